@@ -1,0 +1,170 @@
+"""`posttrain check`: what a recipe means, before any GPU time is spent, in under a second and without torch.
+
+Strict loading, impossible combinations, missing files; then the resolved recipe, the batch arithmetic for R ranks
+and the sources with their sizes. `--rows N` also tokenises the first rows of each source and shows what is
+trained (this imports transformers). Left out: downloading anything; hub ids are listed, not resolved.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.data import generators, readers
+from posttrain.errors import RequestError
+from posttrain.preflight import preflight, sources_of
+from posttrain.recipe import Pipeline, Recipe, load, to_dict, to_yaml
+from posttrain.recipe.schema import Source
+
+COUNT_LIMIT = 256 * 2**20
+"""Bytes up to which the rows of JSONL files are counted: above, counting would take longer than a look."""
+
+
+@dataclass
+class Plan:
+    """Batch arithmetic of one run. Examples and steps are None where the rows were not counted."""
+
+    ranks: int
+    global_batch_size: int
+    micro_batch: int
+    accumulation: int
+    tokens_per_step_at_most: int
+    examples_per_epoch: int | None
+    steps: int | None
+    """Upper bound where `num_train_epochs` is given: rows may still be dropped."""
+
+
+def plan(recipe: Recipe, ranks: int, rows: dict[str, int | None]) -> Plan:
+    """The arithmetic of `recipe` on `ranks` ranks. Raises `RequestError` where the batch cannot be split."""
+    from posttrain.training.plan import batch_plan, steps_of
+
+    batch = batch_plan(recipe.train, ranks)
+    counts = [
+        None if rows[s.name] is None else min(rows[s.name], s.max_examples or rows[s.name])
+        for s in recipe.data.sources
+    ]
+    examples = None if None in counts else sum(counts)
+    if examples is not None and recipe.evaluate.heldout and recipe.evaluate.heldout.share:
+        examples -= sum(int(n * recipe.evaluate.heldout.share) for n in counts)
+    steps = recipe.train.max_steps
+    if steps is None and examples is not None:
+        steps = steps_of(recipe.train, examples)
+    return Plan(
+        ranks, batch.global_batch_size, batch.micro, batch.accumulation,
+        batch.global_batch_size * recipe.data.max_length, examples, steps,
+    )  # fmt: skip
+
+
+def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
+    """Rows of a source where that is quick to know: generators, JSONL and Parquet; else None."""
+    if source.generator is not None:
+        return len(generators.generate(source.generator, source.options))
+    paths = [Path(f["path"]) for f in files]
+    quick = {"jsonl", "parquet"}
+    if not paths or any(readers.kind_of(p) not in quick for p in paths):
+        return None
+    if sum(f["bytes"] for f in files) > COUNT_LIMIT or any(p.suffix == ".gz" for p in paths):
+        return None
+    return sum(readers.count(p) for p in paths)
+
+
+def check(
+    path: str, overrides: list[str], ranks: int, rows: int, console: Console
+) -> dict[str, Any]:
+    """Check a recipe or pipeline and print what it means; the same as data, for `--json`."""
+    recipe = load(path, overrides)
+    if isinstance(recipe, Pipeline):
+        return _check_pipeline(recipe, Path(path), ranks, console)
+    files = preflight(recipe)
+    counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
+    arithmetic = plan(recipe, ranks, counted)
+    console.print(Text(to_yaml(recipe)))
+    console.print(_source_table(recipe, files, counted))
+    console.print(_plan_text(arithmetic, recipe))
+    if rows:
+        from posttrain.data.preview import preview
+
+        preview(recipe, rows, console)
+    return {
+        "recipe": to_dict(recipe),
+        "plan": asdict(arithmetic),
+        "sources": {n: {"files": f, "rows": counted[n]} for n, f in files.items()},
+    }
+
+
+def _check_pipeline(pipeline: Pipeline, path: Path, ranks: int, console: Console) -> dict[str, Any]:
+    from posttrain.pipeline import stage_recipes
+
+    out: dict[str, Any] = {"pipeline": to_dict(pipeline), "stages": {}}
+    console.print(Text(to_yaml(pipeline)))
+    for name, recipe in stage_recipes(pipeline, path).items():
+        files = preflight(recipe)
+        counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
+        arithmetic = plan(recipe, ranks, counted)
+        console.rule(f"stage {name}")
+        console.print(_source_table(recipe, files, counted))
+        console.print(_plan_text(arithmetic, recipe))
+        out["stages"][name] = {"recipe": to_dict(recipe), "plan": asdict(arithmetic)}
+    return out
+
+
+def _source_table(recipe: Recipe, files: dict[str, list], counted: dict[str, int | None]) -> Table:
+    table = Table(
+        "source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left"
+    )
+    for at, source in sources_of(recipe):
+        found = files[source.name]
+        origin = source.path or f"generator {source.generator}"
+        hub = source.path is not None and not found
+        size = f"{sum(f['bytes'] for f in found):,}" if found else "hub" if hub else "-"
+        rows = counted[source.name]
+        weight = (
+            "held out"
+            if at.startswith("evaluate")
+            else "by size"
+            if source.weight is None
+            else f"{source.weight:g}"
+        )
+        table.add_row(
+            source.name,
+            origin,
+            str(len(found) or "-"),
+            size,
+            "not counted" if rows is None else f"{rows:,}",
+            weight,
+        )
+    return table
+
+
+def _plan_text(p: Plan, recipe: Recipe) -> Text:
+    lines = [
+        f"batch: {p.global_batch_size} examples a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
+        f"x {p.accumulation} (accumulation); at most {p.tokens_per_step_at_most:,} tokens a step"
+    ]
+    if p.steps is None:
+        lines.append("steps: known once the rows are counted (they are when the run prepares them)")
+    else:
+        bound = "" if recipe.train.max_steps else ", at most: rows may still be dropped"
+        examples = (
+            f" ({p.examples_per_epoch:,} examples an epoch{bound})"
+            if p.examples_per_epoch is not None
+            else ""
+        )
+        lines.append(f"steps: {p.steps:,}{examples}")
+    return Text("\n".join(lines))
+
+
+def first_rows(source: Source, n: int) -> list[tuple[str, dict[str, Any]]]:
+    """The first `n` rows of a source, as (where, row)."""
+    from posttrain.data.sources import open_rows
+
+    rows = list(itertools.islice(iter(open_rows(source)), n))
+    if not rows:
+        raise RequestError(f"source {source.name!r} is empty")
+    return rows

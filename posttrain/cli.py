@@ -1,0 +1,222 @@
+"""The `posttrain` command. Parsing only: each subcommand imports what it needs when it runs, so that
+`posttrain check` starts without torch. Exit 0 fine, 1 the work failed, 2 the request was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from posttrain import __version__
+from posttrain.errors import RequestError, did_you_mean
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the `posttrain` script; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        print(
+            f"error: unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr
+        )
+        return 2
+    options = parser.parse_args(argv)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    from posttrain.guarded import guarded
+
+    return guarded(lambda: COMMANDS[options.command][1](options))
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True, highlight=False)
+
+
+def check(options: argparse.Namespace) -> None:
+    from posttrain.check import check as run_check
+
+    facts = run_check(
+        options.recipe, options.overrides, options.ranks, options.rows, _console(options.json)
+    )
+    if options.json:
+        print(json.dumps(facts))
+
+
+def run(options: argparse.Namespace) -> int:
+    from posttrain.recipe import Pipeline, load
+
+    recipe = load(options.recipe, options.overrides)
+    if options.accelerate:
+        if isinstance(recipe, Pipeline):
+            raise RequestError(
+                "--accelerate launches one stage; a pipeline starts its stages itself"
+            )
+        return _accelerate(options, recipe.stage)
+    if isinstance(recipe, Pipeline):
+        from posttrain.evaluate.rundata import PipelineData
+        from posttrain.pipeline import run_pipeline
+
+        page = run_pipeline(options.recipe, options.overrides, _console(stderr=True))
+        _say_findings(PipelineData.load(page.parent).runs, page)
+        return 0
+    if recipe.stage != "sft":
+        raise RequestError(f"{options.recipe}: the {recipe.stage} trainer is not built yet; sft is")
+    return sft(options)
+
+
+def _accelerate(options: argparse.Namespace, stage: str) -> int:
+    import subprocess
+
+    command = [
+        "accelerate",
+        "launch",
+        "--config_file",
+        options.accelerate,
+        "-m",
+        f"posttrain.{stage}",
+    ]
+    return subprocess.call(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.accelerate_cli",
+            *command[1:],
+            options.recipe,
+            *options.overrides,
+        ]
+    )
+
+
+def sft(options: argparse.Namespace) -> int:
+    from posttrain.recipe import load_stage
+
+    load_stage(options.recipe, options.overrides, "sft")  # before the slow imports
+    from posttrain.sft import main as sft_main
+
+    return sft_main([options.recipe, *options.overrides])
+
+
+def _say_findings(runs: list[Any], page: Path) -> None:
+    from posttrain.evaluate.findings import findings
+
+    for sentence in findings(runs):
+        print(sentence)
+    print(f"report: {page}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from posttrain.evaluate.command import evaluate as run_evaluate
+
+    run_evaluate(
+        options.checkpoint, options.task, options.overrides, options.out, options.template,
+        _console(), as_json=options.json,
+    )  # fmt: skip
+
+
+def show(options: argparse.Namespace) -> None:
+    from posttrain.evaluate.show import show as run_show
+
+    run_show(Path(options.run), _console(), json=options.json)
+
+
+def report(options: argparse.Namespace) -> None:
+    from posttrain.evaluate.report import write_report
+
+    out = Path(options.out) if options.out else None
+    print(f"report: {write_report([Path(p) for p in options.runs], out)}")
+
+
+def export(options: argparse.Namespace) -> None:
+    from posttrain.export import export as run_export
+
+    print(f"exported: {run_export(options.checkpoint, Path(options.out), options.dtype)}")
+
+
+def chat(options: argparse.Namespace) -> None:
+    from posttrain.chat import chat as run_chat
+
+    run_chat(options.checkpoint, options.system, options.temperature, options.max_new_tokens)
+
+
+COMMANDS = {
+    "check": ("say what a recipe means and what is wrong with it, without torch", check),
+    "run": ("run a recipe or a pipeline; an existing run goes on where it stopped", run),
+    "sft": ("run a supervised fine-tuning recipe in this process", sft),
+    "eval": ("score a checkpoint on tasks", evaluate),
+    "show": ("print lineage, mixture and scores of a run", show),
+    "report": ("write one HTML page about one or more runs", report),
+    "export": ("write a checkpoint as a plain model: adapters merged, safetensors, card", export),
+    "chat": ("talk to a checkpoint", chat),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="posttrain", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    made = {
+        name: commands.add_parser(name, help=text, description=text)
+        for name, (text, _) in COMMANDS.items()
+    }
+    for name in ("check", "run", "sft"):
+        made[name].add_argument("recipe", help="a recipe YAML")
+        made[name].add_argument("overrides", nargs="*", metavar="key=value")
+    made["check"].add_argument(
+        "--ranks", type=_positive, default=1, help="processes to plan the batch for"
+    )
+    made["check"].add_argument(
+        "--rows", type=int, default=0, help="show the first N rows of each source as trained"
+    )
+    made["run"].add_argument(
+        "--accelerate", metavar="CONFIG", help="launch with this accelerate config"
+    )
+    made["eval"].add_argument(
+        "checkpoint", help="path, hub id, runs/<name>, runs/<name>@best:<task>/<metric>"
+    )
+    made["eval"].add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of the task: limit=100 samples=8",
+    )
+    made["eval"].add_argument(
+        "--task", action="append", default=[], help="default: the tasks of the run's recipe"
+    )
+    made["eval"].add_argument(
+        "--out", help="folder of the scores (default: the run of the checkpoint, else eval/<name>)"
+    )
+    made["eval"].add_argument("--template", help="default: that of the run, else the tokenizer's")
+    made["show"].add_argument("run", help="a run directory")
+    made["report"].add_argument("runs", nargs="+", help="run or pipeline directories")
+    made["report"].add_argument("--out", help="default: report.html in the first directory")
+    for name in ("export", "chat"):
+        made[name].add_argument(
+            "checkpoint", help="path, hub id, runs/<name> or runs/<name>@best:<task>/<metric>"
+        )
+    made["export"].add_argument("out", help="a folder that does not exist yet")
+    made["export"].add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    made["chat"].add_argument("--system", help="system message")
+    made["chat"].add_argument("--temperature", type=float, default=0.7)
+    made["chat"].add_argument("--max-new-tokens", type=_positive, default=512)
+    for name in ("check", "eval", "show"):
+        made[name].add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From sources to batches: read rows, map their columns, render, tokenise, mix, order, collate."""

@@ -1,0 +1,112 @@
+"""Rows that are made, not read: arithmetic problems for training and for the exact evaluation task.
+
+Pure Python, and the same numbers on every machine. `train` and `test` are the two ends of one seeded
+permutation of all operand pairs, so they are disjoint, and either keeps its rows when the other's size
+changes. Pairs are ordered: `34*12=` may be tested while `12*34=` was trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.registry import Registry
+
+
+@dataclass(frozen=True)
+class ArithmeticOptions:
+    """Settings of `multiplication` and `addition`."""
+
+    digits: int = 2
+    """Digits of each operand, without a leading zero: 2 is 10..99, 8,100 ordered pairs."""
+    split: str = "train"
+    """`train` or `test`."""
+    train_size: int = 3000
+    test_size: int = 1000
+    seed: int = 0
+
+    def check(self, name: str) -> None:
+        if self.digits not in (1, 2, 3):
+            raise RequestError(f"generator {name}: digits must be 1, 2 or 3, not {self.digits}")
+        if self.split not in ("train", "test"):
+            near = did_you_mean(self.split, ("train", "test"))
+            raise RequestError(f"generator {name}: unknown split {self.split!r}{near}")
+        for key in ("train_size", "test_size"):
+            if getattr(self, key) < 1:
+                raise RequestError(f"generator {name}: {key} must be at least 1")
+        if self.train_size + self.test_size > self.pairs:
+            raise RequestError(
+                f"generator {name}: train_size + test_size is "
+                f"{self.train_size + self.test_size}, but there are {self.pairs} problems"
+            )
+
+    @property
+    def pairs(self) -> int:
+        return (9 * 10 ** (self.digits - 1)) ** 2
+
+
+Generator = Callable[[ArithmeticOptions], list[dict[str, str]]]
+GENERATORS: Registry[Generator] = Registry("generator")
+
+
+def generate(name: str, options: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+    """Rows {prompt, completion, answer, id} of a registered generator.
+
+    Raises:
+        RequestError: unknown generator or option, a value of the wrong type or out of range.
+    """
+    return GENERATORS[name](check(name, options or {}))
+
+
+def check(name: str, options: Mapping[str, Any]) -> ArithmeticOptions:
+    """The typed options, without making rows; raises as `generate` does."""
+    GENERATORS[name]
+    known = {field.name: type(field.default) for field in fields(ArithmeticOptions)}
+    for key, value in options.items():
+        if key not in known:
+            near = did_you_mean(key, known)
+            raise RequestError(f"generator {name}: unknown option {key!r}{near}")
+        if type(value) is not known[key]:  # a bool is an int to isinstance
+            expected = "a whole number" if known[key] is int else "text"
+            raise RequestError(f"generator {name}: {key} must be {expected}, not {value!r}")
+    typed = ArithmeticOptions(**options)
+    typed.check(name)
+    return typed
+
+
+@GENERATORS.register("multiplication")
+def multiplication(options: ArithmeticOptions) -> list[dict[str, str]]:
+    """`12*34=` -> `0408`: the product in 2 x digits places."""
+    return _rows(options, "*", lambda a, b: f"{a * b:0{2 * options.digits}d}")
+
+
+@GENERATORS.register("addition")
+def addition(options: ArithmeticOptions) -> list[dict[str, str]]:
+    """`12+34=` -> `046`: the sum in digits + 1 places."""
+    return _rows(options, "+", lambda a, b: f"{a + b:0{options.digits + 1}d}")
+
+
+def _rows(
+    options: ArithmeticOptions, sign: str, solve: Callable[[int, int], str]
+) -> list[dict[str, str]]:
+    order = list(range(options.pairs))
+    random.Random(options.seed).shuffle(order)
+    train = options.split == "train"
+    chosen = order[: options.train_size] if train else order[-options.test_size :]
+    low = 10 ** (options.digits - 1)
+    rows = []
+    for index in chosen:
+        a, b = (low + part for part in divmod(index, 9 * low))
+        answer = solve(a, b)
+        rows.append(
+            {
+                "prompt": f"{a}{sign}{b}=",
+                "completion": answer,
+                "answer": answer,
+                "id": f"{a}{sign}{b}",
+            }
+        )
+    return rows

@@ -1,0 +1,39 @@
+"""What tokenisation yields: a row of tokens, or the reason why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from posttrain.errors import PosttrainError
+
+
+class RowError(PosttrainError):
+    """A row that cannot be trained on: it is dropped, and counted under `reason`.
+
+    `reason` is a short slug (overlong, no_completion, mask_mismatch, ...); `detail` a sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(slots=True)
+class TokenRow:
+    """One example as tokens: three int32 arrays [L].
+
+    `labels` are unshifted (labels[i] is input_ids[i] or -100, not trained; labels[0] is always -100).
+    `segment_ids` number the segments of the trained tokens 1..S in order; 0 is no segment. `p` is the
+    example's external success probability. `truncated`: tokens were cut at the end to fit.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    segment_ids: np.ndarray
+    p: float | None = None
+    truncated: bool = False

@@ -1,0 +1,102 @@
+"""Tokenizers: from the hub, from a folder, or built in for small models that start from nothing.
+
+`builtin:digits` has one token a character of arithmetic; `builtin:bytes` one a byte, so it loses nothing of
+any text. Both are plain `tokenizers` objects and save and load like any other. Left out: training a
+tokenizer, slow (Python) tokenizers, which have no character offsets.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posttrain.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
+DIGITS = "0123456789+-*/=() .,"
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerFast:
+    """A fast tokenizer with a padding and an end token.
+
+    Raises:
+        RequestError: no such tokenizer, no fast version of it, no end token.
+    """
+    if name.startswith("builtin:"):
+        if name not in BUILTIN:
+            raise RequestError(f"unknown tokenizer {name!r}{did_you_mean(name, BUILTIN)}")
+        return BUILTIN[name]()
+    tokenizer = _from_pretrained(name, revision, trust_remote_code)
+    if not tokenizer.is_fast:
+        raise RequestError(f"tokenizer {name}: has no fast version; masks need character offsets")
+    if tokenizer.eos_token is None:
+        raise RequestError(f"tokenizer {name}: has no end token (eos_token)")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        log.warning("tokenizer %s has no padding token; %r pads", name, tokenizer.eos_token)
+    return tokenizer
+
+
+def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
+    from transformers import AutoTokenizer
+
+    path = Path(name).expanduser()
+    local = name[:1] in (".", "/", "~") or path.exists()
+    if not name.strip() or (local and not path.is_dir()):
+        builtin = " or ".join(BUILTIN)
+        raise RequestError(f"tokenizer: no folder {name!r} (a folder, a hub id, {builtin})")
+    try:
+        return AutoTokenizer.from_pretrained(
+            str(path) if local else name, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RequestError(f"tokenizer {name}: {reason}") from error
+
+
+def _digits() -> PreTrainedTokenizerFast:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    vocab = {token: index for index, token in enumerate(["<pad>", "<eos>", "<unk>", *DIGITS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _wrap(tokenizer, unk_token="<unk>")
+
+
+def _bytes() -> PreTrainedTokenizerFast:
+    """Token id = byte value below 256."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab=_byte_letters(), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _wrap(tokenizer, additional_special_tokens=["<|im_start|>", "<|im_end|>"])
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's printable stand-in for each byte -> the byte (the table `tokenizers.ByteLevel` uses)."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return {chr(b if b in printable else 256 + hidden.index(b)): b for b in range(256)}
+
+
+def _wrap(tokenizer, **special) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+
+
+BUILTIN = {"builtin:digits": _digits, "builtin:bytes": _bytes}

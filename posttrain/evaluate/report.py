@@ -1,0 +1,223 @@
+"""One self-contained HTML page for one run, several runs, or a pipeline. No network, no script.
+
+Headline sentences first, then the picture they rest on, tables, training, data, samples, recipe, origin.
+Everything a run wrote is escaped by the template; the page forbids scripts by its own policy besides.
+Left out: the numbers (`curves.py`), sentences (`findings.py`), tables (`tables.py`), pictures (`plots.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
+from posttrain.errors import RequestError
+from posttrain.evaluate import plots, tables
+from posttrain.evaluate.curves import curves, pooled
+from posttrain.evaluate.findings import caveats, findings, labels, loss_name
+from posttrain.evaluate.markdown import markdown_report
+from posttrain.evaluate.plots import Line
+from posttrain.evaluate.rundata import PipelineData, RunData, is_pipeline
+from posttrain.files import write_text
+
+__all__ = ["load_runs", "markdown_report", "render", "write_report"]
+
+TRAINING = {
+    "loss": ("loss", "training solid, held-out dashed"),
+    "weight_mean": ("mean weight F", "1 = cross-entropy's gradient, 0 = none"),
+    "weight_below_0.1": ("share with F < 0.1", "segments the loss has all but let go"),
+    "segment_logp": ("segment log-probability", "mean over trained segments"),
+    "entropy": ("entropy", "of the next token, mean, nats"),
+    "token_accuracy": ("token accuracy", "most probable token is the label"),
+}
+
+
+def load_runs(paths: list[Path]) -> tuple[list[RunData], PipelineData | None]:
+    """Runs at `paths`, pipelines replaced by their stages' runs; and the pipeline if it is the only path."""
+    if not paths:
+        raise RequestError("a report needs at least one run directory")
+    runs: list[RunData] = []
+    pipeline = None
+    for path in map(Path, paths):
+        if is_pipeline(path):
+            pipeline = PipelineData.load(path)
+            runs += pipeline.runs
+        else:
+            runs.append(RunData.load(path))
+    return runs, pipeline if len(paths) == 1 else None
+
+
+def write_report(paths: list[Path], out: Path | None = None) -> Path:
+    """Writes the page (default `<first path>/report.html`) and returns where. Raises `RequestError`."""
+    runs, pipeline = load_runs(paths)
+    out = Path(out) if out is not None else Path(paths[0]) / "report.html"
+    write_text(out, render(runs, pipeline))
+    return out
+
+
+def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
+    """The page as a string."""
+    names = labels(runs)
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        title=pipeline.name if pipeline else " against ".join(dict.fromkeys(r.name for r in runs)),
+        meta=_meta(runs, tasks, pipeline),
+        names=names,
+        findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
+        caveats=[*caveats(runs), *(pipeline.troubles if pipeline else [])],
+        stages=pipeline.stages if pipeline else [],
+        tasks=[_task(runs, names, task, i) for i, task in enumerate(tasks)],
+        training=_training(runs, names),
+        mixtures=_mixtures(runs),
+        samples=_samples(runs),
+        difference=tables.recipe_difference(runs),
+        recipes=[(i, highlight(r.recipe_text)) for i, r in enumerate(runs) if r.recipe_text],
+        provenance=tables.provenance(runs),
+    )
+
+
+def _meta(runs: list[RunData], tasks: list[str], pipeline: PipelineData | None) -> str:
+    seconds = pipeline.info.get("seconds") if pipeline else runs[0].run.get("seconds")
+    if not pipeline and len(runs) > 1:
+        seconds = None
+    parts = [f"{len(runs)} runs" if len(runs) != 1 else "1 run", *tasks]
+    parts += [str(run.run["started"])[:10] for run in runs[:1] if run.run.get("started")]
+    parts += [f"{seconds:,.0f} s"] if isinstance(seconds, (int, float)) else []
+    return " · ".join(parts)
+
+
+def _attributed(text: str, names: list[str]) -> tuple[Markup, int | None]:
+    """A finding that opens with a run's label -> (the rest, intervals in small type, the run's index)."""
+    run = next((i for i, name in enumerate(names) if text.startswith(f"{name}: ")), None)
+    rest = text if run is None else text[len(names[run]) :]
+    small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(rest)))
+    return Markup(small), run
+
+
+def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dict[str, Any]:
+    return {"title": title, "svg": Markup(svg), "note": note, "run": run}
+
+
+def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str, Any]:
+    """Pictures and tables of one task; `t` keeps the ids of its pictures apart from other tasks'."""
+    held = [(i, run, table) for i, run in enumerate(runs) if (table := curves(run, task))]
+    ks = sorted({k for _, _, table in held for points in table.values() for k in points})
+    main, more = [], []
+    if len(ks) > 1:
+        for i, run, table in held:
+            pool, number = pooled(run, task, ks)
+            note = "every scored checkpoint; band: 95 % interval of the last"
+            if pool:
+                note += f"; dashed: the same attempts spread over {number} checkpoints"
+            steps = {next(iter(points.values())).step: points for points in table.values()}
+            main.append(_figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i))
+    if len(held) > 1:
+        last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
+        note = "pass@N with 95 % intervals; a ring where the curves cross"
+        svg = plots.comparison(f"t{t}x", last)
+        main.append(_figure("Last checkpoints compared", svg, note))
+    for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
+        lines = [_score_line(i, names, task, table, k, len(held) > 1) for i, _, table in held]
+        svg = plots.over_steps(f"t{t}k{k}", f"pass@{k}", lines, proportion=k > 16)
+        more.append(_figure(f"pass@{k} over training", svg, "95 % intervals"))
+    more += _histogram(runs, names, task, t)
+    shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
+    return {"name": task, "main": main, "more": more, "tables": shown}
+
+
+def _score_line(i: int, names: list[str], task: str, table: dict, k: int, named: bool) -> Line:
+    points = [points[k] for points in table.values() if k in points]
+    line = Line(names[i] if named else "", [s.step for s in points], [s.value for s in points], i)
+    line.marker = True
+    if points and all(s.low is not None and s.high is not None for s in points):
+        line.band = ([s.low for s in points], [s.high for s in points])
+    return line
+
+
+def _histogram(runs: list[RunData], names: list[str], task: str, t: int) -> list[dict[str, Any]]:
+    held = []
+    for i, run in enumerate(runs):
+        checkpoint = next(reversed(run.rows(task)), "")
+        rows = run.samples(checkpoint, task) if checkpoint else []
+        logp = [r["logp"] for r in rows if isinstance(r.get("logp"), (int, float))]
+        if logp:
+            n = run.recipe["loss"].get("n") if loss_name(run) == "confidence_limited" else None
+            held.append((names[i], np.array(logp), n, i))
+    if not held:
+        return []
+    svg = plots.probability_histogram(f"t{t}p", held)
+    note = "share of problems, last checkpoint; dotted: 1/N of the loss"
+    return [_figure("How sure of the right answer", svg, note)]
+
+
+def _training(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for key, (title, note) in TRAINING.items():
+        lines = []
+        for i, run in enumerate(runs):
+            for split, dashed in (("train", False), ("heldout", True)):
+                rows = [r for r in run.metrics.get(split, []) if isinstance(r.get(key), (int, float))]
+                if rows and (key == "loss" or not dashed):
+                    name = names[i] if len(runs) > 1 and not dashed else ""
+                    values = [float(r[key]) for r in rows]
+                    lines.append(Line(name, [r["step"] for r in rows], values, i, dashed))
+        if lines:
+            svg = plots.over_steps(f"m{len(found)}", title, lines, key.startswith("weight"))
+            found.append(_figure(title[0].upper() + title[1:], svg, note))
+    return found
+
+
+def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
+    """One entry for every distinct mixture: runs on the same rows share it."""
+    found: dict[str, dict[str, Any]] = {}
+    for i, run in enumerate(runs):
+        rows = tables.mixture_rows(run)
+        if not rows:
+            continue
+        key = str(run.mixture.get("fingerprint") or f"run {i}")
+        if key in found:
+            found[key]["runs"].append(i)
+            continue
+        bars = [(r["name"], r["asked"], r["realised"]) for r in rows]
+        m = run.mixture
+        notes = [
+            f"{tables.count(m.get('examples_total'))} examples in all",
+            f"{tables.count(m.get('examples_per_epoch'))} an epoch",
+            f"weights count {m.get('weighting', 'examples')}",
+            f"overlap with the tasks: {tables.plain(m.get('overlap', 'not measured'))}",
+        ]
+        svg = Markup(plots.mixture_bars(f"d{i}", bars))
+        found[key] = {"runs": [i], "rows": rows, "svg": svg, "note": "; ".join(notes)}
+    return list(found.values())
+
+
+def _samples(runs: list[RunData]) -> list[dict[str, Any]]:
+    found = []
+    for i, run in enumerate(runs):
+        for task in run.tasks:
+            checkpoint, groups = tables.sample_groups(run, task)
+            if groups:
+                found.append({"run": i, "task": task, "checkpoint": checkpoint, "groups": groups})
+    return found
+
+
+def highlight(text: str) -> Markup:
+    """YAML with its keys and comments marked; everything is escaped."""
+    lines = []
+    for line in text.splitlines():
+        match = re.match(r"(\s*(?:- )*)([\w.@/-]+)(:)(?=\s|$)(.*)", line)
+        if line.lstrip().startswith("#"):
+            lines.append(Markup("<em>{}</em>").format(line))
+        elif match:
+            lines.append(Markup("{}<i>{}</i>{}{}").format(*match.groups()))
+        else:
+            lines.append(escape(line))
+    return Markup("\n").join(lines)
+

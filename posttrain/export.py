@@ -1,0 +1,44 @@
+"""Writes a checkpoint as a plain model that anything can load: adapters merged, safetensors, tokenizer, card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from posttrain.errors import RequestError
+from posttrain.evaluate.card import model_card
+from posttrain.evaluate.rundata import RunData
+from posttrain.files import write_text
+from posttrain.model import load_scored
+from posttrain.training import checkpoints as ckpt
+
+
+def export(reference: str, out: Path, dtype: str = "auto") -> Path:
+    """Export the checkpoint `reference` to the new folder `out`. Raises `RequestError`."""
+    if out.exists():
+        raise RequestError(f"{out} exists already; export writes a new folder")
+    path, parent = ckpt.resolve(reference)
+    model = load_scored(path, "cpu")
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    elif (Path(path) / "adapter_config.json").is_file():
+        from peft import AutoPeftModelForCausalLM
+
+        model = AutoPeftModelForCausalLM.from_pretrained(path).merge_and_unload()
+    if dtype != "auto":
+        model = model.to(getattr(torch, dtype))
+    tmp = out.with_name(f".tmp-{out.name}")
+    with ckpt.clean_on_error(tmp, True):
+        shutil.rmtree(tmp, ignore_errors=True)
+        model.save_pretrained(tmp)
+        AutoTokenizer.from_pretrained(path).save_pretrained(tmp)
+        if parent is not None:
+            write_text(
+                tmp / "README.md",
+                model_card(RunData.load(Path(parent["run"])), parent["checkpoint"]),
+            )
+        tmp.rename(out)
+    return out

@@ -1,0 +1,36 @@
+"""Runs a piece of work for a command line: failures become one sentence on stderr and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from posttrain.errors import PosttrainError
+
+
+def guarded(work: Callable[[], Any]) -> int:
+    """The exit code of `work()`: what it returns where that is an int, else 0; 1 or 2 where it fails."""
+    try:
+        code = work()
+    except PosttrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what is whole stays, the same command goes on from it", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `posttrain show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: the disk is full{place}; free some space and run the same command again",
+            file=sys.stderr,
+        )
+        return 1
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,1 @@
+"""Losses as pure functions: what a recipe says -> arguments of the kernels. See `confidence.py`."""

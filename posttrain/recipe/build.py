@@ -1,0 +1,132 @@
+"""Fills a dataclass from plain YAML values, strictly: unknown keys, wrong types and missing values are all
+collected, each with its path, before anything is raised.
+
+omegaconf reads the file and resolves interpolation; its own structured configs report only the leaf key inside
+list items, which is why the walk over the types stands here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from posttrain.errors import did_you_mean
+
+MISSING = dataclasses.MISSING
+
+
+@dataclass
+class Problem:
+    """One thing wrong with a recipe: where (`data.sources[1].weight`) and what, in the reader's words."""
+
+    path: str
+    message: str
+
+
+@dataclass
+class Problems:
+    """Collects problems so that a reader sees all of them at once."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, path: str, message: str) -> None:
+        self.found.append(Problem(path, message))
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _describe(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return "one of: " + ", ".join(map(str, typing.get_args(hint)))
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(arg) for arg in typing.get_args(hint))
+    if origin is list:
+        return f"a list of {_describe(typing.get_args(hint)[0])}"
+    if dataclasses.is_dataclass(hint):
+        return "a section with keys " + ", ".join(f.name for f in dataclasses.fields(hint))
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return names.get(hint, "null" if hint is type(None) else "a mapping")
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def build(cls: type, value: Any, path: str, problems: Problems) -> Any:
+    """An instance of dataclass `cls` from mapping `value`, or None if anything in it was wrong."""
+    where = path or "the recipe"
+    if not isinstance(value, dict):
+        problems.add(path, f"{where} must be {_describe(cls)}, not {_show(value)}")
+        return None
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    before = len(problems.found)
+    for key in value:
+        if key not in fields:
+            problems.add(_join(path, key), f"unknown key {key!r}{did_you_mean(key, fields)}")
+    arguments = {}
+    for name, spec in fields.items():
+        if name in value:
+            arguments[name] = _convert(_hints(cls)[name], value[name], _join(path, name), problems)
+        elif spec.default is MISSING and spec.default_factory is MISSING:
+            problems.add(
+                _join(path, name),
+                f"{_join(path, name)} is missing; it takes {_describe(_hints(cls)[name])}",
+            )
+    return cls(**arguments) if len(problems.found) == before else None
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        choices = typing.get_args(hint)
+        if value is None and type(None) in choices:
+            return None
+        return _convert(next(c for c in choices if c is not type(None)), value, path, problems)
+    if origin is Literal:
+        if value in typing.get_args(hint) and not isinstance(value, bool):
+            return value
+        problems.add(path, f"{path} = {_show(value)}{did_you_mean(value, typing.get_args(hint))}")
+        return None
+    if origin is list:
+        if not isinstance(value, list):
+            problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}")
+            return None
+        item = typing.get_args(hint)[0]
+        return [_convert(item, v, f"{path}[{i}]", problems) for i, v in enumerate(value)]
+    if origin is dict:
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return value
+        problems.add(path, f"{path} must be a mapping with text keys, not {_show(value)}")
+        return None
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path, problems)
+    return _scalar(hint, value, path, problems)
+
+
+def _scalar(hint: type, value: Any, path: str, problems: Problems) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if hint is int and number and float(value).is_integer():
+        return int(value)
+    if hint in (str, bool) and isinstance(value, hint):
+        return value
+    quotes = f" (in quotes: '{value}')" if hint is str and number else ""
+    problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}{quotes}")
+    return None

@@ -1,0 +1,192 @@
+"""Reads a recipe: YAML file + `key=value` overrides -> a typed, checked, resolved value; saves and compares them.
+
+Strict by design: every unknown key, wrong type, missing value and impossible combination is reported with
+file, line and path, all at once, as a `RequestError`. There is no inheritance between files: one recipe,
+one page. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe.build import Problems, build
+from posttrain.recipe.rules import check_pipeline, check_recipe
+from posttrain.recipe.stages import STAGES, Pipeline, Recipe
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipeline:
+    """The recipe (or pipeline) in file `path` with `overrides` applied. Raises `RequestError`."""
+    path = Path(path)
+    values, lines = _read(path, overrides or [])
+    problems = Problems()
+    if "pipeline" in values:
+        result = build(Pipeline, values, "", problems)
+        if result is not None:
+            check_pipeline(result, path, problems)
+    else:
+        stage = values.get("stage")
+        if stage not in STAGES:
+            text = "is missing" if stage is None else f"= {stage!r}"
+            raise RequestError(f"{path}: stage {text}{did_you_mean(stage or '', STAGES)}")
+        result = build(STAGES[stage], values, "", problems)
+        if result is not None:
+            check_recipe(result, problems)
+    if problems:
+        raise RequestError(_describe(problems, path, lines, overrides or []))
+    assert result is not None
+    return result
+
+
+def load_stage(path: str | Path, overrides: list[str] | None, stage: str) -> Recipe:
+    """Like `load`, for an entry point that runs one kind of stage."""
+    recipe = load(path, overrides)
+    found = "pipeline" if isinstance(recipe, Pipeline) else recipe.stage
+    if found != stage:
+        hint = f"posttrain run {path}" if found == "pipeline" else f"posttrain.{found}"
+        raise RequestError(f"{path} is a {found} recipe, this command runs {stage}; use {hint}")
+    return recipe
+
+
+def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise RequestError(f"{path}: no such recipe file{did_you_mean(path.name, near)}") from None
+    except (UnicodeDecodeError, PermissionError) as error:
+        raise RequestError(f"{path}: cannot be read: {error}") from None
+    try:
+        config = OmegaConf.create(text) if text.strip() else None
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error)
+        raise RequestError(f"{path}{line}: not valid YAML: {reason}") from None
+    if config is None or not OmegaConf.is_dict(config):
+        raise RequestError(
+            f"{path}: a recipe is a mapping that starts with `stage:` or `pipeline:`"
+        )
+    for override in overrides:
+        _apply(config, override, path)
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise RequestError(f"{path}: {key}{str(error).splitlines()[0]}") from None
+    return values, _lines(node)
+
+
+def _apply(config: Any, override: str, path: Path) -> None:
+    key, sign, text = override.partition("=")
+    key = re.sub(r"\[(\d+)\]", r".\1", key.strip())
+    if not sign or not key:
+        raise RequestError(
+            f"{override!r}: an override is written key=value, e.g. train.learning_rate=1e-5"
+        )
+    value = (
+        OmegaConf.create(f"value: {text}" if text else "value: ''").value if _parses(text) else text
+    )
+    try:
+        OmegaConf.update(config, key, value, force_add=True)
+    except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
+        raise RequestError(
+            f"override {override!r} does not fit {path}: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def _parses(text: str) -> bool:
+    """Whether `text` is a YAML value; text such as `a: b` or `@x` is taken literally."""
+    try:
+        return not isinstance(yaml.safe_load(f"value: {text}")["value"], type(...))
+    except (yaml.YAMLError, TypeError):
+        return False
+
+
+def _lines(node: Any, path: str = "") -> dict[str, int]:
+    """Line (from 1) of every key and list item, by path."""
+    found: dict[str, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            name = f"{path}.{key.value}" if path else str(key.value)
+            found[name] = key.start_mark.line + 1
+            found |= _lines(value, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            found[f"{path}[{i}]"] = value.start_mark.line + 1
+            found |= _lines(value, f"{path}[{i}]")
+    return found
+
+
+def _describe(problems: Problems, path: Path, lines: dict[str, int], overrides: list[str]) -> str:
+    given = {re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", o.partition("=")[0].strip()) for o in overrides}
+    out = []
+    for problem in problems.found:
+        if any(problem.path == key or problem.path.startswith(f"{key}.") for key in given):
+            place = "command line"
+        else:
+            near = problem.path
+            while near and near not in lines:
+                near = re.sub(r"(\.[^.\[\]]*|\[\d+\]|^[^.\[\]]*)$", "", near)
+            place = f"{path}:{lines[near]}" if near else str(path)
+        prefix = "" if problem.path in problem.message or not problem.path else f"{problem.path}: "
+        out.append(f"{place}: {prefix}{problem.message}")
+    return "\n".join(out)
+
+
+def to_dict(recipe: Recipe | Pipeline) -> dict[str, Any]:
+    """The resolved recipe as plain values; loading them gives the same recipe."""
+    return dataclasses.asdict(recipe)
+
+
+def to_yaml(recipe: Recipe | Pipeline) -> str:
+    """The resolved recipe as YAML that can be run again."""
+    return yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
+"""Keys that may change between a run and its continuation: they do not touch what is learned."""
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Hash of everything that decides the weights; a run is continued only under the same one."""
+    values = {k: v for k, v in to_dict(recipe).items() if k not in NOT_IDENTITY}
+    for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):
+        values["train"].pop(key)
+    for key in ("cache_dir", "prepare_timeout"):
+        values["data"].pop(key)
+    heldout = recipe.evaluate.heldout
+    values["heldout.share"] = heldout.share if heldout else None
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flatten(values: Any, path: str = "") -> dict[str, Any]:
+    """{"data.sources[0].name": "x", ...}: leaves by path."""
+    if isinstance(values, dict) and values:
+        return {
+            k: v
+            for key, item in values.items()
+            for k, v in flatten(item, f"{path}.{key}" if path else key).items()
+        }
+    if isinstance(values, list) and values:
+        return {
+            k: v for i, item in enumerate(values) for k, v in flatten(item, f"{path}[{i}]").items()
+        }
+    return {path: values}
+
+
+def diff(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Leaves in which two resolved recipes differ: path -> (in a, in b)."""
+    flat_a, flat_b = flatten(a), flatten(b)
+    keys = list(dict.fromkeys([*flat_a, *flat_b]))
+    return {k: (flat_a.get(k), flat_b.get(k)) for k in keys if flat_a.get(k) != flat_b.get(k)}

@@ -1,0 +1,160 @@
+"""Supervised fine-tuning with a loss of the confidence-limited family; a thin subclass of TRL's SFTTrainer.
+
+    posttrain sft recipes/gsm8k-sft.yaml train.learning_rate=1e-5
+    accelerate launch --config_file launch/ddp.yaml -m posttrain.sft recipes/gsm8k-sft.yaml
+
+What is ours: rows come from the mixture (so TRL's own preparation is skipped), the loss is computed inside the
+output head, and one global count of tokens or segments normalises each optimizer step whatever the accumulation
+and the number of ranks. Left out: vision models, tools, sequence parallelism, FSDP (refused by name).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from posttrain_kernels import count
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flops_per_device
+
+from posttrain.data.prepare import TrainRows
+from posttrain.losses import confidence
+from posttrain.model import attach_fused_head
+from posttrain.recipe import SftRecipe
+from posttrain.stage import StageParts, run_stage, stage_main
+from posttrain.training.stats import LossStats
+from posttrain.training.trainer import RunTrainer
+
+
+class SftTrainer(RunTrainer, SFTTrainer):
+    """TRL's SFTTrainer with the mixture's order, the fused loss and posttrain's checkpoints."""
+
+    def setup_loss(self, recipe: SftRecipe, sources: list[str], heldout: Any | None) -> None:
+        """Replaces TRL's fused head by ours; call after `setup_run`."""
+        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        self.loss_arguments = confidence.arguments(recipe.loss)
+        self.reduction = recipe.loss.reduction
+        self.heldout = heldout
+        self.stats = {mode: LossStats(self.args.device, sources) for mode in ("train", "heldout")}
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """The denominator of the optimizer step: tokens or segments over all micro-batches and ranks."""
+        if self.reduction == "sum":
+            return torch.ones((), device=device)
+        local = sum(self._count(batch) for batch in batch_samples)
+        return self.reduce(torch.as_tensor(local, dtype=torch.float64, device=device)).clamp(min=1)
+
+    def _count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return count(batch["labels"][:, 1:], batch["segment_ids"][:, 1:], self.reduction)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, which DDP averages over."""
+        keys = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
+        fused = {
+            **self.loss_arguments,
+            "num_segments": inputs["num_segments"],
+            "p": inputs.get("segment_p"),
+            "normalizer": num_items_in_batch,
+        }
+        out = model(**{k: inputs[k] for k in keys if k in inputs}, fused=fused)
+        self.stats["train" if model.training else "heldout"].add(out, inputs)
+        loss = out.loss if num_items_in_batch is None else out.loss * self.args.world_size
+        return (loss, out) if return_outputs else loss
+
+    def extra_metrics(self, mode: str) -> dict[str, float]:
+        means = self.stats[mode].means(self.reduce)
+        self.stats[mode].reset()
+        if mode == "train" and self.args.device.type == "cuda":
+            peak = get_peak_flops_per_device(
+                self.accelerator, "bfloat16" if self.args.bf16 else "float16"
+            )
+            if peak and (self.args.bf16 or self.args.fp16):
+                flops = compute_flops_per_token(
+                    self.model.config.get_text_config(), self.facts["max_length"]
+                )
+                means["mfu"] = compute_mfu(
+                    flops, means["tokens_per_second"], self.args.world_size, peak
+                )
+        return means
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> dict[str, float]:
+        """Held-out loss: exact sums over all rows and ranks, not a mean of batch means."""
+        self.model.eval()
+        micro, world, rank = (
+            self.args.per_device_eval_batch_size,
+            self.args.world_size,
+            self.args.process_index,
+        )
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        starts = range(0, len(self.heldout), micro)
+        rounds = -(-len(starts) // world)  # all ranks run as many forwards: ZeRO-3 gathers in each
+        for turn in range(rounds):
+            index = turn * world + rank
+            real = index < len(starts)
+            start = starts[index] if real else 0
+            rows = [self.heldout[i] for i in range(start, min(start + micro, len(self.heldout)))]
+            batch = self._prepare_inputs(self.data_collator(rows))
+            with self.compute_loss_context_manager():
+                one = torch.ones((), device=self.args.device)
+                fused = {**self.loss_arguments, "num_segments": batch["num_segments"],
+                         "p": batch.get("segment_p"), "normalizer": one}  # fmt: skip
+                keys = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
+                out = self.model_wrapped(**{k: batch[k] for k in keys if k in batch}, fused=fused)
+            if real:
+                self.stats["heldout"].add(out, batch)
+                total += torch.stack(
+                    [out.loss.double(), self._count(batch).double().to(total.device)]
+                )
+        self.model.train()
+        loss, items = self.reduce(total).tolist()
+        metrics = {
+            "loss": loss / (1.0 if self.reduction == "sum" else max(items, 1.0)),
+            **self.extra_metrics("heldout"),
+        }
+        logged = {
+            f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")
+        }
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, logged
+        )
+        return logged
+
+
+def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
+    """The trainer of this stage, from what `run_stage` has loaded."""
+    trainer = SftTrainer(
+        model=parts.model,
+        args=parts.arguments(SFTConfig),
+        data_collator=parts.collator,
+        train_dataset=Dataset.from_list(
+            [{"input_ids": [0], "labels": [0]}]
+        ),  # TRL wants one; ours comes next
+        processing_class=parts.tokenizer,
+        peft_config=parts.peft_config,
+    )
+    prepared = parts.prepared
+    trainer.setup_run(parts.run, TrainRows(prepared, parts.total_examples), parts.guard, parts.stop, parts.facts,
+                      recipe.train.log_samples)  # fmt: skip
+    trainer.setup_loss(recipe, prepared.names, parts.heldout_rows())
+    return trainer
+
+
+def train(recipe: SftRecipe, score_factory=None):
+    """Run the stage; see `posttrain.stage.run_stage`."""
+    return run_stage(recipe, build, SFTConfig, score_factory)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m posttrain.sft RECIPE [key=value ...]`."""
+    return stage_main("sft", train, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

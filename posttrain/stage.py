@@ -1,0 +1,260 @@
+"""One run of one stage, from a checked recipe to a finished run directory; shared by sft, dpo and rlvr.
+
+Order matters: the data first (no GPU is touched while rows are prepared), then the trainer's arguments (which
+set up ZeRO-3 before the model is loaded), then the model. Each stage gives a `build` that makes its trainer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from posttrain.errors import RequestError, WorkError
+from posttrain.guarded import guarded
+from posttrain.recipe import Recipe, load_stage, recipe_hash
+from posttrain.training.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass
+class StageParts:
+    """What a stage needs to build its trainer."""
+
+    recipe: Recipe
+    run: RunDir
+    tokenizer: Any
+    template: Any
+    prepared: Any
+    collator: Any
+    model: Any
+    peft_config: Any
+    guard: Any
+    stop: Any
+    total_examples: int
+    max_steps: int
+    args: Any
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def arguments(self, config_class: type) -> Any:
+        assert isinstance(self.args, config_class)
+        return self.args
+
+    def heldout_rows(self) -> Any:
+        """Rows of the held-out loss in the collator's format, or None."""
+        from posttrain.data.prepare import HeldoutRows
+
+        heldout, table = self.recipe.evaluate.heldout, self.prepared.heldout_table
+        return (
+            None if heldout is None or table is None else HeldoutRows(table, heldout.max_examples)
+        )
+
+
+def run_stage(
+    recipe: Recipe, build: Callable, config_class: type, score_factory: Callable | None
+) -> RunDir:
+    """Train `recipe`; returns its run directory. Raises `RequestError` / `WorkError`.
+
+    `score_factory(recipe, run, template) -> Scorer` makes the callable that scores each checkpoint.
+    """
+    from posttrain.preflight import preflight
+    from posttrain.training.stop import StopRequest
+
+    preflight(recipe)
+    run = RunDir(os.path.join(recipe.output_dir, recipe.name))
+    main = rank() == 0
+    if main:
+        run.lock()
+        run.check_same(recipe)
+    try:
+        with StopRequest() as stop:
+            _run(recipe, run, build, config_class, score_factory, stop)
+    except BaseException as error:
+        if main and run.path.is_dir():
+            _record_failure(run, error)
+        raise
+    finally:
+        run.unlock()
+    return run
+
+
+def _record_failure(run: RunDir, error: BaseException) -> None:
+    from posttrain.training.trainer import Stopped
+
+    if not run.info():
+        return  # refused before it began: nothing half-written
+    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    try:
+        run.update(
+            status="stopped" if stopped else "failed",
+            ended=time.time(),
+            error=str(error) or type(error).__name__,
+        )
+    except OSError:
+        log.error("run.json could not be written either")
+
+
+def _run(recipe, run, build, config_class, score_factory, stop) -> None:
+    from posttrain.data.collate import Collator
+    from posttrain.data.manifest import manifest, write_manifest
+    from posttrain.data.prepare import build as prepare
+    from posttrain.model import load_model
+    from posttrain.training import checkpoints as ckpt
+    from posttrain.training.arguments import trainer_arguments
+    from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback
+    from posttrain.training.guard import StepGuard
+    from posttrain.training.hardware import commit, hardware, versions
+    from posttrain.training.plan import batch_plan, steps_of
+    from posttrain.training.trainer import Stopped
+
+    main = rank() == 0
+    batch_plan(recipe.train, world_size())
+    init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
+    tokenizer, template = load_text_side(recipe, init)
+    prepared = prepare(recipe.data, recipe.loss, tokenizer, recipe.evaluate.heldout, is_main=main)
+    max_steps = steps_of(recipe.train, len(prepared.mixture))
+    total = max_steps * recipe.train.global_batch_size
+    prepared.mixture.check(total)
+
+    facts = {
+        "recipe_hash": recipe_hash(recipe),
+        "global_batch_size": recipe.train.global_batch_size,
+        "examples_per_epoch": len(prepared.mixture),
+        "max_length": recipe.data.max_length,
+        "template": recipe.data.template,
+        "data_fingerprint": prepared.mixture.fingerprint,
+        "parent": parent or ({"init": recipe.model.init} if recipe.model.init else None),
+    }
+    args = trainer_arguments(recipe, config_class, run, max_steps)
+    if args.world_size != world_size():
+        raise WorkError(
+            f"launched with WORLD_SIZE={world_size()} but accelerate runs {args.world_size} process(es): "
+            "check distributed_type in the accelerate config (MULTI_CPU starts one)"
+        )
+    if main:
+        run.start(recipe, {
+            "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
+            "world_size": args.world_size, "engine": engine(args), "steps": max_steps,
+            "data_fingerprint": facts["data_fingerprint"], "parent": facts["parent"],
+        })  # fmt: skip
+        write_manifest(run.mixture, manifest(prepared, total))
+        ckpt.remove_leftovers(run.checkpoints)
+        for stale in run.path.glob(".score-*"):  # meeting places of a killed evaluation
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    begun = time.time()
+    parts = StageParts(
+        recipe, run, tokenizer, template, prepared,
+        Collator(tokenizer.pad_token_id, recipe.data.padding_free),
+        load_model(recipe.model, init, tokenizer, recipe.train.seed), lora_config(recipe),
+        StepGuard(recipe.guard), stop, total, max_steps, args, facts,
+    )  # fmt: skip
+    trainer = build(recipe, parts)
+    score = score_factory(recipe, run, template) if score_factory is not None else None
+    console = ConsoleCallback(recipe.name)
+    _replace_callbacks(trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None),
+                       ScoreCallback(trainer, recipe, score), console)  # fmt: skip
+    trainer.accelerator.wait_for_everyone()
+    last = ckpt.last_resumable(run.checkpoints)
+    if last is not None:
+        log.info("resuming from %s", last.path)
+        parts.guard.load(last.facts().get("guard", {}))
+    try:
+        if last is None or last.step < max_steps:
+            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+        elif score is not None:
+            score(last.path, last.step)
+    finally:
+        console.close()
+    if trainer.stop_agreed and trainer.state.global_step < max_steps:
+        raise Stopped(
+            f"stopped after step {trainer.state.global_step} of {max_steps}; the same command goes on from there"
+        )
+    if main:
+        seconds = run.info().get("seconds", 0) + time.time() - begun
+        run.update(status="finished", ended=time.time(), seconds=round(seconds, 1))
+
+
+def load_text_side(recipe: Recipe, init: str | None) -> tuple[Any, Any]:
+    """Tokenizer and template, with every token the recipe or the template needs."""
+    from posttrain.data.template import load_template
+    from posttrain.data.tokenizers import load_tokenizer
+
+    model = recipe.model
+    tokenizer = load_tokenizer(
+        model.tokenizer or str(init), model.revision, model.trust_remote_code
+    )
+    template = load_template(recipe.data.template, tokenizer)
+    tokens = [*model.add_tokens, *template.missing_tokens(tokenizer)]
+    if tokens:
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": tokens}, replace_extra_special_tokens=False
+        )
+    template.apply_to(tokenizer)
+    return tokenizer, template
+
+
+def lora_config(recipe: Recipe) -> Any:
+    """peft's LoraConfig, or None for full fine-tuning."""
+    lora = recipe.model.lora
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
+    try:
+        return LoraConfig(
+            task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
+            target_modules=targets, modules_to_save=lora.modules_to_save or None, **lora.options,
+        )  # fmt: skip
+    except TypeError as error:
+        raise RequestError(f"model.lora.options: {error}") from error
+
+
+def engine(args: Any) -> str:
+    """ddp, zero2, zero3 or single, as accelerate set it up."""
+    plugin = getattr(args, "deepspeed_plugin", None)
+    if plugin is not None:
+        return f"zero{plugin.zero_stage}"
+    return "ddp" if args.world_size > 1 else "single"
+
+
+def _replace_callbacks(trainer: Any, *ours: Any) -> None:
+    from transformers import PrinterCallback, ProgressCallback
+
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    for callback in ours:
+        trainer.add_callback(callback)
+
+
+def stage_main(stage: str, train: Callable, argv: list[str]) -> int:
+    """Command line of a stage: RECIPE [key=value ...]; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
+        return 0 if argv else 2
+    from posttrain.evaluate.checkpoint import scorer_for
+
+    setup_logging()
+    return guarded(lambda: train(load_stage(argv[0], argv[1:], stage), scorer_for))
+
+
+def setup_logging() -> None:
+    """Our own messages on stderr, from the main process; the libraries' only from warnings up."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    level = logging.INFO if rank() == 0 else logging.ERROR
+    for name in ("posttrain", "posttrain_kernels"):
+        logging.getLogger(name).setLevel(level)

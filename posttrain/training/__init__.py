@@ -1,0 +1,1 @@
+"""What the stages share: run directory, checkpoints, stopping, guards, statistics, logging, TRL arguments."""

@@ -1,0 +1,71 @@
+"""Recipe -> arguments of TRL's config class.
+
+Saving, held-out evaluation and scoring are driven by posttrain's own callbacks, so the library's strategies
+for them are switched off here; so is everything that would leave the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from posttrain.errors import RequestError
+from posttrain.recipe import Recipe
+from posttrain.training import compat
+from posttrain.training.plan import batch_plan
+from posttrain.training.rundir import RunDir
+
+
+def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps: int) -> Any:
+    """An instance of `config_class` (SFTConfig, ...) for `recipe`."""
+    train = recipe.train
+    plan = batch_plan(train, int(os.environ.get("WORLD_SIZE", "1")))
+    values: dict[str, Any] = {
+        "output_dir": str(run.path),
+        "run_name": recipe.name,
+        "max_steps": max_steps,
+        "per_device_train_batch_size": plan.micro,
+        "per_device_eval_batch_size": plan.micro,
+        "gradient_accumulation_steps": plan.accumulation,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,  # the guard looks at every step; this filter hides them
+        "remove_unused_columns": False,  # or segment_ids would vanish
+        "train_sampling_strategy": "sequential",  # the mixture is the order
+        "disable_tqdm": not sys.stderr.isatty(),
+        "push_to_hub": False,
+        "average_tokens_across_devices": True,
+        "use_cpu": _cpu(),
+        **compat.activation_checkpointing(config_class, train.activation_checkpointing),
+    }
+    for name in (
+        "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
+        "adam_epsilon", "max_grad_norm", "optim", "bf16", "fp16", "logging_steps", "seed",
+        "dataloader_num_workers", "report_to",
+    ):  # fmt: skip
+        values[name] = getattr(train, name)
+    if "tensorboard" in train.report_to:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.path / "tensorboard"))
+    if recipe.stage == "sft":
+        values |= {
+            "max_length": None,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+            "completion_only_loss": False,
+            "shuffle_dataset": False,
+        }
+    try:
+        return config_class(**(values | train.extra))
+    except (ValueError, TypeError) as error:
+        raise RequestError(
+            f"train: {config_class.__name__} refuses these settings: {error}"
+        ) from error
+
+
+def _cpu() -> bool:
+    """Whether to stay off the GPU: none is there, or accelerate was told so."""
+    import torch
+
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return asked or not torch.cuda.is_available()

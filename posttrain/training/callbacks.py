@@ -1,0 +1,138 @@
+"""When things happen in a run: saving, held-out loss, scoring, rotation, progress.
+
+Scoring is a callable handed in (`Scorer`), so that training never imports evaluation. A failed evaluation is
+logged and never fails training.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from posttrain.recipe import Recipe
+from posttrain.training import checkpoints as ckpt
+from posttrain.training.trainer import RunTrainer
+
+log = logging.getLogger(__name__)
+
+Scorer = Callable[[Path, int], None]
+"""`score(checkpoint folder, step)`: called on all ranks after a checkpoint is whole, returns when all are done."""
+
+
+class FlowCallback(TrainerCallback):
+    """Decides when to save, to measure the held-out loss, to guard and to stop."""
+
+    def __init__(self, trainer: RunTrainer, recipe: Recipe, heldout: bool) -> None:
+        self.trainer, self.recipe = trainer, recipe
+        self.every = (
+            recipe.evaluate.heldout.every_steps if recipe.evaluate.heldout and heldout else None
+        )
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.judge_step()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.write_samples()
+        last = state.global_step >= state.max_steps or self.trainer.stop_agreed
+        step, save = state.global_step, self.recipe.checkpoints.save_steps
+        control.should_save = last or (save is not None and step % save == 0)
+        control.should_evaluate = self.every is not None and (step % self.every == 0 or last)
+        control.should_training_stop = control.should_training_stop or last
+        return control
+
+
+class ScoreCallback(TrainerCallback):
+    """Scores each checkpoint as it is saved, then rotates."""
+
+    def __init__(self, trainer: RunTrainer, recipe: Recipe, score: Scorer | None) -> None:
+        self.trainer, self.recipe, self.score = trainer, recipe, score
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        folder = self.trainer.run.checkpoints
+        if state.global_step == 0 and self.score is not None and self.recipe.evaluate.at_start:
+            self.trainer._save_checkpoint(self.trainer.model_wrapped, resumable=False)
+        for checkpoint in ckpt.all_complete(
+            folder
+        ):  # a kill between saving and scoring left these unscored
+            self._score(checkpoint.path, checkpoint.step)
+
+    def on_save(self, args, state, control, **kwargs):
+        name = ckpt.name_of(state.global_step)
+        self._score(self.trainer.run.checkpoints / name, state.global_step)
+        if state.is_world_process_zero:
+            self.rotate()
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _score(self, path: Path, step: int) -> None:
+        if self.score is None:
+            return
+        try:
+            self.score(path, step)
+        except Exception as error:  # whatever went wrong in an evaluation, training goes on
+            log.error(
+                "scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True
+            )
+
+    def rotate(self) -> None:
+        rule, run = self.recipe.checkpoints, self.trainer.run
+        keep = set()
+        if rule.keep_best is not None:
+            by = rule.keep_best
+            keep |= {ckpt.best(run.path, by.task, by.metric, by.greater_is_better) or ""}
+        ckpt.rotate(run.checkpoints, rule.keep_last, keep)
+
+
+class ConsoleCallback(TrainerCallback):
+    """A progress bar on a terminal; one short line a log otherwise. Main process only."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and sys.stderr.isatty():
+            columns = (
+                TextColumn(self.name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )  # fmt: skip
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task(
+                self.name, total=state.max_steps, completed=state.global_step, note=""
+            )
+            self.bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        parts = [f"loss {logs['loss']:.4g}"]
+        if "weight_mean" in logs:
+            parts.append(f"F {logs['weight_mean']:.3f}")
+        if "tokens_per_second" in logs:
+            parts.append(f"{logs['tokens_per_second']:,.0f} tok/s")
+        if self.bar is not None:
+            self.bar.update(self.task, note="  ".join(parts))
+        else:
+            print(
+                f"{self.name}: step {state.global_step}/{state.max_steps}  {'  '.join(parts)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,257 @@
+"""`RunTrainer`: what posttrain adds to any of TRL's trainers, as a mixin in front of it.
+
+The order of rows is the mixture's; checkpoints are written under a temporary name and renamed; every log line
+goes to metrics.jsonl; every optimizer step passes the guard; Ctrl-C and SIGTERM end in a checkpoint. The loss
+itself is the stage's business (`sft.py`). Left out: hyperparameter search, hub pushes, `auto_find_batch_size`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from transformers.trainer import TRAINER_STATE_NAME
+
+from posttrain.errors import RequestError, WorkError
+from posttrain.files import append_line
+from posttrain.training import checkpoints as ckpt
+from posttrain.training.guard import Diverged, StepGuard
+from posttrain.training.hardware import memory_mib
+from posttrain.training.rundir import RunDir
+from posttrain.training.stop import StopRequest
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(WorkError):
+    """The run was asked to stop and has saved a checkpoint."""
+
+
+class RunTrainer:
+    """Mixin; call `setup_run` right after `__init__`."""
+
+    loss_is_scaled_for_ga = True  # our losses are divided by the count of the whole optimizer step
+
+    def _send_telemetry(self) -> None:
+        """TRL reports usage to its makers from here; nothing leaves the machine unless asked."""
+
+    def setup_run(
+        self,
+        run: RunDir,
+        rows: Dataset,
+        guard: StepGuard,
+        stop: StopRequest,
+        facts: dict[str, Any],
+        log_samples: bool = False,
+    ) -> None:
+        """`rows` is the run's whole sequence of examples; `facts` go into every checkpoint.json."""
+        self.run, self.guard, self.stop, self.facts = run, guard, stop, facts
+        self.train_dataset = rows
+        self.log_samples = log_samples
+        self._step_loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        self._step_ids: list[list[int]] = []
+        self._skip = False
+        plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
+        skips = "skip" in (guard.config.on_nan, guard.config.on_spike)
+        if skips and (plugin is not None or self.args.fp16):
+            what = (
+                "DeepSpeed steps inside backward"
+                if plugin is not None
+                else "the fp16 scaler skips by itself"
+            )
+            raise RequestError(f"guard: skip cannot be honoured here ({what}); use stop")
+        if self.is_fsdp_enabled:
+            raise RequestError(
+                "FSDP is not supported yet: the fused head cannot read sharded weights; use ddp or zero3"
+            )
+
+    # ---- order of rows -------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Positions 0, 1, 2, ... in micro-batches dealt to the ranks in turn: step k is always the same rows."""
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=SequentialSampler(self.train_dataset),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
+            drop_last=True,
+        )
+        return self.accelerator.prepare(loader)
+
+    # ---- one optimizer step --------------------------------------------------------------------------------
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if self.log_samples:
+            self._step_ids += inputs["example_ids"].tolist()
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss += loss.double()
+        return loss
+
+    def judge_step(self) -> None:
+        """Before the weights change: agree on loss and stop requests, then go, skip or stop."""
+        both = torch.stack(
+            [self._step_loss, self._step_loss.new_tensor(float(self.stop.requested))]
+        )
+        loss, asked = self.reduce(both).tolist()
+        self._step_loss.zero_()
+        norm = self._last_norm
+        decision = self.guard.judge(
+            loss / self.args.world_size, norm if not self.args.fp16 else None
+        )
+        if decision == "stop":
+            raise Diverged(
+                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint is good; "
+                "lower the learning rate, or set guard.on_nan / guard.on_spike to skip"
+            )
+        if decision == "skip":
+            log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
+            self.model.zero_grad(
+                set_to_none=True
+            )  # optimizers pass over parameters without a gradient
+        if asked:
+            self.control.should_training_stop = True
+            self.stop_agreed = True
+
+    stop_agreed = False
+    _last_norm: float | None = None
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._last_norm = None if norm is None else float(norm)
+        return norm
+
+    def write_samples(self) -> None:
+        """One line of row ids for the optimizer step that just ended."""
+        if self.log_samples:
+            line = {
+                "step": self.state.global_step,
+                "rank": self.args.process_index,
+                "ids": self._step_ids,
+            }
+            append_line(self.run.path / "samples.jsonl", line)
+            self._step_ids = []
+
+    def reduce(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks (a copy)."""
+        values = values.clone()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(values)
+        return values
+
+    # ---- logs ----------------------------------------------------------------------------------------------
+
+    def extra_metrics(self, mode: str) -> dict[str, float]:
+        """Collective: what the stage adds to a log line. Overridden by stages."""
+        return {}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the stage's means, writes metrics.jsonl, then lets the integrations log."""
+        if "loss" in logs:
+            logs = {**logs, **self.extra_metrics("train"), **memory_mib(self.args.device)}
+            if self.guard.skipped:
+                logs["skipped_steps"] = self.guard.skipped
+            self._write_metrics("train", logs)
+        elif any(key.startswith("eval_") for key in logs):
+            self._write_metrics("heldout", {k.removeprefix("eval_"): v for k, v in logs.items()})
+        # past TRL's own `log`, which averages metrics that this trainer does not collect
+        self._base_log(logs, start_time)
+
+    def _base_log(self, logs: dict[str, float], start_time: float | None) -> None:
+        from transformers import Trainer
+
+        Trainer.log(self, logs, start_time)
+
+    def _write_metrics(self, split: str, values: dict[str, float]) -> None:
+        if not self.is_world_process_zero():
+            return
+        row = {"step": self.state.global_step, "split": split, "time": round(time.time(), 3)}
+        row |= {k: _json_number(v) for k, v in values.items() if isinstance(v, int | float)}
+        row["epoch"] = self.epoch()
+        append_line(self.run.metrics, row)
+
+    def epoch(self) -> float:
+        """Passes over the mixture so far."""
+        seen = self.state.global_step * self.facts["global_batch_size"]
+        return seen / max(self.facts["examples_per_epoch"], 1)
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model, trial=None, resumable: bool = True) -> None:
+        """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
+        step = self.state.global_step
+        final = self.run.checkpoints / ckpt.name_of(step)
+        main = self.is_world_process_zero()
+        if ckpt.is_complete(final):
+            return
+        tmp = final.with_name(f".tmp-{final.name}")
+        if main:
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        error: Exception | None = None
+        try:
+            with ckpt.clean_on_error(tmp, main):
+                self._write_checkpoint(tmp, resumable)
+        except (
+            OSError,
+            RuntimeError,
+        ) as caught:  # a full disk is an OSError here, a RuntimeError in torch.save
+            error = caught
+        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
+        if not failed and main:
+            try:
+                with ckpt.clean_on_error(tmp, main):
+                    ckpt.finish(tmp, final, self.checkpoint_facts(tmp, resumable))
+            except OSError as caught:
+                error = caught
+        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
+        if failed:
+            if main:
+                shutil.rmtree(tmp, ignore_errors=True)
+            reason = error or "another rank failed"
+            raise WorkError(
+                f"{final} could not be written: {reason}. Earlier checkpoints are whole"
+            ) from error
+
+    def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
+        self.save_model(str(folder), _internal_call=True)
+        if resumable:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+        if self.args.should_save:
+            self.store_flos_locally()
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def store_flos_locally(self) -> None:
+        """`store_flos` is collective and only rank 0 is here: the count is logged, not needed to resume."""
+        self.state.total_flos += self.current_flos
+        self.current_flos = 0
+
+    def checkpoint_facts(self, folder: Path, resumable: bool) -> dict[str, Any]:
+        """checkpoint.json."""
+        return {
+            "format": 1,
+            "step": self.state.global_step,
+            "examples": self.state.global_step * self.facts["global_batch_size"],
+            "epoch": self.epoch(),
+            "resumable": resumable,
+            "digest": ckpt.digest(folder),
+            "guard": self.guard.state(),
+            "saved": time.time(),
+            **self.facts,
+        }
+
+
+def _json_number(value: float) -> float | str:
+    """NaN and infinity are no JSON; they are kept as text."""
+    return value if math.isfinite(value) else str(value)

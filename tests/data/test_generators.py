@@ -1,0 +1,79 @@
+"""Generated arithmetic: right answers, disjoint splits, options that are checked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.data.generators import GENERATORS, generate
+from posttrain.errors import RequestError
+
+
+def ids(name="multiplication", **options) -> list[str]:
+    return [row["id"] for row in generate(name, options)]
+
+
+def test_the_rows_are_right():
+    for row in generate("multiplication", {}):
+        a, b = row["id"].split("*")
+        assert row["prompt"] == f"{a}*{b}=" and 10 <= int(a) <= 99 and 10 <= int(b) <= 99
+        assert row["completion"] == row["answer"] == str(int(a) * int(b)).rjust(4, "0")
+    for row in generate("addition", {"digits": 3}):
+        a, b = row["id"].split("+")
+        assert len(a) == len(b) == 3 and row["prompt"] == f"{a}+{b}="
+        assert row["completion"] == str(int(a) + int(b)).rjust(4, "0")
+
+
+def test_the_defaults_are_3000_and_1000_disjoint_problems():
+    train, test = set(ids()), set(ids(split="test"))
+    assert (len(train), len(test), len(train & test)) == (3000, 1000, 0)
+
+
+def test_a_full_split_covers_every_pair():
+    train = ids(train_size=7100, test_size=1000)
+    test = ids(train_size=7100, test_size=1000, split="test")
+    every = {f"{a}*{b}" for a in range(10, 100) for b in range(10, 100)}
+    assert sorted(train + test) == sorted(every)
+
+
+@given(seed=st.integers(0, 2**40), train=st.integers(1, 40), test=st.integers(1, 41))
+def test_splits_are_disjoint_and_do_not_move_with_the_other_size(seed, train, test):
+    size = {"digits": 1, "seed": seed}
+    mine = ids(**size, train_size=train, test_size=test)
+    other = ids(**size, train_size=train, test_size=test, split="test")
+    assert len(mine) == train and len(set(mine)) == train and len(set(other)) == test
+    assert not set(mine) & set(other)
+    assert ids(**size, train_size=train, test_size=1) == mine
+    assert ids(**size, train_size=1, test_size=test, split="test") == other
+
+
+def test_the_seed_decides_and_the_numbers_are_the_same_everywhere():
+    assert ids(seed=1)[:9] != ids(seed=2)[:9]
+    assert ids()[:3] == ["25*60", "31*51", "53*98"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"digit": 2}, r"unknown option 'digit' \(did you mean 'digits'\?\)"),
+        ({"digits": "2"}, r"digits must be a whole number, not '2'"),
+        ({"seed": True}, r"seed must be a whole number, not True"),
+        ({"seed": 1.0}, r"seed must be a whole number"),
+        ({"split": 3}, r"split must be text"),
+        ({"split": "tset"}, r"unknown split 'tset' \(did you mean 'test'\?\)"),
+        ({"digits": 4}, r"digits must be 1, 2 or 3, not 4"),
+        ({"digits": 0}, r"digits must be 1, 2 or 3"),
+        ({"train_size": 0}, r"train_size must be at least 1"),
+        ({"train_size": 7101}, r"is 8101, but there are 8100 problems"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(RequestError, match=message):
+        generate("multiplication", options)
+
+
+def test_every_registered_generator_gives_the_four_fields():
+    assert list(GENERATORS) == ["addition", "multiplication"]
+    for name in GENERATORS:
+        assert set(generate(name)[0]) == {"prompt", "completion", "answer", "id"}
