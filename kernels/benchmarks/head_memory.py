@@ -1,12 +1,13 @@
 """Peak memory and time of one forward + backward through the head, each variant in its own process.
 
     python kernels/benchmarks/head_memory.py
-    python kernels/benchmarks/head_memory.py --tokens 4096 --vocab 32000 --hidden 512 --json out.json
+    python kernels/benchmarks/head_memory.py --tokens 4096 --vocab 32000 --json out.json
 
-Variants: `plain` is logits = hidden @ W.T, torch cross-entropy, backward. `torch` and `reference` are the
-back-ends of this package: `ce` with N = 1, `dco` with N = 256 over segments of 16 tokens. Peak is the
-largest resident set less the one just before the call (inputs and a warm-up on 8 rows included in the
-base), so it counts gradients. On CUDA it is the allocator's peak less what was allocated before.
+Variants: `plain` is logits = hidden @ W.T, torch cross-entropy, backward. `torch` and `reference`
+are the back-ends of this package: `ce` with N = 1, `dco` with N = 256 over segments of 16 tokens.
+Peak is the largest resident set less the one just before the call (inputs and a warm-up on 8 rows
+included in the base), so it counts gradients. On CUDA it is the allocator's peak less what was
+allocated before.
 
 Left out: other people's kernels, low precision, more than one GPU.
 """
@@ -117,7 +118,8 @@ def main() -> None:
     where = f"{platform.machine()}, torch {plain['torch']}, {args.threads} threads, {args.device}"
     print(f"T={args.tokens} V={args.vocab} H={args.hidden} fp32, forward + backward; {where}")
     print(
-        f"{'variant':<15}{'peak MiB':>10}{'of plain':>10}{'median s':>10}{'min s':>8}{'of plain':>10}"
+        f"{'variant':<15}{'peak MiB':>10}{'of plain':>10}"
+        f"{'median s':>10}{'min s':>8}{'of plain':>10}"
     )
     for row in rows:
         memory, seconds = row["peak_mib"] / plain["peak_mib"], row["median_s"] / plain["median_s"]

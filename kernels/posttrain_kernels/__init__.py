@@ -7,7 +7,7 @@
     spec           the checked request, the output, the global count
     dispatch       `confidence_limited`: checks, back-end choice
 
-Imports nothing but torch. Left out so far: a Triton kernel, and bias, softcap and scale on the head.
+Imports nothing but torch. Left out so far: a Triton kernel; bias, softcap and scale on the head.
 """
 
 from . import family

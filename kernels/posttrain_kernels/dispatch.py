@@ -55,28 +55,28 @@ def confidence_limited(
 ) -> LossOutput:
     """Loss L(log p_s) of every segment s, reduced, with gradients for `hidden` and `weight`.
 
-    hidden [T, H], weight [V, H], labels [T] int64 already shifted (-100 is ignored), segment_ids [T]
-    int64: 0 for no segment, else 1..S, unique in the call. A trained token outside every segment is a
-    segment of one under plain cross-entropy; an ignored token takes nothing; a segment without trained
-    tokens counts nothing. `n`: N of `confidence`, one number or [S], finite and >= 1; other members
-    ignore it. See `family` for `member` and `exponent`.
+    hidden [T, H], weight [V, H], labels [T] int64 already shifted (-100 is ignored), segment_ids
+    [T] int64: 0 for no segment, else 1..S, unique in the call. A trained token outside every
+    segment is a segment of one under plain cross-entropy; an ignored token takes nothing; a segment
+    without trained tokens counts nothing. `n`: N of `confidence`, one number or [S], finite and >=
+    1; other members ignore it. See `family` for `member` and `exponent`.
 
     value: "exact" reports L, "surrogate" reports F * cross-entropy; the gradient is F times that of
-    cross-entropy in both. `p` [S] in [0, 1] replaces the model's own probability in F, and then `value`
-    must be "surrogate". `segment_weights` [S] multiplies the loss of a segment, any sign.
+    cross-entropy in both. `p` [S] in [0, 1] replaces the model's own probability in F, and then
+    `value` must be "surrogate". `segment_weights` [S] multiplies the loss of a segment, any sign.
 
-    reduction: sum | token_mean | segment_mean | length_mean. `normalizer` is the denominator over all
-    micro-batches and ranks (see `count`), a number or a scalar tensor; None counts this call; `sum`
-    divides by nothing, whatever the normalizer. `num_segments` is S; None reads it from the [S]
-    arguments, else from the largest id.
+    reduction: sum | token_mean | segment_mean | length_mean. `normalizer` is the denominator over
+    all micro-batches and ranks (see `count`), a number or a scalar tensor; None counts this call;
+    `sum` divides by nothing, whatever the normalizer. `num_segments` is S; None reads it from the
+    [S] arguments, else from the largest id.
 
-    Gates are strict and close a segment entirely: it keeps its loss only if p_hat < `p_threshold` (p_hat
-    is `p` where given, else exp(log p_s)) and F > `weight_threshold`. A closed segment has value,
-    gradient and `coef` 0 and still counts in every denominator, which is fixed before the forward pass.
-    Tokens outside segments pass. `temperature` divides the logits.
+    Gates are strict and close a segment entirely: it keeps its loss only if p_hat < `p_threshold`
+    (p_hat is `p` where given, else exp(log p_s)) and F > `weight_threshold`. A closed segment has
+    value, gradient and `coef` 0 and still counts in every denominator, which is fixed before the
+    forward pass. Tokens outside segments pass. `temperature` divides the logits.
 
-    backend: "auto" | "torch" | "reference". chunk_rows: rows of logits in memory at once ("torch" only;
-    `torch_chunked.default_chunk_rows` otherwise).
+    backend: "auto" | "torch" | "reference". chunk_rows: rows of logits in memory at once ("torch"
+    only; `torch_chunked.default_chunk_rows` otherwise).
     """
     for name, given in (("bias", bias), ("softcap", softcap), ("logit_scale", logit_scale)):
         if given is not None:

@@ -1,20 +1,20 @@
-"""The confidence-limited loss family: value and weight of a segment as functions of its log-probability.
+"""The confidence-limited loss family: value and weight as functions of log p of a segment.
 
     value   L(log p)              what the loss of a segment is
     weight  F = -dL/dlog p        how much of the cross-entropy gradient the segment receives
 
-| member        | L                        | F                                    | source                |
-|---------------|--------------------------|--------------------------------------|-----------------------|
-| confidence    | -log(1 - (1-p)^N)        | N (1-p)^(N-1) p / (1 - (1-p)^N)      | DCO, arXiv 2502.07154 |
-| cross_entropy | -log p                   | 1                                    |                       |
-| dft           | 1 - p                    | p                                    | arXiv 2508.05629      |
-| power         | (1 - p^a) / a            | p^a                                  | generalised CE        |
-| focal         | -(1-p)^g log p           | (1-p)^g - g p (1-p)^(g-1) log p      | focal loss; F can > 1 |
-| maxrl         | sum_{k<=T} (1-p)^k / k   | 1 - (1-p)^T                          | arXiv 2602.02710      |
+| member        | L                      | F                                  | source (arXiv)   |
+|---------------|------------------------|------------------------------------|------------------|
+| confidence    | -log(1 - (1-p)^N)      | N (1-p)^(N-1) p / (1 - (1-p)^N)    | DCO, 2502.07154  |
+| cross_entropy | -log p                 | 1                                  |                  |
+| dft           | 1 - p                  | p                                  | 2508.05629       |
+| power         | (1 - p^a) / a          | p^a                                | generalised CE   |
+| focal         | -(1-p)^g log p         | (1-p)^g - g p (1-p)^(g-1) log p    | F can pass 1     |
+| maxrl         | sum_{k<=T} (1-p)^k / k | 1 - (1-p)^T                        | 2602.02710       |
 
-Everything is elementwise, in the dtype of `logp` (fp32 or fp64), and detached: callers install F as the
-gradient themselves. The naive form of `confidence` is non-finite for about a fifth of the useful range
-in fp32, so it is evaluated in log space, with a series where 1 - exp(-z) would cancel.
+Everything is elementwise, in the dtype of `logp` (fp32 or fp64), and detached: callers install F as
+the gradient themselves. The naive form of `confidence` is non-finite for about a fifth of the
+useful range in fp32, so it is evaluated in log space, with a series where 1 - exp(-z) would cancel.
 
 Left out: autograd, reductions, gates, anything that knows about tokens or vocabularies. In fp64 the
 series branch is good to about 1e-10, which is what its truncation allows.
@@ -40,8 +40,9 @@ def value_and_weight(
     member: str = "confidence",
     exponent: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(L, F), each shaped like `logp`. `n` (a number or a tensor like `logp`) matters to `confidence`
-    only. log p = 0 and log p = -inf give the limits; above 0, by rounding, counts as 0; NaN stays NaN. Arguments are checked upstream."""
+    """(L, F), each shaped like `logp`. `n` (a number or a tensor like `logp`) matters to
+    `confidence` only. log p = 0 and log p = -inf give the limits; a log p
+    rounded above 0 counts as 0; NaN stays NaN. Arguments are checked upstream."""
     logp = logp.detach().clamp_max(0)
     if member == "cross_entropy":
         return -logp, torch.ones_like(logp)

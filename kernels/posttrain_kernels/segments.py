@@ -1,8 +1,8 @@
 """From sums of log-probabilities to the loss and to the scale on each token's gradient.
 
 The gradient of a token is scale[segment] * (softmax - onehot), so a back-end adds log-probabilities
-into `sums`, calls `close` once the segments of a group of rows are complete, and reads `scale`. Slot 0
-of every table stands for trained tokens outside every segment: plain cross-entropy, length 1.
+into `sums`, calls `close` once the segments of a group of rows are complete, and reads `scale`.
+Slot 0 of every table stands for trained tokens outside every segment: plain cross-entropy.
 
 Also here: `plan`, which cuts rows into groups such that every segment closes inside one.
 Left out: logits, and autograd; this is arithmetic on [S + 1] tables under no_grad.
@@ -100,9 +100,9 @@ class Group(NamedTuple):
 
 
 def plan(ids: Tensor, rows: int, num_segments: int, needs_model: bool) -> list[Group]:
-    """Cut [R] rows into groups of at most `rows`, every segment inside one group. A segment that does
-    not fit makes a longer group, ending at the next clean cut. When the weights do not wait for the
-    model, every cut is clean. Segments need not be contiguous."""
+    """Cut [R] rows into groups of at most `rows`, every segment inside one group. A segment that
+    does not fit makes a longer group, ending at the next clean cut. When the weights do not wait
+    for the model, every cut is clean. Segments need not be contiguous."""
     total = ids.numel()
     if total == 0:
         return []

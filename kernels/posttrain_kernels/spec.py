@@ -27,7 +27,7 @@ class LossOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """A checked request. Tensors are [S], indexed by segment id - 1, on the device of the inputs."""
+    """A checked request. Tensors are [S], indexed by segment id - 1, on the inputs' device."""
 
     n: float | Tensor = 1.0
     member: str = "confidence"
@@ -62,15 +62,16 @@ def count(labels: Tensor, segment_ids: Tensor, reduction: str = "token_mean") ->
     """Local denominator of a micro-batch, int64 scalar; add it over micro-batches and ranks.
 
     `labels` (shifted, -100 ignored) and `segment_ids` are [B, L] or [T], ids unique in the batch.
-    token_mean: trained tokens. segment_mean, length_mean: segments with a trained token, plus trained
-    tokens outside every segment, each a segment of one. sum: 1, and `confidence_limited` divides a sum
-    by nothing.
+    token_mean: trained tokens. segment_mean, length_mean: segments with a trained token, plus
+    trained tokens outside every segment, each a segment of one. sum: 1, and `confidence_limited`
+    divides a sum by nothing.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction: {reduction!r} is not one of {', '.join(REDUCTIONS)}")
     if labels.shape != segment_ids.shape:
         raise ValueError(
-            f"segment_ids: shape {tuple(segment_ids.shape)} differs from labels {tuple(labels.shape)}"
+            f"segment_ids: shape {tuple(segment_ids.shape)} differs from "
+            f"labels {tuple(labels.shape)}"
         )
     trained = labels != IGNORE
     if reduction == "sum":

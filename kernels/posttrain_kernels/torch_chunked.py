@@ -10,10 +10,11 @@ log-probabilities are. So, for each chunk of rows X and with the head W:
     dX = scale * (D W)             rows scaled after the product                 matmul 2
     dW += D^T (scale * X)          fp32                                          matmul 3
 
-Gradients are therefore made in forward and only multiplied by the upstream scalar in backward. Ignored
-rows are dropped first and never read. A segment longer than a chunk is walked twice: log-probabilities
-first, then logits again for the gradient, which costs a fourth matmul for those rows and no memory;
-keeping a V x H accumulator for each open segment would save the matmul and cost a head.
+Gradients are therefore made in forward and only multiplied by the upstream scalar in backward.
+Ignored rows are dropped first and never read. A segment longer than a chunk is walked twice:
+log-probabilities first, then logits again for the gradient, which costs a fourth matmul for those
+rows and no memory; keeping a V x H accumulator for each open segment would save the matmul and cost
+a head.
 
 Memory: two chunk buffers, a fp32 dW, a dX, and a fp32 copy of a head held in lower precision.
 Left out: skipping rows whose scale is tiny, vocabulary parallelism, double backward, low-precision
@@ -33,8 +34,8 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 
 
 def default_chunk_rows(vocab: int, device: str = "cpu", itemsize: int = 4) -> int:
-    """As many rows as keep one buffer of logits within 64 MiB (1 GiB on CUDA), from 1 to 4096. Longer
-    chunks buy nothing: at 4096 rows the read and write of dW is under a tenth of the matmuls."""
+    """As many rows as keep one buffer of logits within 64 MiB (1 GiB on CUDA), from 1 to 4096.
+    More rows buy nothing: at 4096 the read and write of dW is a tenth of the matmuls."""
     budget = CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"])
     return max(1, min(MAX_CHUNK_ROWS, budget // max(1, vocab * itemsize)))
 
@@ -84,7 +85,7 @@ class _Chunked(torch.autograd.Function):
 
 
 def _kept_dtype(dtype: torch.dtype) -> torch.dtype:
-    """fp16 gradients wait in fp32: they underflow before the loss scale arrives with the upstream."""
+    """fp16 gradients wait in fp32: they underflow before the loss scale arrives."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 

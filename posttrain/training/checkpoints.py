@@ -75,7 +75,7 @@ def digest(path: Path) -> str:
     total = xxhash.xxh3_128()
     files = sorted({f for pattern in WEIGHTS for f in path.glob(pattern)})
     for file in files:
-        total.update(file.name)
+        total.update(file.name.encode())
         with file.open("rb") as handle:
             while block := handle.read(1 << 22):
                 total.update(block)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from posttrain_kernels import LossOutput, confidence_limited
 from torch import Tensor
+
+from posttrain_kernels import LossOutput, confidence_limited
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +35,9 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def make():
-    """make(T, V, H, ...): random logits of standard deviation `spread`; a tenth of the labels ignored;
-    segments of `length` tokens with every fifth id outside every segment (0) and ids left unused."""
+    """make(T, V, H, ...): random logits of standard deviation `spread`; a tenth of the labels
+    ignored; segments of `length` tokens with every fifth id outside every segment (0) and ids left
+    unused."""
 
     def build(tokens, vocab=37, width=16, length=4, spread=2.0, seed=0, dtype=torch.float64):
         gen = torch.Generator().manual_seed(seed)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+
 from posttrain_kernels import confidence_limited
 from posttrain_kernels.segments import Group, plan
 from posttrain_kernels.spec import REDUCTIONS
@@ -147,7 +148,7 @@ def test_strided_hidden(make, solve, same):
 
 @pytest.mark.parametrize("dtype,tol", [(torch.float64, TOL), (torch.float32, 3e-5)])
 def test_extreme_logits(make, solve, same, dtype, tol):
-    """Targets certain (log p = 0), 500 nats down, |z| = 80, all logits equal, columns 0 and V - 1."""
+    """Targets certain (log p = 0), 500 nats down, |z| = 80, all logits equal, columns 0, V - 1."""
     vocab, gaps = 33, [500.0, 80.0, -80.0, 0.0, 500.0, 500.0]
     hidden = torch.eye(6, dtype=dtype)
     weight = torch.zeros(vocab, 6, dtype=dtype)
@@ -223,8 +224,8 @@ def test_bitwise_repeatable(make, solve):
 
 
 def test_plan_cuts_where_segments_end():
-    """Rows 0-1 | 2-3 | 4-8 (longer than 4) | 9 outside | 10-11, at most 4 rows a group. When weights
-    do not wait for the model, every cut is clean and the groups are plain runs of 4."""
+    """Rows 0-1 | 2-3 | 4-8 (longer than 4) | 9 outside | 10-11, at most 4 rows a group. When
+    weights do not wait for the model, every cut is clean and the groups are plain runs of 4."""
     ids = torch.tensor([1, 1, 2, 2, 3, 3, 3, 3, 3, 0, 4, 4])
     assert plan(ids, 4, 4, True) == [
         Group(0, 4, 1, 2), Group(4, 9, 3, 3), Group(9, 12, 4, 4),
@@ -247,8 +248,8 @@ def test_default_chunk_rows():
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_an_impossible_segment_can_be_silenced(make, solve, backend):
-    """-1e20 * 1e20 overflows to a logit of -inf, so token 0 has log p = -inf: L = inf, F = 1. A weight of
-    0, a gate, or an external p of 1 selects 0 for it rather than 0 * inf."""
+    """-1e20 * 1e20 overflows to a logit of -inf, so token 0 has log p = -inf: L = inf, F = 1. A
+    weight of 0, a gate, or an external p of 1 selects 0 for it rather than 0 * inf."""
     hidden, weight = torch.eye(2) * 1e20, torch.zeros(3, 2)
     weight[0, 0] = -1e20
     problem = make(2)._replace(

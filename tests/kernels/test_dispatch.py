@@ -6,9 +6,10 @@ import math
 import sys
 from pathlib import Path
 
-import posttrain_kernels
 import pytest
 import torch
+
+import posttrain_kernels
 from posttrain_kernels import available_backends, confidence_limited, dispatch
 
 T, V, H, S = 6, 5, 3, 2

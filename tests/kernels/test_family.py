@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from posttrain_kernels import family
 
 mpmath.mp.dps = 50
@@ -101,8 +102,8 @@ def exact_confidence(logp, n):
 
 
 def test_fp32_against_fifty_digits():
-    """N = 2 .. 1e6, log p = -1e-8 .. -1e4: relative error at most 2e-5 outside denormals. 1 - (1 - p)^N at
-    p = 1e-4343 needs more than 50 digits on the exact side, so it gets 50 beyond the size of p."""
+    """N = 2 .. 1e6, log p = -1e-8 .. -1e4: relative error at most 2e-5 outside denormals.
+    p = 1e-4343 in 1 - (1 - p)^N needs more than 50 digits on the exact side: 50 beyond its size."""
     logps = [-(10 ** (k / 6)) for k in range(-48, 25)]
     ns = [2, 3, 4, 7, 16, 64, 100, 256, 1000, 4096, 65536, 10**6]
     logp = torch.tensor(logps, dtype=torch.float32)

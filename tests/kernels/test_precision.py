@@ -4,8 +4,9 @@ import contextlib
 
 import pytest
 import torch
-from posttrain_kernels import confidence_limited
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from posttrain_kernels import confidence_limited
 
 
 class Watch(TorchDispatchMode):
@@ -56,15 +57,15 @@ def matmuls(make, **options):
 
 
 def test_three_matmuls_a_chunk(make):
-    """40 rows, segments of 4. Chunks of 8: 5 chunks, 15 matmuls. Chunks of 3: ids 1-9 do not fit, so
-    9 segments take 2 chunks twice (2 + 2 logits, 2 + 2 gradients: 8 matmuls) = 72, and the 4 rows
-    outside every segment take 2 chunks of 3 matmuls: 78."""
+    """40 rows, segments of 4. Chunks of 8: 5 chunks, 15 matmuls. Chunks of 3: ids 1-9 do not fit,
+    so 9 segments take 2 chunks twice (2 + 2 logits, 2 + 2 gradients: 8 matmuls) = 72, and the 4
+    rows outside every segment take 2 chunks of 3 matmuls: 78."""
     assert matmuls(make, chunk_rows=8)[0].matmuls == 15
     assert matmuls(make, chunk_rows=3)[0].matmuls == 78
 
 
 def test_known_weights_never_need_the_fourth(make):
-    """Cross-entropy in chunks of 3: 14 chunks of 3 matmuls, wherever segments end. External p too."""
+    """Cross-entropy in chunks of 3: 14 chunks of 3 matmuls, wherever segments end. Same with p."""
     assert matmuls(make, chunk_rows=3, member="cross_entropy")[0].matmuls == 42
     p = torch.full((9,), 0.5)
     assert matmuls(make, chunk_rows=3, p=p, value="surrogate")[0].matmuls == 42
@@ -111,9 +112,9 @@ def test_fp32_against_fp64(make, solve, spread):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("spread", [2.0, 20.0])
 def test_bf16_inputs(make, solve, spread, autocast):
-    """bf16 hidden and head, the same bf16 numbers in fp64 as the truth: |d log p| <= 1e-4 max(1, |z|/16),
-    dX and dW within 4e-3 (their own rounding to bf16) and within 1.25 of plain torch's error, F within
-    1 % where F > 1e-4. Autocast must not lower the logits to bf16 again."""
+    """bf16 hidden and head, the same bf16 numbers in fp64 as the truth: |d log p| <= 1e-4 max(1,
+    |z|/16), dX and dW within 4e-3 (their own rounding to bf16) and within 1.25 of plain torch's
+    error, F within 1 % where F > 1e-4. Autocast must not lower the logits to bf16 again."""
     problem = make(127, 1000, 72, spread=spread, dtype=torch.bfloat16)
     want = solve(problem.to(torch.float64), 64.0, backend="reference")
     plain = solve(problem, 64.0, backend="reference")
@@ -154,7 +155,7 @@ def test_fp16_gradients_survive_until_the_loss_scale(make, solve):
 
 
 def test_mixed_precision_inputs(make, solve):
-    """A bf16 hidden state under a fp32 head, as autocast produces: gradients in the inputs' dtypes."""
+    """A bf16 hidden state under a fp32 head, as autocast produces: gradients in those dtypes."""
     problem = make(40, dtype=torch.float32)
     problem = problem._replace(hidden=problem.hidden.bfloat16())
     got = solve(problem, 8.0)

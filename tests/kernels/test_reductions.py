@@ -1,8 +1,8 @@
 """Reductions, gates, weights and counts worked by hand, on both back-ends.
 
-The head is chosen so that probabilities are round: hidden row t is one-hot at t and W[:, t] = log q_t,
-hence the logits of token t are log q_t and its probabilities are q_t. With V = 2 and label 0 everywhere,
-token t has p = q_t.
+The head is chosen so that probabilities are round: hidden row t is one-hot at t and W[:, t] = log
+q_t, hence the logits of token t are log q_t and its probabilities are q_t. With V = 2 and label 0
+everywhere, token t has p = q_t.
 
     token        0     1     2     3     4        5        6
     p            1/2   1/4   1/2   1/4   1/2      1/8      1/2
@@ -22,6 +22,7 @@ import math
 
 import pytest
 import torch
+
 from posttrain_kernels import confidence_limited, count
 
 LN2 = math.log(2)
@@ -36,7 +37,7 @@ IDS = torch.tensor([1, 1, 2, 0, 1, 0, 4])
 
 @pytest.fixture(params=["torch", "torch-2", "reference"])
 def loss(request):
-    """-> (output, dLoss/dlog p_t [T]). The gradient by logit 0 of token t is (dL/dlogp_t) (1 - p_t)."""
+    """-> (output, dLoss/dlog p_t [T]). The gradient by logit 0 of token t is this times 1 - p_t."""
     backend, _, rows = request.param.partition("-")
 
     def run(n=2.0, **options):
@@ -86,7 +87,7 @@ def test_segment_mean(loss):
 
 
 def test_length_mean(loss):
-    """(L1 / 2 + L2 / 1 + 2 ln 2 / 1 + 3 ln 2 / 1) / 4; the ignored token of segment 1 is no length."""
+    """(L1 / 2 + L2 / 1 + 2 ln 2 / 1 + 3 ln 2 / 1) / 4; the ignored token is no length."""
     out, slope = loss(reduction="length_mean")
     check(out.loss, (L1 / 2 + L2 + PLAIN) / 4)
     check(slope, [-F1 / 8, -F1 / 8, -F2 / 4, -1 / 4, 0, -1 / 4, 0])
@@ -104,7 +105,7 @@ def test_a_global_normalizer_replaces_the_count(loss, reduction, kind):
 
 
 def test_micro_batches_add_up_to_the_whole(loss):
-    """Tokens 0-2 alone count 3, tokens 3-6 count 2; each divided by 5, their sum is the whole loss."""
+    """Tokens 0-2 alone count 3, tokens 3-6 count 2; each divided by 5, they add up."""
     whole, _ = loss(reduction="token_mean")
     parts = []
     for rows in (slice(0, 3), slice(3, 7)):
@@ -161,15 +162,15 @@ def test_p_gate_is_strict(loss):
 
 
 def test_weight_gate_is_strict(loss):
-    """F = 14/15 and 2/3: threshold 0.7 stops segment 2. Under cross-entropy F = 1, and 1 > 1 is false."""
+    """F = 14/15 and 2/3: threshold 0.7 stops segment 2. Under cross-entropy F = 1, not > 1."""
     check(loss(reduction="sum", weight_threshold=0.7)[0].loss, L1 + PLAIN)
     check(loss(reduction="sum", n=1, weight_threshold=1.0)[0].loss, PLAIN)
     check(loss(reduction="sum", n=1, weight_threshold=0.999)[0].loss, CE1 + CE2 + PLAIN)
 
 
 def test_temperature(loss):
-    """tau = 1/2 squares the odds: p = 1/2 stays, 1/4 (odds 1/3) becomes 1/10, 1/8 (1/7) becomes 1/50.
-    N = 1, sum: ln 2 + ln 10 + ln 2 + ln 10 + ln 50. d/dlogit = (1 - p') / tau."""
+    """tau = 1/2 squares the odds: p = 1/2 stays, 1/4 (odds 1/3) becomes 1/10, 1/8 (1/7) becomes
+    1/50. N = 1, sum: ln 2 + ln 10 + ln 2 + ln 10 + ln 50. d/dlogit = (1 - p') / tau."""
     out, slope = loss(n=1, reduction="sum", temperature=0.5)
     check(out.loss, 2 * LN2 + 2 * math.log(10) + math.log(50))
     # `slope` divided by 1 - p, so undo it: token 1 has 1 - p' = 9/10 and 1 - p = 3/4

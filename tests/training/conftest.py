@@ -1,0 +1,122 @@
+"""A tiny trained-looking model on disk, rows of uneven length, and a launcher for multi-process cases."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = """\
+stage: sft
+name: case
+output_dir: {out}
+model: {{init: {model}}}
+data:
+  template: chatml
+  max_length: 256
+  cache_dir: {out}/cache
+  sources:
+    - {{name: rows, path: {rows}}}
+train:
+  learning_rate: 0.5
+  lr_scheduler_type: constant
+  optim: sgd
+  max_grad_norm: 0
+  global_batch_size: 8
+  max_steps: 5
+  logging_steps: 1
+  report_to: []
+"""
+
+
+def tiny_model(folder: Path, tie: bool = False, **options) -> Path:
+    """A two-layer Llama over bytes, saved with its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from posttrain.data.template import load_template
+    from posttrain.data.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer("builtin:bytes")
+    load_template("chatml", tokenizer).apply_to(tokenizer)
+    shape = dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=512, vocab_size=len(tokenizer), tie_word_embeddings=tie,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **(shape | options)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int = 48) -> Path:
+    """Prompt/completion rows whose completions differ in length by a factor of ten."""
+    with path.open("w") as file:
+        for i in range(count):
+            completion = "\n".join(f"step {j} of {i}: {i * j}" for j in range(1 + i % 5)) + f"\n#### {i * 7}"
+            file.write(json.dumps({"prompt": f"Count {i}.", "completion": completion, "answer": str(i * 7)}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tied(tmp_path_factory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("tied") / "model", tie=True)
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny, rows_file) -> Path:
+    """A recipe file for the tiny model; runs go below tmp_path."""
+    path = tmp_path / "case.yaml"
+    path.write_text(RECIPE.format(out=tmp_path, model=tiny, rows=rows_file))
+    return path
+
+
+@pytest.fixture
+def environment(root) -> dict[str, str]:
+    """Environment of a child process that trains."""
+    return os.environ | {
+        "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}",
+        "CI": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
+        "DS_SKIP_CUDA_CHECK": "1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def launch(root, environment, tmp_path):
+    """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one process."""
+
+    def run(cases: list[dict], config: str | None = None, processes: int = 2, timeout: float = 300) -> dict[str, dict]:
+        asked, out = tmp_path / "cases.json", tmp_path / "results.json"
+        asked.write_text(json.dumps(cases))
+        out.unlink(missing_ok=True)
+        script = [str(root / "tests" / "training" / "cases.py"), str(asked), str(out)]
+        command = [sys.executable]
+        if config is not None:
+            command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(root / "launch" / config),
+                        "--num_processes", str(processes), "--main_process_port", "0"]  # fmt: skip
+            if config.startswith("zero"):
+                command += ["--use_cpu"]
+        done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
+        assert out.exists(), done.stderr[-4000:]
+        results = json.loads(out.read_text())
+        for name, result in results.items():
+            assert "error" not in result, f"{name}: {result}\n{done.stderr[-4000:]}"
+        return results
+
+    return run

@@ -1,0 +1,133 @@
+"""Whole or not there: names, markers, rotation and references, without a trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from posttrain.errors import RequestError
+from posttrain.files import append_line
+from posttrain.training import checkpoints as ckpt
+
+
+def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
+    path = folder / ckpt.name_of(step)
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(b"w%d" % step)
+    (path / "checkpoint.json").write_text(json.dumps({"step": step, "resumable": True} | facts))
+    if complete:
+        (path / "COMPLETE").touch()
+    return path
+
+
+def score(run: Path, step: int, value: float, metric: str = "pass@1") -> None:
+    row = {"checkpoint": ckpt.name_of(step), "step": step, "task": "t", "metric": metric, "value": value}
+    append_line(run / "scores.jsonl", row)
+
+
+def test_half_written_ones_are_skipped_with_a_message(tmp_path, caplog):
+    make(tmp_path, 10)
+    make(tmp_path, 20, complete=False)
+    (tmp_path / ".tmp-step-000030").mkdir()
+    (tmp_path / "notes").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert [c.step for c in ckpt.all_complete(tmp_path)] == [10]
+    assert "step-000020 is half-written" in caplog.text
+    ckpt.remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "step-000010"]
+
+
+def test_steps_sort_by_number_beyond_six_digits(tmp_path):
+    for step in (999_999, 1_000_000, 5):
+        make(tmp_path, step)
+    assert [c.step for c in ckpt.all_complete(tmp_path)] == [5, 999_999, 1_000_000]
+
+
+def test_only_resumable_checkpoints_are_resumed(tmp_path):
+    make(tmp_path, 0, resumable=False)
+    assert ckpt.last_resumable(tmp_path) is None
+    make(tmp_path, 5)
+    make(tmp_path, 9, resumable=False)
+    assert ckpt.last_resumable(tmp_path).step == 5
+
+
+def test_finish_seals_and_renames(tmp_path):
+    tmp = tmp_path / ".tmp-step-000007"
+    tmp.mkdir()
+    (tmp / "model.safetensors").write_bytes(b"x")
+    ckpt.finish(tmp, tmp_path / "step-000007", {"step": 7})
+    assert ckpt.is_complete(tmp_path / "step-000007") and not tmp.exists()
+
+
+def test_rotation_keeps_the_newest_and_the_named(tmp_path):
+    for step in range(0, 50, 10):
+        make(tmp_path, step)
+    assert ckpt.rotate(tmp_path, None, set()) == []
+    assert ckpt.rotate(tmp_path, 2, {"step-000010"}) == ["step-000000", "step-000020"]
+    assert [c.step for c in ckpt.all_complete(tmp_path)] == [10, 30, 40]
+
+
+def test_a_failing_write_leaves_nothing(tmp_path):
+    tmp = tmp_path / ".tmp-step-000001"
+    tmp.mkdir()
+    with pytest.raises(OSError, match="disk"), ckpt.clean_on_error(tmp, True):
+        (tmp / "half").touch()
+        raise OSError("disk")
+    assert not tmp.exists()
+
+
+def test_digest_follows_content_and_name(tmp_path):
+    a, b = make(tmp_path / "a", 1), make(tmp_path / "b", 1)
+    assert ckpt.digest(a) == ckpt.digest(b) != ""
+    (b / "model.safetensors").write_bytes(b"other")
+    assert ckpt.digest(a) != ckpt.digest(b)
+    (b / "model.safetensors").unlink()
+    assert ckpt.digest(b) == ""
+
+
+def test_references_lead_to_checkpoints(tmp_path):
+    run = tmp_path / "runs" / "a"
+    for step in (10, 20, 30):
+        make(run / "checkpoints", step)
+    for step, value in ((10, 0.3), (20, 0.5), (30, 0.4)):
+        score(run, step, value)
+    place, parent = ckpt.resolve(str(run))
+    assert Path(place).name == "step-000030" and parent == {"run": str(run), "checkpoint": "step-000030"}
+    assert Path(ckpt.resolve(f"{run}@best:t/pass@1")[0]).name == "step-000020"
+    assert Path(ckpt.resolve(f"{run}@step-000010")[0]).name == "step-000010"
+    assert ckpt.resolve(str(run / "checkpoints" / "step-000010"))[1]["checkpoint"] == "step-000010"
+    assert ckpt.resolve("org/model") == ("org/model", None)
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("{run}@best:t/pass@7", "no score t/pass@7"),
+        ("{run}@last", "best:<task>/<metric>"),
+        ("{runs}/emty", "did you mean 'empty'?"),
+        ("{runs}/empty", "no whole checkpoint yet"),
+        ("{run}/checkpoints/step-000020", "half-written checkpoint"),
+        ("{run}@best:t/gone", "rotated away"),
+    ],
+)
+def test_references_that_lead_nowhere(tmp_path, reference, expected):
+    runs = tmp_path / "runs"
+    make(runs / "a" / "checkpoints", 10)
+    make(runs / "a" / "checkpoints", 20, complete=False)
+    (runs / "empty" / "checkpoints").mkdir(parents=True)
+    score(runs / "a", 10, 0.5)
+    score(runs / "a", 5, 0.9, metric="gone")
+    with pytest.raises(RequestError) as caught:
+        ckpt.resolve(reference.format(run=runs / "a", runs=runs))
+    assert expected in str(caught.value)
+
+
+def test_best_breaks_ties_by_the_later_step(tmp_path):
+    for step, value in ((1, 0.5), (2, 0.5), (3, 0.1)):
+        score(tmp_path, step, value)
+    assert ckpt.best(tmp_path, "t", "pass@1") == "step-000002"
+    assert ckpt.best(tmp_path, "t", "pass@1", greater_is_better=False) == "step-000003"
+    assert ckpt.best(tmp_path, "t", "other") is None
