@@ -6,10 +6,12 @@ binary files (data/table.py, checkpoints).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def write_text(path: str | Path, text: str) -> None:
     Raises WorkError where the disk refuses; `path` is then as it was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
@@ -34,7 +36,8 @@ def write_text(path: str | Path, text: str) -> None:
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # renamed, or never made
+            temporary.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -57,6 +60,14 @@ def append_line(path: str | Path, value: Any) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise WorkError(f"cannot append to {path}: {error.strerror or error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file. Raises WorkError where it is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WorkError(f"{path}: not JSON ({error})") from error
 
 
 def read_jsonl(path: str | Path) -> list[Any]:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from posttrain_kernels import LossOutput, confidence_limited
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import ModelOutput, is_flash_attn_2_available
 
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Model
+from posttrain_kernels import LossOutput, confidence_limited
 
 log = logging.getLogger(__name__)
 

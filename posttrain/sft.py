@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
-from posttrain_kernels import count
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 
@@ -27,6 +26,9 @@ from posttrain.recipe import SftRecipe
 from posttrain.stage import StageParts, run_stage, stage_main
 from posttrain.training.stats import LossStats
 from posttrain.training.trainer import RunTrainer
+from posttrain_kernels import count
+
+MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
 
 
 class SftTrainer(RunTrainer, SFTTrainer):
@@ -37,6 +39,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
         self.loss_arguments = confidence.arguments(recipe.loss)
         self.reduction = recipe.loss.reduction
+        self.external_p = recipe.loss.p == "external"
         self.heldout = heldout
         self.stats = {mode: LossStats(self.args.device, sources) for mode in ("train", "heldout")}
 
@@ -50,16 +53,20 @@ class SftTrainer(RunTrainer, SFTTrainer):
     def _count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return count(batch["labels"][:, 1:], batch["segment_ids"][:, 1:], self.reduction)
 
+    def _fused(self, batch: dict[str, Any], normalizer: torch.Tensor | None) -> dict[str, Any]:
+        """Arguments of the loss for one micro-batch."""
+        p = {"p": batch["segment_p"]} if self.external_p else {}
+        return {
+            **self.loss_arguments,
+            **p,
+            "num_segments": batch["num_segments"],
+            "normalizer": normalizer,
+        }
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, which DDP averages over."""
-        keys = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
-        fused = {
-            **self.loss_arguments,
-            "num_segments": inputs["num_segments"],
-            "p": inputs.get("segment_p"),
-            "normalizer": num_items_in_batch,
-        }
-        out = model(**{k: inputs[k] for k in keys if k in inputs}, fused=fused)
+        fused = self._fused(inputs, num_items_in_batch)
+        out = model(**{k: inputs[k] for k in MODEL_KEYS if k in inputs}, fused=fused)
         self.stats["train" if model.training else "heldout"].add(out, inputs)
         loss = out.loss if num_items_in_batch is None else out.loss * self.args.world_size
         return (loss, out) if return_outputs else loss
@@ -101,11 +108,10 @@ class SftTrainer(RunTrainer, SFTTrainer):
             rows = [self.heldout[i] for i in range(start, min(start + micro, len(self.heldout)))]
             batch = self._prepare_inputs(self.data_collator(rows))
             with self.compute_loss_context_manager():
-                one = torch.ones((), device=self.args.device)
-                fused = {**self.loss_arguments, "num_segments": batch["num_segments"],
-                         "p": batch.get("segment_p"), "normalizer": one}  # fmt: skip
-                keys = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
-                out = self.model_wrapped(**{k: batch[k] for k in keys if k in batch}, fused=fused)
+                fused = self._fused(batch, torch.ones((), device=self.args.device))
+                out = self.model_wrapped(
+                    **{k: batch[k] for k in MODEL_KEYS if k in batch}, fused=fused
+                )
             if real:
                 self.stats["heldout"].add(out, batch)
                 total += torch.stack(

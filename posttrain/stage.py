@@ -58,10 +58,7 @@ class StageParts:
         """Rows of the held-out loss in the collator's format, or None."""
         from posttrain.data.prepare import HeldoutRows
 
-        heldout, table = self.recipe.evaluate.heldout, self.prepared.heldout_table
-        return (
-            None if heldout is None or table is None else HeldoutRows(table, heldout.max_examples)
-        )
+        return None if self.prepared.heldout_table is None else HeldoutRows(self.prepared)
 
 
 def run_stage(
@@ -125,7 +122,10 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     batch_plan(recipe.train, world_size())
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
     tokenizer, template = load_text_side(recipe, init)
-    prepared = prepare(recipe.data, recipe.loss, tokenizer, recipe.evaluate.heldout, is_main=main)
+    prepared = prepare(
+        recipe.data, recipe.loss, tokenizer, recipe.evaluate.heldout,
+        seed=recipe.train.seed, is_main=main,
+    )  # fmt: skip
     max_steps = steps_of(recipe.train, len(prepared.mixture))
     total = max_steps * recipe.train.global_batch_size
     prepared.mixture.check(total)

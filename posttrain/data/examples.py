@@ -1,8 +1,8 @@
 """A row of a source to an `Example`: which column is the prompt, the completion, the conversation.
 
-Named columns count first (`source.columns`); unnamed ones are found by the usual spellings below. A row that
-lacks what it should have is dropped and counted (`RowError`); a data set that does not fit is a `RequestError`.
-Left out: tool calls, images, several reference completions.
+Named columns count first (`source.columns`); unnamed ones are found by the usual spellings below. A
+row that lacks what it should have is dropped and counted (`RowError`); a data set that does not fit
+is a `RequestError`. Left out: tool calls, images, several reference completions.
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     """Map the columns of `row`.
 
     Conversations, and prompts with a system message, become `messages`; other prompts `prompt` and
-    `completion`; plain text a `completion` with an empty prompt. `answer` is kept as text where there is one.
+    `completion`; plain text a `completion` with an empty prompt. `answer` is kept as text where
+    there is one.
 
     Raises:
-        RequestError: a named column or a role does not exist, a value is no text, `p` is outside [0, 1].
+        RequestError: a named column or a role does not exist, a value is no text, `p` is outside
+            [0, 1].
         RowError: no_prompt, no_completion, no_assistant_turn, empty, no_p, bad_text.
     """
     found = _columns(row, source, where)
@@ -155,7 +157,7 @@ def _checked(turn: Any, where: str) -> Message:
         if name not in turn:
             raise RequestError(f"{where}: no {name!r}{did_you_mean(name, turn)}")
     role, content = turn[names[0]], turn[names[1]]
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise RequestError(f"{where}: unknown role {role!r}{did_you_mean(role, ROLES)}")
     return _message(ROLES[role], _text(content, where, names[1]))
 

@@ -1,8 +1,8 @@
 """Rows that are made, not read: arithmetic problems for training and for the exact evaluation task.
 
-Pure Python, and the same numbers on every machine. `train` and `test` are the two ends of one seeded
-permutation of all operand pairs, so they are disjoint, and either keeps its rows when the other's size
-changes. Pairs are ordered: `34*12=` may be tested while `12*34=` was trained on.
+Pure Python, and the same numbers on every machine. `train` and `test` are the two ends of one
+seeded permutation of all operand pairs, so they are disjoint, and either keeps its rows when the
+other's size changes. Pairs are ordered: `34*12=` may be tested while `12*34=` was trained on.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ class Mixture:
         self.max_repeats = list(max_repeats or none)
         caps = list(caps or none)
         _check(sizes, self.names, list(weights or none), caps, temperature)
+        if weights is not None and weights[0] is None:
+            weights = None
         self.sizes = [min(n, n if c is None else c) for n, c in zip(sizes, caps, strict=True)]
         """Rows of each source that are used."""
         self._chosen = [
@@ -71,33 +73,33 @@ class Mixture:
         self.mean_tokens = list(mean_tokens or [1.0] * len(sizes))
         """Trained tokens a row, or 1 where they are not known."""
         if weighting == "tokens" and (not mean_tokens or min(mean_tokens) <= 0):
-            raise RequestError(f"data.weighting = tokens needs trained tokens; means: {mean_tokens}")
-        unit = self.mean_tokens if weighting == "tokens" else [1.0] * len(sizes)
-        asked, self.rounding = self._shares(list(weights or none), unit)
-        self._schedule = schedule(asked)
-        self.fingerprint = self._fingerprint(sizes, fingerprints)
-
-    def _shares(
-        self, weights: list[float | None], unit: list[float]
-    ) -> tuple[tuple[int, ...], float]:
-        """Whole-number example weights and their rounding; sets `weights`, the shares asked."""
-        proportional = weights[0] is None
-        wanted = [
-            n * u if w is None else w for n, w, u in zip(self.sizes, weights, unit, strict=True)
-        ]
-        if self.temperature != 1.0:
-            # Divided by the largest first: powers of large weights overflow, shares do not.
-            largest = max(wanted)
-            wanted = [(w / largest) ** (1 / self.temperature) for w in wanted]
+            raise RequestError(
+                f"data.weighting = tokens needs trained tokens; means: {mean_tokens}"
+            )
+        self._unit = self.mean_tokens if weighting == "tokens" else [1.0] * len(sizes)
+        wanted = self._wanted(weights)
         self.weights = [w / math.fsum(wanted) for w in wanted]
         """Normalised shares asked, temperature applied, in units of `weighting`."""
-        if self.temperature == 1.0 and proportional:
-            # By tokens this is the same: rows times mean tokens, over mean tokens. Exact at any size,
-            # so that an epoch shows every row once.
-            return tuple(self.sizes), 0.0
-        if self.weighting == "tokens":
-            wanted = [w / u for w, u in zip(wanted, unit, strict=True)]
-        return integer_weights(wanted)
+        self.rounding = 0.0
+        """The largest change of a source's share of the examples by rounding to whole numbers."""
+        counted = tuple(self.sizes)
+        if weights is not None or temperature != 1.0:
+            counted, self.rounding = integer_weights(
+                [w / u for w, u in zip(wanted, self._unit, strict=True)]
+            )
+        self._schedule = schedule(counted)
+        self.fingerprint = self._fingerprint(sizes, fingerprints)
+
+    def _wanted(self, weights: Sequence[float | None] | None) -> list[float]:
+        """Shares asked, in units of `weighting`, not yet normalised."""
+        if weights is None:
+            wanted = [n * u for n, u in zip(self.sizes, self._unit, strict=True)]
+        else:
+            wanted = [w for w in weights if w is not None]  # all of them, as checked
+        if self.temperature == 1.0:
+            return wanted
+        # Divided by the largest first: powers of large weights overflow, those of shares do not.
+        return [(w / max(wanted)) ** (1 / self.temperature) for w in wanted]
 
     def __len__(self) -> int:
         """Examples of one epoch: the (capped) rows of the sources that have a weight."""
@@ -127,8 +129,7 @@ class Mixture:
 
     def realised(self, i: int) -> list[float]:
         """Shares of the first i positions in units of `weighting`, to compare with `weights`."""
-        unit = self.mean_tokens if self.weighting == "tokens" else [1.0] * len(self.sizes)
-        seen = [c * u for c, u in zip(self.counts(i), unit, strict=True)]
+        seen = [c * u for c, u in zip(self.counts(i), self._unit, strict=True)]
         total = math.fsum(seen)
         return [x / total if total else 0.0 for x in seen]
 

@@ -75,7 +75,7 @@ def permute(i: int, n: int, key: int) -> int:
 def permute_array(indices: np.ndarray, n: int, key: int) -> np.ndarray:
     """`permute` of many elements at once: int64 [K] -> int64 [K], the same values."""
     out = np.array(indices, dtype=np.int64)
-    if out.size and not (0 <= out.min() and out.max() < n):
+    if out.size and (out.min() < 0 or out.max() >= n):
         raise IndexError(f"elements outside a permutation of {n}")
     walking = np.arange(out.size)
     a, b, keys = _network(max(n, 1), key)
@@ -107,7 +107,7 @@ def integer_weights(weights: Sequence[float | int | Fraction]) -> tuple[tuple[in
     Weights are finite, not negative, not all zero.
     """
     # `repr` is the shortest decimal of a float, so 0.1 is a tenth and not 3602879701896397 / 2**55.
-    exact = [Fraction(repr(w)) if isinstance(w, float) else Fraction(w) for w in weights]
+    exact = [Fraction(repr(float(w))) if isinstance(w, float) else Fraction(w) for w in weights]
     scale = lcm(*(w.denominator for w in exact))
     whole = [int(w * scale) for w in exact]
     whole = [w // gcd(*whole) for w in whole]
@@ -144,7 +144,9 @@ class Schedule:
         common = gcd(*weights)
         self.weights = tuple(w // common for w in weights)
         self.period = sum(self.weights)
-        self._starts = [(0,) * len(self.weights)]  # counts at the start of each block
+        self._starts = {
+            0: (0,) * len(self.weights)
+        }  # counts at the start of each block, as far as known
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, i: int) -> tuple[int, int]:
@@ -155,7 +157,7 @@ class Schedule:
         number, i = divmod(i, BLOCK)
         sources, ranks = self._blocks.get(number) or self._block(number)
         s = int(sources[i])
-        return s, cycle * self.weights[s] + int(ranks[i])
+        return s, cycle * self.weights[s] + self._starts[number][s] + int(ranks[i])
 
     def counts(self, i: int) -> list[int]:
         """Examples of each source among the first i positions."""
@@ -170,7 +172,10 @@ class Schedule:
         return counts
 
     def _block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sources [BLOCK] and ranks [BLOCK] of a block; the blocks before it are passed through once."""
+        """Sources [BLOCK] of a block, and which example of its source within the block each is, [BLOCK].
+
+        The blocks before it are passed through once.
+        """
         for before in range(len(self._starts) - 1, number):
             self._compute(before)
         return self._compute(number)
@@ -179,15 +184,14 @@ class Schedule:
         first = number * BLOCK
         counts = list(self._starts[number])
         chosen = _chairmen(self.weights, counts, first, min(first + BLOCK, self.period))
-        if len(self._starts) == number + 1:
-            self._starts.append(tuple(counts))
+        self._starts[number + 1] = tuple(counts)
         sources = np.array(chosen, dtype=np.uint16)
-        ranks = np.empty(len(sources), dtype=np.int64)
-        for s, start in enumerate(self._starts[number]):
+        ranks = np.empty(len(sources), dtype=np.uint16)
+        for s in np.unique(sources):
             of_source = sources == s
-            ranks[of_source] = start + np.arange(np.count_nonzero(of_source))
+            ranks[of_source] = np.arange(np.count_nonzero(of_source))
         while len(self._blocks) >= 2 * MAX_PERIOD // BLOCK:
-            self._blocks.pop(next(iter(self._blocks)))
+            self._blocks.pop(next(iter(self._blocks)), None)
         self._blocks[number] = sources, ranks
         return sources, ranks
 
@@ -195,15 +199,15 @@ class Schedule:
 def _chairmen(weights: Sequence[int], counts: list[int], first: int, stop: int) -> list[int]:
     """The sources at positions first..stop-1, given the counts before `first`, which it advances.
 
-    With e = 1 / (2m - 2), example c of a source of weight W may not come before position (c + e) P / W (counted from
-    1), and must not come after floor((c + 1 - e) P / W) + 1. Whole-number deadlines suffice: earliest deadline first
+    With d = 2m - 2, example c of a source of weight W may not come before position (c + 1/d) P / W (counted from 1),
+    and must not come after floor((c + 1 - 1/d) P / W) + 1. Whole-number deadlines suffice: earliest deadline first
     meets every set of unit jobs that can be met at all, and Tijdeman proves that this one can.
     """
     m, period = len(weights), sum(weights)
-    e = max(2, 2 * m - 2)
+    d = max(2, 2 * m - 2)
     # Heaps of time * m + source: a number compares faster than a tuple. `-(-x // y)` rounds up.
     waiting = [
-        -(-period * (counts[s] * e + 1) // (e * w)) * m + s for s, w in enumerate(weights) if w
+        -(-period * (counts[s] * d + 1) // (d * w)) * m + s for s, w in enumerate(weights) if w
     ]
     heapify(waiting)
     ready: list[int] = []
@@ -211,12 +215,12 @@ def _chairmen(weights: Sequence[int], counts: list[int], first: int, stop: int) 
     for position in range(first + 1, stop + 1):
         while waiting and waiting[0] < (position + 1) * m:
             s = heappop(waiting) % m
-            due = period * ((counts[s] + 1) * e - 1) // (e * weights[s]) + 1
+            due = period * ((counts[s] + 1) * d - 1) // (d * weights[s]) + 1
             heappush(ready, due * m + s)
         s = heappop(ready) % m
         chosen.append(s)
         counts[s] = count = counts[s] + 1
-        heappush(waiting, -(-period * (count * e + 1) // (e * weights[s])) * m + s)
+        heappush(waiting, -(-period * (count * d + 1) // (d * weights[s])) * m + s)
     return chosen
 
 

@@ -1,9 +1,9 @@
 """One file to rows: JSONL, JSON, CSV, Parquet and Arrow, each a generator of `(where, dict)`.
 
-JSONL, CSV, Parquet and Arrow are streamed; a JSON array is parsed whole, the only way `json` knows. CSV goes
-through the standard library, not pyarrow: every cell stays text, so an answer `0408` keeps its zero.
-A broken file is a `RequestError` that names the file and the line. Left out: which files make up a source,
-and the meaning of the columns.
+JSONL, CSV, Parquet and Arrow are streamed; a JSON array is parsed whole, the only way `json` knows.
+CSV goes through the standard library, not pyarrow: every cell stays text, so an answer `0408` keeps
+its zero. A broken file is a `RequestError` that names the file and the line. Left out: which files
+make up a source, and the meaning of the columns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def kind_of(path: Path) -> str | None:
-    """The reader's name for a file, from its suffix (`.gz` looked through); None if there is none."""
+    """The reader for a file, by its suffix (`.gz` looked through); None if there is none."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     gzipped = bool(suffixes) and suffixes[-1] == ".gz"
     suffix = suffixes[-2] if gzipped and len(suffixes) > 1 else (suffixes or [""])[-1]
@@ -69,7 +69,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, bytes) of every line that is not blank; without byte order mark and line end."""
+    """(1-based number, bytes) of every line that is not blank, without mark and line end."""
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.removeprefix(BOM).strip() if number == 1 else line.strip()
@@ -204,7 +204,6 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
             table = pyarrow.ipc.open_file(memory)
             batches = (table.get_batch(index) for index in range(table.num_record_batches))
         except pyarrow.ArrowInvalid:
-            memory.seek(0)
             try:
                 batches = iter(pyarrow.ipc.open_stream(memory))
             except pyarrow.ArrowException as error:

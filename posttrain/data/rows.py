@@ -27,9 +27,10 @@ class RowError(PosttrainError):
 class TokenRow:
     """One example as tokens: three int32 arrays [L].
 
-    `labels` are unshifted (labels[i] is input_ids[i] or -100, not trained; labels[0] is always -100).
-    `segment_ids` number the segments of the trained tokens 1..S in order; 0 is no segment. `p` is the
-    example's external success probability. `truncated`: tokens were cut at the end to fit.
+    `labels` are unshifted (labels[i] is input_ids[i] or -100, not trained; labels[0] is always
+    -100). `segment_ids` number the segments of the trained tokens 1..S in order; 0 is no segment.
+    `p` is the example's external success probability. `truncated`: tokens were cut at the end to
+    fit.
     """
 
     input_ids: np.ndarray

@@ -1,6 +1,7 @@
 """Which trained tokens share one probability: the segments of a turn, by `loss.segment`.
 
-Positions are characters of the rendered text. Left out: which tokens are trained at all (`tokenize`).
+Positions are characters of the rendered text. Left out: which tokens are trained at all
+(`tokenize`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ def number(
 ) -> np.ndarray:
     """Segment numbers [T] of a turn's tokens, from their first and one-past-last characters [T].
 
-    `token`: every token its own. `completion`: one. `step`: a new one after each delimiter, which belongs to
-    the step it ends; the end of turn belongs to the last step. `answer`: 1 for the tokens that hold anything
-    after the last marker, end of turn included, 0 before. Numbers start at 1 and rise, gaps possible (two
-    delimiters in one token).
+    `token`: every token its own. `completion`: one. `step`: a new one after each delimiter, which
+    belongs to the step it ends; the end of turn belongs to the last step. `answer`: 1 for the
+    tokens that hold anything after the last marker, end of turn included, 0 before. Numbers start
+    at 1 and rise, gaps possible (two delimiters in one token).
 
     Raises:
         RowError: no_answer_marker.

@@ -1,8 +1,9 @@
 """A source of a recipe to rows: local files, a hub data set or a generator behind one small face.
 
-`open_rows(source)` has a length, yields `(where, row)` in a fixed order, lists its files and carries a
-fingerprint of the content. `list_files` answers `posttrain check` without reading a row; importing this
-module imports neither torch nor datasets nor pyarrow. Left out: what the columns mean (`examples`).
+`open_rows(source)` has a length, yields `(where, row)` in a fixed order, lists its files and
+carries a fingerprint of the content. `list_files` answers `posttrain check` without reading a row;
+importing this module imports neither torch nor datasets nor pyarrow. Left out: what the columns
+mean (`examples`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SIDECARS = {"dataset_info.json", "state.json"}
 
 
 class Rows(Protocol):
-    """The rows of a source. `files` is [{"path", "bytes"}] (empty if there are none on this disk)."""
+    """The rows of a source. `files` is [{"path", "bytes"}], empty for a generator or the hub."""
 
     files: list[dict[str, Any]]
     fingerprint: str
@@ -176,7 +177,7 @@ def _local_files(source: schema.Source) -> list[Path] | None:
         if not files:
             raise RequestError(f"{named}: no readable file matches {text}")
         return files
-    looks_local = text[0] in "./~" or readers.kind_of(path) or "$" in text
+    looks_local = text[0] in "./~" or readers.kind_of(path)
     if not looks_local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
         return None
     raise RequestError(f"{named}: {_missing(path)}")

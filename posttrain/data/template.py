@@ -1,10 +1,10 @@
 """Chat templates: messages to text, and where in that text the assistant speaks.
 
-The spans come from prefix differences, never from searching for role markers: what generation would start
-from, `render(messages[:k], add_generation_prompt=True)`, must begin the full text, and the turn is what
-follows it, up to and including the end of turn. A template for which that fails is refused. Rendering is
-transformers' own (`ImmutableSandboxedEnvironment`), so a saved checkpoint renders the same text elsewhere.
-Left out: tools, images, several named templates in one tokenizer.
+The spans come from prefix differences, never from searching for role markers: what generation would
+start from, `render(messages[:k], add_generation_prompt=True)`, must begin the full text, and the
+turn is what follows it, up to and including the end of turn. A template for which that fails is
+refused. Rendering is transformers' own (`ImmutableSandboxedEnvironment`), so a saved checkpoint
+renders the same text elsewhere. Left out: tools, images, several named templates in one tokenizer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROBE = "Zq7"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An assistant turn in a rendered text: content [begin, content_end), then the end of turn to `end`."""
+    """An assistant turn in a text: content [begin, content_end), the end of turn up to `end`."""
 
     begin: int
     content_end: int
@@ -79,7 +79,7 @@ class Template:
             tokenizer.chat_template = self.source
 
     def missing_tokens(self, tokenizer) -> list[str]:
-        """Tokens of the template that `tokenizer` would break into pieces; add them to the model."""
+        """Tokens of the template that `tokenizer` would break into pieces: the model's to add."""
         vocabulary = tokenizer.get_vocab()
         return [token for token in self.tokens if token not in vocabulary]
 
@@ -89,9 +89,9 @@ class Template:
         same = next((i for i, (a, b) in enumerate(zip(start, text, strict=False)) if a != b), None)
         at = min(len(start), len(text)) if same is None else same
         raise RequestError(
-            f"template {self.name!r}: at message {k} (assistant), {what} is no prefix of what follows, "
-            f"so no mask can be drawn. It goes on with {start[at : at + 60]!r}, the text with "
-            f"{text[at : at + 60]!r}. Choose another template, or train_on: last"
+            f"template {self.name!r}: at message {k} (assistant), {what} is no prefix of what "
+            f"follows, so no mask can be drawn. It goes on with {start[at : at + 60]!r}, the text "
+            f"with {text[at : at + 60]!r}. Choose another template, or train_on: last"
         )
 
     def _turn(self, begin: int, text: str, content: str, k: int) -> Turn:
@@ -110,11 +110,13 @@ class Template:
 def load_template(name: str, tokenizer) -> Template:
     """The template `name`: `tokenizer`, one of ours, or a path to a .jinja file.
 
-    Ours, and files, begin with the tokenizer's begin-of-text token where it would add one to a raw text and
-    they do not write it themselves. So a rendered text is always tokenised without special tokens.
+    Ours, and files, begin with the tokenizer's begin-of-text token where it would add one to a raw
+    text and they do not write it themselves. So a rendered text is always tokenised without special
+    tokens.
 
     Raises:
-        RequestError: unknown name, missing or broken file, a tokenizer without a template, no end of turn.
+        RequestError: unknown name, missing or broken file, no template in the tokenizer, no end
+            of turn.
     """
     if name == "tokenizer":
         source = _own_template(tokenizer)
@@ -144,7 +146,7 @@ def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) 
     end_of_turn = text.rpartition(PROBE)[2].strip()
     if not end_of_turn:
         raise RequestError(
-            f"template {name!r}: nothing closes an assistant turn, so a model would never learn to stop"
+            f"template {name!r}: nothing closes an assistant turn: a model would never stop"
         )
     return Template(name, source, tokenizer, tokens, end_of_turn)
 

@@ -1,10 +1,10 @@
 """One example to one row of tokens: ids, labels, segments, and the proof that the labels are right.
 
-The text is rendered by the recipe's template and tokenised once, without special tokens (the template writes
-them). The last trained turn is tokenised apart from what it answers, as generation meets it. Every mask is
-proved before a row leaves: the tokens decode to the rendered text, the trained ones to what the assistant
-says with its end of turn. Left out: several rows in one sequence (packing belongs to the collator), slow
-tokenizers.
+The text is rendered by the recipe's template and tokenised once, without special tokens (the
+template writes them). The last trained turn is tokenised apart from what it answers, as generation
+meets it. Every mask is proved before a row leaves: the tokens decode to the rendered text, the
+trained ones to what the assistant says with its end of turn. Left out: several rows in one sequence
+(packing belongs to the collator), slow tokenizers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ IGNORED = -100
 def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow:
     """The row of `example`, at most `data.max_length` tokens.
 
-    Trained are the assistant turns (`data.train_on`) with their end of turn, never what stands after it; of
-    plain text everything and the end token. The first token of a row has no label: nothing predicts it.
+    Trained are the assistant turns (`data.train_on`) with their end of turn, never what stands
+    after it; of plain text everything and the end token. The first token of a row has no label:
+    nothing predicts it.
 
     Raises:
         RowError: overlong, no_answer_marker, empty, unknown_text, mask_mismatch, template_error.
-        RequestError: `overlong: error` and a row that is too long; a slow tokenizer; a template without a
-            usable mask.
+        RequestError: `overlong: error` and a row that is too long; a slow tokenizer; a template
+            without a usable mask.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError("the tokenizer is a slow one, without character offsets; no mask")
@@ -75,7 +76,7 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
 
 
 def conversation(example: Example) -> list[Message]:
-    """The messages of an example; a prompt and its completion are a user's and an assistant's turn."""
+    """The messages of an example; a prompt is a user's turn, its completion the assistant's."""
     if example.messages is not None:
         return example.messages
     messages: list[Message] = []
@@ -104,8 +105,8 @@ def _encode(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Token ids [L], the first and one-past-last character of each, and the text they decode to.
 
-    The text is tokenised in two parts at `cut`; in one where a second part would gain a space (tokenizers
-    of the Llama 2 kind).
+    The text is tokenised in two parts at `cut`; in one where a second part would gain a space
+    (tokenizers of the Llama 2 kind).
     """
     parts = [text] if cut is None else [text[:cut], text[cut:]]
     ids: list[int] = []
@@ -117,8 +118,10 @@ def _encode(
                 part, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )
             ids += encoded["input_ids"]
-            starts += [start + shift for start, _ in encoded["offset_mapping"]]
-            ends += [end + shift for _, end in encoded["offset_mapping"]]
+            for start, end in encoded["offset_mapping"]:
+                # where offsets are trimmed, a token of spaces has no width; it stands before
+                starts.append(start + shift - (start == end > 0))
+                ends.append(end + shift)
     if not ids:
         raise RowError("empty", "the text has no token")
     decoded = _decode(ids, tokenizer)

@@ -1,8 +1,8 @@
 """Tokenizers: from the hub, from a folder, or built in for small models that start from nothing.
 
-`builtin:digits` has one token a character of arithmetic; `builtin:bytes` one a byte, so it loses nothing of
-any text. Both are plain `tokenizers` objects and save and load like any other. Left out: training a
-tokenizer, slow (Python) tokenizers, which have no character offsets.
+`builtin:digits` has one token a character of arithmetic; `builtin:bytes` one a byte, so it loses
+nothing of any text. Both are plain `tokenizers` objects and save and load like any other. Left out:
+training a tokenizer, slow (Python) tokenizers, which have no character offsets.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _bytes() -> PreTrainedTokenizerFast:
 
 
 def _byte_letters() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte -> the byte (the table `tokenizers.ByteLevel` uses)."""
+    """GPT-2's printable stand-in for each byte -> the byte, as `tokenizers.ByteLevel` has it."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in printable]
     return {chr(b if b in printable else 256 + hidden.index(b)): b for b in range(256)}

@@ -1,18 +1,20 @@
 """Numbers between two checkpoints: pass@k of a problem, curves, paired differences, crossovers, pooling.
 
-Plain numpy. What a score in `scores.jsonl` says is taken from there; per-problem samples serve only what a mean
-cannot give (a paired interval, a pooled curve). Left out: scoring itself, and words (`findings.py`).
+What a score in `scores.jsonl` says is taken from there; per-problem samples serve only what a mean
+cannot give (a paired interval, a pooled curve). Left out: the formulas
+(`metrics.py`, `intervals.py`), and words (`findings.py`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from posttrain.evaluate.intervals import paired
+from posttrain.evaluate.metrics import pass_at_k, pass_at_n, pooled_pass_at_n
 from posttrain.evaluate.rundata import RunData, pass_k
 from posttrain.types import Score
 
@@ -33,33 +35,21 @@ def curves(run: RunData, task: str) -> dict[str, Curve]:
     return {checkpoint: points for checkpoint, points in found.items() if points}
 
 
-def log1mexp(logp: np.ndarray) -> np.ndarray:
-    """log(1 - exp(logp)), exact to the last bits at both ends; -inf at logp = 0 (Maechler 2012)."""
-    c = np.maximum(-np.asarray(logp, dtype=np.float64), 0.0)
-    with np.errstate(divide="ignore"):
-        return np.where(c <= math.log(2), np.log(-np.expm1(-c)), np.log1p(-np.exp(-c)))
-
-
-def pass_at(logp: np.ndarray, n: float) -> np.ndarray:
-    """1 - (1 - p)^n for p = exp(logp)."""
-    return -np.expm1(n * log1mexp(logp))
-
-
 def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
-    """id -> pass@k of each problem: from `logp` exactly, else 1 - C(n-c,k)/C(n,k) (Chen et al. 2021, eq. 1).
+    """id -> pass@k of each problem: from `logp` exactly, else from the counts of its completions.
 
     A problem with fewer than k judged completions has no value.
     """
     found: dict[str, float] = {}
     for row in rows:
         if isinstance(row.get("logp"), (int, float)) and not math.isnan(row["logp"]):
-            found[str(row.get("id"))] = float(pass_at(np.array(row["logp"]), k))
+            found[str(row.get("id"))] = float(pass_at_n(row["logp"], k))
         elif row.get("completions"):
             values = [c.get("value") for c in row["completions"]]
             judged = [v for v in values if v is not None]
             n, c = len(judged), sum(v >= 1.0 for v in judged)
             if n >= k:
-                found[str(row.get("id"))] = 1.0 - math.comb(n - c, k) / math.comb(n, k)
+                found[str(row.get("id"))] = float(pass_at_k(c, n, k)[0])
     return found
 
 
@@ -72,44 +62,6 @@ class Difference:
     low: float | None = None
     high: float | None = None
     clear: bool | None = None
-
-
-def paired(a: dict[str, float], b: dict[str, float], groups: dict[str, str]) -> Difference | None:
-    """Mean difference over the problems both have: t interval with C - 1 degrees of freedom, clustered.
-
-    Standard error sqrt(C/(C-1) sum_c (sum_{i in c} (d_i - mean))^2) / M over C clusters of M problems; a problem
-    without a group is its own cluster (Miller 2024, arXiv 2411.00640, eq. 4). None below two clusters.
-    """
-    ids = [i for i in a if i in b]
-    clusters: dict[tuple[bool, str], list[float]] = {}
-    for i in ids:
-        group = groups.get(i, "")
-        clusters.setdefault((bool(group), group or i), []).append(b[i] - a[i])
-    if len(clusters) < 2:
-        return None
-    mean = sum(b[i] - a[i] for i in ids) / len(ids)
-    sums = [sum(d - mean for d in members) for members in clusters.values()]
-    count = len(clusters)
-    error = math.sqrt(count / (count - 1) * sum(s * s for s in sums)) / len(ids)
-    half = t_quantile(0.975, count - 1) * error
-    low, high = mean - half, mean + half
-    return Difference(mean, low, high, clear=not low <= 0.0 <= high)
-
-
-def t_quantile(q: float, df: int) -> float:
-    """Student's t: closed forms for df 1 and 2, else a series in 1/df (error below 0.006 from df = 3)."""
-    if df == 1:
-        return math.tan(math.pi * (q - 0.5))
-    if df == 2:
-        return (2 * q - 1) / math.sqrt(2 * q * (1 - q))
-    z = NormalDist().inv_cdf(q)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / df ** (i + 1) for i, term in enumerate(terms))
 
 
 Place = tuple[RunData, str]
@@ -130,12 +82,16 @@ def difference(task: str, k: int, a: Place, b: Place) -> Difference | None:
         rows = run.samples(checkpoint, task)
         by_id = problem_values(rows, k)
         if not by_id or abs(sum(by_id.values()) / len(by_id) - score.value) > 1e-3:
-            return _unpaired(scores[0], scores[1])
+            return _unpaired(*scores)
         groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
         values.append(by_id)
-    if values[0].keys() != values[1].keys():
-        return _unpaired(scores[0], scores[1])
-    return paired(values[0], values[1], groups) or _unpaired(scores[0], scores[1])
+    first, second = values
+    if first.keys() != second.keys():
+        return _unpaired(*scores)
+    d = paired([*first.values()], [second[i] for i in first], [groups[i] for i in first], "t")
+    if d.low is None or d.high is None:
+        return _unpaired(*scores)
+    return Difference(d.value, d.low, d.high, clear=not d.low <= 0.0 <= d.high)
 
 
 def _unpaired(a: Score, b: Score) -> Difference:
@@ -180,5 +136,5 @@ def pooled(run: RunData, task: str, ns: list[int]) -> tuple[dict[int, float], in
     ids = sorted(set.intersection(*map(set, tables))) if len(tables) >= 2 else []
     if not ids:
         return {}, 0
-    misses = sum(log1mexp(np.array([table[i] for i in ids])) for table in tables) / len(tables)
-    return {n: float(np.mean(-np.expm1(n * misses))) for n in ns}, len(tables)
+    logps = np.array([[table[i] for i in ids] for table in tables])
+    return {n: float(pooled_pass_at_n(logps, n).mean()) for n in ns}, len(tables)

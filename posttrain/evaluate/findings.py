@@ -35,6 +35,11 @@ def share(value: float) -> str:
     return f"−{text}" if value < 0 and text != ".000" else text
 
 
+def signed(value: float) -> str:
+    """A difference: +.010, −.329."""
+    return ("+" if value > 0 else "") + share(value)
+
+
 def span(d: Difference, sign: float = 1.0) -> str:
     """` [−.360, −.300]`: the interval of the paired difference (times `sign`), nothing where unknown."""
     if d.low is None or d.high is None:
@@ -79,11 +84,15 @@ class Story:
     small: int
     large: int
     count: int
+    first: Score
     best: Score
     last: Score
     best_small: Score | None
     last_small: Score
     change: Difference | None
+    """From the best checkpoint to the last one."""
+    gain: Difference | None
+    """From the first checkpoint to the last one."""
 
     @property
     def verdict(self) -> str:
@@ -104,22 +113,25 @@ def story(run: RunData, name: str, task: str) -> Story | None:
     *_, last = table
     small = min(table[last])
     large = max((k for k in table[last] if k <= LARGE), default=small)
+    first = next(c for c in table if large in table[c])
     best = max((c for c in table if large in table[c]), key=lambda c: table[c][large].value)
-    change = None
-    if best != last:
-        change = difference(task, large, (run, best), (run, last))
+    gain, change = (
+        difference(task, large, (run, c), (run, last)) if c != last else None for c in (first, best)
+    )
     return Story(
         run,
         name,
         task,
         small,
         large,
-        count=len(table),
+        count=sum(large in points for points in table.values()),
+        first=table[first][large],
         best=table[best][large],
         last=table[last][large],
         best_small=table[best].get(small),
         last_small=table[last][small],
         change=change,
+        gain=gain,
     )
 
 
@@ -147,7 +159,10 @@ def describe(s: Story) -> str:
             f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
         )
     if s.verdict == "peaks last":
-        return f"{s.label}: {big} is best at the last checkpoint, {last}: {share(s.last.value)}{beside}."
+        rise = (
+            f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)})"
+        )
+        return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
     if s.verdict == "keeps":
         return (
             f"{s.label}: keeps {big} at {share(s.last.value)} (best {share(s.best.value)} at {best};"
@@ -231,7 +246,7 @@ def _loss_only(run: RunData, name: str) -> str:
         rows = [s for s in run.scores if s.checkpoint == last.checkpoint][:4]
         listed = ", ".join(f"{s.task} {s.metric} {s.value:.4g}" for s in rows)
         return f"{name}: {listed} at step {last.step:,}."
-    lines = [row for row in run.metrics.get("train", []) if "loss" in row]
+    lines = [row for row in run.metrics.get("train", []) if isinstance(row.get("loss"), float)]
     if not lines:
         return f"{name}: no checkpoint scored and no step logged yet (status: {run.status})."
     return (

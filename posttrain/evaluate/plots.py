@@ -34,7 +34,7 @@ def pass_curves(
     """
     ks = ks or sorted({k for curve in steps.values() for k in curve})
     alt = f"pass@N against N for {len(steps)} checkpoints"
-    with panel(name, alt, width=430, right=84) as p:
+    with panel(name, alt, right=84) as p:
         _attempts_axis(p.ax, ks)
         order = sorted(steps)
         _band(p.ax, steps[order[-1]], colour(run))
@@ -55,7 +55,7 @@ def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
     """
     ks = sorted({k for _, curve, _ in curves for k in curve})
     alt = "pass@N against N, last checkpoints of " + ", ".join(label for label, _, _ in curves)
-    with panel(name, alt, width=460, right=114) as p:
+    with panel(name, alt, right=106) as p:
         _attempts_axis(p.ax, ks)
         ends = []
         for label, points, i in curves:
@@ -125,7 +125,9 @@ def _step_key(ax: Axes, steps: list[int], c: str, pooled: bool) -> None:
         rows.append(("pooled", {"color": INK, "linestyle": (0, (4, 2.5)), "linewidth": 1.4}))
     for i, (text, style) in enumerate(rows):
         y = 0.98 - 0.075 * (i + 1)
-        ax.plot([1.03, 1.09], [y, y], transform=ax.transAxes, clip_on=False, **({"color": c} | style))
+        ax.plot(
+            [1.03, 1.09], [y, y], transform=ax.transAxes, clip_on=False, **({"color": c} | style)
+        )
         ax.text(1.11, y, text, transform=ax.transAxes, va="center", color=INK)
 
 
@@ -147,15 +149,17 @@ def over_steps(
     y: str,
     lines: list[Line],
     proportion: bool = False,
-    width: int = 380,
-    height: int = 230,
+    floor: float | None = None,
 ) -> str:
-    """Lines over steps with direct labels at their right ends. `proportion`: the axis runs from 0 to 1."""
+    """Lines over steps with direct labels at their right ends.
+
+    `proportion`: the axis runs from 0 to 1; else it starts at `floor` where given.
+    """
     lines = [line for line in lines if line.steps]
     named = [line.label for line in lines if line.label]
     longest = max((len(part) for label in named for part in _wrap(label).split("\n")), default=0)
     right = 16 + 6 * longest if named else 16
-    with panel(name, f"{y} against step", width, height, left=46, right=right) as p:
+    with panel(name, f"{y} against step", height=240, left=46, right=right) as p:
         for line in lines:
             x, values = thin(line.steps, line.values)
             if line.band:
@@ -171,6 +175,7 @@ def over_steps(
             p.ax.set_ylim(0, 1.02)
             p.ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".5", ".75", "1"])
         else:
+            p.ax.set_ylim(bottom=floor)
             p.ax.yaxis.set_major_locator(MaxNLocator(5))
             p.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}".replace("-", "−")))
         p.ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -229,7 +234,7 @@ def probability_histogram(name: str, runs: list[tuple[str, np.ndarray, float | N
     low = min(float(np.quantile(logp, 0.05)) for _, logp, _, _ in runs) / math.log(10)
     lowest = min(-3.0, math.floor(max(low, -8.0)))
     edges = np.arange(lowest, 0.25, 0.5)
-    with panel(name, "distribution of the answer's probability", 460, 250, right=118) as p:
+    with panel(name, "distribution of the answer's probability", height=240, right=106) as p:
         ends = []
         for label, logp, n, i in runs:
             p10 = np.clip(np.asarray(logp) / math.log(10), edges[0] + 1e-9, -1e-9)

@@ -113,22 +113,26 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
     if len(ks) > 1:
         for i, run, table in held:
             pool, number = pooled(run, task, ks)
-            note = "every scored checkpoint; band: 95 % interval of the last"
+            note = "a line a checkpoint; band: 95 % interval of the last"
             if pool:
                 note += f"; dashed: the same attempts spread over {number} checkpoints"
             steps = {next(iter(points.values())).step: points for points in table.values()}
-            main.append(_figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i))
+            main.append(
+                _figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i)
+            )
     if len(held) > 1:
         last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
-        note = "pass@N with 95 % intervals; a ring where the curves cross"
+        note = "95 % intervals; a ring where the curves cross"
         svg = plots.comparison(f"t{t}x", last)
         main.append(_figure("Last checkpoints compared", svg, note))
     for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
         lines = [_score_line(i, names, task, table, k, len(held) > 1) for i, _, table in held]
-        svg = plots.over_steps(f"t{t}k{k}", f"pass@{k}", lines, proportion=k > 16)
+        svg = plots.over_steps(f"t{t}k{k}", f"pass@{k}", lines, proportion=k > 16, floor=0.0)
         more.append(_figure(f"pass@{k} over training", svg, "95 % intervals"))
     more += _histogram(runs, names, task, t)
     shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
+    if len(held) == 1:
+        main, more = main + more, []
     return {"name": task, "main": main, "more": more, "tables": shown}
 
 
@@ -153,7 +157,8 @@ def _histogram(runs: list[RunData], names: list[str], task: str, t: int) -> list
     if not held:
         return []
     svg = plots.probability_histogram(f"t{t}p", held)
-    note = "share of problems, last checkpoint; dotted: 1/N of the loss"
+    note = "share of problems, last checkpoint"
+    note += "; dotted: 1/N of the loss" if any(n for _, _, n, _ in held) else ""
     return [_figure("How sure of the right answer", svg, note)]
 
 
@@ -163,7 +168,9 @@ def _training(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
         lines = []
         for i, run in enumerate(runs):
             for split, dashed in (("train", False), ("heldout", True)):
-                rows = [r for r in run.metrics.get(split, []) if isinstance(r.get(key), (int, float))]
+                rows = [
+                    r for r in run.metrics.get(split, []) if isinstance(r.get(key), (int, float))
+                ]
                 if rows and (key == "loss" or not dashed):
                     name = names[i] if len(runs) > 1 and not dashed else ""
                     values = [float(r[key]) for r in rows]
@@ -187,12 +194,10 @@ def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
             continue
         bars = [(r["name"], r["asked"], r["realised"]) for r in rows]
         m = run.mixture
-        notes = [
-            f"{tables.count(m.get('examples_total'))} examples in all",
-            f"{tables.count(m.get('examples_per_epoch'))} an epoch",
-            f"weights count {m.get('weighting', 'examples')}",
-            f"overlap with the tasks: {tables.plain(m.get('overlap', 'not measured'))}",
-        ]
+        counted = {"examples in all": "examples_total", "an epoch": "examples_per_epoch"}
+        notes = [f"{tables.count(m[key])} {what}" for what, key in counted.items() if key in m]
+        notes += [f"weights count {m['weighting']}"] if "weighting" in m else []
+        notes += [f"overlap with the tasks: {tables.plain(m.get('overlap', 'not measured'))}"]
         svg = Markup(plots.mixture_bars(f"d{i}", bars))
         found[key] = {"runs": [i], "rows": rows, "svg": svg, "note": "; ".join(notes)}
     return list(found.values())
@@ -220,4 +225,3 @@ def highlight(text: str) -> Markup:
         else:
             lines.append(escape(line))
     return Markup("\n").join(lines)
-

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import PosttrainError, RequestError, did_you_mean
 from posttrain.files import read_jsonl
 from posttrain.types import Score
 
@@ -126,10 +126,9 @@ class RunData:
     def _jsonl(self, name: str | Path) -> list[dict[str, Any]]:
         try:
             return [row for row in read_jsonl(self.path / name) if isinstance(row, dict)]
-        except FileNotFoundError:
-            return []
-        except (ValueError, OSError, RequestError) as error:
-            self.unread.append(f"{name}: {error}")
+        except (OSError, ValueError, PosttrainError) as error:
+            text = str(error)
+            self.unread.append(text if str(name) in text else f"{name}: {text}")
             return []
 
     def _read_recipe(self) -> None:
@@ -155,7 +154,9 @@ class RunData:
         for row in self._jsonl("scores.jsonl"):
             try:
                 score = Score(**{k: v for k, v in row.items() if k in SCORE_FIELDS})
-                score.value, score.step = float(score.value), int(score.step)
+                score.value, score.step, score.n = float(score.value), int(score.step), int(score.n)
+                if score.low is not None and score.high is not None:
+                    score.low, score.high = float(score.low), float(score.high)
             except (TypeError, ValueError) as error:
                 self.unread.append(f"scores.jsonl: {error}")
                 continue
@@ -208,7 +209,9 @@ class PipelineData:
     def troubles(self) -> list[str]:
         """A sentence for every stage that failed."""
         failed = [s for s in self.stages if s.get("status") == "failed"]
-        return [f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed]
+        return [
+            f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed
+        ]
 
 
 def is_run(path: Path) -> bool:

@@ -63,7 +63,7 @@ class Panel:
 def panel(
     name: str,
     alt: str,
-    width: int = 380,
+    width: int = 420,
     height: int = 290,
     left: int = 40,
     right: int = 16,

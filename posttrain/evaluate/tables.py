@@ -59,7 +59,7 @@ def score_table(run: RunData, task: str) -> Table:
     best: dict[str, float] = {}
     for metric in columns:
         values = [metrics[metric].value for metrics in rows.values() if metric in metrics]
-        if len(values) > 1 and metric not in NO_BEST:
+        if len(set(values)) > 1 and metric not in NO_BEST:
             best[metric] = min(values) if metric in LOWER_IS_BETTER else max(values)
     table = []
     for checkpoint, metrics in rows.items():
@@ -82,9 +82,12 @@ def mixture_rows(run: RunData) -> list[dict[str, Any]]:
     rows = []
     sources = run.mixture.get("sources")
     for source in sources if isinstance(sources, list) else []:
+        if not isinstance(source, dict):
+            continue
         dropped = source.get("dropped")
         dropped = dropped if isinstance(dropped, dict) else {}
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items() if n)
+        dropped = {str(reason): n for reason, n in dropped.items() if isinstance(n, int) and n}
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
         rows.append(
             {
                 "name": str(source.get("name", "?")),
@@ -94,13 +97,19 @@ def mixture_rows(run: RunData) -> list[dict[str, Any]]:
                 "dropped": f"{sum(dropped.values()):,}" + (f" ({reasons})" if reasons else ""),
                 "tokens": count(source.get("tokens")),
                 "trained": count(source.get("trained_tokens")),
-                "asked": source.get("share_asked"),
-                "realised": source.get("share_realised"),
+                "asked": number(source.get("share_asked")),
+                "realised": number(source.get("share_realised")),
                 "seen": count(source.get("examples_seen")),
                 "repeats": count(source.get("repeats")),
             }
         )
     return rows
+
+
+def number(value: Any) -> float | None:
+    """`value` where it is a finite number."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if real and math.isfinite(value) else None
 
 
 def count(value: Any) -> str:
@@ -144,7 +153,9 @@ class Sample:
     note: str
 
 
-def sample_groups(run: RunData, task: str, each: int = 3) -> tuple[str, list[tuple[str, list[Sample]]]]:
+def sample_groups(
+    run: RunData, task: str, each: int = 3
+) -> tuple[str, list[tuple[str, list[Sample]]]]:
     """(checkpoint, groups) of the last checkpoint with samples: highest and lowest probability for exact
     tasks; right, wrong, cut off and unjudged completions for sampled ones, a problem once a group."""
     for checkpoint in reversed(run.rows(task)):

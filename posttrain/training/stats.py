@@ -51,7 +51,8 @@ class LossStats:
         shares = torch.bincount(
             batch["example_ids"][:, 0].to(self.device), minlength=len(self.sources)
         )
-        self.sums += torch.cat([head, shares.double()])
+        # The held-out loss may come from a source that is not in the mixture: its share is not counted.
+        self.sums += torch.cat([head, shares[: len(self.sources)].double()])
 
     def means(self, reduce) -> dict[str, float]:
         """Logged values of the window; `reduce` sums a tensor over ranks (collective: call on all ranks)."""

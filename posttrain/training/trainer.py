@@ -201,7 +201,10 @@ class RunTrainer:
         try:
             with ckpt.clean_on_error(tmp, main):
                 self._write_checkpoint(tmp, resumable)
-        except (OSError, RuntimeError) as caught:  # a full disk is an OSError here, a RuntimeError in torch.save
+        except (
+            OSError,
+            RuntimeError,
+        ) as caught:  # a full disk is an OSError here, a RuntimeError in torch.save
             error = caught
         failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
         if not failed and main:

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from posttrain.data.sources import list_files, open_rows
-from posttrain.errors import RequestError, WorkError
+from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
 
 ROWS = [{"prompt": "1+1=", "completion": "02"}, {"prompt": "é😀", "completion": "a\nb"}]
@@ -104,6 +104,11 @@ def test_bom_crlf_blank_lines_and_line_separators_inside_strings(tmp_path):
     assert len(rows) == 3
 
 
+def test_bom_of_a_csv(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfq,a\n1,02\n")
+    assert rows_of(tmp_path / "a.csv") == [{"q": "1", "a": "02"}]
+
+
 def test_reading_is_lazy(tmp_path):
     """A broken third line is met after two good rows: nothing reads ahead of the consumer."""
     path = tmp_path / "a.jsonl"
@@ -169,6 +174,19 @@ def test_a_folder_is_read_sorted_and_without_what_is_no_data(tmp_path):
     assert len(list_files(source(tmp_path))) == 3
 
 
+def test_the_order_is_not_the_disks(tmp_path, monkeypatch):
+    import glob
+    from pathlib import Path
+
+    names = [tmp_path / f"{letter}.jsonl" for letter in "bca"]
+    for path in names:
+        path.write_text(lines([{"text": path.stem}]))
+    monkeypatch.setattr(glob, "glob", lambda *_, **__: [str(path) for path in names])
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(names))
+    for path in (tmp_path, tmp_path / "*.jsonl"):
+        assert [row["text"] for row in rows_of(path)] == ["a", "b", "c"]
+
+
 def test_a_folder_that_datasets_saved(tmp_path):
     import datasets
 
@@ -229,57 +247,6 @@ def test_the_fingerprint_is_the_content(tmp_path):
     (tmp_path / "b.jsonl").write_text(lines(ROWS).replace("02", "03"))
     assert open_rows(source(tmp_path / "b.jsonl")).fingerprint != first
     assert open_rows(source(tmp_path)).fingerprint != first
-
-
-def test_the_generator_is_a_source():
-    rows = open_rows(Source(name="m", generator="multiplication", options={"train_size": 3}))
-    assert (
-        len(rows) == 3
-        and rows.files == []
-        and list_files(Source(name="m", generator="addition")) == []
-    )
-    assert [place for place, _ in rows] == [f"multiplication[{i}]" for i in range(3)]
-    other = open_rows(Source(name="n", generator="multiplication", options={"train_size": 4}))
-    assert rows.fingerprint != other.fingerprint
-    with pytest.raises(RequestError, match="unknown generator 'multiplicatoin'.*'multiplication'"):
-        list_files(Source(name="m", generator="multiplicatoin"))
-
-
-def test_a_hub_id_goes_through_datasets(monkeypatch):
-    import datasets
-
-    asked = []
-
-    def load(path, subset, **more):
-        asked.append((path, subset, more))
-        return datasets.Dataset.from_list(ROWS)
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    hub = source("openai/gsm8k", subset="main", split="test", revision="abc")
-    assert list_files(hub) == [] and asked == []
-    rows = open_rows(hub)
-    assert asked == [("openai/gsm8k", "main", {"split": "test", "revision": "abc"})]
-    assert list(rows) == [("openai/gsm8k[0]", ROWS[0]), ("openai/gsm8k[1]", ROWS[1])]
-    assert len(rows) == 2 and rows.files == []
-    again = open_rows(source("openai/gsm8k", subset="main", revision="abd"))
-    assert len({rows.fingerprint, again.fingerprint}) == 2
-
-
-def test_a_hub_that_is_out_of_reach(monkeypatch):
-    import datasets
-
-    def unknown_split(*_, **__):
-        raise ValueError("Unknown split \"tarin\". Should be one of ['train'].")
-
-    def offline(*_, **__):
-        raise ConnectionError("Couldn't reach the Hub")
-
-    monkeypatch.setattr(datasets, "load_dataset", unknown_split)
-    with pytest.raises(RequestError, match="org/name .*'tarin'.*Unknown split"):
-        open_rows(source("org/name", split="tarin"))
-    monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(WorkError, match="org/name.*Couldn't reach the Hub; and there is no file"):
-        open_rows(source("org/name"))
 
 
 def test_listing_files_needs_no_heavy_library(tmp_path):

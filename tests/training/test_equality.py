@@ -99,7 +99,7 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     from transformers import AutoModelForCausalLM
 
     from posttrain.data.collate import Collator
-    from posttrain.data.dataset import TrainRows
+    from posttrain.data.prepare import TrainRows
     from posttrain.data.prepare import build
     from posttrain.recipe import load_stage
     from posttrain.stage import load_text_side
@@ -108,7 +108,7 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     result = launch([{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}])["ce"]
     loaded = load_stage(recipe, overrides, "sft")
     tokenizer, _ = load_text_side(loaded, loaded.model.init)
-    prepared = build(loaded.data, loaded.loss, tokenizer, None)
+    prepared = build(loaded.data, loaded.loss, tokenizer, seed=loaded.train.seed)
     rows = TrainRows(prepared, 8)
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(8)])
     model = AutoModelForCausalLM.from_pretrained(loaded.model.init)

@@ -1,0 +1,101 @@
+"""Dataset rows to a batch of tensors, padded or padding-free.
+
+Segments get numbers that are unique in the batch, and no document's first token is trained: nothing of its own
+document predicts it. Padding-free batches are one row of documents whose position ids restart. transformers isolates
+such documents only when there is no attention mask and no cache (`use_cache=False`), so none is made here. Left out:
+which rows go together (the trainer's sampler), padding on the left (generation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+IGNORED = -100
+
+
+class Collator:
+    """Makes batches of `TrainRows` rows.
+
+    pad_id              the token that fills up
+    padding_free        documents one after the other in one row instead of a row each
+    pad_to_multiple_of  the length L of the batch is rounded up to this
+    """
+
+    def __init__(
+        self, pad_id: int, padding_free: bool, pad_to_multiple_of: int | None = None
+    ) -> None:
+        self.pad_id, self.padding_free = pad_id, padding_free
+        self.multiple = pad_to_multiple_of or 1
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`rows` documents to a batch; B = 1 and L their total length if padding-free, else B = rows, L the longest.
+
+        input_ids, labels (unshifted, -100 = not trained), segment_ids (0 = none, else 1 .. num_segments over the
+        whole batch): int64 [B, L]. num_segments: int. attention_mask int64 [B, L], or position_ids int64 [1, L].
+        segment_p: float32 [num_segments], the row's p for each of its segments, if all rows carry one.
+        example_ids: int64 [rows, 2], source and row.
+        """
+        ids = [np.asarray(row["input_ids"], dtype=np.int64) for row in rows]
+        labels = [np.array(row["labels"], dtype=np.int64) for row in rows]
+        segments = [np.array(row["segment_ids"], dtype=np.int64) for row in rows]
+        counts = [int(part.max(initial=0)) for part in segments]
+        before = 0
+        for label, part, count in zip(labels, segments, counts, strict=True):
+            label[0] = IGNORED
+            part[part > 0] += before
+            part[label == IGNORED] = 0
+            before += count
+        batch: dict[str, Any]
+        if self.padding_free:
+            batch = self._joined(ids, labels, segments)
+        else:
+            batch = self._padded(ids, labels, segments)
+        batch["num_segments"] = before
+        if all(row["p"] is not None for row in rows):
+            p = np.repeat(np.array([row["p"] for row in rows], dtype=np.float32), counts)
+            batch["segment_p"] = torch.from_numpy(p)
+        batch["example_ids"] = torch.tensor([[row["source"], row["row"]] for row in rows])
+        return batch
+
+    def _padded(self, ids: list, labels: list, segments: list) -> dict[str, torch.Tensor]:
+        length = self._round_up(max(len(part) for part in ids))
+        ones = [np.ones(len(part), dtype=np.int64) for part in ids]
+        return {
+            "input_ids": _stack(ids, length, self.pad_id),
+            "labels": _stack(labels, length, IGNORED),
+            "segment_ids": _stack(segments, length, 0),
+            "attention_mask": _stack(ones, length, 0),
+        }
+
+    def _joined(self, ids: list, labels: list, segments: list) -> dict[str, torch.Tensor]:
+        total = sum(len(part) for part in ids)
+        fill = self._round_up(total) - total
+        if fill:  # a document of its own, so that it is isolated like the others
+            ids = [*ids, np.full(fill, self.pad_id)]
+            labels = [*labels, np.full(fill, IGNORED)]
+            segments = [*segments, np.zeros(fill, dtype=np.int64)]
+        positions = [np.arange(len(part)) for part in ids]
+        return {
+            name: torch.from_numpy(np.concatenate(parts)).long()[None]
+            for name, parts in (
+                ("input_ids", ids),
+                ("labels", labels),
+                ("segment_ids", segments),
+                ("position_ids", positions),
+            )
+        }
+
+    def _round_up(self, length: int) -> int:
+        return -(-length // self.multiple) * self.multiple
+
+
+def _stack(parts: list[np.ndarray], length: int, fill: int) -> torch.Tensor:
+    """int64 [len(parts), length], filled up on the right."""
+    out = np.full((len(parts), length), fill, dtype=np.int64)
+    for row, part in zip(out, parts, strict=True):
+        row[: len(part)] = part
+    return torch.from_numpy(out)

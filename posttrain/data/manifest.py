@@ -1,0 +1,84 @@
+"""mixture.json: what a run was trained on, source by source, in numbers that can be checked.
+
+Counts, not contents. Left out: overlap with test sets, which is said to be not measured.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.prepare import Prepared
+from posttrain.data.table import Table
+from posttrain.files import write_json
+from posttrain.recipe import schema
+
+
+def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
+    """The account of a run of `total_examples` examples (optimizer steps times global batch).
+
+    Shares are in units of `weighting`: of the examples, or of the trained tokens (mean tokens a row times examples).
+    `examples_seen` and `repeats` (1.0: every row once) are what the run will have shown at its end. `rows_kept`,
+    `tokens` and `trained_tokens` count the whole source; `rows_used` what the caps and the held-out share left.
+    """
+    mixture = prepared.mixture
+    seen, repeats = mixture.counts(total_examples), mixture.repeats(total_examples)
+    realised = mixture.realised(total_examples)
+    sources = []
+    for s, (source, table) in enumerate(zip(prepared.data.sources, prepared.tables, strict=True)):
+        sources.append(
+            _described(source, table)
+            | {
+                "rows_used": mixture.sizes[s],
+                "share_asked": mixture.weights[s],
+                "share_realised": realised[s],
+                "examples_seen": seen[s],
+                "repeats": repeats[s],
+            }
+        )
+    return {
+        "fingerprint": mixture.fingerprint,
+        "examples_per_epoch": len(mixture),
+        "examples_total": total_examples,
+        "seed": mixture.seed,
+        "weighting": mixture.weighting,
+        "temperature": mixture.temperature,
+        "rounding": mixture.rounding,
+        "sources": sources,
+        **_heldout(prepared),
+        "overlap": "not measured",
+    }
+
+
+def write_manifest(path: str | Path, account: dict[str, Any]) -> None:
+    """Writes mixture.json in one step; WorkError where the disk refuses."""
+    write_json(path, account)
+
+
+def _described(source: schema.Source, table: Table) -> dict[str, Any]:
+    stats = table.stats
+    kept = ("rows_read", "rows_kept", "dropped", "truncated", "tokens", "trained_tokens")
+    return {
+        "name": source.name,
+        "path": source.path or source.generator,
+        "files": stats["files"],
+        **{name: stats[name] for name in kept},
+        "fingerprint": table.fingerprint,
+    }
+
+
+def _heldout(prepared: Prepared) -> dict[str, Any]:
+    """The `heldout` entry, if rows are held out: how many of which source, and their trained tokens."""
+    table, names = prepared.heldout_table, [*prepared.names, "heldout source"]
+    if table is None:
+        return {}
+    parts = [
+        {
+            "name": names[s],
+            "examples": len(part),
+            "trained_tokens": int(part.trained.sum()),
+            "fingerprint": part.fingerprint,
+        }
+        for s, part in zip(prepared.heldout_sources, table.tables, strict=True)
+    ]
+    return {"heldout": {"examples": len(table), "fingerprint": table.fingerprint, "sources": parts}}

@@ -1,0 +1,241 @@
+"""Tokenised rows on disk, read through memory maps.
+
+A table is a folder: `input_ids.bin` (int32 a token), `marks.bin` (one byte a token, from which labels and segments
+are rebuilt), `rows.bin` (28 bytes a row) and `table.json` (counts). It is written under a temporary name and
+renamed when complete, so a folder of the right name is whole. Five bytes a token; nothing of it stays in memory.
+Left out: making the rows (prepare.py), appending to a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from posttrain.data.rows import TokenRow
+from posttrain.errors import WorkError
+from posttrain.files import plain, sync_folder
+
+IDS, MARKS, ROWS = "input_ids.bin", "marks.bin", "rows.bin"
+TRAINED, IN_SEGMENT, SEGMENT_START = 1, 2, 4
+ROW = np.dtype([("end", "<i8"), ("origin", "<i8"), ("trained", "<i4"), ("p", "<f8")])
+"""`end`: one past the row's last token. `origin`: the row's number in the source. `p`: NaN where there is none."""
+BUFFER = 1 << 20
+"""Tokens held before they are written."""
+
+
+class Table(Protocol):
+    """What the trainer's side reads: a `TokenTable` or a part of one."""
+
+    fingerprint: str
+    stats: dict[str, Any]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> TokenRow: ...
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def trained(self) -> np.ndarray: ...
+    def origin(self, i: int) -> int: ...
+
+
+class TokenTable:
+    """The table in `folder`. `lengths` and `trained` (tokens a row) are arrays [rows].
+
+    Raises WorkError where the folder is damaged.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.stats: dict[str, Any] = json.loads((self.folder / "table.json").read_text("utf-8"))
+            rows, tokens = self.stats["rows_kept"], self.stats["tokens"]
+            self._ids = _map(self.folder / IDS, np.dtype("<i4"), tokens)
+            self._marks = _map(self.folder / MARKS, np.dtype("u1"), tokens)
+            self._rows = _map(self.folder / ROWS, ROW, rows)
+        except (OSError, ValueError, KeyError) as error:
+            raise WorkError(
+                f"the prepared rows in {self.folder} are damaged ({error}); delete the folder"
+            ) from error
+        self.fingerprint: str = self.stats["fingerprint"]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> TokenRow:
+        """Row i as a copy. `truncated` is counted in `stats` and not kept a row."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        span = slice(int(self._rows["end"][i - 1]) if i else 0, int(self._rows["end"][i]))
+        ids, marks, p = np.array(self._ids[span]), self._marks[span], float(self._rows["p"][i])
+        labels = np.where(marks & TRAINED, ids, np.int32(-100))
+        numbers = np.cumsum(marks & SEGMENT_START > 0, dtype=np.int32)
+        segment_ids = np.where(marks & IN_SEGMENT, numbers, np.int32(0))
+        return TokenRow(ids, labels, segment_ids, None if np.isnan(p) else p)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self._rows["end"], prepend=0)
+
+    @property
+    def trained(self) -> np.ndarray:
+        return np.array(self._rows["trained"])
+
+    def origin(self, i: int) -> int:
+        """The number of row i in the source as it was read, drops counted."""
+        return int(self._rows["origin"][i])
+
+    def __reduce__(self) -> tuple:
+        """Worker processes open the files themselves; a memory map would be sent by value."""
+        return TokenTable, (self.folder,)
+
+
+class SubsetTable:
+    """Some rows of a table, in the given order. `stats` are those of the whole table."""
+
+    def __init__(self, table: Table, rows: np.ndarray) -> None:
+        self.table, self.rows = table, np.asarray(rows, dtype=np.int64)
+        digest = hashlib.sha256(table.fingerprint.encode() + self.rows.astype("<i8").tobytes())
+        self.fingerprint = digest.hexdigest()
+        self.stats = table.stats
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> TokenRow:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        return self.table[int(self.rows[i])]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.table.lengths[self.rows]
+
+    @property
+    def trained(self) -> np.ndarray:
+        return self.table.trained[self.rows]
+
+    def origin(self, i: int) -> int:
+        return self.table.origin(int(self.rows[i]))
+
+
+class JoinedTable:
+    """Tables one after the other; `locate(i)` says which, and which of its rows."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = list(tables)
+        self._ends = np.cumsum([len(table) for table in self.tables])
+        prints = json.dumps([table.fingerprint for table in self.tables])
+        self.fingerprint = hashlib.sha256(prints.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def locate(self, i: int) -> tuple[int, int]:
+        """(table, row) of row i."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        t = int(np.searchsorted(self._ends, i, side="right"))
+        return t, i - (int(self._ends[t - 1]) if t else 0)
+
+    def __getitem__(self, i: int) -> TokenRow:
+        t, row = self.locate(i)
+        return self.tables[t][row]
+
+
+class TableWriter:
+    """Streams rows to `<folder>.tmp-<pid>`; `finish` renames it to `folder`. As a context manager it removes what
+    was not finished. Memory is bounded by BUFFER tokens and a row."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.temporary = self.folder.with_name(f"{self.folder.name}.tmp-{os.getpid()}")
+        shutil.rmtree(self.temporary, ignore_errors=True)  # of an earlier process with our id
+        self.temporary.mkdir(parents=True)
+        self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
+        self._ids: list[np.ndarray] = []
+        self._marks: list[np.ndarray] = []
+        self._about: list[tuple[int, int, int, float]] = []
+        self._held = 0
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def add(self, row: TokenRow, origin: int) -> None:
+        """Add a row, number `origin` of the source. ValueError if it is no row that can be rebuilt."""
+        trained, in_segment = row.labels != -100, row.segment_ids > 0
+        steps = np.diff(row.segment_ids[in_segment], prepend=0)
+        if (
+            trained[0]
+            or not np.array_equal(row.labels[trained], row.input_ids[trained])
+            or (in_segment & ~trained).any()
+            or (steps >> 1).any()  # a step is 0 or 1
+        ):
+            raise ValueError(f"row {origin}: labels or segments break the contract of TokenRow")
+        marks = trained * np.uint8(TRAINED) + in_segment * np.uint8(IN_SEGMENT)
+        marks[in_segment] += (steps * SEGMENT_START).astype(np.uint8)
+        self._ids.append(np.asarray(row.input_ids, dtype="<i4"))
+        self._marks.append(marks)
+        count = int(np.count_nonzero(trained))
+        self.rows += 1
+        self.tokens += len(marks)
+        self.trained_tokens += count
+        self.segments += int(steps.sum())
+        self.rows_with_p += row.p is not None
+        p = float("nan") if row.p is None else row.p
+        self._about.append((self.tokens, origin, count, p))
+        self._held += len(marks)
+        if self._held >= BUFFER:
+            self._flush()
+
+    def finish(self, stats: dict[str, Any]) -> TokenTable:
+        """Completes the table. `stats` are kept with the counts of rows and tokens."""
+        self._flush()
+        counts = {
+            "rows_kept": self.rows,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "segments": self.segments,
+            "rows_with_p": self.rows_with_p,
+        }
+        text = json.dumps(plain(stats | counts), indent=2)
+        (self.temporary / "table.json").write_text(text, encoding="utf-8")
+        for path in self.temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(self.temporary)
+        try:
+            os.rename(self.temporary, self.folder)
+        except OSError:
+            if not self.folder.is_dir():  # else another process was first with the same rows
+                raise
+        sync_folder(self.folder.parent)
+        return TokenTable(self.folder)
+
+    def _flush(self) -> None:
+        if self._about:
+            ids, marks = np.concatenate(self._ids), np.concatenate(self._marks)
+            arrays = {IDS: ids, MARKS: marks, ROWS: np.array(self._about, ROW)}
+            for name, array in arrays.items():
+                with open(self.temporary / name, "ab") as file:
+                    file.write(array.tobytes())
+        self._ids, self._marks, self._about, self._held = [], [], [], 0
+
+
+def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """A read-only map of `count` items; ValueError if the file is not of that size."""
+    if not count:  # an empty file cannot be mapped
+        return np.zeros(0, dtype)
+    size = path.stat().st_size
+    if size != count * dtype.itemsize:
+        raise ValueError(f"{path.name} has {size} bytes, not {count * dtype.itemsize}")
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,94 @@
+"""Log-probabilities of given answers, by one teacher-forced forward a batch: no sampling, no sampling noise.
+
+Left out: answers that may be written in several ways (sum their probabilities), prompts shared between answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from posttrain.errors import RequestError, WorkError
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScores:
+    """`log_probs` [M] float64: natural logarithm of the probability of each whole answer. `predicted`: the
+    most probable token at each of its positions, given the right tokens before; up to the first that differs
+    from the answer this is what greedy decoding writes."""
+
+    log_probs: np.ndarray
+    predicted: list[list[int]]
+
+
+@torch.inference_mode()
+def answer_log_probs(
+    model: Any, prompts: list[list[int]], answers: list[list[int]], batch_size: int = 64
+) -> AnswerScores:
+    """Score `answers` (token ids, end token included) after `prompts`, in batches in the order given.
+
+    Rows are padded on the right, where a causal model cannot see. Only logits from the shortest prompt's end on
+    are computed, and only those of answer tokens become float32.
+
+    Raises:
+        RequestError: an empty prompt or answer, or one that the model has no positions for.
+        WorkError: a log-probability is not finite.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        if not prompt or not answer:
+            raise RequestError(f"problem {i}: the {'answer' if prompt else 'prompt'} has no token")
+        if limit is not None and len(prompt) + len(answer) - 1 > limit:
+            raise RequestError(
+                f"problem {i}: {len(prompt)} + {len(answer)} tokens, the model has {limit} positions"
+            )
+    training = model.training
+    model.eval()
+    sums: list[float] = []
+    predicted: list[list[int]] = []
+    try:
+        for start in range(0, len(prompts), batch_size):
+            part = slice(start, start + batch_size)
+            totals, tokens = _batch(model, prompts[part], answers[part])
+            sums += totals
+            predicted += tokens
+    finally:
+        model.train(training)
+    log_probs = np.array(sums)
+    if not np.isfinite(log_probs).all():
+        raise WorkError("the model gives numbers that are not finite: it cannot be scored")
+    return AnswerScores(log_probs, predicted)
+
+
+def _batch(
+    model: Any, prompts: list[list[int]], answers: list[list[int]]
+) -> tuple[list[float], list[list[int]]]:
+    sizes = [len(answer) for answer in answers]
+    # the last token is only predicted, never read
+    rows = [(prompt + answer)[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    first = min(map(len, prompts)) - 1  # the position that predicts the earliest answer token
+    logits = model(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        use_cache=False,
+        logits_to_keep=longest - first,
+    ).logits  # [B, longest - first, V]
+    row = torch.tensor([b for b, size in enumerate(sizes) for _ in range(size)])
+    at = torch.tensor(
+        [
+            len(p) - 1 - first + j
+            for p, size in zip(prompts, sizes, strict=True)
+            for j in range(size)
+        ]
+    )
+    chosen = logits[row.to(logits.device), at.to(logits.device)].float()  # [answer tokens, V]
+    tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
+    log_probs = chosen.gather(1, tokens[:, None])[:, 0] - chosen.logsumexp(1)
+    totals = [float(part.sum()) for part in log_probs.double().cpu().split(sizes)]
+    return totals, [part.tolist() for part in chosen.argmax(1).cpu().split(sizes)]

@@ -1,0 +1,1 @@
+"""Tasks that checkpoints are scored on. None of these files imports torch."""

@@ -1,0 +1,40 @@
+"""Arithmetic with direct answers, scored by the probability of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from posttrain.data import generators
+from posttrain.evaluate.tasks.base import TASKS
+from posttrain.recipe import schema
+from posttrain.types import Problem
+
+
+@TASKS.register("arithmetic")
+class Arithmetic:
+    """Products or sums of small numbers, answered directly: the exact probability of the answer."""
+
+    kind = "exact"
+    reads_path = False
+
+    @dataclass(frozen=True)
+    class Options(generators.ArithmeticOptions):
+        """Those of the generator; `train_size` and `seed` as in training keep the two sets apart."""
+
+        split: str = "test"
+        generator: str = "multiplication"
+
+    def __init__(self, task: schema.Task, options: Options) -> None:
+        self.options = options
+
+    def check(self) -> None:
+        generators.check(*self._generator())
+
+    def problems(self) -> list[Problem]:
+        rows = generators.generate(*self._generator())
+        return [Problem(id=r["id"], prompt=r["prompt"], answer=r["answer"]) for r in rows]
+
+    def _generator(self) -> tuple[str, dict[str, Any]]:
+        options = asdict(self.options)
+        return options.pop("generator"), options

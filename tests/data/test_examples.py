@@ -1,0 +1,202 @@
+"""Columns to examples: every usual spelling, and a clear word for every row that does not fit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from posttrain.data.examples import to_example
+from posttrain.data.rows import RowError
+from posttrain.data.sources import open_rows
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+
+WHERE = "rows.jsonl:7"
+
+
+def example(row, **more):
+    return to_example(row, Source(name="s", path="rows.jsonl", **more), WHERE)
+
+
+def turns(row, **more) -> list[tuple[str, str]]:
+    return [(m["role"], m["content"]) for m in example(row, **more).messages]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "completion", "answer"),
+    [
+        ({"prompt": "p", "completion": "c"}, "p", "c", None),
+        ({"prompt": "p", "completion": "c", "answer": "a"}, "p", "c", "a"),
+        ({"prompt": "p", "completion": "c", "answer": 7}, "p", "c", "7"),
+        ({"instruction": "i", "input": "x", "output": "o"}, "i\n\nx", "o", None),
+        ({"instruction": "i", "input": "", "output": "o"}, "i", "o", None),
+        ({"instruction": "i", "input": None, "response": "o"}, "i", "o", None),
+        ({"question": "q", "answer": "w\n#### 3"}, "q", "w\n#### 3", "w\n#### 3"),
+        ({"problem": "q", "solution": "s", "answer": "3"}, "q", "s", "3"),
+        ({"problem": "q", "answer": "3"}, "q", "3", "3"),
+        ({"text": "t"}, "", "t", None),
+        ({"prompt": " p \n", "completion": " c ", "text": "t"}, " p \n", " c ", None),
+    ],
+)
+def test_usual_spellings(row, prompt, completion, answer):
+    found = example(row)
+    assert (found.messages, found.prompt, found.completion) == (None, prompt, completion)
+    assert (found.answer, found.where, found.p) == (answer, WHERE, None)
+
+
+def test_named_columns_come_first():
+    row = {
+        "prompt": "no",
+        "q": "p",
+        "completion": "no",
+        "a": "c",
+        "text": "t",
+        "n": "3",
+        "rate": 0.5,
+    }
+    names = Columns(prompt="q", completion="a", answer="n", p="rate")
+    found = example(row, columns=names)
+    assert (found.prompt, found.completion, found.answer, found.p) == ("p", "c", "3", 0.5)
+    assert example(row, columns=Columns(text="a")).completion == "c"
+    assert example(row, format="text").completion == "t"
+    # a named prompt is taken as it is, without alpaca's `input`
+    alpaca = {"instruction": "i", "input": "x", "output": "o"}
+    assert example(alpaca, columns=Columns(prompt="instruction")).prompt == "i"
+
+
+def test_conversations():
+    openai = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+    assert turns(openai) == [("user", "u"), ("assistant", "a")]
+    sharegpt = {
+        "conversations": [
+            {"from": "system", "value": "s"},
+            {"from": "human", "value": "u"},
+            {"from": "gpt", "value": ""},
+        ]
+    }
+    assert turns(sharegpt) == [("system", "s"), ("user", "u"), ("assistant", "")]
+    trl = {"prompt": openai["messages"][:1], "completion": openai["messages"][1:]}
+    assert turns(trl) == [("user", "u"), ("assistant", "a")]
+    transcript = {"chosen": "\n\nHuman: hi\n\nAssistant: yes\n\nno\n\nHuman: ok\n\nAssistant: bye"}
+    assert turns(transcript, columns=Columns(messages="chosen")) == [
+        ("user", "hi"),
+        ("assistant", "yes\n\nno"),
+        ("user", "ok"),
+        ("assistant", "bye"),
+    ]
+
+
+def test_the_row_is_not_changed():
+    row = {
+        "messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>"}]
+    }
+    example(row, system="s", options={"strip_calculator": True})
+    assert row["messages"] == [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "<<1>>"},
+    ]
+
+
+def test_system_messages():
+    pair = {"prompt": "p", "completion": "c"}
+    whole = [("system", "s"), ("user", "p"), ("assistant", "c")]
+    assert turns(pair, system="s") == whole
+    assert turns({**pair, "system": "s"}) == whole
+    assert turns({**pair, "system": "s"}, system="other") == whole
+    assert turns({**pair, "system": ""}, system="s") == whole
+    assert turns({**pair, "persona": "s"}, columns=Columns(system="persona")) == whole
+    chat = {"messages": [{"role": r, "content": c} for r, c in whole]}
+    assert turns(chat, system="other") == whole
+    with pytest.raises(RequestError, match="rows.jsonl:7: plain text takes no system message"):
+        example({"text": "t"}, system="s")
+
+
+def test_calculator_marks_go_only_when_asked():
+    row = {"question": "q <<1>>", "answer": "48/2 = <<48/2=24>>24\n#### 24"}
+    assert example(row).completion == row["answer"]
+    stripped = example(row, options={"strip_calculator": True})
+    assert (stripped.prompt, stripped.completion) == ("q <<1>>", "48/2 = 24\n#### 24")
+    assert stripped.answer == row["answer"]
+
+
+CHAT = [{"role": "user", "content": "u"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "message"),
+    [
+        ({"promt": "p", "text": "t"}, {"columns": Columns(prompt="prompt")}, r"no column 'prompt' \(columns\.prompt\) \(did you mean 'promt'\?\)"),
+        ({"question": "q"}, {}, r"no column is known to hold the completion; the row has question\. Name it under columns\.completion of source 's'"),
+        ({"completion": "q"}, {}, r"hold the prompt; the row has completion"),
+        ({"a": 1, "b": 2}, {}, r"hold the text; the row has a, b"),
+        ({}, {}, r"the row has no column at all"),
+        ({"text": "t"}, {"format": "messages"}, r"hold the messages"),
+        ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not int \(3\)"),
+        ({"prompt": "p", "completion": ["c"]}, {}, r"'completion' must be text, not list"),
+        ({"instruction": "p", "input": 3, "output": "c"}, {}, r"'input' must be text, not int"),
+        ({"messages": "hello"}, {}, r"column 'messages' holds str, not a list"),
+        ({"messages": None}, {}, r"holds NoneType, not a list"),
+        ({"messages": ["hi"]}, {}, r"message 0: not an object"),
+        ({"messages": [*CHAT, {"role": "asistant", "content": "a"}]}, {}, r"column 'messages', message 1: unknown role 'asistant' \(did you mean 'assistant'\?\)"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, {}, r"unknown role 'tool' \(one of: "),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, {}, r"unknown role \['user'\]"),
+        ({"messages": [{"role": "user", "contents": "a"}]}, {}, r"no 'content' \(did you mean 'contents'\?\)"),
+        ({"messages": [{"role": "user", "content": None}]}, {}, r"'content' must be text, not NoneType"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not list"),
+        ({"prompt": "p", "completion": "c", "p": 1.5}, {}, r"column 'p' must be a probability in \[0, 1\], not 1\.5"),
+        ({"prompt": "p", "completion": "c", "p": -0.1}, {}, r"not -0\.1"),
+        ({"prompt": "p", "completion": "c", "p": math.nan}, {}, r"not nan"),
+        ({"prompt": "p", "completion": "c", "p": True}, {}, r"not True"),
+        ({"prompt": "p", "completion": "c", "p": "high"}, {}, r"not 'high'"),
+        ({"prompt": "p", "completion": "c", "p": [1]}, {}, r"not \[1\]"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_fit(row, more, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        example(row, **more)
+    assert str(caught.value).startswith(WHERE)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "p", "completion": None}, "no_completion"),
+        ({"prompt": "p", "completion": " \n"}, "no_completion"),
+        ({"question": "p", "answer": ""}, "no_completion"),
+        ({"prompt": "", "completion": "c"}, "no_prompt"),
+        ({"text": ""}, "empty"),
+        ({"messages": []}, "no_assistant_turn"),
+        ({"messages": CHAT}, "no_assistant_turn"),
+        ({"prompt": "p", "completion": "half \ud83d"}, "bad_text"),
+        ({"messages": [{"role": "user", "content": "\udc00"}]}, "bad_text"),
+        ({"prompt": "p", "completion": "c", "p": None}, "no_p"),
+        ({"prompt": "p", "completion": "c", "p": ""}, "no_p"),
+    ],
+)
+def test_rows_to_drop(row, reason):
+    with pytest.raises(RowError) as caught:
+        example(row)
+    assert caught.value.reason == reason and caught.value.detail
+
+
+def test_p_of_zero_one_and_text():
+    for value, p in [(0, 0.0), (1, 1.0), ("0.25", 0.25)]:
+        assert example({"prompt": "p", "completion": "c", "p": value}).p == p
+
+
+def test_real_data(data_dir):
+    def examples(name, **more):
+        source = Source(name="s", path=str(data_dir / name), **more)
+        return [to_example(row, source, where) for where, row in open_rows(source)]
+
+    gsm = examples("gsm8k/train.jsonl", options={"strip_calculator": True})
+    assert len(gsm) == 7473 and not any("<<" in e.completion for e in gsm)
+    assert all("\n#### " in e.completion and e.answer for e in gsm)
+    instructions = examples("instruct_small")
+    assert len(instructions) == 1100
+    assert sum("\n\n" in e.prompt for e in instructions) == 325
+    dialogues = examples("hh_rlhf_harmless/test.jsonl.gz", columns=Columns(messages="chosen"))
+    assert len(dialogues) == 2312
+    assert all(e.messages[0]["role"] == "user" for e in dialogues)
+    assert max(len(e.messages) for e in dialogues) > 6

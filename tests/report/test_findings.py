@@ -1,0 +1,143 @@
+"""The sentences: computed from the numbers, and honest where the expected effect is absent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from posttrain.evaluate.findings import caveats, findings, labels, share
+from posttrain.evaluate.rundata import RunData
+
+
+@pytest.fixture
+def made(tmp_path, tables):
+    """made(name, loss, {step: {k: value}}, half) -> RunData with those scores and no samples."""
+
+    def make(name, loss, values, half=0.01, **recipe):
+        rows = [
+            tables["score"](f"step-{step:06d}", "t", f"pass@{k}", v, 100, half)
+            for step, points in values.items()
+            for k, v in points.items()
+        ]
+        tables["lines"](tmp_path / name / "scores.jsonl", rows)
+        (tmp_path / name / "run.json").write_text(json.dumps({"name": name, "status": "finished"}))
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump({"loss": loss} | recipe))
+        return RunData.load(tmp_path / name)
+
+    return make
+
+
+CE, CL = {"name": "cross_entropy", "n": 1.0}, {"name": "confidence_limited", "n": 256.0}
+
+
+def test_fall_keep_and_lead(made):
+    """pass@256: .886 -> .557 is -.329. At the end CE leads pass@1 by .131, CL pass@256 by .413. Between
+    N = 4 (-.1) and N = 16 (+.1) the gap is zero at N = 8; 16 is the first measured N where CL is ahead."""
+    ce = made(
+        "a",
+        CE,
+        {
+            600: {1: 0.08, 4: 0.2, 16: 0.4, 256: 0.886},
+            1800: {1: 0.165, 4: 0.3, 16: 0.4, 256: 0.557},
+        },
+    )
+    cl = made("b", CL, {900: {1: 0.03, 256: 0.96}, 1800: {1: 0.034, 4: 0.2, 16: 0.5, 256: 0.97}})
+    assert findings([ce, cl]) == [
+        "Cross-entropy: pass@1 .080 → .165 while pass@256 falls .886 → .557 (−.329),"
+        " from its best at step 600 to step 1,800.",
+        "Confidence-limited N = 256: pass@256 .960 → .970 (+.010) from step 900 to step 1,800, its best (pass@1 .034).",
+        "Last checkpoints: Cross-entropy leads pass@1 by .131; Confidence-limited N = 256 leads pass@256 by .413."
+        " From N = 16 on Confidence-limited N = 256 is ahead (curves cross at N ≈ 8).",
+    ]
+
+
+def test_absent_effect_is_said(made):
+    """Cross-entropy that keeps pass@256, and a confidence-limited run that loses it."""
+    ce = made("a", CE, {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.79}})
+    cl = made("b", CL, {10: {1: 0.1, 256: 0.9}, 20: {1: 0.2, 256: 0.5}})
+    text = findings([ce, cl])[-1]
+    assert text.startswith("The expected effect") and "is not there" in text
+    assert "Cross-entropy does not lose pass@256" in text
+    assert "Confidence-limited N = 256 loses pass@256" in text
+
+
+def test_effect_is_not_claimed_from_one_checkpoint_or_noise(made):
+    one = {20: {1: 0.1, 256: 0.8}}
+    found = findings([made("a", CE, one), made("b", CL, one)])
+    assert not any("expected effect" in text for text in found)
+    assert "differs by no more than noise" in found[-1] and "only scored checkpoint" in found[0]
+    wide = {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.7}}
+    noisy = made("c", CE, wide, half=0.2)
+    assert "keeps pass@256 at .700 (best .800" in findings([noisy])[0], (
+        "a fall within its noise is no fall"
+    )
+
+
+def test_a_small_sure_change_is_kept(made):
+    """.800 -> .760 with intervals of +-.001: below the .05 that counts as a fall; .740 is beyond it."""
+    kept = made("a", CE, {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.76}}, half=0.001)
+    lost = made("b", CE, {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.74}}, half=0.001)
+    assert "keeps pass@256 at .760 (best .800 at step 10; −.040)" in findings([kept])[0]
+    assert "pass@256 falls .800 → .740" in findings([lost])[0]
+
+
+def test_noise_is_not_a_lead(made):
+    a = made("a", CE, {10: {1: 0.30}}, half=0.05)
+    b = made("b", CL, {10: {1: 0.32}}, half=0.05)
+    assert "pass@1 differs by no more than noise (.020)" in findings([a, b])[-1]
+
+
+def test_intervals_come_from_pairs(runs):
+    """With samples the fall carries its paired interval, far narrower than the two intervals of the scores."""
+    text = findings(runs)[0]
+    low, high = (float(v.replace("−", "-")) for v in text.split("[")[1].split("]")[0].split(", "))
+    assert low < -0.326 < high and high - low < 0.12
+    last = next(s for s in runs[0].scores if s.step == 1800 and s.metric == "pass@256")
+    assert high - low < last.high - last.low
+
+
+def test_ahead_everywhere_and_several_crossings(made):
+    a = made("a", CE, {10: {1: 0.1, 4: 0.2, 16: 0.3, 64: 0.4}})
+    b = made("b", CL, {10: {1: 0.2, 4: 0.3, 16: 0.4, 64: 0.5}})
+    c = made("c", CL, {10: {1: 0.2, 4: 0.1, 16: 0.4, 64: 0.5}})
+    assert "Confidence-limited N = 256 is ahead at every N from 1 to 64." in findings([a, b])[-1]
+    assert "The curves cross at N ≈ 2, 8." in findings([a, c])[-1]
+
+
+def test_without_pass_at_k(tmp_path, tables):
+    tables["lines"](
+        tmp_path / "r" / "scores.jsonl", [tables["score"]("step-000010", "t", "parsed", 0.5, 9)]
+    )
+    assert findings([RunData.load(tmp_path / "r")]) == ["r: t parsed 0.5 at step 10."]
+    rows = [{"step": s, "split": "train", "loss": 3.0 / s} for s in (1, 2)]
+    tables["lines"](tmp_path / "q" / "metrics.jsonl", rows)
+    text = "q: no checkpoint scored yet; training loss 3 → 1.5 from step 1 to 2."
+    assert findings([RunData.load(tmp_path / "q")]) == [text]
+
+
+def test_labels_stay_distinct(made):
+    value = {10: {1: 0.1}}
+    a, b = made("a", CL, value), made("b", CL | {"n": 16.0}, value)
+    assert labels([a, b]) == ["Confidence-limited N = 256", "Confidence-limited N = 16"]
+    assert labels([a, made("c", CL, value)]) == ["a", "c"]
+    assert len(set(labels([a, a]))) == 2
+    assert labels([made("d", {"name": "focal", "exponent": 2.0}, value)]) == ["Focal γ = 2"]
+
+
+def test_caveats(made, tmp_path, tables):
+    run = made("a", CE, {10: {1: 0.1}})
+    run.run = {"status": "failed", "steps": 100}
+    run.metrics = {"train": [{"step": 40}]}
+    run.settings = {"t": {"x", "y"}}
+    text = " ".join(caveats([run]))
+    assert "not over training seeds" in text and "failed at step 40 of 100" in text
+    assert "scored under 2 settings" in text
+    sampled = RunData.load(tables["sampled"](tmp_path / "s", problems=4, text="x"))
+    assert "12% of the gsm8k completions hit the length limit" in " ".join(caveats([sampled]))
+
+
+def test_share():
+    values = [share(v) for v in (0.0, 0.0714, 0.9999, 1.0, -0.329, -0.0001)]
+    assert values == [".000", ".071", "1.000", "1.000", "−.329", ".000"]

@@ -1,0 +1,133 @@
+"""Curves, paired differences, crossovers, pooling: arithmetic by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.evaluate.curves import (
+    crossovers,
+    curve,
+    difference,
+    pooled,
+    problem_values,
+)
+from posttrain.evaluate.rundata import RunData
+from posttrain.types import Score
+
+
+def points(values: dict[int, float]) -> dict[int, Score]:
+    return {k: Score("c", 1, "t", f"pass@{k}", v, 10) for k, v in values.items()}
+
+
+def test_crossover_by_hand():
+    """b - a is -.1 at N = 1 and +.2 at N = 2: zero after a third of the way, 2^(1/3)."""
+    found = crossovers(points({1: 0.2, 2: 0.3, 4: 0.3}), points({1: 0.1, 2: 0.5, 4: 0.6}))
+    assert found == [pytest.approx(2 ** (1 / 3))]
+
+
+def test_crossover_ties_and_signs():
+    a = points({1: 0.2, 4: 0.5, 16: 0.7, 64: 1.0})
+    assert crossovers(a, points({1: 0.1, 4: 0.5, 16: 0.8, 64: 1.0})) == [pytest.approx(4.0)]
+    assert crossovers(a, points({1: 0.1, 4: 0.5, 16: 0.6, 64: 1.0})) == [], (
+        "touches, does not cross"
+    )
+    uneven = points({1: 0.1, 4: 0.5, 16: 1.0, 64: 1.0})
+    assert crossovers(a, uneven) == [pytest.approx(4.0)], "the tie itself, not the line across it"
+    assert crossovers(a, a) == []
+    twice = crossovers(a, points({1: 0.3, 4: 0.4, 16: 0.8, 64: 1.0}))
+    assert twice == [pytest.approx(2.0), pytest.approx(8.0)]
+    assert crossovers(a, points({2: 0.9})) == [], "no k in common"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8))
+def test_crossovers_are_symmetric_and_counted_by_sign_changes(values):
+    a = points({2**i: x for i, (x, _) in enumerate(values)})
+    b = points({2**i: y for i, (_, y) in enumerate(values)})
+    signs = [y > x for x, y in values if x != y]
+    found = crossovers(a, b)
+    assert len(found) == sum(s != t for s, t in zip(signs, signs[1:], strict=False))
+    assert found == pytest.approx(crossovers(b, a))
+    assert found == sorted(found) and all(1 <= n <= 2 ** (len(values) - 1) for n in found)
+
+
+def test_problem_values_by_hand():
+    """p = 1/4 at k = 2: 1 - 9/16. Four samples, one right, k = 2: 1 - C(3,2)/C(4,2) = 1/2. A failed check
+    (value null) is no sample, partial credit is no success, and three judged samples give no pass@4."""
+    rows = [{"id": "a", "logp": math.log(0.25)}]
+    assert problem_values(rows, 2) == {"a": pytest.approx(7 / 16)}
+    values = [1.0, 0.0, 0.9, 0.0, None]
+    rows = [{"id": "b", "completions": [{"value": v} for v in values]}]
+    assert problem_values(rows, 2) == {"b": pytest.approx(0.5)}
+    rows[0]["completions"].pop(0)
+    assert problem_values(rows, 4) == {}
+
+
+def test_difference_by_hand(tmp_path, tables):
+    """d = .1 .3 .2 .2: mean .2, sd sqrt(.02/3), half width t(.975, 3) sd / 2 = 3.182 * .0408. Clusters {0, 2} and
+    {1, 3} have sums of deviations -.1 and .1: error sqrt(2/1 * .02) / 4 = .05, t(.975, 1) = 12.706."""
+
+    def write(groups):
+        for step, ps in ((10, (0.1, 0.1, 0.1, 0.1)), (20, (0.2, 0.4, 0.3, 0.3))):
+            rows = [{"id": i, "group": groups[i], "logp": math.log(p)} for i, p in enumerate(ps)]
+            tables["lines"](tmp_path / "samples" / f"step-{step:06d}" / "t.jsonl", rows)
+        values = {"step-000010": 0.1, "step-000020": 0.3}
+        rows = [tables["score"](c, "t", "pass@1", v, 4, 0.5) for c, v in values.items()]
+        tables["lines"](tmp_path / "scores.jsonl", rows)
+        run = RunData.load(tmp_path)
+        return difference("t", 1, (run, "step-000010"), (run, "step-000020"))
+
+    d, half = write(["", "", "", ""]), 3.1824 * math.sqrt(0.02 / 3) / 2
+    assert (d.mean, d.low, d.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
+    assert d.clear is True
+    d = write(["x", "y", "x", "y"])
+    assert d.high - d.mean == pytest.approx(12.706 * 0.05, rel=1e-4) and d.clear is False
+    more = [{"id": i, "logp": math.log(0.3)} for i in range(5)]
+    tables["lines"](tmp_path / "samples" / "step-000020" / "t.jsonl", more)
+    run = RunData.load(tmp_path)
+    d = difference("t", 1, (run, "step-000010"), (run, "step-000020"))
+    assert d.low is None, "one problem more on one side: not the same problems"
+    d = write(["x", "x", "x", "x"])
+    assert (d.low, d.clear) == (None, False), (
+        "one cluster: the intervals of the scores judge, and overlap"
+    )
+
+
+def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
+    task, (run, other) = "multiplication", runs
+    d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
+    a, b = (curve(run, task, c)[256].value for c in ("step-000600", "step-001800"))
+    assert d.mean == pytest.approx(b - a) and d.low < d.mean < d.high < 0 and d.clear
+    half = run.samples("step-001800", task)
+    run._samples["step-001800", task] = half[:50]
+    d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
+    assert (d.mean, d.low) == (pytest.approx(b - a), None), (
+        "part of the problems: intervals of the scores judge"
+    )
+    assert d.clear is True, "the two intervals are apart"
+    first = {row["id"] for row in half[:50]}
+    part = [row for row in run.samples("step-000600", task) if row["id"] in first]
+    run._samples["step-000600", task] = part
+    d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
+    assert d.low is None, "the same part on both sides is still not what was scored"
+    assert difference(task, 3, (run, "step-000600"), (other, "step-001800")) is None
+
+
+def test_pooled_by_hand(tmp_path, tables):
+    """Two checkpoints, p = .5 and .75 for one problem, 0.1 twice for the other; N = 4, K = 2:
+    1 - (.5 * .25)^2 and 1 - (.9 * .9)^2. Step 0 is no part of it."""
+    probabilities = {0: (1e-9, 1e-9), 10: (0.5, 0.1), 20: (0.75, 0.1)}
+    for step, ps in probabilities.items():
+        name = f"step-{step:06d}"
+        rows = [{"id": i, "logp": math.log(p)} for i, p in enumerate(ps)]
+        tables["lines"](tmp_path / "run" / "samples" / name / "t.jsonl", rows)
+    scores = [tables["score"](f"step-{s:06d}", "t", "pass@4", 0.5, 2) for s in probabilities]
+    tables["lines"](tmp_path / "run" / "scores.jsonl", scores)
+    values, count = pooled(RunData.load(tmp_path / "run"), "t", [4])
+    assert count == 2
+    assert values[4] == pytest.approx(((1 - (0.5 * 0.25) ** 2) + (1 - 0.81**2)) / 2)
+    tables["lines"](tmp_path / "run" / "samples" / "step-000020" / "t.jsonl", [])
+    assert pooled(RunData.load(tmp_path / "run"), "t", [4]) == ({}, 0)

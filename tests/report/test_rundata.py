@@ -1,0 +1,111 @@
+"""Reading run directories: what wins, what is tolerated, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from posttrain.errors import RequestError
+from posttrain.evaluate.rundata import PipelineData, RunData, pass_k, step_of
+from posttrain.evaluate.tables import mixture_rows
+
+
+def test_last_line_of_a_step_and_split_wins(tmp_path, tables):
+    """A run stopped at 20 and resumed from 10 wrote step 20 twice; held-out lines are their own."""
+    rows = [
+        {"step": 10, "split": "train", "loss": 3.0},
+        {"step": 20, "split": "train", "loss": 2.0},
+        {"step": 20, "split": "heldout", "loss": 9.0},
+        {"step": 20, "split": "train", "loss": 1.0},
+    ]
+    tables["lines"](tmp_path / "run" / "metrics.jsonl", rows)
+    with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "split": "tr')  # torn
+    run = RunData.load(tmp_path / "run")
+    assert [(r["step"], r["loss"]) for r in run.metrics["train"]] == [(10, 3.0), (20, 1.0)]
+    assert [r["loss"] for r in run.metrics["heldout"]] == [9.0]
+
+
+def test_last_score_wins_and_settings_are_counted(tmp_path, tables):
+    score = tables["score"]
+    rows = [score("step-000010", "t", "pass@1", v, 5) for v in (0.1, 0.4)]
+    rows[1]["settings"] = "s2"
+    rows.append({"checkpoint": "step-000010", "task": "t"})
+    rows.append(score("step-000020", "t", "pass@1", 0.5, 5) | {"value": None})
+    tables["lines"](tmp_path / "run" / "scores.jsonl", rows)
+    run = RunData.load(tmp_path / "run")
+    assert [s.value for s in run.scores] == [0.4]
+    assert run.settings == {"t": {"s1", "s2"}}
+    assert len(run.unread) == 2, "the row without a value and the row with a null one"
+
+
+def test_rows_follow_steps_not_the_order_of_writing(tmp_path, tables):
+    """Scoring workers finish in any order."""
+    rows = [tables["score"](f"step-{s:06d}", "t", "pass@1", s / 1000, 5) for s in (300, 0, 100)]
+    tables["lines"](tmp_path / "run" / "scores.jsonl", rows)
+    assert list(RunData.load(tmp_path / "run").rows("t")) == [
+        "step-000000",
+        "step-000100",
+        "step-000300",
+    ]
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", "null", '"x"', "\xff"])
+def test_broken_parts_are_named_not_fatal(tmp_path, content):
+    for name in ("run.json", "mixture.json", "recipe.yaml"):
+        (tmp_path / name).write_text(content, encoding="latin-1")
+    (tmp_path / "scores.jsonl").write_text("{]\n[1]\n{}\n")
+    run = RunData.load(tmp_path)
+    assert {text.split(":")[0].rpartition("/")[2] for text in run.unread} >= {
+        "run.json",
+        "scores.jsonl",
+    }
+    assert (run.run, run.mixture, run.recipe, run.scores) == ({}, {}, {}, [])
+
+
+def test_odd_mixtures_are_tolerated(tmp_path):
+    sources = [3, {"name": "a", "dropped": {"x": "y", "z": 2}, "share_asked": "half"}, {}]
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": sources}))
+    rows = mixture_rows(RunData.load(tmp_path))
+    assert [(r["name"], r["dropped"], r["asked"]) for r in rows] == [
+        ("a", "2 (z 2)", None),
+        ("?", "0", None),
+    ]
+
+
+def test_checkpoints_complete_and_partial(runs):
+    states = {c.name: (c.step, c.complete) for c in runs[0].checkpoints}
+    assert states["step-001800"] == (1800, True) and states["step-001500"] == (1500, False)
+
+
+def test_no_run_names_the_nearest(pair):
+    folder = pair[0].parent
+    with pytest.raises(RequestError, match=r"cl-265: no such run \(did you mean 'cl-256'\?\)"):
+        RunData.load(folder / "cl-265")
+    with pytest.raises(RequestError, match="holds runs but is none itself; name one: ce, cl-256"):
+        RunData.load(folder)
+    with pytest.raises(RequestError, match="holds no run"):
+        RunData.load(pair[0] / "checkpoints" / "step-000000")
+
+
+def test_pipeline_holds_the_stages_that_started(pipeline):
+    data = PipelineData.load(pipeline)
+    assert data.name == "quickstart" and [r.name for r in data.runs] == ["ce", "cl-256"]
+    assert data.troubles == ["Stage third failed: disk full."]
+    crossed = [{"name": "ce", "run": "cl-256"}, {"name": "third"}]
+    (pipeline / "pipeline.json").rename(pipeline / "kept")
+    (pipeline / "pipeline.json").write_text(json.dumps({"stages": crossed}))
+    assert [r.name for r in PipelineData.load(pipeline).runs] == ["cl-256"], "`run` before `name`"
+    (pipeline / "kept").replace(pipeline / "pipeline.json")
+    with pytest.raises(RequestError, match="holds runs|no such run|holds no run"):
+        PipelineData.load(pipeline.parent)
+    (pipeline.parent / "broken").mkdir(exist_ok=True)
+    (pipeline.parent / "broken" / "pipeline.json").write_text("{")
+    with pytest.raises(RequestError, match="cannot be read"):
+        PipelineData.load(pipeline.parent / "broken")
+
+
+def test_names():
+    assert [pass_k(m) for m in ("pass@16", "pass@", "maj@4", "xpass@1")] == [16, None, None, None]
+    assert [step_of(c) for c in ("step-000400", "final")] == [400, None]

@@ -1,0 +1,209 @@
+"""One process, one small run at a time: what a run leaves behind, and what happens when a step or a disk fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from posttrain.errors import RequestError, WorkError
+from posttrain.files import read_jsonl
+from posttrain.recipe import load_stage
+from posttrain.sft import train
+from posttrain.training import checkpoints as ckpt
+
+
+def go(recipe: Path, *overrides: str, score=None) -> Path:
+    return train(load_stage(recipe, list(overrides), "sft"), score).path
+
+
+def metrics(run: Path, split: str = "train") -> list[dict]:
+    return [r for r in read_jsonl(run / "metrics.jsonl") if r["split"] == split]
+
+
+def test_what_a_run_leaves_behind(recipe):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = go(recipe, "loss.name=confidence_limited", "loss.n=16", "evaluate.heldout={share: 0.25, every_steps: 2}",
+             "train.report_to=[tensorboard]")  # fmt: skip
+    info = json.loads((run / "run.json").read_text())
+    assert (info["status"], info["steps"], info["world_size"], info["engine"]) == ("finished", 5, 1, "single")
+    assert info["versions"]["trl"].startswith("1.16")
+    rows = metrics(run)
+    assert [r["step"] for r in rows] == [1, 2, 3, 4, 5]
+    for key in ("loss", "nll", "weight_mean", "weight_below_0.1", "segment_logp", "entropy", "token_accuracy",
+                "tokens_per_second", "peak_memory_mib", "learning_rate", "epoch"):  # fmt: skip
+        assert isinstance(rows[-1][key], float), key
+    assert 0 <= rows[-1]["weight_mean"] <= 1
+    assert [r["step"] for r in metrics(run, "heldout")] == [2, 4, 5]
+    checkpoint = run / "checkpoints" / "step-000005"
+    assert ckpt.is_complete(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert "<|im_start|>" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert model.config.vocab_size == len(tokenizer)
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {p.name for p in checkpoint.iterdir()}
+    assert list((run / "tensorboard").rglob("events.*"))
+    mixture = json.loads((run / "mixture.json").read_text())
+    assert mixture["sources"][0]["rows_kept"] == 48
+    assert load_stage(run / "recipe.yaml", [], "sft").loss.n == 16
+
+
+def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
+    """Against plain torch over the held-out rows at once: no mean of batch means, though lengths differ."""
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.data.collate import Collator
+    from posttrain.data.prepare import HeldoutRows
+    from posttrain.data.prepare import build
+    from posttrain.stage import load_text_side
+
+    overrides = ["evaluate.heldout={share: 0.25, every_steps: 5}", "train.per_device_train_batch_size=8",
+                 "train.learning_rate=1e-9"]  # fmt: skip
+    run = go(recipe, *overrides)
+    loaded = load_stage(recipe, overrides, "sft")
+    tokenizer, _ = load_text_side(loaded, loaded.model.init)
+    prepared = build(loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed)
+    rows = HeldoutRows(prepared)
+    assert len(rows) == 12
+    batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(len(rows))])
+    model = AutoModelForCausalLM.from_pretrained(loaded.model.init)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+    assert metrics(run, "heldout")[-1]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe):
+    run = go(recipe)
+    stamp = (run / "checkpoints" / "step-000005" / "model.safetensors").stat().st_mtime_ns
+    go(recipe)
+    assert (run / "checkpoints" / "step-000005" / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(RequestError, match=r"train.learning_rate: 0.5 -> 0.25"):
+        go(recipe, "train.learning_rate=0.25")
+
+
+def test_divergence_stops_before_the_weights_are_lost(recipe):
+    with pytest.raises(WorkError, match="stopped before step"):
+        go(recipe, "train.learning_rate=1e30", "checkpoints.save_steps=1", "train.max_steps=20")
+    run = recipe.parent / "case"
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+    for checkpoint in ckpt.all_complete(run / "checkpoints"):
+        assert checkpoint.step < 20
+
+
+def test_skipped_steps_leave_weights_and_are_counted(recipe, monkeypatch):
+    """Every second loss is made NaN: those steps change nothing and are counted; the run ends."""
+    from posttrain.sft import SftTrainer
+
+    real = SftTrainer.compute_loss
+
+    def poisoned(self, model, inputs, *args, **kwargs):
+        loss = real(self, model, inputs, *args, **kwargs)
+        return loss * float("nan") if model.training and self.state.global_step % 2 else loss
+
+    monkeypatch.setattr(SftTrainer, "compute_loss", poisoned)
+    run = go(recipe, "guard.on_nan=skip", "checkpoints.save_steps=1", "checkpoints.keep_last=null",
+             "train.optim=adamw_torch", "train.learning_rate=1e-3", "train.per_device_train_batch_size=8")  # fmt: skip
+    from safetensors.torch import load_file
+
+    steps = [load_file(c.path / "model.safetensors") for c in ckpt.all_complete(run / "checkpoints")]
+    moved = [max(float((a[k] - b[k]).abs().max()) for k in a) for a, b in zip(steps, steps[1:], strict=False)]
+    assert [m > 0 for m in moved] == [False, True, False, True]  # steps 2 and 4 were skipped
+    assert metrics(run)[-1]["skipped_steps"] == 2
+
+
+def test_scoring_is_called_for_every_checkpoint_and_may_fail(recipe):
+    seen = []
+
+    def factory(loaded, run, template):
+        def score(path: Path, step: int) -> None:
+            assert ckpt.is_complete(path)
+            seen.append(step)
+            if step == 2:
+                raise RuntimeError("evaluation broke")
+
+        return score
+
+    run = go(recipe, "checkpoints.save_steps=2", "checkpoints.keep_last=1", score=factory)
+    assert [s for s in dict.fromkeys(seen)] == [0, 2, 4, 5]
+    assert [c.step for c in ckpt.all_complete(run / "checkpoints")] == [5]
+
+
+def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.export import export
+
+    run = go(recipe, "model.lora={r: 4, alpha: 8}", "train.optim=adamw_torch", "train.learning_rate=1e-2",
+             "train.activation_checkpointing=true")  # fmt: skip
+    checkpoint = run / "checkpoints" / "step-000005"
+    assert (checkpoint / "adapter_model.safetensors").is_file()
+    assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
+    ids = torch.arange(10, 30)[None]
+    with_adapter = AutoModelForCausalLM.from_pretrained(checkpoint).eval()(input_ids=ids).logits
+    out = export(str(run), tmp_path / "merged")
+    assert not (out / "adapter_config.json").exists()
+    merged = AutoModelForCausalLM.from_pretrained(out).eval()(input_ids=ids).logits
+    assert torch.allclose(with_adapter, merged, atol=1e-4)
+    with pytest.raises(RequestError, match="exists already"):
+        export(str(run), out)
+
+
+def test_added_tokens_grow_the_vocabulary(recipe):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = go(recipe, "model.add_tokens=['<think>', '</think>']", "train.max_steps=1")
+    checkpoint = run / "checkpoints" / "step-000001"
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert len(tokenizer("<think>", add_special_tokens=False)["input_ids"]) == 1
+    assert AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.shape[0] == len(tokenizer)
+
+
+def test_bfloat16_autocast_runs(recipe):
+    run = go(recipe, "train.bf16=true", "train.learning_rate=0.1")
+    assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_half_checkpoint(recipe, tmp_path, environment):
+    import sys
+
+    small = tmp_path / "small"
+    small.mkdir()
+    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small]).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    try:
+        command = [sys.executable, "-m", "posttrain.sft", str(recipe), f"output_dir={small}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=200)
+        assert done.returncode == 1, done.stderr[-3000:]
+        assert "error: " in done.stderr and "could not be written" in done.stderr
+        assert not list((small / "case" / "checkpoints").glob("*"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.init=./nowhere"], "no such run or path"),
+        (["data.sources.0.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["data.max_length=100000"], "above the 512 positions"),
+        (["train.per_device_train_batch_size=8", "data.max_length=8"], "max_length"),
+        (["evaluate.tasks=[{name: gsm8q}]"], "gsm8q"),
+    ],
+)
+def test_bad_requests_are_refused_before_anything_is_written(recipe, overrides, expected):
+    with pytest.raises(RequestError) as caught:
+        go(recipe, *overrides)
+    assert expected in str(caught.value)
+    assert not (recipe.parent / "case" / "run.json").exists()
+
+
+def test_a_broken_line_is_named(recipe, rows_file, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(rows_file.read_text().splitlines()[0] + "\n{oops\n")
+    with pytest.raises(RequestError, match=r"broken.jsonl:2"):
+        go(recipe, f"data.sources.0.path={broken}")
