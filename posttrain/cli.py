@@ -17,16 +17,25 @@ from posttrain.errors import RequestError, did_you_mean
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the `posttrain` script; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         print(
             f"error: unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr
         )
         return 2
-    options = parser.parse_args(argv)
+    parser, commands = _parser()
+    # Known ones only: argparse gives up on `eval X --task gsm8k limit=8`, a positional after an option.
+    options, rest = parser.parse_known_args(argv)
     if options.command is None:
         parser.print_help(sys.stderr)
         return 2
+    command = commands[options.command]
+    unknown = [word for word in rest if word.startswith("-") or "overrides" not in options]
+    if unknown:
+        flags = [flag for action in command._actions for flag in action.option_strings]
+        near = did_you_mean(unknown[0], flags) if unknown[0].startswith("-") else ""
+        command.error(f"unrecognized argument {unknown[0]!r}{near}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
     from posttrain.guarded import guarded
 
     return guarded(lambda: COMMANDS[options.command][1](options))
@@ -156,8 +165,12 @@ COMMANDS = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="posttrain", description=__doc__.splitlines()[0])
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and that of each command by name."""
+    parser = argparse.ArgumentParser(
+        prog="posttrain",
+        description="Post-training by recipe: data, training, a score for every checkpoint, a report.",
+    )
     parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     made = {
@@ -166,12 +179,14 @@ def _parser() -> argparse.ArgumentParser:
     }
     for name in ("check", "run", "sft"):
         made[name].add_argument("recipe", help="a recipe YAML")
-        made[name].add_argument("overrides", nargs="*", metavar="key=value")
+        made[name].add_argument(
+            "overrides", nargs="*", default=[], metavar="key=value", help="train.max_steps=10 ..."
+        )
     made["check"].add_argument(
-        "--ranks", type=_positive, default=1, help="processes to plan the batch for"
+        "--ranks", type=_positive, default=1, metavar="R", help="processes to plan the batch for"
     )
     made["check"].add_argument(
-        "--rows", type=int, default=0, help="show the first N rows of each source as trained"
+        "--rows", type=_positive, default=0, metavar="N", help="show the first N rows of each source as trained"
     )
     made["run"].add_argument(
         "--accelerate", metavar="CONFIG", help="launch with this accelerate config"
@@ -182,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     made["eval"].add_argument(
         "overrides",
         nargs="*",
+        default=[],
         metavar="key=value",
         help="settings of the task: limit=100 samples=8",
     )
@@ -204,17 +220,26 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
     )
     made["chat"].add_argument("--system", help="system message")
-    made["chat"].add_argument("--temperature", type=float, default=0.7)
-    made["chat"].add_argument("--max-new-tokens", type=_positive, default=512)
+    made["chat"].add_argument("--temperature", type=_temperature, default=0.7, metavar="T")
+    made["chat"].add_argument("--max-new-tokens", type=_positive, default=512, metavar="N")
     for name in ("check", "eval", "show"):
         made[name].add_argument("--json", action="store_true", help="for programs")
-    return parser
+    return parser, made
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0")
     return value
 
 

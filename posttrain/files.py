@@ -7,6 +7,7 @@ binary files (data/table.py, checkpoints).
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import json
 import math
@@ -16,6 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import WorkError
+
+
+def timestamp() -> str:
+    """Now, as ISO 8601 in UTC: what the files of a run call a time."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -179,7 +179,7 @@ class TransformersGenerator:
             lengths[rows] += live
             ends = torch.isin(token, self.stops) & live
             stopped[rows] |= ends
-            position += 1
+            position += live  # an ended one stays where the model has positions
             live &= ~ends & (position < end)
             if not live.any():
                 break

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.files import read_json, read_jsonl, write_json, write_text
+from posttrain.files import read_json, read_jsonl, timestamp, write_json, write_text
 from posttrain.recipe import Pipeline, Recipe, load, to_yaml
 from posttrain.recipe.load import load_stage
 
@@ -62,7 +62,7 @@ class _Running:
     """One stage as a process."""
 
     def __init__(self, recipe: Recipe, root: Path, threads: int) -> None:
-        self.name, self.root, self.started = recipe.name, root, time.time()
+        self.name, self.root, self.begun, self.started = recipe.name, root, time.time(), timestamp()
         # In the pipeline's folder: the stage's own folder appears only when its recipe is accepted.
         file = root / f".{recipe.name}.yaml"
         write_text(file, to_yaml(recipe))
@@ -111,13 +111,13 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
     root = Path(pipeline.output_dir) / pipeline.pipeline
     root.mkdir(parents=True, exist_ok=True)
     waits = dependencies(pipeline, recipes)
-    begun = time.time()
+    begun, started = time.time(), timestamp()
     status: dict[str, dict[str, Any]] = {
         n: {"name": n, "run": n, "status": "waiting"} for n in recipes
     }
 
     def save(**more: Any) -> None:
-        facts = {"pipeline": pipeline.pipeline, "stages": list(status.values()), "started": begun}
+        facts = {"pipeline": pipeline.pipeline, "stages": list(status.values()), "started": started}
         write_json(root / "pipeline.json", facts | more)
 
     cores = (
@@ -149,7 +149,7 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
                 del running[name]
                 status[name] |= {
                     "status": "finished" if code == 0 else "failed",
-                    "seconds": round(time.time() - stage.started, 1),
+                    "seconds": round(time.time() - stage.begun, 1),
                 }
                 if code != 0:
                     status[name]["error"] = stage.why()
@@ -164,7 +164,7 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
             ):
                 break
             time.sleep(0.5)
-    save(ended=time.time(), seconds=round(time.time() - begun, 1))
+    save(ended=timestamp(), seconds=round(time.time() - begun, 1))
     failed = {n: s for n, s in status.items() if s["status"] == "failed"}
     if failed:
         text = "\n".join(

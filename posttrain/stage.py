@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
+from posttrain.files import timestamp
 from posttrain.guarded import guarded
 from posttrain.recipe import Recipe, load_stage, recipe_hash
 from posttrain.training.rundir import RunDir
@@ -98,7 +99,7 @@ def _record_failure(run: RunDir, error: BaseException) -> None:
     try:
         run.update(
             status="stopped" if stopped else "failed",
-            ended=time.time(),
+            ended=timestamp(),
             error=str(error) or type(error).__name__,
         )
     except OSError:
@@ -185,7 +186,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         )
     if main:
         seconds = run.info().get("seconds", 0) + time.time() - begun
-        run.update(status="finished", ended=time.time(), seconds=round(seconds, 1))
+        run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
 def load_text_side(recipe: Recipe, init: str | None) -> tuple[Any, Any]:

@@ -12,8 +12,8 @@ import yaml
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate import markdown, tables
-from posttrain.evaluate.findings import LOSSES, label, loss_name
 from posttrain.evaluate.rundata import RunData
+from posttrain.evaluate.stories import LOSSES, label, loss_name
 
 UNKNOWN = "not measured"
 

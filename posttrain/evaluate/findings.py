@@ -1,138 +1,14 @@
 """What the numbers of one or several runs say, in sentences computed from them, and what they do not say.
 
-A sentence names the checkpoints it compares and the interval of the difference. Where a confidence-limited run
-stands beside a cross-entropy run and the effect of arXiv 2502.07154 (pass@N falls for the one, stays for the
-other) is absent, a sentence says so. Left out: any judgement over training seeds; `caveats` says that too.
+A sentence names the checkpoints it compares and the interval of the difference (`comparison.py` has those between
+runs). Left out: any judgement over training seeds; `caveats` says that too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from posttrain.evaluate.curves import Curve, Difference, crossovers, curves, difference
+from posttrain.evaluate.comparison import comparisons
 from posttrain.evaluate.rundata import RunData
-from posttrain.types import Score
-
-LARGE = 256
-"""The k the headlines speak of: the largest one measured up to this."""
-SMALL_CHANGE = 0.05
-"""pass@k that ends less than this below its best counts as kept, however sure the loss is (our choice)."""
-LOSSES = {
-    "cross_entropy": ("Cross-entropy", ""),
-    "confidence_limited": ("Confidence-limited", "n"),
-    "dft": ("DFT", ""),
-    "power": ("Power", "exponent"),
-    "focal": ("Focal", "exponent"),
-    "maxrl": ("MaxRL", "exponent"),
-}
-SYMBOL = {"n": "N", "power": "a", "focal": "γ", "maxrl": "T"}
-
-
-def share(value: float) -> str:
-    """A proportion the way tables print it: .165, 1.000, −.329."""
-    text = f"{abs(value):.3f}"
-    text = text[1:] if text.startswith("0") else text
-    return f"−{text}" if value < 0 and text != ".000" else text
-
-
-def signed(value: float) -> str:
-    """A difference: +.010, −.329."""
-    return ("+" if value > 0 else "") + share(value)
-
-
-def span(d: Difference, sign: float = 1.0) -> str:
-    """` [−.360, −.300]`: the interval of the paired difference (times `sign`), nothing where unknown."""
-    if d.low is None or d.high is None:
-        return ""
-    low, high = sorted((sign * d.low, sign * d.high))
-    return f" [{share(low)}, {share(high)}]"
-
-
-def loss_name(run: RunData) -> str:
-    loss = run.recipe.get("loss")
-    return str(loss.get("name", "")) if isinstance(loss, dict) else ""
-
-
-def label(run: RunData) -> str:
-    """The run by its loss (`Confidence-limited N = 256`), by its name where no loss is known."""
-    loss = loss_name(run)
-    if loss not in LOSSES:
-        return run.name
-    text, key = LOSSES[loss]
-    value = run.recipe["loss"].get(key) if key else None
-    if isinstance(value, (int, float)):
-        return f"{text} {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
-    return text
-
-
-def labels(runs: list[RunData]) -> list[str]:
-    """One label a run, distinct: by loss, by name where two share a loss, by path where they share a name."""
-    for choice in (label, lambda run: run.name, lambda run: str(run.path)):
-        found = [choice(run) for run in runs]
-        if len(set(found)) == len(found):
-            return found
-    return [f"{run.name} ({i + 1})" for i, run in enumerate(runs)]
-
-
-@dataclass(slots=True)
-class Story:
-    """One run on one task: its curve at the best checkpoint by pass@`large`, at the last one, and the change."""
-
-    run: RunData
-    label: str
-    task: str
-    small: int
-    large: int
-    count: int
-    first: Score
-    best: Score
-    last: Score
-    best_small: Score | None
-    last_small: Score
-    change: Difference | None
-    """From the best checkpoint to the last one."""
-    gain: Difference | None
-    """From the first checkpoint to the last one."""
-
-    @property
-    def verdict(self) -> str:
-        """`falls`, `keeps`, `peaks last` (the best is the last), `single` (one checkpoint)."""
-        if self.count == 1:
-            return "single"
-        if self.change is None or self.best.checkpoint == self.last.checkpoint:
-            return "peaks last"
-        falls = self.change.mean <= -SMALL_CHANGE and self.change.clear is not False
-        return "falls" if falls else "keeps"
-
-
-def story(run: RunData, name: str, task: str) -> Story | None:
-    """None where the last scored checkpoint has no pass@k."""
-    table = curves(run, task)
-    if not table:
-        return None
-    *_, last = table
-    small = min(table[last])
-    large = max((k for k in table[last] if k <= LARGE), default=small)
-    first = next(c for c in table if large in table[c])
-    best = max((c for c in table if large in table[c]), key=lambda c: table[c][large].value)
-    gain, change = (
-        difference(task, large, (run, c), (run, last)) if c != last else None for c in (first, best)
-    )
-    return Story(
-        run,
-        name,
-        task,
-        small,
-        large,
-        count=sum(large in points for points in table.values()),
-        first=table[first][large],
-        best=table[best][large],
-        last=table[last][large],
-        best_small=table[best].get(small),
-        last_small=table[last][small],
-        change=change,
-        gain=gain,
-    )
+from posttrain.evaluate.stories import Story, labels, share, signed, span, story
 
 
 def findings(runs: list[RunData]) -> list[str]:
@@ -144,7 +20,7 @@ def findings(runs: list[RunData]) -> list[str]:
         prefix = f"{task}: " if len(tasks) > 1 else ""
         told = [s for run, name in zip(runs, names, strict=True) if (s := story(run, name, task))]
         found += [prefix + describe(s) for s in told]
-        found += [prefix + text for text in _comparisons(told)]
+        found += [prefix + text for text in comparisons(told)]
     return found or [_loss_only(run, name) for run, name in zip(runs, names, strict=True)]
 
 
@@ -176,67 +52,6 @@ def describe(s: Story) -> str:
         f"{s.label}: {one} {share(s.best_small.value)} → {share(s.last_small.value)} while {big} falls"
         f" {move}, from its best at {best} to {last}."
     )
-
-
-def _comparisons(told: list[Story]) -> list[str]:
-    found = [compare(told[0], other) for other in told[1:]]
-    entropy = [s for s in told if loss_name(s.run) == "cross_entropy" and s.small < s.large]
-    limited = [s for s in told if loss_name(s.run) == "confidence_limited" and s.small < s.large]
-    return found + (_expected_effect(entropy, limited) if entropy and limited else [])
-
-
-def compare(a: Story, b: Story) -> str:
-    """Who is ahead where, at the last checkpoints of two runs."""
-    first = curves(a.run, a.task)[a.last.checkpoint]
-    second = curves(b.run, b.task)[b.last.checkpoint]
-    shared = [k for k in first if k in second]
-    if not shared:
-        return f"{a.label} and {b.label} share no k, so they are not compared."
-    parts = []
-    for k in dict.fromkeys((shared[0], _large(shared))):
-        d = difference(a.task, k, (a.run, a.last.checkpoint), (b.run, b.last.checkpoint))
-        if d.mean == 0.0 or d.clear is False:
-            parts.append(f"pass@{k} differs by no more than noise ({share(d.mean)}{span(d)})")
-        else:
-            ahead, sign = (b, 1.0) if d.mean > 0 else (a, -1.0)
-            parts.append(f"{ahead.label} leads pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
-    return f"Last checkpoints: {'; '.join(parts)}.{_where(a, b, first, second, shared)}"
-
-
-def _where(a: Story, b: Story, first: Curve, second: Curve, shared: list[int]) -> str:
-    """From which N on one is ahead; nothing where the curves touch or only one k is shared."""
-    gaps = {k: second[k].value - first[k].value for k in shared}
-    crossings = crossovers(first, second)
-    if len(crossings) > 1:
-        return f" The curves cross at N ≈ {', '.join(f'{n:.2g}' for n in crossings)}."
-    if crossings:
-        sign = 1.0 if next(g for k, g in reversed(gaps.items()) if g != 0.0) > 0 else -1.0
-        start = next(k for k in shared if k >= crossings[0] and sign * gaps[k] > 0)
-        winner = b if sign > 0 else a
-        return f" From N = {start} on {winner.label} is ahead (curves cross at N ≈ {crossings[0]:.2g})."
-    for winner, sign in ((a, -1.0), (b, 1.0)):
-        if len(shared) > 1 and all(sign * gap > 0 for gap in gaps.values()):
-            return f" {winner.label} is ahead at every N from {shared[0]} to {shared[-1]}."
-    return ""
-
-
-def _large(ks: Curve | list[int]) -> int:
-    return max((k for k in ks if k <= LARGE), default=min(ks))
-
-
-def _expected_effect(entropy: list[Story], limited: list[Story]) -> list[str]:
-    kept = [s for s in limited if s.verdict in ("keeps", "peaks last")]
-    fell = [s for s in entropy if s.verdict == "falls"]
-    if any(s.verdict == "single" for s in [*entropy, *limited]):
-        return []
-    if len(fell) == len(entropy) and len(kept) == len(limited):
-        return []
-    which = [f"{s.label} does not lose pass@{s.large}" for s in entropy if s not in fell]
-    which += [f"{s.label} loses pass@{s.large}" for s in limited if s not in kept]
-    return [
-        "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
-        f" is not there: {'; '.join(which)}."
-    ]
 
 
 def _loss_only(run: RunData, name: str) -> str:

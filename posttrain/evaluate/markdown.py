@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from posttrain.evaluate import tables
-from posttrain.evaluate.findings import caveats, findings, labels
+from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.rundata import PipelineData, RunData
+from posttrain.evaluate.stories import labels, page_title
 
 
 def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
     """Findings, stages, scores, data, recipe differences and origin of `runs`."""
     names = labels(runs)
-    title = pipeline.name if pipeline else " against ".join(dict.fromkeys(r.name for r in runs))
+    heading = pipeline.name if pipeline else page_title(runs)
     notes = [*caveats(runs), *(pipeline.troubles if pipeline else [])]
-    parts = [f"# {safe(title)}", bullets(findings(runs) if runs else []), bullets(notes)]
+    parts = [f"# {safe(heading)}", bullets(findings(runs) if runs else []), bullets(notes)]
     if pipeline:
         head = ("stage", "run", "status", "seconds", "error")
         rows = [

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from posttrain.evaluate.comparison import attempts
 from posttrain.evaluate.curves import Curve, crossovers
 from posttrain.evaluate.svg import GRID, INK, MUTED, colour, end_labels, panel, y_name
 
@@ -49,9 +50,10 @@ def pass_curves(
 
 
 def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
-    """The last checkpoints of several runs, with intervals; crossovers with the first run are marked.
+    """The last checkpoints of several runs. `curves`: (label, curve, index of the run).
 
-    `curves`: (label, curve, index of the run).
+    Intervals for up to three runs; of two, the place where they cross (if they do so once). More would bury
+    the lines.
     """
     ks = sorted({k for _, curve, _ in curves for k in curve})
     alt = "pass@N against N, last checkpoints of " + ", ".join(label for label, _, _ in curves)
@@ -59,26 +61,28 @@ def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
         _attempts_axis(p.ax, ks)
         ends = []
         for label, points, i in curves:
-            _band(p.ax, points, colour(i))
+            if len(curves) <= 3:
+                _band(p.ax, points, colour(i))
             _line(p.ax, points, colour(i))
             ends.append((list(points.values())[-1].value, _wrap(label), colour(i)))
         end_labels(p.ax, ends)
-        for label, other, _ in curves[1:3]:
-            crossings = crossovers(curves[0][1], other)
+        if len(curves) == 2:
+            crossings = crossovers(curves[0][1], curves[1][1])
             if len(crossings) == 1:
-                _mark_crossing(p.ax, crossings[0], curves[0][1], label if len(curves) > 2 else "")
+                _mark_crossing(p.ax, crossings[0], curves[0][1])
     return p.svg
 
 
-def _mark_crossing(ax: Axes, n: float, points: Curve, label: str) -> None:
+def _mark_crossing(ax: Axes, n: float, points: Curve) -> None:
     x = math.log2(n)
     y = float(np.interp(x, [math.log2(k) for k in points], [s.value for s in points.values()]))
     ax.plot([x, x], [0, y], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
     ax.plot(
         [x], [y], marker="o", markersize=6, color=INK, markerfacecolor="none", markeredgewidth=1.4
     )
-    text = f"cross at N ≈ {n:.2g}" + (f"\n({label})" if label else "")
-    ax.text(x + 0.25, 0.03, text, color=INK, ha="left", va="bottom")
+    late = x > math.log2(list(points)[-1]) * 0.6
+    place = {"ha": "right", "x": x - 0.25} if late else {"ha": "left", "x": x + 0.25}
+    ax.text(y=0.03, s=f"cross at N ≈ {attempts([n])}", color=INK, va="bottom", **place)
 
 
 def _attempts_axis(ax: Axes, ks: list[int]) -> None:
@@ -240,7 +244,8 @@ def probability_histogram(name: str, runs: list[tuple[str, np.ndarray, float | N
             p10 = np.clip(np.asarray(logp) / math.log(10), edges[0] + 1e-9, -1e-9)
             counts = np.histogram(p10, edges)[0] / len(p10)
             p.ax.stairs(counts, edges, color=colour(i), linewidth=2, fill=False)
-            p.ax.stairs(counts, edges, color=colour(i), alpha=0.16, fill=True, linewidth=0)
+            if len(runs) <= 3:
+                p.ax.stairs(counts, edges, color=colour(i), alpha=0.16, fill=True, linewidth=0)
             ends.append((float(counts.max()), _wrap(label), colour(i)))
             if n and n > 1:
                 x = -math.log10(n)

@@ -17,11 +17,12 @@ from markupsafe import Markup, escape
 
 from posttrain.errors import RequestError
 from posttrain.evaluate import plots, tables
-from posttrain.evaluate.curves import curves, pooled
-from posttrain.evaluate.findings import caveats, findings, labels, loss_name
+from posttrain.evaluate.curves import Curve, curves, pooled
+from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.markdown import markdown_report
 from posttrain.evaluate.plots import Line
 from posttrain.evaluate.rundata import PipelineData, RunData, is_pipeline
+from posttrain.evaluate.stories import labels, loss_name, page_title
 from posttrain.files import write_text
 
 __all__ = ["load_runs", "markdown_report", "render", "write_report"]
@@ -67,7 +68,7 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
     return environment.get_template("page.html").render(
-        title=pipeline.name if pipeline else " against ".join(dict.fromkeys(r.name for r in runs)),
+        title=pipeline.name if pipeline else page_title(runs),
         meta=_meta(runs, tasks, pipeline),
         names=names,
         findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
@@ -122,13 +123,17 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
             )
     if len(held) > 1:
         last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
-        note = "95 % intervals; a ring where the curves cross"
+        note = "95 % intervals" if len(held) <= 3 else ""
+        note += "; a ring where the curves cross" if len(held) == 2 else ""
         svg = plots.comparison(f"t{t}x", last)
         main.append(_figure("Last checkpoints compared", svg, note))
+    few = len(held) <= 3
     for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
-        lines = [_score_line(i, names, task, table, k, len(held) > 1) for i, _, table in held]
+        lines = [
+            _score_line(i, names[i] if len(held) > 1 else "", table, k, few) for i, _, table in held
+        ]
         svg = plots.over_steps(f"t{t}k{k}", f"pass@{k}", lines, proportion=k > 16, floor=0.0)
-        more.append(_figure(f"pass@{k} over training", svg, "95 % intervals"))
+        more.append(_figure(f"pass@{k} over training", svg, "95 % intervals" if few else ""))
     more += _histogram(runs, names, task, t)
     shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
     if len(held) == 1:
@@ -136,11 +141,10 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
     return {"name": task, "main": main, "more": more, "tables": shown}
 
 
-def _score_line(i: int, names: list[str], task: str, table: dict, k: int, named: bool) -> Line:
+def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool) -> Line:
     points = [points[k] for points in table.values() if k in points]
-    line = Line(names[i] if named else "", [s.step for s in points], [s.value for s in points], i)
-    line.marker = True
-    if points and all(s.low is not None and s.high is not None for s in points):
+    line = Line(name, [s.step for s in points], [s.value for s in points], i, marker=True)
+    if band and all(s.low is not None and s.high is not None for s in points):
         line.band = ([s.low for s in points], [s.high for s in points])
     return line
 

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.evaluate.findings import share
 from posttrain.evaluate.rundata import RunData, pass_k
+from posttrain.evaluate.stories import share
 from posttrain.recipe.load import flatten
 from posttrain.types import Score
 

@@ -157,11 +157,8 @@ def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
             raise RequestError(f"{path} is a half-written checkpoint (no COMPLETE marker)")
         return str(path), {"run": str(path.parent.parent), "checkpoint": path.name}
     if not (path / "checkpoints").is_dir():
-        if (
-            choice
-            or (path.parts and path.parts[0] in (".", "..", "runs", "/"))
-            and not path.exists()
-        ):
+        local = place.startswith(("./", "../", "/", "~", "runs/"))
+        if choice or (local and not path.exists()):
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise RequestError(f"{reference}: no such run or path{did_you_mean(path.name, near)}")
         return str(path) if path.exists() else reference, None

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from posttrain.errors import RequestError
-from posttrain.files import read_json, write_json, write_text
+from posttrain.files import read_json, timestamp, write_json, write_text
 from posttrain.recipe import Recipe, diff, recipe_hash, to_dict, to_yaml
 
 
@@ -69,7 +68,7 @@ class RunDir:
             write_text(self.recipe, to_yaml(recipe))
         elif self.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
             write_text(self.recipe, to_yaml(recipe))  # keys that do not touch what is learned
-        keep = {"started": time.time()} if not resumed else {}
+        keep = {"started": timestamp()} if not resumed else {}
         values = {"name": recipe.name, "stage": recipe.stage, "recipe_hash": recipe_hash(recipe)}
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from posttrain.evaluate.rundata import RunData
+from posttrain.types import Score
 
 HOSTILE = (
     "<script>alert('x')</script><img src=x onerror=alert(1)> $\\frac{1}{ & \"quoted\" | --> }}"
@@ -35,18 +36,8 @@ def lines(path: Path, rows: list[dict]) -> None:
 
 def score(checkpoint: str, task: str, metric: str, value: float, n: int, half=None) -> dict:
     low, high = (value - half, value + half) if half is not None else (None, None)
-    return {
-        "checkpoint": checkpoint,
-        "step": int(checkpoint.split("-")[1]),
-        "task": task,
-        "metric": metric,
-        "value": value,
-        "n": n,
-        "low": low,
-        "high": high,
-        "settings": "s1",
-        "digest": checkpoint,
-    }
+    step = int(checkpoint.split("-")[1])
+    return Score(checkpoint, step, task, metric, value, n, low, high, "s1", checkpoint).to_dict()
 
 
 def probabilities(mu: float, sigma: float, n: int) -> np.ndarray:

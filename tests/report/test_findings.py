@@ -7,8 +7,10 @@ import json
 import pytest
 import yaml
 
-from posttrain.evaluate.findings import caveats, findings, labels, share
+from posttrain.evaluate.comparison import attempts
+from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.rundata import RunData
+from posttrain.evaluate.stories import labels, page_title, share
 
 
 @pytest.fixture
@@ -67,7 +69,10 @@ def test_effect_is_not_claimed_from_one_checkpoint_or_noise(made):
     one = {20: {1: 0.1, 256: 0.8}}
     found = findings([made("a", CE, one), made("b", CL, one)])
     assert not any("expected effect" in text for text in found)
-    assert "differs by no more than noise" in found[-1] and "only scored checkpoint" in found[0]
+    assert (
+        "differ at pass@256 by no more than noise" in found[-1]
+        and "only scored checkpoint" in found[0]
+    )
     wide = {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.7}}
     noisy = made("c", CE, wide, half=0.2)
     assert "keeps pass@256 at .700 (best .800" in findings([noisy])[0], (
@@ -86,7 +91,10 @@ def test_a_small_sure_change_is_kept(made):
 def test_noise_is_not_a_lead(made):
     a = made("a", CE, {10: {1: 0.30}}, half=0.05)
     b = made("b", CL, {10: {1: 0.32}}, half=0.05)
-    assert "pass@1 differs by no more than noise (.020)" in findings([a, b])[-1]
+    assert (
+        "Cross-entropy and Confidence-limited N = 256 differ at pass@1 by no more than noise (.020)"
+        in findings([a, b])[-1]
+    )
 
 
 def test_intervals_come_from_pairs(runs):
@@ -104,6 +112,35 @@ def test_ahead_everywhere_and_several_crossings(made):
     c = made("c", CL, {10: {1: 0.2, 4: 0.1, 16: 0.4, 64: 0.5}})
     assert "Confidence-limited N = 256 is ahead at every N from 1 to 64." in findings([a, b])[-1]
     assert "The curves cross at N ≈ 2, 8." in findings([a, c])[-1]
+
+
+def test_no_lead_is_claimed_where_the_largest_n_is_noise(made):
+    a = made("a", CE, {10: {1: 0.3, 4: 0.4, 1024: 0.9}}, half=0.05)
+    b = made("b", CL, {10: {1: 0.1, 4: 0.2, 1024: 0.91}}, half=0.05)
+    assert "beyond it they differ by no more than noise" in findings([a, b])[-1]
+    c = made("c", CL, {10: {1: 0.31, 4: 0.6, 1024: 0.99}}, half=0.02)
+    assert "ahead" not in findings([a, c])[-1], "ahead everywhere, but at N = 1 by noise"
+    d = made("d", CL, {10: {1: 0.1, 4: 0.2, 1024: 0.89}}, half=0.05)
+    assert "ahead" not in findings([a, d])[-1], "behind everywhere, but at N = 1024 by noise"
+
+
+def test_many_runs_name_the_leaders(made):
+    """Five runs: ten pairs would bury the page."""
+    runs = [
+        made(f"r{i}", CL | {"n": 2.0**i}, {10: {1: 0.5 - i / 10, 64: 0.5 + i / 10}})
+        for i in range(5)
+    ]
+    found = findings(runs)
+    assert len(found) == 6
+    assert found[-1] == (
+        "Last checkpoints: pass@1 is highest for Confidence-limited N = 1 (.500);"
+        " pass@64 is highest for Confidence-limited N = 16 (.900)."
+    )
+    assert page_title(runs) == "5 runs" and page_title(runs[:2]) == "r0 against r1"
+
+
+def test_attempts():
+    assert attempts([1.26, 7.4, 13.4, 723.0]) == "1.3, 7.4, 13, 720"
 
 
 def test_without_pass_at_k(tmp_path, tables):

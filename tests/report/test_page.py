@@ -12,6 +12,7 @@ import yaml
 
 from posttrain.errors import RequestError
 from posttrain.evaluate import plots
+from posttrain.evaluate.curves import crossovers, curves
 from posttrain.evaluate.report import highlight, load_runs, markdown_report, render, write_report
 from posttrain.evaluate.rundata import RunData
 from posttrain.evaluate.tables import recipe_difference, sample_groups, score_table, shown_metrics
@@ -216,6 +217,17 @@ def test_highlight_escapes_and_keeps_every_character():
     assert (
         "<i>name</i>: " in marked and "<em># a &lt;b&gt;</em>" in marked and "<script" not in marked
     )
+
+
+def test_the_ring_stands_where_two_curves_cross(runs):
+    """Of two runs only: with three the rings would lie on each other."""
+    last = [
+        (f"r{i}", curves(run, "multiplication")["step-001800"], i) for i, run in enumerate(runs)
+    ]
+    n = crossovers(last[0][1], last[1][1])
+    assert f"cross at N ≈ {n[0]:.2g}" in plots.comparison("x", last)
+    assert "cross at" not in plots.comparison("x", [*last, ("r2", last[0][1], 2)])
+    assert "cross at" not in plots.comparison("x", [last[0], last[0]])
 
 
 def test_labels_in_pictures_are_text():

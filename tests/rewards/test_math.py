@@ -21,7 +21,7 @@ def value(completion: str, answer: str, **options) -> float | None:
 
 @pytest.mark.parametrize("extract", ["any", "last_number"])
 def test_every_rationale_of_gsm8k_is_right_about_itself(data_dir, extract):
-    rows = [json.loads(line) for line in open(data_dir / "gsm8k/test.jsonl")]
+    rows = [json.loads(line) for line in (data_dir / "gsm8k/test.jsonl").read_text().splitlines()]
     assert len(rows) == 1319
     wrong = [r["answer"] for r in rows if value(r["answer"], r["answer"], extract=extract) != 1.0]
     assert wrong == []
@@ -30,7 +30,7 @@ def test_every_rationale_of_gsm8k_is_right_about_itself(data_dir, extract):
 def test_all_verdicts_agree_with_the_published_ones(data_dir):
     """4 model solutions a question with OpenAI's own `is_correct`: 5,276, of which 2,001 are correct."""
     counts = {}
-    for line in open(data_dir / "gsm8k/example_model_solutions.jsonl"):
+    for line in (data_dir / "gsm8k/example_model_solutions.jsonl").read_text().splitlines():
         row = json.loads(line)
         gold = row["ground_truth"].rpartition("A:")[2].strip()
         for solution in (v for v in row.values() if isinstance(v, dict)):

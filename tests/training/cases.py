@@ -20,16 +20,23 @@ os.environ["CI"] = "1"
 
 def main(cases: str, out: str) -> int:
     from posttrain.recipe import load_stage
-    from posttrain.sft import train
+    from posttrain import sft
     from posttrain.stage import rank, setup_logging
 
     setup_logging()
-    results = {}
+    results, trainers = {}, []
+    build = sft.build
+    sft.build = lambda recipe, parts: trainers.append(build(recipe, parts)) or trainers[-1]
     for case in json.loads(Path(cases).read_text()):
         try:
-            run = train(load_stage(case["recipe"], case["overrides"], "sft"))
+            run = sft.train(load_stage(case["recipe"], case["overrides"], "sft"))
             info = run.info()
-            results[case["name"]] = {"run": str(run.path), "world_size": info["world_size"], "engine": info["engine"]}
+            head = trainers.pop().model.get_output_embeddings().weight
+            # ZeRO-3 without sharding (a persistent parameter) would prove nothing
+            sharded = hasattr(head, "ds_persist") and not head.ds_persist and head.ds_tensor.numel() < head.ds_numel
+            results[case["name"]] = {
+                "run": str(run.path), "world_size": info["world_size"], "engine": info["engine"], "sharded": sharded,
+            }  # fmt: skip
         except Exception as error:
             traceback.print_exc()
             results[case["name"]] = {"error": f"{type(error).__name__}: {error}"}

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 RECIPE = """\
 stage: sft
@@ -97,6 +98,25 @@ def environment(root) -> dict[str, str]:
     }  # fmt: skip
 
 
+def on_cpu(config: Path, folder: Path) -> Path:
+    """The accelerate config as it is in launch/, but for CPU processes.
+
+    Under ZeRO-3 every parameter is really sharded: DeepSpeed keeps those below a threshold (10^5 elements, more
+    than a tiny model has) whole on every rank, and a test without this would not gather anything.
+    """
+    values = yaml.safe_load(config.read_text()) | {"use_cpu": True}
+    if values.get("deepspeed_config", {}).get("zero_stage") == 3:
+        file = folder / "deepspeed.json"
+        auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+        zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+        file.write_text(json.dumps({"zero_optimization": zero, **dict.fromkeys(auto, "auto")}))
+        values["deepspeed_config"] = {"deepspeed_config_file": str(file), "zero3_init_flag": True}
+        values.pop("mixed_precision")
+    path = folder / config.name
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
 @pytest.fixture
 def launch(root, environment, tmp_path):
     """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one process."""
@@ -108,10 +128,8 @@ def launch(root, environment, tmp_path):
         script = [str(root / "tests" / "training" / "cases.py"), str(asked), str(out)]
         command = [sys.executable]
         if config is not None:
-            command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(root / "launch" / config),
-                        "--num_processes", str(processes), "--main_process_port", "0"]  # fmt: skip
-            if config.startswith("zero"):
-                command += ["--use_cpu"]
+            command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes),
+                        "--config_file", str(on_cpu(root / "launch" / config, tmp_path)), "--main_process_port", "0"]  # fmt: skip
         done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
         assert out.exists(), done.stderr[-4000:]
         results = json.loads(out.read_text())

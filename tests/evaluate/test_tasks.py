@@ -1,0 +1,176 @@
+"""The catalogue, what it refuses, and the problems the tasks give."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from posttrain.errors import RequestError
+from posttrain.evaluate.settings import problems_of, settings_hash, task_hash
+from posttrain.evaluate.tasks.base import TASKS
+from posttrain.evaluate.tasks.catalogue import check_task, describe, load_task, metrics
+from posttrain.recipe.schema import Task
+
+AT = "evaluate.tasks[0]"
+
+
+def gsm(path, **fields) -> Task:
+    return Task(name="gsm8k", path=str(path), **fields)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A file of two questions."""
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        {"question": "One?", "answer": "1+0 = <<1+0=1>>1\n#### 1"},
+        {"question": "2?", "answer": "2"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_reading_the_catalogue_imports_no_torch():
+    code = (
+        "import sys; from posttrain.evaluate.tasks.catalogue import check_task; import posttrain.evaluate.store;"
+        "from posttrain.recipe.schema import Task; check_task(Task('arithmetic'), '');"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_task_is_described_and_measures_something():
+    assert set(describe()) == set(TASKS) == {"arithmetic", "gsm8k"}
+    assert all(
+        len(text) > 30 and text.endswith("ed)") or text.endswith("(exact)")
+        for text in describe().values()
+    )
+    assert metrics(Task("arithmetic"))[:3] == ["pass@1", "pass@2", "pass@4"]
+    assert metrics(Task("arithmetic"))[-3:] == ["pass@4096", "nll", "accuracy"]
+    assert metrics(Task("gsm8k", k=[1, 8])) == [
+        "pass@1", "pass@8", "maj@8", "truncated", "parsed", "tokens_mean"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "place", "message"),
+    [
+        (Task("gsm8"), ".name", "'gsm8' is no task (did you mean 'gsm8k'?)"),
+        (Task("arithmetic", options={"digit": 2}), ".options.digit", "unknown key 'digit' (did you mean 'digits'?)"),
+        (Task("arithmetic", options={"digits": "two"}), ".options.digits", "must be a whole number"),
+        (Task("arithmetic", options={"digits": 4}), "", "digits must be 1, 2 or 3, not 4"),
+        (Task("arithmetic", options={"generator": "adition"}), "", "did you mean 'addition'?"),
+        (Task("arithmetic", options={"train_size": 8000}), "", "there are 8100 problems"),
+        (Task("arithmetic", path="x.jsonl"), ".path", "reads no file"),
+        (Task("arithmetic", samples=8), ".samples", "has no effect"),
+        (Task("arithmetic", temperature=0.0), ".temperature", "has no effect"),
+        (Task("gsm8k", options={"extract": "bxed"}), ".options.extract", "did you mean 'boxed'?"),
+        (Task("gsm8k", path="nowhere/x.jsonl"), "", "nowhere/x.jsonl"),
+        (Task("gsm8k", k=[1, 16], samples=8), ".k", "needs at least 16 samples; samples = 8"),
+        (Task("gsm8k", k=[]), ".k", "different whole numbers"),
+        (Task("gsm8k", k=[1, 1]), ".k", "different whole numbers"),
+        (Task("gsm8k", k=[0]), ".k", "different whole numbers"),
+        (Task("gsm8k", samples=4, temperature=0.0), ".samples", "temperature 0 gives the same text"),
+        (Task("gsm8k", temperature=-1.0), ".temperature", "must be 0 (greedy) or positive"),
+        (Task("gsm8k", temperature=float("nan")), ".temperature", "must be 0 (greedy) or positive"),
+        (Task("gsm8k", top_p=0.0), ".top_p", "must lie in (0, 1]"),
+        (Task("gsm8k", max_new_tokens=0), ".max_new_tokens", "at least 1"),
+        (Task("gsm8k", batch_size=0), ".batch_size", "at least 1"),
+        (Task("arithmetic", limit=0), ".limit", "at least 1"),
+    ],
+)  # fmt: skip
+def test_what_a_recipe_may_not_say(task, place, message):
+    wrong = check_task(task, AT)
+    assert [at for at, _ in wrong] == [AT + place]
+    assert message in wrong[0][1] and AT + place in wrong[0][1]
+    with pytest.raises(RequestError):
+        load_task(task)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    wrong = check_task(Task("gsm8k", k=[4], top_p=2.0, options={"promt": ""}), AT)
+    assert [at.removeprefix(AT) for at, _ in wrong] == [".options.promt", ".k", ".top_p"]
+
+
+def test_what_a_recipe_may_say(rows):
+    assert check_task(gsm(rows, samples=16, k=[1, 4, 16], options={"prompt": "Think."}), AT) == []
+    assert check_task(Task("gsm8k"), AT) == []  # a hub id: nothing is downloaded to look
+    assert check_task(Task("arithmetic", options={"generator": "addition", "digits": 1, "train_size": 40,
+                                                  "test_size": 41}), AT) == []  # fmt: skip
+
+
+def test_gsm8k_problems(data_dir, rows):
+    problems = problems_of(gsm(data_dir / "gsm8k/test.jsonl"))
+    assert len(problems) == 1319 and len({p.id for p in problems}) == 1319
+    assert problems[0].answer == "18" and problems[0].messages[0]["content"].startswith("Janet")
+    assert all(set(p.answer) <= set("0123456789,.-") for p in problems)
+    asked = problems_of(gsm(rows, options={"prompt": "Think."}))
+    assert [p.messages for p in asked][0] == [{"role": "user", "content": "One?\nThink."}]
+    assert [p.answer for p in asked] == ["1", "2"]
+    assert [p.id for p in problems_of(gsm(rows, limit=1))] == [asked[0].id]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "Q", "answr": "1"}, "'answer' is missing.*did you mean 'answr'"),
+        ({"question": None, "answer": "1"}, "'question' is None"),
+        ({"question": "Q", "answer": 7}, "'answer' is 7"),
+        ({"question": "Q", "answer": "about ten"}, "'about ten', which is no number"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path, row, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"question": "Q", "answer": "1"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(RequestError, match=rf"bad\.jsonl:2.*{message}"):
+        problems_of(gsm(path))
+
+
+def test_arithmetic_problems_are_the_generators_test_rows():
+    from posttrain.data.generators import generate
+
+    options = {"digits": 2, "train_size": 3000, "test_size": 50, "seed": 3}
+    problems = problems_of(Task("arithmetic", options=options))
+    assert len(problems) == 50 and all(p.prompt.endswith("=") for p in problems)
+    for problem in problems:
+        a, b = problem.prompt[:-1].split("*")
+        assert problem.answer == f"{int(a) * int(b):04d}"
+    trained = {row["prompt"] for row in generate("multiplication", options)}
+    assert len(trained) == 3000 and not trained & {p.prompt for p in problems}
+
+
+def test_the_settings_hash(rows, tmp_path):
+    """Equal where the same is measured; other content, options or sampling are other settings."""
+    base = task_hash(gsm(rows))
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(rows.read_text())
+    assert (
+        base
+        == task_hash(gsm(copy))
+        == task_hash(gsm(rows, batch_size=3, options={"extract": "any"}))
+    )
+    others = [
+        gsm(rows, seed=1),
+        gsm(rows, samples=2),
+        gsm(rows, temperature=0.5),
+        gsm(rows, top_p=0.9),
+        gsm(rows, max_new_tokens=5),
+        gsm(rows, limit=1),
+        gsm(rows, samples=2, k=[2]),
+        gsm(rows, options={"extract": "boxed"}),
+        gsm(rows, options={"prompt": "x"}),
+        Task("arithmetic"),
+        Task("arithmetic", options={"seed": 1}),
+    ]
+    hashes = [base, *map(task_hash, others)]
+    assert len(set(hashes)) == len(hashes)
+    copy.write_text(rows.read_text().replace("One", "Two"))
+    assert task_hash(gsm(copy)) != base
+    full = {
+        settings_hash(base, t, d) for t in ("a", "b") for d in ("torch.float32", "torch.bfloat16")
+    }
+    assert len(full) == 4 and all(name.startswith(base + "-") for name in full)
