@@ -186,7 +186,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--ranks", type=_positive, default=1, metavar="R", help="processes to plan the batch for"
     )
     made["check"].add_argument(
-        "--rows", type=_positive, default=0, metavar="N", help="show the first N rows of each source as trained"
+        "--rows",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="show the first N rows of each source as trained",
     )
     made["run"].add_argument(
         "--accelerate", metavar="CONFIG", help="launch with this accelerate config"

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import read_json, read_jsonl, timestamp, write_json, write_text
+from posttrain.preflight import preflight
 from posttrain.recipe import Pipeline, Recipe, load, to_yaml
 from posttrain.recipe.load import load_stage
 
@@ -61,8 +62,10 @@ def dependencies(pipeline: Pipeline, recipes: dict[str, Recipe]) -> dict[str, se
 class _Running:
     """One stage as a process."""
 
+    asked = False
+
     def __init__(self, recipe: Recipe, root: Path, threads: int) -> None:
-        self.name, self.root, self.begun, self.started = recipe.name, root, time.time(), timestamp()
+        self.name, self.root, self.begun = recipe.name, root, time.time()
         # In the pipeline's folder: the stage's own folder appears only when its recipe is accepted.
         file = root / f".{recipe.name}.yaml"
         write_text(file, to_yaml(recipe))
@@ -86,8 +89,10 @@ class _Running:
         )
 
     def stop(self) -> None:
-        if self.process.poll() is None:
+        """Ask once; the stage saves a checkpoint and ends."""
+        if not self.asked and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        self.asked = True
 
     def why(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
@@ -96,7 +101,10 @@ class _Running:
 
 
 def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
-    """Run every stage; returns the report. Raises `WorkError` naming the stage that failed and its log."""
+    """Run every stage; returns the report. Raises `WorkError` naming the stages that failed and their logs.
+
+    A failed stage keeps those that wait for it from starting; the others run on.
+    """
     pipeline = load_pipeline(path, overrides)
     recipes = stage_recipes(pipeline, Path(path))
     for name, recipe in recipes.items():
@@ -104,76 +112,81 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
             raise RequestError(
                 f"{path}: stage {name!r}: the {recipe.stage} trainer is not built yet"
             )
-    from posttrain.preflight import preflight
-
-    for recipe in recipes.values():
         preflight(recipe)
     root = Path(pipeline.output_dir) / pipeline.pipeline
     root.mkdir(parents=True, exist_ok=True)
-    waits = dependencies(pipeline, recipes)
-    begun, started = time.time(), timestamp()
-    status: dict[str, dict[str, Any]] = {
-        n: {"name": n, "run": n, "status": "waiting"} for n in recipes
-    }
-
-    def save(**more: Any) -> None:
-        facts = {"pipeline": pipeline.pipeline, "stages": list(status.values()), "started": started}
-        write_json(root / "pipeline.json", facts | more)
-
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    threads = max(1, cores // min(pipeline.parallel, len(recipes)))
-    running: dict[str, _Running] = {}
-    stopping = _Stopping()
-    with stopping, _bars(console) as bars:
-        tasks = {n: bars.add_task(n, total=None, note="waiting") for n in recipes}
-        while True:
-            for name in recipes:
-                ready = all(status[o]["status"] == "finished" for o in waits[name])
-                if (
-                    status[name]["status"] == "waiting"
-                    and ready
-                    and len(running) < pipeline.parallel
-                    and not stopping.asked
-                ):
-                    running[name] = _Running(recipes[name], root, threads)
-                    status[name] |= {"status": "running", "started": running[name].started}
-                    save()
-            for name, stage in list(running.items()):
-                done, total, note = stage.progress()
-                bars.update(tasks[name], completed=done, total=total or None, note=note)
-                code = stage.process.poll()
-                if code is None:
-                    continue
-                del running[name]
-                status[name] |= {
-                    "status": "finished" if code == 0 else "failed",
-                    "seconds": round(time.time() - stage.begun, 1),
-                }
-                if code != 0:
-                    status[name]["error"] = stage.why()
-                    stopping.asked = True
-                bars.update(tasks[name], note=status[name]["status"])
-                save()
-            if stopping.asked:
-                for stage in running.values():
-                    stage.stop()
-            if not running and (
-                stopping.asked or all(s["status"] == "finished" for s in status.values())
-            ):
-                break
-            time.sleep(0.5)
-    save(ended=timestamp(), seconds=round(time.time() - begun, 1))
-    failed = {n: s for n, s in status.items() if s["status"] == "failed"}
-    if failed:
-        text = "\n".join(
-            f"stage {n}: {s['error']} (log: {root / n}.log)" for n, s in failed.items()
-        )
-        raise WorkError(f"{text}\nthe same command goes on from the last checkpoints")
-    from posttrain.evaluate.report import write_report
+    states = _drive(pipeline, recipes, root, console)
+    unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
+    if unfinished:
+        lines = [
+            f"stage {n}: {s.get('error', 'not started')} (log: {root / n}.log)"
+            for n, s in unfinished.items()
+        ]
+        raise WorkError("\n".join([*lines, "the same command goes on from the last checkpoints"]))
+    from posttrain.evaluate.report import (
+        write_report,
+    )  # matplotlib: not while a pipeline is only checked
 
     return write_report([root])
+
+
+def _drive(
+    pipeline: Pipeline, recipes: dict[str, Recipe], root: Path, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Start stages as they become ready, watch them, keep pipeline.json true; states by stage name."""
+    waits = dependencies(pipeline, recipes)
+    begun = time.time()
+    states: dict[str, dict[str, Any]] = {
+        n: {"name": n, "run": n, "status": "waiting"} for n in recipes
+    }
+    facts = {"pipeline": pipeline.pipeline, "stages": list(states.values()), "started": timestamp()}
+    threads = max(1, _cores() // min(pipeline.parallel, len(recipes)))
+    running: dict[str, _Running] = {}
+    with _Stopping() as stopping, _Display(console, list(recipes)) as display:
+        while True:
+            for name, state in states.items():
+                ready = state["status"] == "waiting" and len(running) < pipeline.parallel
+                if (
+                    ready
+                    and not stopping.asked
+                    and all(states[o]["status"] == "finished" for o in waits[name])
+                ):
+                    running[name] = _Running(recipes[name], root, threads)
+                    state |= {"status": "running", "started": timestamp()}
+                    write_json(root / "pipeline.json", facts)
+            for name, stage in list(running.items()):
+                if stopping.asked:
+                    stage.stop()
+                code = stage.process.poll()
+                display.show(name, *stage.progress(), code)
+                if code is not None:
+                    del running[name]
+                    states[name] |= {"seconds": round(time.time() - stage.begun, 1)}
+                    states[name] |= (
+                        {"status": "finished"}
+                        if code == 0
+                        else {"status": "failed", "error": stage.why()}
+                    )
+                    write_json(root / "pipeline.json", facts)
+            if not running and not (_startable(states, waits) and not stopping.asked):
+                break
+            time.sleep(0.5)
+    write_json(
+        root / "pipeline.json",
+        facts | {"ended": timestamp(), "seconds": round(time.time() - begun, 1)},
+    )
+    return states
+
+
+def _startable(states: dict[str, dict[str, Any]], waits: dict[str, set[str]]) -> bool:
+    return any(
+        s["status"] == "waiting" and all(states[o]["status"] == "finished" for o in waits[n])
+        for n, s in states.items()
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_pipeline(path: str, overrides: list[str]) -> Pipeline:
@@ -203,8 +216,29 @@ class _Stopping:
         self.asked = True
 
 
-def _bars(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal,
-    )  # fmt: skip
+class _Display:
+    """A bar a stage on a terminal; otherwise a line a stage every half minute and at its end."""
+
+    def __init__(self, console: Console, names: list[str]) -> None:
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.tasks = {n: self.bars.add_task(n, total=None, note="waiting") for n in names}
+        self.said = dict.fromkeys(names, 0.0)
+
+    def __enter__(self) -> _Display:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bars.stop()
+
+    def show(self, name: str, done: int, total: int, note: str, code: int | None) -> None:
+        if code is not None:
+            note = "finished" if code == 0 else "failed"
+        self.bars.update(self.tasks[name], completed=done, total=total or None, note=note)
+        if self.bars.disable and (code is not None or time.monotonic() - self.said[name] > 30):
+            self.said[name] = time.monotonic()
+            self.console.print(f"{name}: step {done}/{total or '?'}  {note}")

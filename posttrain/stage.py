@@ -6,6 +6,7 @@ set up ZeRO-3 before the model is loaded), then the model. Each stage gives a `b
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.files import timestamp
+from posttrain.files import timestamp, write_text
 from posttrain.guarded import guarded
 from posttrain.recipe import Recipe, load_stage, recipe_hash
 from posttrain.training.rundir import RunDir
@@ -250,12 +251,34 @@ def stage_main(stage: str, train: Callable, argv: list[str]) -> int:
     from posttrain.evaluate.checkpoint import scorer_for
 
     setup_logging()
-    return guarded(lambda: train(load_stage(argv[0], argv[1:], stage), scorer_for))
+
+    def work() -> None:
+        run = train(load_stage(argv[0], argv[1:], stage), scorer_for)
+        if rank() == 0:
+            describe(run)
+
+    return guarded(work)
+
+
+def describe(run: RunDir) -> None:
+    """The report and the model card of a finished run."""
+    from posttrain.evaluate.card import model_card
+    from posttrain.evaluate.report import write_report
+    from posttrain.evaluate.rundata import RunData
+    from posttrain.training.checkpoints import all_complete
+
+    last = all_complete(run.checkpoints)[-1]
+    write_text(run.path / "README.md", model_card(RunData.load(run.path), last.name))
+    log.info("%s is finished; report: %s", run.path, write_report([run.path]))
 
 
 def setup_logging() -> None:
     """Our own messages on stderr, from the main process; the libraries' only from warnings up."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        quiet = importlib.import_module("transformers.utils.logging")
+        quiet.disable_progress_bar()
     level = logging.INFO if rank() == 0 else logging.ERROR
     for name in ("posttrain", "posttrain_kernels"):
         logging.getLogger(name).setLevel(level)

@@ -10,59 +10,18 @@ import math
 from pathlib import Path
 
 from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
-from posttrain.recipe.library_fields import config_fields, model_fields
+from posttrain.recipe.library_fields import model_fields
 from posttrain.recipe.schema import FromConfig
 from posttrain.recipe.stages import DpoRecipe, Pipeline, Recipe, RlvrRecipe, SftRecipe
-
-EXTRA_ELSEWHERE = {
-    "output_dir": "output_dir",
-    "max_length": "data.max_length",
-    "packing": "data.padding_free",
-    "padding_free": "data.padding_free",
-    "gradient_accumulation_steps": "train.global_batch_size",
-    "save_steps": "checkpoints.save_steps",
-    "save_strategy": "checkpoints.save_steps",
-    "save_total_limit": "checkpoints.keep_last",
-    "eval_steps": "evaluate.heldout.every_steps",
-    "eval_strategy": "evaluate.heldout",
-    "gradient_checkpointing": "train.activation_checkpointing",
-    "loss_type": "loss.name",
-    "dataset_kwargs": "data",
-    "data_seed": "train.seed",
-    "remove_unused_columns": "data",
-    "load_best_model_at_end": "checkpoints.keep_best",
-    "metric_for_best_model": "checkpoints.keep_best",
-    "chat_template_path": "data.template",
-    "model_init_kwargs": "model.options",
-    "assistant_only_loss": "data.train_on",
-    "completion_only_loss": "data.train_on",
-    "train_sampling_strategy": "data.shuffle",
-}
-"""Fields of the TRL config that posttrain decides itself, and where it is said."""
+from posttrain.recipe.train_rules import train
 
 
 def check_recipe(recipe: Recipe, problems: Problems) -> None:
     """Adds every impossible combination in `recipe` to `problems`."""
     for rule in RULES:
         rule(recipe, problems)
-
-
-def _positive(
-    problems: Problems, path: str, value: float | None, least: float = 0, strict: bool = True
-) -> None:
-    if value is None:
-        return
-    bad = math.isnan(value) or math.isinf(value) or (value <= least if strict else value < least)
-    if bad:
-        problems.add(
-            path, f"{path} = {value} must be {'above' if strict else 'at least'} {least:g}"
-        )
-
-
-def _share(problems: Problems, path: str, value: float | None) -> None:
-    if value is not None and not 0 <= value <= 1:
-        problems.add(path, f"{path} = {value} must lie between 0 and 1")
 
 
 def name(recipe: Recipe, problems: Problems) -> None:
@@ -103,7 +62,7 @@ def model(recipe: Recipe, problems: Problems) -> None:
     if m.quantization is not None and m.from_config is not None:
         problems.add("model.quantization", "model.quantization needs trained weights (model.init)")
     if m.lora is not None:
-        _positive(problems, "model.lora.r", m.lora.r)
+        positive(problems, "model.lora.r", m.lora.r)
         heads = {"lm_head", "embed_out", "output"} & {
             t.rsplit(".", 1)[-1] for t in m.lora.target_modules
         }
@@ -152,8 +111,8 @@ def data(recipe: Recipe, problems: Problems) -> None:
             problems.add(
                 f"{at}.weight", f"{at}.weight = {source.weight} must be a number of at least 0"
             )
-        _positive(problems, f"{at}.max_examples", source.max_examples)
-        _positive(problems, f"{at}.max_repeats", source.max_repeats)
+        positive(problems, f"{at}.max_examples", source.max_examples)
+        positive(problems, f"{at}.max_repeats", source.max_repeats)
     given = [s.weight for s in d.sources if s.weight is not None]
     if given and len(given) < len(d.sources):
         problems.add(
@@ -163,10 +122,10 @@ def data(recipe: Recipe, problems: Problems) -> None:
         problems.add(
             "data.sources", "the weights of data.sources sum to zero: nothing would be trained on"
         )
-    _positive(problems, "data.max_length", d.max_length, 2, strict=False)
-    _positive(problems, "data.temperature", d.temperature)
-    _positive(problems, "data.prepare_timeout", d.prepare_timeout)
-    _share(problems, "data.max_drop_share", d.max_drop_share)
+    positive(problems, "data.max_length", d.max_length, 2, strict=False)
+    positive(problems, "data.temperature", d.temperature)
+    positive(problems, "data.prepare_timeout", d.prepare_timeout)
+    share(problems, "data.max_drop_share", d.max_drop_share)
 
 
 def loss(recipe: Recipe, problems: Problems) -> None:
@@ -174,7 +133,7 @@ def loss(recipe: Recipe, problems: Problems) -> None:
         return
     value = recipe.loss
     if value.name == "confidence_limited":
-        _positive(problems, "loss.n", value.n, 1, strict=False)
+        positive(problems, "loss.n", value.n, 1, strict=False)
     elif value.n != 1.0:
         problems.add(
             "loss.n", f"loss.n = {value.n:g} is for confidence_limited; loss.name is {value.name}"
@@ -185,7 +144,7 @@ def loss(recipe: Recipe, problems: Problems) -> None:
     if not needs and value.exponent is not None:
         problems.add("loss.exponent", f"loss.exponent means nothing for loss.name = {value.name}")
     if needs and value.exponent is not None:
-        _positive(problems, "loss.exponent", value.exponent, 0, strict=value.name != "focal")
+        positive(problems, "loss.exponent", value.exponent, 0, strict=value.name != "focal")
         if value.name == "maxrl" and not float(value.exponent).is_integer():
             problems.add(
                 "loss.exponent", "loss.exponent of maxrl is T, a whole number of at least 1"
@@ -210,52 +169,8 @@ def loss(recipe: Recipe, problems: Problems) -> None:
             "loss.p = external allows value: surrogate only: an exact loss has no value for a p "
             "that is not the model's own",
         )
-    _share(problems, "loss.p_below", value.p_below)
-    _positive(problems, "loss.weight_above", value.weight_above, 0, strict=False)
-
-
-def train(recipe: Recipe, problems: Problems) -> None:
-    t = recipe.train
-    if (t.num_train_epochs is None) == (t.max_steps is None):
-        problems.add("train", "train needs exactly one of num_train_epochs and max_steps")
-    for key in (
-        "learning_rate",
-        "global_batch_size",
-        "per_device_train_batch_size",
-        "num_train_epochs",
-        "max_steps",
-        "logging_steps",
-        "adam_epsilon",
-    ):
-        _positive(problems, f"train.{key}", getattr(t, key))
-    for key in ("max_grad_norm", "weight_decay", "warmup_steps", "dataloader_num_workers"):
-        _positive(problems, f"train.{key}", getattr(t, key), 0, strict=False)
-    if t.bf16 and t.fp16:
-        problems.add("train", "train.bf16 and train.fp16 exclude each other")
-    if (
-        t.global_batch_size > 0
-        and t.per_device_train_batch_size > 0
-        and t.global_batch_size % t.per_device_train_batch_size
-    ):
-        problems.add(
-            "train.global_batch_size",
-            f"train.global_batch_size = {t.global_batch_size} is not a multiple of "
-            f"per_device_train_batch_size = {t.per_device_train_batch_size}",
-        )
-    known = config_fields(recipe.stage) if t.extra else frozenset()
-    typed = set(t.__dataclass_fields__) - {"extra"}
-    for key in t.extra:
-        path = f"train.extra.{key}"
-        if key in typed:
-            problems.add(path, f"{path}: {key} is a field of train itself; write train.{key}")
-        elif key in EXTRA_ELSEWHERE:
-            problems.add(
-                path, f"{path}: posttrain decides {key}; it is said in {EXTRA_ELSEWHERE[key]}"
-            )
-        elif key not in known:
-            problems.add(
-                path, f"{path}: TRL's config has no field {key!r}{did_you_mean(key, known | typed)}"
-            )
+    share(problems, "loss.p_below", value.p_below)
+    positive(problems, "loss.weight_above", value.weight_above, 0, strict=False)
 
 
 def evaluate(recipe: Recipe, problems: Problems) -> None:
@@ -270,14 +185,14 @@ def evaluate(recipe: Recipe, problems: Problems) -> None:
                 "evaluate.heldout.share",
                 f"evaluate.heldout.share = {heldout.share} must lie between 0 and 1",
             )
-        _positive(problems, "evaluate.heldout.every_steps", heldout.every_steps)
-        _positive(problems, "evaluate.heldout.max_examples", heldout.max_examples)
+        positive(problems, "evaluate.heldout.every_steps", heldout.every_steps)
+        positive(problems, "evaluate.heldout.max_examples", heldout.max_examples)
 
 
 def checkpoints(recipe: Recipe, problems: Problems) -> None:
     c = recipe.checkpoints
-    _positive(problems, "checkpoints.save_steps", c.save_steps)
-    _positive(problems, "checkpoints.keep_last", c.keep_last)
+    positive(problems, "checkpoints.save_steps", c.save_steps)
+    positive(problems, "checkpoints.keep_last", c.keep_last)
     if c.keep_best is not None:
         tasks = [t.name for t in recipe.evaluate.tasks]
         if c.keep_best.task not in tasks:
@@ -289,17 +204,17 @@ def checkpoints(recipe: Recipe, problems: Problems) -> None:
 
 
 def guard(recipe: Recipe, problems: Problems) -> None:
-    _positive(problems, "guard.spike_factor", recipe.guard.spike_factor, 1)
-    _positive(problems, "guard.window", recipe.guard.window)
+    positive(problems, "guard.spike_factor", recipe.guard.spike_factor, 1)
+    positive(problems, "guard.window", recipe.guard.window)
 
 
 def later_stages(recipe: Recipe, problems: Problems) -> None:
     if isinstance(recipe, DpoRecipe):
-        _positive(problems, "preference.beta", recipe.preference.beta)
+        positive(problems, "preference.beta", recipe.preference.beta)
     if isinstance(recipe, RlvrRecipe):
         if not recipe.rewards:
             problems.add("rewards", "rewards is empty; name at least one")
-        _positive(
+        positive(
             problems, "rollout.num_generations", recipe.rollout.num_generations, 2, strict=False
         )
 
@@ -328,4 +243,4 @@ def check_pipeline(pipeline: Pipeline, path: Path, problems: Problems) -> None:
                 f"{at}.recipe",
                 f"{path.parent / stage.recipe}: no such file{did_you_mean(stage.recipe, near)}",
             )
-    _positive(problems, "parallel", pipeline.parallel)
+    positive(problems, "parallel", pipeline.parallel)

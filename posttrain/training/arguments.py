@@ -37,6 +37,7 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
         "disable_tqdm": not sys.stderr.isatty(),
         "push_to_hub": False,
         "average_tokens_across_devices": True,
+        "ddp_find_unused_parameters": False,  # every trained parameter takes part in every step
         "use_cpu": _cpu(),
         **compat.activation_checkpointing(config_class, train.activation_checkpointing),
     }

@@ -186,7 +186,7 @@ def _prepare(data, source, tokenizer, sender, is_main=True, slow=0.0, room=None)
 
 def start(*arguments, **options):
     receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=_prepare, args=(*arguments, sender), kwargs=options)
+    child = fork.Process(target=_prepare, args=(*arguments, sender), kwargs=options, daemon=True)
     child.start()
     return child, receiver
 

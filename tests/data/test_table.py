@@ -190,14 +190,16 @@ def _write_for_ever(folder):
 
 
 def test_kill_nine_in_the_middle_leaves_no_table(tmp_path):
-    child = fork.Process(target=_write_for_ever, args=(tmp_path / "t",))
+    child = fork.Process(target=_write_for_ever, args=(tmp_path / "t",), daemon=True)
     child.start()
     marks = tmp_path / f"t.tmp-{child.pid}" / "marks.bin"
-    deadline = time.monotonic() + 20
-    while not (marks.exists() and marks.stat().st_size > 100):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    try:
+        while not (marks.exists() and marks.stat().st_size > 100):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
     child.join()
     assert not (tmp_path / "t").exists() and marks.exists()
     assert len(write(tmp_path / "t", [make([1, 2], [0, 1], [0, 1])])) == 1
