@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 
 import torch
-from transformers import AutoTokenizer, TextStreamer
+from transformers import TextStreamer
 
+from posttrain.data.tokenizers import load_tokenizer
+from posttrain.errors import RequestError
 from posttrain.model import load_scored
 from posttrain.training import checkpoints as ckpt
 
@@ -14,18 +16,24 @@ HELP = "Type a message; an empty line or Ctrl-D ends. /new forgets the conversat
 
 
 def chat(reference: str, system: str | None, temperature: float, max_new_tokens: int) -> None:
-    """Read messages from standard input and stream replies to standard output."""
+    """Read messages from standard input and stream replies to standard output.
+
+    Raises `RequestError` where there is no such model, or it has no chat template.
+    """
     path, _ = ckpt.resolve(reference)
+    tokenizer = load_tokenizer(path)
+    if not tokenizer.chat_template:
+        raise RequestError(f"{path} has no chat template: it was not trained to talk")
     model = load_scored(path, "cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(path)
     start = [{"role": "system", "content": system}] if system else []
     messages = list(start)
     print(HELP, file=sys.stderr)
     while True:
         try:
             text = input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
+        text = text.encode(errors="replace").decode()  # bytes on stdin that are no UTF-8
         if not text:
             return
         if text == "/new":

@@ -1,13 +1,13 @@
 """`posttrain check`: what a recipe means, before any GPU time is spent, in under a second and without torch.
 
-Strict loading, impossible combinations, missing files; then the resolved recipe, the batch arithmetic for R ranks
+Strict loading, impossible combinations, missing files, first rows; then the resolved recipe, the batch arithmetic for R ranks
 and the sources with their sizes. `--rows N` also tokenises the first rows of each source and shows what is
 trained (this imports transformers). Left out: downloading anything; hub ids are listed, not resolved.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.data import generators, readers
-from posttrain.errors import RequestError
 from posttrain.preflight import preflight, sources_of
 from posttrain.recipe import Pipeline, Recipe, load, to_dict, to_yaml
 from posttrain.recipe.schema import Source
+from posttrain.training.checkpoints import resolve
 
 COUNT_LIMIT = 256 * 2**20
 """Bytes up to which the rows of JSONL files are counted: above, counting would take longer than a look."""
@@ -80,38 +80,55 @@ def check(
     """Check a recipe or pipeline and print what it means; the same as data, for `--json`."""
     recipe = load(path, overrides)
     if isinstance(recipe, Pipeline):
-        return _check_pipeline(recipe, Path(path), ranks, console)
-    files = preflight(recipe)
+        return _check_pipeline(recipe, Path(path), ranks, rows, console)
+    return _check_stage(recipe, (), path, ranks, rows, console)
+
+
+def _check_stage(
+    recipe: Recipe, coming: Collection[str], where: str, ranks: int, rows: int, console: Console
+) -> dict[str, Any]:
+    files = preflight(recipe, coming, where)
     counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
     arithmetic = plan(recipe, ranks, counted)
     console.print(Text(to_yaml(recipe)))
     console.print(_source_table(recipe, files, counted))
     console.print(_plan_text(arithmetic, recipe))
-    if rows:
-        from posttrain.data.preview import preview
-
-        preview(recipe, rows, console)
-    return {
+    facts = {
         "recipe": to_dict(recipe),
         "plan": asdict(arithmetic),
         "sources": {n: {"files": f, "rows": counted[n]} for n, f in files.items()},
     }
+    if rows:
+        facts["rows"] = _rows(recipe, coming, rows, console)
+    return facts
 
 
-def _check_pipeline(pipeline: Pipeline, path: Path, ranks: int, console: Console) -> dict[str, Any]:
+def _rows(
+    recipe: Recipe, coming: Collection[str], n: int, console: Console
+) -> list[dict[str, Any]]:
+    from posttrain.data.preview import preview
+
+    init = str(recipe.model.init)
+    if recipe.model.tokenizer is None and init.partition("@")[0] in coming:
+        console.print(Text(f"rows: shown once {init} has made its tokenizer"))
+        return []
+    return preview(recipe, resolve(init)[0], n, console)
+
+
+def _check_pipeline(
+    pipeline: Pipeline, path: Path, ranks: int, rows: int, console: Console
+) -> dict[str, Any]:
     from posttrain.pipeline import stage_recipes
 
-    out: dict[str, Any] = {"pipeline": to_dict(pipeline), "stages": {}}
+    stages: dict[str, Any] = {}
+    recipes = stage_recipes(pipeline, path)
+    coming = {str(Path(r.output_dir) / r.name) for r in recipes.values()}
     console.print(Text(to_yaml(pipeline)))
-    for name, recipe in stage_recipes(pipeline, path).items():
-        files = preflight(recipe)
-        counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
-        arithmetic = plan(recipe, ranks, counted)
-        console.rule(f"stage {name}")
-        console.print(_source_table(recipe, files, counted))
-        console.print(_plan_text(arithmetic, recipe))
-        out["stages"][name] = {"recipe": to_dict(recipe), "plan": asdict(arithmetic)}
-    return out
+    for name, recipe in recipes.items():
+        console.rule(Text(f"stage {name}"))
+        where = f"{path}: stage {name!r}"
+        stages[name] = _check_stage(recipe, coming, where, ranks, rows, console)
+    return {"pipeline": to_dict(pipeline), "stages": stages}
 
 
 def _source_table(recipe: Recipe, files: dict[str, list], counted: dict[str, int | None]) -> Table:
@@ -131,14 +148,9 @@ def _source_table(recipe: Recipe, files: dict[str, list], counted: dict[str, int
             if source.weight is None
             else f"{source.weight:g}"
         )
-        table.add_row(
-            source.name,
-            origin,
-            str(len(found) or "-"),
-            size,
-            "not counted" if rows is None else f"{rows:,}",
-            weight,
-        )
+        counts = "not counted" if rows is None else f"{rows:,}"
+        cells = (source.name, origin, str(len(found) or "-"), size, counts, weight)
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -158,13 +170,3 @@ def _plan_text(p: Plan, recipe: Recipe) -> Text:
         )
         lines.append(f"steps: {p.steps:,}{examples}")
     return Text("\n".join(lines))
-
-
-def first_rows(source: Source, n: int) -> list[tuple[str, dict[str, Any]]]:
-    """The first `n` rows of a source, as (where, row)."""
-    from posttrain.data.sources import open_rows
-
-    rows = list(itertools.islice(iter(open_rows(source)), n))
-    if not rows:
-        raise RequestError(f"source {source.name!r} is empty")
-    return rows

@@ -41,18 +41,17 @@ def main(argv: list[str] | None = None) -> int:
     return guarded(lambda: COMMANDS[options.command][1](options))
 
 
-def _console(stderr: bool = False) -> Any:
+def _console(**options: Any) -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr, soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, **options)
 
 
 def check(options: argparse.Namespace) -> None:
     from posttrain.check import check as run_check
 
-    facts = run_check(
-        options.recipe, options.overrides, options.ranks, options.rows, _console(options.json)
-    )
+    console = _console(quiet=options.json)
+    facts = run_check(options.recipe, options.overrides, options.ranks, options.rows, console)
     if options.json:
         print(json.dumps(facts))
 

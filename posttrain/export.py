@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from safetensors import SafetensorError
 
-from posttrain.errors import RequestError
+from posttrain.data.tokenizers import load_tokenizer
+from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.card import model_card
 from posttrain.evaluate.rundata import RunData
 from posttrain.files import write_text
@@ -17,10 +18,15 @@ from posttrain.training import checkpoints as ckpt
 
 
 def export(reference: str, out: Path, dtype: str = "auto") -> Path:
-    """Export the checkpoint `reference` to the new folder `out`. Raises `RequestError`."""
+    """Export the checkpoint `reference` to the new folder `out`.
+
+    Raises `RequestError` where `out` exists or `reference` is no model, `WorkError` where the disk refuses; then
+    nothing is left behind.
+    """
     if out.exists():
         raise RequestError(f"{out} exists already; export writes a new folder")
     path, parent = ckpt.resolve(reference)
+    tokenizer = load_tokenizer(path)
     model = load_scored(path, "cpu")
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
@@ -31,14 +37,16 @@ def export(reference: str, out: Path, dtype: str = "auto") -> Path:
     if dtype != "auto":
         model = model.to(getattr(torch, dtype))
     tmp = out.with_name(f".tmp-{out.name}")
-    with ckpt.clean_on_error(tmp, True):
-        shutil.rmtree(tmp, ignore_errors=True)
-        model.save_pretrained(tmp)
-        AutoTokenizer.from_pretrained(path).save_pretrained(tmp)
-        if parent is not None:
-            write_text(
-                tmp / "README.md",
-                model_card(RunData.load(Path(parent["run"])), parent["checkpoint"]),
-            )
-        tmp.rename(out)
+    try:
+        with ckpt.clean_on_error(tmp, True):
+            shutil.rmtree(tmp, ignore_errors=True)
+            model.save_pretrained(tmp)
+            tokenizer.save_pretrained(tmp)
+            if parent is not None:
+                card = model_card(RunData.load(Path(parent["run"])), parent["checkpoint"])
+                write_text(tmp / "README.md", card)
+            tmp.rename(out)
+    except (OSError, SafetensorError) as error:  # the latter from a full disk
+        reason = getattr(error, "strerror", None) or error
+        raise WorkError(f"{out} cannot be written: {reason}. Nothing is left of it") from error
     return out

@@ -256,9 +256,8 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor | None, sampling: Samplin
         weight, order = weight.sort(dim=-1, descending=True)
         weight = weight.masked_fill(weight.cumsum(-1) - weight >= sampling.top_p, 0.0)
     cumulated = weight.cumsum(-1)
-    total = cumulated[:, -1:]
-    # strictly below the total, so that rounding never lands on a token of probability 0
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    # below the total also after rounding, for a float32 number is at most 1 - 2^-24; NaN would be past the end
+    target = uniform * cumulated[:, -1:]
     index = torch.searchsorted(cumulated, target, right=True).clamp(max=logits.shape[-1] - 1)
     return (index if order is None else order.gather(1, index))[:, 0]
 

@@ -10,6 +10,13 @@ from typing import Any
 
 from posttrain.errors import PosttrainError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+"""What the machine refuses. Not ENOENT: a file we expected and did not make is a defect of ours."""
+
 
 def guarded(work: Callable[[], Any]) -> int:
     """The exit code of `work()`: what it returns where that is an int, else 0; 1 or 2 where it fails."""
@@ -25,12 +32,13 @@ def guarded(work: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno in FULL:
+            place = f" ({error.filename})" if error.filename else ""
+            reason = f"the disk is full{place}; free some space and run the same command again"
+        elif error.errno in REFUSED and error.filename:
+            reason = f"{os.fspath(error.filename)}: {error.strerror}"
+        else:
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: the disk is full{place}; free some space and run the same command again",
-            file=sys.stderr,
-        )
+        print(f"error: {reason}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0

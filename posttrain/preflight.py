@@ -1,44 +1,66 @@
-"""What can be known of a recipe before anything is loaded: names of tasks, missing files, lengths.
+"""What can be known of a recipe before anything is loaded: tasks, files, first rows, start model, lengths.
 
-Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first.
+Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left out:
+whatever needs the hub or a tokenizer; only the first row of a source is read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.sources import list_files
-from posttrain.errors import RequestError
-from posttrain.evaluate.tasks.catalogue import check_task
+from posttrain.data.examples import to_example
+from posttrain.data.rows import RowError
+from posttrain.data.sources import list_files, open_rows
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
 from posttrain.recipe import Recipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import Source
+from posttrain.training.checkpoints import resolve
 
 
-def preflight(recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
-    """Files by source name ([{path, bytes}], empty for hub ids and generators). Raises `RequestError`."""
+def preflight(
+    recipe: Recipe, coming: Collection[str] = (), where: str = ""
+) -> dict[str, list[dict[str, Any]]]:
+    """Files by source name ([{path, bytes}], empty for hub ids and generators). Raises `RequestError`.
+
+    `coming`: places of runs that an earlier stage will make, which need not exist yet. `where` opens every
+    sentence of the error: the recipe's file, or the stage of a pipeline.
+    """
     problems = Problems()
     files: dict[str, list[dict[str, Any]]] = {}
     for at, source in sources_of(recipe):
         try:
             files[source.name] = list_files(source)
+            if recipe.stage == "sft" and (files[source.name] or source.generator):
+                _first_row(source)
         except RequestError as error:
             problems.add(at, str(error))
     for i, task in enumerate(recipe.evaluate.tasks):
         for path, message in check_task(task, f"evaluate.tasks[{i}]"):
             problems.add(path, message)
-    limit = max_positions(recipe)
+    try:
+        refuse_unwritable(Path(recipe.output_dir))
+    except RequestError as error:
+        problems.add("output_dir", f"output_dir: {error}")
+    _best(recipe, problems)
+    folder = _start(recipe, coming, problems)
+    limit = max_positions(recipe, folder)
     if limit is not None and recipe.data.max_length > limit:
         problems.add(
             "data.max_length",
             f"data.max_length = {recipe.data.max_length} is above the {limit} positions of the model",
         )
     if problems:
+        prefix = f"{where}: " if where else ""
         raise RequestError(
             "\n".join(
-                p.message if p.path in p.message else f"{p.path}: {p.message}"
+                prefix + (p.message if p.path in p.message else f"{p.path}: {p.message}")
                 for p in problems.found
             )
         )
@@ -54,15 +76,56 @@ def sources_of(recipe: Recipe) -> list[tuple[str, Source]]:
     return found
 
 
-def max_positions(recipe: Recipe) -> int | None:
-    """The model's longest sequence where a config on this disk says it, else None."""
-    model = recipe.model
-    if model.from_config is not None:
-        return model.from_config.options.get("max_position_embeddings")
-    config = Path(str(model.init)).expanduser() / "config.json"
-    if not config.is_file():
+def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
+    """The model's longest sequence where the recipe or the config in `folder` says it, else None."""
+    if recipe.model.from_config is not None:
+        return recipe.model.from_config.options.get("max_position_embeddings")
+    config = folder / "config.json" if folder is not None else None
+    if config is None or not config.is_file():
         return None
     try:
         return json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, OSError):
         raise RequestError(f"{config}: not a model config") from None
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raises `RequestError` where `folder` could not be made or written to, before hours are spent."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise RequestError(f"{folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RequestError(f"{folder}: no permission to write in {there}")
+
+
+def _first_row(source: Source) -> None:
+    """An empty source or wrongly named columns show in the first row."""
+    where, row = next(iter(open_rows(source)))
+    with contextlib.suppress(RowError):  # dropped; how many may be is data.max_drop_share
+        to_example(row, source, where)
+
+
+def _best(recipe: Recipe, problems: Problems) -> None:
+    by = recipe.checkpoints.keep_best
+    tasks = {t.name: t for t in recipe.evaluate.tasks if t.name in TASKS}
+    if by is not None and by.task in tasks and by.metric not in metrics(tasks[by.task]):
+        near = did_you_mean(by.metric, metrics(tasks[by.task]))
+        at = "checkpoints.keep_best.metric"
+        problems.add(at, f"{at} = {by.metric!r} is no metric of {by.task}{near}")
+
+
+def _start(recipe: Recipe, coming: Collection[str], problems: Problems) -> Path | None:
+    """The folder of trained weights where there is one on this disk already."""
+    init = recipe.model.init
+    if init is None or init.partition("@")[0] in coming:
+        return None
+    try:
+        folder = Path(resolve(init)[0])
+    except RequestError as error:
+        problems.add("model.init", f"model.init: {error}")
+        return None
+    if not folder.exists():
+        return None  # a hub id
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        problems.add("model.init", f"model.init: {folder} holds no model (no config.json)")
+    return folder

@@ -67,10 +67,10 @@ def build(
     parts: dict[int, Table] = {}
     if heldout and own:
         (chosen,) = _choose([len(prepared[-1])], heldout.max_examples)
-        order = _shuffled(len(prepared[-1]), seed, own.name)
+        order = _shuffled(len(prepared[-1]), heldout.seed, own.name)
         parts = {len(sources): SubsetTable(prepared[-1], np.sort(order[:chosen]))}
     elif heldout and heldout.share is not None:
-        tables, parts = _split(tables, [s.name for s in sources], heldout, seed)
+        tables, parts = _split(tables, [s.name for s in sources], heldout)
     mixture = Mixture(
         [len(table) for table in tables],
         [s.name for s in sources],
@@ -138,7 +138,7 @@ def _dataset_row(table: Table, i: int, source: int) -> dict[str, Any]:
 
 
 def _split(
-    tables: Sequence[Table], names: Sequence[str], heldout: schema.Heldout, seed: int
+    tables: Sequence[Table], names: Sequence[str], heldout: schema.Heldout
 ) -> tuple[list[Table], dict[int, Table]]:
     """Takes the share out of every table. What is trained on does not depend on `max_examples`: of the rows taken
     out at most so many are kept for measuring, spread over the sources by size."""
@@ -157,7 +157,7 @@ def _split(
     train: list[Table] = []
     parts: dict[int, Table] = {}
     for s, measured in enumerate(_choose(out, heldout.max_examples)):
-        order = _shuffled(len(tables[s]), seed, names[s])
+        order = _shuffled(len(tables[s]), heldout.seed, names[s])
         train.append(SubsetTable(tables[s], np.sort(order[out[s] :])))
         if measured:
             parts[s] = SubsetTable(tables[s], np.sort(order[:measured]))

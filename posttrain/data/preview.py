@@ -1,8 +1,12 @@
-"""Shows rows as they will be trained on: context dim, trained tokens coloured by segment."""
+"""Shows rows as they will be trained on: context dim, trained tokens coloured by segment.
+
+Without colours (NO_COLOR, a pipe, a dumb terminal) brackets stand around what is trained. Left out: the model.
+"""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -22,14 +26,19 @@ COLOURS = (
 )
 PLAIN = "black on white"
 """Trained, but in no segment: plain cross-entropy."""
+Span = tuple[str, int | None]
+"""A piece of text and its segment: None where it is context, 0 where it is trained in no segment."""
 
 
-def preview(recipe: Recipe, n: int, console: Console) -> None:
-    """Print the first `n` rows of every source. Needs the tokenizer, not the model."""
+def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[str, Any]]:
+    """Print the first `n` rows of every source, and return them; needs the tokenizer, not the model.
+
+    `start` is the place that `model.init` stands for; its tokenizer is used where the recipe names none.
+    A returned row is {"source", "where"} and either {"dropped": reason} or {"tokens", "trained", "segments",
+    "spans": [[text, segment]]}, with segments as in `Span`.
+    """
     tokenizer = load_tokenizer(
-        recipe.model.tokenizer or str(recipe.model.init),
-        recipe.model.revision,
-        recipe.model.trust_remote_code,
+        recipe.model.tokenizer or start, recipe.model.revision, recipe.model.trust_remote_code
     )
     template = load_template(recipe.data.template, tokenizer)
     tokens = [*recipe.model.add_tokens, *template.missing_tokens(tokenizer)]
@@ -39,42 +48,77 @@ def preview(recipe: Recipe, n: int, console: Console) -> None:
         )
     template.apply_to(tokenizer)
     loss = getattr(recipe, "loss", None)
+    coloured = console.color_system is not None and not console.no_color
+    shown = []
     for source in recipe.data.sources:
-        console.rule(f"source {source.name}")
+        console.rule(Text(f"source {source.name}"))
         for where, row in itertools.islice(iter(open_rows(source)), n):
-            try:
-                tokens_of_row = tokenize_example(
-                    to_example(row, source, where), tokenizer, recipe.data, loss
-                )
-            except RowError as error:
-                console.print(f"[red]{where}: dropped: {error}")
-                continue
             console.print(Text(where, style="dim"))
-            console.print(coloured(tokens_of_row, tokenizer))
-    legend = Text("context  ", style="dim")
-    for i, colour in enumerate(COLOURS[:2], 1):
-        legend.append(f" segment {i} ", style=colour)
-    console.print(legend.append(" trained, no segment ", style=PLAIN))
+            facts: dict[str, Any] = {"source": source.name, "where": where}
+            shown.append(facts)
+            try:
+                example = to_example(row, source, where)
+                tokenized = tokenize_example(example, tokenizer, recipe.data, loss)
+            except RowError as error:
+                facts["dropped"] = str(error)
+                console.print(Text(f"dropped: {error}", style="red"))
+                continue
+            facts |= {
+                "tokens": len(tokenized.input_ids),
+                "trained": int((tokenized.labels != -100).sum()),
+                "segments": int(tokenized.segment_ids.max()),
+                "spans": spans(tokenized, tokenizer),
+            }
+            console.print((painted if coloured else bracketed)(facts["spans"]))
+            counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**facts)
+            console.print(Text(counts, style="dim"))
+    console.print(_legend(coloured))
+    return shown
 
 
-def coloured(row: TokenRow, tokenizer) -> Text:
-    """One row as text; bytes that make a character only together are shown together."""
-    out = Text()
-    styles = [
-        "dim" if label == -100 else COLOURS[(segment - 1) % len(COLOURS)] if segment else PLAIN
+def spans(row: TokenRow, tokenizer) -> list[Span]:
+    """One row as text, cut where the segment changes; bytes of one character stay together."""
+    marks = [
+        None if label == -100 else int(segment)
         for label, segment in zip(row.labels, row.segment_ids, strict=True)
     ]
-    for style, group in itertools.groupby(
-        zip(row.input_ids, styles, strict=True), key=lambda pair: pair[1]
+    out = []
+    for mark, group in itertools.groupby(
+        zip(row.input_ids, marks, strict=True), key=lambda pair: pair[1]
     ):
         ids = [int(token) for token, _ in group]
-        out.append(
-            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
-            style=style,
-        )
-    trained = int((row.labels != -100).sum())
-    out.append(
-        f"\n{len(row.input_ids)} tokens, {trained} trained, {int(row.segment_ids.max())} segment(s)",
-        style="dim",
-    )
+        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        out.append((text, mark))
     return out
+
+
+def painted(found: list[Span]) -> Text:
+    """Spans in colours."""
+    return Text.assemble(*((text, _colour(segment)) for text, segment in found))
+
+
+def bracketed(found: list[Span]) -> Text:
+    """Spans with `[[1: ...]]` around segment 1 and `[[...]]` around what is trained in no segment."""
+    out = Text()
+    for text, segment in found:
+        number = f"{segment}: " if segment else ""
+        out.append(text if segment is None else f"[[{number}{text}]]")
+    return out
+
+
+def _colour(segment: int | None) -> str:
+    if segment is None:
+        return "dim"
+    return COLOURS[(segment - 1) % len(COLOURS)] if segment else PLAIN
+
+
+def _legend(coloured: bool) -> Text:
+    if not coloured:
+        return Text("[[1: trained, segment 1]] [[trained, no segment]], the rest is context")
+    names = (
+        ("context", None),
+        (" segment 1 ", 1),
+        (" segment 2 ", 2),
+        (" trained, no segment ", 0),
+    )
+    return Text(" ").join(Text(name, style=_colour(segment)) for name, segment in names)

@@ -1,4 +1,7 @@
-"""`posttrain eval`: scores any checkpoint, of a run or from elsewhere, and prints the card."""
+"""`posttrain eval`: scores any checkpoint, of a run or from elsewhere, and prints what it scored.
+
+Left out: the checkpoints beside it; `posttrain show` and the scorecard have those.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.markdown import Markdown
+from rich.table import Table
+from rich.text import Text
 
 from posttrain.errors import RequestError
+from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.store import ScoreStore
 from posttrain.evaluate.tasks.catalogue import check_task
+from posttrain.preflight import refuse_unwritable
 from posttrain.recipe import load
 from posttrain.recipe.build import Problems, build
+from posttrain.recipe.load import _apply as apply_override
 from posttrain.recipe.schema import Task
 from posttrain.training import checkpoints as ckpt
 
@@ -41,6 +48,7 @@ def evaluate(
     place = (
         Path(out) if out else run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
     )
+    refuse_unwritable(place)
     step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
     from posttrain.evaluate.checkpoint import score_checkpoint
 
@@ -48,28 +56,47 @@ def evaluate(
     name = parent["checkpoint"] if parent else Path(path).name
     score_checkpoint(Path(path), step, tasks, place, style, name=name)
     store = ScoreStore(place)
-    rows = [
-        r for r in store.rows() if r["checkpoint"] == name and r["task"] in {t.name for t in tasks}
-    ]
+    rows = [row for task in tasks for row in _rows(store, task, name)]
     if as_json:
         print(json.dumps(rows))
-    else:
-        console.print(Markdown(store.scorecard_markdown()))
-        console.print(f"scores: {store.path}")
+        return
+    for task in tasks:
+        found = [row for row in rows if row["task"] == task.name]
+        console.print(_table(task.name, name, found))
+    console.print(Text(f"scores: {store.path}"))
+
+
+def _rows(store: ScoreStore, task: Task, checkpoint: str) -> list[dict[str, Any]]:
+    """The stored rows of this checkpoint under the settings of `task`, the last of each metric."""
+    half = task_hash(task) + "-"
+    rows = [r for r in store.rows() if (r["checkpoint"], r["task"]) == (checkpoint, task.name)]
+    return list({r["metric"]: r for r in rows if r["settings"].startswith(half)}.values())
+
+
+def _table(task: str, checkpoint: str, rows: list[dict[str, Any]]) -> Table:
+    """A metric a line: no terminal is too narrow for it."""
+    problems = rows[0]["n"] if rows else 0
+    title = Text(f"{task} of {checkpoint}, {problems:,} problem{'s' * (problems != 1)}")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    for head, side in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        table.add_column(head, justify=side)
+    for row in rows:
+        low, high = row.get("low"), row.get("high")
+        interval = "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
+        table.add_row(*map(Text, (row["metric"], f"{row['value']:.4g}", interval)))
+    return table
 
 
 def _task(task: Task, overrides: list[str]) -> Task:
+    """`task` with `overrides` applied and checked."""
     values: Any = OmegaConf.create(dataclasses.asdict(task))
     for override in overrides:
-        if "=" not in override:
-            raise RequestError(f"{override!r}: a task setting is written key=value, e.g. limit=100")
-        key, _, text = override.partition("=")
-        OmegaConf.update(values, key, OmegaConf.create(f"v: {text}").v, force_add=True)
+        apply_override(values, override, f"the settings of task {task.name}")
     problems = Problems()
     built = build(Task, OmegaConf.to_container(values), "", problems)
-    if problems:
-        raise RequestError("\n".join(p.message for p in problems.found))
-    wrong = check_task(built, "task")
-    if wrong:
-        raise RequestError("\n".join(message for _, message in wrong))
+    found = [p.message if p.path in p.message else f"{p.path}: {p.message}" for p in problems.found]
+    if built is not None:
+        found = [message for _, message in check_task(built, f"task {task.name}")]
+    if found:
+        raise RequestError("\n".join(found))
     return built

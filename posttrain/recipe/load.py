@@ -166,7 +166,7 @@ def recipe_hash(recipe: Recipe) -> str:
     for key in ("cache_dir", "prepare_timeout"):
         values["data"].pop(key)
     heldout = recipe.evaluate.heldout
-    values["heldout.share"] = heldout.share if heldout else None
+    values["heldout"] = (heldout.share, heldout.seed) if heldout and heldout.share else None
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -257,6 +257,9 @@ class Heldout:
     source: Source | None = None
     every_steps: int = 100
     max_examples: int = 512
+    """At most so many rows are measured; with `share` all of them stay out of training."""
+    seed: int = 0
+    """Chooses the rows, apart from `train.seed`: two seeds of a run, or two stages, hold out the same rows."""
 
 
 @dataclass

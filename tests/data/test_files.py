@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 
@@ -38,6 +39,14 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_other(tmp_path):
         write_text(tmp_path / "x" / "y", "no folder")
     with pytest.raises(WorkError, match="cannot append"):
         append_line(tmp_path / "none" / "y", {})
+
+
+def test_a_reader_that_has_the_old_file_open_keeps_it_whole(tmp_path):
+    write_text(tmp_path / "x", "old" * 1000)
+    with open(tmp_path / "x") as reader:
+        write_text(tmp_path / "x", "new")
+        assert reader.read() == "old" * 1000
+    assert (tmp_path / "x").read_text() == "new"
 
 
 def test_lines_in_order_and_no_file_is_no_lines(tmp_path):
@@ -89,3 +98,21 @@ def test_two_writers_do_not_tear_each_others_lines(tmp_path):
     lines = read_jsonl(tmp_path / "m")
     assert len(lines) == 200
     assert [line["i"] for line in lines if line["who"] == "a"] == list(range(100))
+
+
+def test_a_writer_waits_for_its_turn(tmp_path):
+    """Else it would take a line that is being written for a torn one, and cut it off."""
+    path = tmp_path / "m"
+    with open(path, "a+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(b'{"half": ')
+        held.flush()
+        child = fork.Process(target=append_line, args=(path, {"i": 1}), daemon=True)
+        child.start()
+        child.join(0.3)
+        assert child.is_alive()
+        held.write(b"1}\n")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_UN)  # closing is not enough: the child has inherited the file
+    child.join(20)
+    assert read_jsonl(path) == [{"half": 1}, {"i": 1}]

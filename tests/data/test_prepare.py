@@ -327,7 +327,7 @@ def test_held_out_rows_are_never_trained_on(two, tokenizer):
         (row["source"], row["row"])
         for row in HeldoutRows(build(two, Loss(), tokenizer, Heldout(share=0.25), seed=5))
     ]
-    other = HeldoutRows(build(two, Loss(), tokenizer, Heldout(share=0.25), seed=6))
+    other = HeldoutRows(build(two, Loss(), tokenizer, Heldout(share=0.25, seed=6), seed=5))
     assert {(row["source"], row["row"]) for row in other} != set(measured)
 
 

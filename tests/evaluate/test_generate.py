@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,6 +184,34 @@ def test_positions_run_out(digits):
     assert [r.finish for r in found] == ["length", "length"]
     with pytest.raises(RequestError, match="prompt 1 has 8 tokens, the model 8 positions"):
         generator.generate(prompts_of(digits, "1", "12345678"), 1, GREEDY, 0)
+
+
+class SixthTokenEnds:
+    """Stands for a model that writes 5 5 5 5 5 and its end token, whatever it reads."""
+
+    training, device, generation_config, calls = False, torch.device("cpu"), None, 0
+
+    def __init__(self, positions: int) -> None:
+        text = SimpleNamespace(max_position_embeddings=positions)
+        self.config = SimpleNamespace(get_text_config=lambda: text)
+        self.eval = lambda: self
+        self.train = lambda mode: self
+
+    def __call__(self, input_ids, **_):
+        self.calls += 1
+        logits = torch.zeros(len(input_ids), 1, 22)
+        logits[..., 1 if self.calls == 6 else 5] = 9.0
+        return SimpleNamespace(logits=logits, past_key_values=object())
+
+
+def test_what_comes_after_the_end_does_not_count(digits):
+    """Room for 3 tokens ends the first; the end token it would write at step 6 is not its own."""
+    found = TransformersGenerator(SixthTokenEnds(8), digits).generate([[3] * 5, [3]], 1, GREEDY, 0)
+    assert [(r.token_ids, r.finish) for r in found] == [
+        ([5] * 3, "length"),
+        ([5] * 5 + [1], "stop"),
+    ]
+    assert [r.text for r in found] == ["222", "22222"]
 
 
 def test_end_tokens_come_from_three_places(digits):

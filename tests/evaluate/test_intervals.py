@@ -87,6 +87,12 @@ def test_grouping_widens_what_is_not_independent():
     assert naive.high - naive.low == pytest.approx((once.high - once.low) / math.sqrt(10), rel=0.1)
 
 
+def test_clusters_of_different_sizes_weigh_by_their_problems():
+    """1 | 0 0 0: resamples give 1 (a quarter of them), 1/4 (half, one of each cluster) or 0 (a quarter)."""
+    found = interval([1.0, 0.0, 0.0, 0.0], ["a", "b", "b", "b"], level=0.4)
+    assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
+
+
 def test_pairing():
     rng = np.random.default_rng(1)
     hardness = rng.random(200)

@@ -65,9 +65,15 @@ def test_mistakes_are_named_with_file_line_and_spelling(recipe, line, wrong, exp
 
 
 def test_all_mistakes_come_at_once(recipe):
-    recipe.write_text(MINIMAL.replace("learning_rate", "lerning_rate").replace("max_steps: 10", "max_steps: x"))
+    recipe.write_text(
+        MINIMAL.replace("learning_rate", "lerning_rate").replace("max_steps: 10", "max_steps: x")
+    )
     message = fails(recipe)
-    assert "lerning_rate" in message and "max_steps" in message and "train.learning_rate is missing" in message
+    assert (
+        "lerning_rate" in message
+        and "max_steps" in message
+        and "train.learning_rate is missing" in message
+    )
 
 
 def test_missing_sections_are_named(tmp_path):
@@ -177,7 +183,9 @@ def test_interpolation_that_leads_nowhere(recipe, monkeypatch):
 
 
 def test_the_resolved_recipe_is_the_same_recipe(recipe, tmp_path):
-    first = load(recipe, ["loss.name=confidence_limited", "loss.n=256", "train.learning_rate=5e-06"])
+    first = load(
+        recipe, ["loss.name=confidence_limited", "loss.n=256", "train.learning_rate=5e-06"]
+    )
     saved = tmp_path / "resolved.yaml"
     saved.write_text(to_yaml(first))
     assert load(saved) == first
@@ -185,14 +193,27 @@ def test_the_resolved_recipe_is_the_same_recipe(recipe, tmp_path):
 
 def test_hash_follows_what_is_learned_only(recipe):
     base = recipe_hash(load(recipe))
-    same = ["name=other", "train.logging_steps=3", "checkpoints.keep_last=1", "evaluate.tasks=[{name: gsm8k}]"]
+    same = [
+        "name=other",
+        "train.logging_steps=3",
+        "checkpoints.keep_last=1",
+        "evaluate.tasks=[{name: gsm8k}]",
+    ]
     assert {recipe_hash(load(recipe, [o])) for o in same} == {base}
-    other = ["train.seed=1", "loss.reduction=sum", "data.max_length=64", "evaluate.heldout={share: 0.1}"]
+    other = [
+        "train.seed=1",
+        "loss.reduction=sum",
+        "data.max_length=64",
+        "evaluate.heldout={share: 0.1}",
+    ]
     assert base not in {recipe_hash(load(recipe, [o])) for o in other}
 
 
 def test_diff_names_leaves(recipe):
-    changed = diff(to_dict(load(recipe)), to_dict(load(recipe, ["data.sources.0.path=b.jsonl", "train.seed=1"])))
+    changed = diff(
+        to_dict(load(recipe)),
+        to_dict(load(recipe, ["data.sources.0.path=b.jsonl", "train.seed=1"])),
+    )
     assert changed == {"data.sources[0].path": ("a.jsonl", "b.jsonl"), "train.seed": (42, 1)}
 
 
@@ -210,7 +231,9 @@ def test_pipeline_mistakes(tmp_path, recipe):
     path = tmp_path / "p.yaml"
     path.write_text("pipeline: p\nstages:\n  - {name: a, recipe: smal.yaml}\n")
     assert "did you mean 'small.yaml'?" in fails(path)
-    path.write_text("pipeline: p\nstages:\n  - {name: a, recipe: small.yaml, after: [b]}\n  - {name: b, recipe: small.yaml}\n")
+    path.write_text(
+        "pipeline: p\nstages:\n  - {name: a, recipe: small.yaml, after: [b]}\n  - {name: b, recipe: small.yaml}\n"
+    )
     assert "no earlier stage" in fails(path)
     path.write_text("pipeline: p\nstages: []\n")
     assert "stages is empty" in fails(path)

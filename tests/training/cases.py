@@ -33,7 +33,11 @@ def main(cases: str, out: str) -> int:
             info = run.info()
             head = trainers.pop().model.get_output_embeddings().weight
             # ZeRO-3 without sharding (a persistent parameter) would prove nothing
-            sharded = hasattr(head, "ds_persist") and not head.ds_persist and head.ds_tensor.numel() < head.ds_numel
+            sharded = (
+                hasattr(head, "ds_persist")
+                and not head.ds_persist
+                and head.ds_tensor.numel() < head.ds_numel
+            )
             results[case["name"]] = {
                 "run": str(run.path), "world_size": info["world_size"], "engine": info["engine"], "sharded": sharded,
             }  # fmt: skip

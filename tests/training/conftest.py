@@ -60,8 +60,15 @@ def write_rows(path: Path, count: int = 48) -> Path:
     """Prompt/completion rows whose completions differ in length by a factor of ten."""
     with path.open("w") as file:
         for i in range(count):
-            completion = "\n".join(f"step {j} of {i}: {i * j}" for j in range(1 + i % 5)) + f"\n#### {i * 7}"
-            file.write(json.dumps({"prompt": f"Count {i}.", "completion": completion, "answer": str(i * 7)}) + "\n")
+            completion = (
+                "\n".join(f"step {j} of {i}: {i * j}" for j in range(1 + i % 5)) + f"\n#### {i * 7}"
+            )
+            file.write(
+                json.dumps(
+                    {"prompt": f"Count {i}.", "completion": completion, "answer": str(i * 7)}
+                )
+                + "\n"
+            )
     return path
 
 
@@ -107,8 +114,17 @@ def on_cpu(config: Path, folder: Path) -> Path:
     values = yaml.safe_load(config.read_text()) | {"use_cpu": True}
     if values.get("deepspeed_config", {}).get("zero_stage") == 3:
         file = folder / "deepspeed.json"
-        auto = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
-        zero = {"stage": 3, "stage3_param_persistence_threshold": 0, "stage3_gather_16bit_weights_on_model_save": True}
+        auto = (
+            "train_batch_size",
+            "train_micro_batch_size_per_gpu",
+            "gradient_accumulation_steps",
+            "gradient_clipping",
+        )
+        zero = {
+            "stage": 3,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
         file.write_text(json.dumps({"zero_optimization": zero, **dict.fromkeys(auto, "auto")}))
         values["deepspeed_config"] = {"deepspeed_config_file": str(file), "zero3_init_flag": True}
         values.pop("mixed_precision")
@@ -121,7 +137,9 @@ def on_cpu(config: Path, folder: Path) -> Path:
 def launch(root, environment, tmp_path):
     """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one process."""
 
-    def run(cases: list[dict], config: str | None = None, processes: int = 2, timeout: float = 300) -> dict[str, dict]:
+    def run(
+        cases: list[dict], config: str | None = None, processes: int = 2, timeout: float = 300
+    ) -> dict[str, dict]:
         asked, out = tmp_path / "cases.json", tmp_path / "results.json"
         asked.write_text(json.dumps(cases))
         out.unlink(missing_ok=True)
@@ -130,7 +148,14 @@ def launch(root, environment, tmp_path):
         if config is not None:
             command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes),
                         "--config_file", str(on_cpu(root / "launch" / config, tmp_path)), "--main_process_port", "0"]  # fmt: skip
-        done = subprocess.run([*command, *script], env=environment, capture_output=True, text=True, timeout=timeout, cwd=tmp_path)
+        done = subprocess.run(
+            [*command, *script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=tmp_path,
+        )
         assert out.exists(), done.stderr[-4000:]
         results = json.loads(out.read_text())
         for name, result in results.items():

@@ -16,11 +16,26 @@ from safetensors.torch import load_file
 
 LOSSES = {
     "token_mean": ["loss.name=confidence_limited", "loss.n=4", "loss.reduction=token_mean"],
-    "length_mean": ["loss.name=confidence_limited", "loss.n=16", "loss.value=surrogate", "loss.reduction=length_mean"],
-    "segment_mean": ["loss.name=confidence_limited", "loss.n=4", "loss.segment=step", "loss.reduction=segment_mean",
-                     "train.learning_rate=0.01"],  # fmt: skip
+    "length_mean": [
+        "loss.name=confidence_limited",
+        "loss.n=16",
+        "loss.value=surrogate",
+        "loss.reduction=length_mean",
+    ],
+    "segment_mean": [
+        "loss.name=confidence_limited",
+        "loss.n=4",
+        "loss.segment=step",
+        "loss.reduction=segment_mean",
+        "train.learning_rate=0.01",
+    ],  # fmt: skip
     "sum": ["loss.name=cross_entropy", "loss.reduction=sum", "train.learning_rate=0.0005"],
-    "answer": ["loss.name=confidence_limited", "loss.n=16", "loss.segment=answer", "loss.answer_marker='#### '"],
+    "answer": [
+        "loss.name=confidence_limited",
+        "loss.n=16",
+        "loss.segment=answer",
+        "loss.answer_marker='#### '",
+    ],
     "padding_free": ["data.padding_free=true"],
 }
 
@@ -79,7 +94,10 @@ def test_splits_and_engines_agree(recipe, launch, tiny, tied, record_property):
             assert result["sharded"] == (engine == "zero3")
         found |= results
 
-    start = {"untied": load_file(tiny / "model.safetensors"), "tied": load_file(tied / "model.safetensors")}
+    start = {
+        "untied": load_file(tiny / "model.safetensors"),
+        "tied": load_file(tied / "model.safetensors"),
+    }
     table = {}
     for name, result in found.items():
         group, _, split = name.rpartition("-")
@@ -90,7 +108,11 @@ def test_splits_and_engines_agree(recipe, launch, tiny, tied, record_property):
     for name, errors in table.items():
         print(f"{name:24s}", "  ".join(f"{k} {v:.1e}" for k, v in errors.items()))
         record_property(name, json.dumps(errors))
-    bad = {n: e for n, e in table.items() if e["loss"] > 1e-5 or e["weights"] > 1e-5 or e["head_gradient"] > 1e-4}
+    bad = {
+        n: e
+        for n, e in table.items()
+        if e["loss"] > 1e-5 or e["weights"] > 1e-5 or e["head_gradient"] > 1e-4
+    }
     assert not bad
     assert len(table) == len(LOSSES) * 3 + 4
 
@@ -107,13 +129,19 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     from posttrain.stage import load_text_side
 
     overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]
-    result = launch([{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}])["ce"]
+    result = launch(
+        [{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}]
+    )["ce"]
     loaded = load_stage(recipe, overrides, "sft")
     tokenizer, _ = load_text_side(loaded, loaded.model.init)
     prepared = build(loaded.data, loaded.loss, tokenizer, seed=loaded.train.seed)
     rows = TrainRows(prepared, 8)
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(8)])
     model = AutoModelForCausalLM.from_pretrained(loaded.model.init)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+        :, :-1
+    ]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten()
+    )
     assert losses(result["run"])[0] == pytest.approx(expected.item(), rel=1e-5)

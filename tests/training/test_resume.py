@@ -25,7 +25,9 @@ SETTINGS = [
 
 def start(recipe: Path, name: str, environment: dict, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "posttrain.sft", str(recipe), f"name={name}", *SETTINGS, *more]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=recipe.parent)
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, cwd=recipe.parent
+    )
 
 
 def ids_by_step(run: Path) -> dict[int, list]:
@@ -36,7 +38,9 @@ def ids_by_step(run: Path) -> dict[int, list]:
             row = json.loads(line)
         except ValueError:
             continue  # torn by the kill
-        assert seen.setdefault(row["step"], row["ids"]) == row["ids"], f"step {row['step']} saw other rows when repeated"
+        assert seen.setdefault(row["step"], row["ids"]) == row["ids"], (
+            f"step {row['step']} saw other rows when repeated"
+        )
     return seen
 
 
@@ -82,7 +86,9 @@ def test_kill_9_at_random_moments(recipe, environment):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(recipe, environment):
-    process = start(recipe, "asked", environment, "train.max_steps=4000", "checkpoints.save_steps=null")
+    process = start(
+        recipe, "asked", environment, "train.max_steps=4000", "checkpoints.save_steps=null"
+    )
     samples = recipe.parent / "asked" / "samples.jsonl"
     deadline = time.time() + 120
     while not (samples.exists() and len(samples.read_text().splitlines()) >= 3):

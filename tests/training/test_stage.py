@@ -31,7 +31,12 @@ def test_what_a_run_leaves_behind(recipe):
     run = go(recipe, "loss.name=confidence_limited", "loss.n=16", "evaluate.heldout={share: 0.25, every_steps: 2}",
              "train.report_to=[tensorboard]")  # fmt: skip
     info = json.loads((run / "run.json").read_text())
-    assert (info["status"], info["steps"], info["world_size"], info["engine"]) == ("finished", 5, 1, "single")
+    assert (info["status"], info["steps"], info["world_size"], info["engine"]) == (
+        "finished",
+        5,
+        1,
+        "single",
+    )
     assert info["versions"]["trl"].startswith("1.16")
     rows = metrics(run)
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5]
@@ -44,9 +49,13 @@ def test_what_a_run_leaves_behind(recipe):
     assert ckpt.is_complete(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    assert "<|im_start|>" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert "<|im_start|>" in tokenizer.apply_chat_template(
+        [{"role": "user", "content": "x"}], tokenize=False
+    )
     assert model.config.vocab_size == len(tokenizer)
-    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {p.name for p in checkpoint.iterdir()}
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {
+        p.name for p in checkpoint.iterdir()
+    }
     assert list((run / "tensorboard").rglob("events.*"))
     mixture = json.loads((run / "mixture.json").read_text())
     assert mixture["sources"][0]["rows_kept"] == 48
@@ -67,13 +76,19 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
     run = go(recipe, *overrides)
     loaded = load_stage(recipe, overrides, "sft")
     tokenizer, _ = load_text_side(loaded, loaded.model.init)
-    prepared = build(loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed)
+    prepared = build(
+        loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed
+    )
     rows = HeldoutRows(prepared)
     assert len(rows) == 12
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(len(rows))])
     model = AutoModelForCausalLM.from_pretrained(loaded.model.init)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+        :, :-1
+    ]
+    expected = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten()
+    )
     assert metrics(run, "heldout")[-1]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -110,8 +125,13 @@ def test_skipped_steps_leave_weights_and_are_counted(recipe, monkeypatch):
              "train.optim=adamw_torch", "train.learning_rate=1e-3", "train.per_device_train_batch_size=8")  # fmt: skip
     from safetensors.torch import load_file
 
-    steps = [load_file(c.path / "model.safetensors") for c in ckpt.all_complete(run / "checkpoints")]
-    moved = [max(float((a[k] - b[k]).abs().max()) for k in a) for a, b in zip(steps, steps[1:], strict=False)]
+    steps = [
+        load_file(c.path / "model.safetensors") for c in ckpt.all_complete(run / "checkpoints")
+    ]
+    moved = [
+        max(float((a[k] - b[k]).abs().max()) for k in a)
+        for a, b in zip(steps, steps[1:], strict=False)
+    ]
     assert [m > 0 for m in moved] == [False, True, False, True]  # steps 2 and 4 were skipped
     assert metrics(run)[-1]["skipped_steps"] == 2
 
@@ -160,7 +180,9 @@ def test_added_tokens_grow_the_vocabulary(recipe):
     checkpoint = run / "checkpoints" / "step-000001"
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     assert len(tokenizer("<think>", add_special_tokens=False)["input_ids"]) == 1
-    assert AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.shape[0] == len(tokenizer)
+    assert AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.shape[
+        0
+    ] == len(tokenizer)
 
 
 def test_bfloat16_autocast_runs(recipe):
@@ -173,11 +195,16 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_half_checkpoint(recipe, tmp_pat
 
     small = tmp_path / "small"
     small.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small]).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", small]).returncode
+    ):
         pytest.skip("a small tmpfs cannot be mounted here")
     try:
         command = [sys.executable, "-m", "posttrain.sft", str(recipe), f"output_dir={small}"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=200)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=200
+        )
         assert done.returncode == 1, done.stderr[-3000:]
         assert "error: " in done.stderr and "could not be written" in done.stderr
         assert not list((small / "case" / "checkpoints").glob("*"))
