@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.data import generators, readers
+from posttrain.errors import RequestError
 from posttrain.preflight import preflight, sources_of
 from posttrain.recipe import Pipeline, Recipe, load, to_dict, to_yaml
 from posttrain.recipe.schema import Source
@@ -89,7 +90,10 @@ def _check_stage(
 ) -> dict[str, Any]:
     files = preflight(recipe, coming, where)
     counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
-    arithmetic = plan(recipe, ranks, counted)
+    try:
+        arithmetic = plan(recipe, ranks, counted)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error}") from None
     console.print(Text(to_yaml(recipe)))
     console.print(_source_table(recipe, files, counted))
     console.print(_plan_text(arithmetic, recipe))

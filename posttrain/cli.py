@@ -81,24 +81,13 @@ def run(options: argparse.Namespace) -> int:
 def _accelerate(options: argparse.Namespace, stage: str) -> int:
     import subprocess
 
-    command = [
-        "accelerate",
-        "launch",
-        "--config_file",
-        options.accelerate,
-        "-m",
-        f"posttrain.{stage}",
-    ]
-    return subprocess.call(
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.accelerate_cli",
-            *command[1:],
-            options.recipe,
-            *options.overrides,
-        ]
-    )
+    config = Path(options.accelerate)
+    if not config.is_file():
+        near = did_you_mean(config.name, [p.name for p in config.parent.glob("*.yaml")])
+        raise RequestError(f"--accelerate {config}: no such file{near}")
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    work = ["-m", f"posttrain.{stage}", options.recipe, *options.overrides]
+    return subprocess.call([*launch, "--config_file", str(config), *work])
 
 
 def sft(options: argparse.Namespace) -> int:

@@ -77,7 +77,7 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
         model = _from_config(config, tokenizer, attention)
     else:
         model = _from_pretrained(config, str(init), attention)
-    _resize(model, tokenizer)
+    _resize(model, tokenizer, config)
     refuse_unsupported_head(model)
     return model
 
@@ -132,11 +132,18 @@ def _dtype(config: Model) -> torch.dtype:
     return torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
-def _resize(model: nn.Module, tokenizer: Any) -> None:
+def _resize(model: nn.Module, tokenizer: Any, config: Model) -> None:
     rows = model.config.get_text_config().vocab_size
-    if len(tokenizer) > rows:
-        log.info("vocabulary: %d -> %d rows; new ones start around the mean", rows, len(tokenizer))
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    if len(tokenizer) <= rows:
+        return
+    if config.lora is not None:
+        # An adapter saved over grown rows does not load with from_pretrained: the base on disk has fewer.
+        raise RequestError(
+            f"{len(tokenizer) - rows} token(s) are new to the model, which LoRA cannot add: choose a data.template "
+            "whose tokens it knows, leave out model.add_tokens, or train all weights"
+        )
+    log.info("vocabulary: %d -> %d rows; new ones start around the mean", rows, len(tokenizer))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
 
 
 def refuse_unsupported_head(model: nn.Module) -> None:

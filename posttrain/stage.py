@@ -147,7 +147,15 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
             f"launched with WORLD_SIZE={world_size()} but accelerate runs {args.world_size} process(es): "
             "check distributed_type in the accelerate config (MULTI_CPU starts one)"
         )
-    if main:
+    begun = time.time()
+    parts = StageParts(
+        recipe, run, tokenizer, template, prepared,
+        Collator(tokenizer.pad_token_id, recipe.data.padding_free),
+        load_model(recipe.model, init, tokenizer, recipe.train.seed), lora_config(recipe),
+        StepGuard(recipe.guard), stop, total, max_steps, args, facts,
+    )  # fmt: skip
+    trainer = build(recipe, parts)
+    if main:  # only now: a model that cannot be loaded leaves no run behind
         run.start(recipe, {
             "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
             "world_size": args.world_size, "engine": engine(args), "steps": max_steps,
@@ -157,14 +165,6 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         ckpt.remove_leftovers(run.checkpoints)
         for stale in run.path.glob(".score-*"):  # meeting places of a killed evaluation
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    begun = time.time()
-    parts = StageParts(
-        recipe, run, tokenizer, template, prepared,
-        Collator(tokenizer.pad_token_id, recipe.data.padding_free),
-        load_model(recipe.model, init, tokenizer, recipe.train.seed), lora_config(recipe),
-        StepGuard(recipe.guard), stop, total, max_steps, args, facts,
-    )  # fmt: skip
-    trainer = build(recipe, parts)
     score = score_factory(recipe, run, template) if score_factory is not None else None
     console = ConsoleCallback(recipe.name)
     _replace_callbacks(trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None),

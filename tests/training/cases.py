@@ -19,8 +19,8 @@ os.environ["CI"] = "1"
 
 
 def main(cases: str, out: str) -> int:
-    from posttrain.recipe import load_stage
     from posttrain import sft
+    from posttrain.recipe import load_stage
     from posttrain.stage import rank, setup_logging
 
     setup_logging()

@@ -44,11 +44,11 @@ def tiny_model(folder: Path, tie: bool = False, **options) -> Path:
 
     tokenizer = load_tokenizer("builtin:bytes")
     load_template("chatml", tokenizer).apply_to(tokenizer)
-    shape = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, vocab_size=len(tokenizer), tie_word_embeddings=tie,
-        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+    shape = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 512, "vocab_size": len(tokenizer), "tie_word_embeddings": tie,
+        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **(shape | options)))
     model.save_pretrained(folder)

@@ -123,8 +123,7 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     from transformers import AutoModelForCausalLM
 
     from posttrain.data.collate import Collator
-    from posttrain.data.prepare import TrainRows
-    from posttrain.data.prepare import build
+    from posttrain.data.prepare import TrainRows, build
     from posttrain.recipe import load_stage
     from posttrain.stage import load_text_side
 

@@ -67,8 +67,7 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
     from transformers import AutoModelForCausalLM
 
     from posttrain.data.collate import Collator
-    from posttrain.data.prepare import HeldoutRows
-    from posttrain.data.prepare import build
+    from posttrain.data.prepare import HeldoutRows, build
     from posttrain.stage import load_text_side
 
     overrides = ["evaluate.heldout={share: 0.25, every_steps: 5}", "train.per_device_train_batch_size=8",
@@ -149,7 +148,7 @@ def test_scoring_is_called_for_every_checkpoint_and_may_fail(recipe):
         return score
 
     run = go(recipe, "checkpoints.save_steps=2", "checkpoints.keep_last=1", score=factory)
-    assert [s for s in dict.fromkeys(seen)] == [0, 2, 4, 5]
+    assert list(dict.fromkeys(seen)) == [0, 2, 4, 5]
     assert [c.step for c in ckpt.all_complete(run / "checkpoints")] == [5]
 
 
@@ -171,6 +170,26 @@ def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
     assert torch.allclose(with_adapter, merged, atol=1e-4)
     with pytest.raises(RequestError, match="exists already"):
         export(str(run), out)
+
+
+def test_lora_cannot_add_tokens(recipe):
+    with pytest.raises(RequestError, match="new to the model, which LoRA cannot add"):
+        go(recipe, "model.lora={r: 4}", "model.add_tokens=['<think>']")
+    assert not (recipe.parent / "case" / "run.json").exists()
+
+
+def test_lora_with_a_fully_trained_head(recipe):
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    run = go(recipe, "model.lora={r: 4, modules_to_save: [lm_head]}", "train.optim=adamw_torch", "train.learning_rate=1e-2",
+             "checkpoints.save_steps=1", "checkpoints.keep_last=null")  # fmt: skip
+    first, last = (run / "checkpoints" / f"step-00000{s}" for s in (1, 5))
+    heads = [load_file(c / "adapter_model.safetensors") for c in (first, last)]
+    (key,) = [k for k in heads[0] if "lm_head" in k]
+    assert not torch.equal(heads[0][key], heads[1][key])
+    loaded = AutoModelForCausalLM.from_pretrained(last)
+    assert torch.allclose(loaded.get_output_embeddings().weight, heads[1][key])
 
 
 def test_added_tokens_grow_the_vocabulary(recipe):

@@ -1,0 +1,154 @@
+"""What `posttrain check` says of a recipe that is right."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+
+def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
+    begun = time.perf_counter()
+    process = spawn("check", plain_recipe, PYTHONPROFILEIMPORTTIME="1")
+    out, err = process.communicate(timeout=60)
+    seconds = time.perf_counter() - begun
+    assert process.returncode == 0, err
+    imported = {line.rpartition("|")[2].strip() for line in err.splitlines() if "|" in line}
+    assert "posttrain.check" in imported
+    slow = {"torch", "transformers", "datasets", "trl", "peft", "pyarrow", "matplotlib"}
+    assert not imported & slow
+    cpu = sum(int(line.split(":")[1].split("|")[0]) for line in err.splitlines()
+              if line.startswith("import time:") and "self" not in line) / 1e6  # fmt: skip
+    assert cpu < 1, f"{cpu} s of imports"
+    assert seconds < 5, f"{seconds} s: far above a second even for a busy machine"
+
+
+def test_resolved_recipe_batch_and_sources(call, plain_recipe, rows_file):
+    answer = call("check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2")
+    assert answer.code == 0
+    assert "lr_scheduler_type: constant" in answer.out and "seed: 42" in answer.out
+    assert "batch: 8 examples a step = 1 (micro) x 4 (ranks) x 2 (accumulation)" in answer.out
+    assert "at most 2,048 tokens a step" in answer.out  # 8 x 256
+    assert "steps: 12 (48 examples an epoch, at most" in answer.out  # 2 x 48 / 8
+    assert f"{rows_file.stat().st_size:,}" in answer.out
+
+
+def test_json_is_all_there_is_on_stdout(call, plain_recipe, rows_file):
+    answer = call("check", plain_recipe, "--json", "--rows", "1", "loss.name=confidence_limited",
+                  "loss.n=4", "loss.segment=step")  # fmt: skip
+    facts = json.loads(answer.out)
+    assert answer.err == ""
+    assert facts["recipe"]["loss"]["n"] == 4
+    assert facts["plan"] == {
+        "ranks": 1, "global_batch_size": 8, "micro_batch": 1, "accumulation": 8,
+        "tokens_per_step_at_most": 2048, "examples_per_epoch": 48, "steps": 5,
+    }  # fmt: skip
+    assert facts["sources"]["rows"] == {
+        "files": [{"path": str(rows_file), "bytes": rows_file.stat().st_size}], "rows": 48,
+    }  # fmt: skip
+    (row,) = facts["rows"]
+    assert row["where"] == f"{rows_file}:1" and row["segments"] == 2
+    assert [s for s in row["spans"] if s[1]] == [["step 0 of 0: 0\n", 1], ["#### 0<|im_end|>", 2]]
+    assert row["trained"] == len("step 0 of 0: 0\n#### 0") + 1
+
+
+SEGMENTS = ("--rows", "1", "loss.name=confidence_limited", "loss.n=4", "loss.segment=answer",
+            "loss.answer_marker='#### '")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["NO_COLOR", "a pipe"])
+def test_rows_in_brackets_without_colour(call, plain_recipe, monkeypatch, name):
+    if name == "NO_COLOR":
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    answer = call("check", plain_recipe, *SEGMENTS)
+    assert "[[step 0 of 0: 0\n#### ]][[1: 0<|im_end|>]]" in answer.out
+    assert "22 trained, 1 segment(s)" in answer.out
+
+
+def test_rows_in_colour_on_a_terminal(call, plain_recipe, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    answer = call("check", plain_recipe, *SEGMENTS)
+    assert "\x1b[30;106m0<|im_end|>\x1b[0m" in answer.out  # segment 1: black on cyan
+    assert "\x1b[30;47mstep 0 of 0: 0" in answer.out  # trained in no segment: black on white
+    assert "[[" not in answer.out
+
+
+def test_a_row_that_will_be_dropped_says_so(call, plain_recipe):
+    answer = call("check", plain_recipe, "--rows", "1", "data.max_length=20")
+    assert answer.code == 0 and "dropped: overlong: 50 tokens" in answer.out
+
+
+def test_markup_in_names_is_text(call, plain_recipe):
+    answer = call("check", plain_recipe, "--rows", "1", "data.sources.0.name='[/red]'")
+    assert answer.code == 0 and "source [/red]" in answer.out
+
+
+def test_spaces_and_unicode_in_paths(call, plain_recipe, rows_file, tmp_path):
+    folder = tmp_path / "my data ü"
+    folder.mkdir()
+    (folder / "zeilen é 1.jsonl").write_text(rows_file.read_text())
+    (folder / "rezept ö.yaml").write_text(plain_recipe.read_text())
+    answer = call("check", folder / "rezept ö.yaml", "--json",
+                  f"data.sources.0.path={folder / 'zeilen é 1.jsonl'}", "name=läuft")  # fmt: skip
+    assert json.loads(answer.out)["sources"]["rows"]["rows"] == 48
+
+
+def test_interpolation_in_an_override_means_the_recipe(call, plain_recipe):
+    answer = call("check", plain_recipe, "--json", "name=run-${train.seed}", "train.seed=7")
+    assert json.loads(answer.out)["recipe"]["name"] == "run-7"
+    call("check", plain_recipe, "name=${oc.env:NOT_SET_ANYWHERE}").refuses("NOT_SET_ANYWHERE")
+
+
+def test_anchors_are_yaml(call, plain_recipe):
+    text = plain_recipe.read_text().replace("max_length: 256", "max_length: &long 256")
+    plain_recipe.write_text(text + "guard: {window: *long}\n")
+    assert json.loads(call("check", plain_recipe, "--json").out)["recipe"]["guard"]["window"] == 256
+
+
+PIPELINE = """\
+pipeline: both
+parallel: 2
+stages:
+  - {name: one, recipe: case.yaml, overrides: ["train.max_steps=2000"]}
+  - {name: two, recipe: case.yaml, overrides: ["train.max_steps=2000"]}
+  - {name: three, recipe: case.yaml, overrides: ["model={init: one}"]}
+"""
+
+
+@pytest.fixture
+def pipeline(plain_recipe, tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(PIPELINE)
+    return path
+
+
+def test_pipeline(call, pipeline):
+    answer = call("check", pipeline, "--ranks", "2", "--rows", "1")
+    assert answer.code == 0
+    assert answer.out.count("x 2 (ranks) x 4 (accumulation)") == 3
+    assert "rows: shown once runs/both/one has made its tokenizer" in answer.out
+    facts = json.loads(call("check", pipeline, "--json").out)
+    assert [s["plan"]["steps"] for s in facts["stages"].values()] == [2000, 2000, 5]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("stages.2.after=[ones]", ["stages[2].after", "did you mean 'one'"]),
+        ("stages.0.recipe=csae.yaml", ["did you mean 'case.yaml'"]),
+        ("stages.0.overrides=[train.max_stps=3]", ["did you mean 'max_steps'"]),
+        ("stages.1.overrides=[data.sources.0.path=nope.jsonl]", ["both.yaml: stage 'two'", "nope.jsonl"]),
+        ("stages.0.overrides=[model.init=three]", ["not an earlier stage"]),
+        ("paralel=3", ["did you mean 'parallel'"]),
+    ],
+)
+def test_a_wrong_pipeline(call, pipeline, override, words):
+    call("check", pipeline, override).refuses(*words)
+
+
+def test_ranks_that_do_not_divide_name_the_stage(call, pipeline):
+    call("check", pipeline, "--ranks", "3").refuses("stage 'one'", "must be a multiple of 3")

@@ -1,0 +1,99 @@
+"""The files of launch/: accelerate understands every key, each is the engine that it claims, FSDP is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIGS = sorted((ROOT / "launch").glob("*.yaml"))
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+
+ENGINES = {
+    "cpu2": ("MULTI_GPU", {}),
+    "ddp": ("MULTI_GPU", {}),
+    "zero2": (
+        "DEEPSPEED",
+        {"zero_stage": 2, "offload_optimizer_device": "none", "zero3_init_flag": False},
+    ),
+    "zero3": (
+        "DEEPSPEED",
+        {"zero_stage": 3, "zero3_init_flag": True, "zero3_save_16bit_model": True},
+    ),
+    "fsdp2": ("FSDP", {"fsdp_version": 2}),
+}
+
+
+def arguments(path: Path, *options: str):
+    """What `accelerate launch --config_file path` makes of the file."""
+    from accelerate.commands import launch
+
+    parsed = launch.launch_command_parser().parse_args(
+        [*options, "--config_file", str(path), "script.py"]
+    )
+    return launch._validate_launch_command(parsed)[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_accelerate_knows_every_key(path):
+    """Outer keys by accelerate's own class; those of the sections are arguments of `accelerate launch`."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(path))
+    known = set(vars(launch_command_parser().parse_args(["script.py"])))
+    for section in (config.deepspeed_config, config.fsdp_config):
+        assert set(section or {}) <= known
+    fields = {f.name for f in dataclasses.fields(config)}
+    assert set(yaml.safe_load(path.read_text())) <= fields
+    assert config.mixed_precision == "no"  # the recipe's business
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_each_file_is_the_engine_it_claims(path):
+    kind, options = ENGINES[path.stem]
+    asked = arguments(path)
+    assert yaml.safe_load(path.read_text())["distributed_type"] == kind
+    assert (asked.multi_gpu, asked.use_deepspeed, asked.use_fsdp) == tuple(
+        kind == k for k in ("MULTI_GPU", "DEEPSPEED", "FSDP")
+    )
+    for key, value in options.items():
+        assert getattr(asked, key) == value, key
+    assert asked.use_cpu == (path.stem == "cpu2")
+    assert asked.num_processes == (2 if path.stem == "cpu2" else 8)
+    assert arguments(path, "--num_processes", "3").num_processes == 3
+
+
+def test_unknown_keys_are_an_error(tmp_path):
+    broken = tmp_path / "ddp.yaml"
+    broken.write_text((ROOT / "launch" / "ddp.yaml").read_text() + "num_process: 4\n")
+    with pytest.raises(ValueError, match="unknown keys"):
+        arguments(broken)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_scripts_parse_and_can_be_run(path):
+    done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert path.stat().st_mode & 0o111
+    directives = [line for line in path.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert not any(re.search(r"\$", line) for line in directives), (
+        "Slurm does not expand variables there"
+    )
+    named = re.findall(r"(?:launch|recipes)/[\w./-]+\.(?:yaml|sh)", path.read_text())
+    assert named and all((ROOT / name).is_file() for name in named), named
+
+
+def test_fsdp_is_refused_by_name_before_anything_is_written(tiny_recipe, monkeypatch, capsys):
+    """Without a GPU accelerate would run DDP under an FSDP config and not say so: what was asked for decides."""
+    from posttrain.sft import main
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    assert main([str(tiny_recipe), "name=fsdp"]) == 2
+    assert re.search(r"FSDP.*(ddp|zero)", capsys.readouterr().err)
+    assert not (tiny_recipe.parent / "fsdp" / "run.json").exists()

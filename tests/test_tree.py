@@ -1,0 +1,196 @@
+"""The checkout as a whole: what lies at the top, sizes, the README's tree, recipes, continuous integration."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+TOP = {"pyproject.toml", "recipes", "posttrain", "kernels", "tests", "launch", "README.md", "LICENSE", "Makefile",
+       "CHANGELOG.md"}  # fmt: skip
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+INDEX = re.compile(
+    "|".join(
+        (
+            "pypi" + r"\.org",
+            "python" + r"hosted\.org",
+            r"download\.pytorch" + r"\.org",
+            r"index" + "-url",
+        )
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Path]:
+    """Every file that is in the repository or would be after `git add .`."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+                            cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return sorted(
+        {ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
+    )
+
+
+def test_nothing_else_lies_at_the_top(files):
+    top = {path.relative_to(ROOT).parts[0] for path in files}
+    assert {name for name in top if not name.startswith(".")} == TOP
+
+
+def test_no_file_is_long(files):
+    sizes = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in files
+             if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in ("posttrain", "kernels")}  # fmt: skip
+    assert len(sizes) > 50
+    assert not {name: n for name, n in sizes.items() if n > 300}
+
+
+def test_kernels_is_no_package():
+    """transformers probes a PyPI package of the name `kernels`; the folder must not pass for it."""
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    program = "import kernels, transformers; assert kernels.__file__ is None; transformers.LlamaForCausalLM"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_package_index_is_named(files):
+    """Where packages come from is the machine's setting."""
+    for path in files:
+        found = INDEX.search(path.read_text(encoding="utf-8", errors="replace"))
+        assert not found, f"{path}: {found[0]}"
+
+
+# ---- the README's tree -------------------------------------------------------------------------------------
+
+
+def tree() -> list[tuple[str, str]]:
+    """Lines of the README's tree as (folder, rest of the line); a line that opens a folder has no name of a file."""
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"## The tree\n+```\n(.*?)```", readme, re.DOTALL)[1]
+    lines, open_folders = [], {-2: ""}
+    for line in block.splitlines():
+        indent, first = len(line) - len(line.lstrip()), line.split()[0]
+        parent = open_folders[max(i for i in open_folders if i < indent)]
+        folder = parent + first[: first.rfind("/") + 1]
+        open_folders = {i: f for i, f in open_folders.items() if i < indent} | {indent: folder}
+        lines.append((folder, line.strip()[first.rfind("/") + 1 :]))
+    return lines
+
+
+def test_the_readme_names_every_module():
+    said: dict[str, str] = {}
+    for folder, text in tree():
+        said[folder] = said.get(folder, "") + " " + text
+    modules = [
+        p
+        for top in ("posttrain", "kernels")
+        for p in (ROOT / top).rglob("*.py")
+        if p.name != "__init__.py"
+    ]
+    missing = [
+        str(p.relative_to(ROOT)) for p in modules
+        if not re.search(rf"\b{p.stem}\b", said.get(f"{p.parent.relative_to(ROOT)}/", ""))
+    ]  # fmt: skip
+    assert not missing, f"not in the tree of README.md: {missing}"
+
+
+def test_the_readme_names_nothing_that_is_gone():
+    lines = tree()
+    assert len(lines) > 30
+    for folder, text in lines:
+        assert (ROOT / folder).is_dir(), folder
+        for name in re.findall(r"[\w./-]+\.(?:py|yaml|toml|sh|md)\b", text):
+            assert any((ROOT / base / name).exists() for base in (folder, "")), f"{folder}: {name}"
+        if folder.count("/") == 2 and folder.startswith("posttrain/") and not text.startswith(" "):
+            for name in re.split(r"\s{2,}", text)[0].split():
+                assert (ROOT / folder / f"{name.removesuffix('.py')}.py").is_file(), folder + name
+
+
+def test_the_readme_points_at_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    top = "recipes|launch|posttrain|kernels|tests"
+    named = set(re.findall(rf"\b(?:{top})/[\w/.-]+\.(?:yaml|py|sh|png|md)\b", text))
+    assert len(named) > 10
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+# ---- recipes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT / "recipes")))
+def test_recipes_load_and_pass_preflight(path, request):
+    from posttrain.pipeline import stage_recipes
+    from posttrain.preflight import preflight
+    from posttrain.recipe import Pipeline, load
+
+    text = path.read_text()
+    if "POSTTRAIN_DATA" in text:
+        request.getfixturevalue("data_dir")
+    recipe = load(str(path), [])
+    stages = stage_recipes(recipe, path).values() if isinstance(recipe, Pipeline) else [recipe]
+    for stage in stages:
+        preflight(stage)
+    header = text.split("\n", 1)[0] + "".join(
+        line for line in text.splitlines() if line.startswith("#")
+    )
+    assert str(path.relative_to(ROOT)) in header, "the header shows the command"
+    assert "Measured:" in header
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 5
+
+
+# ---- make and continuous integration -----------------------------------------------------------------------
+
+
+def dry_run(target: str) -> str:
+    done = subprocess.run(["make", "-n", "-B", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_make_does_what_the_readme_says():
+    readme = (ROOT / "README.md").read_text()
+    assert "make quickstart" in readme and "make test" in readme
+    quickstart, test = dry_run("quickstart"), dry_run("test")
+    named = re.search(r"posttrain run (\S+)", quickstart)[1]
+    assert (ROOT / named).is_file()
+    for plan in (quickstart, test):  # torch by version before anything that would pull a newer one
+        assert plan.index("pip install -q torch==") < plan.index("pip install -q -e .")
+    assert "ruff check ." in test and "-m pytest" in test
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert {
+        name.strip() for group in re.findall(r'"\.\[(.+?)\]"', test) for name in group.split(",")
+    } <= set(extras)
+
+
+def test_ci_runs_make_test_and_requires_kinds_that_tests_know():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    text = script.read_text()
+    assert text.rstrip().endswith("make test")
+    asked = set(re.search(r"POSTTRAIN_REQUIRE=(\S+)", text)[1].split(","))
+    known = {
+        kind
+        for path in (ROOT / "tests").rglob("*.py")
+        for kind in re.findall(r'require\(\s*"(\w+)"', path.read_text())
+    }
+    assert asked == known
