@@ -107,13 +107,13 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
     """
     pipeline = load_pipeline(path, overrides)
     recipes = stage_recipes(pipeline, Path(path))
+    root = Path(pipeline.output_dir) / pipeline.pipeline
     for name, recipe in recipes.items():
         if recipe.stage != "sft":
             raise RequestError(
                 f"{path}: stage {name!r}: the {recipe.stage} trainer is not built yet"
             )
-        preflight(recipe)
-    root = Path(pipeline.output_dir) / pipeline.pipeline
+        preflight(recipe, {str(root / other) for other in recipes}, f"stage {name}")
     root.mkdir(parents=True, exist_ok=True)
     states = _drive(pipeline, recipes, root, console)
     unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}

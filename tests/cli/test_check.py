@@ -115,7 +115,9 @@ parallel: 2
 stages:
   - {name: one, recipe: case.yaml, overrides: ["train.max_steps=2000"]}
   - {name: two, recipe: case.yaml, overrides: ["train.max_steps=2000"]}
-  - {name: three, recipe: case.yaml, overrides: ["model={init: one}"]}
+  - name: three
+    recipe: case.yaml
+    overrides: [model.init=one, model.from_config=null, model.tokenizer=null]
 """
 
 
@@ -142,7 +144,8 @@ def test_pipeline(call, pipeline):
         ("stages.0.recipe=csae.yaml", ["did you mean 'case.yaml'"]),
         ("stages.0.overrides=[train.max_stps=3]", ["did you mean 'max_steps'"]),
         ("stages.1.overrides=[data.sources.0.path=nope.jsonl]", ["both.yaml: stage 'two'", "nope.jsonl"]),
-        ("stages.0.overrides=[model.init=three]", ["not an earlier stage"]),
+        ("stages.0.name=uno", ["both.yaml: stage 'three'", "model.init: one"]),
+        ("stages.2.overrides.0=model.init=three", ["not an earlier stage"]),
         ("paralel=3", ["did you mean 'parallel'"]),
     ],
 )
