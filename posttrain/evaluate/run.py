@@ -73,7 +73,7 @@ def score_task(
     prompts = [_prompt(problem, template) for problem in problems]
     plan = _exact if loaded.kind == "exact" else _sampled
     lengths, work = plan(model, tokenizer, template, task, loaded, problems, prompts)
-    shares = batches(lengths, 1 if loaded.kind == "exact" else task.samples, task.batch_size)
+    shares = batches(lengths, task.samples, task.batch_size)  # exact tasks take one sample
     mine = shares[rank::world_size]
     rows: list[Row] = []
     for done, batch in enumerate(mine, 1):

@@ -174,6 +174,13 @@ def loss(recipe: Recipe, problems: Problems) -> None:
 
 
 def evaluate(recipe: Recipe, problems: Problems) -> None:
+    tasks = [t.name for t in recipe.evaluate.tasks]
+    for i, task in enumerate(tasks):
+        if tasks.index(task) != i:
+            problems.add(
+                f"evaluate.tasks[{i}].name",
+                f"evaluate.tasks[{i}].name = {task!r} stands twice; scores are kept by name",
+            )
     heldout = recipe.evaluate.heldout
     if heldout is not None:
         if (heldout.share is None) == (heldout.source is None):

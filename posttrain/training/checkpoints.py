@@ -134,12 +134,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def best(run: Path, task: str, metric: str, greater_is_better: bool = True) -> str | None:
-    """Name of the checkpoint of `run` with the best score, None before the first score."""
-    rows = [
-        r for r in read_jsonl(run / "scores.jsonl") if r["task"] == task and r["metric"] == metric
-    ]
-    if not rows:
+    """Name of the checkpoint of `run` with the best score, None before the first score.
+
+    Only scores measured alike are compared: of several settings (a later `posttrain eval` with limit=5), the
+    one that covers most checkpoints.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in read_jsonl(run / "scores.jsonl"):
+        if row["task"] == task and row["metric"] == metric:
+            groups.setdefault(row.get("settings", ""), []).append(row)
+    if not groups:
         return None
+    rows = max(groups.values(), key=lambda g: len({r["checkpoint"] for r in g}))
     sign = 1 if greater_is_better else -1
     return max(rows, key=lambda r: (sign * r["value"], r["step"]))["checkpoint"]
 

@@ -151,6 +151,7 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
         (["evaluate.heldout={}"], "exactly one of share and source"),
         (["evaluate.heldout={share: 1.5}"], "between 0 and 1"),
         (["checkpoints.keep_best={task: gsm8k, metric: pass@1}"], "no task of evaluate.tasks"),
+        (["evaluate.tasks=[{name: gsm8k}, {name: gsm8k, limit: 5}]"], "'gsm8k' stands twice"),
         (["name=a/b"], "folder name"),
         (["data.sources=[]"], "data.sources is empty"),
     ],
