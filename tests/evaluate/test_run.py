@@ -158,6 +158,18 @@ def test_any_number_of_ranks_gives_the_same_bits(digits, llama, question_file, w
             assert result.samples == alone.samples
 
 
+def test_every_problem_has_its_own_samples_in_any_batching(digits, llama, tmp_path):
+    """The same question four times, in one batch or in four: four different sets of samples, the same four."""
+    path = tmp_path / "same.jsonl"
+    path.write_text('{"question": "1+1=", "answer": "2"}\n' * 4)
+    found = []
+    for batch_size in (24, 6, 5):
+        rows = score(llama, digits, sampled(path, batch_size=batch_size)).samples
+        found.append([[c["text"] for c in row["completions"]] for row in rows])
+    assert found[0] == found[1] == found[2]
+    assert len(set(map(tuple, found[0]))) == 4
+
+
 def test_sampled_scores_are_those_of_the_completions(digits, llama, question_file):
     task = sampled(question_file)
     result = score(llama, digits, task)

@@ -29,6 +29,7 @@ CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
+FirstJobId={first}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -201,9 +202,15 @@ def configure(folder: Path, host: str, nodes: list[str]) -> None:
     (folder / "key").chmod(0o600)
     for name in ("state", *(f"spool-{node}" for node in nodes)):
         (folder / name).mkdir()
-    (folder / "slurm.conf").write_text(
-        CONFIG.format(folder=folder, host=host, nodes=nodes, ports=free_ports(3))
-    )
+    # the script derives its port from the job's number: clusters of several test processes must not share numbers
+    values = {
+        "folder": folder,
+        "host": host,
+        "nodes": nodes,
+        "ports": free_ports(3),
+        "first": 1 + os.getpid() % 250 * 50,
+    }
+    (folder / "slurm.conf").write_text(CONFIG.format(**values))
     # two devices that every machine has stand for GPUs: Slurm counts them, nobody opens them
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     version = subprocess.run([find("slurmd"), "-V"], capture_output=True, text=True).stdout.split()[
