@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     if rest:
         options.overrides = [*options.overrides, *rest]
     from posttrain.guarded import guarded
+    from posttrain.quiet import quiet_libraries
+
+    quiet_libraries()
 
     return guarded(lambda: COMMANDS[options.command][1](options))
 

@@ -14,9 +14,11 @@ import logging
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import ModelOutput, is_flash_attn_2_available
@@ -35,6 +37,11 @@ LOGIT_FIELDS = {
     "lm_head_multiplier": "a logit scale",
 }
 """Config fields by which transformers models change their logits after the head."""
+
+LOADING = (
+    OSError, ValueError, TypeError, ImportError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
+)  # fmt: skip
+"""What `from_pretrained` raises for folders that hold no model, half of one, or arguments it does not know."""
 
 
 @dataclass
@@ -123,9 +130,14 @@ def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
             trust_remote_code=config.trust_remote_code,
             **config.options,
         )
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"model.init = {init!r} cannot be loaded: {reason}") from error
+    except LOADING as error:
+        raise RequestError(f"model.init = {init!r} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SafetensorError | EOFError | UnpicklingError):
+        return f"its weights are damaged ({error})"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _dtype(config: Model) -> torch.dtype:
@@ -237,7 +249,6 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     """A checkpoint for evaluation: eval mode, weights as saved, adapters attached, on `device`."""
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"{path} cannot be loaded: {reason}") from error
+    except LOADING as error:
+        raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)

@@ -31,7 +31,10 @@ def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
     names = [s.name for s in pipeline.stages]
     recipes: dict[str, Recipe] = {}
     for i, stage in enumerate(pipeline.stages):
-        recipe = load(path.parent / stage.recipe, stage.overrides)
+        try:
+            recipe = load(path.parent / stage.recipe, stage.overrides)
+        except RequestError as error:
+            raise RequestError(f"{path}: stage {stage.name!r}: {error}") from error
         if isinstance(recipe, Pipeline):
             raise RequestError(
                 f"{path}: stage {stage.name!r} is a pipeline itself; list its stages here"
@@ -94,6 +97,19 @@ class _Running:
             self.process.send_signal(signal.SIGTERM)
         self.asked = True
 
+    def ending(self, code: int) -> dict[str, str]:
+        """`status` and `error` of the stage that ended with `code`."""
+        if code == 0:
+            return {"status": "finished"}
+        if code < 0:  # before it could listen for signals, or by the machine
+            name = signal.Signals(-code).name
+            ours = self.asked and name == "SIGTERM"
+            text = "stopped before its first step" if ours else f"ended by {name}"
+            return {"status": "stopped" if ours else "failed", "error": text}
+        file = self.root / self.name / "run.json"
+        stopped = file.exists() and read_json(file).get("status") == "stopped"
+        return {"status": "stopped" if stopped else "failed", "error": self.why()}
+
     def why(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
@@ -108,18 +124,21 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
     pipeline = load_pipeline(path, overrides)
     recipes = stage_recipes(pipeline, Path(path))
     root = Path(pipeline.output_dir) / pipeline.pipeline
+    coming = {str(root / name) for name in recipes}
     for name, recipe in recipes.items():
         if recipe.stage != "sft":
             raise RequestError(
                 f"{path}: stage {name!r}: the {recipe.stage} trainer is not built yet"
             )
-        preflight(recipe, {str(root / other) for other in recipes}, f"stage {name}")
+        preflight(recipe, coming, f"{path}: stage {name!r}")
     root.mkdir(parents=True, exist_ok=True)
     states = _drive(pipeline, recipes, root, console)
     unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
     if unfinished:
         lines = [
-            f"stage {n}: {s.get('error', 'not started')} (log: {root / n}.log)"
+            f"stage {n}: {s['error']} (log: {root / n}.log)"
+            if "error" in s
+            else f"stage {n}: not started"
             for n, s in unfinished.items()
         ]
         raise WorkError("\n".join([*lines, "the same command goes on from the last checkpoints"]))
@@ -162,11 +181,7 @@ def _drive(
                 if code is not None:
                     del running[name]
                     states[name] |= {"seconds": round(time.time() - stage.begun, 1)}
-                    states[name] |= (
-                        {"status": "finished"}
-                        if code == 0
-                        else {"status": "failed", "error": stage.why()}
-                    )
+                    states[name] |= stage.ending(code)
                     write_json(root / "pipeline.json", facts)
             if not running and not (_startable(states, waits) and not stopping.asked):
                 break

@@ -160,7 +160,12 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         load_model(recipe.model, init, tokenizer, recipe.train.seed), lora_config(recipe),
         StepGuard(recipe.guard), stop, total, max_steps, args, facts,
     )  # fmt: skip
-    trainer = build(recipe, parts)
+    try:
+        trainer = build(recipe, parts)
+    except ValueError as error:
+        if "Target modules" not in str(error):
+            raise
+        raise RequestError(f"model.lora.target_modules: {error}") from error
     if main:  # only now: a model that cannot be loaded leaves no run behind
         run.start(recipe, {
             "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),

@@ -11,7 +11,7 @@ import pytest
 
 FLOORS = [
     ["posttrain.__init__", "posttrain.errors", "posttrain.files", "posttrain.types", "posttrain.registry",
-     "posttrain.guarded"],
+     "posttrain.guarded", "posttrain.quiet"],
     ["posttrain.recipe"],
     ["posttrain.data", "posttrain.rewards"],
     ["posttrain.losses", "posttrain_kernels"],

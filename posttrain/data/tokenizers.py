@@ -56,7 +56,11 @@ def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
             str(path) if local else name, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
+        if local and not (path / "tokenizer.json").is_file():
+            raise RequestError(f"tokenizer: {name} holds none (no tokenizer.json)") from error
         reason = str(error).strip().split("\n")[0]
+        if not local:
+            reason = f"there is no such folder here, and as a hub id: {reason}"
         raise RequestError(f"tokenizer {name}: {reason}") from error
 
 

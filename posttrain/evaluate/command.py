@@ -23,7 +23,7 @@ from posttrain.evaluate.tasks.catalogue import check_task
 from posttrain.preflight import refuse_unwritable
 from posttrain.recipe import load
 from posttrain.recipe.build import Problems, build
-from posttrain.recipe.load import _apply as apply_override
+from posttrain.recipe.load import apply_override
 from posttrain.recipe.schema import Task
 from posttrain.training import checkpoints as ckpt
 

@@ -60,11 +60,17 @@ def load_stage(path: str | Path, overrides: list[str] | None, stage: str) -> Rec
 def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        near = [p.name for p in path.glob("*.yaml")]
+        inside = f"; it holds {', '.join(sorted(near)[:5])}" if near else ""
+        raise RequestError(f"{path} is a folder, not a recipe file{inside}") from None
+    except (FileNotFoundError, NotADirectoryError):
         near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise RequestError(f"{path}: no such recipe file{did_you_mean(path.name, near)}") from None
-    except (UnicodeDecodeError, PermissionError) as error:
-        raise RequestError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"{path}: cannot be read: not UTF-8 text") from None
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         config = OmegaConf.create(text) if text.strip() else None
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -78,7 +84,7 @@ def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, i
             f"{path}: a recipe is a mapping that starts with `stage:` or `pipeline:`"
         )
     for override in overrides:
-        _apply(config, override, path)
+        apply_override(config, override, path)
     try:
         values = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
@@ -87,16 +93,17 @@ def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, i
     return values, _lines(node)
 
 
-def _apply(config: Any, override: str, path: Path) -> None:
+def apply_override(config: Any, override: str, path: Path | str) -> None:
+    """Set one `key=value` in an omegaconf `config`; `path` names it in the message of a `RequestError`."""
     key, sign, text = override.partition("=")
     key = re.sub(r"\[(\d+)\]", r".\1", key.strip())
     if not sign or not key:
         raise RequestError(
             f"{override!r}: an override is written key=value, e.g. train.learning_rate=1e-5"
         )
-    value = (
-        OmegaConf.create(f"value: {text}" if text else "value: ''").value if _parses(text) else text
-    )
+    value: Any = text
+    if text and _parses(text):  # unresolved: ${...} means the recipe's keys, not these
+        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]
     try:
         OmegaConf.update(config, key, value, force_add=True)
     except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import Recipe
 from posttrain.training import compat
 from posttrain.training.plan import batch_plan
@@ -47,6 +47,13 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
         "dataloader_num_workers", "report_to",
     ):  # fmt: skip
         values[name] = getattr(train, name)
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in train.report_to:
+        known = {*INTEGRATION_TO_CALLBACK, "all", "none"}
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise RequestError(f"train.report_to: no integration is called {name!r}{near}")
     if "tensorboard" in train.report_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.path / "tensorboard"))
     if recipe.stage == "sft":

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from posttrain.errors import PosttrainError
 from posttrain.recipe import Recipe
 from posttrain.training import checkpoints as ckpt
 from posttrain.training.trainer import RunTrainer
@@ -74,6 +75,8 @@ class ScoreCallback(TrainerCallback):
             return
         try:
             self.score(path, step)
+        except PosttrainError as error:
+            log.error("scoring %s failed: %s", path.name, error)
         except Exception as error:  # whatever went wrong in an evaluation, training goes on
             log.error(
                 "scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True

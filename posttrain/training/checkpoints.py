@@ -141,7 +141,7 @@ def best(run: Path, task: str, metric: str, greater_is_better: bool = True) -> s
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_jsonl(run / "scores.jsonl"):
-        if row["task"] == task and row["metric"] == metric:
+        if isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric):
             groups.setdefault(row.get("settings", ""), []).append(row)
     if not groups:
         return None
@@ -162,7 +162,7 @@ def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
         if not is_complete(path):
             raise RequestError(f"{path} is a half-written checkpoint (no COMPLETE marker)")
         return str(path), {"run": str(path.parent.parent), "checkpoint": path.name}
-    if not (path / "checkpoints").is_dir():
+    if not (path / "checkpoints").is_dir() and not (path / "run.json").is_file():
         local = place.startswith(("./", "../", "/", "~", "runs/"))
         if choice or (local and not path.exists()):
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -7,6 +7,7 @@ two launches from writing into one run.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, WorkError
 from posttrain.files import read_json, timestamp, write_json, write_text
 from posttrain.recipe import Recipe, diff, recipe_hash, to_dict, to_yaml
 
@@ -35,7 +36,10 @@ class RunDir:
 
     def info(self) -> dict[str, Any]:
         """What `run.json` says, empty before the first start."""
-        return read_json(self.run) if self.run.exists() else {}
+        info = read_json(self.run) if self.run.exists() else {}
+        if not isinstance(info, dict):
+            raise WorkError(f"{self.run}: not a mapping")
+        return info
 
     def update(self, **values: Any) -> None:
         """Merge `values` into `run.json`, atomically."""
@@ -43,8 +47,12 @@ class RunDir:
 
     def lock(self) -> None:
         """Refuse to share the directory with another live process. Released when the process ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            reason = f"{self.path} cannot be made: {error.strerror}; choose another output_dir"
+            raise RequestError(reason) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -56,8 +64,12 @@ class RunDir:
         self._lock = handle
 
     def unlock(self) -> None:
-        """Give the directory free before the process ends."""
+        """Give the directory free before the process ends; one that was never begun goes away."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                if [p.name for p in self.path.iterdir()] == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
             os.close(self._lock)
             self._lock = None
 
@@ -74,12 +86,23 @@ class RunDir:
         return resumed
 
     def check_same(self, recipe: Recipe) -> bool:
-        """Whether a run of this very recipe lies here; another one raises `RequestError`."""
+        """Whether a run of this very recipe lies here; another one raises `RequestError`.
+
+        An attempt that failed before its first step has nothing to keep: a corrected recipe takes its place.
+        """
         before = self.info().get("recipe_hash")
         if before is None:
             return False
         if before != recipe_hash(recipe):
-            old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            if not self.metrics.exists() and not any(self.checkpoints.glob("step-*")):
+                return False
+            try:
+                old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
+            except (OSError, yaml.YAMLError):
+                raise RequestError(
+                    f"{self.path} holds a run of another recipe, and its recipe.yaml cannot be read; "
+                    "choose another name=..., or remove the folder"
+                ) from None
             changed = diff(old, to_dict(recipe))
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
             raise RequestError(

@@ -7,15 +7,19 @@ itself is the stage's business (`sft.py`). Left out: hyperparameter search, hub 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -204,7 +208,8 @@ class RunTrainer:
         except (
             OSError,
             RuntimeError,
-        ) as caught:  # a full disk is an OSError here, a RuntimeError in torch.save
+            SafetensorError,
+        ) as caught:  # a full disk: of the weights, of torch.save, of small files
             error = caught
         failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
         if not failed and main:
@@ -221,6 +226,18 @@ class RunTrainer:
             raise WorkError(
                 f"{final} could not be written: {reason}. Earlier checkpoints are whole"
             ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
 
     def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
         self.save_model(str(folder), _internal_call=True)
@@ -250,6 +267,29 @@ class RunTrainer:
             "saved": time.time(),
             **self.facts,
         }
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Names the checkpoint where one of its files is damaged, and what to do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        raise WorkError(
+            f"{checkpoint} is damaged and cannot be resumed: {reason}. "
+            "Remove that folder to go on from the checkpoint before it, or from the start"
+        ) from error
 
 
 def _json_number(value: float) -> float | str:

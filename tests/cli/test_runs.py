@@ -178,6 +178,9 @@ def test_eval_of_a_run_and_again(call, run_copy, data_dir):
     rows = json.loads(again.out)
     assert {"pass@1", "pass@2", "truncated"} <= {r["metric"] for r in rows}
     assert {r["n"] for r in rows} == {8}
+    fewer = json.loads(call("eval", run_copy, *asked, "limit=7", "--json").out)
+    assert {r["n"] for r in fewer} == {7}  # other settings are other scores
+    assert json.loads(call("eval", run_copy, *asked, "--json").out) == rows
 
 
 def test_eval_of_a_model_that_is_no_run(call, run_copy, tiny, tmp_path):
