@@ -117,6 +117,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     from posttrain.data.collate import Collator
     from posttrain.data.manifest import manifest, write_manifest
     from posttrain.data.prepare import build as prepare
+    from posttrain.data.text import load_text
     from posttrain.model import load_model
     from posttrain.training import checkpoints as ckpt
     from posttrain.training.arguments import trainer_arguments
@@ -129,7 +130,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     main = rank() == 0
     batch_plan(recipe.train, world_size())
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
-    tokenizer, template = load_text_side(recipe, init)
+    tokenizer, template = load_text(recipe, str(init))
     prepared = prepare(
         recipe.data, recipe.loss, tokenizer, recipe.evaluate.heldout,
         seed=recipe.train.seed, is_main=main,
@@ -199,25 +200,6 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     if main:
         seconds = run.info().get("seconds", 0) + time.time() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
-
-
-def load_text_side(recipe: Recipe, init: str | None) -> tuple[Any, Any]:
-    """Tokenizer and template, with every token the recipe or the template needs."""
-    from posttrain.data.template import load_template
-    from posttrain.data.tokenizers import load_tokenizer
-
-    model = recipe.model
-    tokenizer = load_tokenizer(
-        model.tokenizer or str(init), model.revision, model.trust_remote_code
-    )
-    template = load_template(recipe.data.template, tokenizer)
-    tokens = [*model.add_tokens, *template.missing_tokens(tokenizer)]
-    if tokens:
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": tokens}, replace_extra_special_tokens=False
-        )
-    template.apply_to(tokenizer)
-    return tokenizer, template
 
 
 def lora_config(recipe: Recipe) -> Any:

@@ -13,9 +13,8 @@ from rich.text import Text
 
 from posttrain.data.examples import to_example
 from posttrain.data.sources import open_rows
-from posttrain.data.template import load_template
+from posttrain.data.text import load_text
 from posttrain.data.tokenize import RowError, TokenRow, tokenize_example
-from posttrain.data.tokenizers import load_tokenizer
 from posttrain.recipe import Recipe
 
 COLOURS = (
@@ -37,16 +36,7 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     A returned row is {"source", "where"} and either {"dropped": reason} or {"tokens", "trained", "segments",
     "spans": [[text, segment]]}, with segments as in `Span`.
     """
-    tokenizer = load_tokenizer(
-        recipe.model.tokenizer or start, recipe.model.revision, recipe.model.trust_remote_code
-    )
-    template = load_template(recipe.data.template, tokenizer)
-    tokens = [*recipe.model.add_tokens, *template.missing_tokens(tokenizer)]
-    if tokens:
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": tokens}, replace_extra_special_tokens=False
-        )
-    template.apply_to(tokenizer)
+    tokenizer, _ = load_text(recipe, start)
     loss = getattr(recipe, "loss", None)
     coloured = console.color_system is not None and not console.no_color
     shown = []

@@ -146,6 +146,13 @@ def test_best_compares_only_what_was_measured_alike(tmp_path):
     """A later look at one checkpoint under other settings (five problems, all right) does not win."""
     for step, value in ((1, 0.4), (2, 0.6), (3, 0.5)):
         score(tmp_path, step, value)
-    row = {"checkpoint": "step-000001", "step": 1, "task": "t", "metric": "pass@1", "value": 1.0, "settings": "limit5"}
+    row = {
+        "checkpoint": "step-000001",
+        "step": 1,
+        "task": "t",
+        "metric": "pass@1",
+        "value": 1.0,
+        "settings": "limit5",
+    }
     append_line(tmp_path / "scores.jsonl", row)
     assert ckpt.best(tmp_path, "t", "pass@1") == "step-000002"

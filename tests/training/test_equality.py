@@ -124,15 +124,15 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
 
     from posttrain.data.collate import Collator
     from posttrain.data.prepare import TrainRows, build
+    from posttrain.data.text import load_text
     from posttrain.recipe import load_stage
-    from posttrain.stage import load_text_side
 
     overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]
     result = launch(
         [{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}]
     )["ce"]
     loaded = load_stage(recipe, overrides, "sft")
-    tokenizer, _ = load_text_side(loaded, loaded.model.init)
+    tokenizer, _ = load_text(loaded, loaded.model.init)
     prepared = build(loaded.data, loaded.loss, tokenizer, seed=loaded.train.seed)
     rows = TrainRows(prepared, 8)
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(8)])

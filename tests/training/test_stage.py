@@ -68,13 +68,13 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
 
     from posttrain.data.collate import Collator
     from posttrain.data.prepare import HeldoutRows, build
-    from posttrain.stage import load_text_side
+    from posttrain.data.text import load_text
 
     overrides = ["evaluate.heldout={share: 0.25, every_steps: 5}", "train.per_device_train_batch_size=8",
                  "train.learning_rate=1e-9"]  # fmt: skip
     run = go(recipe, *overrides)
     loaded = load_stage(recipe, overrides, "sft")
-    tokenizer, _ = load_text_side(loaded, loaded.model.init)
+    tokenizer, _ = load_text(loaded, loaded.model.init)
     prepared = build(
         loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed
     )
