@@ -115,7 +115,7 @@ def _record_failure(run: RunDir, error: BaseException) -> None:
 
 def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     from posttrain.data.collate import Collator
-    from posttrain.data.manifest import manifest, write_manifest
+    from posttrain.data.manifest import manifest, summary, write_manifest
     from posttrain.data.prepare import build as prepare
     from posttrain.data.text import load_text
     from posttrain.model import load_model
@@ -173,7 +173,10 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
             "world_size": args.world_size, "engine": engine(args), "steps": max_steps,
             "data_fingerprint": facts["data_fingerprint"], "parent": facts["parent"],
         })  # fmt: skip
-        write_manifest(run.mixture, manifest(prepared, total))
+        account = manifest(prepared, total)
+        write_manifest(run.mixture, account)
+        for line in summary(account):
+            log.info(line)
         ckpt.remove_leftovers(run.checkpoints)
         for stale in run.path.glob(".score-*"):  # meeting places of a killed evaluation
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()

@@ -82,3 +82,16 @@ def _heldout(prepared: Prepared) -> dict[str, Any]:
         for s, part in zip(prepared.heldout_sources, table.tables, strict=True)
     ]
     return {"heldout": {"examples": len(table), "fingerprint": table.fingerprint, "sources": parts}}
+
+
+def summary(account: dict[str, Any]) -> list[str]:
+    """A line a source: rows kept, what was dropped or truncated and its share. Nothing is cut silently."""
+    lines = []
+    for source in account["sources"]:
+        read, dropped = source["rows_read"], source["dropped"]
+        parts = [f"source {source['name']!r}: {source['rows_kept']:,} of {read:,} rows kept"]
+        for what, count in [*dropped.items(), ("truncated", source["truncated"])]:
+            if count:
+                parts.append(f"{count:,} {what} ({count / read:.2%})")
+        lines.append("; ".join(parts))
+    return lines
