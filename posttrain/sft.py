@@ -20,10 +20,11 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 
 from posttrain.data.prepare import TrainRows
+from posttrain.entry import stage_main
 from posttrain.losses import confidence
 from posttrain.model import attach_fused_head
 from posttrain.recipe import SftRecipe
-from posttrain.stage import StageParts, run_stage, stage_main
+from posttrain.stage import StageParts, run_stage
 from posttrain.training.stats import LossStats
 from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import count

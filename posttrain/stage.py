@@ -6,7 +6,6 @@ set up ZeRO-3 before the model is loaded), then the model. Each stage gives a `b
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import shutil
@@ -17,9 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.files import timestamp, write_text
-from posttrain.guarded import guarded
-from posttrain.recipe import Recipe, load_stage, recipe_hash
+from posttrain.files import timestamp
+from posttrain.recipe import Recipe, recipe_hash
 from posttrain.training.rundir import RunDir
 
 log = logging.getLogger(__name__)
@@ -178,8 +176,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         for line in summary(account):
             log.info(line)
         ckpt.remove_leftovers(run.checkpoints)
-        for stale in run.path.glob(".score-*"):  # meeting places of a killed evaluation
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+        _clear_meetings(run)
     score = score_factory(recipe, run, template) if score_factory is not None else None
     console = ConsoleCallback(recipe.name)
     _replace_callbacks(trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None),
@@ -201,8 +198,15 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
             f"stopped after step {trainer.state.global_step} of {max_steps}; the same command goes on from there"
         )
     if main:
+        _clear_meetings(run)
         seconds = run.info().get("seconds", 0) + time.time() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
+
+
+def _clear_meetings(run: RunDir) -> None:
+    """Remove the places where ranks met to score: those of this run, or of a killed one."""
+    for place in run.path.glob(".score-*"):
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def lora_config(recipe: Recipe) -> Any:
@@ -237,44 +241,3 @@ def _replace_callbacks(trainer: Any, *ours: Any) -> None:
         trainer.remove_callback(noisy)
     for callback in ours:
         trainer.add_callback(callback)
-
-
-def stage_main(stage: str, train: Callable, argv: list[str]) -> int:
-    """Command line of a stage: RECIPE [key=value ...]; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
-        return 0 if argv else 2
-    from posttrain.evaluate.checkpoint import scorer_for
-
-    setup_logging()
-
-    def work() -> None:
-        run = train(load_stage(argv[0], argv[1:], stage), scorer_for)
-        if rank() == 0:
-            describe(run)
-
-    return guarded(work)
-
-
-def describe(run: RunDir) -> None:
-    """The report and the model card of a finished run."""
-    from posttrain.evaluate.card import model_card
-    from posttrain.evaluate.report import write_report
-    from posttrain.evaluate.rundata import RunData
-    from posttrain.training.checkpoints import all_complete
-
-    last = all_complete(run.checkpoints)[-1]
-    write_text(run.path / "README.md", model_card(RunData.load(run.path), last.name))
-    log.info("%s is finished; report: %s", run.path, write_report([run.path]))
-
-
-def setup_logging() -> None:
-    """Our own messages on stderr, from the main process; the libraries' only from warnings up."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
-    if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        quiet = importlib.import_module("transformers.utils.logging")
-        quiet.disable_progress_bar()
-    level = logging.INFO if rank() == 0 else logging.ERROR
-    for name in ("posttrain", "posttrain_kernels"):
-        logging.getLogger(name).setLevel(level)

@@ -17,7 +17,7 @@ FLOORS = [
     ["posttrain.losses", "posttrain_kernels"],
     ["posttrain.model", "posttrain.generate"],
     ["posttrain.training"],
-    ["posttrain.sft", "posttrain.stage", "posttrain.preflight", "posttrain.export", "posttrain.chat",
+    ["posttrain.sft", "posttrain.entry", "posttrain.stage", "posttrain.preflight", "posttrain.export", "posttrain.chat",
      "posttrain.evaluate"],
     ["posttrain.check", "posttrain.pipeline", "posttrain.cli"],
 ]  # fmt: skip

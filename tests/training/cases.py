@@ -20,8 +20,9 @@ os.environ["CI"] = "1"
 
 def main(cases: str, out: str) -> int:
     from posttrain import sft
+    from posttrain.entry import setup_logging
     from posttrain.recipe import load_stage
-    from posttrain.stage import rank, setup_logging
+    from posttrain.stage import rank
 
     setup_logging()
     results, trainers = {}, []
