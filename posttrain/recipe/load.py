@@ -24,6 +24,16 @@ from posttrain.recipe.rules import check_pipeline, check_recipe
 from posttrain.recipe.stages import STAGES, Pipeline, Recipe
 
 
+NOT_BUILT = {
+    "reward": "reward-model training",
+    "reward_model": "reward-model training",
+    "rm": "reward-model training",
+    "ppo": "PPO with a value model (rlvr will be GRPO and its kin)",
+    "environment": "training in tool or multi-turn environments",
+}
+"""Stages that people may ask for by these names, refused by name."""
+
+
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipeline:
     """The recipe (or pipeline) in file `path` with `overrides` applied. Raises `RequestError`."""
     path = Path(path)
@@ -35,6 +45,10 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
             check_pipeline(result, path, problems)
     else:
         stage = values.get("stage")
+        if stage in NOT_BUILT:
+            raise RequestError(
+                f"{path}: stage = {stage!r}: {NOT_BUILT[stage]} is not part of posttrain yet"
+            )
         if stage not in STAGES:
             text = "is missing" if stage is None else f"= {stage!r}"
             raise RequestError(f"{path}: stage {text}{did_you_mean(stage or '', STAGES)}")

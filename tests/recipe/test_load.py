@@ -51,6 +51,7 @@ def test_a_minimal_recipe_loads_with_defaults(recipe):
     [
         ("  learning_rate: 1e-3", "  learning_rat: 1e-3", "small.yaml:9: train.learning_rat: unknown key 'learning_rat' (did you mean 'learning_rate'?)"),
         ("      path: a.jsonl", "      pth: a.jsonl", "small.yaml:7: data.sources[0].pth: unknown key 'pth' (did you mean 'path'?)"),
+        ("stage: sft", "stage: reward", "reward-model training is not part of posttrain yet"),
         ("stage: sft", "stage: stf", "stage = 'stf' (did you mean 'sft'?)"),
         ("  global_batch_size: 8", "  global_batch_size: eight", "small.yaml:10: train.global_batch_size must be a whole number, not 'eight'"),
         ("  global_batch_size: 8", "  global_batch_size: 8.5", "must be a whole number, not 8.5"),
