@@ -23,7 +23,6 @@ from posttrain.recipe.build import Problems, build
 from posttrain.recipe.rules import check_pipeline, check_recipe
 from posttrain.recipe.stages import STAGES, Pipeline, Recipe
 
-
 NOT_BUILT = {
     "reward": "reward-model training",
     "reward_model": "reward-model training",
