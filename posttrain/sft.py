@@ -21,8 +21,8 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 
 from posttrain.data.prepare import TrainRows
 from posttrain.entry import stage_main
+from posttrain.fused import attach_fused_head
 from posttrain.losses import confidence
-from posttrain.model import attach_fused_head
 from posttrain.recipe import SftRecipe
 from posttrain.stage import StageParts, run_stage
 from posttrain.training.stats import LossStats
@@ -30,6 +30,8 @@ from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import count
 
 MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
+ROUTER = ("output_router_logits", "router_aux_loss_coef")
+"""TRL switches the balancing loss of mixture-of-experts models on in the config; it is put back as it was."""
 
 
 class SftTrainer(RunTrainer, SFTTrainer):
@@ -93,6 +95,19 @@ class SftTrainer(RunTrainer, SFTTrainer):
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> dict[str, float]:
         """Held-out loss: exact sums over all rows and ranks, not a mean of batch means."""
+        with self.untimed():
+            self.stats["heldout"].reset()
+            metrics = self._heldout_means()
+        logged = {
+            f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")
+        }
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, logged
+        )
+        return logged
+
+    def _heldout_means(self) -> dict[str, float]:
         self.model.eval()
         micro, world, rank = (
             self.args.per_device_eval_batch_size,
@@ -120,22 +135,16 @@ class SftTrainer(RunTrainer, SFTTrainer):
                 )
         self.model.train()
         loss, items = self.reduce(total).tolist()
-        metrics = {
+        return {
             "loss": loss / (1.0 if self.reduction == "sum" else max(items, 1.0)),
             **self.extra_metrics("heldout"),
         }
-        logged = {
-            f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")
-        }
-        self.log(logged)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, logged
-        )
-        return logged
 
 
 def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
     """The trainer of this stage, from what `run_stage` has loaded."""
+    config = parts.model.config.get_text_config()
+    router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
     trainer = SftTrainer(
         model=parts.model,
         args=parts.arguments(SFTConfig),
@@ -146,6 +155,8 @@ def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
         processing_class=parts.tokenizer,
         peft_config=parts.peft_config,
     )
+    for name, value in router.items():
+        setattr(config, name, value)
     prepared = parts.prepared
     trainer.setup_run(parts.run, TrainRows(prepared, parts.total_examples), parts.guard, parts.stop, parts.facts,
                       recipe.train.log_samples)  # fmt: skip

@@ -116,7 +116,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     from posttrain.data.manifest import manifest, summary, write_manifest
     from posttrain.data.prepare import build as prepare
     from posttrain.data.text import load_text
-    from posttrain.model import load_model
+    from posttrain.model import load_model, refuse_leaking_documents
     from posttrain.training import checkpoints as ckpt
     from posttrain.training.arguments import trainer_arguments
     from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback
@@ -153,10 +153,13 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
             "check distributed_type in the accelerate config (MULTI_CPU starts one)"
         )
     begun = time.time()
+    model = load_model(recipe.model, init, tokenizer, recipe.train.seed)
+    if recipe.data.padding_free:
+        refuse_leaking_documents(model)
     parts = StageParts(
         recipe, run, tokenizer, template, prepared,
         Collator(tokenizer.pad_token_id, recipe.data.padding_free),
-        load_model(recipe.model, init, tokenizer, recipe.train.seed), lora_config(recipe),
+        model, lora_config(recipe),
         StepGuard(recipe.guard), stop, total, max_steps, args, facts,
     )  # fmt: skip
     try:

@@ -15,7 +15,7 @@ FLOORS = [
     ["posttrain.recipe"],
     ["posttrain.data", "posttrain.rewards"],
     ["posttrain.losses", "posttrain_kernels"],
-    ["posttrain.model", "posttrain.generate"],
+    ["posttrain.model", "posttrain.fused", "posttrain.generate"],
     ["posttrain.training"],
     ["posttrain.sft", "posttrain.entry", "posttrain.stage", "posttrain.preflight", "posttrain.export", "posttrain.chat",
      "posttrain.evaluate"],

@@ -54,6 +54,11 @@ def model(recipe: Recipe, problems: Problems) -> None:
                 "model.tokenizer",
                 f"model.tokenizer = {m.tokenizer!r}{did_you_mean(m.tokenizer, known)}",
             )
+    if m.dtype == "float16" and m.lora is None:
+        problems.add(
+            "model.dtype",
+            "model.dtype = float16 cannot be trained whole: its updates round to nothing; use float32 or bfloat16, with train.fp16 for mixed precision",
+        )
     if m.quantization is not None and m.lora is None:
         problems.add(
             "model.quantization",

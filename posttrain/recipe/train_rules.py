@@ -8,30 +8,38 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import config_fields
 from posttrain.recipe.stages import Recipe
 
-EXTRA_ELSEWHERE = {
+_BY_PLACE = {
     "output_dir": "output_dir",
-    "max_length": "data.max_length",
-    "packing": "data.padding_free",
-    "padding_free": "data.padding_free",
-    "gradient_accumulation_steps": "train.global_batch_size",
-    "save_steps": "checkpoints.save_steps",
-    "save_strategy": "checkpoints.save_steps",
-    "save_total_limit": "checkpoints.keep_last",
-    "eval_steps": "evaluate.heldout.every_steps",
-    "eval_strategy": "evaluate.heldout",
-    "gradient_checkpointing": "train.activation_checkpointing",
-    "loss_type": "loss.name",
-    "dataset_kwargs": "data",
-    "data_seed": "train.seed",
-    "remove_unused_columns": "data",
-    "load_best_model_at_end": "checkpoints.keep_best",
-    "metric_for_best_model": "checkpoints.keep_best",
-    "chat_template_path": "data.template",
-    "model_init_kwargs": "model.options",
-    "assistant_only_loss": "data.train_on",
-    "completion_only_loss": "data.train_on",
-    "train_sampling_strategy": "data.shuffle",
+    "data.max_length": "max_length",
+    "data.padding_free": "packing padding_free packing_strategy eval_packing",
+    "data.overlong": "truncation_mode",
+    "data.shuffle": "train_sampling_strategy shuffle_dataset length_column_name",
+    "data.template": "chat_template_path",
+    "data.train_on": "assistant_only_loss completion_only_loss",
+    "data": "dataset_kwargs dataset_num_proc dataset_text_field remove_unused_columns pad_to_multiple_of use_cache",
+    "loss": "loss_type label_smoothing_factor average_tokens_across_devices label_names router_aux_loss_coef",
+    "train.global_batch_size": "gradient_accumulation_steps accelerator_config auto_find_batch_size",
+    "train.dataloader_num_workers": "dataloader_drop_last dataloader_persistent_workers dataloader_prefetch_factor "
+    "dataloader_in_order dataloader_multiprocessing_context",
+    "train.activation_checkpointing": "gradient_checkpointing activation_offloading",
+    "train.logging_steps": "logging_strategy logging_nan_inf_filter include_num_input_tokens_seen",
+    "train.seed": "data_seed",
+    "checkpoints": "save_steps save_strategy save_total_limit save_only_model save_on_each_node load_best_model_at_end "
+    "metric_for_best_model greater_is_better enable_jit_checkpoint",
+    "the run directory: a run resumes by itself": "ignore_data_skip resume_from_checkpoint "
+    "restore_callback_states_from_checkpoint",
+    "evaluate": "eval_steps eval_strategy eval_on_start eval_delay eval_accumulation_steps eval_do_concat_batches "
+    "eval_use_gather_object bf16_full_eval fp16_full_eval prediction_loss_only batch_eval_metrics "
+    "include_for_metrics do_train do_eval do_predict",
+    "model.options": "model_init_kwargs trust_remote_code",
+    "model.tokenizer": "eos_token pad_token",
+    "the accelerate config of the launch": "fsdp fsdp_config deepspeed use_cpu",
+    "no recipe: sequence and tensor parallelism are not here": "parallelism_config",
+    "no recipe: nothing is pushed anywhere; see `posttrain export`": "push_to_hub hub_model_id hub_token hub_strategy "
+    "hub_private_repo hub_always_push hub_revision",
+    "no recipe: not tried with the fused head": "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel",
 }
+EXTRA_ELSEWHERE = {name: place for place, names in _BY_PLACE.items() for name in names.split()}
 """Fields of the TRL config that posttrain decides itself, and where it is said."""
 
 

@@ -21,12 +21,14 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
     """An instance of `config_class` (SFTConfig, ...) for `recipe`."""
     train = recipe.train
     plan = batch_plan(train, int(os.environ.get("WORLD_SIZE", "1")))
+    if train.fp16 and _cpu():
+        raise RequestError("train.fp16 does nothing on a CPU; use bf16, or neither")
     values: dict[str, Any] = {
         "output_dir": str(run.path),
         "run_name": recipe.name,
         "max_steps": max_steps,
         "per_device_train_batch_size": plan.micro,
-        "per_device_eval_batch_size": plan.micro,
+        "per_device_eval_batch_size": 4 * plan.micro,  # no gradients are held
         "gradient_accumulation_steps": plan.accumulation,
         "save_strategy": "no",
         "eval_strategy": "no",

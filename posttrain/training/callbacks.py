@@ -55,6 +55,10 @@ class ScoreCallback(TrainerCallback):
         self.trainer, self.recipe, self.score = trainer, recipe, score
 
     def on_train_begin(self, args, state, control, **kwargs):
+        with self.trainer.untimed():
+            self._begin(state)
+
+    def _begin(self, state) -> None:
         folder = self.trainer.run.checkpoints
         if state.global_step == 0 and self.score is not None and self.recipe.evaluate.at_start:
             self.trainer._save_checkpoint(self.trainer.model_wrapped, resumable=False)
@@ -64,11 +68,12 @@ class ScoreCallback(TrainerCallback):
             self._score(checkpoint.path, checkpoint.step)
 
     def on_save(self, args, state, control, **kwargs):
-        name = ckpt.name_of(state.global_step)
-        self._score(self.trainer.run.checkpoints / name, state.global_step)
-        if state.is_world_process_zero:
-            self.rotate()
-        self.trainer.accelerator.wait_for_everyone()
+        with self.trainer.untimed():
+            name = ckpt.name_of(state.global_step)
+            self._score(self.trainer.run.checkpoints / name, state.global_step)
+            if state.is_world_process_zero:
+                self.rotate()
+            self.trainer.accelerator.wait_for_everyone()
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
@@ -87,7 +92,8 @@ class ScoreCallback(TrainerCallback):
         keep = set()
         if rule.keep_best is not None:
             by = rule.keep_best
-            keep |= {ckpt.best(run.path, by.task, by.metric, by.greater_is_better) or ""}
+            there = {c.name for c in ckpt.all_complete(run.checkpoints)}
+            keep |= {ckpt.best(run.path, by.task, by.metric, by.greater_is_better, there) or ""}
         ckpt.rotate(run.checkpoints, rule.keep_last, keep)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import shutil
@@ -133,15 +134,18 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def best(run: Path, task: str, metric: str, greater_is_better: bool = True) -> str | None:
+def best(
+    run: Path, task: str, metric: str, greater_is_better: bool = True, among: set[str] | None = None
+) -> str | None:
     """Name of the checkpoint of `run` with the best score, None before the first score.
 
     Only scores measured alike are compared: of several settings (a later `posttrain eval` with limit=5), the
-    one that covers most checkpoints.
+    one that covers most checkpoints. `among`: names that count; None for all, the deleted ones too.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_jsonl(run / "scores.jsonl"):
-        if isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric):
+        named = isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric)
+        if named and math.isfinite(row["value"]) and (among is None or row["checkpoint"] in among):
             groups.setdefault(row.get("settings", ""), []).append(row)
     if not groups:
         return None

@@ -35,7 +35,7 @@ class StepGuard:
             self.reason, action = f"loss {loss:g}{norm}", self.config.on_nan
         elif self.config.on_spike != "ignore" and len(self.recent) == self.config.window:
             usual = statistics.median(self.recent)
-            if loss > self.config.spike_factor * usual:
+            if 0 < self.config.spike_factor * usual < loss:
                 self.reason = f"loss {loss:g} is {loss / usual:.1f} times the median of the last {self.config.window} steps"
                 action = self.config.on_spike
         if action == "ignore":

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from posttrain.model import FusedOutput
+from posttrain.fused import FusedOutput
 
 NAMES = (
     "trained_tokens", "nll", "entropy", "correct",

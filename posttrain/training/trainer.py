@@ -10,25 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
-from transformers.trainer import TRAINER_STATE_NAME
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import append_line
-from posttrain.training import checkpoints as ckpt
 from posttrain.training.guard import Diverged, StepGuard
 from posttrain.training.hardware import memory_mib
 from posttrain.training.rundir import RunDir
+from posttrain.training.saving import CheckpointWriter
 from posttrain.training.stop import StopRequest
 
 log = logging.getLogger(__name__)
@@ -38,7 +33,7 @@ class Stopped(WorkError):
     """The run was asked to stop and has saved a checkpoint."""
 
 
-class RunTrainer:
+class RunTrainer(CheckpointWriter):
     """Mixin; call `setup_run` right after `__init__`."""
 
     loss_is_scaled_for_ga = True  # our losses are divided by the count of the whole optimizer step
@@ -133,6 +128,30 @@ class RunTrainer:
         self._last_norm = None if norm is None else float(norm)
         return norm
 
+    @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Time in here does not count in tokens per second."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stats["train"].since += time.perf_counter() - begun
+
+    def floating_point_ops(self, inputs) -> int:
+        """transformers recounts all parameters on every micro-batch for this; nothing here reads it."""
+        return 0
+
+    def store_flos(self) -> None:
+        """Nothing to store, and no collective to wait for."""
+
+    def create_optimizer(self, *args, **kwargs):
+        with _as_request("train.optim"):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args, **kwargs):
+        with _as_request("train.lr_scheduler_type"):
+            return super().create_scheduler(*args, **kwargs)
+
     def write_samples(self) -> None:
         """One line of row ids for the optimizer step that just ended."""
         if self.log_samples:
@@ -187,109 +206,14 @@ class RunTrainer:
         seen = self.state.global_step * self.facts["global_batch_size"]
         return seen / max(self.facts["examples_per_epoch"], 1)
 
-    # ---- checkpoints ---------------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model, trial=None, resumable: bool = True) -> None:
-        """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
-        step = self.state.global_step
-        final = self.run.checkpoints / ckpt.name_of(step)
-        main = self.is_world_process_zero()
-        if ckpt.is_complete(final):
-            return
-        tmp = final.with_name(f".tmp-{final.name}")
-        if main:
-            shutil.rmtree(tmp, ignore_errors=True)
-            tmp.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        error: Exception | None = None
-        try:
-            with ckpt.clean_on_error(tmp, main):
-                self._write_checkpoint(tmp, resumable)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as caught:  # a full disk: of the weights, of torch.save, of small files
-            error = caught
-        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
-        if not failed and main:
-            try:
-                with ckpt.clean_on_error(tmp, main):
-                    ckpt.finish(tmp, final, self.checkpoint_facts(tmp, resumable))
-            except (OSError, WorkError) as caught:
-                error = caught
-        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
-        if failed:
-            if main:
-                shutil.rmtree(tmp, ignore_errors=True)
-            reason = error or "another rank failed"
-            raise WorkError(
-                f"{final} could not be written: {reason}. Earlier checkpoints are whole"
-            ) from error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        with _readable(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint):
-        with _readable(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint):
-        with _readable(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
-        self.save_model(str(folder), _internal_call=True)
-        if resumable:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
-        if self.args.should_save:
-            self.store_flos_locally()
-            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-
-    def store_flos_locally(self) -> None:
-        """`store_flos` is collective and only rank 0 is here: the count is logged, not needed to resume."""
-        self.state.total_flos += self.current_flos
-        self.current_flos = 0
-
-    def checkpoint_facts(self, folder: Path, resumable: bool) -> dict[str, Any]:
-        """checkpoint.json."""
-        return {
-            "format": 1,
-            "step": self.state.global_step,
-            "examples": self.state.global_step * self.facts["global_batch_size"],
-            "epoch": self.epoch(),
-            "resumable": resumable,
-            "digest": ckpt.digest(folder),
-            "guard": self.guard.state(),
-            "saved": time.time(),
-            **self.facts,
-        }
-
 
 @contextlib.contextmanager
-def _readable(checkpoint: str | None) -> Iterator[None]:
-    """Names the checkpoint where one of its files is damaged, and what to do about it."""
+def _as_request(key: str) -> Iterator[None]:
+    """What the library refuses (a package that is missing, settings that do not fit) is the recipe's mistake."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise WorkError(
-            f"{checkpoint} is damaged and cannot be resumed: {reason}. "
-            "Remove that folder to go on from the checkpoint before it, or from the start"
-        ) from error
+    except (ImportError, ValueError, TypeError) as error:
+        raise RequestError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
 def _json_number(value: float) -> float | str:

@@ -1,0 +1,126 @@
+"""Writing and reading checkpoints of a trainer: whole or not at all, on every rank alike. A mixin of `RunTrainer`.
+
+What a checkpoint is on disk stands in `checkpoints.py`. Left out: sharded weights in a checkpoint; under ZeRO-3
+they are gathered, so that `from_pretrained` loads what was saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers.trainer import TRAINER_STATE_NAME
+
+from posttrain.errors import WorkError
+from posttrain.training import checkpoints as ckpt
+
+
+class CheckpointWriter:
+    """Needs from the trainer: run, facts, guard, reduce, epoch, untimed."""
+
+    def _save_checkpoint(self, model, trial=None, resumable: bool = True) -> None:
+        """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
+        step = self.state.global_step
+        final = self.run.checkpoints / ckpt.name_of(step)
+        if ckpt.is_complete(final):
+            return
+        with self.untimed():
+            self._write_whole(final, resumable)
+
+    def _write_whole(self, final: Path, resumable: bool) -> None:
+        main = self.is_world_process_zero()
+        tmp = final.with_name(f".tmp-{final.name}")
+        if main:
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        error: Exception | None = None
+        try:
+            with ckpt.clean_on_error(tmp, main):
+                self._write_checkpoint(tmp, resumable)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as caught:  # a full disk: of the weights, of torch.save, of small files
+            error = caught
+        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
+        if not failed and main:
+            try:
+                with ckpt.clean_on_error(tmp, main):
+                    ckpt.finish(tmp, final, self.checkpoint_facts(tmp, resumable))
+            except (OSError, WorkError) as caught:
+                error = caught
+        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
+        if failed:
+            if main:
+                shutil.rmtree(tmp, ignore_errors=True)
+            reason = error or "another rank failed"
+            raise WorkError(
+                f"{final} could not be written: {reason}. Earlier checkpoints are whole"
+            ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint):
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
+        self.save_model(str(folder), _internal_call=True)
+        if resumable:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def checkpoint_facts(self, folder: Path, resumable: bool) -> dict[str, Any]:
+        """checkpoint.json."""
+        return {
+            "format": 1,
+            "step": self.state.global_step,
+            "examples": self.state.global_step * self.facts["global_batch_size"],
+            "epoch": self.epoch(),
+            "resumable": resumable,
+            "digest": ckpt.digest(folder),
+            "guard": self.guard.state(),
+            "saved": time.time(),
+            **self.facts,
+        }
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Names the checkpoint where one of its files is damaged, and what to do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        raise WorkError(
+            f"{checkpoint} is damaged and cannot be resumed: {reason}. "
+            "Remove that folder to go on from the checkpoint before it, or from the start"
+        ) from error
