@@ -145,13 +145,17 @@ def best(
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_jsonl(run / "scores.jsonl"):
         named = isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric)
-        if named and math.isfinite(row["value"]) and (among is None or row["checkpoint"] in among):
+        if named and _is_number(row.get("value")) and (among is None or row["checkpoint"] in among):
             groups.setdefault(row.get("settings", ""), []).append(row)
     if not groups:
         return None
     rows = max(groups.values(), key=lambda g: len({r["checkpoint"] for r in g}))
     sign = 1 if greater_is_better else -1
     return max(rows, key=lambda r: (sign * r["value"], r["step"]))["checkpoint"]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def resolve(reference: str) -> tuple[str, dict[str, str] | None]:

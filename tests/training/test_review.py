@@ -1,0 +1,185 @@
+"""Mistakes that would not crash: each gave a wrong or silently ignored result once."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from posttrain.errors import RequestError, WorkError
+from posttrain.evaluate.meeting import Meeting
+from posttrain.files import append_line, read_jsonl
+from posttrain.model import refuse_leaking_documents
+from posttrain.recipe import load_stage
+from posttrain.recipe.library_fields import config_fields
+from posttrain.recipe.schema import Guard
+from posttrain.recipe.train_rules import EXTRA_ELSEWHERE
+from posttrain.sft import train
+from posttrain.training import checkpoints as ckpt
+from posttrain.training.guard import StepGuard
+
+
+def go(recipe: Path, *overrides: str, score=None) -> Path:
+    return train(load_stage(recipe, list(overrides), "sft"), score).path
+
+
+def model_of(kind: str, **options):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        **options,
+    }
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
+
+
+def test_padding_free_is_refused_where_documents_leak():
+    refuse_leaking_documents(model_of("llama", intermediate_size=64, num_key_value_heads=2))
+    refuse_leaking_documents(model_of("gpt2"))
+    with pytest.raises(RequestError, match="opt lets documents of one row see each other"):
+        refuse_leaking_documents(model_of("opt", ffn_dim=64, word_embed_proj_dim=32))
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["ignore_data_skip", "label_smoothing_factor", "dataloader_drop_last", "logging_strategy", "accelerator_config",
+     "push_to_hub", "parallelism_config", "eos_token", "torch_compile"],
+)  # fmt: skip
+def test_fields_that_would_be_ignored_or_change_results_are_refused(recipe, field):
+    with pytest.raises(RequestError, match=f"posttrain decides {field}"):
+        load_stage(recipe, [f"train.extra.{field}=true"], "sft")
+
+
+def test_every_refused_field_is_a_real_one():
+    gone = set(EXTRA_ELSEWHERE) - set(config_fields("sft"))
+    assert gone <= {
+        "enable_jit_checkpoint",
+        "fsdp_config",
+        "push_to_hub",
+        "hub_revision",
+        "use_cpu",
+    }, gone
+
+
+def test_throughput_does_not_count_scoring(recipe):
+    """Scoring sleeps 3 s after step 2; the window of steps 3-4 holds two tiny steps, far more than 48 rows in 3 s."""
+
+    def factory(loaded, run, template):
+        return lambda path, step: time.sleep(3) if step == 2 else None
+
+    run = go(recipe, "checkpoints.save_steps=2", "train.logging_steps=2", "train.max_steps=4", "train.per_device_train_batch_size=8",
+             "evaluate.at_start=false", score=factory)  # fmt: skip
+    rates = [r["tokens_per_second"] for r in read_jsonl(run / "metrics.jsonl")]
+    assert rates[1] > rates[0] / 4, rates
+
+
+def test_scoring_and_heldout_do_not_touch_training(recipe):
+    """Dropout on: the same weights with and without."""
+    from safetensors.torch import load_file
+
+    from posttrain.evaluate.checkpoint import scorer_for
+
+    settings = ["model.options={attention_dropout: 0.2}", "checkpoints.save_steps=2", "train.optim=adamw_torch",
+                "train.learning_rate=1e-3"]  # fmt: skip
+    plain = go(recipe, "name=plain", *settings)
+    more = go(
+        recipe,
+        "name=more",
+        *settings,
+        "evaluate.tasks=[{name: arithmetic, options: {test_size: 20}}]",
+        score=scorer_for,
+    )
+    a, b = (
+        load_file(r / "checkpoints" / "step-000005" / "model.safetensors") for r in (plain, more)
+    )
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert {r["step"] for r in read_jsonl(more / "scores.jsonl")} == {0, 2, 4, 5}
+
+
+def test_a_balancing_loss_is_left_as_the_user_had_it(recipe):
+    shape = "{num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 16, shared_expert_intermediate_size: 16, "
+    shape += "hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 2}"
+    run = go(recipe, "model.init=null", "model.tokenizer=builtin:bytes", "train.max_steps=1", "train.learning_rate=1e-3",
+             f"model.from_config={{model_type: qwen2_moe, options: {shape}}}")  # fmt: skip
+    config = json.loads((run / "checkpoints" / "step-000001" / "config.json").read_text())
+    assert not config.get("output_router_logits")
+    go(recipe, "name=next", f"model.init={run}", "train.max_steps=1")
+
+
+def test_best_passes_over_what_is_no_number_or_gone(tmp_path):
+    for step, value in ((1, math.nan), (2, 0.5), (3, 0.4)):
+        with (tmp_path / "scores.jsonl").open("a") as file:
+            row = {
+                "checkpoint": ckpt.name_of(step),
+                "step": step,
+                "task": "t",
+                "metric": "m",
+                "value": value,
+            }
+            file.write(json.dumps(row) + "\n")
+    assert ckpt.best(tmp_path, "t", "m") == "step-000002"
+    assert ckpt.best(tmp_path, "t", "m", among={"step-000003"}) == "step-000003"
+    append_line(
+        tmp_path / "scores.jsonl",
+        {"checkpoint": "step-000009", "step": 9, "task": "t", "metric": "m", "value": None},
+    )
+    assert ckpt.best(tmp_path, "t", "m") == "step-000002"
+
+
+def test_a_loss_of_zero_is_no_spike():
+    guard = StepGuard(Guard(on_spike="stop", window=2))
+    assert [guard.judge(x, 1.0) for x in (0.0, 0.0, 0.1)] == ["go", "go", "go"]
+
+
+def test_a_rank_that_fails_does_not_keep_the_others_waiting(tmp_path):
+    place, outcome = tmp_path / ".score", []
+    first, second = Meeting(place, 0, 2), Meeting(place, 1, 2)
+
+    def wait() -> None:
+        try:
+            first.gather("task")([1])
+        except WorkError as error:
+            outcome.append(str(error))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.1)
+    second.fail()
+    thread.join(timeout=5)
+    assert not thread.is_alive() and outcome == ["another rank failed while scoring"]
+
+
+def test_ranks_exchange_their_parts_in_order(tmp_path):
+    place, parts = tmp_path / ".score", {}
+
+    def meet(rank: int) -> None:
+        meeting = Meeting(place, rank, 2)
+        parts[rank] = meeting.gather("task")([rank])
+        meeting.leave()
+
+    threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=5)
+    assert parts == {0: [[0], [1]], 1: [[0], [1]]}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [("train.fp16=true", "train.fp16 does nothing on a CPU"), ("model.dtype=float16", "its updates round to nothing"),
+     ("train.optim=paged_adamw_8bit", "train.optim"), ("train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_type")],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_sentences(recipe, override, expected):
+    with pytest.raises(RequestError) as caught:
+        go(recipe, override)
+    assert expected in str(caught.value)
