@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -104,6 +105,8 @@ def spawn(root, tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-m", "posttrain.cli", *map(str, argv)],
             env=os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""} | environment,
+            # as at a terminal: a job started in the background inherits SIGINT as ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, cwd=tmp_path, start_new_session=True,
         )  # fmt: skip
