@@ -32,7 +32,7 @@ ROLES = {
     "gpt": "assistant",
 }
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
-"""Anthropic's HH-RLHF keeps a dialogue in one string."""
+"""HH-RLHF keeps a dialogue in one string."""
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 

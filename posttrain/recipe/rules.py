@@ -12,10 +12,10 @@ from pathlib import Path
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
-from posttrain.recipe.library_fields import model_fields
 from posttrain.recipe.schema import FromConfig
 from posttrain.recipe.stages import DpoRecipe, Pipeline, Recipe, RlvrRecipe, SftRecipe
 from posttrain.recipe.train_rules import train
+from posttrain.recipe.trl_fields import model_fields
 
 
 def check_recipe(recipe: Recipe, problems: Problems) -> None:

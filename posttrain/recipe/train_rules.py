@@ -5,8 +5,8 @@ from __future__ import annotations
 from posttrain.errors import did_you_mean
 from posttrain.recipe.bounds import positive
 from posttrain.recipe.build import Problems
-from posttrain.recipe.library_fields import config_fields
 from posttrain.recipe.stages import Recipe
+from posttrain.recipe.trl_fields import config_fields
 
 _BY_PLACE = {
     "output_dir": "output_dir",
