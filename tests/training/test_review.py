@@ -16,9 +16,9 @@ from posttrain.evaluate.meeting import Meeting
 from posttrain.files import append_line, read_jsonl
 from posttrain.model import refuse_leaking_documents
 from posttrain.recipe import load_stage
-from posttrain.recipe.trl_fields import config_fields
 from posttrain.recipe.schema import Guard
 from posttrain.recipe.train_rules import EXTRA_ELSEWHERE
+from posttrain.recipe.trl_fields import config_fields
 from posttrain.sft import train
 from posttrain.training import checkpoints as ckpt
 from posttrain.training.guard import StepGuard
