@@ -97,7 +97,10 @@ def sft(options: argparse.Namespace) -> int:
     from posttrain.recipe import load_stage
 
     load_stage(options.recipe, options.overrides, "sft")  # before the slow imports
-    from posttrain.sft import main as sft_main
+    from posttrain.guarded import importing
+
+    with importing():
+        from posttrain.sft import main as sft_main
 
     return sft_main([options.recipe, *options.overrides])
 

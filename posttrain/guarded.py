@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from posttrain.errors import PosttrainError
@@ -42,3 +44,19 @@ def guarded(work: Callable[[], Any]) -> int:
         print(f"error: {reason}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Ctrl-C while the libraries are imported ends the process at once: nothing has begun, and some of them swallow
+    a KeyboardInterrupt half-way and fail later with something else."""
+
+    def leave(number: int, frame: Any) -> None:
+        os.write(2, b"interrupted before anything had begun\n")
+        os._exit(1)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

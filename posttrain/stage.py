@@ -190,6 +190,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         log.info("resuming from %s", last.path)
         parts.guard.load(last.facts().get("guard", {}))
     try:
+        stop.training = True
         if last is None or last.step < max_steps:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         elif score is not None:

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and Slurm's SIGUSR1 become a flag that the training loop agrees on across ranks.
 
-The loop then writes a checkpoint and ends. A second Ctrl-C ends at once (the last whole checkpoint stays).
+The loop then writes a checkpoint and ends. A second Ctrl-C ends at once (the last whole checkpoint stays), and so
+does the first one before training has begun: there is nothing to save.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.training = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -30,7 +32,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if not self.training or (self.signal is not None and number == signal.SIGINT):
             raise KeyboardInterrupt
         if self.signal is None:
             name = signal.Signals(number).name
