@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from posttrain.training import checkpoints as ckpt
 
-STEPS = 12
+STEPS = 60  # enough that three kills always find the run unfinished, however fast the machine
 SETTINGS = [
     f"train.max_steps={STEPS}", "train.optim=adamw_torch", "train.learning_rate=1e-3", "train.lr_scheduler_type=cosine",
-    "train.log_samples=true", "train.per_device_train_batch_size=2", "checkpoints.save_steps=2", "checkpoints.keep_last=2",
+    "train.log_samples=true", "train.per_device_train_batch_size=2", "checkpoints.save_steps=4", "checkpoints.keep_last=2",
     "loss.name=confidence_limited", "loss.n=4", "model.options={attention_dropout: 0.1}", "train.max_grad_norm=1",
 ]  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_kill_9_at_random_moments(recipe, environment):
     kills, begun_at = 0, []
     while True:
         process = start(recipe, "killed", environment)
-        goal = dice.randint(1, 4)
+        goal = dice.randint(1, 6)
         samples = folder / "killed" / "samples.jsonl"
         before = len(samples.read_text().splitlines()) if samples.exists() else 0
         while process.poll() is None:
