@@ -21,7 +21,7 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 
 from posttrain.data.prepare import TrainRows
 from posttrain.entry import stage_main
-from posttrain.fused import attach_fused_head
+from posttrain.fused import FusedOutput, attach_fused_head
 from posttrain.losses import confidence
 from posttrain.recipe import SftRecipe
 from posttrain.stage import StageParts, run_stage
@@ -56,20 +56,22 @@ class SftTrainer(RunTrainer, SFTTrainer):
     def _count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return count(batch["labels"][:, 1:], batch["segment_ids"][:, 1:], self.reduction)
 
-    def _fused(self, batch: dict[str, Any], normalizer: torch.Tensor | None) -> dict[str, Any]:
-        """Arguments of the loss for one micro-batch."""
-        p = {"p": batch["segment_p"]} if self.external_p else {}
-        return {
+    def _forward(
+        self, model, batch: dict[str, Any], normalizer: torch.Tensor | None
+    ) -> FusedOutput:
+        """The loss of one micro-batch, divided by `normalizer` (None: by its own count)."""
+        fused = {
             **self.loss_arguments,
-            **p,
             "num_segments": batch["num_segments"],
             "normalizer": normalizer,
         }
+        if self.external_p:
+            fused["p"] = batch["segment_p"]
+        return model(**{k: batch[k] for k in MODEL_KEYS if k in batch}, fused=fused)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, which DDP averages over."""
-        fused = self._fused(inputs, num_items_in_batch)
-        out = model(**{k: inputs[k] for k in MODEL_KEYS if k in inputs}, fused=fused)
+        out = self._forward(model, inputs, num_items_in_batch)
         self.stats["train" if model.training else "heldout"].add(out, inputs)
         loss = out.loss if num_items_in_batch is None else out.loss * self.args.world_size
         return (loss, out) if return_outputs else loss
@@ -124,10 +126,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
             rows = [self.heldout[i] for i in range(start, min(start + micro, len(self.heldout)))]
             batch = self._prepare_inputs(self.data_collator(rows))
             with self.compute_loss_context_manager():
-                fused = self._fused(batch, torch.ones((), device=self.args.device))
-                out = self.model_wrapped(
-                    **{k: batch[k] for k in MODEL_KEYS if k in batch}, fused=fused
-                )
+                one = torch.ones((), device=self.args.device)
+                out = self._forward(self.model_wrapped, batch, one)
             if real:
                 self.stats["heldout"].add(out, batch)
                 total += torch.stack(
@@ -147,7 +147,7 @@ def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
     router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
     trainer = SftTrainer(
         model=parts.model,
-        args=parts.arguments(SFTConfig),
+        args=parts.args,
         data_collator=parts.collator,
         train_dataset=Dataset.from_list(
             [{"input_ids": [0], "labels": [0]}]

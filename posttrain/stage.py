@@ -35,10 +35,8 @@ def world_size() -> int:
 class StageParts:
     """What a stage needs to build its trainer."""
 
-    recipe: Recipe
     run: RunDir
     tokenizer: Any
-    template: Any
     prepared: Any
     collator: Any
     model: Any
@@ -46,13 +44,8 @@ class StageParts:
     guard: Any
     stop: Any
     total_examples: int
-    max_steps: int
     args: Any
     facts: dict[str, Any] = field(default_factory=dict)
-
-    def arguments(self, config_class: type) -> Any:
-        assert isinstance(self.args, config_class)
-        return self.args
 
     def heldout_rows(self) -> Any:
         """Rows of the held-out loss in the collator's format, or None."""
@@ -107,7 +100,7 @@ def _record_failure(run: RunDir, error: BaseException) -> None:
             ended=timestamp(),
             error=str(error) or type(error).__name__,
         )
-    except OSError:
+    except WorkError:  # a full disk: the failure that led here is the one to report
         log.error("run.json could not be written either")
 
 
@@ -157,10 +150,10 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     if recipe.data.padding_free:
         refuse_leaking_documents(model)
     parts = StageParts(
-        recipe, run, tokenizer, template, prepared,
+        run, tokenizer, prepared,
         Collator(tokenizer.pad_token_id, recipe.data.padding_free),
         model, lora_config(recipe),
-        StepGuard(recipe.guard), stop, total, max_steps, args, facts,
+        StepGuard(recipe.guard), stop, total, args, facts,
     )  # fmt: skip
     try:
         trainer = build(recipe, parts)
