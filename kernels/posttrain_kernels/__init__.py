@@ -2,16 +2,22 @@
 
     family         L(log p) and its weight F, elementwise
     reference      the specification: full logits, autograd
-    torch_chunked  the same in chunks of rows: any device, small memory
-    segments       sums of log-probabilities -> loss and gradient scales
-    spec           the checked request, the output, the global count
-    dispatch       `confidence_limited`: checks, back-end choice
+    chunked        Mode A: chunks of rows, gradients made in forward, any device, small memory
+    tokens         Mode B: differentiable log-probabilities, logits computed again in backward
+    rows_torch, rows_triton          operations on rows of logits, the difference between back-ends
+    segments, segments_triton        sums of log-probabilities -> loss and gradient scales
+    plan, matmul, view, vocab, sharded, spec, checks
+    dispatch       `confidence_limited`, `token_log_probs`: checks, back-end choice
 
-Imports nothing but torch. Left out so far: a Triton kernel; bias, softcap and scale on the head.
+Imports nothing but torch, and triton once its back-end is used.
 """
 
 from . import family
-from .dispatch import available_backends, confidence_limited
-from .spec import LossOutput, count
+from .dispatch import available_backends, confidence_limited, token_log_probs
+from .spec import LossOutput, OnHost, TokenOutput, count
+from .vocab import VocabShard
 
-__all__ = ["LossOutput", "available_backends", "confidence_limited", "count", "family"]
+__all__ = [
+    "LossOutput", "OnHost", "TokenOutput", "VocabShard", "available_backends",
+    "confidence_limited", "count", "family", "token_log_probs",
+]  # fmt: skip

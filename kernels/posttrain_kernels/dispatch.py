@@ -1,32 +1,33 @@
-"""The public function: checks its arguments, picks a back-end, says which one in the log.
+"""The public functions: check the arguments, pick a back-end, say which one in the log.
 
-Values on the host are checked always. Values inside tensors are checked at once on CPU; on a device
-the check is a device-side assert, because reading the answer would stall the queue.
+    confidence_limited   Mode A: a loss whose gradients are made in the forward pass, 3 matmuls
+    token_log_probs      Mode B: differentiable log-probabilities, entropy and log Z, 4 matmuls
 
-Left out: `bias`, `softcap` and `logit_scale` on the head, and the Triton back-end they come with;
-naming one of them is an error rather than a silent approximation.
+Left out: sequence parallelism (take Mode B, add up the segments' log-probabilities over the ranks,
+then apply `family`), and double backward.
 """
 
-import difflib
 import logging
 import math
 
 import torch
 from torch import Tensor
 
-from . import reference, torch_chunked
-from .family import EXPONENTS, MEMBERS
-from .spec import IGNORE, REDUCTIONS, VALUES, LossOutput, Spec
+from . import checks, chunked, reference, rows, tokens
+from .family import MEMBERS
+from .sharded import whole
+from .spec import REDUCTIONS, VALUES, LossOutput, OnHost, Spec, TokenOutput, work_dtype
+from .vocab import VocabShard
 
 logger = logging.getLogger("posttrain_kernels")
 
-BACKENDS = {"torch": torch_chunked.run, "reference": reference.run}
+BACKENDS = ("triton", "torch", "reference")
 _announced: set[tuple[str, str]] = set()
 
 
-def available_backends() -> tuple[str, ...]:
-    """Names that `backend=` accepts besides "auto", fastest first."""
-    return tuple(BACKENDS)
+def available_backends(device: str = "cpu") -> tuple[str, ...]:
+    """Names that `backend=` accepts on `device` besides "auto", fastest first."""
+    return BACKENDS if rows.why_not_triton(torch.device(device)) is None else BACKENDS[1:]
 
 
 def confidence_limited(
@@ -47,11 +48,16 @@ def confidence_limited(
     p_threshold: float | None = None,
     weight_threshold: float | None = None,
     temperature: float = 1.0,
-    backend: str = "auto",
-    chunk_rows: int | None = None,
     bias: Tensor | None = None,
+    low_rank: tuple[Tensor, Tensor] | None = None,
     softcap: float | None = None,
     logit_scale: float | None = None,
+    z_loss: float = 0.0,
+    skip_below: float | None = None,
+    vocab: VocabShard | None = None,
+    host: OnHost | None = None,
+    backend: str = "auto",
+    chunk_rows: int | None = None,
 ) -> LossOutput:
     """Loss L(log p_s) of every segment s, reduced, with gradients for `hidden` and `weight`.
 
@@ -73,145 +79,133 @@ def confidence_limited(
     Gates are strict and close a segment entirely: it keeps its loss only if p_hat < `p_threshold`
     (p_hat is `p` where given, else exp(log p_s)) and F > `weight_threshold`. A closed segment has
     value, gradient and `coef` 0 and still counts in every denominator, which is fixed before the
-    forward pass. Tokens outside segments pass. `temperature` divides the logits.
+    forward pass. Tokens outside segments pass.
 
-    backend: "auto" | "torch" | "reference". chunk_rows: rows of logits in memory at once ("torch"
-    only; `torch_chunked.default_chunk_rows` otherwise).
+    Logits are softcap(logit_scale (X W^T + bias + U B^T)) / temperature, with `bias` [V] and
+    `low_rank` a pair (U [T, r], B [V, r]): LoRA on the head is U = s X A^T. Both get gradients.
+    `z_loss` adds z_loss * log_z^2 of each trained token, reduced as its cross-entropy would be.
+
+    skip_below: rows whose |F * segment weight| is at or under this get no gradient and save its
+    two matmuls; 0 skips what is exactly zero. Costs one wait for the device, off by default; `skipped` counts the rows.
+    vocab: `weight`, `bias` and B are this rank's rows of a larger head. host: see `OnHost`.
+
+    backend: "auto" | "triton" | "torch" | "reference". chunk_rows: rows of logits in memory at once
+    (`plan.default_chunk_rows` otherwise).
     """
-    for name, given in (("bias", bias), ("softcap", softcap), ("logit_scale", logit_scale)):
-        if given is not None:
-            raise ValueError(f"{name}: not supported by the built back-ends {_listed(BACKENDS)}")
-    _check_choice("member", member, MEMBERS)
-    _check_choice("value", value, VALUES)
-    _check_choice("reduction", reduction, REDUCTIONS)
-    _check_inputs(hidden, weight, labels, segment_ids)
-    _check_exponent(member, exponent)
+    weight, bias = whole(weight), whole(bias)
+    checks.head(hidden, weight, labels, vocab)
+    checks.ids("segment_ids", segment_ids, hidden)
+    checks.host(host, labels)
+    checks.choice("member", member, MEMBERS)
+    checks.choice("value", value, VALUES)
+    checks.choice("reduction", reduction, REDUCTIONS)
+    checks.exponent(member, exponent)
     if p is not None and value != "surrogate":
         raise ValueError(f'p: an external p needs value="surrogate", not value={value!r}')
-    for name, number in (("p_threshold", p_threshold), ("weight_threshold", weight_threshold)):
-        if number is not None and math.isnan(number):
-            raise ValueError(f"{name}: NaN")
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature: {temperature} is not a finite number > 0")
-    if chunk_rows is not None and (not isinstance(chunk_rows, int) or chunk_rows < 1):
-        raise ValueError(f"chunk_rows: {chunk_rows!r} is not an integer >= 1")
+    for name, given in (("p_threshold", p_threshold), ("weight_threshold", weight_threshold)):
+        checks.number(name, given, lambda x: not math.isnan(x), "a number")
+    checks.number("z_loss", z_loss, lambda x: 0 <= x < math.inf, "a finite number >= 0")
+    checks.number("skip_below", skip_below, lambda x: x >= 0, "a number >= 0")
+    if z_loss and skip_below is not None:
+        raise ValueError("skip_below: a skipped row would lose its z_loss too; use one of the two")
+    _chunk_rows(chunk_rows)
+    view = checks.view(logit_scale, softcap, temperature)
+    factors = checks.factors(hidden, weight, bias, low_rank)
+    n, p, segment_weights, size = _tables(n, p, segment_weights, num_segments, segment_ids)
+    spec = Spec(
+        n, member, exponent, value, p, segment_weights, reduction, _normalizer(normalizer, hidden),
+        size, p_threshold, weight_threshold, view, float(z_loss), skip_below, vocab, host,
+    )  # fmt: skip
+    name = _choose(backend, hidden, weight)
+    if name == "reference":
+        return reference.run(hidden, weight, factors, labels, segment_ids, spec)
+    return chunked.run(hidden, weight, factors, labels, segment_ids, spec, name, chunk_rows)
 
+
+def token_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    bias: Tensor | None = None,
+    low_rank: tuple[Tensor, Tensor] | None = None,
+    softcap: float | None = None,
+    logit_scale: float | None = None,
+    vocab: VocabShard | None = None,
+    backend: str = "auto",
+    chunk_rows: int | None = None,
+) -> TokenOutput:
+    """Differentiable log p(label), entropy and log Z of every token, without T x V logits.
+
+    For DPO, RLVR and losses written outside: any upstream gradients, at the price of computing the
+    logits again in backward (4 matmuls; `confidence_limited` needs 3). Arguments are those of
+    `confidence_limited`; rows with label -100 are never read and give 0.
+    """
+    weight, bias = whole(weight), whole(bias)
+    checks.head(hidden, weight, labels, vocab)
+    _chunk_rows(chunk_rows)
+    view = checks.view(logit_scale, softcap, temperature)
+    factors = checks.factors(hidden, weight, bias, low_rank)
+    name = _choose(backend, hidden, weight)
+    if name == "reference":
+        return reference.tokens(hidden, weight, factors, labels, view, vocab)
+    return tokens.run(hidden, weight, factors, labels, view, vocab, name, chunk_rows)
+
+
+def _choose(backend: str, hidden: Tensor, weight: Tensor) -> str:
+    checks.choice("backend", backend, ("auto", *BACKENDS))
+    obstacle = rows.why_not_triton(hidden.device, work_dtype(hidden, weight))
+    if backend == "triton" and obstacle is not None:
+        raise ValueError(f'backend: "triton" {obstacle}')
+    name = backend
+    if backend == "auto":
+        name = "triton" if hidden.is_cuda and obstacle is None else "torch"
+    if (name, hidden.device.type) not in _announced:
+        _announced.add((name, hidden.device.type))
+        reason = f"; triton {obstacle}" if hidden.is_cuda and name == "torch" and obstacle else ""
+        logger.info("the loss runs on the %s back-end (%s%s)", name, hidden.device.type, reason)
+    return name
+
+
+def _chunk_rows(given: int | None) -> None:
+    if given is not None and (not isinstance(given, int) or given < 1):
+        raise ValueError(f"chunk_rows: {given!r} is not an integer >= 1")
+
+
+def _tables(n, p, segment_weights, num_segments, segment_ids):
+    """`n`, `p` and `segment_weights` checked and on the device of the ids, and S."""
     tables = {"n": n, "p": p, "segment_weights": segment_weights}
     tables = {name: t for name, t in tables.items() if isinstance(t, Tensor) and t.dim() > 0}
-    size = _segments(num_segments, tables, segment_ids)
+    size = checks.segment_count(num_segments, tables, segment_ids)
     for name, table in tables.items():
         if table.shape != (size,):
             raise ValueError(f"{name}: shape {tuple(table.shape)}, expected [S] = ({size},)")
+    device = segment_ids.device
     if p is not None:
         if "p" not in tables:
             raise ValueError("p: expected a tensor [S]")
-        _require((p >= 0) & (p <= 1), "p", p, "outside [0, 1]")
-        p = p.detach().to(hidden.device)
+        checks.require((p >= 0) & (p <= 1), "p", p, "outside [0, 1]")
+        p = p.detach().to(device)
     if segment_weights is not None:
         if "segment_weights" not in tables:
             raise ValueError("segment_weights: expected a tensor [S]")
-        _require(segment_weights.isfinite(), "segment_weights", segment_weights, "not finite")
-        segment_weights = segment_weights.detach().to(hidden.device)
+        checks.require(segment_weights.isfinite(), "segment_weights", segment_weights, "not finite")
+        segment_weights = segment_weights.detach().to(device)
     if isinstance(n, Tensor):
-        _require((n >= 1) & n.isfinite(), "n", n, "not a finite number >= 1")
-        n = n.detach().to(hidden.device).expand(size)
+        checks.require((n >= 1) & n.isfinite(), "n", n, "not a finite number >= 1")
+        n = n.detach().to(device).expand(size)
     elif not (math.isfinite(n) and n >= 1):
         raise ValueError(f"n: {n} is not a finite number >= 1")
-    if isinstance(normalizer, Tensor):
-        if normalizer.numel() != 1:
-            raise ValueError(f"normalizer: shape {tuple(normalizer.shape)}, expected a scalar")
-        _require(normalizer >= 0, "normalizer", normalizer, "not >= 0")
-        normalizer = normalizer.detach().to(hidden.device).reshape(())
-    elif normalizer is not None and not (math.isfinite(normalizer) and normalizer >= 0):
-        raise ValueError(f"normalizer: {normalizer} is not a finite number >= 0")
-
-    spec = Spec(
-        n, member, exponent, value, p, segment_weights, reduction, normalizer, size,
-        p_threshold, weight_threshold, temperature,
-    )  # fmt: skip
-    return _choose(backend, hidden.device.type)(
-        hidden, weight, labels, segment_ids, spec, chunk_rows
-    )
+    return n, p, segment_weights, size
 
 
-def _choose(backend: str, device: str):
-    if backend == "triton":
-        raise ValueError(f'backend: "triton" is not built yet; available: {_listed(BACKENDS)}')
-    _check_choice("backend", backend, ("auto", *BACKENDS))
-    name = "torch" if backend == "auto" else backend
-    if (name, device) not in _announced:
-        _announced.add((name, device))
-        logger.info("confidence_limited runs on the %s back-end (%s)", name, device)
-    return BACKENDS[name]
-
-
-def _listed(names) -> str:
-    return ", ".join(names)
-
-
-def _check_choice(argument: str, given: str, choices) -> None:
-    if given in choices:
-        return
-    near = difflib.get_close_matches(str(given), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}: {given!r} is not one of {_listed(choices)}{hint}")
-
-
-def _require(good: Tensor, argument: str, values: Tensor, problem: str) -> None:
-    if good.device.type != "cpu":
-        torch._assert_async(good.all(), f"{argument}: a value is {problem}")
-    elif not bool(good.all()):
-        raise ValueError(f"{argument}: {values[~good].flatten()[0].item()} is {problem}")
-
-
-def _check_inputs(hidden: Tensor, weight: Tensor, labels: Tensor, segment_ids: Tensor) -> None:
-    if hidden.dim() != 2:
-        raise ValueError(f"hidden: shape {tuple(hidden.shape)}, expected [T, H]; flatten(0, 1)?")
-    if weight.dim() != 2 or weight.shape[1] != hidden.shape[1]:
-        expected = f"[V, H] with H = {hidden.shape[1]}"
-        raise ValueError(f"weight: shape {tuple(weight.shape)}, expected {expected}")
-    for name, ids in (("labels", labels), ("segment_ids", segment_ids)):
-        if ids.shape != hidden.shape[:1]:
-            raise ValueError(
-                f"{name}: shape {tuple(ids.shape)}, expected [T] = ({hidden.shape[0]},)"
-            )
-        if ids.dtype != torch.int64:
-            raise ValueError(f"{name}: dtype {ids.dtype}, expected int64")
-        if ids.device != hidden.device:
-            raise ValueError(f"{name}: on {ids.device}, but hidden is on {hidden.device}")
-    if labels.numel() and labels.device.type == "cpu":
-        # Elsewhere the gather of the target logit asserts the same.
-        low, high = labels.aminmax()
-        if high >= weight.shape[0]:
-            raise ValueError(f"labels: {high} is not below V = {weight.shape[0]}")
-        if low < 0 and not bool(((labels >= 0) | (labels == IGNORE)).all()):
-            raise ValueError(f"labels: a negative label other than {IGNORE}, lowest {low}")
-
-
-def _check_exponent(member: str, exponent: float | None) -> None:
-    meaning = EXPONENTS.get(member)
-    if meaning is None:
-        if exponent is not None:
-            raise ValueError(f"exponent: member {member!r} takes none, got {exponent!r}")
-        return
-    valid = isinstance(exponent, int | float) and math.isfinite(exponent)
-    if valid:
-        valid = {"power": exponent > 0, "focal": exponent >= 0}.get(
-            member, exponent >= 1 and exponent == int(exponent)
-        )
-    if not valid:
-        raise ValueError(f"exponent: member {member!r} needs {meaning}, got {exponent!r}")
-
-
-def _segments(num_segments: int | None, tables: dict[str, Tensor], ids: Tensor) -> int:
-    size = num_segments
-    if size is None and tables:
-        size = next(iter(tables.values())).numel()
-    if ids.numel() and (size is None or ids.device.type == "cpu"):
-        low, high = (int(x) for x in ids.aminmax())
-        if low < 0:
-            raise ValueError(f"segment_ids: {low} is negative")
-        if size is not None and high > size:
-            raise ValueError(f"segment_ids: {high} is above the number of segments, {size}")
-        size = high if size is None else size
-    return size or 0
+def _normalizer(given: float | Tensor | None, hidden: Tensor) -> float | Tensor | None:
+    if isinstance(given, Tensor):
+        if given.numel() != 1:
+            raise ValueError(f"normalizer: shape {tuple(given.shape)}, expected a scalar")
+        checks.require(given >= 0, "normalizer", given, "not >= 0")
+        return given.detach().to(hidden.device).reshape(())
+    if given is not None and not (math.isfinite(given) and given >= 0):
+        raise ValueError(f"normalizer: {given} is not a finite number >= 0")
+    return given

@@ -1,10 +1,11 @@
 """The loss in plain torch, with all T x V logits and autograd: what the other back-ends must equal.
 
-    logits = hidden W^T / temperature         log p_t = log softmax(logits)[label]
+    z = view(hidden W^T + U B^T)              log p_t = log softmax(z)[label]
     log p_s = sum of log p_t over a segment   (L_s, F_s) = family(log p_s)
     loss = sum of w_s L_s / denominator       dL_s / dlog p_s = -F_s, installed by `_WithSlope`
 
-Works in fp32, or in fp64 for fp64 inputs. Left out: any care for memory or time.
+Works in fp32, or in fp64 for fp64 inputs. Left out: any care for memory or time, and heads split
+over ranks.
 """
 
 import torch
@@ -12,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .family import value_and_weight
-from .spec import IGNORE, LossOutput, Spec, count, work_dtype
+from .spec import IGNORE, LossOutput, Spec, TokenOutput, count, work_dtype
+from .view import View
+from .vocab import VocabShard
 
 
 class _WithSlope(torch.autograd.Function):
@@ -32,23 +35,61 @@ class _WithSlope(torch.autograd.Function):
 def run(
     hidden: Tensor,
     weight: Tensor,
+    factors: tuple[Tensor, Tensor] | None,
     labels: Tensor,
     segment_ids: Tensor,
     spec: Spec,
     chunk_rows: int | None = None,
 ) -> LossOutput:
+    if spec.vocab is not None:
+        raise ValueError('vocab: the "reference" back-end needs the whole head; use "torch"')
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _run(hidden, weight, factors, labels, segment_ids, spec)
+
+
+def tokens(
+    hidden: Tensor,
+    weight: Tensor,
+    factors: tuple[Tensor, Tensor] | None,
+    labels: Tensor,
+    view: View,
+    vocab: VocabShard | None = None,
+    chunk_rows: int | None = None,
+) -> TokenOutput:
+    """Mode B: per-token outputs with gradients by autograd."""
+    if vocab is not None:
+        raise ValueError('vocab: the "reference" back-end needs the whole head; use "torch"')
+    kept = labels != IGNORE
+    with torch.autocast(hidden.device.type, enabled=False):
+        z_RV = _logits(hidden, weight, factors, kept, view)
+        logq_RV = F.log_softmax(z_RV, dim=1)
+        target_R1 = labels[kept].unsqueeze(1)
+        zeros_T = torch.zeros(labels.shape, dtype=z_RV.dtype, device=labels.device)
+        return TokenOutput(
+            zeros_T.masked_scatter(kept, logq_RV.gather(1, target_R1)),
+            zeros_T.masked_scatter(kept, -(logq_RV.exp() * logq_RV).sum(1)),
+            zeros_T.masked_scatter(kept, z_RV.logsumexp(1)),
+            torch.zeros_like(kept).masked_scatter(kept, _correct(z_RV, target_R1)),
+        )
+
+
+def _logits(hidden, weight, factors, kept, view) -> Tensor:
     dtype = work_dtype(hidden, weight)
-    device = hidden.device.type
-    with torch.autocast(device, enabled=False):
-        return _run(hidden, weight, labels, segment_ids, spec, dtype)
+    logits_RV = hidden[kept].to(dtype) @ weight.to(dtype).t()
+    if factors is not None:
+        logits_RV = logits_RV + factors[0][kept].to(dtype) @ factors[1].to(dtype).t()
+    return view.apply(logits_RV)
 
 
-def _run(hidden, weight, labels, segment_ids, spec, dtype):
+def _correct(z_RV: Tensor, target_R1: Tensor) -> Tensor:
+    return z_RV.gather(1, target_R1).squeeze(1) == z_RV.max(1).values
+
+
+def _run(hidden, weight, factors, labels, segment_ids, spec):
     kept = labels != IGNORE
     labels_R, ids_R = labels[kept], segment_ids[kept]
-    logits_RV = hidden[kept].to(dtype) @ weight.to(dtype).t()
-    if spec.temperature != 1:
-        logits_RV = logits_RV / spec.temperature
+    logits_RV = _logits(hidden, weight, factors, kept, spec.view)
+    dtype = logits_RV.dtype
     ce_R = F.cross_entropy(logits_RV, labels_R, reduction="none")
 
     # One slot a segment; tokens outside every segment stay apart, as plain cross-entropy.
@@ -74,9 +115,19 @@ def _run(hidden, weight, labels, segment_ids, spec, dtype):
         weights_S = spec.segment_weights.to(dtype)
     value_S = torch.where(weights_S == 0, 0.0, value_S * weights_S)
     slope_S = coef_S * weights_S
+    skipped = torch.zeros((), dtype=torch.int64, device=labels.device)
+    if spec.skip_below is not None:
+        idle_S = slope_S.abs() <= spec.skip_below
+        slope_S = torch.where(idle_S, 0.0, slope_S)
+        skipped = (idle_S * lengths_S).sum()
     if spec.reduction == "length_mean":
         value_S, slope_S = value_S / lengths_S.clamp_min(1), slope_S / lengths_S.clamp_min(1)
     loss = _WithSlope.apply(ce_S, value_S, slope_S).sum() + ce_R[~inside].sum()
+    if spec.z_loss:
+        share_R = ce_R.new_ones(ce_R.shape)
+        if spec.reduction == "length_mean":
+            share_R[inside] = 1 / lengths_S[ids_R[inside] - 1].to(dtype)
+        loss = loss + spec.z_loss * (share_R * logits_RV.logsumexp(1).square()).sum()
     if spec.reduction != "sum":
         total = spec.normalizer
         if total is None:
@@ -87,7 +138,7 @@ def _run(hidden, weight, labels, segment_ids, spec, dtype):
     with torch.no_grad():
         logq_RV = F.log_softmax(logits_RV, dim=1)
         entropy_R = -(logq_RV.exp() * logq_RV).sum(1)
-        correct_R = logits_RV.argmax(1) == labels_R
+        correct_R = _correct(logits_RV, labels_R.unsqueeze(1))
     zeros_T = torch.zeros(labels.shape, dtype=dtype, device=labels.device)
     return LossOutput(
         loss,
@@ -96,4 +147,6 @@ def _run(hidden, weight, labels, segment_ids, spec, dtype):
         coef_S,
         zeros_T.masked_scatter(kept, entropy_R),
         torch.zeros_like(kept).masked_scatter(kept, correct_R),
+        zeros_T.masked_scatter(kept, logits_RV.detach().logsumexp(1)),
+        skipped,
     )

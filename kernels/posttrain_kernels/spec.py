@@ -9,20 +9,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .view import View
+from .vocab import VocabShard
+
 IGNORE = -100
 VALUES = ("exact", "surrogate")
 REDUCTIONS = ("sum", "token_mean", "segment_mean", "length_mean")
 
 
 class LossOutput(NamedTuple):
-    """Only `loss` carries gradient. T tokens, S segments. fp64 inputs give fp64 instead of fp32."""
+    """Mode A. Only `loss` carries gradient. T tokens, S segments. fp64 inputs give fp64, else fp32."""
 
     loss: Tensor  # [] fp32, attached to the graph, also when every token is ignored
     log_probs: Tensor  # [T] fp32, 0 where ignored
     segment_log_probs: Tensor  # [S] fp32, 0 for an empty segment
     coef: Tensor  # [S] fp32, F; 0 for a segment that is empty or stopped by a gate
     entropy: Tensor  # [T] fp32, nats, 0 where ignored
-    correct: Tensor  # [T] bool, argmax == label, False where ignored
+    correct: Tensor  # [T] bool: no logit is above the label's (a tie counts); False where ignored
+    log_z: Tensor  # [T] fp32, log of the sum of exponentials of the logits, 0 where ignored
+    skipped: Tensor  # [] int64, trained rows whose gradient `skip_below` left out
+
+
+class TokenOutput(NamedTuple):
+    """Mode B. `log_probs`, `entropy` and `log_z` carry gradient; all are 0 where ignored."""
+
+    log_probs: Tensor  # [T] fp32
+    entropy: Tensor  # [T] fp32, nats
+    log_z: Tensor  # [T] fp32
+    correct: Tensor  # [T] bool, as in `LossOutput`
+
+
+class OnHost:
+    """CPU copies of `labels` and `segment_ids`, both [T], for a call on another device.
+
+    With them the call plans its chunks without waiting for the device. A plain object, so that the
+    wrappers that move batches to a device (accelerate, DDP) leave it where it is.
+    """
+
+    def __init__(self, labels: Tensor, segment_ids: Tensor) -> None:
+        self.labels, self.segment_ids = labels, segment_ids
 
 
 @dataclass(frozen=True)
@@ -40,7 +65,11 @@ class Spec:
     num_segments: int = 0
     p_threshold: float | None = None
     weight_threshold: float | None = None
-    temperature: float = 1.0
+    view: View = View()
+    z_loss: float = 0.0
+    skip_below: float | None = None
+    vocab: VocabShard | None = None
+    host: OnHost | None = None
 
     @property
     def weight_needs_model(self) -> bool:

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from posttrain_kernels import confidence_limited
-from posttrain_kernels.segments import Group, plan
+from posttrain_kernels.plan import Group, default_chunk_rows, plan
 from posttrain_kernels.spec import REDUCTIONS
-from posttrain_kernels.torch_chunked import default_chunk_rows
 
 MEMBERS = [
     ("confidence", None), ("cross_entropy", None), ("dft", None), ("power", 0.5), ("focal", 2.0),
@@ -228,7 +227,7 @@ def test_plan_cuts_where_segments_end():
     weights do not wait for the model, every cut is clean and the groups are plain runs of 4."""
     ids = torch.tensor([1, 1, 2, 2, 3, 3, 3, 3, 3, 0, 4, 4])
     assert plan(ids, 4, 4, True) == [
-        Group(0, 4, 1, 2), Group(4, 9, 3, 3), Group(9, 12, 4, 4),
+        Group(0, 4, 1, 2), Group(4, 9, 3, 3, single=True), Group(9, 12, 4, 4),
     ]  # fmt: skip
     assert [g[:2] for g in plan(ids, 4, 4, False)] == [(0, 4), (4, 8), (8, 12)]
     assert plan(ids, 12, 4, True) == [Group(0, 12, 1, 4)]
@@ -238,12 +237,14 @@ def test_plan_cuts_where_segments_end():
 
 
 def test_default_chunk_rows():
-    """64 MiB / (32768 * 4 B) = 512; never under 1 nor over 4096; fp64 halves it; CUDA has 1 GiB."""
+    """64 MiB / (32768 * 4 B) = 512; never under 1 nor over 4096; fp64 halves it; CUDA has 2 GiB,
+    in whole tiles of 256 rows: 2 GiB / (151936 * 4 B) = 3533."""
     assert default_chunk_rows(32768) == 512
     assert default_chunk_rows(32768, itemsize=8) == 256
     assert default_chunk_rows(20) == 4096
     assert default_chunk_rows(10**9) == 1
-    assert default_chunk_rows(131072, "cuda") == 2048
+    assert default_chunk_rows(262144, "cuda") == 2048
+    assert default_chunk_rows(151936, "cuda") == 13 * 256
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])

@@ -88,7 +88,9 @@ def test_only_the_loss_carries_gradient(make, solve, backend):
     out = solve(make(20, dtype=torch.float32), 8.0, backend=backend).output
     assert out.loss.requires_grad and out.loss.dim() == 0
     assert not any(t.requires_grad for t in out[1:])
-    assert [t.dtype for t in out] == [torch.float32] * 5 + [torch.bool]
+    assert [t.dtype for t in out] == [
+        *[torch.float32] * 5, torch.bool, torch.float32, torch.int64,
+    ]  # fmt: skip
 
 
 def errors(got, want):

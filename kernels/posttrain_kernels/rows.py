@@ -1,0 +1,87 @@
+"""Operations on rows of logits: the one thing in which the torch and Triton back-ends differ.
+
+`rows_torch.Rows` and `rows_triton.Rows` share this shape (their segment tables differ too):
+
+    logits(r)                       [r, V] buffer for the product of hidden states and head
+    forward(z, labels, delta)       (RowStats, Delta | None); z is overwritten
+    partial(z, labels)              Partial: the same in two steps, for a head split over ranks;
+    delta(z, labels, part, stats)   Delta    z stays as it is in between
+
+Delta is D = softmax(z) - onehot (times 1 - tanh^2 under a softcap): the gradient of -log p by the
+logits, without the slope of the view. `times` [r] or None is a factor on each row of D that the
+caller folds into the row's scale, to save a pass over [r, V].
+
+Left out: matmuls and segments (`chunked`).
+"""
+
+import functools
+import importlib.util
+import os
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RowStats(NamedTuple):
+    """Of r rows, fp32 (fp64 for fp64 logits)."""
+
+    log_probs: Tensor  # [r]
+    log_z: Tensor  # [r]
+    entropy: Tensor  # [r]
+    correct: Tensor  # [r] bool
+
+
+class Delta(NamedTuple):
+    matrix: Tensor  # [r, V] in the dtype of the matmuls
+    times: Tensor | None  # [r]
+
+
+class Partial(NamedTuple):
+    """Of one shard's logits z [r, V_local]: see `VocabShard.merge`."""
+
+    peak: Tensor  # [r] largest z
+    total: Tensor  # [r] sum of e = exp(z - peak)
+    target: Tensor  # [r] z of the label, -inf where another rank has it
+    mean: Tensor  # [r] sum of e (z - peak)
+
+
+def stats_of(part: Partial) -> RowStats:
+    log_total = part.total.log()
+    return RowStats(
+        (part.target - part.peak) - log_total,
+        part.peak + log_total,
+        log_total - part.mean / part.total,
+        part.target == part.peak,
+    )
+
+
+def interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+@functools.cache
+def _triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def why_not_triton(device: torch.device, dtype: torch.dtype = torch.float32) -> str | None:
+    """None where the Triton back-end can run, else what stands in its way."""
+    if dtype == torch.float64:
+        return 'computes in fp32; fp64 inputs need backend="torch"'
+    if not _triton_installed():
+        return "is not installed: pip install triton"
+    if device.type != "cuda" and not interpreted():
+        return f"needs a GPU, and hidden is on {device} (TRITON_INTERPRET=1 emulates one for tests)"
+    return None
+
+
+def operations(backend: str) -> tuple[type, type]:
+    """(Rows, Segments) of a back-end."""
+    if backend == "triton":
+        from . import rows_triton, segments_triton
+
+        return rows_triton.Rows, segments_triton.Segments
+    from . import rows_torch, segments
+
+    return rows_torch.Rows, segments.Segments

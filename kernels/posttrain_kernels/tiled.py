@@ -1,0 +1,147 @@
+"""Mode B's forward without any logits in memory: a matmul whose tiles are reduced where they are.
+
+    program (block of rows, split of the vocabulary):
+        for each tile of the vocabulary in the split:   Z = X W_tile^T by tl.dot, fp32, registers
+            peak, sum of e = exp(z - peak), target, sum of e (z - peak)   online, a row each
+        -> tables [splits, R], no atomics: the same bits every time; `tokens.merge` adds them up
+
+Tiles come through TMA where addresses allow it (rows of a multiple of 16 bytes), else by pointers.
+
+When it runs: only if POSTTRAIN_KERNELS_TILED=1. The default computes slices of logits with cuBLAS
+and reduces them with `rows_triton`: cuBLAS tiles run at a higher rate than Triton's, and a slice
+costs 8 bytes a logit of traffic against 2 H operations. Which of the two wins on a GPU is not
+measured. The switch exists to measure it, and for when two gigabytes of slices do not fit.
+
+Left out: a bias or LoRA on the head (the default runs), fp32 at full tensor-core rate (fp32 is
+multiplied exactly, for tests), and tuning.
+"""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .rows import Partial, interpreted
+from .rows_triton import _view
+from .view import View
+
+ROWS, COLUMNS, DEPTH = 128, 256, 64
+WARPS, STAGES = 8, 3
+"""Two warp groups of 64 x 256 fp32 sums; 3 x 48 KiB of tiles in shared memory."""
+EMULATED_PROCESSORS = 4
+
+
+@triton.jit
+def _tile(ptr, row, k, rows, width, stride, HEIGHT: tl.constexpr, DEPTH: tl.constexpr, TMA: tl.constexpr):
+    """[HEIGHT, DEPTH] of a [rows, width] matrix, zeros beyond it."""
+    if TMA:
+        return ptr.load([row, k])
+    else:
+        rs, ks = row + tl.arange(0, HEIGHT), k + tl.arange(0, DEPTH)
+        places = ptr + rs.to(tl.int64)[:, None] * stride + ks[None, :]
+        return tl.load(places, mask=(rs[:, None] < rows) & (ks[None, :] < width), other=0.0)
+
+
+@triton.jit
+def tiled_statistics(
+    x, w, x_stride, w_stride, label_ptr, peak_ptr, total_ptr, target_ptr, mean_ptr,
+    R, V, H, inner, outer, tiles,
+    TMA: tl.constexpr, SOFTCAP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Grid: [blocks of rows, splits]. `x` and `w` are descriptors under TMA, else pointers; `tiles`
+    is the number of vocabulary tiles a split."""
+    row, split = tl.program_id(0) * ROWS, tl.program_id(1)
+    rows = row + tl.arange(0, ROWS)
+    label = tl.load(label_ptr + rows, mask=rows < R, other=-1).to(tl.int32)
+    peak = tl.full([ROWS], -float("inf"), tl.float32)
+    target = tl.full([ROWS], -float("inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    mean = tl.zeros([ROWS], tl.float32)
+    last = tl.minimum((split + 1) * tiles, tl.cdiv(V, COLUMNS))
+    # `flatten` makes one loop of both, so that a tile's loads start while the last one is reduced.
+    for tile in tl.range(split * tiles, last, flatten=True):
+        acc = tl.zeros([ROWS, COLUMNS], tl.float32)
+        for k in range(0, H, DEPTH):
+            a = _tile(x, row, k, R, H, x_stride, ROWS, DEPTH, TMA)
+            b = _tile(w, tile * COLUMNS, k, V, H, w_stride, COLUMNS, DEPTH, TMA)
+            if INTERPRET:  # which has no bf16 arithmetic
+                a, b = a.to(tl.float32), b.to(tl.float32)
+            acc = tl.dot(a, b.T, acc, input_precision="ieee")
+        columns = tile * COLUMNS + tl.arange(0, COLUMNS)
+        z, _ = _view(acc, inner, outer, SOFTCAP, INTERPRET)
+        z = tl.where(columns[None, :] < V, z, -float("inf"))
+        mine = tl.where(columns[None, :] == label[:, None], z, -float("inf"))
+        target = tl.maximum(target, tl.max(mine, 1))
+        high = tl.maximum(peak, tl.max(z, 1))
+        # While every logit so far is -inf there is nothing to rescale (and inf - inf is NaN).
+        gap = tl.where(peak == high, 0.0, peak - high)
+        shrink = tl.exp(gap)
+        mean = tl.where(total > 0, shrink * (mean + total * gap), 0.0)
+        gap_z = z - high[:, None]
+        e = tl.exp(gap_z)
+        total = total * shrink + tl.sum(e, 1)
+        mean += tl.sum(tl.where(e != 0, e * gap_z, 0.0), 1)
+        peak = high
+    out = split.to(tl.int64) * R + rows
+    tl.store(peak_ptr + out, peak, mask=rows < R)
+    tl.store(total_ptr + out, total, mask=rows < R)
+    tl.store(target_ptr + out, target, mask=rows < R)
+    tl.store(mean_ptr + out, mean, mask=rows < R)
+
+
+def asked(x: Tensor, u: Tensor | None) -> bool:
+    """The rule above."""
+    return os.environ.get("POSTTRAIN_KERNELS_TILED", "0") == "1" and u is None
+
+
+def splits(blocks: int, tiles: int, processors: int) -> int:
+    """Splits of the vocabulary: the fewest of up to 32 that end soonest, a program a processor."""
+
+    def ends(count: int) -> int:
+        return -(-blocks * count // processors) * -(-tiles // count)
+
+    return min(range(1, min(tiles, 32) + 1), key=ends)
+
+
+def statistics(x: Tensor, head: Tensor, labels: Tensor, view: View) -> list[Partial]:
+    """`Partial`s [R] of the splits of the vocabulary. `x` [R, H] and `head` [V, H] of one type;
+    `labels` [R], -1 where another rank has the target."""
+    (count, width), vocab = x.shape, len(head)
+    x, head = (t if t.stride(1) == 1 else t.contiguous() for t in (x, head))
+    blocks, all_tiles = triton.cdiv(count, ROWS), triton.cdiv(vocab, COLUMNS)
+    tiles = triton.cdiv(all_tiles, splits(blocks, all_tiles, _processors(x)))
+    parts = triton.cdiv(all_tiles, tiles)
+    tables = torch.empty(4, parts, count, dtype=torch.float32, device=x.device)
+    tma = _reachable(x) and _reachable(head)
+    softcap = view.softcap is not None
+    with_ieee = x.dtype == torch.float32
+    tiled_statistics[(blocks, parts)](
+        _descriptor(x, ROWS) if tma else x, _descriptor(head, COLUMNS) if tma else head,
+        x.stride(0), head.stride(0), labels, *tables, count, vocab, width,
+        view.scale / view.softcap if softcap else 1.0,
+        view.softcap / view.temperature if softcap else view.slope,
+        tiles, TMA=tma, SOFTCAP=softcap, ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH,
+        INTERPRET=interpreted(), num_warps=WARPS, num_stages=1 if with_ieee else STAGES,
+    )  # fmt: skip
+    return [Partial(*part) for part in tables.unbind(1)]
+
+
+def _reachable(matrix: Tensor) -> bool:
+    """Whether TMA can read it: 16-byte addresses of rows."""
+    row = matrix.stride(0) * matrix.element_size()
+    return matrix.data_ptr() % 16 == 0 and row % 16 == 0
+
+
+def _descriptor(matrix: Tensor, height: int):
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor.from_tensor(matrix, [height, DEPTH])
+
+
+def _processors(x: Tensor) -> int:
+    if not x.is_cuda:
+        return EMULATED_PROCESSORS
+    return torch.cuda.get_device_properties(x.device).multi_processor_count
