@@ -20,6 +20,8 @@ Left out: double backward, and the entropy of rows with infinite logits (NaN). W
 on a GPU waits once for the labels.
 """
 
+import contextlib
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -92,7 +94,10 @@ def solve(hidden, weight, left, right, labels, segment_ids, spec, backend, chunk
     mm = multiply_dtype(hidden, weight)
     if backend == "torch" and not hidden.is_cuda:
         mm = work_dtype(hidden, weight)  # one fp32 copy of the head, not one a chunk
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+    device = hidden.device
+    # Triton launches on the current device, which need not be the one of the tensors.
+    here = torch.cuda.device(device) if hidden.is_cuda else contextlib.nullcontext()
+    with here, torch.no_grad(), torch.autocast(device.type, enabled=False):
         state = _Run(hidden, weight, left, right, labels, segment_ids, spec, backend, mm)
         state.walk(chunk_rows, wants)
         grads = state.gradients.results(spec.vocab)
@@ -143,16 +148,16 @@ class _Run:
         vocab = self.head.shape[0]
         like = self.hidden, self.head, self.left, self.right
         self.gradients = Gradients(wants, like, self.rows, self.dtype)
-        most = chunk_rows
-        if most is None:
+        rows = capacity = chunk_rows
+        if chunk_rows is None:
             # Ranks that share a vocabulary must cut alike, whatever the size of their shards.
             widest = vocab if spec.vocab is None else spec.vocab.widest()
             most = plan.default_chunk_rows(widest, device.type, self.dtype.itemsize)
-            most = plan.balanced(self.count, most)
-        self.size = max(1, min(most, self.count))
+            rows, capacity = plan.balanced(self.count, most), plan.slack(most)
+        self.size = max(1, min(capacity, self.count))
         self.ops = self.rows_class(self.size, vocab, spec.view, self.dtype, self.mm, device)
         for group in plan.plan(
-            self.host_ids, self.size, spec.num_segments, spec.weight_needs_model
+            self.host_ids, rows, spec.num_segments, spec.weight_needs_model, self.size
         ):
             self._group(group, any(wants))
         del self.ops
@@ -242,7 +247,7 @@ class _Run:
         return LossOutput(
             loss,
             self._scatter(self.log_probs),
-            segments.sums[1:].to(self.dtype),
+            segments.sums[1:].to(self.dtype, copy=True),
             segments.coef,
             self._scatter(self.entropy),
             self._scatter(self.correct),

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import checks, chunked, reference, rows, tokens
+from . import checks, chunked, compiled, reference, rows, tokens
 from .family import MEMBERS
 from .sharded import whole
 from .spec import REDUCTIONS, VALUES, LossOutput, OnHost, Spec, TokenOutput, work_dtype
@@ -93,6 +93,33 @@ def confidence_limited(
     (`plan.default_chunk_rows` otherwise).
     """
     weight, bias = whole(weight), whole(bias)
+    options = {
+        "member": member, "exponent": exponent, "value": value, "p": p,
+        "segment_weights": segment_weights, "reduction": reduction, "p_threshold": p_threshold,
+        "weight_threshold": weight_threshold, "temperature": temperature, "softcap": softcap,
+        "logit_scale": logit_scale, "z_loss": z_loss, "skip_below": skip_below,
+        "backend": backend, "chunk_rows": chunk_rows,
+    }  # fmt: skip
+    if torch.compiler.is_compiling():
+        return _traced(
+            hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank,
+            vocab, options,
+        )  # fmt: skip
+    factors, spec, name = prepare(
+        hidden, weight, labels, segment_ids, n, normalizer=normalizer, num_segments=num_segments,
+        bias=bias, low_rank=low_rank, vocab=vocab, host=host, **options,
+    )  # fmt: skip
+    if name == "reference":
+        return reference.run(hidden, weight, factors, labels, segment_ids, spec)
+    return chunked.run(hidden, weight, factors, labels, segment_ids, spec, name, chunk_rows)
+
+
+def prepare(
+    hidden, weight, labels, segment_ids, n, *, member, exponent, value, p, segment_weights,
+    reduction, normalizer, num_segments, p_threshold, weight_threshold, temperature, bias, low_rank,
+    softcap, logit_scale, z_loss, skip_below, vocab, host, backend, chunk_rows,
+):  # fmt: skip
+    """Every check of `confidence_limited`: (factors, Spec, name of the back-end)."""
     checks.head(hidden, weight, labels, vocab)
     checks.ids("segment_ids", segment_ids, hidden)
     checks.host(host, labels)
@@ -116,10 +143,25 @@ def confidence_limited(
         n, member, exponent, value, p, segment_weights, reduction, _normalizer(normalizer, hidden),
         size, p_threshold, weight_threshold, view, float(z_loss), skip_below, vocab, host,
     )  # fmt: skip
-    name = _choose(backend, hidden, weight)
-    if name == "reference":
-        return reference.run(hidden, weight, factors, labels, segment_ids, spec)
-    return chunked.run(hidden, weight, factors, labels, segment_ids, spec, name, chunk_rows)
+    return factors, spec, _choose(backend, hidden, weight)
+
+
+def _traced(
+    hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank, vocab, options
+):  # fmt: skip
+    """Under torch.compile: an opaque operator, which does its checks when it runs."""
+    if vocab is not None or options["backend"] == "reference":
+        name = "vocab" if vocab is not None else "backend"
+        raise ValueError(f"{name}: not supported under torch.compile")
+    for table in (n, options["p"], options["segment_weights"]):
+        if num_segments is None and isinstance(table, Tensor) and table.dim() > 0:
+            num_segments = table.shape[0]
+    if num_segments is None:
+        raise ValueError("num_segments: needed under torch.compile, where it is a shape")
+    factors = checks.factors(hidden, weight, bias, low_rank)
+    return compiled.call(
+        hidden, weight, factors, labels, segment_ids, n, num_segments, normalizer, **options
+    )
 
 
 def token_log_probs(

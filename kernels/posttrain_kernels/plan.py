@@ -41,16 +41,26 @@ class Group(NamedTuple):
     single: bool = False  # every row belongs to one segment
 
 
-def plan(ids: Tensor, rows: int, num_segments: int, needs_model: bool) -> list[Group]:
-    """Cut [R] rows (ids on the CPU) into groups of at most `rows`, every segment inside one group.
+def slack(rows: int) -> int:
+    """Rows that fit when chunks aim at `rows`: an eighth more, so that a segment that ends a little
+    late does not leave a last chunk of a few rows, which costs a whole pass over dW."""
+    return rows + rows // 8
 
-    A segment that does not fit makes a longer group, ending at the next clean cut. When the weights
-    do not wait for the model, every cut is clean. Segments need not be contiguous."""
-    total = ids.numel()
+
+def plan(
+    ids: Tensor, rows: int, num_segments: int, needs_model: bool, capacity: int | None = None
+) -> list[Group]:
+    """Cut [R] rows (ids on the CPU) into groups of about `rows` and at most `capacity` (`rows` by
+    default), every segment inside one group.
+
+    Of the clean cuts in reach, a group takes the one nearest to its even share. A segment that does
+    not fit makes a longer group, ending at the next clean cut. When the weights do not wait for the
+    model, every cut is clean. Segments need not be contiguous."""
+    total, capacity = ids.numel(), capacity or rows
     if total == 0:
         return []
-    if total <= rows:
-        return [Group(0, total, 1, num_segments)]
+    if total <= capacity:
+        return [_group(ids, 0, total)._replace(low=1, high=num_segments)]
     cuts = range(1, total + 1)
     if needs_model:
         order = torch.arange(total)
@@ -61,16 +71,28 @@ def plan(ids: Tensor, rows: int, num_segments: int, needs_model: bool) -> list[G
         cuts = (torch.nonzero(reach == order).flatten() + 1).tolist()
     groups, start = [], 0
     while start < total:
-        fits = bisect_right(cuts, start + rows) - 1
-        if fits < 0 or cuts[fits] <= start:
-            fits = bisect_left(cuts, start + rows)
-        stop = cuts[fits]
-        inside = ids[start:stop]
-        low, high = (int(x) for x in inside.aminmax())
-        single = low == high > 0
-        if low == 0:
-            inside = inside[inside > 0]
-            low, high = (int(x) for x in inside.aminmax()) if inside.numel() else (1, 0)
-        groups.append(Group(start, stop, low, high, single))
+        stop = _cut(cuts, start, start + rows, start + capacity)
+        groups.append(_group(ids, start, stop))
         start = stop
     return groups
+
+
+def _cut(cuts, start: int, aim: int, limit: int) -> int:
+    """The clean cut after `start` nearest to `aim`, up to `limit`; else the first one beyond."""
+    if cuts[-1] <= limit:
+        return cuts[-1]
+    above = bisect_left(cuts, aim)
+    near = [cuts[i] for i in (above - 1, above) if i >= 0 and start < cuts[i] <= limit]
+    if near:
+        return min(near, key=lambda cut: abs(cut - aim))
+    return cuts[bisect_right(cuts, limit)]
+
+
+def _group(ids: Tensor, start: int, stop: int) -> Group:
+    inside = ids[start:stop]
+    low, high = (int(x) for x in inside.aminmax())
+    single = low == high > 0
+    if low == 0:
+        inside = inside[inside > 0]
+        low, high = (int(x) for x in inside.aminmax()) if inside.numel() else (1, 0)
+    return Group(start, stop, low, high, single)

@@ -70,14 +70,15 @@ def _focal(logp, g, INTERPRET: tl.constexpr):
 
 
 @triton.jit
-def _maxrl(logp, terms, INTERPRET: tl.constexpr):
+def _maxrl(logp, exponent, terms, INTERPRET: tl.constexpr):
+    """`exponent` is `terms` as a float: an integer argument of 1 is no tensor to convert."""
     q = -expm1(logp, INTERPRET)
     value = logp * 0.0
     value = tl.where(logp == -float("inf"), 0.0, value)
     for i in range(0, terms):
         k = (terms - i).to(tl.float32)
         value = (value + 1.0 / k) * q
-    return value, -expm1(terms.to(tl.float32) * _log1mexp(-logp, INTERPRET), INTERPRET)
+    return value, -expm1(exponent * _log1mexp(-logp, INTERPRET), INTERPRET)
 
 
 @triton.jit
@@ -123,7 +124,7 @@ def close_segments(
         elif MEMBER == "focal":
             value, coef = _focal(logp, exponent, INTERPRET)
         else:
-            value, coef = _maxrl(logp, terms, INTERPRET)
+            value, coef = _maxrl(logp, exponent, terms, INTERPRET)
         length = tl.load(lengths_ptr + slot)
         if SURROGATE:
             value = tl.where(coef == 0.0, 0.0, -coef * own)

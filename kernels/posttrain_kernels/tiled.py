@@ -34,7 +34,9 @@ EMULATED_PROCESSORS = 4
 
 
 @triton.jit
-def _tile(ptr, row, k, rows, width, stride, HEIGHT: tl.constexpr, DEPTH: tl.constexpr, TMA: tl.constexpr):
+def _tile(
+    ptr, row, k, rows, width, stride, HEIGHT: tl.constexpr, DEPTH: tl.constexpr, TMA: tl.constexpr
+):
     """[HEIGHT, DEPTH] of a [rows, width] matrix, zeros beyond it."""
     if TMA:
         return ptr.load([row, k])
