@@ -121,7 +121,8 @@ class _Run:
             self.host_ids = self.host_ids[rows]
             self.rows = rows.pin_memory().to(device, non_blocking=True) if hidden.is_cuda else rows
         self.count = rows.numel()
-        self.labels, self.ids = self._pick(labels), self._pick(segment_ids)
+        # A kernel reads them by address: a column of a wider table would be another table.
+        self.labels, self.ids = (self._pick(t).contiguous() for t in (labels, segment_ids))
         if spec.vocab is not None:
             self.labels = spec.vocab.local(self.labels, weight.shape[0])
         self.hidden, self.left = hidden, left  # [T, H], [T, r]

@@ -76,13 +76,21 @@ class Gradients:
         self.found[k][self._at(block.rows)] = out
 
     def _head(self, k, block, matrix, given, scale, point, into) -> None:
-        scaled = given
+        scaled, unit = given, None
         if scale is not None:
+            if given.dtype == torch.float16:
+                # Rows times 1e5 would be infinite, times 1e-6 lose digits: take out a power of two.
+                unit = torch.ldexp(scale.new_ones(()), torch.frexp(scale.abs().amax()).exponent)
+                scale = scale / unit
             scaled = (given.to(scale.dtype) * scale.unsqueeze(1)).to(given.dtype)
+        if unit is not None and into[k] is not None:
+            into[k].div_(unit)
         if into[k] is None:
             into[k] = product(matrix.t(), scaled)  # [V, H] or [V, rank]
         else:
             product(matrix.t(), scaled, out=into[k], add=True)
+        if unit is not None:
+            into[k].mul_(unit)
         if point is not None:
             value = point.unsqueeze(1) * given.to(point.dtype)
             # Sorted by index, unlike index_add_: the same bits every time.

@@ -26,6 +26,8 @@ class Rows:
         stats = stats_of(part)
         if not delta:
             return stats, None
+        if self.mm == torch.float16:  # `total` may pass its largest number, 65504
+            return stats, self.delta(z, labels, part, stats)
         # The exponentials stay as they are: 1 / total goes into the row's scale, one pass less.
         target = torch.expm1(stats.log_probs) * part.total
         return stats, self._delta(z, labels, part, target, 1 / part.total)
@@ -37,7 +39,8 @@ class Rows:
         here = labels >= 0
         target = z.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
         target = torch.where(here, target, float("-inf"))
-        z.sub_(peak.unsqueeze(1))
+        # A shard may hold masked tokens only: exp(-inf) is the 0 it adds, -inf - -inf is not.
+        z.sub_(torch.where(peak == float("-inf"), 0.0, peak).unsqueeze(1))
         exps = torch.exp(z, out=self.buffers[1, : len(z)])
         # E[z - peak] as a batch of dot products: no third buffer.
         mean = torch.bmm(exps.unsqueeze(1), z.unsqueeze(2)).view(-1)

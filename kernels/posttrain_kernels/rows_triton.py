@@ -65,7 +65,7 @@ def _scan(
         shrink = tl.exp(gap)
         mean = tl.where(total > 0, shrink * (mean + total * gap), 0.0)
         total = total * shrink
-        gap_z = z - high
+        gap_z = z - tl.where(high == -float("inf"), 0.0, high)
         e = tl.exp(gap_z)
         total += e
         mean += tl.where(inside & (e != 0), e * gap_z, 0.0)
@@ -93,7 +93,8 @@ def _write(
         tl.store(d_ptr + start + lanes, narrow(d, d_ptr.dtype.element_ty, INTERPRET), mask=reach)
 
 
-@triton.jit
+# Labels start anywhere in their table, and one is read a row: no variant by their alignment.
+@triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_loss(
     x_ptr, x_stride, d_ptr, d_stride, label_ptr, log_p_ptr, log_z_ptr, entropy_ptr, correct_ptr,
     V, W, inner, outer,
@@ -119,7 +120,7 @@ def row_loss(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_partial(
     x_ptr, x_stride, label_ptr, peak_ptr, total_ptr, target_ptr, mean_ptr, V, W, inner, outer,
     SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,
@@ -137,7 +138,7 @@ def row_partial(
     tl.store(mean_ptr + row, mean)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_delta(
     x_ptr, x_stride, d_ptr, d_stride, label_ptr, log_p_ptr, log_z_ptr, W, inner, outer,
     SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,

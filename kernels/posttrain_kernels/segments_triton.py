@@ -81,7 +81,12 @@ def _maxrl(logp, exponent, terms, INTERPRET: tl.constexpr):
     return value, -expm1(exponent * _log1mexp(-logp, INTERPRET), INTERPRET)
 
 
-@triton.jit
+# Groups differ in length and in where they start: one variant for all, or training stops now and
+# then to compile another.
+@triton.jit(
+    do_not_specialize=["rows", "low", "terms"],
+    do_not_specialize_on_alignment=["ids_ptr", "log_p_ptr"],
+)
 def close_segments(
     ids_ptr, log_p_ptr, rows, low,
     sums_ptr, lengths_ptr, value_ptr, scale_ptr, coef_ptr,
@@ -114,8 +119,7 @@ def close_segments(
         if MEMBER == "confidence":
             value, coef = _confidence(logp, n, INTERPRET)
         elif MEMBER == "cross_entropy":
-            value, coef = -logp, 1.0 + logp * 0.0
-            coef = tl.where(logp == -float("inf"), 1.0, coef)
+            value, coef = -logp, tl.full([], 1.0, tl.float32)
         elif MEMBER == "dft":
             value, coef = -expm1(logp, INTERPRET), tl.exp(logp)
         elif MEMBER == "power":

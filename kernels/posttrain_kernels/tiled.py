@@ -12,8 +12,8 @@ and reduces them with `rows_triton`: cuBLAS tiles run at a higher rate than Trit
 costs 8 bytes a logit of traffic against 2 H operations. Which of the two wins on a GPU is not
 measured. The switch exists to measure it, and for when two gigabytes of slices do not fit.
 
-Left out: a bias or LoRA on the head (the default runs), fp32 at full tensor-core rate (fp32 is
-multiplied exactly, for tests), and tuning.
+Left out: a bias or LoRA on the head, and fp32 outside the interpreter (the default runs for both),
+and tuning.
 """
 
 import os
@@ -27,9 +27,12 @@ from .rows import Partial, interpreted
 from .rows_triton import _view
 from .view import View
 
-ROWS, COLUMNS, DEPTH = 128, 256, 64
-WARPS, STAGES = 8, 3
+ROWS, DEPTH, WARPS = 128, 64, 8
+COLUMNS, STAGES = 256, 3
 """Two warp groups of 64 x 256 fp32 sums; 3 x 48 KiB of tiles in shared memory."""
+NARROW, NARROW_STAGES = 128, 4
+"""Instead, under a softcap and for tiles by pointers: with 256 columns the arithmetic of tanh, or of
+unaligned addresses, spills registers."""
 EMULATED_PROCESSORS = 4
 
 
@@ -55,6 +58,7 @@ def tiled_statistics(
 ):  # fmt: skip
     """Grid: [blocks of rows, splits]. `x` and `w` are descriptors under TMA, else pointers; `tiles`
     is the number of vocabulary tiles a split."""
+    tl.assume(H > 0)  # else a second copy of the reduction is compiled for an empty loop
     row, split = tl.program_id(0) * ROWS, tl.program_id(1)
     rows = row + tl.arange(0, ROWS)
     label = tl.load(label_ptr + rows, mask=rows < R, other=-1).to(tl.int32)
@@ -78,14 +82,14 @@ def tiled_statistics(
         mine = tl.where(columns[None, :] == label[:, None], z, -float("inf"))
         target = tl.maximum(target, tl.max(mine, 1))
         high = tl.maximum(peak, tl.max(z, 1))
-        # While every logit so far is -inf there is nothing to rescale (and inf - inf is NaN).
-        gap = tl.where(peak == high, 0.0, peak - high)
+        # Where every logit so far is -inf, 0 stands for the peak: -inf - -inf would be NaN.
+        base = tl.where(high == -float("inf"), 0.0, high)
+        gap = tl.where(total > 0, peak - base, 0.0)
         shrink = tl.exp(gap)
-        mean = tl.where(total > 0, shrink * (mean + total * gap), 0.0)
-        gap_z = z - high[:, None]
+        gap_z = z - base[:, None]
         e = tl.exp(gap_z)
+        mean = shrink * (mean + total * gap) + tl.sum(e * tl.where(e != 0, gap_z, 0.0), 1)
         total = total * shrink + tl.sum(e, 1)
-        mean += tl.sum(tl.where(e != 0, e * gap_z, 0.0), 1)
         peak = high
     out = split.to(tl.int64) * R + rows
     tl.store(peak_ptr + out, peak, mask=rows < R)
@@ -96,7 +100,8 @@ def tiled_statistics(
 
 def asked(x: Tensor, u: Tensor | None) -> bool:
     """The rule above."""
-    return os.environ.get("POSTTRAIN_KERNELS_TILED", "0") == "1" and u is None
+    wanted = os.environ.get("POSTTRAIN_KERNELS_TILED", "0") == "1"
+    return wanted and u is None and (x.dtype.itemsize == 2 or interpreted())
 
 
 def splits(blocks: int, tiles: int, processors: int) -> int:
@@ -108,25 +113,30 @@ def splits(blocks: int, tiles: int, processors: int) -> int:
     return min(range(1, min(tiles, 32) + 1), key=ends)
 
 
+def shape(tma: bool, softcap: bool) -> tuple[int, int]:
+    """(columns of a tile, stages of its loads)"""
+    return (COLUMNS, STAGES) if tma and not softcap else (NARROW, NARROW_STAGES)
+
+
 def statistics(x: Tensor, head: Tensor, labels: Tensor, view: View) -> list[Partial]:
     """`Partial`s [R] of the splits of the vocabulary. `x` [R, H] and `head` [V, H] of one type;
     `labels` [R], -1 where another rank has the target."""
     (count, width), vocab = x.shape, len(head)
     x, head = (t if t.stride(1) == 1 else t.contiguous() for t in (x, head))
-    blocks, all_tiles = triton.cdiv(count, ROWS), triton.cdiv(vocab, COLUMNS)
+    softcap = view.softcap is not None
+    tma = _reachable(x) and _reachable(head)
+    columns, stages = shape(tma, softcap)
+    blocks, all_tiles = triton.cdiv(count, ROWS), triton.cdiv(vocab, columns)
     tiles = triton.cdiv(all_tiles, splits(blocks, all_tiles, _processors(x)))
     parts = triton.cdiv(all_tiles, tiles)
     tables = torch.empty(4, parts, count, dtype=torch.float32, device=x.device)
-    tma = _reachable(x) and _reachable(head)
-    softcap = view.softcap is not None
-    with_ieee = x.dtype == torch.float32
     tiled_statistics[(blocks, parts)](
-        _descriptor(x, ROWS) if tma else x, _descriptor(head, COLUMNS) if tma else head,
+        _descriptor(x, ROWS) if tma else x, _descriptor(head, columns) if tma else head,
         x.stride(0), head.stride(0), labels, *tables, count, vocab, width,
         view.scale / view.softcap if softcap else 1.0,
         view.softcap / view.temperature if softcap else view.slope,
-        tiles, TMA=tma, SOFTCAP=softcap, ROWS=ROWS, COLUMNS=COLUMNS, DEPTH=DEPTH,
-        INTERPRET=interpreted(), num_warps=WARPS, num_stages=1 if with_ieee else STAGES,
+        tiles, TMA=tma, SOFTCAP=softcap, ROWS=ROWS, COLUMNS=columns, DEPTH=DEPTH,
+        INTERPRET=interpreted(), num_warps=WARPS, num_stages=stages,
     )  # fmt: skip
     return [Partial(*part) for part in tables.unbind(1)]
 

@@ -87,7 +87,8 @@ class _Tokens(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.settings, ctx.total = settings, labels.numel()
         tables = stats.log_probs, stats.entropy, stats.log_z, stats.correct
-        out = [_scatter(table, rows, ctx.total) for table in tables]
+        # The caller may change what it gets in place; backward reads `kept`.
+        out = [_scatter(t.clone() if rows is None else t, rows, ctx.total) for t in tables]
         ctx.mark_non_differentiable(out[3])
         return tuple(out)
 
@@ -125,10 +126,10 @@ def merge(a: Partial, b: Partial) -> Partial:
     peak = torch.maximum(a.peak, b.peak)
     total, mean = [], []
     for part in (a, b):
-        # A part of -inf logits counts nothing, unless the other is one too (-inf + inf is NaN).
+        # A part of -inf logits counts nothing, and its 0 * -inf must not count as NaN.
         gap = torch.where(part.peak == peak, 0.0, part.peak - peak)
         shrink = gap.exp()
-        total.append(torch.where(shrink == 0, 0.0, shrink * part.total))
+        total.append(shrink * part.total)
         mean.append(torch.where(shrink == 0, 0.0, shrink * (part.mean + part.total * gap)))
     return Partial(peak, sum(total), torch.maximum(a.target, b.target), sum(mean))
 
@@ -190,10 +191,10 @@ class _Walk:
         return reduce(merge, self._by_slice())
 
     def _by_slice(self) -> Iterator[Partial]:
-        settings, count, ops = self.settings, len(self.x), None
+        settings, count, ops, width = self.settings, len(self.x), None, 0
         rows_class, _ = operations(settings.backend)
         for start, stop in self._slices():
-            if ops is None or stop - start != width:
+            if stop - start != width:
                 ops, width = None, stop - start  # frees the buffers before there are new ones
                 ops = rows_class(
                     count, width, settings.view, settings.work, settings.mm, self.x.device

@@ -47,7 +47,7 @@ def expm1(x, INTERPRET: tl.constexpr):
 def tanh(x, INTERPRET: tl.constexpr):
     if INTERPRET:
         e = tl.exp(-2.0 * tl.abs(x))
-        t = (1.0 - e) / (1.0 + e)
+        t = -expm1(-2.0 * tl.abs(x), INTERPRET) / (1.0 + e)
         return tl.where(x < 0, -t, t)
     else:
         return libdevice.tanh(x)

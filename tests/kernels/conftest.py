@@ -1,17 +1,15 @@
-"""Problems of every shape the kernel tests share, and one way to run a back-end on them."""
+"""Fixtures of the kernel tests: one thread, back-ends and where they run, and `problems`."""
 
 import os
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
 
 # Triton decides when a kernel is defined whether to interpret it: before the first import.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from posttrain_kernels import LossOutput, confidence_limited
+from tests.kernels import problems
 
 
 @pytest.fixture(autouse=True)
@@ -22,75 +20,56 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Problem(NamedTuple):
-    hidden: Tensor  # [T, H]
-    weight: Tensor  # [V, H]
-    labels: Tensor  # [T]
-    segment_ids: Tensor  # [T]
-
-    def to(self, dtype: torch.dtype) -> "Problem":
-        return self._replace(hidden=self.hidden.to(dtype), weight=self.weight.to(dtype))
+@pytest.fixture(scope="session", autouse=True)
+def remembered_builtins():
+    """Triton's interpreter searches its language module for functions to replace at every call of a
+    device function: half of the time of these tests. What it finds is always the same."""
+    if not torch.cuda.is_available():
+        problems.remember_builtins()
 
 
-class Result(NamedTuple):
-    output: LossOutput
-    d_hidden: Tensor | None
-    d_weight: Tensor | None
+class Place:
+    """A back-end and the device it runs on: the same test judges all of them."""
+
+    def __init__(self, backend: str, device: str) -> None:
+        self.backend, self.device = backend, device
+
+    def solve(self, problem, n=1.0, **options) -> problems.Result:
+        """`problems.solve` here, from CPU tensors."""
+        options = {"n": n, "backend": self.backend, **options}
+        here = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in options.items()}
+        return problems.solve(problem.to(self.device), **here)
+
+
+PLACES = [pytest.param(("torch", "cpu"), id="torch")]
+if torch.cuda.is_available():
+    for name in ("torch", "triton"):
+        PLACES.append(pytest.param((name, "cuda"), id=f"{name}-cuda", marks=pytest.mark.gpu))
+else:
+    PLACES.append(pytest.param(("triton", "cpu"), id="triton"))
+
+
+@pytest.fixture(scope="session", params=PLACES)
+def place(request) -> Place:
+    """The torch back-end, and Triton's where it runs here: on a GPU, else in its interpreter."""
+    return Place(*request.param)
+
+
+@pytest.fixture(scope="session", params=PLACES[-1:])
+def triton_place(request) -> Place:
+    return Place(*request.param)
 
 
 @pytest.fixture
 def make():
-    """make(T, V, H, ...): random logits of standard deviation `spread`; a tenth of the labels
-    ignored; segments of `length` tokens with every fifth id outside every segment (0) and ids left
-    unused."""
-
-    def build(tokens, vocab=37, width=16, length=4, spread=2.0, seed=0, dtype=torch.float64):
-        gen = torch.Generator().manual_seed(seed)
-        hidden = torch.randn(tokens, width, generator=gen, dtype=torch.float64)
-        weight = torch.randn(vocab, width, generator=gen, dtype=torch.float64)
-        weight *= spread / width**0.5
-        labels = torch.randint(vocab, (tokens,), generator=gen)
-        ids = torch.arange(tokens) // length + 1
-        ids[ids % 5 == 0] = 0
-        labels[torch.rand(tokens, generator=gen) < 0.1] = -100
-        return Problem(hidden, weight, labels, ids).to(dtype)
-
-    return build
+    return problems.random_problem
 
 
 @pytest.fixture
 def solve():
-    """Run a back-end and its backward; `upstream` is the scalar the loss is multiplied by."""
-
-    def run(problem: Problem, n=1.0, upstream=1.0, frozen_head=False, **options) -> Result:
-        hidden = problem.hidden.detach().requires_grad_()
-        weight = problem.weight.detach().requires_grad_(not frozen_head)
-        output = confidence_limited(
-            hidden, weight, problem.labels, problem.segment_ids, n, **options
-        )
-        (output.loss * upstream).backward()
-        return Result(output, hidden.grad, weight.grad)
-
-    return run
+    return problems.solve
 
 
 @pytest.fixture
 def same():
-    """Two results agree: outputs elementwise, gradients in norm (relative to the norm wanted)."""
-
-    def check(got: Result, want: Result, tol: float) -> None:
-        for name, a, b in zip(LossOutput._fields, got.output, want.output, strict=True):
-            if name == "correct":
-                assert torch.equal(a, b)
-            else:
-                torch.testing.assert_close(
-                    a.double(), b.double(), rtol=tol, atol=tol, msg=lambda m, n=name: f"{n}: {m}"
-                )
-        for name in ("d_hidden", "d_weight"):
-            a, b = getattr(got, name), getattr(want, name)
-            assert (a is None) == (b is None), name
-            if a is not None:
-                error = (a.double() - b.double()).norm()
-                assert error <= tol * b.double().norm() + 1e-30, (name, float(error))
-
-    return check
+    return problems.assert_same

@@ -8,6 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from posttrain_kernels import confidence_limited
 
+MATMULS = torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_
+
 
 class Watch(TorchDispatchMode):
     """Largest tensor that any operator returned, and how many matmuls ran."""
@@ -21,7 +23,7 @@ class Watch(TorchDispatchMode):
         for leaf in torch.utils._pytree.tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
                 self.largest = max(self.largest, leaf.numel())
-        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+        if func.overloadpacket in MATMULS:
             self.matmuls += 1
         return out
 
