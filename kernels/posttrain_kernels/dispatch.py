@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import checks, chunked, compiled, reference, rows, tokens
+from . import checks, chunked, compiled, compiled_tokens, reference, rows, tokens
 from .family import MEMBERS
 from .sharded import whole
 from .spec import REDUCTIONS, VALUES, LossOutput, OnHost, Spec, TokenOutput, work_dtype
@@ -150,9 +150,7 @@ def _traced(
     hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank, vocab, options
 ):  # fmt: skip
     """Under torch.compile: an opaque operator, which does its checks when it runs."""
-    if vocab is not None or options["backend"] == "reference":
-        name = "vocab" if vocab is not None else "backend"
-        raise ValueError(f"{name}: not supported under torch.compile")
+    _refuse_traced(vocab, options["backend"])
     for table in (n, options["p"], options["segment_weights"]):
         if num_segments is None and isinstance(table, Tensor) and table.dim() > 0:
             num_segments = table.shape[0]
@@ -162,6 +160,12 @@ def _traced(
     return compiled.call(
         hidden, weight, factors, labels, segment_ids, n, num_segments, normalizer, **options
     )
+
+
+def _refuse_traced(vocab: VocabShard | None, backend: str) -> None:
+    if vocab is not None or backend == "reference":
+        name = "vocab" if vocab is not None else "backend"
+        raise ValueError(f"{name}: not supported under torch.compile")
 
 
 def token_log_probs(
@@ -185,14 +189,31 @@ def token_log_probs(
     `confidence_limited`; rows with label -100 are never read and give 0.
     """
     weight, bias = whole(weight), whole(bias)
+    if torch.compiler.is_compiling():
+        _refuse_traced(vocab, backend)
+        factors = checks.factors(hidden, weight, bias, low_rank)
+        options = temperature, softcap, logit_scale, backend, chunk_rows
+        return compiled_tokens.call(hidden, weight, factors, labels, *options)
+    view, factors, name = prepare_tokens(
+        hidden, weight, labels, temperature=temperature, bias=bias, low_rank=low_rank,
+        softcap=softcap, logit_scale=logit_scale, vocab=vocab, backend=backend,
+        chunk_rows=chunk_rows,
+    )  # fmt: skip
+    if name == "reference":
+        return reference.tokens(hidden, weight, factors, labels, view, vocab)
+    return tokens.run(hidden, weight, factors, labels, view, vocab, name, chunk_rows)
+
+
+def prepare_tokens(
+    hidden, weight, labels, *, temperature, bias, low_rank, softcap, logit_scale, vocab, backend,
+    chunk_rows,
+):  # fmt: skip
+    """Every check of `token_log_probs`: (View, factors, name of the back-end)."""
     checks.head(hidden, weight, labels, vocab)
     _chunk_rows(chunk_rows)
     view = checks.view(logit_scale, softcap, temperature)
     factors = checks.factors(hidden, weight, bias, low_rank)
-    name = _choose(backend, hidden, weight)
-    if name == "reference":
-        return reference.tokens(hidden, weight, factors, labels, view, vocab)
-    return tokens.run(hidden, weight, factors, labels, view, vocab, name, chunk_rows)
+    return view, factors, _choose(backend, hidden, weight)
 
 
 def _choose(backend: str, hidden: Tensor, weight: Tensor) -> str:

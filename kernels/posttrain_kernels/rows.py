@@ -56,6 +56,19 @@ def stats_of(part: Partial) -> RowStats:
     )
 
 
+def merge(a: Partial, b: Partial) -> Partial:
+    """Statistics of two parts of the same rows' logits as those of both."""
+    peak = torch.maximum(a.peak, b.peak)
+    total, mean = [], []
+    for part in (a, b):
+        # A part of -inf logits counts nothing, and its 0 * -inf must not count as NaN.
+        gap = torch.where(part.peak == peak, 0.0, part.peak - peak)
+        shrink = gap.exp()
+        total.append(shrink * part.total)
+        mean.append(torch.where(shrink == 0, 0.0, shrink * (part.mean + part.total * gap)))
+    return Partial(peak, sum(total), torch.maximum(a.target, b.target), sum(mean))
+
+
 def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 

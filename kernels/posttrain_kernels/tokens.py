@@ -22,6 +22,7 @@ backward fp32 dX. Forward on a GPU has a second way, `tiled`, see there.
 Left out: double backward, and gradients by entropy of rows with infinite logits (NaN).
 """
 
+import contextlib
 from collections.abc import Iterator
 from functools import reduce
 from typing import NamedTuple
@@ -32,7 +33,7 @@ from torch.autograd.function import once_differentiable
 
 from . import plan, tokens_torch
 from .matmul import multiply_dtype, product
-from .rows import Partial, operations, stats_of
+from .rows import Partial, merge, operations, stats_of
 from .spec import IGNORE, TokenOutput, work_dtype
 from .tokens_torch import Slopes
 from .view import View
@@ -60,87 +61,105 @@ def run(
     backend: str,
     chunk_rows: int | None = None,
 ) -> TokenOutput:
+    left, right = factors or (None, None)
+    chosen = settings(hidden, weight, view, vocab, backend, chunk_rows)
+    return TokenOutput(*_Tokens.apply(hidden, weight, left, right, labels, chosen))
+
+
+def settings(hidden, weight, view, vocab, backend, chunk_rows) -> Settings:
     work = work_dtype(hidden, weight)
     # On a CPU fp32 sums need fp32 operands; converting here saves doing it in every product.
     mm = multiply_dtype(hidden, weight) if hidden.is_cuda or backend == "triton" else work
-    settings = Settings(view, vocab, backend, chunk_rows, mm, work)
-    left, right = factors or (None, None)
-    return TokenOutput(*_Tokens.apply(hidden, weight, left, right, labels, settings))
+    return Settings(view, vocab, backend, chunk_rows, mm, work)
 
 
 class _Tokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, left, right, labels, settings):
-        rows = torch.nonzero(labels != IGNORE).flatten()  # [R]
-        rows = None if rows.numel() == labels.numel() else rows
-        own = _pick(labels, rows)  # [R]
-        if settings.vocab is not None:
-            own = settings.vocab.local(own, weight.shape[0])
-        with torch.autocast(hidden.device.type, enabled=False):
-            walk = _Walk(hidden, weight, left, right, rows, own, settings)
-            part = walk.statistics()
-            if settings.vocab is not None and own.numel():
-                part = Partial(*settings.vocab.merge(*part))
-            stats = stats_of(part)
-        kept = part.peak, part.total.log(), stats.log_probs, stats.entropy
-        ctx.save_for_backward(hidden, weight, left, right, rows, own, *kept)
+    def forward(ctx, hidden, weight, left, right, labels, chosen):
+        rows = trained_rows(labels)
+        stats, kept = forward(hidden, weight, left, right, labels, rows, chosen)
+        ctx.save_for_backward(hidden, weight, left, right, labels, rows, *kept)
         ctx.set_materialize_grads(False)
-        ctx.settings, ctx.total = settings, labels.numel()
+        ctx.settings, ctx.total = chosen, labels.numel()
         tables = stats.log_probs, stats.entropy, stats.log_z, stats.correct
         # The caller may change what it gets in place; backward reads `kept`.
-        out = [_scatter(t.clone() if rows is None else t, rows, ctx.total) for t in tables]
+        out = [scatter(t.clone() if rows is None else t, rows, ctx.total) for t in tables]
         ctx.mark_non_differentiable(out[3])
         return tuple(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_log_p, d_entropy, d_log_z, _):
-        hidden, weight, left, right, rows, own, *kept = ctx.saved_tensors
+        *inputs, rows = ctx.saved_tensors[:6]
         upstream = d_log_p, d_entropy, d_log_z
         if all(d is None for d in upstream):
             return (None,) * 6
-        with torch.autocast(hidden.device.type, enabled=False):
-            walk = _Walk(hidden, weight, left, right, rows, own, ctx.settings)
-            upstream = [None if d is None else _pick(d, rows) for d in upstream]
-            grads = walk.gradients(upstream, kept, ctx.needs_input_grad[:4])
-            for k, like in ((0, hidden), (2, left)):
-                if grads[k] is not None:
-                    grads[k] = _scatter(grads[k].to(like.dtype), rows, ctx.total)
-        return *grads, None, None
+        kept, needs = ctx.saved_tensors[6:], ctx.needs_input_grad[:4]
+        return *backward(*inputs, rows, upstream, kept, needs, ctx.settings), None, None
 
 
-def _pick(table: Tensor, rows: Tensor | None) -> Tensor:
+def trained_rows(labels: Tensor) -> Tensor | None:
+    """[R] indices, or None where all T rows are trained."""
+    rows = torch.nonzero(labels != IGNORE).flatten()
+    return None if rows.numel() == labels.numel() else rows
+
+
+def forward(hidden, weight, left, right, labels, rows, chosen: Settings):
+    """Of the trained rows: statistics, and the tables [R] that `backward` wants."""
+    with _outside(hidden):
+        walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
+        part = walk.statistics()
+        if chosen.vocab is not None and len(walk.labels):
+            part = Partial(*chosen.vocab.merge(*part))
+        stats = stats_of(part)
+    return stats, (part.peak, part.total.log(), stats.log_probs, stats.entropy)
+
+
+def backward(
+    hidden, weight, left, right, labels, rows, upstream, kept, needs, chosen: Settings
+) -> list[Tensor | None]:
+    """Gradients that are needed of hidden, weight, U and B; `upstream` [T] by log p, entropy and
+    log z, None where nothing came."""
+    with _outside(hidden):
+        walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
+        grads = walk.gradients(
+            [None if d is None else pick(d, rows) for d in upstream], kept, needs
+        )
+        for k, like in ((0, hidden), (2, left)):
+            if grads[k] is not None:
+                grads[k] = scatter(grads[k].to(like.dtype), rows, labels.numel())
+    return grads
+
+
+@contextlib.contextmanager
+def _outside(hidden: Tensor) -> Iterator[None]:
+    """Without autograd and autocast, on the device of the tensors, where Triton launches."""
+    here = torch.cuda.device(hidden.device) if hidden.is_cuda else contextlib.nullcontext()
+    with here, torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        yield
+
+
+def pick(table: Tensor, rows: Tensor | None) -> Tensor:
     """Trained rows of a [T, ...] table."""
     return table if rows is None else table[rows]
 
 
-def _scatter(table: Tensor, rows: Tensor | None, total: int) -> Tensor:
+def scatter(table: Tensor, rows: Tensor | None, total: int) -> Tensor:
     """[R, ...] -> [T, ...], zeros elsewhere."""
     if rows is None:
         return table
     return table.new_zeros(total, *table.shape[1:]).index_copy_(0, rows, table)
 
 
-def merge(a: Partial, b: Partial) -> Partial:
-    """Statistics of two parts of the same rows' logits as those of both."""
-    peak = torch.maximum(a.peak, b.peak)
-    total, mean = [], []
-    for part in (a, b):
-        # A part of -inf logits counts nothing, and its 0 * -inf must not count as NaN.
-        gap = torch.where(part.peak == peak, 0.0, part.peak - peak)
-        shrink = gap.exp()
-        total.append(shrink * part.total)
-        mean.append(torch.where(shrink == 0, 0.0, shrink * (part.mean + part.total * gap)))
-    return Partial(peak, sum(total), torch.maximum(a.target, b.target), sum(mean))
-
-
 class _Walk:
     """One pass over the vocabulary. Tables of rows are [R]."""
 
-    def __init__(self, hidden, weight, left, right, rows, labels, settings) -> None:
-        self.settings, self.labels = settings, labels
-        self.x = _pick(hidden, rows).to(settings.mm)  # [R, H]
-        self.u = None if left is None else _pick(left, rows).to(settings.mm)  # [R, r]
+    def __init__(self, hidden, weight, left, right, labels, rows, settings) -> None:
+        self.settings, self.labels = settings, pick(labels, rows)
+        if settings.vocab is not None:
+            self.labels = settings.vocab.local(self.labels, weight.shape[0])
+        self.x = pick(hidden, rows).to(settings.mm)  # [R, H]
+        self.u = None if left is None else pick(left, rows).to(settings.mm)  # [R, r]
         self.weight, self.right = weight, right  # [V, H], [V, r], in their own types
 
     def _width(self) -> int:

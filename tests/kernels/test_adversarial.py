@@ -109,6 +109,16 @@ def test_both_routes_agree(place, feature, monkeypatch):
     assert_same(waited, reference(problem, **options), 1e-5)
 
 
+@pytest.mark.parametrize("feature", ["chunks of 9, long segments, z-loss", "skipping zero weights"])
+def test_what_cannot_wait_takes_the_other_route(place, feature, monkeypatch):
+    """A z-loss and skipping want the scale of each row, whatever the length of its segment."""
+    monkeypatch.setattr(chunked, "ACCUMULATE_ROWS", 0)
+    problem, options = FEATURES[feature].build(40, F32, length=24)
+    problem = problem._replace(segment_ids=problem.segment_ids.clamp_min(1))
+    got = place.solve(problem, **{**options, "chunk_rows": 9})
+    assert_same(got, reference(problem, **options), 1e-5)
+
+
 def test_frozen_sides_of_a_long_segment(place, monkeypatch):
     monkeypatch.setattr(chunked, "ACCUMULATE_ROWS", 0)
     problem = random_problem(30, length=30, dtype=F32, bias=True, rank=2)

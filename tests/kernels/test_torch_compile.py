@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from posttrain_kernels import compiled, confidence_limited
+from posttrain_kernels import compiled, compiled_tokens, confidence_limited, token_log_probs
 
 H, V = 8, 11
 
@@ -94,3 +94,37 @@ def test_what_a_graph_cannot_hold_is_named(options, message):
 
     with pytest.raises(Exception, match=message):
         torch.compile(loss, backend="aot_eager", fullgraph=True)(problem(12))
+
+
+def token_step(t):
+    out = token_log_probs(
+        t["hidden"].tanh(), t["weight"], t["labels"], bias=t["bias"],
+        low_rank=(t["left"], t["right"]), softcap=20.0, temperature=0.7,
+    )  # fmt: skip
+    return (out.log_probs * torch.arange(len(out.log_probs))).sum() - 0.3 * out.entropy.sum(), out
+
+
+def test_mode_b_compiles_to_the_same_numbers():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    traced = torch.compile(token_step, backend="aot_eager", fullgraph=True)
+    for tokens in (12, 20, 29):
+        found = []
+        for run in (token_step, traced):
+            t = problem(tokens)
+            loss, out = run(t)
+            loss.backward()
+            grads = [t[k].grad for k in ("hidden", "weight", "bias", "left", "right")]
+            found.append([*grads, *(x.detach() for x in out)])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+
+
+def test_the_operators_of_mode_b_keep_their_promises():
+    t = problem(8, torch.float64)
+    arguments = (
+        t["hidden"], t["weight"], t["left"], t["right"], t["labels"], 1.0, 5.0, None, "torch", None,
+    )  # fmt: skip
+    assert set(torch.library.opcheck(compiled_tokens._forward, arguments).values()) == {"SUCCESS"}

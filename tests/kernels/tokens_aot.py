@@ -1,12 +1,76 @@
-"""Compile Mode B's kernels for sm_90 and print {variant: figures}; see `test_tokens_compiled`.
+"""Compile Mode B's kernels for sm_90 and print {variant: figures} read from the machine code.
 
-python -m tests.kernels.tokens_aot
+    python -m tests.kernels.tokens_aot
+
+A process without TRITON_INTERPRET, where `triton.jit` makes kernels and not emulations; see
+`test_tokens_compiled`. Left out: running them, and Mode A's (`aot`).
 """
 
 import json
+import re
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 from posttrain_kernels import tiled, tokens_triton
-from tests.kernels.aot import Compiled, compile_sm90
+
+DISASSEMBLER = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+REGISTER_COUNT = b"\x04\x2f\x08\x00"  # EIATTR_REGCOUNT of .nv.info: symbol, then registers
+
+
+class Compiled(NamedTuple):
+    registers: int  # a thread
+    spills: int  # LDL and STL: loads and stores of registers that did not fit
+    tensor_core: int  # HGMMA
+    bulk_loads: int  # UTMALDG: TMA
+    wide_loads: int  # LDG of 16 bytes
+    loads: int  # all LDG
+    barriers: int
+    shared: int  # bytes a program
+    wide_products: int  # multiplications of 64-bit integers in the IR, as row offsets need
+
+
+def compile_sm90(kernel, arguments: dict, warps: int, stages: int = 3, aligned=()) -> Compiled:
+    """`arguments`: a type ("*fp32", "i32", "tensordesc<bf16[128, 64]>") or a constexpr's value.
+    `aligned`: arguments that are multiples of 16, as the launcher would find out."""
+    names = kernel.arg_names
+    types = {n: arguments[n] if isinstance(arguments[n], str) else "constexpr" for n in names}
+    constants = {(names.index(n),): v for n, v in arguments.items() if not isinstance(v, str)}
+    divisible = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
+    made = triton.compile(
+        ASTSource(kernel, types, constants, divisible),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": warps, "num_stages": stages},
+    )
+    cubin = made.asm["cubin"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [DISASSEMBLER, "-c", file.name]
+        sass = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def count(instruction: str) -> int:
+        return len(re.findall(rf"\b{instruction}\b", sass))
+
+    where = cubin.index(REGISTER_COUNT) + len(REGISTER_COUNT)
+    return Compiled(
+        struct.unpack_from("<II", cubin, where)[1],
+        count("LDL") + count("STL"),
+        count("HGMMA"),
+        count("UTMALDG"),
+        len(re.findall(r"\bLDG\.E[\w.]*\.128\b", sass)),
+        count("LDG"),
+        count("BAR"),
+        made.metadata.shared,
+        len(re.findall(r"arith\.muli [^:]*: (?:tensor<[^>]*)?i64", made.asm["ttir"])),
+    )
+
 
 TABLES = ("peak_ptr", "total_ptr", "target_ptr", "mean_ptr")
 
