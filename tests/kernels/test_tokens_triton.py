@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain_kernels import dispatch, tiled, tokens, tokens_torch, tokens_triton
+from posttrain_kernels import dispatch, rows, tiled, tokens_torch, tokens_triton
 from posttrain_kernels.rows import stats_of
 from posttrain_kernels.view import View
 from tests.kernels.problems import random_problem
@@ -88,7 +88,7 @@ def test_tiled_forward_on_extremes(tiled_forward, monkeypatch, processors):
     weight[:256, 15], hidden[:, 15] = -1e20, 1e20  # a product of -inf
     labels = torch.full((8,), 400)
     part = tiled.statistics(*(t.to(DEVICE) for t in (hidden, weight, labels)), View())
-    stats = stats_of(functools.reduce(tokens.merge, part))
+    stats = stats_of(functools.reduce(rows.merge, part))
     expected = (hidden @ weight[256:].t()).log_softmax(1)[:, 400 - 256]
     torch.testing.assert_close(stats.log_probs.cpu(), expected, rtol=1e-5, atol=1e-5)
 
