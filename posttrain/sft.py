@@ -5,12 +5,14 @@
 
 What is ours: rows come from the mixture (so TRL's own preparation is skipped), the loss is computed inside the
 output head, and one global count of tokens or segments normalises each optimizer step whatever the accumulation
-and the number of ranks. Left out: vision models, tools, sequence parallelism, FSDP (refused by name).
+and the number of ranks. Left out: vision models, tools, sequence parallelism.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,11 +29,27 @@ from posttrain.recipe import SftRecipe
 from posttrain.stage import StageParts, run_stage
 from posttrain.training.stats import LossStats
 from posttrain.training.trainer import RunTrainer
-from posttrain_kernels import count
+from posttrain_kernels import OnHost, count
 
 MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
 ROUTER = ("output_router_logits", "router_aux_loss_coef")
 """TRL switches the balancing loss of mixture-of-experts models on in the config; it is put back as it was."""
+
+
+class HostCopies:
+    """A collator around `collator` that leaves in the batch what the host must know of it, so that no step waits for
+    the device to say it: `host` (an `OnHost`, shifted like the loss's arguments) and `num_tokens` (int)."""
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: Any) -> dict[str, Any]:
+        batch = self.collator(rows)
+        labels, segments = (batch[name][:, 1:].reshape(-1) for name in ("labels", "segment_ids"))
+        batch["host"] = OnHost(labels, segments)
+        real = batch.get("attention_mask")
+        batch["num_tokens"] = batch["input_ids"].numel() if real is None else int(real.sum())
+        return batch
 
 
 class SftTrainer(RunTrainer, SFTTrainer):
@@ -44,17 +62,22 @@ class SftTrainer(RunTrainer, SFTTrainer):
         self.reduction = recipe.loss.reduction
         self.external_p = recipe.loss.p == "external"
         self.heldout = heldout
-        self.stats = {mode: LossStats(self.args.device, sources) for mode in ("train", "heldout")}
+        skipping = recipe.loss.skip_below is not None
+        self.stats = {
+            mode: LossStats(self.args.device, sources, skipping) for mode in ("train", "heldout")
+        }
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """The denominator of the optimizer step: tokens or segments over all micro-batches and ranks."""
         if self.reduction == "sum":
             return torch.ones((), device=device)
         local = sum(self._count(batch) for batch in batch_samples)
-        return self.reduce(torch.as_tensor(local, dtype=torch.float64, device=device)).clamp(min=1)
+        # Filled in, not copied: a copy of a number to the device would wait for it.
+        return self.reduce(torch.full((), local, dtype=torch.float64, device=device)).clamp(min=1)
 
-    def _count(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return count(batch["labels"][:, 1:], batch["segment_ids"][:, 1:], self.reduction)
+    def _count(self, batch: dict[str, Any]) -> int:
+        host = batch["host"]
+        return int(count(host.labels, host.segment_ids, self.reduction))
 
     def _forward(
         self, model, batch: dict[str, Any], normalizer: torch.Tensor | None
@@ -67,6 +90,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
         }
         if self.external_p:
             fused["p"] = batch["segment_p"]
+        if self.args.device.type != "cpu":
+            fused["host"] = batch["host"]
         return model(**{k: batch[k] for k in MODEL_KEYS if k in batch}, fused=fused)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -130,9 +155,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
                 out = self._forward(self.model_wrapped, batch, one)
             if real:
                 self.stats["heldout"].add(out, batch)
-                total += torch.stack(
-                    [out.loss.double(), self._count(batch).double().to(total.device)]
-                )
+                total[0] += out.loss.double()
+                total[1] += self._count(batch)
         self.model.train()
         loss, items = self.reduce(total).tolist()
         return {
@@ -141,20 +165,38 @@ class SftTrainer(RunTrainer, SFTTrainer):
         }
 
 
+@contextlib.contextmanager
+def _head_without_adapter(model: Any) -> Iterator[None]:
+    """TRL refuses an adapter on the head, because its own fused head would not train it. Ours does (`fused.py`), so
+    while TRL looks, the head is the layer below the adapter."""
+    plain = model.get_output_embeddings
+
+    def below() -> Any:
+        head = plain()
+        return head.get_base_layer() if hasattr(head, "lora_A") else head
+
+    model.get_output_embeddings = below
+    try:
+        yield
+    finally:
+        del model.get_output_embeddings
+
+
 def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
     """The trainer of this stage, from what `run_stage` has loaded."""
     config = parts.model.config.get_text_config()
     router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
-    trainer = SftTrainer(
-        model=parts.model,
-        args=parts.args,
-        data_collator=parts.collator,
-        train_dataset=Dataset.from_list(
-            [{"input_ids": [0], "labels": [0]}]
-        ),  # TRL wants one; ours comes next
-        processing_class=parts.tokenizer,
-        peft_config=parts.peft_config,
-    )
+    with _head_without_adapter(parts.model):
+        trainer = SftTrainer(
+            model=parts.model,
+            args=parts.args,
+            data_collator=HostCopies(parts.collator),
+            train_dataset=Dataset.from_list(
+                [{"input_ids": [0], "labels": [0]}]
+            ),  # TRL wants one; ours comes next
+            processing_class=parts.tokenizer,
+            peft_config=parts.peft_config,
+        )
     for name, value in router.items():
         setattr(config, name, value)
     prepared = parts.prepared

@@ -61,15 +61,17 @@ def run_stage(
 
     `score_factory(recipe, run, template) -> Scorer` makes the callable that scores each checkpoint.
     """
+    from posttrain.losses.confidence import refuse_backend
     from posttrain.preflight import preflight
+    from posttrain.training import fsdp
+    from posttrain.training.arguments import trains_on_cpu
     from posttrain.training.stop import StopRequest
 
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true"):
-        # Asked of the launcher, not of the trainer: without a GPU accelerate runs DDP instead and does not say so.
-        raise RequestError(
-            "FSDP is not supported yet: the fused head cannot read sharded weights; "
-            "use launch/ddp.yaml or launch/zero3.yaml"
-        )
+    on_cpu = trains_on_cpu()
+    # Asked of the launcher, not of the trainer: what accelerate has made of it comes too late.
+    fsdp.refuse(recipe, on_cpu)
+    if hasattr(recipe, "loss"):
+        refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     main = rank() == 0
@@ -224,10 +226,12 @@ def lora_config(recipe: Recipe) -> Any:
 
 
 def engine(args: Any) -> str:
-    """ddp, zero2, zero3 or single, as accelerate set it up."""
+    """ddp, fsdp2, zero2, zero3 or single, as accelerate set it up."""
     plugin = getattr(args, "deepspeed_plugin", None)
     if plugin is not None:
         return f"zero{plugin.zero_stage}"
+    if str(args.distributed_state.distributed_type).endswith("FSDP"):
+        return "fsdp2"
     return "ddp" if args.world_size > 1 else "single"
 
 

@@ -1,8 +1,8 @@
 """A head that FSDP2 holds in shards (DTensor), made whole for a call outside the head's forward.
 
 Inside the forward of the module that owns it, FSDP2 has already gathered the weight and none of
-this happens. Outside, plain `full_tensor()` gives each rank's own gradient to a sum that should be
-a mean: the right gradient of a data-parallel shard is the average over the mesh.
+this happens. Outside, plain `full_tensor()` leaves every rank with its own gradient only: that of a
+data-parallel shard is the average over the mesh.
 
 Left out: tensor parallelism, where each rank needs its own rows only. Pass those and `vocab=`.
 """

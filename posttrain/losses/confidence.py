@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from posttrain.errors import RequestError
 from posttrain.recipe.schema import Loss
 
 MEMBERS = {
@@ -36,4 +37,19 @@ def arguments(loss: Loss) -> dict[str, Any]:
         "p_threshold": loss.p_below,
         "weight_threshold": loss.weight_above,
         "backend": loss.backend,
+        "z_loss": loss.z_loss,
+        "skip_below": loss.skip_below,
+        "chunk_rows": loss.chunk_rows,
     }
+
+
+def refuse_backend(loss: Loss, device: str) -> None:
+    """Raises `RequestError` where `loss.backend` cannot run on `device` ("cuda", "cpu"), before any data is read."""
+    from posttrain_kernels import available_backends
+
+    there = available_backends(device)
+    if loss.backend not in ("auto", *there):
+        where = "a GPU and the triton package" if device == "cpu" else "the triton package"
+        raise RequestError(
+            f"loss.backend = {loss.backend} needs {where}; here run {', '.join(there)}, or auto"
+        )

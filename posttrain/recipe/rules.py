@@ -12,7 +12,7 @@ from pathlib import Path
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
-from posttrain.recipe.schema import FromConfig
+from posttrain.recipe.schema import FromConfig, Lora
 from posttrain.recipe.stages import DpoRecipe, Pipeline, Recipe, RlvrRecipe, SftRecipe
 from posttrain.recipe.train_rules import train
 from posttrain.recipe.trl_fields import model_fields
@@ -68,15 +68,26 @@ def model(recipe: Recipe, problems: Problems) -> None:
         problems.add("model.quantization", "model.quantization needs trained weights (model.init)")
     if m.lora is not None:
         positive(problems, "model.lora.r", m.lora.r)
-        heads = {"lm_head", "embed_out", "output"} & {
-            t.rsplit(".", 1)[-1] for t in m.lora.target_modules
-        }
-        if heads:
+        head_rules(m.lora, problems)
+
+
+def head_rules(lora: Lora, problems: Problems) -> None:
+    """The loss is computed in the head, from its weight and one plain pair of low-rank factors."""
+    heads = {"lm_head", "embed_out", "output"} & {t.rsplit(".", 1)[-1] for t in lora.target_modules}
+    for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
+        if heads and lora.options.get(key):
             problems.add(
-                "model.lora.target_modules",
-                f"LoRA on the output head ({', '.join(sorted(heads))}) is not supported yet: "
-                "the loss reads the head's weight directly; list it in model.lora.modules_to_save to train it",
+                f"model.lora.options.{key}",
+                f"model.lora.options.{key} is not supported for an adapter on the output head "
+                f"({', '.join(sorted(heads))}): leave one of the two out, or list the head in "
+                "model.lora.modules_to_save",
             )
+    both = heads & {t.rsplit(".", 1)[-1] for t in lora.modules_to_save}
+    if both:
+        problems.add(
+            "model.lora.modules_to_save",
+            f"{', '.join(sorted(both))} stands in model.lora.target_modules and in modules_to_save; one of the two",
+        )
 
 
 def options(config: FromConfig, problems: Problems) -> None:
@@ -176,6 +187,25 @@ def loss(recipe: Recipe, problems: Problems) -> None:
         )
     share(problems, "loss.p_below", value.p_below)
     positive(problems, "loss.weight_above", value.weight_above, 0, strict=False)
+    positive(problems, "loss.z_loss", value.z_loss, 0, strict=False)
+    positive(problems, "loss.skip_below", value.skip_below, 0, strict=False)
+    positive(problems, "loss.chunk_rows", value.chunk_rows)
+    if value.z_loss and value.skip_below is not None:
+        problems.add(
+            "loss.skip_below",
+            "loss.skip_below would leave out the z-loss of the tokens it skips; use it or loss.z_loss",
+        )
+    gates = (value.p_below, value.weight_above) != (None, None)
+    if value.skip_below is not None and value.name == "cross_entropy" and not gates:
+        problems.add(
+            "loss.skip_below",
+            "loss.skip_below does nothing for cross_entropy without gates: its weights are all 1",
+        )
+    if value.skip_below is not None and value.skip_below >= 1 and value.name != "focal":
+        problems.add(
+            "loss.skip_below",
+            f"loss.skip_below = {value.skip_below:g} would skip every token: no weight is above 1",
+        )
 
 
 def evaluate(recipe: Recipe, problems: Problems) -> None:

@@ -23,13 +23,13 @@ class FromConfig:
 
 @dataclass
 class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), through peft. Not on the output head."""
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), through peft."""
 
     r: int = 16
     alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Module names, or `all-linear`: every linear layer but the head (QLoRA, arXiv 2305.14314)."""
+    """Module names (`lm_head` too), or `all-linear`: every linear layer but the head (QLoRA, arXiv 2305.14314)."""
     modules_to_save: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     """Further fields of `peft.LoraConfig` (use_dora, init_lora_weights, ...)."""
@@ -165,7 +165,15 @@ class Loss:
     """Gate: only segments with p strictly below this are trained."""
     weight_above: float | None = None
     """Gate: only segments with F strictly above this are trained."""
-    backend: Literal["auto", "torch", "reference"] = "auto"
+    backend: Literal["auto", "triton", "torch", "reference"] = "auto"
+    """What computes the loss. `auto`: triton on a GPU, torch (chunks of rows) elsewhere; logged."""
+    z_loss: float = 0.0
+    """Adds this times log(Z)^2 of every trained token, Z the softmax's sum (PaLM, arXiv 2204.02311, uses 1e-4)."""
+    skip_below: float | None = None
+    """Tokens whose weight F is at or below this get no gradient, which saves their share of two matmuls of three.
+    0 leaves out only what is exactly zero. Unset: every gradient is made. The share is logged as `skipped_rows`."""
+    chunk_rows: int | None = None
+    """Rows of logits in memory at once. Unset: at most 4096, and 2 GiB on a GPU or 64 MiB on a CPU."""
 
 
 @dataclass

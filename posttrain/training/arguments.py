@@ -21,7 +21,7 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
     """An instance of `config_class` (SFTConfig, ...) for `recipe`."""
     train = recipe.train
     plan = batch_plan(train, int(os.environ.get("WORLD_SIZE", "1")))
-    if train.fp16 and _cpu():
+    if train.fp16 and trains_on_cpu():
         raise RequestError("train.fp16 does nothing on a CPU; use bf16, or neither")
     values: dict[str, Any] = {
         "output_dir": str(run.path),
@@ -40,7 +40,7 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
         "push_to_hub": False,
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,  # every trained parameter takes part in every step
-        "use_cpu": _cpu(),
+        "use_cpu": trains_on_cpu(),
         **compat.activation_checkpointing(config_class, train.activation_checkpointing),
     }
     for name in (
@@ -73,7 +73,7 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
         ) from error
 
 
-def _cpu() -> bool:
+def trains_on_cpu() -> bool:
     """Whether to stay off the GPU: none is there, or accelerate was told so."""
     import torch
 

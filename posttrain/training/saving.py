@@ -79,6 +79,14 @@ class CheckpointWriter:
         with _readable(checkpoint):
             super()._load_rng_state(checkpoint)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As the library has it. A full state dict of FSDP2 holds a tied weight under both of its names, no longer
+        known to be one tensor; a checkpoint of any other engine has it once."""
+        if state_dict is not None and self.is_fsdp_enabled:
+            tied = getattr(self.model, "all_tied_weights_keys", None) or {}
+            state_dict = {k: v for k, v in state_dict.items() if k not in tied}
+        super()._save(output_dir, state_dict)
+
     def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
         self.save_model(str(folder), _internal_call=True)
         if resumable:

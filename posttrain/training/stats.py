@@ -12,54 +12,54 @@ import torch
 from posttrain.fused import FusedOutput
 
 NAMES = (
-    "trained_tokens", "nll", "entropy", "correct",
-    "segments", "weight", "weight_low", "segment_logp", "input_tokens",
+    "trained_tokens", "nll", "entropy", "correct", "weight", "weight_low", "segment_logp", "skipped",
 )  # fmt: skip
+COUNTS = ("segments", "input_tokens")
+"""Known on the host already."""
 
 
 class LossStats:
     """Running sums of one logging window. `sources` are the names whose shares are logged."""
 
-    def __init__(self, device: torch.device, sources: list[str]) -> None:
+    def __init__(self, device: torch.device, sources: list[str], skipping: bool = False) -> None:
+        """`skipping`: whether the loss leaves out rows of small weight, so that their share is logged."""
         self.device = device
         self.sources = sources
+        self.skipping = skipping
         self.reset()
 
     def reset(self) -> None:
         # fp64: a window may hold more tokens than fp32 counts exactly.
-        self.sums = torch.zeros(
-            len(NAMES) + len(self.sources), dtype=torch.float64, device=self.device
-        )
+        self.sums = torch.zeros(len(NAMES), dtype=torch.float64, device=self.device)
+        # The last slot takes what is in no source: the held-out loss may come from a data set of its own.
+        self.shares = torch.zeros(len(self.sources) + 1, dtype=torch.float64, device=self.device)
+        self.counts = dict.fromkeys(COUNTS, 0)
         self.since = time.perf_counter()
 
     @torch.no_grad()
     def add(self, out: FusedOutput, batch: dict[str, torch.Tensor]) -> None:
-        """Add one micro-batch: `out` of the fused forward, `batch` from the collator."""
-        weight, logp = out.coef, out.segment_log_probs
-        tokens = (
-            batch["attention_mask"].sum()
-            if "attention_mask" in batch
-            else batch["input_ids"].numel()
-        )
+        """Add one micro-batch: `out` of the fused forward, `batch` from the collator.
+
+        Nothing is copied to the device and nothing waits for it: this runs in every micro-batch.
+        """
+        weight = out.coef
         values = [
             out.label_mask.sum(), -out.log_probs.sum(), out.entropy.sum(), out.is_top1.sum(),
-            weight.numel(), weight.sum(), (weight < 0.1).sum(), logp.sum(), tokens,
+            weight.sum(), (weight < 0.1).sum(), out.segment_log_probs.sum(), out.skipped,
         ]  # fmt: skip
-        head = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float64, device=self.device) for v in values]
-        )
-        shares = torch.bincount(
-            batch["example_ids"][:, 0].to(self.device), minlength=len(self.sources)
-        )
-        # The held-out loss may come from a source that is not in the mixture: its share is not counted.
-        self.sums += torch.cat([head, shares[: len(self.sources)].double()])
+        self.sums += torch.stack([value.double() for value in values])
+        self.counts["segments"] += weight.numel()
+        self.counts["input_tokens"] += batch["num_tokens"]
+        source = batch["example_ids"][:, 0].clamp(max=len(self.sources))
+        self.shares.index_add_(0, source, self.shares.new_ones(()).expand(len(source)))
 
     def means(self, reduce) -> dict[str, float]:
         """Logged values of the window; `reduce` sums a tensor over ranks (collective: call on all ranks)."""
         seconds = time.perf_counter() - self.since
-        total = reduce(self.sums).tolist()
-        v = dict(zip(NAMES, total, strict=False))
-        shares = total[len(NAMES) :]
+        counts = self.sums.new_tensor([self.counts[name] for name in COUNTS])
+        total = reduce(torch.cat([self.sums, counts, self.shares])).tolist()
+        v = dict(zip(NAMES + COUNTS, total, strict=False))
+        shares = total[len(NAMES + COUNTS) : -1]
         tokens, segments = max(v["trained_tokens"], 1.0), max(v["segments"], 1.0)
         out = {
             "nll": v["nll"] / tokens,
@@ -74,6 +74,8 @@ class LossStats:
                 "weight_below_0.1": v["weight_low"] / segments,
                 "segment_logp": v["segment_logp"] / segments,
             }
+        if self.skipping:
+            out["skipped_rows"] = v["skipped"] / tokens
         examples = max(sum(shares), 1.0)
         if len(self.sources) > 1:
             out |= {f"share/{n}": s / examples for n, s in zip(self.sources, shares, strict=True)}

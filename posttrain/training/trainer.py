@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import append_line
+from posttrain.training import fsdp
 from posttrain.training.guard import Diverged, StepGuard
 from posttrain.training.hardware import memory_mib
 from posttrain.training.rundir import RunDir
@@ -66,10 +68,7 @@ class RunTrainer(CheckpointWriter):
                 else "the fp16 scaler skips by itself"
             )
             raise RequestError(f"guard: skip cannot be honoured here ({what}); use stop")
-        if self.is_fsdp_enabled:
-            raise RequestError(
-                "FSDP is not supported yet: the fused head cannot read sharded weights; use ddp or zero3"
-            )
+        fsdp.refuse_pretence(self.accelerator)
 
     # ---- order of rows -------------------------------------------------------------------------------------
 
@@ -96,13 +95,18 @@ class RunTrainer(CheckpointWriter):
         return loss
 
     def judge_step(self) -> None:
-        """Before the weights change: agree on loss and stop requests, then go, skip or stop."""
-        both = torch.stack(
-            [self._step_loss, self._step_loss.new_tensor(float(self.stop.requested))]
-        )
-        loss, asked = self.reduce(both).tolist()
+        """Before the weights change: agree on loss and stop requests, then go, skip or stop.
+
+        The one place of a step that waits for the device: for the loss, the requests and the norm together.
+        """
+        asked = torch.full_like(self._step_loss, float(self.stop.requested))  # filled, not copied
+        values = self.reduce(torch.stack([self._step_loss, asked]))
         self._step_loss.zero_()
         norm = self._last_norm
+        if isinstance(norm, torch.Tensor):
+            values = torch.cat([values, norm.detach().to(values).reshape(1)])
+        loss, asked, *norms = values.tolist()
+        norm = norms[0] if norms else norm
         decision = self.guard.judge(
             loss / self.args.world_size, norm if not self.args.fp16 else None
         )
@@ -121,11 +125,14 @@ class RunTrainer(CheckpointWriter):
             self.stop_agreed = True
 
     stop_agreed = False
-    _last_norm: float | None = None
+    _last_norm: torch.Tensor | float | None = None
 
     def _get_grad_norm(self, model, grad_norm=None):
+        """As the library has it; kept for `judge_step`, which reads it."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._last_norm = None if norm is None else float(norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()  # collective: under FSDP2 each rank holds a part of it
+        self._last_norm = norm
         return norm
 
     @contextlib.contextmanager

@@ -185,6 +185,16 @@ def test_offsets_beyond_32_bits():
     assert distance(whole.d_weight, small.d_weight) <= 4e-3
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_tensors_on_another_device_than_the_current():
+    problem = problem_of(64, 5000, 72)
+    want = solve(problem, 8.0, backend="triton")
+    got = solve(problem.to("cuda:1"), 8.0, backend="triton")
+    assert got.output.loss.device.index == 1 and torch.cuda.current_device() == 0
+    torch.testing.assert_close(got.output.loss.cpu(), want.output.loss.cpu(), rtol=1e-5, atol=0)
+    assert distance(got.d_weight.cpu(), want.d_weight) <= 1e-5
+
+
 def test_device_side_checks_pass_on_good_input():
     """Values are checked by asserts on the device; good ones go through."""
     problem = problem_of(64, 1000, 72)

@@ -1,11 +1,13 @@
-"""The files of launch/: accelerate understands every key, each is the engine that it claims, FSDP is refused."""
+"""The files of launch/: accelerate understands every key, each is the engine that it claims, and what of FSDP is refused."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -89,11 +91,75 @@ def test_scripts_parse_and_can_be_run(path):
     assert named and all((ROOT / name).is_file() for name in named), named
 
 
-def test_fsdp_is_refused_by_name_before_anything_is_written(tiny_recipe, monkeypatch, capsys):
+def fsdp_environment(monkeypatch, **changes: str) -> None:
+    """What `accelerate launch --config_file launch/fsdp2.yaml` tells its processes."""
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    before = dict(os.environ)
+    monkeypatch.setattr(os, "environ", dict(before))
+    told = prepare_multi_gpu_env(arguments(ROOT / "launch" / "fsdp2.yaml"))
+    monkeypatch.undo()
+    for name, value in told.items():
+        if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP")):
+            monkeypatch.setenv(name, value)
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_fsdp_on_a_cpu_is_refused_before_anything_is_written(tiny_recipe, monkeypatch, capsys):
     """Without a GPU accelerate would run DDP under an FSDP config and not say so: what was asked for decides."""
     from posttrain.sft import main
 
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    fsdp_environment(monkeypatch, ACCELERATE_USE_CPU="true")
     assert main([str(tiny_recipe), "name=fsdp"]) == 2
-    assert re.search(r"FSDP.*(ddp|zero)", capsys.readouterr().err)
+    assert re.search(r"FSDP: without a GPU .* runs DDP.*zero3", capsys.readouterr().err)
     assert not (tiny_recipe.parent / "fsdp" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "expected"),
+    [
+        ({"FSDP_VERSION": "1"}, [], "fsdp_version must be 2"),
+        ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, [], "must be FULL_STATE_DICT"),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, [], "fsdp_cpu_ram_efficient_loading must be false"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, [], "fsdp_offload_params"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, [], "train.activation_checkpointing"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, [], "parallelism_config"),
+        ({}, ["train.fp16=true"], "train.fp16"),
+        ({}, ["model.lora={}", "model.quantization={}"], "model.quantization"),
+    ],
+)  # fmt: skip
+def test_fsdp_beside_what_was_tried_is_refused(
+    tiny_recipe, monkeypatch, changes, overrides, expected
+):
+    from posttrain.errors import RequestError
+    from posttrain.recipe import load_stage
+    from posttrain.training import fsdp
+
+    recipe = load_stage(tiny_recipe, overrides, "sft")
+    fsdp_environment(monkeypatch, **changes)
+    with pytest.raises(RequestError, match=f"FSDP: .*{expected}.*launch/"):
+        fsdp.refuse(recipe, on_cpu=False)
+
+
+def test_the_fsdp_file_is_what_is_allowed(tiny_recipe, monkeypatch):
+    from posttrain.recipe import load_stage
+    from posttrain.training import fsdp
+
+    recipe = load_stage(tiny_recipe, [], "sft")
+    fsdp.refuse(recipe, on_cpu=True)  # not asked for
+    fsdp_environment(monkeypatch)
+    assert fsdp.asked()
+    fsdp.refuse(recipe, on_cpu=False)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_another_engine_than_the_one_asked_for_is_refused(monkeypatch, asked):
+    from posttrain.errors import RequestError
+    from posttrain.training import fsdp
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(asked).lower())
+    got = SimpleNamespace(is_fsdp2=not asked, distributed_type="DistributedType.MULTI_CPU")
+    with pytest.raises(RequestError, match="FSDP.*MULTI_CPU"):
+        fsdp.refuse_pretence(got)
+    fsdp.refuse_pretence(SimpleNamespace(is_fsdp2=asked))

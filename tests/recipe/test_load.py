@@ -147,7 +147,18 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
         (["model.init=gpt2"], "exactly one of init"),
         (["model.tokenizer=null"], "model.tokenizer is needed"),
         (["model.tokenizer=builtin:byts"], "did you mean 'builtin:bytes'?"),
-        (["model.from_config=null", "model.init=x", "model.lora={target_modules: [q_proj, lm_head]}"], "LoRA on the output head"),
+        (["model.from_config=null", "model.init=x", "model.lora={target_modules: [q_proj, lm_head], options: {use_dora: true}}"],
+         "model.lora.options.use_dora is not supported for an adapter on the output head"),
+        (["model.from_config=null", "model.init=x", "model.lora={target_modules: [lm_head], modules_to_save: [lm_head]}"],
+         "lm_head stands in model.lora.target_modules and in modules_to_save"),
+        (["loss.z_loss=-1"], "loss.z_loss = -1.0 must be at least 0"),
+        (["loss.z_loss=.nan"], "loss.z_loss = nan must be at least 0"),
+        (["loss.chunk_rows=0"], "loss.chunk_rows = 0 must be above 0"),
+        (["loss.name=dft", "loss.skip_below=-0.1"], "loss.skip_below = -0.1 must be at least 0"),
+        (["loss.name=dft", "loss.skip_below=1"], "would skip every token"),
+        (["loss.name=dft", "loss.skip_below=0", "loss.z_loss=1e-4"], "loss.skip_below would leave out the z-loss"),
+        (["loss.skip_below=0"], "does nothing for cross_entropy without gates"),
+        (["loss.backend=tritn"], "did you mean 'triton'?"),
         (["model.from_config=null", "model.init=x", "model.quantization={}"], "it needs model.lora"),
         (["evaluate.heldout={}"], "exactly one of share and source"),
         (["evaluate.heldout={share: 1.5}"], "between 0 and 1"),
@@ -159,6 +170,19 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
 )  # fmt: skip
 def test_impossible_combinations(recipe, overrides, expected):
     assert expected in fails(recipe, *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.from_config=null", "model.init=x", "model.lora={target_modules: [q_proj, lm_head]}"],
+        ["loss.name=dft", "loss.skip_below=0"],
+        ["loss.p_below=0.9", "loss.skip_below=0"],
+        ["loss.z_loss=1e-4", "loss.chunk_rows=128", "loss.backend=triton"],
+    ],
+)  # fmt: skip
+def test_possible_combinations(recipe, overrides):
+    load(recipe, overrides)
 
 
 def test_files_that_cannot_be_recipes(tmp_path):

@@ -3,14 +3,17 @@
     python tests/training/cases.py CASES.json OUT.json
     accelerate launch --config_file ... tests/training/cases.py CASES.json OUT.json
 
-CASES.json: [{"name", "recipe", "overrides": [...], "engine"}]. All cases of one engine share one launch, because
-starting processes costs more than training them.
+CASES.json: [{"name", "recipe", "overrides": [...], "engine", "again", "modes"}]. All cases of one engine share one launch,
+because starting processes costs more than training them. `again`: the last checkpoint is removed and the run
+started once more, so that it resumes; its weights before that are kept as `first.safetensors`. `modes`: under ZeRO-3
+also compare gradients through log-probabilities with those of the loss.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
@@ -18,29 +21,101 @@ from pathlib import Path
 os.environ["CI"] = "1"
 
 
+def fsdp_on_cpu() -> None:
+    """Lets accelerate set up FSDP2 on CPU processes, which it does for GPUs only, so that its path, the library's and
+    ours are run: everything but the device."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    from posttrain.training import fsdp
+
+    plain, refuse = AcceleratorState.__init__, fsdp.refuse
+
+    def with_fsdp(self, *args, fsdp_plugin=None, **options):
+        plain(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin, self.distributed_type = fsdp_plugin, DistributedType.FSDP
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = with_fsdp
+    fsdp.refuse = lambda recipe, on_cpu: refuse(recipe, False)
+
+
+def sharded(weight) -> bool:
+    """Whether this rank holds a part only: ZeRO-3 without sharding (a persistent parameter) would prove nothing."""
+    if hasattr(weight, "ds_persist"):
+        return not weight.ds_persist and weight.ds_tensor.numel() < weight.ds_numel
+    return hasattr(weight, "to_local") and weight.to_local().numel() < weight.numel()
+
+
+def modes(trainer) -> float:
+    """Largest difference of any gradient, relative to its norm: cross-entropy as the loss, and as a sum of
+    differentiable log-probabilities, both through the same ZeRO-3 engine."""
+    import torch
+    from deepspeed.utils import safe_get_full_grad
+
+    engine = trainer.model_wrapped
+    engine.set_gradient_accumulation_boundary(True)
+    ids = torch.randint(
+        3, 200, (2, 12), generator=torch.Generator().manual_seed(int(os.environ["RANK"]))
+    )
+    labels = torch.where(torch.arange(12) < 4, -100, ids)
+    found = []
+    for mode in ({"fused": {"n": 1.0, "num_segments": 1}}, {"tokens": {}}):
+        out = engine(input_ids=ids, labels=labels, segment_ids=(labels >= 0).long(), **mode)
+        loss = out.loss if out.loss is not None else -out.log_probs.sum() / out.label_mask.sum()
+        engine.backward(loss)
+        found.append(
+            {
+                n: safe_get_full_grad(p).clone()
+                for n, p in trainer.model.named_parameters()
+                if p.requires_grad
+            }
+        )
+        engine.optimizer.zero_grad()
+    a, b = found
+    assert any("head" in n or "embed" in n for n in a)
+    floor = sum(float(g.norm()) for g in a.values()) / len(a) * 1e-3
+    return max(float((a[n] - b[n]).norm()) / max(float(a[n].norm()), floor) for n in a)
+
+
 def main(cases: str, out: str) -> int:
+    import torch.distributed as dist
+
     from posttrain import sft
     from posttrain.entry import setup_logging
+    from posttrain.evaluate.checkpoint import scorer_for
     from posttrain.recipe import load_stage
     from posttrain.stage import rank
+    from posttrain.training.checkpoints import all_complete
 
     setup_logging()
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        fsdp_on_cpu()
     results, trainers = {}, []
     build = sft.build
     sft.build = lambda recipe, parts: trainers.append(build(recipe, parts)) or trainers[-1]
     for case in json.loads(Path(cases).read_text()):
         try:
-            run = sft.train(load_stage(case["recipe"], case["overrides"], "sft"))
+            recipe = load_stage(case["recipe"], case["overrides"], "sft")
+            run = sft.train(recipe, scorer_for)
+            if case.get("again"):
+                if rank() == 0:
+                    last = all_complete(run.checkpoints)[-1].path
+                    (last / "model.safetensors").rename(run.path / "first.safetensors")
+                    shutil.rmtree(last)
+                dist.barrier()
+                trainers.clear()
+                run = sft.train(recipe, scorer_for)
             info = run.info()
-            head = trainers.pop().model.get_output_embeddings().weight
-            # ZeRO-3 without sharding (a persistent parameter) would prove nothing
-            sharded = (
-                hasattr(head, "ds_persist")
-                and not head.ds_persist
-                and head.ds_tensor.numel() < head.ds_numel
-            )
+            trainer = trainers.pop()
+            head = trainer.model.get_output_embeddings()
+            weight = getattr(head, "base_layer", head).weight
             results[case["name"]] = {
-                "run": str(run.path), "world_size": info["world_size"], "engine": info["engine"], "sharded": sharded,
+                "run": str(run.path), "world_size": info["world_size"], "engine": info["engine"], "sharded": sharded(weight),
+                "modes": modes(trainer) if case.get("modes") else None,
             }  # fmt: skip
         except Exception as error:
             traceback.print_exc()

@@ -34,8 +34,8 @@ train:
 """
 
 
-def tiny_model(folder: Path, tie: bool = False, **options) -> Path:
-    """A two-layer Llama over bytes, saved with its tokenizer."""
+def tiny_model(folder: Path, tie: bool = False, kind: str = "llama", **options) -> Path:
+    """A two-layer model over bytes, saved with its tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -50,7 +50,7 @@ def tiny_model(folder: Path, tie: bool = False, **options) -> Path:
         "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **(shape | options)))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(shape | options)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -192,6 +192,47 @@ def test_lora_with_a_fully_trained_head(recipe):
     assert torch.allclose(loaded.get_output_embeddings().weight, heads[1][key])
 
 
+def test_lora_on_the_head(recipe):
+    """It trains, and stands in the checkpoint where `from_pretrained` finds it."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    run = go(
+        recipe,
+        "model.lora={r: 4, target_modules: [q_proj, lm_head]}",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-2",
+    )
+    saved = load_file(run / "checkpoints" / "step-000005" / "adapter_model.safetensors")
+    (key,) = [k for k in saved if "lm_head.lora_B" in k]
+    assert saved[key].abs().max() > 0
+    loaded = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "step-000005")
+    assert torch.equal(loaded.get_output_embeddings().lora_B.default.weight, saved[key])
+    assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
+
+
+def test_what_is_left_out_is_logged(recipe):
+    """The weight of `dft` is p, about 1/260 for a model that knows nothing: some tokens are above 0.004, some below."""
+    run = go(
+        recipe,
+        "loss.name=dft",
+        "loss.segment=token",
+        "loss.skip_below=0.004",
+        "train.max_steps=2",
+        "loss.chunk_rows=16",
+    )
+    assert 0 < metrics(run)[0]["skipped_rows"] < 1
+    plain = go(recipe, "name=plain", "loss.z_loss=0.1", "train.max_steps=1")
+    assert "skipped_rows" not in metrics(plain)[0]
+    assert metrics(plain)[0]["loss"] > metrics(plain)[0]["nll"] + 1
+
+
+def test_a_backend_that_is_not_here_is_refused_before_the_data_is_read(recipe, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(RequestError, match="loss.backend = triton needs a GPU"):
+        go(recipe, "loss.backend=triton", "data.sources.0.path=nowhere.jsonl")
+
+
 def test_added_tokens_grow_the_vocabulary(recipe):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

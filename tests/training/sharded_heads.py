@@ -1,0 +1,182 @@
+"""Gradients of the fused head under torch's `fully_shard`, beside those of one process; run by test_fsdp2.py.
+
+    RANK=r WORLD_SIZE=2 python tests/training/sharded_heads.py MEETING_FILE OUT.json
+
+Gloo on CPU. Every case trains on other rows on each rank, in two micro-batches; the reference sees all four.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from posttrain.fused import attach_fused_head
+from posttrain_kernels import confidence_limited
+from tests.training.test_fused_heads import FAMILIES, adapted, gradients, model_of, worst
+
+V, MICRO = 64, 2
+
+CASES: dict[str, dict[str, Any]] = {
+    f"{tie}-{unit}-{sync}": {"tie": tie == "tied", "unit": unit, "sync": sync}
+    for tie in ("untied", "tied")
+    for unit in ("root", "own", "tail")
+    for sync in ("last", "each")
+    if sync == "last" or (tie, unit) in (("untied", "own"), ("tied", "root"))
+} | {
+    "bf16": {"unit": "tail", "policy": torch.bfloat16},
+    "bias": {"unit": "own", "kind": "phi"},
+    "softcap": {"unit": "tail", "kind": "gemma2", "tie": True},
+    "scale": {"unit": "own", "kind": "cohere"},
+    "lora": {"unit": "own", "lora": True},
+    "lora-root": {"unit": "root", "lora": True},
+    "tokens": {"unit": "own", "tokens": True},
+    "tokens-tied": {"unit": "tail", "tie": True, "tokens": True},
+    "tokens-lora": {"unit": "own", "lora": True, "tokens": True},
+}  # fmt: skip
+
+
+def rows(rank: int, micro: int) -> dict[str, torch.Tensor]:
+    """One micro-batch: two rows of 10 tokens in three segments, and another share of trained tokens on each rank."""
+    seed = torch.Generator().manual_seed(10 * rank + micro)
+    ids = torch.randint(3, V, (2, 10), generator=seed)
+    labels = ids.clone()
+    labels[:, : 3 + 2 * rank + micro] = -100
+    segments = torch.tensor([[1] * 5 + [2] * 5, [3] * 10])
+    return {"input_ids": ids, "labels": labels, "segment_ids": segments.where(labels >= 0, 0)}
+
+
+def loss_of(model: nn.Module, data: dict[str, torch.Tensor], count: float, case: dict[str, Any]):
+    if case.get("tokens"):
+        out = model(**data, tokens={})
+        # Any loss of log-probabilities and entropies: here the odds and a bonus.
+        return (-(out.log_probs + 0.1 * out.log_probs**2) + 0.3 * out.entropy).sum() / count
+    fused = {
+        "n": 4.0,
+        "num_segments": 3,
+        "normalizer": count,
+        "chunk_rows": 6,
+    }
+    return model(**data, fused=fused).loss
+
+
+def build(case: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
+    """(the model to call, the model that has the head), the same weights on every rank."""
+    kind = case.get("kind", "llama")
+    if case.get("lora"):
+        model, base = adapted(kind=kind)
+    else:
+        options = {**FAMILIES[kind][0], "tie_word_embeddings": case.get("tie", False)}
+        base = model = model_of(kind, **options)
+    attach_fused_head(base)
+    return model, base
+
+
+def shard(model: nn.Module, base: nn.Module, case: dict[str, Any], mesh) -> None:
+    options: dict[str, Any] = {"mesh": mesh}
+    if "policy" in case:
+        options["mp_policy"] = MixedPrecisionPolicy(case["policy"], torch.float32)
+    for layer in base.model.layers:
+        fully_shard(layer, **options)
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    # A shared weight belongs to one unit, so with a tied head the embedding comes along.
+    shared = [embedding] if case.get("tie") else []
+    norm = getattr(base.model, "norm", None) or base.model.final_layernorm
+    if case["unit"] == "own":
+        fully_shard([*shared, head] if shared else head, **options)
+    elif case["unit"] == "tail":  # as accelerate does
+        fully_shard([norm, *shared, head], **options)
+    fully_shard(model, **options)
+
+
+def run(name: str, mesh) -> dict[str, Any]:
+    case, rank, world = CASES[name], dist.get_rank(), dist.get_world_size()
+    batches = [[rows(r, m) for m in range(MICRO)] for r in range(world)]
+    count = float(sum((b["labels"][:, 1:] >= 0).sum() for part in batches for b in part))
+    model, _ = build(case)
+    total = sum(loss_of(model, b, count, case) for part in batches for b in part)
+    expected = gradients(model, total)
+
+    model, base = build(case)
+    shard(model, base, case, mesh)
+    assert isinstance(model, FSDPModule)
+    mine = 0.0
+    for m, data in enumerate(batches[rank]):
+        model.set_requires_gradient_sync(case.get("sync", "last") == "each" or m == MICRO - 1)
+        loss = loss_of(model, data, count, case) * world  # FSDP takes the mean over ranks
+        loss.backward()
+        mine += loss.item() / world
+    found, sharded = {}, True
+    for key, p in model.named_parameters():
+        sharded &= isinstance(p, DTensor) and p.placements == (Shard(0),)
+        sharded &= p.to_local().numel() < p.numel() or p.shape[0] == 1
+        if p.grad is not None:
+            found[key] = p.grad.full_tensor()
+    loss = torch.tensor(mine)
+    dist.all_reduce(loss)
+    head = [k for k in expected if "lm_head" in k] or [k for k in expected if "embed_tokens" in k]
+    return {
+        "sharded": sharded,
+        "loss": abs(loss.item() / total.item() - 1),
+        "head": worst({k: found[k] for k in head}, {k: expected[k] for k in head}),
+        "all": worst(found, expected),
+    }
+
+
+def direct(mesh) -> dict[str, Any]:
+    """The loss called outside the head's forward: on the DTensor, and on what `full_tensor` makes of it."""
+    world, found = dist.get_world_size(), {}
+    labels = torch.arange(6) % V
+    ids = torch.tensor([1, 1, 1, 2, 2, 0])
+    for kind in ("whole", "full_tensor"):
+        torch.manual_seed(0)
+        head = nn.Linear(16, V, bias=True)
+        hidden = [torch.randn(6, 16) for _ in range(world)]
+        for h in hidden:
+            confidence_limited(
+                h, head.weight, labels, ids, 4.0, bias=head.bias, normalizer=6.0 * world
+            ).loss.backward()
+        expected = {k: p.grad.clone() for k, p in head.named_parameters()}
+        head.zero_grad()
+        fully_shard(head, mesh=mesh)
+        weight, bias = head.weight, head.bias
+        assert isinstance(weight, DTensor)
+        if kind == "full_tensor":
+            weight, bias = weight.full_tensor(), bias.full_tensor()
+        out = confidence_limited(
+            hidden[dist.get_rank()], weight, labels, ids, 4.0, bias=bias, normalizer=6.0 * world
+        )
+        (out.loss * world).backward()
+        found[kind] = worst({k: p.grad.full_tensor() for k, p in head.named_parameters()}, expected)
+    return found
+
+
+def main(meeting: str, out: str) -> int:
+    torch.set_num_threads(1)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    mesh = init_device_mesh("cpu", (world,))
+    results: dict[str, Any] = {"world": dist.get_world_size()}
+    try:
+        for name in CASES:
+            results[name] = run(name, mesh)
+        results["direct"] = direct(mesh)
+    except Exception:
+        results["error"] = f"{name}: {traceback.format_exc()}"
+    if rank == 0 or "error" in results:
+        with open(out, "w") as file:
+            json.dump(results, file)
+    os._exit("error" in results)  # the other rank may be waiting in a collective
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
