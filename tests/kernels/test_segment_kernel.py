@@ -26,10 +26,13 @@ def device(triton_place) -> str:
     return triton_place.device
 
 
-def closed(kind, device, logps, spec, groups=1):
-    """Tables after closing segments 1..S, one row each, in `groups` calls."""
+def closed(kind, device, logps, spec, groups=1, lengths=None):
+    """Tables after closing segments 1..S, one row each, in `groups` calls. `lengths` [S] are said to
+    be the numbers of rows where they matter."""
     ids = torch.arange(len(logps), device=device) + 1
     tables = kind(ids, spec, torch.float32)
+    if lengths is not None:
+        tables.lengths[1:] = torch.tensor(lengths)
     values = torch.tensor(logps, device=device)
     for part in torch.arange(len(logps)).chunk(groups):
         rows = slice(int(part[0]), int(part[-1]) + 1)
@@ -91,7 +94,7 @@ def tables_of(size, device):
     p = torch.rand(size, generator=gen)
     p[0], p[1] = 0, 1
     weights = torch.randn(size, generator=gen)
-    weights[2::7] = 0
+    weights[[0, 2]] = 0
     n = torch.tensor([1.0, 2.0, 64.0]).repeat(size)[:size]
     return {"p": p.to(device), "segment_weights": weights.to(device), "n": n.to(device)}
 
@@ -116,8 +119,9 @@ def test_gates_weights_lengths_and_tables(device, gate, value):
             spec = Spec(
                 value=value, reduction=reduction, num_segments=len(logps), **options, **GATES[gate]
             )
-            made.append(closed(kind, where, logps, spec, groups=2))
+            made.append(closed(kind, where, logps, spec, 2, lengths=[1, 2, 3, 4, 5, 0, 7, 8]))
         agree(*made, 2e-5)
+        assert made[0].coef[5] == 0 and (made[1].scale[1:].abs() > 0).sum() >= 2
 
 
 def test_gates_are_strict(device):
