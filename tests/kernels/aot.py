@@ -85,7 +85,7 @@ def row(kernel, types, config, dtype, softcap):
         constants["DELTA"] = True
     compiled = compile_(kernel, types.replace("D", f"*{dtype}"), constants, config.warps)
     name = f"tile {config.block}, {config.warps} warps, {dtype}" + ", softcap" * softcap
-    return {"variant": name, "warps": config.warps, **measured(compiled)}
+    return {"variant": name, "tile": config.block, "warps": config.warps, **measured(compiled)}
 
 
 def segment(member, flags):

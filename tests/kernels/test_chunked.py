@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from posttrain_kernels import confidence_limited
-from posttrain_kernels.plan import Group, default_chunk_rows, plan
+from posttrain_kernels.plan import Group, balanced, default_chunk_rows, plan
 from posttrain_kernels.spec import REDUCTIONS
 
 MEMBERS = [
@@ -234,6 +234,14 @@ def test_plan_cuts_where_segments_end():
     assert plan(ids[:0], 4, 4, True) == []
     nothing = torch.zeros(5, dtype=torch.int64)
     assert plan(nothing, 4, 0, True) == [Group(0, 4, 1, 0), Group(4, 5, 1, 0)]
+
+
+def test_balanced_chunks():
+    """Equal chunks in whole tiles of 256: 8192 rows at most 3533 at once are three chunks of 2731,
+    rounded up to 2816, rather than two of 3533 and one of 1126."""
+    assert balanced(8192, 3533) == 2816
+    assert balanced(3533, 3533) == 3533 and balanced(0, 5) == 1
+    assert balanced(10, 7) == 7  # a tile would be more than fits
 
 
 def test_default_chunk_rows():
