@@ -92,7 +92,7 @@ def confidence_limited(
     backend: "auto" | "triton" | "torch" | "reference". chunk_rows: rows of logits in memory at once
     (`plan.default_chunk_rows` otherwise).
     """
-    weight, bias = whole(weight), whole(bias)
+    weight, bias, low_rank = whole(weight), whole(bias), _whole_pair(low_rank)
     options = {
         "member": member, "exponent": exponent, "value": value, "p": p,
         "segment_weights": segment_weights, "reduction": reduction, "p_threshold": p_threshold,
@@ -188,7 +188,7 @@ def token_log_probs(
     logits again in backward (4 matmuls; `confidence_limited` needs 3). Arguments are those of
     `confidence_limited`; rows with label -100 are never read and give 0.
     """
-    weight, bias = whole(weight), whole(bias)
+    weight, bias, low_rank = whole(weight), whole(bias), _whole_pair(low_rank)
     if torch.compiler.is_compiling():
         _refuse_traced(vocab, backend)
         factors = checks.factors(hidden, weight, bias, low_rank)
@@ -229,6 +229,11 @@ def _choose(backend: str, hidden: Tensor, weight: Tensor) -> str:
         reason = f"; triton {obstacle}" if hidden.is_cuda and name == "torch" and obstacle else ""
         logger.info("the loss runs on the %s back-end (%s%s)", name, hidden.device.type, reason)
     return name
+
+
+def _whole_pair(low_rank):
+    pair = isinstance(low_rank, tuple | list)
+    return tuple(whole(t) for t in low_rank) if pair else low_rank
 
 
 def _chunk_rows(given: int | None) -> None:

@@ -166,7 +166,9 @@ class Rows:
         self.deltas = self.buffer.view(mm)  # [rows, stride * 4 / itemsize]
         fits = [c for c in CONFIGS if c.block <= triton.next_power_of_2(vocab)]
         self.config = Config(max(16, triton.next_power_of_2(vocab)), 4)
-        if fits:
+        if fits and rows < TUNING_ROWS:
+            self.config = fits[0]  # too short to tell configurations apart
+        elif fits:
             key = f"V={-(-vocab // 4096) * 4096} {mm} softcap={self.softcap}".replace("torch.", "")
             self.config = choose("row_loss", key, fits, self._try, self.buffer.device)
 
@@ -207,7 +209,7 @@ class Rows:
     def _try(self, config: Config) -> None:
         """One launch on whatever the buffer holds."""
         self.config = config
-        z = self.logits(min(TUNING_ROWS, len(self.buffer)))
+        z = self.logits(TUNING_ROWS)
         self.forward(z, torch.zeros(len(z), dtype=torch.int64, device=z.device), True)
 
     def _deltas(self, z: Tensor) -> Tensor:
