@@ -20,16 +20,14 @@ Left out: double backward, and the entropy of rows with infinite logits (NaN). W
 on a GPU waits once for the labels.
 """
 
-import contextlib
-
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import plan
 from .gradients import KINDS, Block, Gradients
-from .matmul import multiply_dtype, product
-from .rows import Partial, operations, stats_of
+from .matmul import multiply_dtype, outside_autograd, product
+from .rows import operations, pick, scatter, stats_of
 from .spec import IGNORE, LossOutput, Spec, work_dtype
 
 ACCUMULATE_ROWS = 1100
@@ -91,13 +89,8 @@ def finish(grads, factor: Tensor, dtypes) -> list[Tensor | None]:
 
 def solve(hidden, weight, left, right, labels, segment_ids, spec, backend, chunk_rows, wants):
     """(LossOutput, gradients before the denominator, 1 / denominator), outside autograd."""
-    mm = multiply_dtype(hidden, weight)
-    if backend == "torch" and not hidden.is_cuda:
-        mm = work_dtype(hidden, weight)  # one fp32 copy of the head, not one a chunk
-    device = hidden.device
-    # Triton launches on the current device, which need not be the one of the tensors.
-    here = torch.cuda.device(device) if hidden.is_cuda else contextlib.nullcontext()
-    with here, torch.no_grad(), torch.autocast(device.type, enabled=False):
+    mm = multiply_dtype(hidden, weight, backend)
+    with outside_autograd(hidden):
         state = _Run(hidden, weight, left, right, labels, segment_ids, spec, backend, mm)
         state.walk(chunk_rows, wants)
         grads = state.gradients.results(spec.vocab)
@@ -122,7 +115,7 @@ class _Run:
             self.rows = rows.pin_memory().to(device, non_blocking=True) if hidden.is_cuda else rows
         self.count = rows.numel()
         # A kernel reads them by address: a column of a wider table would be another table.
-        self.labels, self.ids = (self._pick(t).contiguous() for t in (labels, segment_ids))
+        self.labels, self.ids = (pick(t, self.rows).contiguous() for t in (labels, segment_ids))
         if spec.vocab is not None:
             self.labels = spec.vocab.local(self.labels, weight.shape[0])
         self.hidden, self.left = hidden, left  # [T, H], [T, r]
@@ -136,11 +129,9 @@ class _Run:
         self.correct = torch.empty(self.count, dtype=torch.bool, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
-    def _pick(self, table: Tensor, block: slice | None = None) -> Tensor:
-        """Rows of a [T, ...] table: the trained ones, or those of one block."""
-        if self.rows is None:
-            return table if block is None else table[block]
-        return table[self.rows if block is None else self.rows[block]]
+    def _rows_of(self, table: Tensor, block: slice) -> Tensor:
+        """A block's rows of a [T, ...] table."""
+        return table[block if self.rows is None else self.rows[block]]
 
     # ---- walk ----------------------------------------------------------------------------------
 
@@ -191,8 +182,8 @@ class _Run:
         """Logits, statistics and D of some trained rows."""
         labels, vocab = self.labels[rows], self.spec.vocab
         z = self.ops.logits(rows.stop - rows.start)  # [r, V]
-        x = self._pick(self.hidden, rows).to(self.mm)
-        u = None if self.left is None else self._pick(self.left, rows).to(self.mm)
+        x = self._rows_of(self.hidden, rows).to(self.mm)
+        u = None if self.left is None else self._rows_of(self.left, rows).to(self.mm)
         product(x, self.head.t(), out=z)
         if u is not None:
             product(u, self.right.t(), out=z, add=True)
@@ -200,7 +191,7 @@ class _Run:
             stats, delta = self.ops.forward(z, labels, want_delta)
         else:
             part = self.ops.partial(z, labels)
-            stats = stats_of(Partial(*vocab.merge(*part)))
+            stats = stats_of(vocab.merge(part))
             delta = self.ops.delta(z, labels, part, stats) if want_delta else None
         self.log_probs[rows], self.log_z[rows] = stats.log_probs, stats.log_z
         self.entropy[rows], self.correct[rows] = stats.entropy, stats.correct
@@ -245,18 +236,9 @@ class _Run:
             every = slice(0, self.count)
             squares = (self._share(every) * self.log_z.square()).sum()
             loss = loss + self.spec.z_loss * squares * segments.inverse
+        tables = self.log_probs, self.entropy, self.correct, self.log_z
+        log_probs, entropy, correct, log_z = (scatter(t, self.rows, self.total) for t in tables)
+        sums = segments.sums[1:].to(self.dtype, copy=True)
         return LossOutput(
-            loss,
-            self._scatter(self.log_probs),
-            segments.sums[1:].to(self.dtype, copy=True),
-            segments.coef,
-            self._scatter(self.entropy),
-            self._scatter(self.correct),
-            self._scatter(self.log_z),
-            self.skipped,
+            loss, log_probs, sums, segments.coef, entropy, correct, log_z, self.skipped
         )
-
-    def _scatter(self, values: Tensor) -> Tensor:
-        if self.rows is None:
-            return values
-        return values.new_zeros(self.total).index_copy_(0, self.rows, values)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import tokens
+from .rows import pick, scatter
 from .spec import TokenOutput, work_dtype
 
 OUTPUTS = len(TokenOutput._fields)
@@ -33,7 +34,7 @@ def _forward(
     rows = tokens.trained_rows(labels)
     stats, kept = tokens.forward(hidden, weight, u, b, labels, rows, chosen)
     tables = stats.log_probs, stats.entropy, stats.log_z, stats.correct, *kept[:2]
-    return [tokens.scatter(t.clone(), rows, labels.numel()) for t in tables]
+    return [scatter(t.clone(), rows, labels.numel()) for t in tables]
 
 
 @torch.library.custom_op("posttrain_kernels::token_log_probs_backward", mutates_args=())
@@ -57,7 +58,7 @@ def _backward(
     """The gradients that are needed of hidden, weight, U, B. `kept`: peak, log total, log p, H."""
     chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)  # fmt: skip
     rows = tokens.trained_rows(labels)
-    kept = [tokens.pick(t, rows) for t in kept]
+    kept = [pick(t, rows) for t in kept]
     upstream = d_log_p, d_entropy, d_log_z
     grads = tokens.backward(hidden, weight, u, b, labels, rows, upstream, kept, needs, chosen)
     return [g for g in grads if g is not None]

@@ -1,4 +1,5 @@
-"""Products with fp32 results whatever the inputs, and the dtype in which they are taken.
+"""Products with fp32 results whatever the inputs, the dtype in which they are taken, and the
+context in which both modes compute.
 
 cuBLAS multiplies bf16 or fp16 tiles and adds in fp32; `out_dtype` lets the sum leave as it is. On a
 CPU that needs fp32 copies of the operands. fp64 stays fp64.
@@ -6,12 +7,22 @@ CPU that needs fp32 copies of the operands. fp64 stays fp64.
 Left out: TF32, which follows torch's own switch for fp32 operands.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from .spec import work_dtype
 
-def multiply_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """What hidden states and head are multiplied in: autocast's choice, else their common type."""
+
+def multiply_dtype(hidden: Tensor, weight: Tensor, backend: str) -> torch.dtype:
+    """What hidden states and head are multiplied in: autocast's choice, else their common type.
+
+    Of `torch` on a CPU the type of the sums: converting once spares every product a copy.
+    """
+    if backend == "torch" and not hidden.is_cuda:
+        return work_dtype(hidden, weight)
     device = hidden.device.type
     common = torch.promote_types(hidden.dtype, weight.dtype)
     if common != torch.float64 and torch.is_autocast_enabled(device):
@@ -33,3 +44,12 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None, add: bool = False) 
             return torch.addmm(out, a, b, out_dtype=wide, out=out)
         return torch.mm(a, b, out_dtype=wide, out=out)
     return product(a.to(wide), b.to(wide), out, add)
+
+
+@contextlib.contextmanager
+def outside_autograd(hidden: Tensor) -> Iterator[None]:
+    """Without autograd and autocast, and with the device of `hidden` current: Triton launches on
+    the current device, which need not be the one of the tensors."""
+    here = torch.cuda.device(hidden.device) if hidden.is_cuda else contextlib.nullcontext()
+    with here, torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        yield

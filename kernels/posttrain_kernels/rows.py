@@ -38,11 +38,11 @@ class Delta(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """Of one shard's logits z [r, V_local]: see `VocabShard.merge`."""
+    """Of one part's logits z [r, V_part]: a slice, or the shard of a rank. `merge` joins them."""
 
     peak: Tensor  # [r] largest z
     total: Tensor  # [r] sum of e = exp(z - peak)
-    target: Tensor  # [r] z of the label, -inf where another rank has it
+    target: Tensor  # [r] z of the label, -inf where another part has it
     mean: Tensor  # [r] sum of e (z - peak)
 
 
@@ -67,6 +67,18 @@ def merge(a: Partial, b: Partial) -> Partial:
         total.append(shrink * part.total)
         mean.append(torch.where(shrink == 0, 0.0, shrink * (part.mean + part.total * gap)))
     return Partial(peak, sum(total), torch.maximum(a.target, b.target), sum(mean))
+
+
+def pick(table: Tensor, rows: Tensor | None) -> Tensor:
+    """Trained rows of a [T, ...] table; `rows` [R], or None where all T are trained."""
+    return table if rows is None else table[rows]
+
+
+def scatter(table: Tensor, rows: Tensor | None, total: int) -> Tensor:
+    """[R, ...] -> [T, ...], zeros elsewhere."""
+    if rows is None:
+        return table
+    return table.new_zeros(total, *table.shape[1:]).index_copy_(0, rows, table)
 
 
 def interpreted() -> bool:

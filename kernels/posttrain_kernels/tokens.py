@@ -22,7 +22,6 @@ backward fp32 dX. Forward on a GPU has a second way, `tiled`, see there.
 Left out: double backward, and gradients by entropy of rows with infinite logits (NaN).
 """
 
-import contextlib
 from collections.abc import Iterator
 from functools import reduce
 from typing import NamedTuple
@@ -32,8 +31,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import plan, tokens_torch
-from .matmul import multiply_dtype, product
-from .rows import Partial, merge, operations, stats_of
+from .matmul import multiply_dtype, outside_autograd, product
+from .rows import Partial, merge, operations, pick, scatter, stats_of
 from .spec import IGNORE, TokenOutput, work_dtype
 from .tokens_torch import Slopes
 from .view import View
@@ -67,10 +66,8 @@ def run(
 
 
 def settings(hidden, weight, view, vocab, backend, chunk_rows) -> Settings:
-    work = work_dtype(hidden, weight)
-    # On a CPU fp32 sums need fp32 operands; converting here saves doing it in every product.
-    mm = multiply_dtype(hidden, weight) if hidden.is_cuda or backend == "triton" else work
-    return Settings(view, vocab, backend, chunk_rows, mm, work)
+    mm = multiply_dtype(hidden, weight, backend)
+    return Settings(view, vocab, backend, chunk_rows, mm, work_dtype(hidden, weight))
 
 
 class _Tokens(torch.autograd.Function):
@@ -106,11 +103,11 @@ def trained_rows(labels: Tensor) -> Tensor | None:
 
 def forward(hidden, weight, left, right, labels, rows, chosen: Settings):
     """Of the trained rows: statistics, and the tables [R] that `backward` wants."""
-    with _outside(hidden):
+    with outside_autograd(hidden):
         walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
         part = walk.statistics()
         if chosen.vocab is not None and len(walk.labels):
-            part = Partial(*chosen.vocab.merge(*part))
+            part = chosen.vocab.merge(part)
         stats = stats_of(part)
     return stats, (part.peak, part.total.log(), stats.log_probs, stats.entropy)
 
@@ -120,7 +117,7 @@ def backward(
 ) -> list[Tensor | None]:
     """Gradients that are needed of hidden, weight, U and B; `upstream` [T] by log p, entropy and
     log z, None where nothing came."""
-    with _outside(hidden):
+    with outside_autograd(hidden):
         walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
         grads = walk.gradients(
             [None if d is None else pick(d, rows) for d in upstream], kept, needs
@@ -129,26 +126,6 @@ def backward(
             if grads[k] is not None:
                 grads[k] = scatter(grads[k].to(like.dtype), rows, labels.numel())
     return grads
-
-
-@contextlib.contextmanager
-def _outside(hidden: Tensor) -> Iterator[None]:
-    """Without autograd and autocast, on the device of the tensors, where Triton launches."""
-    here = torch.cuda.device(hidden.device) if hidden.is_cuda else contextlib.nullcontext()
-    with here, torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        yield
-
-
-def pick(table: Tensor, rows: Tensor | None) -> Tensor:
-    """Trained rows of a [T, ...] table."""
-    return table if rows is None else table[rows]
-
-
-def scatter(table: Tensor, rows: Tensor | None, total: int) -> Tensor:
-    """[R, ...] -> [T, ...], zeros elsewhere."""
-    if rows is None:
-        return table
-    return table.new_zeros(total, *table.shape[1:]).index_copy_(0, rows, table)
 
 
 class _Walk:

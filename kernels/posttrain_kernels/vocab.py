@@ -7,11 +7,14 @@ and the target's logit, which only the rank that owns the label has; with the en
 Left out: how a model comes to be split this way, and the split of the hidden states.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from .rows import Partial, merge
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,9 @@ class VocabShard:
         dist.all_reduce(values, group=self.group)
         return values
 
-    def merge(self, peak: Tensor, total: Tensor, target: Tensor, mean: Tensor):
-        """Statistics of the whole row from those of each shard, all [R].
-
-        peak: largest z. total: sum of e = exp(z - peak). target: z of the label, or -inf where it
-        is not here. mean: sum of e (z - peak). Returns the same four for all shards together.
-        """
-        highest = peak.clone()
-        both = torch.stack([highest, target])
-        dist.all_reduce(both, dist.ReduceOp.MAX, group=self.group)
-        highest, target = both
-        shrink = torch.exp(peak - highest)
-        # sum e' (z - highest) with e' = e * shrink; a shard of -inf logits adds nothing.
-        gap = torch.where(shrink == 0, 0.0, peak - highest)
-        sums = torch.stack([total * shrink, shrink * (mean + total * gap)])
-        total, mean = self.sum_(sums)
-        return highest, total, target, mean
+    def merge(self, part: Partial) -> Partial:
+        """Statistics of the whole rows from those of this shard, the same bits on every rank."""
+        own = torch.stack(part)  # [4, R]
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size(self.group))]
+        dist.all_gather(parts, own, group=self.group)
+        return functools.reduce(merge, (Partial(*each) for each in parts))

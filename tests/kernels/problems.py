@@ -6,6 +6,7 @@ problems with a hand-computed answer (`test_reductions`), and Mode B (`test_toke
 """
 
 import inspect
+import math
 from typing import NamedTuple
 
 import torch
@@ -158,3 +159,24 @@ def remember_builtins() -> None:
                 interpreter._patch_attr(package, name, member, *rest)
 
     interpreter._patch_builtin = patch
+
+
+def assert_silenced(solve) -> None:
+    """An impossible segment (logit -inf: L = inf, F = 1) is loud, and silent under a weight of 0, a
+    gate, or an external p of 1, each of which selects 0 for it rather than 0 * inf."""
+    hidden, weight = torch.eye(2) * 1e20, torch.zeros(3, 2)
+    weight[0, 0] = -1e20
+    problem = random_problem(2)._replace(
+        hidden=hidden, weight=weight, labels=torch.tensor([0, 1]), segment_ids=torch.tensor([1, 2])
+    )
+    loud = solve(problem, 4.0)
+    assert loud.output.loss == math.inf and loud.output.coef[0] == 1
+    assert loud.d_hidden.isfinite().all() and loud.d_weight.isfinite().all()
+    for options in (
+        {"segment_weights": torch.tensor([0.0, 1.0])},
+        {"weight_threshold": 1.0},
+        {"p": torch.tensor([1.0, 0.0]), "value": "surrogate"},
+    ):
+        got = solve(problem, 4.0, **options)
+        assert got.output.loss.isfinite()
+        assert not got.d_hidden[0].any() and got.d_weight.isfinite().all()

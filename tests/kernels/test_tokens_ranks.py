@@ -5,40 +5,24 @@ Left out: ZeRO-3 and whole models (`tests/training`).
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from tests.kernels.tokens_worker import TOLERANCE, UNITS, VOCAB
+from tests.ranks import run_ranks
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory, root) -> dict[str, float]:
+def found(tmp_path_factory) -> dict[str, float]:
     """All cases in one launch: starting processes costs more than the cases."""
     folder = tmp_path_factory.mktemp("ranks")
     meeting, out = folder / "meeting", folder / "out.json"
-    paths = os.pathsep.join([str(root), str(root / "kernels")])
     # Gloo works on CPU tensors, and Triton on those only in its interpreter.
-    environment = os.environ | {
-        "PYTHONPATH": paths, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.kernels.tokens_worker", str(rank), meeting, out],
-            cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=240)[0][-3000:] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert out.exists(), "\n".join(said)
+    ended = run_ranks(
+        lambda rank: ["tests.kernels.tokens_worker", rank, meeting, out], {"TRITON_INTERPRET": "1"}
+    )
+    assert out.exists(), ended
     return json.loads(out.read_text())
 
 

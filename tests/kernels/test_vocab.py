@@ -4,43 +4,25 @@ One launch runs every case of `vocab_worker`; each test reads one. Left out: DTe
 model comes to be split.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from posttrain_kernels import LossOutput, chunked, plan
 from posttrain_kernels.vocab import VocabShard
 from tests.kernels.problems import distance
-from tests.kernels.vocab_worker import CASES, WORLD, flat, run
+from tests.kernels.vocab_worker import CASES, flat, run
+from tests.ranks import WORLD, run_ranks
 
 SLICED = ("d_weight", "d_bias", "d_right")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, torch.Tensor]]:
     folder = tmp_path_factory.mktemp("ranks")
     outs = [folder / f"{rank}.pt" for rank in range(WORLD)]
-    command = [sys.executable, "-m", "tests.kernels.vocab_worker"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}"}
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(folder / "meeting"), str(out)], cwd=ROOT, env=environment,
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank, out in enumerate(outs)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors[-4000:]
-    finally:
-        for process in processes:
-            process.kill()
+    meeting = folder / "meeting"
+    ended = run_ranks(lambda rank: ["tests.kernels.vocab_worker", rank, meeting, outs[rank]])
+    assert [code for code, _ in ended] == [0] * WORLD, ended
     found = [torch.load(out) for out in outs]
     assert [f["world"].item() for f in found] == [WORLD] * WORLD
     return found

@@ -20,8 +20,8 @@ if not torch.cuda.is_available():
 from posttrain_kernels import LossOutput, VocabShard, chunked, plan
 from tests.kernels.features import FEATURES
 from tests.kernels.problems import Problem, Result, random_problem, remember_builtins, solve
+from tests.ranks import WORLD
 
-WORLD = 2
 VOCAB = 37
 FP64, FP32, BF16 = torch.float64, torch.float32, torch.bfloat16
 

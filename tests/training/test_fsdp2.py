@@ -6,44 +6,20 @@ The head grouped with the root, as a unit of its own, and with the last norm (ac
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.ranks import run_ranks
 from tests.training.sharded_heads import CASES
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, root) -> dict:
+def results(tmp_path_factory) -> dict:
     """All cases in one launch: starting processes costs more than the cases."""
     folder = tmp_path_factory.mktemp("fsdp2")
     out = folder / "out.json"
-    command = [
-        sys.executable,
-        "-m",
-        "tests.training.sharded_heads",
-        str(folder / "meeting"),
-        str(out),
-    ]
-    ranks = [
-        subprocess.Popen(
-            command,
-            cwd=root,
-            env=os.environ
-            | {"RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-               "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=240)[0][-3000:] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert out.exists(), said
+    ended = run_ranks(lambda rank: ["tests.training.sharded_heads", folder / "meeting", out])
+    assert out.exists(), ended
     found = json.loads(out.read_text())
     assert "error" not in found, found["error"]
     assert found["world"] == 2
