@@ -147,6 +147,18 @@ def chat(options: argparse.Namespace) -> None:
     run_chat(options.checkpoint, options.system, options.temperature, options.max_new_tokens)
 
 
+def rewards(options: argparse.Namespace) -> int:
+    from posttrain.rewards import command
+
+    if options.action == "list":
+        command.list_rewards(_console(), options.json)
+    elif options.action == "check":
+        command.check_rewards(options.names, _console(), options.json, options.markdown)
+    else:
+        return command.score_file(options.name, Path(options.file), options.option, options.explain)
+    return 0
+
+
 COMMANDS = {
     "check": ("say what a recipe means and what is wrong with it, without torch", check),
     "run": ("run a recipe or a pipeline; an existing run goes on where it stopped", run),
@@ -156,6 +168,7 @@ COMMANDS = {
     "report": ("write one HTML page about one or more runs", report),
     "export": ("write a checkpoint as a plain model: adapters merged, safetensors, card", export),
     "chat": ("talk to a checkpoint", chat),
+    "rewards": ("list the rewards, prove them on their corpora, score a file with one", rewards),
 }
 
 
@@ -220,9 +233,27 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     made["chat"].add_argument("--system", help="system message")
     made["chat"].add_argument("--temperature", type=_temperature, default=0.7, metavar="T")
     made["chat"].add_argument("--max-new-tokens", type=_positive, default=512, metavar="N")
+    _rewards_parser(made["rewards"])
     for name in ("check", "eval", "show"):
         made[name].add_argument("--json", action="store_true", help="for programs")
     return parser, made
+
+
+def _rewards_parser(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="names, columns, options")
+    check = actions.add_parser("check", help="run rewards over their own corpora")
+    check.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    check.add_argument("--markdown", action="store_true", help="the table as in the documentation")
+    for made in (listing, check):
+        made.add_argument("--json", action="store_true", help="for programs")
+    score = actions.add_parser("score", help="one JSON verdict a line, in the order of the rows")
+    score.add_argument("name", metavar="NAME", help="a reward, or package.module:function")
+    score.add_argument(
+        "--file", required=True, help="rows with `completion` and the reward's columns"
+    )
+    score.add_argument("--option", action="append", default=[], metavar="k=v", help="repeatable")
+    score.add_argument("--explain", action="store_true", help="for people instead of programs")
 
 
 def _positive(text: str) -> int:

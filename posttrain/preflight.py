@@ -41,6 +41,8 @@ def preflight(
                 _first_row(source)
         except RequestError as error:
             problems.add(at, str(error))
+    if recipe.stage == "rlvr":
+        _rewards(recipe, problems)
     for i, task in enumerate(recipe.evaluate.tasks):
         for path, message in check_task(task, f"evaluate.tasks[{i}]"):
             problems.add(path, message)
@@ -96,6 +98,18 @@ def refuse_unwritable(folder: Path) -> None:
         raise RequestError(f"{folder}: {there} is a file")
     if not os.access(there, os.W_OK | os.X_OK):
         raise RequestError(f"{folder}: no permission to write in {there}")
+
+
+def _rewards(recipe: Recipe, problems: Problems) -> None:
+    from posttrain.rewards.compose import Composite
+
+    try:
+        rewards = Composite(recipe.rewards, recipe.success)
+        missing = rewards.missing()
+    except RequestError as error:
+        missing = str(error).splitlines()
+    for sentence in missing:
+        problems.add(sentence.partition(":")[0], sentence)
 
 
 def _first_row(source: Source) -> None:

@@ -19,8 +19,8 @@ class Example:
 
     `messages` for conversations, or `prompt`/`completion` for plain text (`prompt` may be empty: plain
     language modelling). `answer` is the reference answer where the source has one. `p` is an external
-    success probability in [0, 1] (the fraction of rollouts judged correct). `where` is `file:line` or
-    `dataset[row]`, for error messages.
+    success probability in [0, 1] (the fraction of rollouts judged correct). `extra` holds the columns that
+    a reward may ask for (`tests`, `kwargs` ...). `where` is `file:line` or `dataset[row]`, for error messages.
     """
 
     messages: list[Message] | None = None
@@ -29,13 +29,15 @@ class Example:
     answer: str | None = None
     p: float | None = None
     where: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Verdict:
     """What a scorer says of one completion.
 
-    `value` is in [0, 1] for verifiers, None when the checker itself failed (`timeout`, `error`).
+    `value` is in [0, 1] for verifiers, any finite number for shaping terms, None when the checker itself failed
+    (`timeout`, `error`). A completion that was too costly to judge is `scored` 0 with the reason `limit`.
     `ms` is the time the check took in milliseconds.
     """
 

@@ -256,6 +256,11 @@ def later_stages(recipe: Recipe, problems: Problems) -> None:
     if isinstance(recipe, RlvrRecipe):
         if not recipe.rewards:
             problems.add("rewards", "rewards is empty; name at least one")
+        for i, reward in enumerate(recipe.rewards):
+            if not math.isfinite(reward.weight):
+                problems.add(f"rewards[{i}].weight", f"rewards[{i}].weight = {reward.weight}")
+        if recipe.success is not None:
+            share(problems, "success.at_least", recipe.success.at_least)
         positive(
             problems, "rollout.num_generations", recipe.rollout.num_generations, 2, strict=False
         )

@@ -67,8 +67,20 @@ class Reward:
     """A component of the reward."""
 
     name: str
+    """A registered reward (`posttrain rewards list`), or `package.module:function`."""
     weight: float = 1.0
+    label: str | None = None
+    """Its name in logs and in a row's `rewards` column. Default: `name`; needed where one reward stands twice."""
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Success:
+    """What counts as solved: the 0/1 of pass@k, of success rates and of pass@k-style advantages."""
+
+    reward: str
+    """Label of a verifier."""
+    at_least: float = 1.0
 
 
 @dataclass
@@ -91,6 +103,8 @@ class RlvrRecipe:
     data: Data
     train: Train
     rewards: list[Reward]
+    success: Success | None = None
+    """Default: the first verifier at 1.0."""
     rollout: Rollout = field(default_factory=Rollout)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     evaluate: Evaluate = field(default_factory=Evaluate)

@@ -1,0 +1,72 @@
+"""A plain row (JSON object) as the `Example` that rewards take, and files of such rows.
+
+Left out: training rows; data/examples.py maps those by their recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from posttrain.data import readers
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.types import Example
+
+
+def to_row(columns: dict[str, Any], where: str) -> Example:
+    """`answer` as text, `prompt` and `messages` in their fields, every column in `extra`.
+
+    A number as an answer keeps its spelling, true and false become `True` and `False`, a list its items with commas.
+    """
+    prompt, messages = columns.get("prompt"), columns.get("messages")
+    return Example(
+        prompt=prompt if isinstance(prompt, str) else None,
+        messages=messages if isinstance(messages, list) else None,
+        answer=_text(columns.get("answer"), where),
+        where=where,
+        extra={name: value for name, value in columns.items() if name != "answer"},
+    )
+
+
+def _text(answer: Any, where: str) -> str | None:
+    if answer is None or isinstance(answer, str):
+        return answer
+    if isinstance(answer, bool | int | float):
+        return str(answer)
+    if isinstance(answer, list) and answer and not any(isinstance(a, list | dict) for a in answer):
+        return ", ".join(str(item) for item in answer)
+    raise RequestError(
+        f"{where}: answer is {type(answer).__name__}; it takes text, a number or a list of these"
+    )
+
+
+def read_rows(path: Path) -> tuple[list[str], list[Example]]:
+    """Completions and rows of a file of rollouts (JSONL, JSON, CSV, Parquet, Arrow, `.gz`).
+
+    Raises:
+        RequestError: no such file, a broken line, a row without `completion`; with file and line.
+    """
+    if not path.is_file():
+        near = (
+            did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
+            if path.parent.is_dir()
+            else ""
+        )
+        raise RequestError(f"{path}: no such file{near}")
+    if readers.kind_of(path) is None:
+        raise RequestError(
+            f"{path}: not a kind of file that is read ({', '.join(readers.KINDS)}, .gz)"
+        )
+    completions, examples = [], []
+    for where, row in readers.read(path):
+        completion = row.pop("completion", None)
+        if not isinstance(completion, str):
+            near = (
+                did_you_mean("completion", row)
+                if completion is None
+                else f": {type(completion).__name__}"
+            )
+            raise RequestError(f"{where}: needs a column 'completion' with text{near}")
+        completions.append(completion)
+        examples.append(to_row(row, where))
+    return completions, examples
