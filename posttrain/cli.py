@@ -153,9 +153,19 @@ def rewards(options: argparse.Namespace) -> int:
     if options.action == "list":
         command.list_rewards(_console(), options.json)
     elif options.action == "check":
-        command.check_rewards(options.names, _console(), options.json, options.markdown)
+        if options.file is None:
+            command.check_rewards(options.names, _console(), options.json, options.markdown)
+        elif len(options.names) != 1:
+            raise RequestError("rewards check --file takes one reward")
+        else:
+            command.check_file(
+                options.names[0], Path(options.file), options.reference, options.option,
+                options.column, _console(),
+            )  # fmt: skip
     else:
-        return command.score_file(options.name, Path(options.file), options.option, options.explain)
+        return command.score_file(
+            options.name, Path(options.file), options.option, options.column, options.explain
+        )
     return 0
 
 
@@ -247,12 +257,24 @@ def _rewards_parser(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--markdown", action="store_true", help="the table as in the documentation")
     for made in (listing, check):
         made.add_argument("--json", action="store_true", help="for programs")
+    check.add_argument(
+        "--file", help="judge the references of this data set instead of the corpora"
+    )
+    check.add_argument("--reference", default="completion", metavar="COLUMN", help="with --file")
     score = actions.add_parser("score", help="one JSON verdict a line, in the order of the rows")
     score.add_argument("name", metavar="NAME", help="a reward, or package.module:function")
     score.add_argument(
         "--file", required=True, help="rows with `completion` and the reward's columns"
     )
-    score.add_argument("--option", action="append", default=[], metavar="k=v", help="repeatable")
+    for made in (check, score):
+        made.add_argument("--option", action="append", default=[], metavar="k=v", help="repeatable")
+        made.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="name=own",
+            help="the file's own column names",
+        )
     score.add_argument("--explain", action="store_true", help="for people instead of programs")
 
 

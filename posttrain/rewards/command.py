@@ -72,9 +72,7 @@ def check_rewards(names: list[str], console: Console, as_json: bool, markdown: b
     """Conformance of the named rewards, or of all. Raises `WorkError` where one does not hold."""
     specs = [find(name) for name in names] or [REWARDS[name] for name in REWARDS]
     found = []
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    with _bar() as bar:
         for spec in specs:
             path = corpus_of(spec)
             task = bar.add_task(spec.name, total=len(read_corpus(path)) if path else 0)
@@ -146,22 +144,36 @@ def _print(found: list[Conformance], console: Console) -> None:
             console.print(f"{each.name}: {len(each.surprises) - SHOWN} more; --json has them all")
 
 
-def score_file(name: str, file: Path, options: list[str], explain: bool) -> int:
+def check_file(
+    name: str, file: Path, reference: str, options: list[str], columns: list[str], console: Console
+) -> None:
+    """Judges the reference of every row of a data set: one that does not score 1.0 cannot be trained on.
+
+    Raises:
+        RequestError: as `score_file`.
+        WorkError: there are such rows; they are printed.
+    """
+    bound, completions, examples = _opened(name, file, options, columns, reference)
+    verdicts = _score_with_bar(bound, completions, examples)
+    bad = [(e, v) for e, v in zip(examples, verdicts, strict=True) if v.value != 1.0]
+    for example, verdict in bad:
+        value = "no value" if verdict.value is None else f"{verdict.value:g}"
+        console.print(Text(f"{example.where}: {value}, {verdict.status} {verdict.reason}".rstrip()))
+    said = f"{len(examples) - len(bad)} of {len(examples)} references score 1.0"
+    if bad:
+        raise WorkError(f"{file}: {said}")
+    console.print(said)
+
+
+def score_file(name: str, file: Path, options: list[str], columns: list[str], explain: bool) -> int:
     """One verdict a line on stdout, in the order of the rows; 1 where a row itself could not be judged.
 
     Raises:
         RequestError: unknown reward or option, a broken file, a row without a column the reward needs.
     """
-    bound = bind(name, _parsed(options))
-    lack = bound.spec.missing() if bound.spec.missing is not None else None
-    if lack:
-        raise RequestError(f"reward {name!r}: {lack}")
-    completions, examples = read_rows(file)
-    for example in examples:
-        bound.check_columns(example)
+    bound, completions, examples = _opened(name, file, options, columns)
     broken = 0
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar:
+    with _bar() as bar:
         task = bar.add_task(name, total=len(examples))
         for start in range(0, len(examples), LOT):
             lot = slice(start, start + LOT)
@@ -202,13 +214,38 @@ def _score(
     return verdicts
 
 
+def _opened(
+    name: str, file: Path, options: list[str], columns: list[str], completion: str = "completion"
+) -> tuple[Bound, list[str], list[Example]]:
+    """The reward and the rows, once nothing is wrong with either."""
+    bound = bind(name, _parsed(options))
+    lack = bound.spec.missing() if bound.spec.missing is not None else None
+    if lack:
+        raise RequestError(f"reward {name!r}: {lack}")
+    mapped = {key: str(value) for key, value in _parsed(columns).items()}
+    completions, examples = read_rows(file, mapped, completion)
+    for example in examples:
+        bound.check_columns(example)
+    return bound, completions, examples
+
+
+def _score_with_bar(bound: Bound, completions: list[str], examples: list[Example]) -> list[Verdict]:
+    with _bar() as bar:
+        task = bar.add_task(bound.name, total=len(examples))
+        return _score(bound, completions, examples, lambda: bar.advance(task))
+
+
+def _bar() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
 def _parsed(options: list[str]) -> dict[str, Any]:
     """`k=v` words as YAML values, as on the rest of the command line."""
     found = {}
     for word in options:
         key, sign, value = word.partition("=")
         if not sign or not key:
-            raise RequestError(f"--option {word!r}: write it as key=value")
+            raise RequestError(f"{word!r}: write it as key=value")
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -93,7 +93,7 @@ def read_corpus(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             row["completion"] = _spelled_out(row["completion"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{path}:{number}: {error}") from None
         if row.get("kind") not in KINDS:
             raise RequestError(f"{path}:{number}: kind must be one of {', '.join(KINDS)}")

@@ -40,33 +40,34 @@ def _text(answer: Any, where: str) -> str | None:
     )
 
 
-def read_rows(path: Path) -> tuple[list[str], list[Example]]:
+def read_rows(
+    path: Path, columns: dict[str, str] | None = None, completion: str = "completion"
+) -> tuple[list[str], list[Example]]:
     """Completions and rows of a file of rollouts (JSONL, JSON, CSV, Parquet, Arrow, `.gz`).
 
+    `columns` maps a name that a reward asks for to the file's own; `completion` is the column of the text to judge.
+
     Raises:
-        RequestError: no such file, a broken line, a row without `completion`; with file and line.
+        RequestError: no such file, a broken line, a row without the column; with file and line.
     """
     if not path.is_file():
-        near = (
-            did_you_mean(path.name, [p.name for p in path.parent.glob("*")])
-            if path.parent.is_dir()
-            else ""
-        )
-        raise RequestError(f"{path}: no such file{near}")
-    if readers.kind_of(path) is None:
+        there = path.parent.glob("*") if path.parent.is_dir() else ()
         raise RequestError(
-            f"{path}: not a kind of file that is read ({', '.join(readers.KINDS)}, .gz)"
+            f"{path}: no such file{did_you_mean(path.name, [p.name for p in there])}"
         )
+    if readers.kind_of(path) is None:
+        kinds = ", ".join(readers.KINDS)
+        raise RequestError(f"{path}: not a kind of file that is read ({kinds}, .gz)")
     completions, examples = [], []
     for where, row in readers.read(path):
-        completion = row.pop("completion", None)
-        if not isinstance(completion, str):
-            near = (
-                did_you_mean("completion", row)
-                if completion is None
-                else f": {type(completion).__name__}"
-            )
-            raise RequestError(f"{where}: needs a column 'completion' with text{near}")
-        completions.append(completion)
+        for name, own in (columns or {}).items():
+            if own not in row:
+                raise RequestError(f"{where}: no column {own!r}{did_you_mean(own, row)}")
+            row[name] = row[own]
+        text = row.pop(completion, None)
+        if not isinstance(text, str):
+            near = did_you_mean(completion, row) if text is None else f": {type(text).__name__}"
+            raise RequestError(f"{where}: needs a column {completion!r} with text{near}")
+        completions.append(text)
         examples.append(to_row(row, where))
     return completions, examples
