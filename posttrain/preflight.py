@@ -42,7 +42,7 @@ def preflight(
         except RequestError as error:
             problems.add(at, str(error))
     if recipe.stage == "rlvr":
-        _rewards(recipe, problems)
+        _rewards(recipe, files, problems)
     for i, task in enumerate(recipe.evaluate.tasks):
         for path, message in check_task(task, f"evaluate.tasks[{i}]"):
             problems.add(path, message)
@@ -100,16 +100,29 @@ def refuse_unwritable(folder: Path) -> None:
         raise RequestError(f"{folder}: no permission to write in {there}")
 
 
-def _rewards(recipe: Recipe, problems: Problems) -> None:
+def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
+    """Names, options, what this machine lacks, and the columns of each source's first row."""
     from posttrain.rewards.compose import Composite
+    from posttrain.rewards.rows import to_row
 
     try:
         rewards = Composite(recipe.rewards, recipe.success)
-        missing = rewards.missing()
+        wrong = rewards.missing()
     except RequestError as error:
-        missing = str(error).splitlines()
-    for sentence in missing:
+        rewards, wrong = None, str(error).splitlines()
+    for sentence in wrong:
         problems.add(sentence.partition(":")[0], sentence)
+    if rewards is None:
+        return
+    for i, source in enumerate(recipe.data.sources):
+        if not files.get(source.name) and not source.generator:
+            continue
+        where, row = next(iter(open_rows(source)))
+        answer = source.columns.answer or "answer"
+        try:
+            rewards.check_rows([to_row(row | {"answer": row.get(answer)}, where)])
+        except RequestError as error:
+            problems.add(f"data.sources[{i}]", str(error))
 
 
 def _first_row(source: Source) -> None:
