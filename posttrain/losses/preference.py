@@ -1,0 +1,156 @@
+r"""Preference losses: one number a pair from the log-probabilities of its two completions.
+
+For a pair (c, r) of one prompt, with log-probabilities summed over the tokens of a completion,
+
+    x_c = log pi(c) - log ref(c),  x_r likewise,  |.| the number of tokens,  h = beta (x_c - x_r),  s = log sigmoid
+
+    dpo        -s(h)                                                  arXiv 2305.18290 eq. 7
+    dpo_norm   -s(beta (x_c/|c| - x_r/|r|))                           Tulu 3, arXiv 2411.15124 eq. 6
+    ipo        (x_c/|c| - x_r/|r| - 1/(2 beta))^2                     arXiv 2310.12036 eq. 17, by length as its authors ran it
+    cdpo       -(1-e) s(h) - e s(-h)                                  Mitchell 2023: labels wrong with chance e
+    robust     (-(1-e) s(h) + e s(-h)) / (1 - 2e)                     rDPO, arXiv 2403.00409 eq. 11
+    wpo        w(c) w(r) (-s(h)),  w = exp(mean log pi), no gradient  arXiv 2406.11827 eq. 1
+    simpo      -s(beta (log pi(c)/|c| - log pi(r)/|r|) - gamma)       arXiv 2405.14734 eq. 6
+    orpo       -log pi(c)/|c| - beta s(o(c) - o(r))                   arXiv 2403.07691 eq. 6
+               o = l - log(1 - exp l),  l = mean log pi
+    kto        lambda_D (1 - sigmoid(beta (x - z)))  a good completion,
+               lambda_U (1 - sigmoid(beta (z - x)))  a bad one        arXiv 2402.01306 eq. 8
+
+Pure functions of fp32 tensors. Left out: where log-probabilities and the z of KTO come from, and the supervised term beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Log-probabilities [B] of completions, summed over tokens, and their token counts [B]."""
+
+    chosen: Tensor
+    rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+    ref_chosen: Tensor | None = None
+    ref_rejected: Tensor | None = None
+
+    @property
+    def ratios(self) -> tuple[Tensor, Tensor]:
+        """log pi - log ref of both [B]. Raises ValueError where there is no reference."""
+        if self.ref_chosen is None or self.ref_rejected is None:
+            raise ValueError("this loss needs the reference's log-probabilities")
+        return self.chosen - self.ref_chosen, self.rejected - self.ref_rejected
+
+    def means(self, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+        """Both divided by their number of tokens (an empty completion counts as one)."""
+        return chosen / self.chosen_tokens.clamp_min(1), rejected / self.rejected_tokens.clamp_min(
+            1
+        )
+
+
+@dataclass(frozen=True)
+class PreferenceOptions:
+    """Numbers of the losses; each is read by those that name it."""
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    """e of `cdpo` and `robust`, in [0, 0.5)."""
+    gamma: float = 0.5
+    """Margin of `simpo`."""
+
+
+def _dpo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    chosen, rejected = pairs.ratios
+    return -F.logsigmoid(o.beta * (chosen - rejected))
+
+
+def _dpo_norm(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    chosen, rejected = pairs.means(*pairs.ratios)
+    return -F.logsigmoid(o.beta * (chosen - rejected))
+
+
+def _ipo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    chosen, rejected = pairs.means(*pairs.ratios)
+    return (chosen - rejected - 1 / (2 * o.beta)).square()
+
+
+def _smoothed(pairs: Pairs, o: PreferenceOptions) -> tuple[Tensor, Tensor]:
+    """Losses of the label and of its opposite, weighted by how likely each is the true one."""
+    chosen, rejected = pairs.ratios
+    h = o.beta * (chosen - rejected)
+    return -(1 - o.label_smoothing) * F.logsigmoid(h), -o.label_smoothing * F.logsigmoid(-h)
+
+
+def _cdpo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    label, opposite = _smoothed(pairs, o)
+    return label + opposite
+
+
+def _robust(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    label, opposite = _smoothed(pairs, o)
+    return (label - opposite) / (1 - 2 * o.label_smoothing)
+
+
+def _wpo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    chosen, rejected = pairs.means(pairs.chosen, pairs.rejected)
+    return (chosen + rejected).detach().exp() * _dpo(pairs, o)
+
+
+def _simpo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    chosen, rejected = pairs.means(pairs.chosen, pairs.rejected)
+    return -F.logsigmoid(o.beta * (chosen - rejected) - o.gamma)
+
+
+def _orpo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
+    chosen, rejected = pairs.means(pairs.chosen, pairs.rejected)
+    odds = (chosen - rejected) - (_log1mexp(chosen) - _log1mexp(rejected))
+    return -chosen - o.beta * F.logsigmoid(odds)
+
+
+def _log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp x) for x <= 0, in the form that is exact on each side of -log 2; -log-probability 0 is kept finite."""
+    x = x.clamp_max(-torch.finfo(x.dtype).tiny)
+    near = x > -0.6931471805599453
+    # both branches see only arguments they are exact at, so that neither puts a NaN into the gradient
+    close = torch.log(-torch.expm1(torch.where(near, x, -0.5)))
+    return torch.where(near, close, torch.log1p(-torch.exp(torch.where(near, -1.0, x))))
+
+
+def kto(
+    log_probs: Tensor,
+    ref_log_probs: Tensor,
+    good: Tensor,
+    z: Tensor | float,
+    beta: float = 0.1,
+    good_weight: float = 1.0,
+    bad_weight: float = 1.0,
+) -> Tensor:
+    """KTO a completion [B]. `good` [B] is the label; `z` the detached estimate of the KL, at least 0.
+
+    `log_probs`, `ref_log_probs` [B] are summed over tokens.
+    """
+    h = beta * (log_probs - ref_log_probs - z)
+    return torch.where(
+        good.bool(), good_weight * (1 - torch.sigmoid(h)), bad_weight * (1 - torch.sigmoid(-h))
+    )
+
+
+LOSSES: dict[str, Callable[[Pairs, PreferenceOptions], Tensor]] = {
+    "dpo": _dpo,
+    "dpo_norm": _dpo_norm,
+    "ipo": _ipo,
+    "cdpo": _cdpo,
+    "robust": _robust,
+    "wpo": _wpo,
+    "simpo": _simpo,
+    "orpo": _orpo,
+}
+"""Recipe name -> loss of a pair [B]. A new paired loss is a function and a line here; KTO has no pairs."""
+NO_REFERENCE = ("simpo", "orpo")
+"""Losses that read no reference."""
