@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from posttrain.data.examples import to_example
+from posttrain.data.pairs import to_pair
 from posttrain.data.rows import RowError
 from posttrain.data.sources import list_files, open_rows
 from posttrain.errors import RequestError, did_you_mean
@@ -22,6 +23,9 @@ from posttrain.recipe import Recipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import Source
 from posttrain.training.checkpoints import resolve
+
+READERS: dict[str, Callable[..., Any]] = {"sft": to_example, "dpo": to_pair}
+"""What a stage makes of a row of its sources."""
 
 
 def preflight(
@@ -37,8 +41,8 @@ def preflight(
     for at, source in sources_of(recipe):
         try:
             files[source.name] = list_files(source)
-            if recipe.stage == "sft" and (files[source.name] or source.generator):
-                _first_row(source)
+            if recipe.stage in READERS and (files[source.name] or source.generator):
+                _first_row(source, READERS[recipe.stage])
         except RequestError as error:
             problems.add(at, str(error))
     if recipe.stage == "rlvr":
@@ -125,11 +129,11 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
             problems.add(f"data.sources[{i}]", str(error))
 
 
-def _first_row(source: Source) -> None:
+def _first_row(source: Source, reader: Callable[..., Any]) -> None:
     """An empty source or wrongly named columns show in the first row."""
     where, row = next(iter(open_rows(source)))
     with contextlib.suppress(RowError):  # dropped; how many may be is data.max_drop_share
-        to_example(row, source, where)
+        reader(row, source, where)
 
 
 def _best(recipe: Recipe, problems: Problems) -> None:

@@ -93,6 +93,23 @@ class Collator:
         return -(-length // self.multiple) * self.multiple
 
 
+class PairCollator:
+    """Makes batches of preference pairs with a `Collator`: the chosen sides first, then the rejected ones."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As `Collator` on 2 x `rows` documents; example_ids int64 [rows, 2]: source and row of each pair.
+
+        With one segment a document, segment i + 1 is the chosen side of pair i, segment rows + i + 1 its rejected side.
+        """
+        sides = [row[side] for side in ("chosen", "rejected") for row in rows]
+        batch = self.collator(sides)
+        batch["example_ids"] = batch["example_ids"][: len(rows)]
+        return batch
+
+
 def _stack(parts: list[np.ndarray], length: int, fill: int) -> torch.Tensor:
     """int64 [len(parts), length], filled up on the right."""
     out = np.full((len(parts), length), fill, dtype=np.int64)

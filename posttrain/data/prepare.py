@@ -14,6 +14,7 @@ import numpy as np
 
 from posttrain.data.mixture import Mixture
 from posttrain.data.order import key_of, permute_array, schedule
+from posttrain.data.rows import TokenRow
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
 from posttrain.data.tabulate import Progress, prepare_source, prepare_sources
 from posttrain.errors import RequestError
@@ -52,8 +53,9 @@ def build(
     seed: int = 42,
     is_main: bool = True,
     progress: Progress | None = None,
+    pairs: bool = False,
 ) -> Prepared:
-    """Prepares (or, where `is_main` is false, waits for) every source, and mixes them.
+    """Prepares (or, where `is_main` is false, waits for) every source, and mixes them; of preference pairs if `pairs`.
 
     Raises RequestError and WorkError as `prepare_sources` and `Mixture`; RequestError also where a held-out share
     leaves nothing to train on, or where `loss.p: external` meets rows without p.
@@ -61,7 +63,7 @@ def build(
     sources = list(data.sources)
     own = heldout.source if heldout else None
     every = [*sources, own] if own else sources
-    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress)
+    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, pairs)
     _check_p(every, prepared, loss)
     tables: list[Table] = list(prepared[: len(sources)])
     parts: dict[int, Table] = {}
@@ -92,7 +94,8 @@ class TrainRows:
     """Positions start .. start + total - 1 of a mixture as dataset rows, for a map-style loader.
 
     A row is {"input_ids", "labels", "segment_ids": int32 [L], "p": float or None, "source": int, "row": int};
-    `row` is its number in the source as it was read, so that it can be looked up there.
+    `row` is its number in the source as it was read, so that it can be looked up there. A preference pair is
+    {"chosen": {...}, "rejected": {...}, "source", "row"}.
     """
 
     def __init__(self, prepared: Prepared, total: int, start: int = 0) -> None:
@@ -126,14 +129,19 @@ class HeldoutRows:
 
 
 def _dataset_row(table: Table, i: int, source: int) -> dict[str, Any]:
-    row = table[i]
+    found, about = table[i], {"source": source, "row": table.origin(i)}
+    if isinstance(found, TokenRow):
+        return _fields(found) | about
+    chosen, rejected = (_fields(side) | about for side in found)
+    return {"chosen": chosen, "rejected": rejected} | about
+
+
+def _fields(row: TokenRow) -> dict[str, Any]:
     return {
         "input_ids": row.input_ids,
         "labels": row.labels,
         "segment_ids": row.segment_ids,
         "p": row.p,
-        "source": source,
-        "row": table.origin(i),
     }
 
 

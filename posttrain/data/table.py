@@ -31,13 +31,13 @@ BUFFER = 1 << 20
 
 
 class Table(Protocol):
-    """What the trainer's side reads: a `TokenTable` or a part of one."""
+    """What the trainer's side reads: a `TokenTable`, a `PairTable` or a part of one."""
 
     fingerprint: str
     stats: dict[str, Any]
 
     def __len__(self) -> int: ...
-    def __getitem__(self, i: int) -> TokenRow: ...
+    def __getitem__(self, i: int) -> TokenRow | tuple[TokenRow, TokenRow]: ...
     @property
     def lengths(self) -> np.ndarray: ...
     @property
@@ -94,6 +94,35 @@ class TokenTable:
     def __reduce__(self) -> tuple:
         """Worker processes open the files themselves; a memory map would be sent by value."""
         return TokenTable, (self.folder,)
+
+
+class PairTable:
+    """Preference pairs: rows 2i and 2i + 1 of `table` are the chosen and the rejected side of pair i."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self.table, self.fingerprint = table, table.fingerprint
+        kept = table.stats["rows_kept"]
+        self.stats = table.stats | {"rows_kept": kept // 2}
+
+    def __len__(self) -> int:
+        return len(self.table) // 2
+
+    def __getitem__(self, i: int) -> tuple[TokenRow, TokenRow]:
+        """(chosen, rejected) as copies."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"pair {i} of {len(self)}")
+        return self.table[2 * i], self.table[2 * i + 1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.table.lengths.reshape(-1, 2).sum(1)
+
+    @property
+    def trained(self) -> np.ndarray:
+        return self.table.trained.reshape(-1, 2).sum(1)
+
+    def origin(self, i: int) -> int:
+        return self.table.origin(2 * i)
 
 
 class SubsetTable:

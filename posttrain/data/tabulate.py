@@ -22,13 +22,15 @@ from typing import Any
 
 from posttrain.data.examples import to_example
 from posttrain.data.once import make_once, wait_for
+from posttrain.data.pairs import to_pair
 from posttrain.data.rows import RowError
 from posttrain.data.sources import Rows, open_rows
-from posttrain.data.table import TableWriter, TokenTable
+from posttrain.data.table import PairTable, TableWriter, TokenTable
 from posttrain.data.template import load_template
 from posttrain.data.tokenize import tokenize_example
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
+from posttrain.types import Example
 
 CODE = 1
 """Raise this when the same rows give other tokens: tables of an older code are left alone and made anew."""
@@ -55,10 +57,11 @@ def prepare_sources(
     tokenizer,
     is_main: bool = True,
     progress: Progress | None = None,
-) -> list[TokenTable]:
+    pairs: bool = False,
+) -> list[TokenTable] | list[PairTable]:
     """The tables of `sources`, in order. Call it on every rank: where `is_main` is false it only waits.
 
-    `progress` replaces the bar that is shown where stderr is a terminal.
+    `progress` replaces the bar that is shown where stderr is a terminal. `pairs`: rows are preference pairs.
 
     Raises:
         RequestError: too many rows dropped or truncated, no row left, or the source itself is wrong.
@@ -70,14 +73,15 @@ def prepare_sources(
     with _bar(progress, show=is_main and sys.stderr.isatty()) as progress:
         for source in sources:
             rows = open_rows(source)
-            folder = cache_root(data) / _key(rows, source, data, loss, tokenizer, fingerprint)
+            key = _key(rows, source, data, loss, tokenizer, fingerprint, pairs)
+            folder = cache_root(data) / key
             what = f"source {source.name!r}"
             if not folder.is_dir() and is_main:
-                make = partial(_make, folder, rows, source, data, loss, tokenizer, progress)
+                make = partial(_make, folder, rows, source, data, loss, tokenizer, progress, pairs)
                 make_once(folder, make, what, deadline)
             elif not folder.is_dir():
                 wait_for(folder, what, deadline)
-            table = TokenTable(folder)
+            table = PairTable(TokenTable(folder)) if pairs else TokenTable(folder)
             _check_drops(what, data, loss, table.stats)
             tables.append(table)
     return tables
@@ -109,7 +113,7 @@ def tokenizer_fingerprint(tokenizer) -> str:
     return _digest([backend, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
-def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str) -> str:
+def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, pairs: bool = False) -> str:
     """The name of a table: the hash of what decides its content."""
     templates = []
     for name in (data.template, "plain"):
@@ -121,7 +125,7 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str) -> str:
         {
             "code": CODE,
             "rows": rows.fingerprint,
-            "columns": asdict(source.columns),
+            "columns": _set_columns(source),
             "system": source.system,
             "format": source.format,
             "options": source.options,
@@ -134,7 +138,14 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str) -> str:
             "step_delimiter": loss.step_delimiter,
             "tokenizer": fingerprint,
         }
+        | ({"pairs": 1} if pairs else {})
     )[:32]
+
+
+def _set_columns(source: schema.Source) -> dict[str, str | None]:
+    """The named columns; those of pairs only where named, so that other tables keep their names."""
+    columns = asdict(source.columns)
+    return {k: v for k, v in columns.items() if v is not None or k not in ("chosen", "rejected")}
 
 
 def _digest(described: Any) -> str:
@@ -142,9 +153,9 @@ def _digest(described: Any) -> str:
 
 
 def _make(
-    folder: Path, rows: Rows, source, data, loss, tokenizer, progress: Progress | None
+    folder: Path, rows: Rows, source, data, loss, tokenizer, progress: Progress | None, pairs: bool
 ) -> None:
-    """Reads, maps, tokenises and writes every row of a source."""
+    """Reads, maps, tokenises and writes every row of a source; of a pair both sides or neither."""
     began, total = time.perf_counter(), len(rows) if progress else 0
     dropped: Counter[str] = Counter()
     shown: list[str] = []
@@ -153,9 +164,11 @@ def _make(
         for where, row in rows:
             lost = ""
             try:
-                tokens = tokenize_example(to_example(row, source, where), tokenizer, data, loss)
-                writer.add(tokens, read)
-                if tokens.truncated:
+                examples = (to_pair if pairs else _one)(row, source, where)
+                made = [tokenize_example(each, tokenizer, data, loss) for each in examples]
+                for tokens in made:
+                    writer.add(tokens, read)
+                if any(tokens.truncated for tokens in made):
                     truncated += 1
                     lost = "truncated"
             except RowError as error:
@@ -180,6 +193,10 @@ def _make(
     log.info(
         "source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read, seconds, read / seconds
     )
+
+
+def _one(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example]:
+    return (to_example(row, source, where),)
 
 
 def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:

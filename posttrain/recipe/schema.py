@@ -80,6 +80,9 @@ class Columns:
     text: str | None = None
     system: str | None = None
     answer: str | None = None
+    chosen: str | None = None
+    """The better reply of a preference pair (stage dpo), with its conversation or beside a prompt."""
+    rejected: str | None = None
     p: str | None = None
     """External success probability in [0, 1], for `loss.p: external`."""
 

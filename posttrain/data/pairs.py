@@ -1,0 +1,91 @@
+"""A row of a preference set to two examples that differ in the last reply: chosen and rejected.
+
+`prompt`/`chosen`/`rejected` as text (an alpaca `input` is joined as in examples.py) or as message lists, whole
+conversations under `chosen` and `rejected`, and HH-RLHF transcripts. A pair without a difference, with an empty side or with two
+different prompts is dropped and counted. Left out: unpaired rows with a label, lists of rated replies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from posttrain.data.examples import SPELLINGS, TRANSCRIPT, to_example
+from posttrain.data.rows import RowError
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe import schema
+from posttrain.types import Example, Message
+
+SIDES = ("chosen", "rejected")
+
+
+def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example, Example]:
+    """(chosen, rejected) of `row`, with the same prompt.
+
+    Raises:
+        RequestError: a column does not exist or holds no text and no messages.
+        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, and those of `to_example`.
+    """
+    names = [getattr(source.columns, side) or side for side in SIDES]
+    for side, name in zip(SIDES, names, strict=True):
+        if name not in row:
+            raise RequestError(
+                f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; "
+                f"name it under columns.{side}"
+            )
+    chosen, rejected = (
+        _side(row, name, side, source, where) for side, name in zip(SIDES, names, strict=True)
+    )
+    if _prompt(chosen) != _prompt(rejected):
+        raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
+    if _reply(chosen).strip() == _reply(rejected).strip():
+        raise RowError("equal_pair", "chosen and rejected are the same")
+    return chosen, rejected
+
+
+def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, where: str) -> Example:
+    value = row[name]
+    if value is None or (isinstance(value, str) and not value.strip()) or value == []:
+        raise RowError(f"no_{side}", f"column {name!r} is empty")
+    whole = isinstance(value, list) or (isinstance(value, str) and TRANSCRIPT.match(value))
+    prompt = source.columns.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
+    columns = replace(source.columns, completion=None, messages=None, text=None)
+    if whole and not (prompt and isinstance(row[prompt], list)):
+        kept = {"messages": value} | _other(row, columns)
+        return _ends_in_reply(
+            to_example(
+                kept,
+                replace(source, format="messages", columns=replace(columns, prompt=None)),
+                where,
+            )
+        )
+    if not isinstance(value, str | list):
+        raise RequestError(
+            f"{where}: {name!r} must be text or messages, not {type(value).__name__}"
+        )
+    taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]} - {prompt}
+    kept = {k: v for k, v in row.items() if k not in taken} | {"completion": value}
+    format_ = replace(source, format="prompt_completion", columns=columns)
+    return _ends_in_reply(to_example(kept, format_, where))
+
+
+def _other(row: dict[str, Any], columns: schema.Columns) -> dict[str, Any]:
+    """The columns beside a conversation that `to_example` reads."""
+    names = {columns.system, columns.answer, columns.p, *SPELLINGS["system"], *SPELLINGS["answer"]}
+    return {name: row[name] for name in names if name in row}
+
+
+def _ends_in_reply(example: Example) -> Example:
+    if example.messages is not None and example.messages[-1]["role"] != "assistant":
+        raise RowError("no_assistant_turn", "the conversation does not end in a reply")
+    return example
+
+
+def _prompt(example: Example) -> str | list[Message] | None:
+    return example.prompt if example.messages is None else example.messages[:-1]
+
+
+def _reply(example: Example) -> str:
+    return (
+        (example.completion or "") if example.messages is None else example.messages[-1]["content"]
+    )

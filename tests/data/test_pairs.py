@@ -1,0 +1,127 @@
+"""Preference rows to pairs: every usual shape, and the pairs that teach nothing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from posttrain.data.pairs import to_pair
+from posttrain.data.rows import RowError
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+
+WHERE = "pairs.jsonl:7"
+
+
+def pair(row, **more):
+    return to_pair(row, Source(name="s", path="pairs.jsonl", **more), WHERE)
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "c", "rejected": "r"},
+        {"question": "p", "chosen": "c", "rejected": "r", "output": "x", "text": "y"},
+        {"instruction": "p", "input": "", "output": "c", "chosen": "c", "rejected": "r"},
+    ],
+)
+def test_text(row):
+    chosen, rejected = pair(row)
+    assert (chosen.prompt, chosen.completion, rejected.completion) == ("p", "c", "r")
+    assert rejected.prompt == "p" and chosen.where == rejected.where == WHERE
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
+        {"prompt": "p", "chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
+        {"prompt": [user("p")], "chosen": [bot("c")], "rejected": [bot("r")]},
+        {
+            "messages": [user("x")],
+            "chosen": [user("p"), bot("c")],
+            "rejected": [user("p"), bot("r")],
+        },
+        {"chosen": "\n\nHuman: p\n\nAssistant: c", "rejected": "\n\nHuman: p\n\nAssistant: r"},
+    ],
+)
+def test_conversations(row):
+    chosen, rejected = pair(row)
+    assert chosen.messages == [user("p"), bot("c")] and rejected.messages == [user("p"), bot("r")]
+
+
+def test_alpaca_input_system_and_named_columns():
+    row = {"instruction": "i", "input": "x", "good": "c", "bad": "r", "system": "s"}
+    chosen, rejected = pair(row, columns=Columns(chosen="good", rejected="bad"))
+    assert chosen.messages == [{"role": "system", "content": "s"}, user("i\n\nx"), bot("c")]
+    assert rejected.messages[-1] == bot("r")
+    row = {"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]}
+    assert pair(row, system="be brief")[0].messages[0] == {"role": "system", "content": "be brief"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "p", "chosen": "c", "rejected": " c\n"}, "equal_pair"),
+        ({"prompt": "p", "chosen": "", "rejected": "r"}, "no_chosen"),
+        ({"prompt": "p", "chosen": "c", "rejected": None}, "no_rejected"),
+        ({"chosen": [], "rejected": [user("p"), bot("r")]}, "no_chosen"),
+        ({"prompt": "", "chosen": "c", "rejected": "r"}, "no_prompt"),
+        ({"chosen": [user("p"), bot("c")], "rejected": [user("q"), bot("r")]}, "prompt_mismatch"),
+        ({"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("x"), user("p"), bot("r")]}, "prompt_mismatch"),
+        ({"chosen": [user("p"), bot("c"), user("?")], "rejected": [user("p"), bot("r")]}, "no_assistant_turn"),
+    ],
+)  # fmt: skip
+def test_pairs_that_teach_nothing_are_dropped(row, reason):
+    with pytest.raises(RowError) as error:
+        pair(row)
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"prompt": "p", "choosen": "c", "rejected": "r"}, "pairs.jsonl:7: .*'chosen' .did you mean 'choosen'"),
+        ({"prompt": "p", "chosen": "c", "rejected": 3}, "'rejected' must be text or messages, not int"),
+        ({"chosen": "c", "rejected": "r"}, "no column is known to hold the prompt"),
+        ({"chosen": [{"role": "x", "content": "c"}], "rejected": [bot("r")]}, "unknown role 'x'"),
+    ],
+)  # fmt: skip
+def test_rows_that_are_no_pairs_are_refused(row, sentence):
+    with pytest.raises(RequestError, match=sentence):
+        pair(row)
+
+
+def test_real_preference_sets(data_dir):
+    """1,100 alpaca rows, of which some hold the same reply twice; 2,312 transcripts, of which some differ early."""
+    rows = json.loads(
+        (data_dir / "preference_small" / "instruction-data-with-preference.json").read_text()
+    )
+    with gzip.open(data_dir / "hh_rlhf_harmless" / "test.jsonl.gz", "rt") as file:
+        transcripts = [json.loads(line) for line in file]
+    kept, reasons = 0, []
+    for row in [*rows, *transcripts]:
+        try:
+            chosen, rejected = pair(row)
+            kept += chosen.messages is not None or chosen.prompt == rejected.prompt
+        except RowError as error:
+            reasons.append(error.reason)
+    assert set(reasons) <= {
+        "equal_pair",
+        "prompt_mismatch",
+        "no_chosen",
+        "no_rejected",
+        "no_assistant_turn",
+        "empty",
+    }
+    assert kept + len(reasons) == 3412 and kept > 3200
