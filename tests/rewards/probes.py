@@ -63,7 +63,7 @@ def sleeps(completion: str, example: Example) -> Verdict:
 
 def hungry(completion: str, example: Example) -> Verdict:
     """Takes more memory than a worker may have."""
-    return Verdict(float(len(bytearray(2**40)) > 0))
+    return Verdict(float(len(bytearray(6 * 2**30)) > 0))
 
 
 def dies(completion: str, example: Example) -> Verdict:

@@ -152,6 +152,15 @@ def test_what_has_no_verdict_at_the_deadline_is_a_timeout():
     assert verdicts[3].value is None and "deadline" in verdicts[3].reason
 
 
+def test_a_worker_at_work_when_a_batch_ends_is_not_given_to_the_next():
+    """It would answer checks of a batch that nobody waits for."""
+    sleeps = bind(f"{PROBES}:sleeps")
+    late = score_batch(sleeps, ["0.8", "0.8"], [EXAMPLE] * 2, deadline_s=0.4, workers=1)
+    assert [v.status for v in late] == ["timeout", "timeout"]
+    texts = ["5", "6", "5", "6"]
+    assert values(f"{PROBES}:equal", texts, workers=1) == [1.0, 0.0, 1.0, 0.0]
+
+
 def test_deadline_of_threads_and_lists():
     verdicts = score_batch(bind("probe-thread"), ["0", "30", "0"], [EXAMPLE] * 3, deadline_s=1.0)
     assert [v.status for v in verdicts] == ["scored", "timeout", "scored"]
@@ -196,6 +205,9 @@ def test_workers_outlive_the_thread_that_first_needed_them():
     def first() -> None:
         worker = pool.take()
         seen.append(worker)
+        header = {"name": f"{PROBES}:equal", "options": {"ignore_case": False}, "path": sys.path}
+        worker.send(header | {"checks": []})
+        assert "ready" in worker.receive()
         pool.give(worker)
 
     thread = threading.Thread(target=first)
@@ -243,12 +255,12 @@ def test_workers_end_with_a_process_that_exits_and_with_one_that_is_killed(root)
     ended = run("", root)
     out, err = ended.communicate(timeout=60)
     assert ended.returncode == 0 and err == "" and gone(int(out))
-    killed = run("score('tests.rewards.probes:sleeps', '1.9', row); time.sleep(60)", root)
+    killed = run("score('tests.rewards.probes:sleeps', '60', row)", root)
     worker = int(killed.stdout.readline())
-    time.sleep(0.2)
+    time.sleep(1.0)
     killed.kill()
     killed.communicate()
-    assert gone(worker)
+    assert gone(worker, 0.8), "while it was still in a check of 2 s"
 
 
 def test_ctrl_c_ends_a_batch_and_leaves_no_process(root):
