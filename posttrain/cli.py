@@ -1,17 +1,18 @@
-"""The `posttrain` command. Parsing only: each subcommand imports what it needs when it runs, so that
-`posttrain check` starts without torch. Exit 0 fine, 1 the work failed, 2 the request was wrong.
+"""The `posttrain` command: each subcommand imports what it needs when it runs, so that `posttrain check` starts
+without torch. What may be typed is in parser.py. Exit 0 fine, 1 the work failed, 2 the request was wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from posttrain import __version__
 from posttrain.errors import RequestError, did_you_mean
+from posttrain.parser import build_parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
             f"error: unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr
         )
         return 2
-    parser, commands = _parser()
+    parser, commands = build_parser({name: text for name, (text, _) in COMMANDS.items()})
     # Known ones only: argparse gives up on `eval X --task gsm8k limit=8`, a positional after an option.
     options, rest = parser.parse_known_args(argv)
     if options.command is None:
@@ -76,9 +77,11 @@ def run(options: argparse.Namespace) -> int:
         page = run_pipeline(options.recipe, options.overrides, _console(stderr=True))
         _say_findings(PipelineData.load(page.parent).runs, page)
         return 0
-    if recipe.stage != "sft":
-        raise RequestError(f"{options.recipe}: the {recipe.stage} trainer is not built yet; sft is")
-    return sft(options)
+    if recipe.stage not in ("sft", "dpo"):
+        raise RequestError(
+            f"{options.recipe}: the {recipe.stage} trainer is not built yet; sft and dpo are"
+        )
+    return _stage(options, recipe.stage)
 
 
 def _accelerate(options: argparse.Namespace, stage: str) -> int:
@@ -94,15 +97,23 @@ def _accelerate(options: argparse.Namespace, stage: str) -> int:
 
 
 def sft(options: argparse.Namespace) -> int:
+    return _stage(options, "sft")
+
+
+def dpo(options: argparse.Namespace) -> int:
+    return _stage(options, "dpo")
+
+
+def _stage(options: argparse.Namespace, stage: str) -> int:
     from posttrain.recipe import load_stage
 
-    load_stage(options.recipe, options.overrides, "sft")  # before the slow imports
+    load_stage(options.recipe, options.overrides, stage)  # before the slow imports
     from posttrain.guarded import importing
 
     with importing():
-        from posttrain.sft import main as sft_main
+        module = importlib.import_module(f"posttrain.{stage}")
 
-    return sft_main([options.recipe, *options.overrides])
+    return module.main([options.recipe, *options.overrides])
 
 
 def _say_findings(runs: list[Any], page: Path) -> None:
@@ -173,6 +184,7 @@ COMMANDS = {
     "check": ("say what a recipe means and what is wrong with it, without torch", check),
     "run": ("run a recipe or a pipeline; an existing run goes on where it stopped", run),
     "sft": ("run a supervised fine-tuning recipe in this process", sft),
+    "dpo": ("run a preference optimisation recipe in this process", dpo),
     "eval": ("score a checkpoint on tasks", evaluate),
     "show": ("print lineage, mixture and scores of a run", show),
     "report": ("write one HTML page about one or more runs", report),
@@ -180,118 +192,6 @@ COMMANDS = {
     "chat": ("talk to a checkpoint", chat),
     "rewards": ("list the rewards, prove them on their corpora, score a file with one", rewards),
 }
-
-
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The parser, and that of each command by name."""
-    parser = argparse.ArgumentParser(
-        prog="posttrain",
-        description="Post-training by recipe: data, training, a score for every checkpoint, a report.",
-    )
-    parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    made = {
-        name: commands.add_parser(name, help=text, description=text)
-        for name, (text, _) in COMMANDS.items()
-    }
-    for name in ("check", "run", "sft"):
-        made[name].add_argument("recipe", help="a recipe YAML")
-        made[name].add_argument(
-            "overrides", nargs="*", default=[], metavar="key=value", help="train.max_steps=10 ..."
-        )
-    made["check"].add_argument(
-        "--ranks", type=_positive, default=1, metavar="R", help="processes to plan the batch for"
-    )
-    made["check"].add_argument(
-        "--rows",
-        type=_positive,
-        default=0,
-        metavar="N",
-        help="show the first N rows of each source as trained",
-    )
-    made["run"].add_argument(
-        "--accelerate", metavar="CONFIG", help="launch with this accelerate config"
-    )
-    made["eval"].add_argument(
-        "checkpoint", help="path, hub id, runs/<name>, runs/<name>@best:<task>/<metric>"
-    )
-    made["eval"].add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="settings of the task: limit=100 samples=8",
-    )
-    made["eval"].add_argument(
-        "--task", action="append", default=[], help="default: the tasks of the run's recipe"
-    )
-    made["eval"].add_argument(
-        "--out", help="folder of the scores (default: the run of the checkpoint, else eval/<name>)"
-    )
-    made["eval"].add_argument("--template", help="default: that of the run, else the tokenizer's")
-    made["show"].add_argument("run", help="a run directory")
-    made["report"].add_argument("runs", nargs="+", help="run or pipeline directories")
-    made["report"].add_argument("--out", help="default: report.html in the first directory")
-    for name in ("export", "chat"):
-        made[name].add_argument(
-            "checkpoint", help="path, hub id, runs/<name> or runs/<name>@best:<task>/<metric>"
-        )
-    made["export"].add_argument("out", help="a folder that does not exist yet")
-    made["export"].add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    made["chat"].add_argument("--system", help="system message")
-    made["chat"].add_argument("--temperature", type=_temperature, default=0.7, metavar="T")
-    made["chat"].add_argument("--max-new-tokens", type=_positive, default=512, metavar="N")
-    _rewards_parser(made["rewards"])
-    for name in ("check", "eval", "show"):
-        made[name].add_argument("--json", action="store_true", help="for programs")
-    return parser, made
-
-
-def _rewards_parser(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="names, columns, options")
-    check = actions.add_parser("check", help="run rewards over their own corpora")
-    check.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    check.add_argument("--markdown", action="store_true", help="the table as in the documentation")
-    for made in (listing, check):
-        made.add_argument("--json", action="store_true", help="for programs")
-    check.add_argument(
-        "--file", help="judge the references of this data set instead of the corpora"
-    )
-    check.add_argument("--reference", default="completion", metavar="COLUMN", help="with --file")
-    score = actions.add_parser("score", help="one JSON verdict a line, in the order of the rows")
-    score.add_argument("name", metavar="NAME", help="a reward, or package.module:function")
-    score.add_argument(
-        "--file", required=True, help="rows with `completion` and the reward's columns"
-    )
-    for made in (check, score):
-        made.add_argument("--option", action="append", default=[], metavar="k=v", help="repeatable")
-        made.add_argument(
-            "--column",
-            action="append",
-            default=[],
-            metavar="name=own",
-            help="the file's own column names",
-        )
-    score.add_argument("--explain", action="store_true", help="for people instead of programs")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
-
-
-def _temperature(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number of at least 0")
-    return value
 
 
 if __name__ == "__main__":

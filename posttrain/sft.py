@@ -10,9 +10,8 @@ and the number of ranks. Left out: vision models, tools, sequence parallelism.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from posttrain.fused import FusedOutput, attach_fused_head
 from posttrain.losses import confidence
 from posttrain.recipe import SftRecipe
 from posttrain.stage import StageParts, run_stage
+from posttrain.training.compat import head_without_adapter
 from posttrain.training.stats import LossStats
 from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import OnHost, count
@@ -136,20 +136,10 @@ class SftTrainer(RunTrainer, SFTTrainer):
 
     def _heldout_means(self) -> dict[str, float]:
         self.model.eval()
-        micro, world, rank = (
-            self.args.per_device_eval_batch_size,
-            self.args.world_size,
-            self.args.process_index,
-        )
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        starts = range(0, len(self.heldout), micro)
-        rounds = -(-len(starts) // world)  # all ranks run as many forwards: ZeRO-3 gathers in each
-        for turn in range(rounds):
-            index = turn * world + rank
-            real = index < len(starts)
-            start = starts[index] if real else 0
-            rows = [self.heldout[i] for i in range(start, min(start + micro, len(self.heldout)))]
-            batch = self._prepare_inputs(self.data_collator(rows))
+        for real, batch in self.dealt(
+            [partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))]
+        ):
             with self.compute_loss_context_manager():
                 one = torch.ones((), device=self.args.device)
                 out = self._forward(self.model_wrapped, batch, one)
@@ -165,28 +155,11 @@ class SftTrainer(RunTrainer, SFTTrainer):
         }
 
 
-@contextlib.contextmanager
-def _head_without_adapter(model: Any) -> Iterator[None]:
-    """TRL refuses an adapter on the head, because its own fused head would not train it. Ours does (`fused.py`), so
-    while TRL looks, the head is the layer below the adapter."""
-    plain = model.get_output_embeddings
-
-    def below() -> Any:
-        head = plain()
-        return head.get_base_layer() if hasattr(head, "lora_A") else head
-
-    model.get_output_embeddings = below
-    try:
-        yield
-    finally:
-        del model.get_output_embeddings
-
-
 def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
     """The trainer of this stage, from what `run_stage` has loaded."""
     config = parts.model.config.get_text_config()
     router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
-    with _head_without_adapter(parts.model):
+    with head_without_adapter(parts.model):
         trainer = SftTrainer(
             model=parts.model,
             args=parts.args,

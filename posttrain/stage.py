@@ -12,12 +12,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import timestamp
 from posttrain.recipe import Recipe, recipe_hash
+from posttrain.recipe.schema import Loss
 from posttrain.training.rundir import RunDir
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ class StageParts:
     stop: Any
     total_examples: int
     args: Any
+    init: Any
+    """Path of the start model, or None where it is made from a config."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def heldout_rows(self) -> Any:
@@ -107,7 +111,7 @@ def _record_failure(run: RunDir, error: BaseException) -> None:
 
 
 def _run(recipe, run, build, config_class, score_factory, stop) -> None:
-    from posttrain.data.collate import Collator
+    from posttrain.data.collate import Collator, PairCollator
     from posttrain.data.manifest import manifest, summary, write_manifest
     from posttrain.data.prepare import build as prepare
     from posttrain.data.text import load_text
@@ -124,9 +128,12 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     batch_plan(recipe.train, world_size())
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
     tokenizer, template = load_text(recipe, str(init))
+    pairs = recipe.stage == "dpo"
+    data, loss = (
+        (replace(recipe.data, train_on="last"), Loss()) if pairs else (recipe.data, recipe.loss)
+    )
     prepared = prepare(
-        recipe.data, recipe.loss, tokenizer, recipe.evaluate.heldout,
-        seed=recipe.train.seed, is_main=main,
+        data, loss, tokenizer, recipe.evaluate.heldout, seed=recipe.train.seed, is_main=main, pairs=pairs,
     )  # fmt: skip
     max_steps = steps_of(recipe.train, len(prepared.mixture))
     total = max_steps * recipe.train.global_batch_size
@@ -151,11 +158,10 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     model = load_model(recipe.model, init, tokenizer, recipe.train.seed)
     if recipe.data.padding_free:
         refuse_leaking_documents(model)
+    collator = Collator(tokenizer.pad_token_id, recipe.data.padding_free)
     parts = StageParts(
-        run, tokenizer, prepared,
-        Collator(tokenizer.pad_token_id, recipe.data.padding_free),
-        model, lora_config(recipe),
-        StepGuard(recipe.guard), stop, total, args, facts,
+        run, tokenizer, prepared, PairCollator(collator) if pairs else collator, model, lora_config(recipe),
+        StepGuard(recipe.guard), stop, total, args, init and Path(init), facts,
     )  # fmt: skip
     try:
         trainer = build(recipe, parts)

@@ -17,9 +17,9 @@ FLOORS = [
     ["posttrain.losses", "posttrain_kernels"],
     ["posttrain.model", "posttrain.fused", "posttrain.generate"],
     ["posttrain.training"],
-    ["posttrain.sft", "posttrain.entry", "posttrain.stage", "posttrain.preflight", "posttrain.export", "posttrain.chat",
+    ["posttrain.sft", "posttrain.dpo", "posttrain.entry", "posttrain.stage", "posttrain.preflight", "posttrain.export", "posttrain.chat",
      "posttrain.evaluate"],
-    ["posttrain.check", "posttrain.pipeline", "posttrain.cli"],
+    ["posttrain.check", "posttrain.pipeline", "posttrain.cli", "posttrain.parser"],
 ]  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate")
 

@@ -31,6 +31,7 @@ class Prepared:
     mixture          the order of their rows
     heldout_table    rows never trained on, at most `max_examples`; None if none were asked for
     heldout_sources  for each part of heldout_table the index of its source; len(tables) is a source of its own
+    fingerprints     of the sources' whole tables, that source of its own last
     """
 
     data: schema.Data
@@ -38,6 +39,7 @@ class Prepared:
     mixture: Mixture
     heldout_table: JoinedTable | None
     heldout_sources: list[int]
+    fingerprints: list[str]
 
     @property
     def names(self) -> list[str]:
@@ -87,7 +89,8 @@ def build(
         fingerprints=[table.fingerprint for table in tables],
     )
     joined = JoinedTable(list(parts.values())) if parts else None
-    return Prepared(data, tables, mixture, joined, list(parts))
+    prints = [table.fingerprint for table in prepared]
+    return Prepared(data, tables, mixture, joined, list(parts), prints)
 
 
 class TrainRows:
@@ -111,6 +114,11 @@ class TrainRows:
         source, row = self._mixture[self._start + i]
         return _dataset_row(self._tables[source], row, source)
 
+    def key(self, i: int) -> tuple[int, int]:
+        """(source, row of the source) of row i, without reading it."""
+        source, row = self._mixture[self._start + i]
+        return source, self._tables[source].origin(row)
+
 
 class HeldoutRows:
     """The held-out rows as dataset rows (see `TrainRows`), in a fixed order."""
@@ -126,6 +134,11 @@ class HeldoutRows:
     def __getitem__(self, i: int) -> dict[str, Any]:
         part, row = self._table.locate(i)
         return _dataset_row(self._table.tables[part], row, self._sources[part])
+
+    def key(self, i: int) -> tuple[int, int]:
+        """As `TrainRows.key`."""
+        part, row = self._table.locate(i)
+        return self._sources[part], self._table.tables[part].origin(row)
 
 
 def _dataset_row(table: Table, i: int, source: int) -> dict[str, Any]:

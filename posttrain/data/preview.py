@@ -6,16 +6,19 @@ Without colours (NO_COLOR, a pipe, a dumb terminal) brackets stand around what i
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from posttrain.data.examples import to_example
+from posttrain.data.pairs import SIDES, to_pair
 from posttrain.data.sources import open_rows
 from posttrain.data.text import load_text
 from posttrain.data.tokenize import RowError, TokenRow, tokenize_example
 from posttrain.recipe import Recipe
+from posttrain.recipe.schema import Loss
 
 COLOURS = (
     "black on bright_cyan",
@@ -34,34 +37,40 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
 
     `start` is the place that `model.init` stands for; its tokenizer is used where the recipe names none.
     A returned row is {"source", "where"} and either {"dropped": reason} or {"tokens", "trained", "segments",
-    "spans": [[text, segment]]}, with segments as in `Span`.
+    "spans": [[text, segment]]}, with segments as in `Span`; of a preference pair one for each `side`.
     """
     tokenizer, _ = load_text(recipe, start)
-    loss = getattr(recipe, "loss", None)
+    pairs = recipe.stage == "dpo"
+    loss = getattr(recipe, "loss", Loss())
+    data = replace(recipe.data, train_on="last") if pairs else recipe.data
     coloured = console.color_system is not None and not console.no_color
     shown = []
     for source in recipe.data.sources:
         console.rule(Text(f"source {source.name}"))
         for where, row in itertools.islice(iter(open_rows(source)), n):
             console.print(Text(where, style="dim"))
-            facts: dict[str, Any] = {"source": source.name, "where": where}
-            shown.append(facts)
             try:
-                example = to_example(row, source, where)
-                tokenized = tokenize_example(example, tokenizer, recipe.data, loss)
+                examples = (
+                    to_pair(row, source, where) if pairs else (to_example(row, source, where),)
+                )
+                rows = [tokenize_example(example, tokenizer, data, loss) for example in examples]
             except RowError as error:
-                facts["dropped"] = str(error)
+                shown.append({"source": source.name, "where": where, "dropped": str(error)})
                 console.print(Text(f"dropped: {error}", style="red"))
                 continue
-            facts |= {
-                "tokens": len(tokenized.input_ids),
-                "trained": int((tokenized.labels != -100).sum()),
-                "segments": int(tokenized.segment_ids.max()),
-                "spans": spans(tokenized, tokenizer),
-            }
-            console.print((painted if coloured else bracketed)(facts["spans"]))
-            counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**facts)
-            console.print(Text(counts, style="dim"))
+            for side, tokenized in zip(SIDES if pairs else ("",), rows, strict=True):
+                facts: dict[str, Any] = {"source": source.name, "where": where}
+                facts |= {
+                    **({"side": side} if side else {}),
+                    "tokens": len(tokenized.input_ids),
+                    "trained": int((tokenized.labels != -100).sum()),
+                    "segments": int(tokenized.segment_ids.max()),
+                    "spans": spans(tokenized, tokenizer),
+                }
+                shown.append(facts)
+                console.print((painted if coloured else bracketed)(facts["spans"]))
+                counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**facts)
+                console.print(Text(f"{side}: {counts}" if side else counts, style="dim"))
     console.print(_legend(coloured))
     return shown
 

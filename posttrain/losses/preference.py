@@ -16,7 +16,7 @@ For a pair (c, r) of one prompt, with log-probabilities summed over the tokens o
     kto        lambda_D (1 - sigmoid(beta (x - z)))  a good completion,
                lambda_U (1 - sigmoid(beta (z - x)))  a bad one        arXiv 2402.01306 eq. 8
 
-Pure functions of fp32 tensors. Left out: where log-probabilities and the z of KTO come from, and the supervised term beside them.
+Pure functions of fp32 tensors. Left out: where log-probabilities and the z of KTO come from.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from posttrain_kernels.family import value_and_weight
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,26 @@ def kto(
     )
 
 
+def implicit_rewards(name: str, pairs: Pairs, o: PreferenceOptions) -> tuple[Tensor, Tensor]:
+    """What loss `name` calls the rewards of both sides [B], detached: their margin is what it pushes apart."""
+    if name in NO_REFERENCE:
+        both = pairs.means(pairs.chosen, pairs.rejected)
+    else:
+        both = pairs.means(*pairs.ratios) if name in PER_TOKEN else pairs.ratios
+    return o.beta * both[0].detach(), o.beta * both[1].detach()
+
+
+def supervised(pairs: Pairs, n: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The confidence-limited loss of the chosen side over its tokens [B], and its weight F [B] (1 at n = 1).
+
+    L_N(log pi(c)) / |c|; N = 1 is the mean cross-entropy a token that RPO adds (arXiv 2404.19733 eq. 1).
+    """
+    value, weight = value_and_weight(pairs.chosen, n)
+    # the value of L_N with the gradient -F, which the family gives in closed form
+    loss = value - weight * (pairs.chosen - pairs.chosen.detach())
+    return loss / pairs.chosen_tokens.clamp_min(1), weight
+
+
 LOSSES: dict[str, Callable[[Pairs, PreferenceOptions], Tensor]] = {
     "dpo": _dpo,
     "dpo_norm": _dpo_norm,
@@ -154,3 +176,7 @@ LOSSES: dict[str, Callable[[Pairs, PreferenceOptions], Tensor]] = {
 """Recipe name -> loss of a pair [B]. A new paired loss is a function and a line here; KTO has no pairs."""
 NO_REFERENCE = ("simpo", "orpo")
 """Losses that read no reference."""
+PER_TOKEN = ("dpo_norm", "ipo")
+"""Losses whose ratios are divided by length."""
+BETA = {"dpo_norm": 5.0, "simpo": 2.0}
+"""Usual beta of a loss (Tulu 3, table 20; SimPO, table 8); 0.1 for the others, as in the DPO paper."""

@@ -13,7 +13,8 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import FromConfig, Lora
-from posttrain.recipe.stages import DpoRecipe, Pipeline, Recipe, RlvrRecipe, SftRecipe
+from posttrain.recipe.stage_rules import preference, rewards
+from posttrain.recipe.stages import Pipeline, Recipe, SftRecipe
 from posttrain.recipe.train_rules import train
 from posttrain.recipe.trl_fields import model_fields
 
@@ -250,23 +251,7 @@ def guard(recipe: Recipe, problems: Problems) -> None:
     positive(problems, "guard.window", recipe.guard.window)
 
 
-def later_stages(recipe: Recipe, problems: Problems) -> None:
-    if isinstance(recipe, DpoRecipe):
-        positive(problems, "preference.beta", recipe.preference.beta)
-    if isinstance(recipe, RlvrRecipe):
-        if not recipe.rewards:
-            problems.add("rewards", "rewards is empty; name at least one")
-        for i, reward in enumerate(recipe.rewards):
-            if not math.isfinite(reward.weight):
-                problems.add(f"rewards[{i}].weight", f"rewards[{i}].weight = {reward.weight}")
-        if recipe.success is not None:
-            share(problems, "success.at_least", recipe.success.at_least)
-        positive(
-            problems, "rollout.num_generations", recipe.rollout.num_generations, 2, strict=False
-        )
-
-
-RULES = (name, model, data, loss, train, evaluate, checkpoints, guard, later_stages)
+RULES = (name, model, data, loss, train, evaluate, checkpoints, guard, preference, rewards)
 
 
 def check_pipeline(pipeline: Pipeline, path: Path, problems: Problems) -> None:

@@ -39,11 +39,21 @@ class SftRecipe:
 
 @dataclass
 class Preference:
-    """The preference loss of a DPO stage."""
+    """The preference loss of a DPO stage; formulas and papers in losses/preference.py."""
 
-    loss: Literal["dpo", "dpo_norm", "ipo", "kto", "orpo", "simpo", "wpo", "cdpo"] = "dpo_norm"
-    beta: float = 5.0
-    """Tulu 3 (arXiv 2411.15124, table 20): 5 with length normalisation; 0.1 is usual without."""
+    loss: Literal["dpo", "dpo_norm", "ipo", "cdpo", "robust", "wpo", "simpo", "orpo", "kto"] = (
+        "dpo_norm"
+    )
+    beta: float | None = None
+    """Default by loss: dpo_norm 5 (Tulu 3, arXiv 2411.15124, table 20), simpo 2, the others 0.1."""
+    label_smoothing: float = 0.0
+    """cdpo and robust: the chance in [0, 0.5) that a pair is labelled the wrong way round."""
+    gamma: float = 0.5
+    """simpo: the margin."""
+    sft_weight: float = 0.0
+    """Weight of a supervised term on the chosen side, a token. 0: none."""
+    sft_n: float = 1.0
+    """N of that term's confidence-limited loss; 1 is cross-entropy."""
 
 
 @dataclass

@@ -65,6 +65,9 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
             "completion_only_loss": False,
             "shuffle_dataset": False,
         }
+    if recipe.stage == "dpo":
+        # The reference is ours (training/reference.py); asked to precompute, TRL loads no second model.
+        values |= {"max_length": None, "precompute_ref_log_probs": True}
     try:
         return config_class(**(values | train.extra))
     except (ValueError, TypeError) as error:

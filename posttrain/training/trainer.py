@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -84,6 +84,21 @@ class RunTrainer(CheckpointWriter):
             drop_last=True,
         )
         return self.accelerator.prepare(loader)
+
+    def dealt(self, rows: Sequence[Callable[[], Any]]) -> Iterator[tuple[bool, dict[str, Any]]]:
+        """`rows` (each a call that reads one) in micro-batches, dealt to the ranks in turn, ready for the model.
+
+        (True, batch), or (False, a batch again) where a rank has none left: all ranks run as many forwards,
+        because ZeRO-3 gathers in each.
+        """
+        micro, world = self.args.per_device_eval_batch_size, self.args.world_size
+        starts = range(0, len(rows), micro)
+        for turn in range(-(-len(starts) // world)):
+            index = turn * world + self.args.process_index
+            real = index < len(starts)
+            start = starts[index] if real else 0
+            batch = self.data_collator([read() for read in rows[start : start + micro]])
+            yield real, self._prepare_inputs(batch)
 
     # ---- one optimizer step --------------------------------------------------------------------------------
 

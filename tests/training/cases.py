@@ -1,9 +1,9 @@
-"""Runs SFT cases in this process (or in each process of a launch) and writes what happened as JSON.
+"""Runs cases of a stage in this process (or in each process of a launch) and writes what happened as JSON.
 
     python tests/training/cases.py CASES.json OUT.json
     accelerate launch --config_file ... tests/training/cases.py CASES.json OUT.json
 
-CASES.json: [{"name", "recipe", "overrides": [...], "engine", "again", "modes"}]. All cases of one engine share one launch,
+CASES.json: [{"name", "stage" (default sft), "recipe", "overrides": [...], "engine", "again", "modes"}]. All cases of one engine share one launch,
 because starting processes costs more than training them. `again`: the last checkpoint is removed and the run
 started once more, so that it resumes; its weights before that are kept as `first.safetensors`. `modes`: under ZeRO-3
 also compare gradients through log-probabilities with those of the loss.
@@ -82,9 +82,10 @@ def modes(trainer) -> float:
 
 
 def main(cases: str, out: str) -> int:
+    import importlib
+
     import torch.distributed as dist
 
-    from posttrain import sft
     from posttrain.entry import setup_logging
     from posttrain.evaluate.checkpoint import scorer_for
     from posttrain.recipe import load_stage
@@ -95,12 +96,19 @@ def main(cases: str, out: str) -> int:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         fsdp_on_cpu()
     results, trainers = {}, []
-    build = sft.build
-    sft.build = lambda recipe, parts: trainers.append(build(recipe, parts)) or trainers[-1]
     for case in json.loads(Path(cases).read_text()):
+        name = case.get("stage", "sft")
+        stage = importlib.import_module(f"posttrain.{name}")
+        build = stage.build
+
+        def kept(recipe, parts, build=build):
+            trainers.append(build(recipe, parts))
+            return trainers[-1]
+
+        stage.build = kept
         try:
-            recipe = load_stage(case["recipe"], case["overrides"], "sft")
-            run = sft.train(recipe, scorer_for)
+            recipe = load_stage(case["recipe"], case["overrides"], name)
+            run = stage.train(recipe, scorer_for)
             if case.get("again"):
                 if rank() == 0:
                     last = all_complete(run.checkpoints)[-1].path
@@ -108,7 +116,7 @@ def main(cases: str, out: str) -> int:
                     shutil.rmtree(last)
                 dist.barrier()
                 trainers.clear()
-                run = sft.train(recipe, scorer_for)
+                run = stage.train(recipe, scorer_for)
             info = run.info()
             trainer = trainers.pop()
             head = trainer.model.get_output_embeddings()
@@ -120,6 +128,8 @@ def main(cases: str, out: str) -> int:
         except Exception as error:
             traceback.print_exc()
             results[case["name"]] = {"error": f"{type(error).__name__}: {error}"}
+        finally:
+            stage.build = build
     if rank() == 0:
         Path(out).write_text(json.dumps(results))
     return 0

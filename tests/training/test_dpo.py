@@ -1,0 +1,360 @@
+"""The DPO stage: TRL's losses on the same pairs, one batch split every way, references once and complete, resuming."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from posttrain.errors import RequestError, WorkError
+from posttrain.recipe import load_stage
+from tests.training.conftest import RECIPE
+
+COUNT = 40
+LOSSES = {
+    "dpo_norm": ["preference={loss: dpo_norm, sft_weight: 0.5, sft_n: 4}"],
+    "wpo": ["preference={loss: wpo, beta: 0.5}"],
+    "orpo": ["preference={loss: orpo}"],
+    "lora": ["model.lora={r: 4, target_modules: [q_proj, lm_head]}", "preference={loss: dpo}"],
+    "padding_free": ["data.padding_free=true"],
+}
+
+
+def make_pairs(path: Path, count: int = COUNT) -> Path:
+    """Pairs whose sides differ in length, either being the longer one."""
+    rows = [
+        {
+            "prompt": f"Count {i}.",
+            "chosen": f"good {i} " * (1 + i % 3),
+            "rejected": f"bad {i} " * (1 + i % 4),
+        }
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def dpo(tmp_path, tiny) -> Path:
+    return write_recipe(tmp_path, tiny)
+
+
+def write_recipe(tmp_path: Path, tiny: Path) -> Path:
+    """A DPO recipe for the tiny model; runs go below `tmp_path`."""
+    text = RECIPE.format(out=tmp_path, model=tiny, rows=make_pairs(tmp_path / "pairs.jsonl"))
+    path = tmp_path / "case.yaml"
+    path.write_text(
+        text.replace("stage: sft", "stage: dpo").replace(
+            "learning_rate: 0.5", "learning_rate: 0.05"
+        )
+    )
+    return path
+
+
+def train(path: Path, *overrides: str):
+    from posttrain import dpo
+
+    return dpo.train(load_stage(str(path), list(overrides), "dpo"))
+
+
+def rows(run, split: str = "train") -> list[dict]:
+    path = Path(getattr(run, "path", run)) / "metrics.jsonl"
+    return [
+        row for line in path.read_text().splitlines() if (row := json.loads(line))["split"] == split
+    ]
+
+
+def weights(run, step: int = 5) -> dict[str, torch.Tensor]:
+    (file,) = (Path(getattr(run, "path", run)) / "checkpoints" / f"step-{step:06d}").glob(
+        "*model.safetensors"
+    )
+    return load_file(file)
+
+
+def far(a: dict, b: dict) -> float:
+    """Largest difference of a weight. One process keeps the frozen head in the adapter's file, ZeRO-3 does not."""
+    frozen = "base_model.model.lm_head.base_layer.weight"
+    assert a.keys() - {frozen} == b.keys() - {frozen}
+    return max(float((a[k] - b[k]).abs().max()) for k in a.keys() & b.keys())
+
+
+# ---- TRL as an oracle --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trl_trainer(tmp_path_factory, tiny):
+    """`trl_trainer(loss_type, **options)`: TRL's own trainer on COUNT tokenised pairs, and one batch of them."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    torch.manual_seed(1)
+    made = [
+        {name: torch.randint(3, 200, (size,)).tolist() for name, size in (("prompt", 5), ("chosen", 4 + i), ("rejected", 9 - i))}
+        for i in range(6)
+    ]  # fmt: skip
+
+    def build(loss_type: str, **options):
+        args = DPOConfig(
+            output_dir=str(tmp_path_factory.mktemp("trl")), loss_type=[loss_type], use_cpu=True, report_to=[], bf16=False,
+            max_length=None, gradient_checkpointing=False, **options,
+        )  # fmt: skip
+        model, other = (AutoModelForCausalLM.from_pretrained(tiny) for _ in range(2))
+        with torch.no_grad():  # a policy that has moved away from its reference
+            for p in model.parameters():
+                p.add_(
+                    0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+                )
+        messages = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
+        tokenizer = AutoTokenizer.from_pretrained(tiny)
+        trainer = DPOTrainer(
+            model=model,
+            ref_model=other,
+            args=args,
+            train_dataset=Dataset.from_list(messages),
+            processing_class=tokenizer,
+        )
+        batch = trainer.data_collator([{f"{k}_ids": v for k, v in row.items()} for row in made])
+        return trainer, batch
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        ("dpo", "sigmoid", {"beta": 0.3}),
+        ("dpo_norm", "sigmoid_norm", {"beta": 5.0}),
+        ("ipo", "ipo", {"beta": 0.3}),
+        ("robust", "robust", {"beta": 0.3, "label_smoothing": 0.2}),
+    ],
+)
+def test_the_loss_is_trls_on_the_same_pairs(trl_trainer, ours, theirs, options):
+    from posttrain.losses.preference import LOSSES, Pairs, PreferenceOptions
+
+    trainer, batch = trl_trainer(theirs, **options)
+    want = trainer.compute_loss(trainer.model, batch)
+    mask = batch["completion_mask"][:, 1:].bool()
+
+    def log_probs(model):
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+            :, :-1
+        ]
+        found = logits.log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
+        return (found * mask).sum(1)
+
+    with torch.no_grad():
+        policy, reference = log_probs(trainer.model), log_probs(trainer.ref_model)
+    chosen, rejected = policy.chunk(2)
+    pairs = Pairs(chosen, rejected, *mask.sum(1).chunk(2), *reference.chunk(2))
+    found = LOSSES[ours](
+        pairs, PreferenceOptions(options["beta"], options.get("label_smoothing", 0.0))
+    ).mean()
+    assert abs(float(found) - float(want)) <= 2e-5 * abs(float(want))
+    assert float((chosen - rejected).detach().abs().mean()) > 1
+
+
+# ---- one batch split every way -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory, tiny):
+    """One process, the whole batch in one piece: the recipe file, and the run of every case."""
+    folder = tmp_path_factory.mktemp("wholes")
+    path = write_recipe(folder, tiny)
+    batch = "train.per_device_train_batch_size=8"
+    return path, {
+        name: train(path, f"name={name}", batch, "train.max_steps=3", *more)
+        for name, more in LOSSES.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3")])
+def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
+    """Losses to 1e-5, and the same reference log-probabilities, which two processes compute for themselves."""
+    recipe, runs = wholes
+    settings = [
+        "train.per_device_train_batch_size=2",
+        f"data.cache_dir={tmp_path}",
+        f"output_dir={tmp_path}",
+        "train.max_steps=3",
+    ]
+    overrides = {name: [f"name={name}", *settings, *LOSSES[name]] for name in runs}
+    results = launch(
+        [
+            {"name": n, "stage": "dpo", "recipe": str(recipe), "overrides": overrides[n]}
+            for n in runs
+        ],
+        config,
+    )
+    for name in runs:
+        found, whole = results[name], runs[name]
+        assert (found["world_size"], found["engine"]) == (2, engine)
+        assert found["sharded"] or engine != "zero3"
+        ours, theirs = rows(found["run"]), rows(whole)
+        assert len(ours) == len(theirs) == 3
+        for a, b in zip(ours, theirs, strict=True):
+            for key in ("loss", "logps/chosen", "rewards/margins", "tokens/rejected"):
+                assert abs(a[key] - b[key]) <= 1e-5 * max(1.0, abs(b[key])), (
+                    name,
+                    key,
+                    a[key],
+                    b[key],
+                )
+        assert far(weights(found["run"], 3), weights(whole, 3)) <= 1e-5
+        if name != "orpo":
+            (left,), (right,) = (
+                (Path(p) / "reference").glob("*.npz") for p in (found["run"], whole.path)
+            )
+            with np.load(left) as a, np.load(right) as b:
+                assert (a["rows"] == b["rows"]).all() and len(a["rows"]) == 24
+                np.testing.assert_allclose(a["log_probs"], b["log_probs"], rtol=1e-5)
+
+
+def test_accumulation_changes_nothing(dpo):
+    whole = train(dpo, "name=whole", "train.per_device_train_batch_size=8")
+    split = train(dpo, "name=split", "train.per_device_train_batch_size=2")
+    for a, b in zip(rows(whole), rows(split), strict=True):
+        assert abs(a["loss"] - b["loss"]) <= 1e-5
+    assert far(weights(whole), weights(split)) <= 1e-6
+    assert rows(whole)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6), (
+        "before the first step there is no margin"
+    )
+
+
+# ---- references --------------------------------------------------------------------------------------------
+
+
+def test_references_are_computed_once_and_found_again(dpo, tiny, caplog, monkeypatch):
+    """By content: the second run computes none; rows that are new are added; another model has its own."""
+    caplog.set_level("INFO")
+    first = train(dpo, "name=first", "train.max_steps=2")
+    assert "reference log-probabilities of 16 pairs" in caplog.text
+    caplog.clear()
+    train(dpo, "name=second", "train.max_steps=2")
+    assert "reference log-probabilities" not in caplog.text
+    more = train(dpo, "name=more", "train.max_steps=4")
+    assert "reference log-probabilities of 16 pairs" in caplog.text
+    (own,) = (more.path / "reference").glob("*.npz")
+    with np.load(own) as found:
+        assert len(found["rows"]) == 32
+    caplog.clear()
+    train(dpo, "name=other", "train.max_steps=2", "train.bf16=true")
+    assert "reference log-probabilities of 16 pairs" in caplog.text
+    assert first.info()["status"] == "finished"
+
+
+def test_references_are_those_of_the_start_model(dpo, tiny):
+    from transformers import AutoModelForCausalLM
+
+    run = train(dpo)
+    (own,) = (run.path / "reference").glob("*.npz")
+    with np.load(own) as found:
+        known = dict(zip(found["rows"].tolist(), found["log_probs"], strict=True))
+    from posttrain.data.prepare import prepare_sources
+    from posttrain.data.text import load_text
+    from posttrain.recipe.schema import Loss
+
+    recipe = load_stage(str(dpo), ["data.train_on=last"], "dpo")
+    tokenizer, _ = load_text(recipe, str(tiny))
+    table = prepare_sources(recipe.data.sources, recipe.data, Loss(), tokenizer, pairs=True)[0]
+    model = AutoModelForCausalLM.from_pretrained(tiny).eval()
+    for i in (0, 7, 39):
+        for side, row in enumerate(table[i]):
+            ids = torch.tensor(row.input_ids).long()[None]
+            logp = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+            want = float(logp[torch.tensor(row.labels[1:]) >= 0].sum())
+            assert known[i][side] == pytest.approx(want, rel=1e-5)
+
+
+def test_a_resumed_run_whose_references_are_gone_is_refused(dpo):
+    run = train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
+    shutil.rmtree(run.checkpoints / "step-000005")
+    shutil.rmtree(run.path / "reference")
+    shutil.rmtree(dpo.parent / "cache" / "reference")
+    with pytest.raises(
+        WorkError, match="reference log-probabilities of 40 pairs are gone.*trained 3 steps"
+    ):
+        train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
+
+
+@pytest.mark.parametrize(
+    "extra", [[], ["model.lora={r: 4, target_modules: [q_proj]}"]], ids=["full", "lora"]
+)
+def test_a_run_goes_on_as_if_it_had_not_stopped(dpo, extra):
+    settings = ["checkpoints.save_steps=3", "checkpoints.keep_last=null", "train.optim=adamw_torch", *extra,
+                "train.learning_rate=1e-3", "train.lr_scheduler_type=linear", "preference.sft_weight=0.1"]  # fmt: skip
+    run = train(dpo, *settings)
+    whole = weights(run)
+    shutil.rmtree(run.checkpoints / "step-000005")
+    shutil.rmtree(dpo.parent / "cache" / "reference")  # its own copy is enough
+    assert far(weights(train(dpo, *settings)), whole) == 0
+
+
+# ---- what is logged, what is refused -----------------------------------------------------------------------
+
+
+def test_what_is_logged(dpo, caplog):
+    run = train(
+        dpo,
+        "evaluate.heldout={share: 0.2, every_steps: 5}",
+        "preference.sft_weight=0.1",
+        "train.learning_rate=0.5",
+    )
+    last, held = rows(run)[-1], rows(run, "heldout")[-1]
+    for row in (last, held):
+        assert row["rewards/margins"] == pytest.approx(
+            row["rewards/chosen"] - row["rewards/rejected"], abs=1e-6
+        )
+        assert 0 <= row["rewards/accuracies"] <= 1 and row["weight_mean"] == 1.0
+        assert row["tokens/chosen"] > 5 and row["logps/chosen"] < 0
+    assert last["rewards/accuracies"] > 0.9 and held["pairs"] == 8 and last["pairs"] == 8
+    assert "logratio/chosen" not in rows(train(dpo, "name=orpo", "preference.loss=orpo"))[-1]
+    assert not list((run.path.parent / "orpo").glob("reference/*"))
+
+
+def test_a_falling_chosen_reply_is_called_out(dpo, caplog):
+    """The chosen replies share their words with the rejected ones, so pushing those down takes them along."""
+    made = [
+        {"prompt": "p", "chosen": f"bad {i} bad", "rejected": f"bad {i} bad bad"} for i in range(40)
+    ]
+    (dpo.parent / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    run = train(
+        dpo, "train.learning_rate=0.5", "train.max_steps=12", "preference={loss: dpo, beta: 1}"
+    )
+    assert rows(run)[-1]["logratio/chosen"] < -1
+    assert caplog.text.count("the chosen replies have become less likely") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["preference.loss=kto"], "preference.loss = kto: unpaired data"),
+        (["preference.loss=simp"], "did you mean 'simpo'"),
+        (["preference.beta=0"], "preference.beta = 0.0 must be above 0"),
+        (["preference.label_smoothing=0.2"], "label_smoothing has no effect on dpo_norm"),
+        (
+            ["preference={loss: cdpo, label_smoothing: 0.5}"],
+            r"label_smoothing = 0.5 must lie in \[0, 0.5\)",
+        ),
+        (["preference.sft_n=0.5"], "preference.sft_n = 0.5 must be at least 1"),
+    ],
+)
+def test_bad_preferences(dpo, overrides, sentence):
+    with pytest.raises(RequestError, match=sentence):
+        load_stage(str(dpo), overrides, "dpo")
+
+
+def test_too_many_pairs_that_teach_nothing(dpo):
+    same = {"prompt": "p", "chosen": "x", "rejected": "x"}
+    with (dpo.parent / "pairs.jsonl").open("a") as file:
+        file.write("".join(json.dumps(same) + "\n" for _ in range(20)))
+    with pytest.raises(RequestError, match="20 of 60 rows .33.3%. are dropped.*20 equal_pair"):
+        train(dpo)
+    assert not (dpo.parent / "case").exists()
