@@ -161,11 +161,12 @@ def chat(options: argparse.Namespace) -> None:
 def rewards(options: argparse.Namespace) -> int:
     from posttrain.rewards import command
 
+    wide = _console(width=None if sys.stdout.isatty() else 160)  # a file has no edge to wrap at
     if options.action == "list":
-        command.list_rewards(_console(), options.json)
+        command.list_rewards(wide, options.json)
     elif options.action == "check":
         if options.file is None:
-            command.check_rewards(options.names, _console(), options.json, options.markdown)
+            command.check_rewards(options.names, wide, options.json, options.markdown)
         elif len(options.names) != 1:
             raise RequestError("rewards check --file takes one reward")
         else:

@@ -1,8 +1,9 @@
-"""Rows that are made, not read: arithmetic problems for training and for the exact evaluation task.
+"""Rows that are made, not read: the registry of generators, and arithmetic for the exact evaluation task.
 
-Pure Python, and the same numbers on every machine. `train` and `test` are the two ends of one
-seeded permutation of all operand pairs, so they are disjoint, and either keeps its rows when the
-other's size changes. Pairs are ordered: `34*12=` may be tested while `12*34=` was trained on.
+Pure Python, and the same numbers on every machine; other families are in `generated`. `train` and `test` of
+`multiplication` and `addition` are the two ends of one seeded permutation of all operand pairs, so they are
+disjoint, and either keeps its rows when the other's size changes. Pairs are ordered: `34*12=` may be tested
+while `12*34=` was trained on.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
+from posttrain.data.generated import FAMILIES
+from posttrain.data.reasoning_gym import REASONING_GYM
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.registry import Registry
 
@@ -48,11 +51,38 @@ class ArithmeticOptions:
         return (9 * 10 ** (self.digits - 1)) ** 2
 
 
-Generator = Callable[[ArithmeticOptions], list[dict[str, str]]]
+class Options(Protocol):
+    """Settings of a generator: a frozen dataclass whose every field has a default."""
+
+    def check(self, name: str) -> None:
+        """Raises `RequestError` for a value out of range."""
+
+
+class Generator(Protocol):
+    """Makes rows of its `options`."""
+
+    options: type[Any]
+
+    def __call__(self, options: Any, /) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """A generator of all pairs of operands."""
+
+    make: Callable[[ArithmeticOptions], list[dict[str, str]]]
+
+    options = ArithmeticOptions
+
+    def __call__(self, options: ArithmeticOptions) -> list[dict[str, str]]:
+        return self.make(options)
+
+
 GENERATORS: Registry[Generator] = Registry("generator")
+WANTED = {int: "a whole number", bool: "true or false", str: "text"}
 
 
-def generate(name: str, options: Mapping[str, Any] | None = None) -> list[dict[str, str]]:
+def generate(name: str, options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Rows {prompt, completion, answer, id} of a registered generator.
 
     Raises:
@@ -61,29 +91,37 @@ def generate(name: str, options: Mapping[str, Any] | None = None) -> list[dict[s
     return GENERATORS[name](check(name, options or {}))
 
 
-def check(name: str, options: Mapping[str, Any]) -> ArithmeticOptions:
+def check(name: str, options: Mapping[str, Any]) -> Any:
     """The typed options, without making rows; raises as `generate` does."""
-    GENERATORS[name]
-    known = {field.name: type(field.default) for field in fields(ArithmeticOptions)}
+    kind = GENERATORS[name].options
+    known = {field.name: type(field.default) for field in fields(kind)}
     for key, value in options.items():
         if key not in known:
             near = did_you_mean(key, known)
             raise RequestError(f"generator {name}: unknown option {key!r}{near}")
         if type(value) is not known[key]:  # a bool is an int to isinstance
-            expected = "a whole number" if known[key] is int else "text"
-            raise RequestError(f"generator {name}: {key} must be {expected}, not {value!r}")
-    typed = ArithmeticOptions(**options)
+            wanted = WANTED[known[key]]
+            raise RequestError(f"generator {name}: {key} must be {wanted}, not {value!r}")
+    typed = kind(**options)
     typed.check(name)
     return typed
 
 
-@GENERATORS.register("multiplication")
+def _arithmetic(name: str):
+    def add(make: Callable[[ArithmeticOptions], list[dict[str, str]]]):
+        GENERATORS.register(name)(Arithmetic(make))
+        return make
+
+    return add
+
+
+@_arithmetic("multiplication")
 def multiplication(options: ArithmeticOptions) -> list[dict[str, str]]:
     """`12*34=` -> `0408`: the product in 2 x digits places."""
     return _rows(options, "*", lambda a, b: f"{a * b:0{2 * options.digits}d}")
 
 
-@GENERATORS.register("addition")
+@_arithmetic("addition")
 def addition(options: ArithmeticOptions) -> list[dict[str, str]]:
     """`12+34=` -> `046`: the sum in digits + 1 places."""
     return _rows(options, "+", lambda a, b: f"{a + b:0{options.digits + 1}d}")
@@ -110,3 +148,7 @@ def _rows(
             }
         )
     return rows
+
+
+for _name, _family in {**FAMILIES, REASONING_GYM.name: REASONING_GYM}.items():
+    GENERATORS.register(_name)(_family)

@@ -26,6 +26,7 @@ from posttrain.evaluate.tasks.base import EvalTask
 from posttrain.evaluate.tasks.catalogue import ATTEMPTS, load_task
 from posttrain.generate import Rollout, Sampling, TransformersGenerator, batches
 from posttrain.recipe import schema
+from posttrain.rewards import score_batch
 from posttrain.types import Example, Problem, Score, Verdict
 
 log = logging.getLogger(__name__)
@@ -207,8 +208,9 @@ def _sampled(
             [ids[i] for i in batch], task.samples, sampling, task.seed, streams=batch
         )
         rows = [_row(i, problems[i], prompts[i]) | {"completions": []} for i in batch]
-        for rollout in rollouts:
-            verdict = loaded.score(rollout.text, problems[batch[rollout.prompt_index]])
+        asked = [problems[batch[rollout.prompt_index]] for rollout in rollouts]
+        verdicts = score_batch(loaded.reward, [rollout.text for rollout in rollouts], asked)
+        for rollout, verdict in zip(rollouts, verdicts, strict=True):
             rows[rollout.prompt_index]["completions"].append(_completion(rollout, verdict))
         return rows
 

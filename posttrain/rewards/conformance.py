@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain.errors import RequestError
 from posttrain.rewards.batch import score_batch
+from posttrain.rewards.pool import STARVED
 from posttrain.rewards.registry import Spec, bind
 from posttrain.rewards.rows import to_row
 from posttrain.types import Verdict
@@ -25,7 +26,7 @@ KINDS = ("gold", "spoiled", "hostile")
 ABOUT = ("kind", "category", "note", "options", "status", "value")
 """Keys of a corpus row that are no columns of the reward."""
 GRACE_S = 0.5
-"""Beyond the limit of a check: to notice, kill and start again."""
+"""Beyond the limit of a check (on a busy machine a multiple of it, see pool.py): to notice and to kill."""
 
 
 @dataclass
@@ -131,7 +132,7 @@ def conformance(
             rows, score_batch(bound, texts, examples, workers=workers, done=done), strict=True
         ):
             times.append(verdict.ms)
-            _count(found, row, verdict, 1000 * (spec.limit_s + GRACE_S))
+            _count(found, row, verdict, 1000 * (STARVED * spec.limit_s + GRACE_S))
     found.median_ms, found.max_ms = statistics.median(times), max(times)
     return found
 

@@ -63,7 +63,7 @@ def test_long_files_keep_their_order(tmp_path):
         (["mth"], None, "unknown reward 'mth' (did you mean 'math'?)"),
         (["math", "--option", "mod=x"], None, "unknown option 'mod' (did you mean 'mode'?)"),
         (["math", "--option", "mode=gsm8"], None, "mode = 'gsm8' (did you mean 'gsm8k'?)"),
-        (["math", "--option", "mode"], None, "--option 'mode': write it as key=value"),
+        (["math", "--option", "mode"], None, "'mode': write it as key=value"),
         (["math"], '{"completion": "5", "anwser": "5"}', "rows.jsonl:1: reward 'math' needs column 'answer' (did you mean 'anwser'?)"),
         (["math"], '{"completions": "5", "answer": "5"}', "rows.jsonl:1: needs a column 'completion' with text (did you mean 'completions'?)"),
         (["math"], '{"completion": 5, "answer": "5"}', "rows.jsonl:1: needs a column 'completion' with text: int"),

@@ -74,6 +74,6 @@ def test_wrong_options(options, message):
 
 
 def test_every_registered_generator_gives_the_four_fields():
-    assert list(GENERATORS) == ["addition", "multiplication"]
-    for name in GENERATORS:
+    assert {"addition", "multiplication"} < set(GENERATORS)
+    for name in set(GENERATORS) - {"reasoning_gym"}:
         assert set(generate(name)[0]) == {"prompt", "completion", "answer", "id"}

@@ -128,6 +128,51 @@ def test_null_arguments_count_as_absent():
     assert instructions("red", example).value == 1.0
 
 
+CASES = [  # text, id, kwargs, followed in mode compat, in mode fixed
+    ("123", "language:response_language", {"language": "en"}, True, False),
+    ("\u4eca\u5929\u5929\u6c14\u5f88\u597d", "language:response_language", {"language": "zh"}, False, True),
+    ("<<a>>", "detectable_format:title", {}, True, True),
+    ("<< >", "detectable_format:title", {}, False, False),
+    ("<<>>", "detectable_format:title", {}, False, False),
+    ("<<<>>> b", "detectable_format:title", {}, False, False),
+    ('Go. "Stop."', "startend:end_checker", {"end_phrase": "Stop."}, True, True),
+    ("Go. STOP.", "startend:end_checker", {"end_phrase": "Stop."}, True, False),
+    ('"', "startend:quotation", {}, False, False),
+    ('""', "startend:quotation", {}, True, False),
+    ("Well, yes: no; what!? Fine. Go! Why?", "count:punctuation", {}, True, True),
+    ("Well, yes: no; what!? Fine.", "count:punctuation", {}, False, False),
+    ("Well, yes: no; fine. What?! Go!", "count:punctuation", {}, False, False),
+    ("the cat sat on", "ratio:overlap", {"reference_text": "the cat sat on", "percentage": 50}, False, False),
+    ("the cat sat on", "ratio:overlap", {"reference_text": "the cat sat up", "percentage": 52}, True, True),
+    ("the cat sat on", "ratio:overlap", {"reference_text": "the cat sat up", "percentage": 53}, False, False),
+    ("Big bears sleep. Big bad bears.", "sentence:alliteration_increment", {}, True, True),
+    ("Ann ate, Bob bit. Cy can cook cod.", "sentence:alliteration_increment", {}, False, False),
+    ("((((] ( ) )", "format:parentheses", {}, False, False),
+    ("(((( x ] ([{(<", "format:parentheses", {}, False, False),
+    ("We go. You stay.\n\n* one\n* two", "format:no_bullets_bullets", {}, True, True),
+    ("We go. You stay.\n\nBye.\n* one\n* two", "format:no_bullets_bullets", {}, False, False),
+    ("1796-13-01", "custom:date_format_list", {}, False, False),
+    ("1796-00-31", "custom:date_format_list", {}, True, False),
+    ("My answer is yes. Or so.", "detectable_format:constrained_response", {}, True, False),
+    ("Come.\nWith a p.s. inside", "detectable_content:postscript", {"postscript_marker": "P.S."}, True, False),
+    ("a\n  b\n\n\n    c", "format:line_indent", {}, False, True),
+    ("and And but", "count:conjunctions", {"small_n": 3}, True, False),
+    ("1. - 2. -", "format:list", {"sep": "-"}, True, False),
+    ("no stars at all", "format:sub-bullets", {}, True, False),
+    ("IT'S IBM", "change_case:capital_word_frequency", {"capital_frequency": 3, "capital_relation": "at least"}, True, False),
+    ("a***b", "length_constraints:number_paragraphs", {"num_paragraphs": 2}, True, False),
+    ("SECTION 1 and SECTION 2", "detectable_format:multiple_sections", {"section_spliter": "SECTION", "num_sections": 2}, True, False),
+    ("*a* * b*", "detectable_format:number_highlighted_sections", {"num_highlights": 2}, True, False),
+    ("name a tree", "combination:repeat_prompt", {"prompt_to_repeat": "Name a tree"}, True, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "id", "kwargs", "compat", "fixed"), CASES)
+def test_hand_worked_cases(text, id, kwargs, compat, fixed):
+    found = tuple(follows(text, id, mode=mode, **kwargs) for mode in ("compat", "fixed"))
+    assert found == (compat, fixed)
+
+
 NUMBER_WORDS = "length_constraints:number_words"
 WRONG_ROWS = [
     (row("punctuation:no_coma"), r"unknown instruction .* \(did you mean 'punctuation:no_comma'"),

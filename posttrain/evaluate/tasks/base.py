@@ -10,14 +10,15 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from posttrain.recipe import schema
 from posttrain.registry import Registry
-from posttrain.types import Problem, Verdict
+from posttrain.rewards import Bound
+from posttrain.types import Problem
 
 
 class EvalTask(Protocol):
     """Problems and how replies to them are judged. The class docstring's first line describes it to users."""
 
     kind: ClassVar[Literal["sampled", "exact"]]
-    """`sampled`: completions are drawn and judged by `score`. `exact`: the probability of the answer, with the
+    """`sampled`: completions are drawn and judged by `reward`. `exact`: the probability of the answer, with the
     end of turn, is computed."""
     reads_path: ClassVar[bool]
     """Whether `path` of the recipe means anything to it."""
@@ -35,9 +36,9 @@ class EvalTask(Protocol):
         """All problems, in a fixed order, with unique ids."""
         ...
 
-    def score(self, completion: str, problem: Problem) -> Verdict:
-        """Judge one completion; `details["answer"]` is what maj@k votes on. Sampled tasks only."""
-        ...
+    reward: Bound
+    """What judges a completion, the same as in training; `details["answer"]` is what maj@k votes on. Sampled
+    tasks only."""
 
 
 TASKS: Registry[type[EvalTask]] = Registry("task")

@@ -9,9 +9,9 @@ from posttrain.data.sources import list_files, open_rows
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.recipe import schema
-from posttrain.rewards import score
-from posttrain.rewards.math import parse
-from posttrain.types import Problem, Verdict
+from posttrain.rewards import bind
+from posttrain.rewards.math import plain_number
+from posttrain.types import Problem
 
 
 @TASKS.register("gsm8k")
@@ -28,7 +28,7 @@ class Gsm8k:
         prompt: str = ""
         """Put after each question, on a line of its own. Empty: the question alone, as in training rows."""
         extract: Literal["any", "last_number", "boxed"] = "any"
-        """Where the final number stands, see rewards/math.py."""
+        """Where the final number stands, see rewards/math/extract.py."""
         subset: str = "main"
         """Hub only."""
         split: str = "test"
@@ -36,6 +36,7 @@ class Gsm8k:
 
     def __init__(self, task: schema.Task, options: Options) -> None:
         self.options = options
+        self.reward = bind("math", {"mode": "gsm8k", "extract": options.extract})
         self.source = schema.Source(
             name=task.name,
             path=task.path or "openai/gsm8k",
@@ -52,14 +53,11 @@ class Gsm8k:
         for index, (where, row) in enumerate(open_rows(self.source)):
             question, answer = _text(row, "question", where), _text(row, "answer", where)
             gold = answer.rpartition("####")[2].strip()
-            if parse(gold) is None:
+            if plain_number(gold) is None:
                 raise RequestError(f"{where}: the answer ends on {gold[:40]!r}, which is no number")
             messages = [{"role": "user", "content": question + suffix}]
             found.append(Problem(id=f"{index:05d}", messages=messages, answer=gold))
         return found
-
-    def score(self, completion: str, problem: Problem) -> Verdict:
-        return score("gsm8k", completion, problem, extract=self.options.extract)
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:

@@ -1,0 +1,56 @@
+"""The program blocks of a completion, by lines alone: nothing is parsed or run in this process.
+
+Policy: text up to the last `</think>` does not count, thinking that never ended is no answer. Fenced blocks (``` or
+~~~) marked as Python come before unmarked ones; a block of another language counts only if there is no other. A fence
+that is never closed holds the rest. Without a fence the whole text is the program.
+"""
+
+from __future__ import annotations
+
+import re
+
+LONGEST = 2_000_000
+"""Characters of a program; a longer one is refused as too costly."""
+MOST_BLOCKS = 32
+"""The last blocks are looked at, so many."""
+FENCE = re.compile(r"^([ \t>]{0,12})(`{3,}|~{3,})[ \t]*([\w+#.-]*)(.*)$")
+PYTHON = frozenset(("python", "py", "python3", "py3", "python2", "ipython", "pycon"))
+
+
+def answer_part(completion: str) -> str | None:
+    """The text behind the thinking; None if the thinking never ended."""
+    _, closed, text = completion.rpartition("</think>")
+    return None if "<think>" in text else (text if closed else completion)
+
+
+def blocks(text: str) -> list[str]:
+    """The program blocks that may be meant, in order, the likeliest last; empty if there is none."""
+    fenced = list(_fenced(text))
+    if not fenced:
+        return [text.strip("\n")] if text.strip() else []
+    python = [body for language, body in fenced if language in PYTHON]
+    plain = [body for language, body in fenced if not language]
+    found = [body for body in python or plain or [b for _, b in fenced] if body.strip()]
+    return found[-MOST_BLOCKS:]
+
+
+def _fenced(text: str):
+    """(language, body) of every fenced block."""
+    mark, language, indent, lines = "", "", "", []
+    for line in text.splitlines():
+        match = FENCE.match(line) if "```" in line or "~~~" in line else None
+        if not mark:
+            if match and not (match[2][0] == "`" and "`" in match[4]):
+                mark, language, indent, lines = match[2], match[3].lower(), match[1], []
+        elif (
+            match
+            and match[2][0] == mark[0]
+            and len(match[2]) >= len(mark)
+            and not (match[3] or match[4].strip())
+        ):
+            yield language, "\n".join(lines)
+            mark = ""
+        else:
+            lines.append(line.removeprefix(indent) if indent else line)
+    if mark:
+        yield language, "\n".join(lines)

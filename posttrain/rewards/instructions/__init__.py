@@ -1,0 +1,115 @@
+"""Following instructions that a program can check: IFEval's 25 and the constraints of IFBench.
+
+Zhou et al. 2023, arXiv 2311.07911 (ids `keywords:existence`, `length_constraints:number_words` ...) and Pyatkin et
+al. 2025, arXiv 2507.02833 (`count:word_count_range`, `ratio:stop_words` ...). A row names its instructions and their
+arguments; `table.py` holds one function for each id. Nothing is downloaded. Left out: `words:start_verb` (needs a
+tagger) and `words:odd_even_syllables` (needs a dictionary of syllables).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal
+
+from posttrain.rewards.instructions import (  # noqa: F401  (importing fills the table)
+    counts,
+    custom,
+    keywords,
+    layout,
+    length,
+    marks,
+    order,
+    shape,
+)
+from posttrain.rewards.instructions.table import TABLE, Instruction, bind
+from posttrain.rewards.registry import reward
+from posttrain.types import Example, Verdict
+
+__all__ = ["TABLE", "instructions"]
+LONGEST = 200_000
+"""Characters of a completion; a longer one is refused: no instruction asks for it."""
+Mode = Literal["compat", "fixed"]
+Entries = list[tuple[Instruction, dict[str, object]]]
+
+
+def check_row(
+    example: Example,
+    mode: Mode = "compat",
+    strictness: Literal["strict", "loose"] = "strict",
+    grade: Literal["all", "fraction"] = "all",
+) -> None:
+    """Raises ValueError where an instruction is unknown or its arguments are not what it takes."""
+    for entry, kwargs in _entries(example):
+        entry.follow("a", kwargs, mode == "fixed")  # a keyword that is no pattern shows here
+
+
+def prepare() -> None:
+    """Loads the language profiles, which takes longer than most checks."""
+    with contextlib.suppress(ImportError):
+        keywords.language_of("a few words")
+
+
+@reward(
+    "instructions",
+    columns=("instruction_id_list", "kwargs"),
+    check_row=check_row,
+    runs="worker",
+    limit_s=2.0,
+    prepare=prepare,
+)
+def instructions(
+    completion: str,
+    example: Example,
+    mode: Mode = "compat",
+    strictness: Literal["strict", "loose"] = "strict",
+    grade: Literal["all", "fraction"] = "all",
+) -> Verdict:
+    """Whether the completion follows the instructions of its row (IFEval, IFBench).
+
+    `mode`: `compat` agrees with the published checkers, their known defects included; `fixed` judges what the
+    instruction says. `strictness`: `loose` also tries the text without its first line, its last line, both, and
+    each of these without asterisks. `grade`: `all` gives 1.0 when every instruction is followed, `fraction` the
+    share that is. `details["instructions"]` says for each whether it was followed and why not.
+
+    An empty completion is `unparseable`; one of more than 200,000 characters is `limit`. Language is told by
+    langdetect with a fixed seed, so that equal texts get equal verdicts.
+    """
+    if not completion.strip():
+        return Verdict(0.0, "unparseable", "the completion is empty")
+    if len(completion) > LONGEST:
+        what = f"a completion of {len(completion):,} characters, at most {LONGEST:,} are read"
+        return Verdict(0.0, "scored", "limit", details={"limit": what})
+    entries = _entries(example)
+    variants = [completion] if strictness == "strict" else list(dict.fromkeys(loose(completion)))
+    found = []
+    for entry, kwargs in entries:
+        reasons = (entry.follow(text, kwargs, mode == "fixed") for text in variants)
+        first = next(reasons)
+        followed = not first or any(not reason for reason in reasons)
+        found.append({"id": entry.id, "followed": followed, "reason": "" if followed else first})
+    share = sum(one["followed"] for one in found) / len(found)
+    value = share if grade == "fraction" else float(share == 1)
+    reason = "; ".join(f"{one['id']}: {one['reason']}" for one in found if not one["followed"])
+    return Verdict(value, "scored", reason, details={"instructions": found})
+
+
+def loose(text: str) -> Iterator[str]:
+    """The official variants of a text that are not empty, the text itself first."""
+    lines = text.split("\n")
+    parts = (lines[1:], lines[:-1], lines[1:-1])
+    for each in (text, *("\n".join(part).strip() for part in parts)):
+        for variant in (each, each.replace("*", "")):
+            if variant.strip():
+                yield variant
+
+
+def _entries(example: Example) -> Entries:
+    """The instructions of a row with their arguments; raises ValueError as `check_row` does."""
+    ids, kwargs = (example.extra.get(name) for name in ("instruction_id_list", "kwargs"))
+    if not isinstance(ids, list) or not ids:
+        raise ValueError(f"instruction_id_list must be a list of ids, not {ids!r}")
+    if not isinstance(kwargs, list) or len(kwargs) != len(ids):
+        size = f"{len(kwargs)} entries" if isinstance(kwargs, list) else repr(kwargs)
+        raise ValueError(f"kwargs must be a list of {len(ids)}, one for each id, not {size}")
+    return [bind(id, given, example.prompt) for id, given in zip(ids, kwargs, strict=True)]

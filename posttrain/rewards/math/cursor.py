@@ -1,0 +1,44 @@
+"""A list of tokens and a place in it: what a recursive-descent parser reads with. No grammar."""
+
+from __future__ import annotations
+
+from posttrain.rewards.math.limits import DEEPEST, TooCostly, Unreadable
+from posttrain.rewards.math.tokens import Token
+
+END: Token = ("end", "")
+
+
+class Cursor:
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.depth = 0
+        self.bars = 0
+
+    def peek(self) -> Token:
+        return self.tokens[self.at] if self.at < len(self.tokens) else END
+
+    def take(self) -> Token:
+        token = self.peek()
+        self.at += 1
+        return token
+
+    def op(self, *which: str) -> bool:
+        """Is the next token one of these operators?"""
+        token = self.peek()
+        return token[0] == "op" and token[1] in which
+
+    def expect(self, which: str) -> None:
+        if not self.op(which):
+            raise Unreadable(f"{which!r} is missing")
+        self.at += 1
+
+    def deeper(self) -> None:
+        """One level down; the caller takes it back."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise TooCostly(f"more than {DEEPEST} levels of nesting")
+
+    def signs(self) -> bool:
+        """Takes one sign; is it a minus? Two in a row are no mathematics."""
+        return self.op("+", "-") and self.take()[1] == "-"

@@ -1,0 +1,47 @@
+"""What a reader sees of a completion: the text after the thinking, and the answer that it marks.
+
+Shared by the small rewards. All of it is linear in the text. Left out: reading mathematics; the `math` reward has
+its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+OPEN, CLOSE = "<think>", "</think>"
+STATED = re.compile(r"(?:\banswer\s*(?:is\b|:)|####)[\s:*_]*", re.IGNORECASE)
+"""What announces an answer: `the final answer is`, `Answer:`, `####`."""
+ANNOUNCED = 400
+"""Characters after an announcement that may be the answer."""
+
+
+def visible(completion: str) -> str | None:
+    """The text after the last `</think>`; None where a think block stays open, which is no answer at all."""
+    rest = completion[completion.rfind(CLOSE) + len(CLOSE) :] if CLOSE in completion else completion
+    return None if OPEN in rest else rest.strip()
+
+
+def boxed(text: str) -> str | None:
+    r"""The contents of the last `\boxed{}` or `\fbox{}` whose braces close; None where there is none."""
+    until = len(text)
+    for start in reversed([m.end() for m in BOX.finditer(text)]):
+        depth = 1
+        for brace in BRACE.finditer(text, start, until):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0:
+                return text[start : brace.start()].strip()
+        until = start  # each character is read once, however many boxes stay open
+    return None
+
+
+def stated(text: str) -> str | None:
+    """The marked answer of a visible text: the last box, else the line after the last announcement; else None."""
+    found = boxed(text)
+    if found is not None:
+        return found
+    announced = [m.end() for m in STATED.finditer(text)]
+    if not announced:
+        return None
+    return text[announced[-1] :][:ANNOUNCED].strip().partition("\n")[0].strip()
