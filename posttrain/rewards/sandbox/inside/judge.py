@@ -85,9 +85,11 @@ class Judge:
     def prepare(self):
         """Loads the program, binds the names, runs the setup."""
         payload, names = self.payload, self.names
-        setup = ast.parse(payload.get("setup") or "")
+        setup = payload.get("setup") or ""
+        before = survey(ast.parse(setup))
         self.trees = [ast.parse(source) for source in payload["tests"]]
-        trees = [setup, *self.trees]
+        self.surveys = [survey(tree) for tree in self.trees]
+        surveys = [before, *self.surveys]
         prompt = payload.get("prompt") or ""
         top, code = parses(prompt) if prompt else (None, None)
         if code is not None:
@@ -98,46 +100,43 @@ class Judge:
             if entry
             else []
         )
-        free = {n for n in free_names(trees) if n not in names} - set(roots)
-        trusted = {n: standard(n) for n in free if n in KNOWN or n in module_names(trees)}
+        free = {n for n in free_names(surveys) if n not in names} - set(roots)
+        modules = module_names(surveys)
+        trusted = {n: standard(n) for n in free if n in KNOWN or n in modules}
         trusted = {n: value for n, value in trusted.items() if value is not None}
         more = sorted(n for n in free if n not in trusted and not hasattr(builtins, n))
         if not roots and not more:  # the function under test is called like one of the library's
             more = under_test(self.trees)
         names.update({n: value for n, value in trusted.items() if n not in more})
-        shared = {
-            n.name
-            for t in ([top] if top else []) + trees
-            for n in ast.walk(t)
-            if isinstance(n, ast.ClassDef)
-        }
+        shared = set().union(*(found.classes for found in surveys))
+        if top is not None:
+            shared |= survey(top).classes
         self.used = bool(roots or more)  # says something of the row alone, not of the program
-        self.setup_uses_program = bool(free_names([setup]) & {*roots, *more})
+        self.setup_uses_program = bool(free_names([before]) & {*roots, *more})
         found = self.session.load(payload, roots or more, more if roots else [], sorted(shared))
         names.update({n: v for n, v in found.items() if n in roots or n in more})
         missing = [n for n in roots if n not in found]
         if missing:
             raise SyntaxError(f"the program does not define {missing[0]!r}")
         self.entry = eval(entry, names) if entry else None
-        if setup.body:
+        if setup:
             exec(compile(setup, "setup.py", "exec", dont_inherit=True), names)
 
     def tests(self):
-        for tree in self.trees:
-            yield lambda tree=tree: self.unit(tree)
+        for each in zip(self.payload["tests"], self.trees, self.surveys):  # noqa: B905
+            yield lambda each=each: self.unit(*each)
         if not self.payload["tests"] and self.payload.get("inputs"):
             yield from self.inputs()
 
-    def unit(self, tree):
+    def unit(self, source, tree, found):
         """One test: statements; then `check(entry)`, unittest classes and `test_*` functions that it defined."""
         names = self.names
         before = dict(names)
-        exec(compile(tree, "test.py", "exec", dont_inherit=True), names)
+        exec(compile(source, "test.py", "exec", dont_inherit=True), names)
         if not any(isinstance(n, (ast.FunctionDef, ast.ClassDef)) for n in tree.body):
             return
         new = {n: v for n, v in names.items() if before.get(n) is not v}
-        called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call)
-                  and isinstance(n.func, ast.Name)}  # fmt: skip
+        called = found.called
         if (
             isinstance(new.get("check"), types.FunctionType)
             and "check" not in called
@@ -177,31 +176,67 @@ class Judge:
             yield lambda args=args: one(args)
 
 
-def free_names(trees):
+class Survey:
+    """What names a piece of code reads, binds, calls, takes attributes of, and which classes it defines."""
+
+    def __init__(self):
+        self.read, self.bound, self.called, self.bases, self.bare = (
+            set(),
+            set(),
+            set(),
+            set(),
+            set(),
+        )
+        self.classes = set()
+
+
+def survey(tree):
+    """One pass over the tree; `ast.walk` would take most of a short check."""
+    found, waiting = Survey(), [tree]
+    while waiting:
+        node = waiting.pop()
+        kind = type(node)
+        if kind is ast.Name:
+            found.bare.add(node.id)
+            (found.read if type(node.ctx) is ast.Load else found.bound).add(node.id)
+            continue
+        if kind is ast.Attribute and type(node.value) is ast.Name:
+            found.bases.add(node.value.id)
+            found.read.add(node.value.id)
+            continue
+        if kind is ast.Call and type(node.func) is ast.Name:
+            found.called.add(node.func.id)
+        elif kind in DEFINITIONS:
+            found.bound.add(node.name)
+            if kind is ast.ClassDef:
+                found.classes.add(node.name)
+        elif kind is ast.arg:
+            found.bound.add(node.arg)
+        elif kind is ast.alias:
+            found.bound.add((node.asname or node.name).partition(".")[0])
+        for value in node.__dict__.values():
+            if type(value) is list:
+                waiting.extend(v for v in value if isinstance(v, INNER))
+            elif isinstance(value, INNER):
+                waiting.append(value)
+    return found
+
+
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
+INNER = (ast.stmt, ast.expr, ast.comprehension, ast.excepthandler, ast.arguments, ast.arg, ast.keyword, ast.alias,
+         ast.withitem, ast.match_case, ast.pattern)  # fmt: skip
+"""What may hold a name; operators and contexts hold none."""
+
+
+def free_names(surveys):
     """Names that the code reads and does not bind at any level."""
-    read, bound = set(), set()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-            elif isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
-                bound.add(node.name)
-            elif isinstance(node, ast.arg):
-                bound.add(node.arg)
-            elif isinstance(node, ast.alias):
-                bound.add((node.asname or node.name).partition(".")[0])
-    return read - bound
+    return set().union(*(s.read for s in surveys)) - set().union(*(s.bound for s in surveys))
 
 
-def module_names(trees):
+def module_names(surveys):
     """Names of library modules that the code only takes attributes of."""
-    bases, bare = set(), set()
-    for tree in trees:
-        inner = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                (bases if id(node) in inner else bare).add(node.id)
-    return {n for n in bases - bare if n in STDLIB or n in sys.stdlib_module_names}
+    bases = set().union(*(s.bases for s in surveys)) - set().union(*(s.bare for s in surveys))
+    return {n for n in bases if n in STDLIB or n in sys.stdlib_module_names}
 
 
 def under_test(trees):

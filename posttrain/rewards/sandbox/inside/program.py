@@ -11,6 +11,14 @@ import ast
 def choose(blocks, prompt, names):
     """([code to run in order], its source, None), or (None, "", why it does not parse)."""
     wanted = set(names)
+    if (
+        len(blocks) == 1 and wanted
+    ):  # the usual case, without a tree: that takes longer than compiling
+        code = compiles(blocks[0])
+        if code is not None and any(
+            type(c) is type(code) and c.co_name in wanted for c in code.co_consts
+        ):
+            return [*before(prompt), code], blocks[0], None
     parsed = []
     for block in reversed(blocks):
         tree, code = parses(block)
@@ -37,17 +45,22 @@ def choose(blocks, prompt, names):
 
 def before(prompt):
     """The prompt as code to run before the program, if it is code."""
-    code = parses(prompt)[1] if prompt else None
+    code = compiles(prompt) if prompt else None
     return [] if code is None else [code]
 
 
 def parses(source):
     """(tree, code), or (None, None)."""
+    code = compiles(source)
+    return (None, None) if code is None else (ast.parse(source), code)
+
+
+def compiles(source):
+    """The code of a module, or None."""
     try:
-        tree = ast.parse(source)
-        return tree, compile(tree, "solution.py", "exec", dont_inherit=True)
+        return compile(source, "solution.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None, None
+        return None
 
 
 def defined(tree):
