@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.rewards import REWARDS
+from posttrain.rewards import load_all
 from posttrain.rewards.batch import score_batch
 from posttrain.rewards.conformance import Conformance, conformance, corpus_of, read_corpus
 from posttrain.rewards.registry import Bound, Spec, bind, failed, find
@@ -33,7 +33,7 @@ SHOWN = 20
 
 def list_rewards(console: Console, as_json: bool) -> None:
     """Every registered reward with its columns, options and first line."""
-    specs = [REWARDS[name] for name in REWARDS]
+    specs = [find(name) for name in load_all()]
     if as_json:
         facts = [
             {"name": s.name, "about": s.about, "columns": s.columns, "options": _options(s), "shaping": s.shaping,
@@ -70,7 +70,7 @@ def _type(hint: Any) -> str:
 
 def check_rewards(names: list[str], console: Console, as_json: bool, markdown: bool) -> None:
     """Conformance of the named rewards, or of all. Raises `WorkError` where one does not hold."""
-    specs = [find(name) for name in names] or [REWARDS[name] for name in REWARDS]
+    specs = [find(name) for name in names] or [find(name) for name in load_all()]
     found = []
     with _bar() as bar:
         for spec in specs:

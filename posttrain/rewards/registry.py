@@ -20,6 +20,7 @@ from typing import Any, Literal
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, build
 from posttrain.registry import Registry
+from posttrain.rewards.catalogue import MODULES
 from posttrain.types import Example, Verdict
 
 RewardFn = Callable[..., Any]
@@ -126,6 +127,8 @@ def find(name: str) -> Spec:
 
     Built-in names come first: a plugin cannot take the place of one.
     """
+    if name not in REWARDS and name in MODULES:
+        importlib.import_module(f"posttrain.rewards.{MODULES[name]}")
     if name in REWARDS:
         return REWARDS[name]
     if ":" in name:
@@ -133,8 +136,15 @@ def find(name: str) -> Spec:
     plugins = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
     if name in plugins:
         return _dotted(plugins[name].value, name)
-    near = did_you_mean(name, [*REWARDS, *plugins])
+    near = did_you_mean(name, {*MODULES, *REWARDS, *plugins})
     raise RequestError(f"unknown reward {name!r}{near}; `posttrain rewards list` shows all")
+
+
+def load_all() -> Registry[Spec]:
+    """Every registered reward, the built-in ones imported."""
+    for name in MODULES:
+        find(name)
+    return REWARDS
 
 
 @functools.cache

@@ -77,7 +77,6 @@ _PREPARED: dict[str, Any] = {}
 
 
 def _bound(name: str, options: dict[str, Any]) -> Any:
-    import posttrain.rewards  # noqa: F401  (registers the built-in ones)
     from posttrain.rewards.registry import Bound, find
 
     if name not in _PREPARED:

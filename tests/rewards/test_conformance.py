@@ -7,7 +7,7 @@ import json
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.rewards import REWARDS
+from posttrain.rewards import REWARDS, load_all
 from posttrain.rewards.conformance import conformance, corpus_of, read_corpus
 from posttrain.rewards.registry import find
 from tests.conftest import require
@@ -97,7 +97,7 @@ def test_a_broken_corpus_names_its_line(tmp_path, line, sentence):
         read_corpus(path)
 
 
-OWN = sorted(name for name in REWARDS if REWARDS[name].fn.__module__.startswith("posttrain."))
+OWN = sorted(name for name in load_all() if REWARDS[name].fn.__module__.startswith("posttrain."))
 
 
 BY_MODEL = ("judge", "reward_model", "qwen_math_shaping")

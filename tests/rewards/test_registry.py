@@ -10,7 +10,8 @@ import pytest
 
 from posttrain.errors import RequestError
 from posttrain.registry import Registry
-from posttrain.rewards import REWARDS, bind, score, score_batch
+from posttrain.rewards import REWARDS, bind, load_all, score, score_batch
+from posttrain.rewards.catalogue import MODULES
 from posttrain.rewards.registry import check_rows, find
 from posttrain.types import Example
 from tests.rewards import probes
@@ -77,7 +78,7 @@ def test_a_name_is_registered_once():
 
 
 def test_every_reward_says_what_it_judges_and_types_its_options():
-    assert len(list(REWARDS)) > 3
+    assert len(list(load_all())) > 15
     for name in REWARDS:
         spec = REWARDS[name]
         assert spec.about and len(spec.about) <= 150, name
@@ -207,7 +208,24 @@ def test_completions_and_rows_must_be_as_many():
         score_batch(bind("probe-lists"), ["a", "b"], [EXAMPLE])
 
 
-def test_importing_all_rewards_is_quick_and_needs_no_heavy_library():
+def test_the_catalogue_names_what_the_modules_register():
+    own = {
+        n: REWARDS[n].fn.__module__.split(".")[2]
+        for n in load_all()
+        if REWARDS[n].fn.__module__.startswith("posttrain.")
+    }
+    assert own == MODULES
+
+
+def test_a_reward_is_imported_when_it_is_asked_for():
+    program = "import sys, posttrain.rewards as r; r.bind('exact'); print([m for m in sys.modules if m.startswith('posttrain.rewards.')])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert "posttrain.rewards.text" in done.stdout and "posttrain.rewards.math" not in done.stdout
+
+
+def test_importing_all_rewards_needs_no_heavy_library():
     heavy = (
         "torch",
         "transformers",
@@ -217,7 +235,7 @@ def test_importing_all_rewards_is_quick_and_needs_no_heavy_library():
         "jsonschema",
         "reasoning_gym",
     )
-    program = f"import sys, posttrain.rewards; print([m for m in {heavy} if m in sys.modules])"
+    program = f"import sys, posttrain.rewards as r; r.load_all(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )

@@ -10,7 +10,6 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.recipe import schema
 from posttrain.rewards import bind
-from posttrain.rewards.math import plain_number
 from posttrain.types import Problem
 
 
@@ -48,6 +47,8 @@ class Gsm8k:
         list_files(self.source)
 
     def problems(self) -> list[Problem]:
+        from posttrain.rewards.math import plain_number
+
         suffix = f"\n{self.options.prompt}" if self.options.prompt else ""
         found = []
         for index, (where, row) in enumerate(open_rows(self.source)):
