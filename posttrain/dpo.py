@@ -1,7 +1,7 @@
 """Preference optimisation on pairs; a thin subclass of TRL's DPOTrainer.
 
-    posttrain dpo recipes/dpo.yaml preference.beta=1
-    accelerate launch --config_file launch/ddp.yaml -m posttrain.dpo recipes/dpo.yaml
+    posttrain dpo my-dpo.yaml preference.beta=1
+    accelerate launch --config_file launch/ddp.yaml -m posttrain.dpo my-dpo.yaml
 
 What is ours: pairs come from the mixture, log-probabilities from the fused head (no T x V logits), those of the
 reference are computed once and kept, and the loss is a function of losses/preference.py. Left out: unpaired data (KTO), a

@@ -43,6 +43,10 @@ class Side:
         """(class name, {attribute: value}) for classes that travel by their attributes, else None."""
         return None
 
+    def opaque(self, value):
+        """Whether a value that could travel as its items is `foreign` all the same."""
+        return False
+
     def build(self, entry):
         """The value of an entry of `foreign`."""
         raise ProtocolError(f"unknown tag {entry[0]!r}")
@@ -126,6 +130,8 @@ class Encoder:
         shared = self.side.attributes(value)
         if shared is not None:
             return ["n", shared[0], [e for k, v in shared[1].items() for e in (k, self.element(v))]]
+        if self.side.opaque(value):
+            return self.side.foreign(value)
         for base, tag in ((list, "l"), (tuple, "t"), (set, "s"), (frozenset, "z")):
             if isinstance(value, base):
                 return [tag, self.many(base.__iter__(value))]

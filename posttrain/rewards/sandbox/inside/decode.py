@@ -67,7 +67,7 @@ class Decoder:
                     return bytes.fromhex(body)
                 if tag == "c":
                     return complex(*body)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 pass
             raise ProtocolError("not an element")
         return element
@@ -173,6 +173,8 @@ def fill_instance(target, parts, again):
     for name, value in pairs.items():
         if type(name) is not str or name.startswith("__"):
             raise ProtocolError("an attribute that is none")
+        if callable(getattr(type(target), name, None)):
+            continue  # a method of a test's class would hand what it compares with to the program
         object.__setattr__(target, name, value)
     if again and hasattr(target, "__dict__"):
         for name in [n for n in target.__dict__ if n not in pairs and not n.startswith("__")]:

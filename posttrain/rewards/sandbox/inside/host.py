@@ -8,6 +8,7 @@ import builtins
 import operator
 import sys
 import types
+from collections import deque
 
 from .codec import BUILTINS, Encoder, ProtocolError, Side
 from .decode import Decoder
@@ -41,6 +42,7 @@ class Host(Side):
 
     def __init__(self, fd):
         self.fd, self.handles, self.ids, self.module, self.shared = fd, [], {}, None, frozenset()
+        self.made = set()
 
     # ---- what is not plain
 
@@ -64,6 +66,9 @@ class Host(Side):
         if hasattr(kind, "__next__"):
             return ["h", self.handle(value), "i", kind.__name__]
         return ["h", self.handle(value), "o", kind.__name__, self.handle(kind)]
+
+    def opaque(self, value):
+        return self.ids.get(id(value)) in self.made
 
     def attributes(self, value):
         kind = type(value)
@@ -113,6 +118,8 @@ class Host(Side):
         args, kwargs = decoder.value(request["a"]), decoder.value(request["k"])
         target = None if request["h"] is None else self.handles[request["h"]]
         value = perform(request["do"], target, args, kwargs)
+        if isinstance(target, type) and type(value) is target and behaves(target):
+            self.made.add(self.handle(value))
         encoder = Encoder(self)
         encoder.table = [None] * len(table)
         for index, known in decoder.values.items():
@@ -153,6 +160,9 @@ class Host(Side):
             {"callback": key, "do": what, "t": encoder.table, "a": elements[0], "k": elements[1]},
         )
         reply = receive(self.fd)
+        while "do" in reply:  # the function of the judge calls the program in its turn
+            self.answer(reply)
+            reply = receive(self.fd)
         decoder = Decoder(self, reply["t"]).run()
         if reply.get("exc"):
             raise getattr(builtins, reply["exc"][0], Exception)(reply["exc"][1])
@@ -195,6 +205,10 @@ def perform(what, target, args, kwargs):
             return (True, None)
     if what == "isinstance":
         return isinstance(args[0], target)
+    if what == "enter":
+        return type(target).__enter__(target)
+    if what == "exit":
+        return type(target).__exit__(target, None, None, None)
     return OPERATIONS[what](target, *args)
 
 
@@ -205,6 +219,16 @@ OPERATIONS |= {
     f.__name__: f
     for f in (len, iter, reversed, str, repr, bool, int, float, complex, round, bytes, format)
 }
+
+
+def behaves(kind):
+    """Whether a class is a container with methods of its own (`class LRUCache(OrderedDict)`): more than its items."""
+    return issubclass(kind, (list, dict, set, deque)) and any(
+        callable(v) and not n.startswith("_")
+        for base in kind.__mro__
+        if base.__module__ == "solution"
+        for n, v in vars(base).items()
+    )
 
 
 def attributes_of(value):

@@ -13,7 +13,7 @@ import types
 import unittest
 
 from .compare import close
-from .program import parses
+from .program import prompt_code
 from .session import CannotCross, Session
 from .wire import Gone, receive, send
 
@@ -49,7 +49,7 @@ class Judge:
         except Gone as gone:
             return self.report(f"the program ended while it was loaded ({gone})", gone=True)
         except SyntaxError as error:
-            return self.report(error.msg)
+            return self.report(error.msg or cause(error))
         except Exception as error:
             if not hasattr(error, "of_the_program") and self.setup_uses_program:
                 return self.report(f"the setup failed on the program: {cause(error)}", error)
@@ -91,7 +91,7 @@ class Judge:
         self.surveys = [survey(tree) for tree in self.trees]
         surveys = [before, *self.surveys]
         prompt = payload.get("prompt") or ""
-        top, code = parses(prompt) if prompt else (None, None)
+        top, code = prompt_code(prompt)
         if code is not None:
             exec(code, names)
         entry = payload.get("entry_point") or ""
@@ -111,6 +111,7 @@ class Judge:
         shared = set().union(*(found.classes for found in surveys))
         if top is not None:
             shared |= survey(top).classes
+        shared -= {*roots, *more}  # what is judged stays behind the wire, whatever stub the prompt holds
         self.used = bool(roots or more)  # says something of the row alone, not of the program
         self.setup_uses_program = bool(free_names([before]) & {*roots, *more})
         found = self.session.load(payload, roots or more, more if roots else [], sorted(shared))
@@ -151,8 +152,10 @@ class Judge:
             ):
                 value()
             elif isinstance(value, type) and issubclass(value, unittest.TestCase):
+                value.setUpClass()
                 for case in unittest.defaultTestLoader.loadTestsFromTestCase(value):
                     case.debug()
+                value.tearDownClass()
 
     def inputs(self):
         """One test an input: the reference computes what is expected, here."""
@@ -167,7 +170,7 @@ class Judge:
             got = self.entry(*copy.deepcopy(args))
             if residual is not None:  # any root will do
                 assert (
-                    type(got) in (int, float) and abs(residual(*copy.deepcopy(args), got)) <= atol
+                    isinstance(got, (int, float)) and abs(residual(*copy.deepcopy(args), got)) <= atol
                 ), "no root"
             else:
                 assert close(got, expected, atol), f"{short(got)} instead of {short(expected)}"

@@ -45,8 +45,14 @@ def choose(blocks, prompt, names):
 
 def before(prompt):
     """The prompt as code to run before the program, if it is code."""
-    code = compiles(prompt) if prompt else None
+    code = prompt_code(prompt)[1]
     return [] if code is None else [code]
+
+
+def prompt_code(prompt):
+    """(tree, code) of a prompt that is code, else (None, None): a lone word compiles and is none."""
+    tree, code = parses(prompt) if prompt else (None, None)
+    return (None, None) if tree is None or not defined(tree) else (tree, code)
 
 
 def parses(source):

@@ -73,6 +73,13 @@ class Remote:
     def __contains__(self, item):
         return any(item is each or item == each for each in self)
 
+    def __enter__(self):
+        return self._session.ask("enter", self._handle, ())
+
+    def __exit__(self, *_):
+        self._session.ask("exit", self._handle, ())
+        return False  # no failed assertion is swallowed
+
     def __reversed__(self):
         return iter(self._session.ask("reversed", self._handle, ()))
 

@@ -1,5 +1,6 @@
 """The candidate's process for tests by standard input: one program, run as `__main__` with three streams."""
 
+import atexit
 import contextlib
 import os
 import sys
@@ -22,6 +23,8 @@ def main(payload, stdin, stdout, stderr):
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     sys.argv = ["solution.py"]
     code = run(request)
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
     except BaseException:

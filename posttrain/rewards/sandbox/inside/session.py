@@ -170,6 +170,13 @@ class Session(Side):
 
     def load(self, payload, names, more, shared):
         """Starts the program. Returns {name: value} of what it defines of `names`, or raises."""
+        try:
+            return self.loaded(payload, names, more, shared)
+        except MemoryError as error:  # by what the program sent: its fault, not that of the setup
+            error.of_the_program = getattr(error, "of_the_program", "MemoryError")
+            raise
+
+    def loaded(self, payload, names, more, shared):
         self.shared = frozenset(shared)
         send(self.fd, {"do": "load", "blocks": payload["blocks"], "prompt": payload.get("prompt") or "",
                        "names": names, "more": more, "shared": list(shared)})  # fmt: skip
@@ -181,13 +188,15 @@ class Session(Side):
         try:
             decoder = Decoder(self, reply["t"]).run()
             return {str(n): decoder.value(e) for n, e in reply["names"].items()}
-        except (ProtocolError, KeyError, AttributeError) as error:
+        except (ProtocolError, LookupError, AttributeError, TypeError, ValueError) as error:
             raise Gone(f"an answer that is not of the format: {error}") from None
 
 
 def builtin_exception(name):
     """The built-in exception class of a name; exits and interrupts of the program are plain exceptions here."""
     kind = getattr(builtins, str(name), None)
+    if kind in (StopIteration, StopAsyncIteration):  # from a call, it would end a `map` of the test in silence
+        return RuntimeError
     if isinstance(kind, type) and issubclass(kind, Exception):
         return kind
     return RuntimeError

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import signal
+import site
 import socket
 import sys
 import time
@@ -182,6 +183,7 @@ def main(config):
         sys.path[:] = config["path"]
         for name in PRELOAD:
             __import__(name)
+        site.setquit()  # `exit` and `quit`, which programs call
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
         walls.build(config)
         limits.inherit(config["tasks"])
