@@ -19,7 +19,10 @@ cd "${SLURM_SUBMIT_DIR:-$PWD}"
 export PYTHON=${PYTHON:-python} ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-launch/ddp.yaml}
 [ -f "$ACCELERATE_CONFIG" ] || { echo "error: ACCELERATE_CONFIG=$ACCELERATE_CONFIG: no such file" >&2; exit 2; }
 export PROCESSES=$((SLURM_NNODES * ${PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}))
-"$PYTHON" -m posttrain.cli check --ranks "$PROCESSES" "$@" >/dev/null  # a typo ends the job here, in one sentence
+# A typo ends the job here, in one sentence; the plan says which stage it is.
+PLAN=$("$PYTHON" -m posttrain.cli check --json --ranks "$PROCESSES" "$@")
+STAGE=$("$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["recipe"]["stage"])' <<<"$PLAN")
+export STAGE
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 20000))}
@@ -34,5 +37,5 @@ srun --kill-on-bad-exit=1 bash -c '
   exec "$PYTHON" -m accelerate.commands.accelerate_cli launch \
     --config_file "$ACCELERATE_CONFIG" --num_machines "$SLURM_NNODES" --num_processes "$PROCESSES" \
     --machine_rank "$SLURM_NODEID" --main_process_ip "$MASTER_ADDR" --main_process_port "$MASTER_PORT" \
-    -m posttrain.sft "$@"
+    -m "posttrain.$STAGE" "$@"
 ' posttrain "$@"
