@@ -95,7 +95,7 @@ def functions_verdict(ended: Ended, tests: Tests, grade: str, seconds: float) ->
             return limited(f"{seconds:g} s of time", 0, total)
         return limited(f"resources: {signal_name(ended)}", 0, total)
     if "broken" in report:
-        return Verdict(None, "error", f"the tests cannot be run: {report['broken']}")
+        return Verdict(None, "error", f"the tests cannot be run: {printable(report['broken'])}")
     passed, failures = report["passed"], report["failures"]
     if report["limit"]:
         return limited(report["limit"], passed, total, grade)
@@ -104,12 +104,17 @@ def functions_verdict(ended: Ended, tests: Tests, grade: str, seconds: float) ->
         return limited(signal_name(ended), passed, total, grade)
     details: dict[str, Any] = {"passed": passed, "total": total}
     if failures:
-        details["failures"] = [f"test {n}: {cause}" for n, cause in failures[:SHOWN]]
+        details["failures"] = [printable(f"test {n}: {cause}") for n, cause in failures[:SHOWN]]
     if passed == total and not report["stopped"]:
         return Verdict(1.0, "scored", "", details=details)
     reason = report["stopped"] or f"test {failures[0][0]} of {total} failed: {failures[0][1]}"
     value = passed / total if grade == "fraction" else 0.0
-    return Verdict(value, "scored", reason[:400], details=details)
+    return Verdict(value, "scored", printable(reason[:400]), details=details)
+
+
+def printable(text: str) -> str:
+    """`text` without lone surrogates, which a program may raise and no file or terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def limited(what: str, passed: int, total: int, grade: str = "all") -> Verdict:

@@ -28,6 +28,9 @@ EQUAL = ["assert solve(3) == 10"]
 CLOSE = ["assert abs(solve(3) - 2.5) < 1e-6"]
 FORGE = '{"passed": 1, "total": 1, "failures": [], "stopped": null, "limit": "", "gone": false}'
 
+SEND = ("import json, os\ndef send(m):\n    b = json.dumps(m).encode()\n    for fd in range(3, 300):\n"
+        "        try: os.write(fd, len(b).to_bytes(8, 'big') + b)\n        except OSError: pass\n")  # fmt: skip
+
 FORGERY = [
     ("an object equal to everything", "class E:\n    def __eq__(s, o): return True\n    __hash__ = None\n"
      "def solve(x): return E()", EQUAL),
@@ -133,6 +136,20 @@ FORGERY = [
      "            if b''.join((b'79', b'19')) in d: return int('79' '19')\n        except OSError: pass\n", ["assert solve(3) == 7919"]),
     ("is any item", "class E:\n    def __getitem__(s, k): return E()\n    def __len__(s): return 2\n"
      "    def __eq__(s, o): return True\ndef solve(x): return E()", ["assert len(solve(3)) == 2 and solve(3)[0] == 1"]),
+    ("ends a loop of the test", "def solve(x): raise StopIteration",
+     ["assert all(map(lambda case: solve(case[0]) == case[1], [(3, 10)]))"]),
+    ("ends a loop of the test by a class", "class E(StopIteration): pass\ndef solve(x): raise E",
+     ["assert all(map(lambda case: solve(case[0]) == case[1], [(3, 10)]))"]),
+    ("swallows an assertion", "class E:\n    def __enter__(s): return s\n    def __exit__(s, *a): return True\n"
+     "def solve(x): return E()", ["with solve(3) as got:\n    assert got == 10"]),
+    ("a method in place of the test's", "class N:\n    def __init__(s): s.same = lambda o: True\ndef solve(x): return N()",
+     ["class N:\n    v = 1\n    def same(s, o): return s is o\nassert solve(3).same(10)"]),
+    ("a number that overflows while loading", f"{SEND}send({{'names': {{'solve': {{'c': [10 ** 400, 0]}}}}, 't': []}})", EQUAL),
+    ("an array too large while loading", f"{SEND}send({{'names': {{'solve': [0]}}, 't': [['N', '<U500000000', None, ['a']]]}})",
+     EQUAL),
+    ("an exception that overflows while loading",
+     f"{SEND}send({{'exc': ['A', 'ValueError', 'x', None], 't': [], 'v': {{'c': [10 ** 400, 0]}}}})", EQUAL),
+    ("a syntax error while loading", "def solve(x): return 1\nraise SyntaxError", EQUAL),
     ("rounds to an object", "class E:\n    def __round__(s, n=0): return s\n    def __eq__(s, o): return True\n"
      "def solve(x): return E()", ["assert round(solve(3), 2) == 2.5"]),
 ]  # fmt: skip
@@ -311,6 +328,9 @@ LEFTOVERS = [
      "daemon=True).start()", "import time; time.sleep(0.5); open('/tmp/late')"),
     ("a daemon", "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        import time; time.sleep(99)",
      "assert len([p for p in os.listdir('/proc') if p.isdigit()]) > 4"),
+    ("the times of its folder", "import os; os.utime('/tmp', (1, 77))", "assert os.stat('/tmp').st_mtime == 77"),
+    ("the mode of its folder", "import os; os.chmod('/tmp', 0o711)", "assert os.stat('/tmp').st_mode & 0o777 == 0o711"),
+    ("the time of a device", "", "os.utime('/dev/null')"),
     ("shared memory", "open('/dev/shm/left', 'w').write('x')", "open('/dev/shm/left').read()"),
     ("a lock", "import fcntl, os; fcntl.flock(open('/dev/null'), 2)",
      "import fcntl\ntry: fcntl.flock(open('/dev/null'), 2 | 4)\nexcept OSError: pass\nelse: raise ValueError"),

@@ -44,6 +44,20 @@ def test_an_exception_of_the_program_is_named():
     assert verdict.reason == "test 1 of 1 failed: the program raised KeyError: 'no'"
 
 
+def test_a_reason_can_be_written_anywhere():
+    """A program may raise lone surrogates, which no file takes."""
+    program = "def add(a, b): raise ValueError(chr(0xd800))"
+    verdict = judge(program, tests=["assert add(1, 2) == 3"])
+    assert verdict.reason.endswith("ValueError: \\ud800") and verdict.value == 0.0
+    (verdict.reason + str(verdict.details["failures"][0])).encode()
+
+
+def test_a_syntax_error_while_it_runs_is_zero():
+    verdict = judge(ADD + "exec('1 +')", tests=["assert add(1, 2) == 3"])
+    assert (verdict.value, verdict.status) == (0.0, "scored")
+    assert "SyntaxError" in verdict.reason
+
+
 def test_a_syntax_error_is_zero_with_its_line():
     verdict = judge("```python\ndef add(a, b)\n    return 1\n```", tests=["assert add(1, 2) == 3"])
     assert (verdict.value, verdict.status) == (0.0, "scored")

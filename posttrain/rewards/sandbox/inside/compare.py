@@ -29,6 +29,8 @@ def near(got, expected, atol):
             return False
         if got != got or expected != expected:
             return got != got and expected != expected
+        if abs(expected) == float("inf"):  # everything is within a part of it
+            return got == expected
         try:
             return got == expected or abs(got - expected) <= atol + RELATIVE * abs(expected)
         except OverflowError:

@@ -111,15 +111,16 @@ class Judge:
         shared = set().union(*(found.classes for found in surveys))
         if top is not None:
             shared |= survey(top).classes
-        shared -= {*roots, *more}  # what is judged stays behind the wire, whatever stub the prompt holds
+        shared -= {*roots, *more}  # the prompt may hold a stub of what is judged
         self.used = bool(roots or more)  # says something of the row alone, not of the program
-        self.setup_uses_program = bool(free_names([before]) & {*roots, *more})
+        self.setup_uses_program = True  # so do loading it and looking for its entry
         found = self.session.load(payload, roots or more, more if roots else [], sorted(shared))
         names.update({n: v for n, v in found.items() if n in roots or n in more})
         missing = [n for n in roots if n not in found]
         if missing:
             raise SyntaxError(f"the program does not define {missing[0]!r}")
         self.entry = eval(entry, names) if entry else None
+        self.setup_uses_program = bool(free_names([before]) & {*roots, *more})
         if setup:
             exec(compile(setup, "setup.py", "exec", dont_inherit=True), names)
 
@@ -170,7 +171,8 @@ class Judge:
             got = self.entry(*copy.deepcopy(args))
             if residual is not None:  # any root will do
                 assert (
-                    isinstance(got, (int, float)) and abs(residual(*copy.deepcopy(args), got)) <= atol
+                    isinstance(got, (int, float))
+                    and abs(residual(*copy.deepcopy(args), got)) <= atol
                 ), "no root"
             else:
                 assert close(got, expected, atol), f"{short(got)} instead of {short(expected)}"

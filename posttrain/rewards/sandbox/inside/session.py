@@ -195,9 +195,8 @@ class Session(Side):
 def builtin_exception(name):
     """The built-in exception class of a name; exits and interrupts of the program are plain exceptions here."""
     kind = getattr(builtins, str(name), None)
-    if kind in (StopIteration, StopAsyncIteration):  # from a call, it would end a `map` of the test in silence
-        return RuntimeError
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    silent = (StopIteration, StopAsyncIteration)  # from a call, they would end a `map` of the test
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind not in silent:
         return kind
     return RuntimeError
 

@@ -36,6 +36,8 @@ def build(config):
         namespaces(config, root)
     elif kind == "bubblewrap":
         scratch("/tmp", config)
+        for path in filter(os.path.exists, config["devices"]):
+            seal(path, device=True)
     if kind == "landlock":
         if root:
             drop(config["uid"])
@@ -168,7 +170,12 @@ def bind(path, target):
         if not os.path.exists(target):
             os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     mount(path, target, None, MS_BIND)
+    seal(target, device)
+
+
+def seal(target, device):
+    """A mount without writing; what is written to a device leaves no time on it."""
     locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC | 1024 | 2048 | 0x200000)
     locked = (locked & 14) | (1024 if locked & 1024 else 0) | (2048 if locked & 2048 else 0)
     flags = locked | MS_NOSUID | (0 if device else MS_NODEV)
-    mount(None, target, None, MS_REMOUNT | MS_BIND | (0 if device else MS_RDONLY) | flags)
+    mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags)

@@ -165,6 +165,8 @@ class Zygote:
                         else:
                             os.unlink(f"{path}/{inner}")
                     os.rmdir(path)
+            os.chmod("/tmp", 0o700)
+            os.utime("/tmp", (0, 0))
             return True
         except OSError:
             return False
