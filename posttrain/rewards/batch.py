@@ -18,12 +18,13 @@ from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.rewards.call import call, call_batch, checked
-from posttrain.rewards.pool import Pool, Worker, cores, pool
+from posttrain.rewards.pool import STARVED, Pool, Worker, cores, pool
 from posttrain.rewards.registry import Bound, as_example, bind, failed, limited
 from posttrain.rewards.worker import as_fields
 from posttrain.types import Example, Verdict
 
 DEADLINE_S = 600.0
+"""Seconds a batch may take beyond what its checks may take by their own limits."""
 TRIES = 5
 """Workers in a row that may die before their first check."""
 CHUNK = 32
@@ -40,14 +41,15 @@ def score_batch(
     bound: Bound,
     completions: Sequence[str],
     examples: Sequence[Any],
-    deadline_s: float = DEADLINE_S,
+    deadline_s: float | None = None,
     workers: int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> list[Verdict]:
     """One verdict a completion, in order. May be called from any thread, several at once.
 
-    `examples[i]` belongs to `completions[i]`. After `deadline_s` seconds what is left becomes `timeout`. `workers`:
-    processes or threads at work (default: the cores of this rank). `done` is called after each verdict.
+    `examples[i]` belongs to `completions[i]`. After `deadline_s` seconds what is left becomes `timeout`; by default
+    never before every check could have used up its own limit: slow completions do not take the verdicts of others.
+    `workers`: processes or threads at work (default: the cores of this rank). `done` is called after each verdict.
 
     Raises:
         RequestError: the reward refuses its options, or the two lists differ in length.
@@ -58,6 +60,8 @@ def score_batch(
             f"reward {bound.name!r}: {len(completions)} completions for {len(examples)} examples"
         )
     rows = [as_example(example) for example in examples]
+    if deadline_s is None:
+        deadline_s = DEADLINE_S + STARVED * bound.spec.limit_s * len(rows) / (workers or cores())
     until = time.monotonic() + deadline_s
     if bound.spec.runs == "worker":
         return _Processes(bound, completions, rows, until, pool(workers), done).run()

@@ -16,7 +16,7 @@ import numpy as np
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.stages import Reward, Success
-from posttrain.rewards.batch import DEADLINE_S, score_batch
+from posttrain.rewards.batch import score_batch
 from posttrain.rewards.registry import Bound, as_example, bind
 from posttrain.types import Example, Verdict
 
@@ -115,7 +115,7 @@ class Composite:
         self,
         completions: Sequence[str],
         examples: Sequence[Any],
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
         workers: int | None = None,
         done: Callable[[], None] = lambda: None,
     ) -> list[Graded]:

@@ -41,7 +41,7 @@ class Spec:
     """`inline`: cheap and linear. `worker`: in a process that is killed after `limit_s`. `thread`: in a thread of the
     caller (owns its processes, or waits for a network). `batch`: takes and returns lists."""
     limit_s: float = 2.0
-    """Seconds a check may take in a worker."""
+    """Seconds a check may take: enforced in a worker; elsewhere the reward keeps to it, and deadlines count on it."""
     shaping: bool = False
     """The value may be any finite number; it never decides success."""
     missing: Callable[[], str | None] | None = None

@@ -310,3 +310,13 @@ def test_thousands_of_checks_leave_nothing_behind():
         assert values(f"{PROBES}:equal", ["5"] * 300) == [1.0] * 300
         values(f"{PROBES}:dies", ["always"])
     assert descriptors() <= before and threading.active_count() <= processes
+
+
+def test_slow_checks_do_not_take_the_time_of_others(monkeypatch):
+    """By default a batch may take what its checks may take by their own limits, however many are slow."""
+    from posttrain.rewards import batch
+
+    monkeypatch.setattr(batch, "DEADLINE_S", 0.0)
+    verdicts = score_batch(bind("probe-thread"), ["0.4"] * 12, [EXAMPLE] * 12, workers=2)
+    assert [v.value for v in verdicts] == [1.0] * 12
+    assert values(f"{PROBES}:sleeps", ["9", "9", "0.1"], workers=1) == [0.0, 0.0, 1.0]

@@ -6,6 +6,7 @@ after a second try; a queue that is too long is `timeout`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ OUTPUT = 1 << 20
 """Bytes that a program may print beside what is expected of it."""
 MOST_LIMITS = 3
 """Tests by standard input of one row that may hit a limit before the rest is given up."""
+ROW_S = 60.0
+"""Seconds for all tests by standard input of one row."""
 SHOWN = 5
 """Failures that a verdict lists."""
 
@@ -154,13 +157,20 @@ def _script(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdi
 def scripts(run: Callable[[str, str, float], Ended], tests: Tests, limits: Limits) -> Verdict:
     """Every test by standard input; `run(stdin, expected, seconds)` runs one.
 
-    With `fraction`, the third test that hits a limit ends the row: the others would take as long.
+    With `fraction`, the third test that hits a limit ends the row: the others would take as long. So does `ROW_S` for
+    all tests together, whether each of them was quick enough or not.
     """
     passed, failures, limit, hit = 0, [], "", 0
     total, seconds = len(tests.stdin), clock(tests, limits)
+    until = time.monotonic() + max(ROW_S, seconds)
     for number, (stdin, expected) in enumerate(tests.stdin, 1):
+        allowed = min(seconds, until - time.monotonic())
+        if allowed <= 0:
+            limit = limit or f"{ROW_S:g} s for all tests"
+            failures.append(f"test {number}: out of time")
+            break
         why, what = script_failure(
-            run(stdin, expected, seconds), expected, limits.tolerance, seconds
+            run(stdin, expected, allowed), expected, limits.tolerance, allowed
         )
         if not why:
             passed += 1

@@ -8,6 +8,7 @@ hold JSON text of the same. Left out: expected outputs by file.
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,7 @@ def tests_of(example: Example) -> Tests:
         _compiles(out.entry_point, "entry_point", "eval")
     tests = row.get("tests") if row.get("tests") is not None else row.get("test")
     if tests is not None:
-        out.tests = _tests(tests)
+        out.tests = [_without_import(test) for test in _tests(tests)]
         _compiles(out.setup, "setup")
         for number, test in enumerate(out.tests, 1):
             _compiles(test, f"test {number} of {len(out.tests)}")
@@ -148,6 +149,22 @@ def _number(row: dict[str, Any], name: str, most: float) -> float | None:
     if name == "timeout" and not value:
         raise ValueError("`timeout` is 0 seconds")
     return min(float(value), most)
+
+
+def _without_import(test: str) -> str:
+    """A test without its `from solution import f`: names are bound to the program's without it."""
+    if "solution" not in test:
+        return test
+    try:
+        tree = ast.parse(test)
+    except (SyntaxError, ValueError):
+        return test  # said by `_compiles`
+    kept = [n for n in tree.body if not (isinstance(n, ast.ImportFrom) and n.module == "solution")]
+    if len(kept) == len(tree.body):
+        return test
+    if any(a.asname for n in tree.body if n not in kept for a in n.names):
+        raise ValueError("a test imports the program under another name (`as`); use its own name")
+    return ast.unparse(ast.Module(kept, []))
 
 
 def _compiles(source: str, what: str, mode: str = "exec") -> None:

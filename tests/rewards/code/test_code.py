@@ -317,3 +317,26 @@ def test_the_row_s_timeout_is_bounded():
     assert (
         check.clock(rows.tests_of(Example(extra={"tests": ["f()"]})), check.Limits(seconds=3)) == 3
     )
+
+
+# ---- after review
+
+
+def test_all_tests_of_a_row_have_one_budget(monkeypatch):
+    """Six tests just under their own limit would take as long as they like together."""
+    monkeypatch.setattr(check, "ROW_S", 1.5)
+    program = "import time\ninput()\ntime.sleep(0.7)\nprint(1)"
+    tests = [{"stdin": "x\n", "stdout": "1\n"}] * 6
+    verdict = judge(program, {"grade": "fraction", "timeout": 1.0}, stdin_tests=tests)
+    assert 0 < verdict.value <= 0.5 and "out of time" in verdict.reason
+
+
+def test_tests_that_import_the_program():
+    tests = ["from solution import add\n\ndef test_add():\n    assert add(1, 2) == 3"]
+    assert judge(ADD, tests=tests).value == 1.0
+    assert judge(ADD.replace("+", "-"), tests=tests).value == 0.0
+    assert judge(ADD, tests=["from solution import *\nassert add(1, 2) == 3"]).value == 1.0
+    with pytest.raises(ValueError, match="under another name"):
+        check_row(
+            Example(extra={"tests": ["from solution import add as plus\nassert plus(1, 2) == 3"]})
+        )
