@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from posttrain.data.generated import FAMILIES
+from posttrain.data.generated.base import check_split
 from posttrain.data.reasoning_gym import REASONING_GYM
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.registry import Registry
@@ -34,12 +35,7 @@ class ArithmeticOptions:
     def check(self, name: str) -> None:
         if self.digits not in (1, 2, 3):
             raise RequestError(f"generator {name}: digits must be 1, 2 or 3, not {self.digits}")
-        if self.split not in ("train", "test"):
-            near = did_you_mean(self.split, ("train", "test"))
-            raise RequestError(f"generator {name}: unknown split {self.split!r}{near}")
-        for key in ("train_size", "test_size"):
-            if getattr(self, key) < 1:
-                raise RequestError(f"generator {name}: {key} must be at least 1")
+        check_split(self, name)
         if self.train_size + self.test_size > self.pairs:
             raise RequestError(
                 f"generator {name}: train_size + test_size is "

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.data.generated.base import is_test
+from posttrain.data.generated.base import check_split, is_test
 from posttrain.errors import RequestError, did_you_mean
 
 ALLOWED = (
@@ -102,12 +102,7 @@ class GymOptions:
             check_task(self.task)
         except ValueError as error:
             raise RequestError(f"generator {name}: {error}") from None
-        if self.split not in ("train", "test"):
-            near = did_you_mean(self.split, ("train", "test"))
-            raise RequestError(f"generator {name}: unknown split {self.split!r}{near}")
-        for key in ("train_size", "test_size"):
-            if getattr(self, key) < 1:
-                raise RequestError(f"generator {name}: {key} must be at least 1")
+        check_split(self, name)
         if said := missing():
             raise RequestError(f"generator {name}: {said}")
 

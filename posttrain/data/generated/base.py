@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from posttrain.errors import RequestError, did_you_mean
 
@@ -18,6 +19,16 @@ TEST_SHARE = 5
 """One problem in so many is a test problem."""
 PATIENCE = 5000
 """Draws without a new problem, before the level counts as exhausted."""
+
+
+def check_split(options: Any, name: str) -> None:
+    """Raises `RequestError` where `split`, `train_size` or `test_size` of a generator's options is wrong."""
+    if options.split not in ("train", "test"):
+        near = did_you_mean(options.split, ("train", "test"))
+        raise RequestError(f"generator {name}: unknown split {options.split!r}{near}")
+    for key in ("train_size", "test_size"):
+        if getattr(options, key) < 1:
+            raise RequestError(f"generator {name}: {key} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -38,12 +49,7 @@ class TaskOptions:
         """Raises `RequestError` for a value out of range."""
         if not 1 <= self.level <= LEVELS:
             raise RequestError(f"generator {name}: level must be 1 to {LEVELS}, not {self.level}")
-        if self.split not in ("train", "test"):
-            near = did_you_mean(self.split, ("train", "test"))
-            raise RequestError(f"generator {name}: unknown split {self.split!r}{near}")
-        for key in ("train_size", "test_size"):
-            if getattr(self, key) < 1:
-                raise RequestError(f"generator {name}: {key} must be at least 1")
+        check_split(self, name)
 
 
 @dataclass(frozen=True)
