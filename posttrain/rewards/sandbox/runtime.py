@@ -124,6 +124,10 @@ def reachable(path: str) -> bool:
     )
 
 
+STAGED = "posttrain-python-"
+"""Folders in the temporary directory: this, the process that made it, and something random."""
+
+
 def staged(runtime: Runtime) -> Runtime:
     """The library and the packages in a folder that strangers can read, where they lie in one that they cannot.
 
@@ -131,7 +135,8 @@ def staged(runtime: Runtime) -> Runtime:
     """
     if all(reachable(p) for p in runtime.path if os.path.isdir(p)):
         return runtime
-    base = tempfile.mkdtemp(prefix="posttrain-python-")
+    sweep()
+    base = tempfile.mkdtemp(prefix=f"{STAGED}{os.getpid()}-")
     os.chmod(base, 0o755)
     owner = os.getpid()
     atexit.register(lambda: os.getpid() == owner and shutil.rmtree(base, ignore_errors=True))
@@ -150,6 +155,20 @@ def staged(runtime: Runtime) -> Runtime:
     return Runtime(
         runtime.executable, (library, os.path.join(library, "lib-dynload"), site),
         (base, *readable), runtime.hidden, ())  # fmt: skip
+
+
+def sweep() -> None:
+    """Removes the folders of processes that were killed before they could."""
+    for name in os.listdir(tempfile.gettempdir()):
+        owner = name.removeprefix(STAGED).partition("-")[0]
+        if not name.startswith(STAGED) or not owner.isdecimal():
+            continue
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+        except OSError:  # alive, and somebody else's
+            pass
 
 
 def copy(source: str, target: str, skip: tuple[str, ...]) -> None:

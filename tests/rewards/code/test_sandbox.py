@@ -17,7 +17,7 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, code
 from posttrain.rewards.code.rows import tests_of as row_tests
-from posttrain.rewards.sandbox import backends, pool, selftest
+from posttrain.rewards.sandbox import backends, pool, runtime, selftest
 from posttrain.rewards.sandbox.slot import Slot, SlotLost
 from posttrain.types import Example
 from tests.conftest import ROOT, require
@@ -293,3 +293,20 @@ def zygotes() -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_folders_of_killed_processes_are_swept(tmp_path, monkeypatch):
+    """Of a process that is gone; not of one that lives, nor anything else."""
+    monkeypatch.setattr(runtime.tempfile, "gettempdir", lambda: str(tmp_path))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    names = [
+        f"posttrain-python-{gone.pid}-a",
+        f"posttrain-python-{os.getpid()}-b",
+        "posttrain-python-x",
+        "other",
+    ]
+    for name in names:
+        (tmp_path / name / "library").mkdir(parents=True)
+    runtime.sweep()
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])
