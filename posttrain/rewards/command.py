@@ -271,6 +271,6 @@ def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> 
     if example.answer is not None:
         parts.insert(1, Text(f"gold: {example.answer}", style="bold"))
     parts += [Text(f"{key}: {value}", style="dim") for key, value in verdict.details.items()]
-    Console(highlight=False).print(
-        Panel(Group(*parts), title=Text(example.where), title_align="left")
-    )
+    console = Console(highlight=False)
+    console.print(Text(example.where, style="dim"), soft_wrap=True)
+    console.print(Panel(Group(*parts)))

@@ -223,7 +223,8 @@ def test_workers_outlive_the_thread_that_first_needed_them():
 
 
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts with it ignored
 from posttrain.rewards import bind, score, score_batch
 from posttrain.types import Example
 row = Example(answer="x")

@@ -50,11 +50,13 @@ def plan(backend: str, slot: int) -> tuple[list[str], dict]:
     found = runtime.locate()
     if backend == "landlock":
         found = _staged() if root else runtime.without_sites(found)
+    place = runtime.shelf if backend in ("bubblewrap", "namespaces") else str
+    in_tmp = any(runtime.within(path, "/tmp") for path in found.shown)
     uid = FIRST_UID + (os.getpid() * 256 + slot % 256) % 0x10000000
     config = {
-        "backend": backend, "root": root, "uid": uid, "path": list(found.path), "readable": list(found.readable),
-        "hidden": list(found.hidden), "shown": list(found.shown), "listable": list(found.listable),
-        "devices": list(runtime.DEVICES), "base": "/tmp" if os.path.isdir("/tmp") else "/mnt",
+        "backend": backend, "root": root, "uid": uid, "path": [place(p) for p in found.path], "readable": list(found.readable),
+        "hidden": list(found.hidden), "shown": [[p, place(p)] for p in found.shown], "listable": list(found.listable),
+        "devices": list(runtime.DEVICES), "base": "/tmp" if os.path.isdir("/tmp") and not in_tmp else "/mnt",
         "scratch_bytes": SCRATCH_BYTES, "scratch_inodes": SCRATCH_INODES,
         "tasks": TASKS if root or backend == "namespaces" or backend == "bubblewrap" else own_tasks() + SPARE_TASKS,
     }  # fmt: skip
@@ -80,7 +82,7 @@ def arguments(found: runtime.Runtime, root: bool) -> list[str]:
     out += [] if root else ["--unshare-user"]
     out += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
     out += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else []
-    out += parents([*found.readable, *found.shown, *runtime.DEVICES])
+    out += parents([*found.readable, *map(runtime.shelf, found.shown), *runtime.DEVICES])
     for path in found.readable:
         out += (
             ["--symlink", os.readlink(path), path]
@@ -90,7 +92,7 @@ def arguments(found: runtime.Runtime, root: bool) -> list[str]:
     for path in found.hidden:
         out += ["--tmpfs", path]
     for path in found.shown:
-        out += ["--ro-bind", path, path]
+        out += ["--ro-bind", path, runtime.shelf(path)]
     for path in found.hidden:
         out += ["--remount-ro", path]
     for path in runtime.DEVICES:

@@ -90,6 +90,11 @@ def packages() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(shown), tuple(dict.fromkeys(sites))
 
 
+def shelf(path: str) -> str:
+    """Where a package is seen inside namespaces: one below /tmp would be hidden by the program's own /tmp."""
+    return f"/srv/packages{path}" if within(path, "/tmp") else path
+
+
 def without_sites(runtime: Runtime) -> Runtime:
     """The same where nothing can be mounted over: folders with packages are named by their other entries."""
     readable: list[str] = []

@@ -120,8 +120,8 @@ def namespaces(config, root):
                 MS_NOSUID | MS_NODEV,
                 "size=64k,nr_inodes=64,mode=0755",
             )
-    for path in config["shown"]:
-        bind(path, base + path)
+    for path, place in config["shown"]:
+        bind(path, base + place)
     for path in config["hidden"]:
         if os.path.isdir(base + path):
             mount(None, base + path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
