@@ -23,6 +23,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
+from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import HeldoutRows, TrainRows
 from posttrain.data.tabulate import cache_root
 from posttrain.entry import stage_main
@@ -66,8 +67,7 @@ class PairFacts:
             batch["reference"] = torch.tensor(
                 [row["reference"][side] for side in (0, 1) for row in rows]
             )
-        real = batch.get("attention_mask")
-        batch["num_tokens"] = batch["input_ids"].numel() if real is None else int(real.sum())
+        batch["num_tokens"] = count_tokens(batch)
         return batch
 
 
@@ -225,14 +225,7 @@ class DpoTrainer(RunTrainer, DPOTrainer):
             self.model.train()
             metrics = self.extra_metrics("heldout")
         metrics.pop("tokens_per_second")
-        logged = {
-            f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")
-        }
-        self.log(logged)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, logged
-        )
-        return logged
+        return self.log_heldout(metrics, metric_key_prefix)
 
 
 class ReferenceCallback(TrainerCallback):

@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from posttrain.cores import cores
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import read_json, read_jsonl, timestamp, write_json, write_text
 from posttrain.preflight import preflight
@@ -159,7 +160,7 @@ def _drive(
         n: {"name": n, "run": n, "status": "waiting"} for n in recipes
     }
     facts = {"pipeline": pipeline.pipeline, "stages": list(states.values()), "started": timestamp()}
-    threads = max(1, _cores() // min(pipeline.parallel, len(recipes)))
+    threads = max(1, cores() // min(pipeline.parallel, len(recipes)))
     running: dict[str, _Running] = {}
     with _Stopping() as stopping, _Display(console, list(recipes)) as display:
         while True:
@@ -198,10 +199,6 @@ def _startable(states: dict[str, dict[str, Any]], waits: dict[str, set[str]]) ->
         s["status"] == "waiting" and all(states[o]["status"] == "finished" for o in waits[n])
         for n, s in states.items()
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_pipeline(path: str, overrides: list[str]) -> Pipeline:

@@ -20,6 +20,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 
+from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import TrainRows
 from posttrain.entry import stage_main
 from posttrain.fused import FusedOutput, attach_fused_head
@@ -47,8 +48,7 @@ class HostCopies:
         batch = self.collator(rows)
         labels, segments = (batch[name][:, 1:].reshape(-1) for name in ("labels", "segment_ids"))
         batch["host"] = OnHost(labels, segments)
-        real = batch.get("attention_mask")
-        batch["num_tokens"] = batch["input_ids"].numel() if real is None else int(real.sum())
+        batch["num_tokens"] = count_tokens(batch)
         return batch
 
 
@@ -125,14 +125,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
         with self.untimed():
             self.stats["heldout"].reset()
             metrics = self._heldout_means()
-        logged = {
-            f"{metric_key_prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")
-        }
-        self.log(logged)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, logged
-        )
-        return logged
+        return self.log_heldout(metrics, metric_key_prefix)
 
     def _heldout_means(self) -> dict[str, float]:
         self.model.eval()

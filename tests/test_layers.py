@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = [
-    ["posttrain.__init__", "posttrain.errors", "posttrain.files", "posttrain.types", "posttrain.registry",
+    ["posttrain.__init__", "posttrain.cores", "posttrain.errors", "posttrain.files", "posttrain.types", "posttrain.registry",
      "posttrain.guarded", "posttrain.quiet"],
     ["posttrain.recipe"],
     ["posttrain.data", "posttrain.rewards"],

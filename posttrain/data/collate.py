@@ -93,6 +93,12 @@ class Collator:
         return -(-length // self.multiple) * self.multiple
 
 
+def count_tokens(batch: dict[str, Any]) -> int:
+    """Tokens of a collated batch, padding left out."""
+    real = batch.get("attention_mask")
+    return batch["input_ids"].numel() if real is None else int(real.sum())
+
+
 class PairCollator:
     """Makes batches of preference pairs with a `Collator`: the chosen sides first, then the rejected ones."""
 

@@ -6,7 +6,6 @@ that takes too long `limit` (0). What has no verdict at the deadline is `timeout
 
 from __future__ import annotations
 
-import itertools
 import queue
 import sys
 import threading
@@ -18,7 +17,7 @@ from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.rewards.call import call, call_batch, checked
-from posttrain.rewards.pool import STARVED, Pool, Worker, cores, pool
+from posttrain.rewards.pool import STARVED, Pool, Worker, pool, share_of_cores
 from posttrain.rewards.registry import Bound, as_example, bind, failed, limited
 from posttrain.rewards.worker import as_fields
 from posttrain.types import Example, Verdict
@@ -61,7 +60,9 @@ def score_batch(
         )
     rows = [as_example(example) for example in examples]
     if deadline_s is None:
-        deadline_s = DEADLINE_S + STARVED * bound.spec.limit_s * len(rows) / (workers or cores())
+        deadline_s = DEADLINE_S + STARVED * bound.spec.limit_s * len(rows) / (
+            workers or share_of_cores()
+        )
     until = time.monotonic() + deadline_s
     if bound.spec.runs == "worker":
         return _Processes(bound, completions, rows, until, pool(workers), done).run()
@@ -77,7 +78,7 @@ def score_batch(
             [lambda: call_batch(bound, list(completions), rows)], len(rows), until, 1, done
         )
     jobs = [lambda c=c, r=r: [call(bound, c, r)] for c, r in zip(completions, rows, strict=True)]
-    return _threads(jobs, len(rows), until, workers or 2 * cores(), done)
+    return _threads(jobs, len(rows), until, workers or 2 * share_of_cores(), done)
 
 
 def _late() -> Verdict:
@@ -121,8 +122,7 @@ def _threads(
         for _ in given:
             done()
     share = expected // len(jobs) if jobs else 0
-    empty = ([_late() for _ in range(share)] for _ in itertools.count())
-    return [v for i in range(len(jobs)) for v in (found.get(i) or next(empty))]
+    return [v for i in range(len(jobs)) for v in found.get(i) or [_late() for _ in range(share)]]
 
 
 class _Processes:
@@ -158,10 +158,8 @@ class _Processes:
                     if worker.left(limit_s) <= 0 and not connection.poll():
                         self._overrun(connection)
         finally:
-            for (
-                worker,
-                _,
-            ) in self.busy.values():  # the deadline, Ctrl-C, or a refusal: their state is unknown
+            # After the deadline, Ctrl-C or a refusal: what is still at work is in an unknown state.
+            for worker, _ in self.busy.values():
                 self.pool.give(worker, alive=False)
         return [_late() if verdict is None else verdict for verdict in self.verdicts]
 

@@ -154,7 +154,9 @@ def check_file(
         WorkError: there are such rows; they are printed.
     """
     bound, completions, examples = _opened(name, file, options, columns, reference)
-    verdicts = _score_with_bar(bound, completions, examples)
+    with _bar() as bar:
+        task = bar.add_task(name, total=len(examples))
+        verdicts = _score(bound, completions, examples, lambda: bar.advance(task))
     bad = [(e, v) for e, v in zip(examples, verdicts, strict=True) if v.value != 1.0]
     for example, verdict in bad:
         value = "no value" if verdict.value is None else f"{verdict.value:g}"
@@ -219,20 +221,13 @@ def _opened(
 ) -> tuple[Bound, list[str], list[Example]]:
     """The reward and the rows, once nothing is wrong with either."""
     bound = bind(name, _parsed(options))
-    lack = bound.spec.missing() if bound.spec.missing is not None else None
-    if lack:
-        raise RequestError(f"reward {name!r}: {lack}")
+    if lacks := bound.spec.lacks:
+        raise RequestError(f"reward {name!r}: {lacks}")
     mapped = {key: str(value) for key, value in _parsed(columns).items()}
     completions, examples = read_rows(file, mapped, completion)
     for example in examples:
         bound.check_columns(example)
     return bound, completions, examples
-
-
-def _score_with_bar(bound: Bound, completions: list[str], examples: list[Example]) -> list[Verdict]:
-    with _bar() as bar:
-        task = bar.add_task(bound.name, total=len(examples))
-        return _score(bound, completions, examples, lambda: bar.advance(task))
 
 
 def _bar() -> Progress:

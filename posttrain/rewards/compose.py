@@ -85,7 +85,7 @@ class Composite:
     def missing(self) -> list[str]:
         """What this machine lacks to run the rewards, a sentence each."""
         specs = [c.bound.spec for c in self.components]
-        found = [(s.name, s.missing()) for s in specs if s.missing is not None]
+        found = [(s.name, s.lacks) for s in specs]
         return [f"reward {name!r}: {sentence}" for name, sentence in found if sentence]
 
     def check_rows(self, examples: Sequence[Any]) -> None:

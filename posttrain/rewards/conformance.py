@@ -114,7 +114,7 @@ def conformance(
 ) -> Conformance:
     """Runs `spec` over its corpus. `done` is called after each check."""
     found = Conformance(spec.name)
-    found.skipped = (spec.missing() or "") if spec.missing is not None else ""
+    found.skipped = spec.lacks
     path = corpus_of(spec)
     if path is None:
         found.skipped = found.skipped or "ships no corpus"

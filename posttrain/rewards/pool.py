@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
+from posttrain.cores import cores
 from posttrain.rewards.worker import pack, unpack
 
 MEMORY_MB = 4096
@@ -157,10 +158,10 @@ class Pool:
             worker.close()
 
 
-def cores() -> int:
-    """Cores this process may use, shared with the other ranks of this machine."""
+def share_of_cores() -> int:
+    """Cores for this process: those of the machine, shared with its other ranks."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return max(1, len(os.sched_getaffinity(0)) // max(1, ranks))
+    return max(1, cores() // max(1, ranks))
 
 
 _POOLS: dict[tuple[int, int], Pool] = {}
@@ -169,7 +170,7 @@ _LOCK = threading.Lock()
 
 def pool(size: int | None = None) -> Pool:
     """The pool of this process with `size` workers (default: a core each). A forked child gets its own."""
-    key = (os.getpid(), size or cores())
+    key = (os.getpid(), size or share_of_cores())
     with _LOCK:
         if key not in _POOLS:
             _POOLS[key] = Pool(key[1])

@@ -12,7 +12,7 @@ import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
@@ -53,6 +53,11 @@ class Spec:
     def about(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.fn) or "").partition("\n")[0]
+
+    @property
+    def lacks(self) -> str:
+        """What this machine lacks to run it, in a sentence; empty where nothing is."""
+        return (self.missing() or "") if self.missing is not None else ""
 
     @functools.cached_property
     def options(self) -> type:
@@ -162,12 +167,9 @@ def _dotted(path: str, name: str | None = None) -> Spec:
     if not callable(fn):
         raise RequestError(f"reward {path!r}: {attribute} is {type(fn).__name__}, no function")
     decorated = [REWARDS[n] for n in REWARDS if REWARDS[n].fn is fn]
-    about = (
-        dataclasses.replace(decorated[0], name=name or path)
-        if decorated
-        else Spec(name or path, fn)
-    )
-    return about
+    if decorated:
+        return dataclasses.replace(decorated[0], name=name or path)
+    return Spec(name or path, fn)
 
 
 def bind(name: str, options: dict[str, Any] | None = None, at: str = "") -> Bound:
@@ -188,14 +190,6 @@ def bind(name: str, options: dict[str, Any] | None = None, at: str = "") -> Boun
         raise RequestError("\n".join(f"{where}reward {name!r}: {sentence}" for sentence in said))
     values = {f.name: getattr(built, f.name) for f in dataclasses.fields(built)}
     return Bound(spec, values)
-
-
-def check_rows(rewards: Iterable[Bound], examples: Iterable[Example]) -> None:
-    """Every row against every reward, before anything is spent. Raises `RequestError` at the first bad row."""
-    rewards = list(rewards)
-    for example in examples:
-        for each in rewards:
-            each.check_row(example)
 
 
 def has_column(example: Example, name: str) -> bool:

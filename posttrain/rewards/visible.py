@@ -1,7 +1,7 @@
 """What a reader sees of a completion: the text after the thinking, and the answer that it marks.
 
-Shared by the small rewards. All of it is linear in the text. Left out: reading mathematics; the `math` reward has
-its own.
+The rule for thinking is shared by all rewards, the rest by the small ones. All of it is linear in the text. Left out:
+reading mathematics; the `math` reward has its own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ ANNOUNCED = 400
 """Characters after an announcement that may be the answer."""
 
 
-def visible(completion: str) -> str | None:
+def after_thinking(completion: str) -> str | None:
     """The text after the last `</think>`; None where a think block stays open, which is no answer at all."""
-    rest = completion[completion.rfind(CLOSE) + len(CLOSE) :] if CLOSE in completion else completion
-    return None if OPEN in rest else rest.strip()
+    rest = completion.rpartition(CLOSE)[2]
+    return None if OPEN in rest else rest
+
+
+def visible(completion: str) -> str | None:
+    """`after_thinking` without the white space around it."""
+    rest = after_thinking(completion)
+    return None if rest is None else rest.strip()
 
 
 def boxed(text: str) -> str | None:

@@ -210,6 +210,15 @@ class RunTrainer(CheckpointWriter):
         # past TRL's own `log`, which averages metrics that this trainer does not collect
         self._base_log(logs, start_time)
 
+    def log_heldout(self, metrics: dict[str, float], prefix: str) -> dict[str, float]:
+        """Logs the means of a held-out pass as `<prefix>_<name>`, shares of sources left out; what `evaluate` returns."""
+        logged = {f"{prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")}
+        self.log(logged)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, logged
+        )
+        return logged
+
     def _base_log(self, logs: dict[str, float], start_time: float | None) -> None:
         from transformers import Trainer
 

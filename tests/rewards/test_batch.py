@@ -288,11 +288,11 @@ assert score("tests.rewards.probes:where", "x", row).details["pid"] == first
 
 
 def test_ranks_of_one_machine_share_its_cores(monkeypatch):
-    alone = pools.cores()
+    alone = pools.share_of_cores()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert pools.cores() == max(1, alone // 2)
+    assert pools.share_of_cores() == max(1, alone // 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")
-    assert pools.cores() == 1
+    assert pools.share_of_cores() == 1
 
 
 def test_a_refusal_inside_a_worker_reaches_the_caller():

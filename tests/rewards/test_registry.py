@@ -12,7 +12,7 @@ from posttrain.errors import RequestError
 from posttrain.registry import Registry
 from posttrain.rewards import REWARDS, bind, load_all, score, score_batch
 from posttrain.rewards.catalogue import MODULES
-from posttrain.rewards.registry import check_rows, find
+from posttrain.rewards.registry import find
 from posttrain.types import Example
 from tests.rewards import probes
 
@@ -137,9 +137,9 @@ def test_a_reward_must_name_its_options():
 )  # fmt: skip
 def test_rows_are_checked_at_load_time(row, sentence):
     good = Example(answer="1", extra={"stdin_tests": []})
-    check_rows([bind("probe-strict")], [good])
+    bind("probe-strict").check_row(good)
     with pytest.raises(RequestError, match=sentence):
-        check_rows([bind("probe-strict")], [good, row])
+        bind("probe-strict").check_row(row)
 
 
 # ---- verdicts ----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from posttrain.rewards.code import extract, stdio
 from posttrain.rewards.code.rows import LONGEST_TIMEOUT, Tests
 from posttrain.rewards.sandbox.pool import Pool, QueueFull
 from posttrain.rewards.sandbox.slot import Ended, Slot, SlotLost, frame
+from posttrain.rewards.visible import after_thinking
 from posttrain.types import Verdict
 
 OUTPUT = 1 << 20
@@ -57,7 +58,7 @@ def judge(completion: str, tests: Tests, limits: Limits, pool: Pool) -> Verdict:
 
 def programs(completion: str) -> list[str] | Verdict:
     """The blocks that may be the program, or the verdict where there is none."""
-    text = extract.answer_part(completion)
+    text = after_thinking(completion)
     if text is None:
         return Verdict(0.0, "unparseable", "thinking that never ended")
     if len(text) > extract.LONGEST:

@@ -17,12 +17,6 @@ FENCE = re.compile(r"^([ \t>]{0,12})(`{3,}|~{3,})[ \t]*([\w+#.-]*)(.*)$")
 PYTHON = frozenset(("python", "py", "python3", "py3", "python2", "ipython", "pycon"))
 
 
-def answer_part(completion: str) -> str | None:
-    """The text behind the thinking; None if the thinking never ended."""
-    _, closed, text = completion.rpartition("</think>")
-    return None if "<think>" in text else (text if closed else completion)
-
-
 def blocks(text: str) -> list[str]:
     """The program blocks that may be meant, in order, the likeliest last; empty if there is none."""
     fenced = list(_fenced(text))

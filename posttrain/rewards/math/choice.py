@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
-from posttrain.rewards.math.extract import TAIL, last_boxes, without_thinking
+from posttrain.rewards.math.extract import TAIL, last_boxes
 from posttrain.rewards.math.prose import last_match
+from posttrain.rewards.visible import after_thinking
 
 TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 ALONE = re.compile(
@@ -40,7 +41,7 @@ def find_letter(completion: str, boxed: bool = False) -> str | None:
     Raises:
         TooCostly: the last box is too long.
     """
-    text = without_thinking(completion)
+    text = after_thinking(completion)
     if text is None:
         return None
     boxes = last_boxes(text)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from posttrain.rewards.math.limits import LONGEST, TooCostly
 from posttrain.rewards.math.prose import last_match, last_number, number_after
+from posttrain.rewards.visible import after_thinking
 
 BOX = re.compile(
     r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>[0-9A-Za-z.,/+-]+))|\\.|[{}]", re.DOTALL
@@ -48,7 +49,7 @@ def find_answer(completion: str, mode: str = "math", extract: str = "any") -> Fo
     Raises:
         TooCostly: the answer has more than 1,000 characters.
     """
-    text = without_thinking(completion)
+    text = after_thinking(completion)
     if text is None or not text or text.isspace():
         return None
     if mode == "strict":
@@ -64,12 +65,6 @@ def find_answer(completion: str, mode: str = "math", extract: str = "any") -> Fo
             return None if after is None else Found(after, "####")
         return _number(text)
     return _phrase(text) or _whole(text)
-
-
-def without_thinking(completion: str) -> str | None:
-    """The text after the last `</think>`; None if thinking was opened and not closed."""
-    text = completion.rpartition("</think>")[2]
-    return None if "<think>" in text else text
 
 
 def last_boxes(text: str) -> list[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from posttrain.cores import cores
 from posttrain.rewards.sandbox import backends
 from posttrain.rewards.sandbox.slot import Slot, SlotLost
 
@@ -22,14 +23,6 @@ T = TypeVar("T")
 
 class QueueFull(Exception):
     """No slot came free before the deadline."""
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return max(1, len(os.sched_getaffinity(0)))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 class Pool:

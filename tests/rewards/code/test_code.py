@@ -7,6 +7,7 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, check_row, code, extract, rows, stdio
 from posttrain.rewards.registry import bind
+from posttrain.rewards.visible import after_thinking
 from posttrain.types import Example
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -260,9 +261,9 @@ def test_blocks(text, found):
 
 
 def test_thinking_does_not_count():
-    assert extract.answer_part("<think>a</think>b") == "b"
-    assert extract.answer_part("a</think>b") == "b"
-    assert extract.answer_part("a</think>b<think>c") is None
+    assert after_thinking("<think>a</think>b") == "b"
+    assert after_thinking("a</think>b") == "b"
+    assert after_thinking("a</think>b<think>c") is None
 
 
 # ---- bad rows and options
