@@ -3,7 +3,7 @@
 Pure Python, and the same numbers on every machine; other families are in `generated`. `train` and `test` of
 `multiplication` and `addition` are the two ends of one seeded permutation of all operand pairs, so they are
 disjoint, and either keeps its rows when the other's size changes. Pairs are ordered: `34*12=` may be tested
-while `12*34=` was trained on.
+while `12*34=` was trained on. Left out: carries inside a worked completion, operands of different length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from posttrain.registry import Registry
 
 @dataclass(frozen=True)
 class ArithmeticOptions:
-    """Settings of `multiplication` and `addition`."""
+    """Which operand pairs there are, and which of them are rows."""
 
     digits: int = 2
     """Digits of each operand, without a leading zero: 2 is 10..99, 8,100 ordered pairs."""
@@ -47,6 +47,15 @@ class ArithmeticOptions:
         return (9 * 10 ** (self.digits - 1)) ** 2
 
 
+@dataclass(frozen=True)
+class AnswerOptions(ArithmeticOptions):
+    """Settings of `multiplication` and `addition`."""
+
+    worked: bool = False
+    """Whether the completion is a chain of thought: one part a place, highest first, then `=` and the answer, all
+    without leading zeros. The pairs and their order stay the same."""
+
+
 class Options(Protocol):
     """Settings of a generator: a frozen dataclass whose every field has a default."""
 
@@ -66,11 +75,11 @@ class Generator(Protocol):
 class Arithmetic:
     """A generator of all pairs of operands."""
 
-    make: Callable[[ArithmeticOptions], list[dict[str, str]]]
+    make: Callable[[AnswerOptions], list[dict[str, str]]]
 
-    options = ArithmeticOptions
+    options = AnswerOptions
 
-    def __call__(self, options: ArithmeticOptions) -> list[dict[str, str]]:
+    def __call__(self, options: AnswerOptions) -> list[dict[str, str]]:
         return self.make(options)
 
 
@@ -104,7 +113,7 @@ def check(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def _arithmetic(name: str):
-    def add(make: Callable[[ArithmeticOptions], list[dict[str, str]]]):
+    def add(make: Callable[[AnswerOptions], list[dict[str, str]]]):
         GENERATORS.register(name)(Arithmetic(make))
         return make
 
@@ -112,20 +121,35 @@ def _arithmetic(name: str):
 
 
 @_arithmetic("multiplication")
-def multiplication(options: ArithmeticOptions) -> list[dict[str, str]]:
-    """`12*34=` -> `0408`: the product in 2 x digits places."""
-    return _rows(options, "*", lambda a, b: f"{a * b:0{2 * options.digits}d}")
+def multiplication(options: AnswerOptions) -> list[dict[str, str]]:
+    """`12*34=` -> `0408`: the product in 2 x digits places. Worked: `360+48=408`, that is 12*30 + 12*4."""
+
+    def parts(a: int, b: int) -> list[int]:
+        return [a * part for part in _places(b)]
+
+    return _rows(options, "*", parts, width=2 * options.digits)
 
 
 @_arithmetic("addition")
-def addition(options: ArithmeticOptions) -> list[dict[str, str]]:
-    """`12+34=` -> `046`: the sum in digits + 1 places."""
-    return _rows(options, "+", lambda a, b: f"{a + b:0{options.digits + 1}d}")
+def addition(options: AnswerOptions) -> list[dict[str, str]]:
+    """`12+34=` -> `046`: the sum in digits + 1 places. Worked: `40+6=46`, that is (10+30) + (2+4)."""
+
+    def parts(a: int, b: int) -> list[int]:
+        return [x + y for x, y in zip(_places(a), _places(b), strict=True)]
+
+    return _rows(options, "+", parts, width=options.digits + 1)
+
+
+def _places(number: int) -> list[int]:
+    """What each digit stands for, highest first: 304 -> [300, 0, 4]."""
+    digits = str(number)
+    return [int(digit) * 10**place for place, digit in enumerate(reversed(digits))][::-1]
 
 
 def _rows(
-    options: ArithmeticOptions, sign: str, solve: Callable[[int, int], str]
+    options: AnswerOptions, sign: str, split: Callable[[int, int], list[int]], width: int
 ) -> list[dict[str, str]]:
+    """Rows whose answer is the sum of `split(a, b)`; zero-padded to `width` unless worked."""
     order = list(range(options.pairs))
     random.Random(options.seed).shuffle(order)
     train = options.split == "train"
@@ -134,11 +158,13 @@ def _rows(
     rows = []
     for index in chosen:
         a, b = (low + part for part in divmod(index, 9 * low))
-        answer = solve(a, b)
+        parts = split(a, b)
+        answer = str(sum(parts)) if options.worked else f"{sum(parts):0{width}d}"
+        thought = f"{'+'.join(map(str, parts))}=" if options.worked else ""
         rows.append(
             {
                 "prompt": f"{a}{sign}{b}=",
-                "completion": answer,
+                "completion": thought + answer,
                 "answer": answer,
                 "id": f"{a}{sign}{b}",
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.generators import GENERATORS, generate
@@ -53,9 +53,53 @@ def test_the_seed_decides_and_the_numbers_are_the_same_everywhere():
     assert ids()[:3] == ["25*60", "31*51", "53*98"]
 
 
+def completions(name, **options) -> dict[str, str]:
+    """Completion by id, over every pair of the size."""
+    pairs = (9 * 10 ** (options["digits"] - 1)) ** 2
+    rows = generate(name, {"train_size": pairs - 1, "test_size": 1, "worked": True} | options)
+    return {row["id"]: row["completion"] for row in rows}
+
+
+def test_worked_completions_by_hand():
+    """12*34 = 12*30 + 12*4; 10+90 has no units; 9*9 has one part."""
+    two = completions("multiplication", digits=2)
+    assert two["12*34"] == "360+48=408" and two["34*12"] == "340+68=408"
+    assert two["12*30"] == "360+0=360" and two["99*99"] == "8910+891=9801"
+    assert completions("multiplication", digits=1)["9*8"] == "72=72"
+    sums = completions("addition", digits=2)
+    assert sums["12+34"] == "40+6=46" and sums["95+17"] == "100+12=112"
+    assert sums["20+80"] == "100+0=100" and completions("addition", digits=1)["3+4"] == "7=7"
+    three = {"digits": 3, "train_size": 20_000, "test_size": 1}
+    wide = completions("multiplication", **three)
+    for key, text in list(wide.items())[:500]:
+        a, b = map(int, key.split("*"))
+        assert text == f"{a * (b // 100) * 100}+{a * (b // 10 % 10) * 10}+{a * (b % 10)}={a * b}"
+
+
+@given(
+    name=st.sampled_from(["multiplication", "addition"]),
+    digits=st.integers(1, 2),
+    split=st.sampled_from(["train", "test"]),
+    seed=st.integers(0, 2**40),
+)
+@settings(max_examples=12, deadline=None)
+def test_worked_rows_are_the_same_problems_and_every_chain_is_true(name, digits, split, seed):
+    size = {"digits": digits, "split": split, "seed": seed, "train_size": 40, "test_size": 20}
+    direct, worked = generate(name, size), generate(name, size | {"worked": True})
+    assert generate(name, size | {"worked": False}) == direct
+    for plain, row in zip(direct, worked, strict=True):
+        assert (row["prompt"], row["id"]) == (plain["prompt"], plain["id"])
+        parts, _, answer = row["completion"].rpartition("=")
+        assert answer == row["answer"] == str(int(plain["answer"]))
+        assert parts.count("+") == digits - 1 and sum(map(int, parts.split("+"))) == int(answer)
+        assert all(part == str(int(part)) for part in parts.split("+"))  # no leading zeros
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"worked": 1}, r"worked must be true or false, not 1"),
+        ({"wroked": True}, r"unknown option 'wroked' \(did you mean 'worked'\?\)"),
         ({"digit": 2}, r"unknown option 'digit' \(did you mean 'digits'\?\)"),
         ({"digits": "2"}, r"digits must be a whole number, not '2'"),
         ({"seed": True}, r"seed must be a whole number, not True"),

@@ -13,6 +13,9 @@ from posttrain.evaluate.settings import problems_of, settings_hash, task_hash
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.evaluate.tasks.catalogue import check_task, describe, load_task, metrics
 from posttrain.recipe.schema import Task
+from posttrain.rewards.call import call
+from posttrain.rewards.registry import as_example
+from posttrain.types import Example, Problem
 
 AT = "evaluate.tasks[0]"
 
@@ -44,7 +47,7 @@ def test_reading_the_catalogue_imports_no_torch():
 
 
 def test_every_task_is_described_and_measures_something():
-    assert set(describe()) == set(TASKS) == {"arithmetic", "gsm8k"}
+    assert set(describe()) == set(TASKS) == {"arithmetic", "gsm8k", "worked_arithmetic"}
     assert all(
         len(text) > 30 and text.endswith("ed)") or text.endswith("(exact)")
         for text in describe().values()
@@ -81,6 +84,12 @@ def test_every_task_is_described_and_measures_something():
         (Task("gsm8k", max_new_tokens=0), ".max_new_tokens", "at least 1"),
         (Task("gsm8k", batch_size=0), ".batch_size", "at least 1"),
         (Task("arithmetic", limit=0), ".limit", "at least 1"),
+        (Task("arithmetic", options={"worked": True}), ".options.worked", "unknown key 'worked'"),
+        (Task("worked_arithmetic", options={"worked": True}), ".options.worked", "unknown key 'worked'"),
+        (Task("worked_arithmetic", options={"digits": 4}), "", "digits must be 1, 2 or 3, not 4"),
+        (Task("worked_arithmetic", options={"generator": "sorting"}), "", "generator sorting: unknown option"),
+        (Task("worked_arithmetic", path="x.jsonl"), ".path", "reads no file"),
+        (Task("worked_aritmetic"), ".name", "did you mean 'worked_arithmetic'?"),
     ],
 )  # fmt: skip
 def test_what_a_recipe_may_not_say(task, place, message):
@@ -143,6 +152,61 @@ def test_arithmetic_problems_are_the_generators_test_rows():
     assert len(trained) == 3000 and not trained & {p.prompt for p in problems}
 
 
+def test_worked_arithmetic_asks_the_generators_problems_without_leading_zeros():
+    from posttrain.data.generators import generate
+
+    options = {"train_size": 30, "test_size": 50, "seed": 3}
+    problems = problems_of(Task("worked_arithmetic", options=options))
+    rows = generate("multiplication", options | {"split": "test"})
+    assert [(p.id, p.prompt) for p in problems] == [(r["id"], r["prompt"]) for r in rows]
+    assert [p.answer for p in problems] == [str(int(r["answer"])) for r in rows]
+    sums = problems_of(Task("worked_arithmetic", options=options | {"generator": "addition"}))
+    assert {p.id.count("+") for p in sums} == {1}
+
+
+@pytest.mark.parametrize(
+    ("reply", "value", "answer"),
+    [
+        ("360+48=408", 1.0, "408"),
+        ("408", 1.0, "408"),
+        ("1+1=408", 1.0, "408"),  # the outcome counts, not the chain
+        ("360+48=0408", 1.0, "0408"),
+        ("360+48=409", 0.0, "409"),
+        ("360+48=40", 0.0, "40"),
+        ("360+48=4080", 0.0, "4080"),
+        ("360+48=-408", 0.0, "-408"),
+        ("360+48=408+1", 0.0, "1"),
+        ("408+1", 0.0, "1"),
+        ("360+48=", 0.0, "48"),  # unfinished
+        ("360+48", 0.0, "48"),  # unsolved: its value is the answer, but it says none
+        ("12*34", 0.0, "34"),  # the problem copied
+        ("408 408 40", 0.0, "40"),
+        ("==", 0.0, None),
+        ("", 0.0, None),
+    ],
+)
+def test_what_worked_arithmetic_judges_right(reply, value, answer):
+    task = load_task(Task("worked_arithmetic"))
+    problem = Problem(id="12*34", prompt="12*34=", answer="408")
+    verdict = call(task.reward, reply, as_example(problem))
+    assert (verdict.value, verdict.details.get("answer")) == (value, answer)
+    assert verdict.status == ("scored" if answer else "unparseable")
+
+
+def test_every_worked_completion_is_right_and_its_neighbours_are_wrong():
+    """The generator and the task agree; the answer of one problem is not the answer of another."""
+    from posttrain.data.generators import generate
+
+    task = load_task(Task("worked_arithmetic"))
+    for name in ("multiplication", "addition"):
+        rows = generate(name, {"worked": True, "split": "test", "test_size": 40})
+        for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+            example = Example(prompt=row["prompt"], answer=row["answer"])
+            assert call(task.reward, row["completion"], example).value == 1.0
+            same = float(row["answer"] == other["answer"])
+            assert call(task.reward, other["completion"], example).value == same
+
+
 def test_the_settings_hash(rows, tmp_path):
     """Equal where the same is measured; other content, options or sampling are other settings."""
     base = task_hash(gsm(rows))
@@ -165,6 +229,8 @@ def test_the_settings_hash(rows, tmp_path):
         gsm(rows, options={"prompt": "x"}),
         Task("arithmetic"),
         Task("arithmetic", options={"seed": 1}),
+        Task("worked_arithmetic"),
+        Task("worked_arithmetic", options={"generator": "addition"}),
     ]
     hashes = [base, *map(task_hash, others)]
     assert len(set(hashes)) == len(hashes)
