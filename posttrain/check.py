@@ -19,7 +19,16 @@ from rich.text import Text
 from posttrain.data import generators, readers
 from posttrain.errors import RequestError
 from posttrain.preflight import preflight, sources_of
-from posttrain.recipe import Pipeline, Recipe, load, to_dict, to_yaml
+from posttrain.recipe import (
+    Pipeline,
+    Recipe,
+    RlvrRecipe,
+    SampleRecipe,
+    TrainRecipe,
+    load,
+    to_dict,
+    to_yaml,
+)
 from posttrain.recipe.schema import Source
 from posttrain.training.checkpoints import resolve
 
@@ -41,24 +50,30 @@ class Plan:
     """Upper bound where `num_train_epochs` is given: rows may still be dropped."""
 
 
-def plan(recipe: Recipe, ranks: int, rows: dict[str, int | None]) -> Plan:
+def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]:
+    """Rows that each source gives to an epoch, None where they were not counted."""
+    return [
+        None if rows[s.name] is None else min(rows[s.name], s.max_examples or rows[s.name])
+        for s in recipe.data.sources
+    ]
+
+
+def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
     """The arithmetic of `recipe` on `ranks` ranks. Raises `RequestError` where the batch cannot be split."""
     from posttrain.training.plan import batch_plan, steps_of
 
     batch = batch_plan(recipe.train, ranks)
-    counts = [
-        None if rows[s.name] is None else min(rows[s.name], s.max_examples or rows[s.name])
-        for s in recipe.data.sources
-    ]
+    counts = examples_of(recipe, rows)
     examples = None if None in counts else sum(counts)
     if examples is not None and recipe.evaluate.heldout and recipe.evaluate.heldout.share:
         examples -= sum(int(n * recipe.evaluate.heldout.share) for n in counts)
     steps = recipe.train.max_steps
     if steps is None and examples is not None:
-        steps = steps_of(recipe.train, examples)
+        steps = steps_of(recipe, examples)
+    longest = recipe.data.max_length
+    longest += recipe.rollout.max_new_tokens if isinstance(recipe, RlvrRecipe) else 0
     return Plan(
-        ranks, batch.global_batch_size, batch.micro, batch.accumulation,
-        batch.global_batch_size * recipe.data.max_length, examples, steps,
+        ranks, batch.global_batch_size, batch.micro, batch.accumulation, batch.global_batch_size * longest, examples, steps,
     )  # fmt: skip
 
 
@@ -90,21 +105,36 @@ def _check_stage(
 ) -> dict[str, Any]:
     files = preflight(recipe, coming, where)
     counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
-    try:
-        arithmetic = plan(recipe, ranks, counted)
-    except RequestError as error:
-        raise RequestError(f"{where}: {error}") from None
     console.print(Text(to_yaml(recipe)))
     console.print(_source_table(recipe, files, counted))
-    console.print(_plan_text(arithmetic, recipe))
+    if isinstance(recipe, TrainRecipe):
+        try:
+            arithmetic = asdict(planned := plan(recipe, ranks, counted))
+        except RequestError as error:
+            raise RequestError(f"{where}: {error}") from None
+        console.print(_plan_text(planned, recipe))
+    else:
+        arithmetic = _sampling(recipe, counted)
+        console.print(Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic)))
     facts = {
         "recipe": to_dict(recipe),
-        "plan": asdict(arithmetic),
+        "plan": arithmetic,
         "sources": {n: {"files": f, "rows": counted[n]} for n, f in files.items()},
     }
     if rows:
         facts["rows"] = _rows(recipe, coming, rows, console)
     return facts
+
+
+def _sampling(recipe: SampleRecipe, counted: dict[str, int | None]) -> dict[str, Any]:
+    counts = examples_of(recipe, counted)
+    prompts = recipe.max_prompts if None in counts else sum(counts)
+    if recipe.max_prompts is not None and prompts is not None:
+        prompts = min(prompts, recipe.max_prompts)
+    return {
+        "prompts": "all" if prompts is None else prompts,
+        "samples": recipe.rollout.num_generations,
+    }
 
 
 def _rows(
@@ -158,9 +188,25 @@ def _source_table(recipe: Recipe, files: dict[str, list], counted: dict[str, int
     return table
 
 
-def _plan_text(p: Plan, recipe: Recipe) -> Text:
+def _rollout_lines(recipe: RlvrRecipe) -> list[str]:
+    from posttrain.training.plan import aligned, rhythm
+
+    n, every = recipe.rollout.num_generations, rhythm(recipe)
+    batch = recipe.train.global_batch_size * recipe.rollout.steps_per_generation
+    found = [f"rollouts: {batch // n} prompts x {n} completions every {every} step(s)"]
+    save = recipe.checkpoints.save_steps
+    if save is not None and save % every:
+        found.append(
+            f"checkpoints: every {aligned(save, every)} steps, not {save}: at the end of a batch of rollouts"
+        )
+    return found
+
+
+def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
+    prompts = isinstance(recipe, RlvrRecipe)
+    what = "completions" if prompts else "examples"
     lines = [
-        f"batch: {p.global_batch_size} examples a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
+        f"batch: {p.global_batch_size} {what} a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
         f"x {p.accumulation} (accumulation); at most {p.tokens_per_step_at_most:,} tokens a step"
     ]
     if p.steps is None:
@@ -168,9 +214,11 @@ def _plan_text(p: Plan, recipe: Recipe) -> Text:
     else:
         bound = "" if recipe.train.max_steps else ", at most: rows may still be dropped"
         examples = (
-            f" ({p.examples_per_epoch:,} examples an epoch{bound})"
+            f" ({p.examples_per_epoch:,} {'prompts' if prompts else 'examples'} an epoch{bound})"
             if p.examples_per_epoch is not None
             else ""
         )
         lines.append(f"steps: {p.steps:,}{examples}")
+    if prompts:
+        lines += _rollout_lines(recipe)
     return Text("\n".join(lines))

@@ -9,23 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.examples import to_example
-from posttrain.data.pairs import to_pair
+from posttrain.data.prompts import Asked, columns_of
 from posttrain.data.rows import RowError
+from posttrain.data.shapes import SHAPES, Shape, shape_of
 from posttrain.data.sources import list_files, open_rows
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.recipe import Recipe
+from posttrain.recipe import Recipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import Source
 from posttrain.training.checkpoints import resolve
-
-READERS: dict[str, Callable[..., Any]] = {"sft": to_example, "dpo": to_pair}
-"""What a stage makes of a row of its sources."""
 
 
 def preflight(
@@ -38,30 +35,29 @@ def preflight(
     """
     problems = Problems()
     files: dict[str, list[dict[str, Any]]] = {}
+    shape = SHAPES[shape_of(recipe)]
     for at, source in sources_of(recipe):
+        if is_coming(source, coming):
+            files[source.name] = []
+            continue
         try:
             files[source.name] = list_files(source)
-            if recipe.stage in READERS and (files[source.name] or source.generator):
-                _first_row(source, READERS[recipe.stage])
+            if files[source.name] or source.generator:
+                _first_row(source, shape)
         except RequestError as error:
             problems.add(at, str(error))
-    if recipe.stage == "rlvr":
+    if hasattr(recipe, "rewards"):
         _rewards(recipe, files, problems)
-    for i, task in enumerate(recipe.evaluate.tasks):
-        for path, message in check_task(task, f"evaluate.tasks[{i}]"):
-            problems.add(path, message)
     try:
         refuse_unwritable(Path(recipe.output_dir))
     except RequestError as error:
         problems.add("output_dir", f"output_dir: {error}")
-    _best(recipe, problems)
-    folder = _start(recipe, coming, problems)
-    limit = max_positions(recipe, folder)
-    if limit is not None and recipe.data.max_length > limit:
-        problems.add(
-            "data.max_length",
-            f"data.max_length = {recipe.data.max_length} is above the {limit} positions of the model",
-        )
+    if isinstance(recipe, TrainRecipe):
+        for i, task in enumerate(recipe.evaluate.tasks):
+            for path, message in check_task(task, f"evaluate.tasks[{i}]"):
+                problems.add(path, message)
+        _metrics(recipe, problems)
+    _lengths(recipe, _start(recipe, coming, problems), problems)
     if problems:
         prefix = f"{where}: " if where else ""
         raise RequestError(
@@ -76,10 +72,27 @@ def preflight(
 def sources_of(recipe: Recipe) -> list[tuple[str, Source]]:
     """Every source a recipe reads, the held-out one included, with its place in the recipe."""
     found = [(f"data.sources[{i}]", s) for i, s in enumerate(recipe.data.sources)]
-    heldout = recipe.evaluate.heldout
+    heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
     if heldout is not None and heldout.source is not None:
         found.append(("evaluate.heldout.source", heldout.source))
     return found
+
+
+def is_coming(source: Source, coming: Collection[str]) -> bool:
+    """Whether a source is a file that an earlier stage will make."""
+    return source.path is not None and any(source.path.startswith(f"{at}/") for at in coming)
+
+
+def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
+    limit = max_positions(recipe, folder)
+    new = recipe.rollout.max_new_tokens if hasattr(recipe, "rollout") else 0
+    if limit is None or recipe.data.max_length + new <= limit:
+        return
+    besides = f" and rollout.max_new_tokens = {new} are" if new else " is"
+    problems.add(
+        "data.max_length",
+        f"data.max_length = {recipe.data.max_length}{besides} above the {limit} positions of the model",
+    )
 
 
 def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
@@ -107,7 +120,6 @@ def refuse_unwritable(folder: Path) -> None:
 def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
     """Names, options, what this machine lacks, and the columns of each source's first row."""
     from posttrain.rewards.compose import Composite
-    from posttrain.rewards.rows import to_row
 
     try:
         rewards = Composite(recipe.rewards, recipe.success)
@@ -122,27 +134,30 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
         if not files.get(source.name) and not source.generator:
             continue
         where, row = next(iter(open_rows(source)))
-        answer = source.columns.answer or "answer"
         try:
-            rewards.check_rows([to_row(row | {"answer": row.get(answer)}, where)])
+            rewards.check_rows([Asked(where, "", columns_of(row, source)).example()])
         except RequestError as error:
             problems.add(f"data.sources[{i}]", str(error))
 
 
-def _first_row(source: Source, reader: Callable[..., Any]) -> None:
+def _first_row(source: Source, shape: Shape) -> None:
     """An empty source or wrongly named columns show in the first row."""
     where, row = next(iter(open_rows(source)))
     with contextlib.suppress(RowError):  # dropped; how many may be is data.max_drop_share
-        reader(row, source, where)
+        shape.read(row, source, where)
 
 
-def _best(recipe: Recipe, problems: Problems) -> None:
-    by = recipe.checkpoints.keep_best
+def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
+    """Whether the tasks measure what `keep_best` and the gates name."""
+    named = {f"evaluate.gates[{i}]": gate for i, gate in enumerate(recipe.evaluate.gates)}
+    if recipe.checkpoints.keep_best is not None:
+        named["checkpoints.keep_best"] = recipe.checkpoints.keep_best
     tasks = {t.name: t for t in recipe.evaluate.tasks if t.name in TASKS}
-    if by is not None and by.task in tasks and by.metric not in metrics(tasks[by.task]):
-        near = did_you_mean(by.metric, metrics(tasks[by.task]))
-        at = "checkpoints.keep_best.metric"
-        problems.add(at, f"{at} = {by.metric!r} is no metric of {by.task}{near}")
+    for place, by in named.items():
+        if by.task in tasks and by.metric not in metrics(tasks[by.task]):
+            near = did_you_mean(by.metric, metrics(tasks[by.task]))
+            at = f"{place}.metric"
+            problems.add(at, f"{at} = {by.metric!r} is no metric of {by.task}{near}")
 
 
 def _start(recipe: Recipe, coming: Collection[str], problems: Problems) -> Path | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import timestamp
-from posttrain.recipe import Recipe, recipe_hash
+from posttrain.recipe import TrainRecipe, recipe_hash
 from posttrain.recipe.schema import Loss
 from posttrain.training.rundir import RunDir
 
@@ -49,6 +49,7 @@ class StageParts:
     args: Any
     init: Any
     """Path of the start model, or None where it is made from a config."""
+    template: Any
     facts: dict[str, Any] = field(default_factory=dict)
 
     def heldout_rows(self) -> Any:
@@ -59,7 +60,7 @@ class StageParts:
 
 
 def run_stage(
-    recipe: Recipe, build: Callable, config_class: type, score_factory: Callable | None
+    recipe: TrainRecipe, build: Callable, config_class: type, score_factory: Callable | None
 ) -> RunDir:
     """Train `recipe`; returns its run directory. Raises `RequestError` / `WorkError`.
 
@@ -114,6 +115,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     from posttrain.data.collate import Collator, PairCollator
     from posttrain.data.manifest import manifest, summary, write_manifest
     from posttrain.data.prepare import build as prepare
+    from posttrain.data.shapes import shape_of
     from posttrain.data.text import load_text
     from posttrain.model import load_model, refuse_leaking_documents
     from posttrain.training import checkpoints as ckpt
@@ -121,22 +123,21 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback
     from posttrain.training.guard import StepGuard
     from posttrain.training.hardware import commit, hardware, versions
-    from posttrain.training.plan import batch_plan, steps_of
+    from posttrain.training.plan import batch_plan, rows_of, steps_of
     from posttrain.training.trainer import Stopped
 
     main = rank() == 0
     batch_plan(recipe.train, world_size())
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
     tokenizer, template = load_text(recipe, str(init))
-    pairs = recipe.stage == "dpo"
-    data, loss = (
-        (replace(recipe.data, train_on="last"), Loss()) if pairs else (recipe.data, recipe.loss)
-    )
+    shape = shape_of(recipe)
+    data = recipe.data if shape == "rows" else replace(recipe.data, train_on="last")
     prepared = prepare(
-        data, loss, tokenizer, recipe.evaluate.heldout, seed=recipe.train.seed, is_main=main, pairs=pairs,
+        data, getattr(recipe, "loss", Loss()), tokenizer, recipe.evaluate.heldout, seed=recipe.train.seed, is_main=main,
+        shape=shape,
     )  # fmt: skip
-    max_steps = steps_of(recipe.train, len(prepared.mixture))
-    total = max_steps * recipe.train.global_batch_size
+    max_steps = steps_of(recipe, len(prepared.mixture))
+    total = rows_of(recipe, max_steps)
     prepared.mixture.check(total)
 
     facts = {
@@ -160,8 +161,8 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         refuse_leaking_documents(model)
     collator = Collator(tokenizer.pad_token_id, recipe.data.padding_free)
     parts = StageParts(
-        run, tokenizer, prepared, PairCollator(collator) if pairs else collator, model, lora_config(recipe),
-        StepGuard(recipe.guard), stop, total, args, init and Path(init), facts,
+        run, tokenizer, prepared, PairCollator(collator) if shape == "pairs" else collator, model, lora_config(recipe),
+        StepGuard(recipe.guard), stop, total, args, init and Path(init), template, facts,
     )  # fmt: skip
     try:
         trainer = build(recipe, parts)
@@ -214,7 +215,7 @@ def _clear_meetings(run: RunDir) -> None:
         shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
-def lora_config(recipe: Recipe) -> Any:
+def lora_config(recipe: TrainRecipe) -> Any:
     """peft's LoraConfig, or None for full fine-tuning."""
     lora = recipe.model.lora
     if lora is None:

@@ -1,8 +1,10 @@
 """A row of a preference set to two examples that differ in the last reply: chosen and rejected.
 
 `prompt`/`chosen`/`rejected` as text (an alpaca `input` is joined as in examples.py) or as message lists, whole
-conversations under `chosen` and `rejected`, and HH-RLHF transcripts. A pair without a difference, with an empty side or with two
-different prompts is dropped and counted. Left out: unpaired rows with a label, lists of rated replies.
+conversations under `chosen` and `rejected`, HH-RLHF transcripts, and lists of rated replies (rated.py). With
+`rejected_is_prefix: true` (or `chosen_is_prefix`) that side is a prefix of a solution, say up to its first wrong step
+(arXiv 2406.14532), and gets no end of turn. A pair without a difference, with an empty side or with two different prompts
+is dropped and counted. Left out: unpaired rows with a label (labelled.py).
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.examples import SPELLINGS, TRANSCRIPT, to_example
+from posttrain.data.labelled import truth
+from posttrain.data.rated import best_and_lower, loose_rating, rated_column
 from posttrain.data.rows import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -24,8 +28,9 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
 
     Raises:
         RequestError: a column does not exist or holds no text and no messages.
-        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, and those of `to_example`.
+        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, those of `best_and_lower` and of `to_example`.
     """
+    row = _of_ratings(row, source, where)
     names = [getattr(source.columns, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
         if name not in row:
@@ -40,7 +45,34 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
     if _reply(chosen).strip() == _reply(rejected).strip():
         raise RowError("equal_pair", "chosen and rejected are the same")
+    chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
     return chosen, rejected
+
+
+def _of_ratings(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
+    """A row of rated replies with `chosen` and `rejected` in place of its list; any other row as it is."""
+    if "chosen" in row or source.columns.chosen or source.columns.rejected:
+        return row
+    column = rated_column(row, source)
+    if column is not None:
+        sides = best_and_lower(row, column, source, where)
+        return {k: v for k, v in row.items() if k != column} | dict(zip(SIDES, sides, strict=True))
+    rating = loose_rating(row, source)
+    if rating is not None:
+        raise RequestError(
+            f"{where}: source {source.name!r} has one rated reply a row ({rating!r}); rows of one prompt are not gathered. "
+            "Put the replies of a prompt into one row, completions: [{text, rating}, ...], or label them for "
+            "preference.loss: kto"
+        )
+    return row
+
+
+def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
+    value = row.get(f"{side}_is_prefix")
+    found = False if value is None else truth(value)
+    if found is None:
+        raise RequestError(f"{where}: {side}_is_prefix must be true or false, not {value!r}")
+    return found
 
 
 def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, where: str) -> Example:

@@ -55,9 +55,9 @@ def build(
     seed: int = 42,
     is_main: bool = True,
     progress: Progress | None = None,
-    pairs: bool = False,
+    shape: str = "rows",
 ) -> Prepared:
-    """Prepares (or, where `is_main` is false, waits for) every source, and mixes them; of preference pairs if `pairs`.
+    """Prepares (or, where `is_main` is false, waits for) every source, and mixes them; `shape`: what a row is.
 
     Raises RequestError and WorkError as `prepare_sources` and `Mixture`; RequestError also where a held-out share
     leaves nothing to train on, or where `loss.p: external` meets rows without p.
@@ -65,7 +65,7 @@ def build(
     sources = list(data.sources)
     own = heldout.source if heldout else None
     every = [*sources, own] if own else sources
-    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, pairs)
+    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, shape)
     _check_p(every, prepared, loss)
     tables: list[Table] = list(prepared[: len(sources)])
     parts: dict[int, Table] = {}

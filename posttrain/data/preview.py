@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from posttrain.data.examples import to_example
-from posttrain.data.pairs import SIDES, to_pair
+from posttrain.data.pairs import SIDES
+from posttrain.data.shapes import SHAPES, shape_of
 from posttrain.data.sources import open_rows
 from posttrain.data.text import load_text
-from posttrain.data.tokenize import RowError, TokenRow, tokenize_example
+from posttrain.data.tokenize import RowError, TokenRow
 from posttrain.recipe import Recipe
 from posttrain.recipe.schema import Loss
 
@@ -40,9 +40,9 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     "spans": [[text, segment]]}, with segments as in `Span`; of a preference pair one for each `side`.
     """
     tokenizer, _ = load_text(recipe, start)
-    pairs = recipe.stage == "dpo"
+    shape = SHAPES[shape_of(recipe)]
     loss = getattr(recipe, "loss", Loss())
-    data = replace(recipe.data, train_on="last") if pairs else recipe.data
+    data = replace(recipe.data, train_on="last") if recipe.stage == "dpo" else recipe.data
     coloured = console.color_system is not None and not console.no_color
     shown = []
     for source in recipe.data.sources:
@@ -50,15 +50,13 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
         for where, row in itertools.islice(iter(open_rows(source)), n):
             console.print(Text(where, style="dim"))
             try:
-                examples = (
-                    to_pair(row, source, where) if pairs else (to_example(row, source, where),)
-                )
-                rows = [tokenize_example(example, tokenizer, data, loss) for example in examples]
+                examples = shape.read(row, source, where)
+                rows = [shape.tokenize(example, tokenizer, data, loss) for example in examples]
             except RowError as error:
                 shown.append({"source": source.name, "where": where, "dropped": str(error)})
                 console.print(Text(f"dropped: {error}", style="red"))
                 continue
-            for side, tokenized in zip(SIDES if pairs else ("",), rows, strict=True):
+            for side, tokenized in zip(SIDES if len(rows) == 2 else ("",), rows, strict=True):
                 facts: dict[str, Any] = {"source": source.name, "where": where}
                 facts |= {
                     **({"side": side} if side else {}),

@@ -20,20 +20,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.examples import to_example
 from posttrain.data.once import make_once, wait_for
-from posttrain.data.pairs import to_pair
 from posttrain.data.rows import RowError
+from posttrain.data.shapes import SHAPES, Shape
 from posttrain.data.sources import Rows, open_rows
-from posttrain.data.table import PairTable, TableWriter, TokenTable
+from posttrain.data.table import Table, TableWriter, TokenTable
 from posttrain.data.template import load_template
-from posttrain.data.tokenize import tokenize_example
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
-from posttrain.types import Example
 
 CODE = 1
 """Raise this when the same rows give other tokens: tables of an older code are left alone and made anew."""
+FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
+"""Columns named in every table's key; later ones only where they are set, so that older tables keep their names."""
 SHOWN = 5
 """Dropped rows named in a message."""
 Progress = Callable[[str, int, int], None]
@@ -57,11 +56,11 @@ def prepare_sources(
     tokenizer,
     is_main: bool = True,
     progress: Progress | None = None,
-    pairs: bool = False,
-) -> list[TokenTable] | list[PairTable]:
+    shape: str = "rows",
+) -> list[Table]:
     """The tables of `sources`, in order. Call it on every rank: where `is_main` is false it only waits.
 
-    `progress` replaces the bar that is shown where stderr is a terminal. `pairs`: rows are preference pairs.
+    `progress` replaces the bar that is shown where stderr is a terminal. `shape`: what a row is (shapes.py).
 
     Raises:
         RequestError: too many rows dropped or truncated, no row left, or the source itself is wrong.
@@ -69,19 +68,20 @@ def prepare_sources(
     """
     deadline = time.monotonic() + 60 * data.prepare_timeout
     fingerprint = tokenizer_fingerprint(tokenizer)
+    form = SHAPES[shape]
     tables = []
     with _bar(progress, show=is_main and sys.stderr.isatty()) as progress:
         for source in sources:
             rows = open_rows(source)
-            key = _key(rows, source, data, loss, tokenizer, fingerprint, pairs)
+            key = _key(rows, source, data, loss, tokenizer, fingerprint, form)
             folder = cache_root(data) / key
             what = f"source {source.name!r}"
             if not folder.is_dir() and is_main:
-                make = partial(_make, folder, rows, source, data, loss, tokenizer, progress, pairs)
+                make = partial(_make, folder, rows, source, data, loss, tokenizer, progress, form)
                 make_once(folder, make, what, deadline)
             elif not folder.is_dir():
                 wait_for(folder, what, deadline)
-            table = PairTable(TokenTable(folder)) if pairs else TokenTable(folder)
+            table = form.table(TokenTable(folder))
             _check_drops(what, data, loss, table.stats)
             tables.append(table)
     return tables
@@ -113,7 +113,7 @@ def tokenizer_fingerprint(tokenizer) -> str:
     return _digest([backend, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
-def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, pairs: bool = False) -> str:
+def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Shape) -> str:
     """The name of a table: the hash of what decides its content."""
     templates = []
     for name in (data.template, "plain"):
@@ -138,14 +138,14 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, pairs: boo
             "step_delimiter": loss.step_delimiter,
             "tokenizer": fingerprint,
         }
-        | ({"pairs": 1} if pairs else {})
+        | shape.key
     )[:32]
 
 
 def _set_columns(source: schema.Source) -> dict[str, str | None]:
-    """The named columns; those of pairs only where named, so that other tables keep their names."""
+    """The named columns."""
     columns = asdict(source.columns)
-    return {k: v for k, v in columns.items() if v is not None or k not in ("chosen", "rejected")}
+    return {k: v for k, v in columns.items() if v is not None or k in FIRST_COLUMNS}
 
 
 def _digest(described: Any) -> str:
@@ -153,7 +153,7 @@ def _digest(described: Any) -> str:
 
 
 def _make(
-    folder: Path, rows: Rows, source, data, loss, tokenizer, progress: Progress | None, pairs: bool
+    folder: Path, rows: Rows, source, data, loss, tokenizer, progress: Progress | None, shape: Shape
 ) -> None:
     """Reads, maps, tokenises and writes every row of a source; of a pair both sides or neither."""
     began, total = time.perf_counter(), len(rows) if progress else 0
@@ -161,13 +161,16 @@ def _make(
     shown: list[str] = []
     read = truncated = 0
     with TableWriter(folder) as writer:
+        beside = shape.writer(writer, source)
         for where, row in rows:
             lost = ""
             try:
-                examples = (to_pair if pairs else _one)(row, source, where)
-                made = [tokenize_example(each, tokenizer, data, loss) for each in examples]
+                examples = shape.read(row, source, where)
+                made = [shape.tokenize(each, tokenizer, data, loss) for each in examples]
                 for tokens in made:
                     writer.add(tokens, read)
+                if beside is not None:
+                    beside.add(examples, row)
                 if any(tokens.truncated for tokens in made):
                     truncated += 1
                     lost = "truncated"
@@ -179,6 +182,8 @@ def _make(
             read += 1
             if progress and (read % 256 == 0 or read == total):
                 progress(source.name, read, total)
+        if beside is not None:
+            beside.finish()
         writer.finish(
             {
                 "fingerprint": folder.name,
@@ -193,10 +198,6 @@ def _make(
     log.info(
         "source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read, seconds, read / seconds
     )
-
-
-def _one(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example]:
-    return (to_example(row, source, where),)
 
 
 def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:

@@ -26,8 +26,9 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
     """The row of `example`, at most `data.max_length` tokens.
 
     Trained are the assistant turns (`data.train_on`) with their end of turn, never what stands
-    after it; of plain text everything and the end token. The first token of a row has no label:
-    nothing predicts it.
+    after it; of plain text everything and the end token. The last turn of a `partial` example ends
+    with its words: no end of turn is put in. The first token of a row has no label: nothing
+    predicts it.
 
     Raises:
         RowError: overlong, no_answer_marker, empty, unknown_text, mask_mismatch, template_error.
@@ -91,13 +92,27 @@ def _render(example: Example, tokenizer, data: schema.Data) -> tuple[str, list[T
     """The text, the spans to train on, and where the text may be cut before it is tokenised."""
     plain_text = example.messages is None and not example.prompt
     template = load_template("plain" if plain_text else data.template, tokenizer)
-    text, turns = template.turns(conversation(example), last_only=data.train_on != "assistant")
+    messages = conversation(example)
+    text, turns = template.turns(messages, last_only=data.train_on != "assistant")
+    if example.partial:
+        text, turns = _stopped_short(text, turns, messages[-1])
     if plain_text or data.train_on == "all":
         content_end = turns[-1].content_end if turns else len(text)
         return text, [Turn(0, content_end, len(text))], None
     if not turns:
         raise RowError("empty", "the conversation has no assistant turn")
     return text, turns, turns[-1].begin
+
+
+def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, list[Turn]]:
+    """Text and turns up to the last word of `reply`: what would close its turn is cut off."""
+    if reply["role"] != "assistant":
+        raise RowError("no_assistant_turn", "only a reply can stop short")
+    last = turns[-1]
+    said = text[last.begin : last.content_end]
+    kept = reply["content"] if reply["content"] in said else reply["content"].strip()  # trimmed
+    end = last.begin + said.rindex(kept) + len(kept)
+    return text[:end], [*turns[:-1], Turn(last.begin, end, end)]
 
 
 def _encode(

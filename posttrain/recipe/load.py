@@ -21,13 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, build
 from posttrain.recipe.rules import check_pipeline, check_recipe
-from posttrain.recipe.stages import STAGES, Pipeline, Recipe
+from posttrain.recipe.stages import STAGES, Pipeline, Recipe, TrainRecipe
 
 NOT_BUILT = {
     "reward": "reward-model training",
     "reward_model": "reward-model training",
     "rm": "reward-model training",
-    "ppo": "PPO with a value model (rlvr will be GRPO and its kin)",
+    "ppo": "PPO with a value model (rlvr is GRPO and its kin)",
     "environment": "training in tool or multi-turn environments",
 }
 """Stages that people may ask for by these names, refused by name."""
@@ -181,12 +181,15 @@ NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 def recipe_hash(recipe: Recipe) -> str:
     """Hash of everything that decides the weights; a run is continued only under the same one."""
     values = {k: v for k, v in to_dict(recipe).items() if k not in NOT_IDENTITY}
-    for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):
-        values["train"].pop(key)
     for key in ("cache_dir", "prepare_timeout"):
         values["data"].pop(key)
-    heldout = recipe.evaluate.heldout
-    values["heldout"] = (heldout.share, heldout.seed) if heldout and heldout.share else None
+    for key in ("batch_size", "deadline", "max_failed"):
+        values.get("rollout", {}).pop(key, None)
+    if isinstance(recipe, TrainRecipe):
+        for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):
+            values["train"].pop(key)
+        heldout = recipe.evaluate.heldout
+        values["heldout"] = (heldout.share, heldout.seed) if heldout and heldout.share else None
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -12,16 +12,17 @@ from pathlib import Path
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
+from posttrain.recipe.gates import gates
 from posttrain.recipe.schema import FromConfig, Lora
-from posttrain.recipe.stage_rules import preference, rewards
-from posttrain.recipe.stages import Pipeline, Recipe, SftRecipe
+from posttrain.recipe.stage_rules import policy, preference, rewards, rollout, sampling
+from posttrain.recipe.stages import Pipeline, Recipe, SampleRecipe, SftRecipe
 from posttrain.recipe.train_rules import train
 from posttrain.recipe.trl_fields import model_fields
 
 
 def check_recipe(recipe: Recipe, problems: Problems) -> None:
     """Adds every impossible combination in `recipe` to `problems`."""
-    for rule in RULES:
+    for rule in (*RULES, *(() if isinstance(recipe, SampleRecipe) else TRAIN_RULES)):
         rule(recipe, problems)
 
 
@@ -251,7 +252,9 @@ def guard(recipe: Recipe, problems: Problems) -> None:
     positive(problems, "guard.window", recipe.guard.window)
 
 
-RULES = (name, model, data, loss, train, evaluate, checkpoints, guard, preference, rewards)
+RULES = (name, model, data, rewards, rollout, sampling)
+TRAIN_RULES = (loss, train, evaluate, gates, checkpoints, guard, preference, policy)
+"""Rules of the stages that train."""
 
 
 def check_pipeline(pipeline: Pipeline, path: Path, problems: Problems) -> None:

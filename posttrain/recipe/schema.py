@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from posttrain.recipe.gates import BestBy, Gate
+
 
 @dataclass
 class FromConfig:
@@ -85,6 +87,8 @@ class Columns:
     rejected: str | None = None
     p: str | None = None
     """External success probability in [0, 1], for `loss.p: external`."""
+    rewards: str | None = None
+    """A row's own verifiers by label, one or a list (stages that sample); default: a column `rewards`."""
 
 
 @dataclass
@@ -215,15 +219,6 @@ class Train:
 
 
 @dataclass
-class BestBy:
-    """Which score decides the best checkpoint."""
-
-    task: str
-    metric: str
-    greater_is_better: bool = True
-
-
-@dataclass
 class Checkpoints:
     """When checkpoints are written and which stay. The first step and the last are always scored."""
 
@@ -281,6 +276,8 @@ class Evaluate:
     heldout: Heldout | None = None
     at_start: bool = True
     """Score the model before the first step, as step 0."""
+    gates: list[Gate] = field(default_factory=list)
+    """Scores that must not fall; judged after every checkpoint."""
 
 
 @dataclass

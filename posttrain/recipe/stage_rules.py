@@ -1,4 +1,4 @@
-"""Rules of the sections that only the later stages have: `preference` of dpo; `rewards`, `success` and `rollout` of rlvr."""
+"""Rules of the sections that only the later stages have: `preference` of dpo; rewards, sampling and policy of the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
-from posttrain.recipe.stages import DpoRecipe, Recipe, RlvrRecipe
+from posttrain.recipe.stages import DpoRecipe, PairsRecipe, PassRateRecipe, Recipe, RlvrRecipe
 
 
 def preference(recipe: Recipe, problems: Problems) -> None:
@@ -29,7 +29,7 @@ def preference(recipe: Recipe, problems: Problems) -> None:
 
 def rewards(recipe: Recipe, problems: Problems) -> None:
     """Names and options are checked where the rewards are known (preflight)."""
-    if not isinstance(recipe, RlvrRecipe):
+    if not hasattr(recipe, "rewards"):
         return
     if not recipe.rewards:
         problems.add("rewards", "rewards is empty; name at least one")
@@ -38,4 +38,110 @@ def rewards(recipe: Recipe, problems: Problems) -> None:
             problems.add(f"rewards[{i}].weight", f"rewards[{i}].weight = {reward.weight}")
     if recipe.success is not None:
         share(problems, "success.at_least", recipe.success.at_least)
-    positive(problems, "rollout.num_generations", recipe.rollout.num_generations, 2, strict=False)
+
+
+def rollout(recipe: Recipe, problems: Problems) -> None:
+    if not hasattr(recipe, "rollout"):
+        return
+    r, d = recipe.rollout, recipe.data
+    least = 1 if isinstance(recipe, PassRateRecipe) else 2
+    positive(problems, "rollout.num_generations", r.num_generations, least, strict=False)
+    for key in ("max_new_tokens", "batch_size", "deadline"):
+        positive(problems, f"rollout.{key}", getattr(r, key))
+    positive(problems, "rollout.temperature", r.temperature)
+    if not 0 < r.top_p <= 1:
+        problems.add("rollout.top_p", f"rollout.top_p = {r.top_p} must lie in (0, 1]")
+    share(problems, "rollout.max_failed", r.max_failed)
+    if d.overlong == "truncate":
+        at = "data.overlong"
+        problems.add(at, f"{at} = truncate would cut the question off; drop or error")
+    if d.padding_free:
+        problems.add("data.padding_free", "data.padding_free is for rows that are trained on whole")
+    if d.weighting == "tokens":
+        at = "data.weighting"
+        problems.add(at, f"{at} = tokens counts trained tokens, which prompts have none of")
+    if isinstance(recipe, RlvrRecipe):
+        _train_rollout(recipe, problems)
+    else:
+        positive(problems, "max_prompts", recipe.max_prompts)
+
+
+def _train_rollout(recipe: RlvrRecipe, problems: Problems) -> None:
+    r, n = recipe.rollout, recipe.rollout.num_generations
+    positive(problems, "rollout.steps_per_generation", r.steps_per_generation)
+    positive(problems, "rollout.refill", r.refill, 0, strict=False)
+    batch = recipe.train.global_batch_size * r.steps_per_generation
+    if n > 0 and batch > 0 and batch % n:
+        at = "rollout.num_generations"
+        problems.add(
+            at,
+            f"{at} = {n} does not divide the batch: train.global_batch_size = {recipe.train.global_batch_size} completions"
+            f" x rollout.steps_per_generation = {r.steps_per_generation} are no whole number of groups",
+        )
+    if r.truncated_reward and r.truncated != "penalise":
+        at = "rollout.truncated_reward"
+        problems.add(at, f"{at} is read only with rollout.truncated: penalise, not {r.truncated}")
+    if r.top_p < 1 and r.backend != "transformers" and r.vllm.correction != "none":
+        problems.add(
+            "rollout.top_p",
+            f"rollout.top_p = {r.top_p:g} biases the importance weights of rollout.vllm.correction; use 1, or none",
+        )
+    if recipe.evaluate.heldout is not None:
+        at = "evaluate.heldout"
+        problems.add(at, f"{at} measures a loss on rows; an rlvr stage is judged by evaluate.tasks")
+
+
+def policy(recipe: Recipe, problems: Problems) -> None:
+    if not isinstance(recipe, RlvrRecipe):
+        return
+    p, n = recipe.policy, recipe.rollout.num_generations
+    positive(problems, "policy.beta", p.beta, 0, strict=False)
+    positive(problems, "policy.epsilon", p.epsilon)
+    positive(problems, "policy.epsilon_high", p.epsilon_high)
+    positive(problems, "policy.num_iterations", p.num_iterations)
+    positive(problems, "policy.k", p.k)
+    if p.reference is not None and not p.beta:
+        at = "policy.reference"
+        problems.add(at, f"{at} is read only with policy.beta above 0")
+    if p.loss == "cispo" and p.epsilon is not None:
+        at = "policy.epsilon"
+        problems.add(at, f"{at} has no effect on cispo; epsilon_high caps its weights")
+    if p.advantage in ("pkpo", "pass_at_k") and p.k > n:
+        problems.add(
+            "policy.k", f"policy.k = {p.k} is above rollout.num_generations = {n}: no pass@k of {n}"
+        )
+    if p.advantage == "confidence" and p.k > 2 * n:
+        problems.add(
+            "policy.k",
+            f"policy.k = {p.k} (N of confidence) is above 2 x rollout.num_generations = {2 * n}: the smallest success "
+            f"rate a group can show is 1/{n}, where F is already gone",
+        )
+    if p.advantage not in ("pkpo", "pass_at_k", "confidence") and p.k != 1:
+        problems.add("policy.k", f"policy.k has no effect on advantage = {p.advantage}")
+
+
+def sampling(recipe: Recipe, problems: Problems) -> None:
+    """`pairing` and `keep`."""
+    if isinstance(recipe, PairsRecipe):
+        p = recipe.pairing
+        positive(problems, "pairing.per_prompt", p.per_prompt)
+        positive(problems, "pairing.min_gap", p.min_gap, 0, strict=False)
+        positive(problems, "pairing.continuations", p.continuations)
+        if p.per_prompt > 1 and p.strategy != "correct_incorrect":
+            at = "pairing.per_prompt"
+            problems.add(at, f"{at} is for correct_incorrect; {p.strategy} makes one pair a prompt")
+        if p.strategy == "cross_model" and p.teacher is None:
+            at = "pairing.teacher"
+            problems.add(at, f"pairing.strategy = cross_model needs {at}, the model that corrects")
+        if p.strategy != "cross_model" and p.teacher is not None:
+            at = "pairing.teacher"
+            problems.add(at, f"{at} is read only with pairing.strategy: cross_model")
+        if not p.step_delimiter:
+            problems.add("pairing.step_delimiter", "pairing.step_delimiter is empty")
+    if isinstance(recipe, PassRateRecipe):
+        low, high, n = recipe.keep.at_least, recipe.keep.at_most, recipe.rollout.num_generations
+        if not 0 <= low <= high <= n:
+            problems.add(
+                "keep",
+                f"keep = {low} to {high} right of rollout.num_generations = {n}: want 0 <= at_least <= at_most <= {n}",
+            )

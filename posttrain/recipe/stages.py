@@ -1,7 +1,6 @@
 """One dataclass a stage, and the pipeline that chains stages. `STAGES` is the list a new stage joins.
 
-`dpo` and `rlvr` hold what is known of them today: their recipes load and are checked; the trainers are not
-here yet, and `posttrain run` says so by name.
+Three stages train (sft, dpo, rlvr), two sample and judge (pairs, pass_rate).
 """
 
 from __future__ import annotations
@@ -17,6 +16,16 @@ from posttrain.recipe.schema import (
     Loss,
     Model,
     Train,
+)
+from posttrain.recipe.sections import (
+    Keep,
+    Pairing,
+    Policy,
+    Preference,
+    Reward,
+    Rollout,
+    Success,
+    TrainRollout,
 )
 
 
@@ -38,25 +47,6 @@ class SftRecipe:
 
 
 @dataclass
-class Preference:
-    """The preference loss of a DPO stage; formulas and papers in losses/preference.py."""
-
-    loss: Literal["dpo", "dpo_norm", "ipo", "cdpo", "robust", "wpo", "simpo", "orpo", "kto"] = (
-        "dpo_norm"
-    )
-    beta: float | None = None
-    """Default by loss: dpo_norm 5 (Tulu 3, arXiv 2411.15124, table 20), simpo 2, the others 0.1."""
-    label_smoothing: float = 0.0
-    """cdpo and robust: the chance in [0, 0.5) that a pair is labelled the wrong way round."""
-    gamma: float = 0.5
-    """simpo: the margin."""
-    sft_weight: float = 0.0
-    """Weight of a supervised term on the chosen side, a token. 0: none."""
-    sft_n: float = 1.0
-    """N of that term's confidence-limited loss; 1 is cross-entropy."""
-
-
-@dataclass
 class DpoRecipe:
     """Preference optimisation on pairs (prompt, chosen, rejected)."""
 
@@ -73,39 +63,8 @@ class DpoRecipe:
 
 
 @dataclass
-class Reward:
-    """A component of the reward."""
-
-    name: str
-    """A registered reward (`posttrain rewards list`), or `package.module:function`."""
-    weight: float = 1.0
-    label: str | None = None
-    """Its name in logs and in a row's `rewards` column. Default: `name`; needed where one reward stands twice."""
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Success:
-    """What counts as solved: the 0/1 of pass@k, of success rates and of pass@k-style advantages."""
-
-    reward: str
-    """Label of a verifier."""
-    at_least: float = 1.0
-
-
-@dataclass
-class Rollout:
-    """How completions are sampled for RL."""
-
-    num_generations: int = 16
-    """Completions a prompt (the group)."""
-    temperature: float = 1.0
-    max_new_tokens: int = 2048
-
-
-@dataclass
 class RlvrRecipe:
-    """Reinforcement learning with verifiable rewards."""
+    """Reinforcement learning with verifiable rewards. A step's `train.global_batch_size` counts completions."""
 
     stage: Literal["rlvr"]
     name: str
@@ -115,18 +74,59 @@ class RlvrRecipe:
     rewards: list[Reward]
     success: Success | None = None
     """Default: the first verifier at 1.0."""
-    rollout: Rollout = field(default_factory=Rollout)
+    rollout: TrainRollout = field(default_factory=TrainRollout)
+    policy: Policy = field(default_factory=Policy)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     evaluate: Evaluate = field(default_factory=Evaluate)
     guard: Guard = field(default_factory=Guard)
     output_dir: str = "runs"
 
 
-Recipe = SftRecipe | DpoRecipe | RlvrRecipe
-STAGES: dict[str, type[SftRecipe] | type[DpoRecipe] | type[RlvrRecipe]] = {
+@dataclass
+class PairsRecipe:
+    """Samples completions, lets the rewards judge them and writes preference pairs to `<run>/pairs.jsonl`."""
+
+    stage: Literal["pairs"]
+    name: str
+    model: Model
+    data: Data
+    rewards: list[Reward]
+    success: Success | None = None
+    rollout: Rollout = field(default_factory=Rollout)
+    pairing: Pairing = field(default_factory=Pairing)
+    max_prompts: int | None = None
+    """The first so many prompts of the mixture. Default: each once."""
+    seed: int = 0
+    output_dir: str = "runs"
+
+
+@dataclass
+class PassRateRecipe:
+    """Measures how often each prompt is solved: `<run>/prompts.jsonl` has the rate as column p, `kept.jsonl` the rows
+    that are neither too easy nor too hard."""
+
+    stage: Literal["pass_rate"]
+    name: str
+    model: Model
+    data: Data
+    rewards: list[Reward]
+    success: Success | None = None
+    rollout: Rollout = field(default_factory=Rollout)
+    keep: Keep = field(default_factory=Keep)
+    max_prompts: int | None = None
+    seed: int = 0
+    output_dir: str = "runs"
+
+
+TrainRecipe = SftRecipe | DpoRecipe | RlvrRecipe
+SampleRecipe = PairsRecipe | PassRateRecipe
+Recipe = TrainRecipe | SampleRecipe
+STAGES: dict[str, Any] = {
     "sft": SftRecipe,
     "dpo": DpoRecipe,
     "rlvr": RlvrRecipe,
+    "pairs": PairsRecipe,
+    "pass_rate": PassRateRecipe,
 }
 
 

@@ -1,4 +1,8 @@
-"""Batch and step arithmetic. Imports no torch: `posttrain check` uses it too."""
+"""Batch and step arithmetic. Imports no torch: `posttrain check` uses it too.
+
+A step takes examples; of an rlvr stage those are completions, and its data are prompts. Rollouts are kept in memory
+only, so a run may stop, save and end only where a batch of them does: `rhythm`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from posttrain.errors import RequestError
+from posttrain.recipe import Recipe, RlvrRecipe
 from posttrain.recipe.schema import Train
 
 
@@ -36,9 +41,33 @@ def batch_plan(train: Train, ranks: int) -> BatchPlan:
     )
 
 
-def steps_of(train: Train, examples_per_epoch: int) -> int:
-    """Optimizer steps of a run: `max_steps`, or the epochs in whole batches, rounded up."""
+def rhythm(recipe: Recipe) -> int:
+    """Optimizer steps that belong together: 1, or those on one batch of rollouts."""
+    if not isinstance(recipe, RlvrRecipe):
+        return 1
+    return recipe.rollout.steps_per_generation * recipe.policy.num_iterations
+
+
+def aligned(steps: int, rhythm: int) -> int:
+    """`steps` rounded up to the end of a batch of rollouts."""
+    return -(-steps // rhythm) * rhythm
+
+
+def rows_of(recipe: Recipe, steps: int) -> int:
+    """Rows of the mixture that `steps` steps take (of dynamic sampling: at least)."""
+    examples = steps * recipe.train.global_batch_size
+    if not isinstance(recipe, RlvrRecipe):
+        return examples
+    return examples // recipe.policy.num_iterations // recipe.rollout.num_generations
+
+
+def steps_of(recipe: Recipe, rows: int) -> int:
+    """Optimizer steps of a run on a mixture of `rows`: `max_steps`, or the epochs in whole batches, rounded up."""
+    train = recipe.train
     if train.max_steps is not None:
-        return train.max_steps
-    exact = train.num_train_epochs * examples_per_epoch / train.global_batch_size
-    return max(1, math.ceil(round(exact, 6)))
+        return aligned(train.max_steps, rhythm(recipe))
+    examples = train.num_train_epochs * rows
+    if isinstance(recipe, RlvrRecipe):
+        examples *= recipe.rollout.num_generations * recipe.policy.num_iterations
+    exact = examples / train.global_batch_size
+    return aligned(max(1, math.ceil(round(exact, 6))), rhythm(recipe))

@@ -17,7 +17,8 @@ data:
   max_length: 128
   sources:
     - {{name: rows, path: {out}/rows.jsonl}}
-train: {{learning_rate: 0.5, max_steps: 2, global_batch_size: 4}}
+train: {{learning_rate: 0.5, max_steps: 2, global_batch_size: 16}}
+rollout: {{max_new_tokens: 64}}
 rewards:
   - name: math
     options: {{mode: gsm8k}}

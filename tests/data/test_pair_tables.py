@@ -43,7 +43,7 @@ def data(tmp_path, source):
 
 
 def test_pairs_keep_their_sides_and_their_row(data, source, tokenizer):
-    table = prepare_sources([source], data, LOSS, tokenizer, pairs=True)[0]
+    table = prepare_sources([source], data, LOSS, tokenizer, shape="pairs")[0]
     assert len(table) == 30 == table.stats["rows_kept"] == table.stats["rows_read"]
     for i in (0, 17, 29):
         chosen, rejected = table[i]
@@ -63,7 +63,7 @@ def test_a_pair_loses_both_sides_or_none(data, source, tokenizer, tmp_path):
     rows[2]["rejected"] = "c2"
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data.max_drop_share = 0.5
-    table = prepare_sources([source], data, LOSS, tokenizer, pairs=True)[0]
+    table = prepare_sources([source], data, LOSS, tokenizer, shape="pairs")[0]
     assert table.stats["dropped"] == {"overlong": 1, "equal_pair": 1} and len(table) == 2
     assert [table.origin(i) for i in range(2)] == [0, 3]
     assert "c3" in tokenizer.decode(table[1][0].input_ids) and "r3" in tokenizer.decode(
@@ -71,24 +71,24 @@ def test_a_pair_loses_both_sides_or_none(data, source, tokenizer, tmp_path):
     )
     data.max_drop_share = 0.1
     with pytest.raises(RequestError, match="2 of 4 rows .50.0%. are dropped.*1 equal_pair"):
-        prepare_sources([source], data, LOSS, tokenizer, pairs=True)
+        prepare_sources([source], data, LOSS, tokenizer, shape="pairs")
 
 
 def test_pairs_and_rows_of_one_file_are_cached_apart(data, source, tokenizer, tmp_path):
     both = [{"prompt": "p", "completion": "x", "chosen": "c", "rejected": "r"}]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, both)))
     rows = prepare_source(source, data, LOSS, tokenizer)
-    pairs = prepare_sources([source], data, LOSS, tokenizer, pairs=True)[0]
+    pairs = prepare_sources([source], data, LOSS, tokenizer, shape="pairs")[0]
     assert rows.fingerprint != pairs.fingerprint and (len(rows), len(pairs)) == (1, 1)
     source.columns = Columns(chosen="rejected", rejected="chosen")
-    swapped = prepare_sources([source], data, LOSS, tokenizer, pairs=True)[0]
+    swapped = prepare_sources([source], data, LOSS, tokenizer, shape="pairs")[0]
     assert swapped.fingerprint != pairs.fingerprint
     assert (swapped[0][0].input_ids == pairs[0][1].input_ids).all()
 
 
 @pytest.mark.parametrize("padding_free", [False, True])
 def test_a_batch_holds_the_chosen_sides_then_the_rejected(data, tokenizer, padding_free):
-    prepared = build(data, LOSS, tokenizer, Heldout(share=0.2), seed=1, pairs=True)
+    prepared = build(data, LOSS, tokenizer, Heldout(share=0.2), seed=1, shape="pairs")
     rows, held = TrainRows(prepared, 24), HeldoutRows(prepared)
     assert len(prepared.tables[0]) == 24 and len(held) == 6
     seen = {row["row"] for row in (rows[i] for i in range(24))}

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from posttrain.data import once, tabulate
+from posttrain.data import once, shapes, tabulate
 from posttrain.data.prepare import HeldoutRows, TrainRows, build, prepare_source, prepare_sources
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
@@ -56,7 +56,7 @@ def test_rows_are_prepared_once_and_then_read(data, source, tokenizer, monkeypat
     seen = []
     first = prepare_source(source, data, Loss(), tokenizer, progress=lambda *a: seen.append(a))
     assert seen[-1] == ("numbers", 40, 40)
-    monkeypatch.setattr(tabulate, "tokenize_example", None)  # a second pass would fail
+    monkeypatch.setattr(shapes, "tokenize_example", None)  # a second pass would fail
     again = prepare_source(source, data, Loss(), tokenizer)
     assert again.fingerprint == first.fingerprint and len(again) == 40
     assert again.stats["rows_read"] == again.stats["rows_kept"] == again.stats["segments"] == 40
@@ -272,7 +272,7 @@ def test_a_full_disk_is_said_and_cleaned_and_forgotten(data, source, tokenizer, 
 
 
 def test_a_defect_reaches_those_who_wait(data, source, tokenizer, monkeypatch):
-    monkeypatch.setattr(tabulate, "tokenize_example", lambda *_: 1 / 0)
+    monkeypatch.setattr(shapes, "tokenize_example", lambda *_: 1 / 0)
     monkeypatch.setattr(once, "POLL", 0.05)
     _, waiting = start(data, source, tokenizer, is_main=False)
     time.sleep(0.3)

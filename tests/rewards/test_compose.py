@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.recipe.stages import Reward, Success
+from posttrain.recipe.sections import Reward, Success
 from posttrain.rewards.compose import Composite, summary
 from posttrain.types import Example
 from tests.rewards import probes  # noqa: F401  (registers)

@@ -263,7 +263,7 @@ def test_references_are_those_of_the_start_model(dpo, tiny):
 
     recipe = load_stage(str(dpo), ["data.train_on=last"], "dpo")
     tokenizer, _ = load_text(recipe, str(tiny))
-    table = prepare_sources(recipe.data.sources, recipe.data, Loss(), tokenizer, pairs=True)[0]
+    table = prepare_sources(recipe.data.sources, recipe.data, Loss(), tokenizer, shape="pairs")[0]
     model = AutoModelForCausalLM.from_pretrained(tiny).eval()
     for i in (0, 7, 39):
         for side, row in enumerate(table[i]):

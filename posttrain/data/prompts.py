@@ -1,0 +1,173 @@
+"""Prompts for stages that sample: a row of a source to what the model is asked, with every column a reward may want.
+
+A prompt is text, a list of messages, or a conversation whose last reply is left out. Its columns are kept beside the
+tokens on disk, so that memory does not grow with the number of prompts. Left out: how a prompt is judged (rewards).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posttrain.data.examples import SPELLINGS, to_example
+from posttrain.data.rows import RowError, TokenRow
+from posttrain.data.table import TokenTable
+from posttrain.data.template import load_template
+from posttrain.data.tokenize import IGNORED, conversation
+from posttrain.errors import RequestError, WorkError
+from posttrain.files import plain
+from posttrain.recipe import schema
+from posttrain.rewards.rows import to_row
+from posttrain.types import Example, Message
+
+COLUMNS, OFFSETS = "columns.jsonl", "columns.idx"
+REPLY = "."
+"""Stands for the reply while the columns of a prompt are mapped."""
+
+
+def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example:
+    """What the model is asked, as `prompt` or `messages`; `answer` and the columns in `extra` as rewards take them.
+
+    A column `rewards` (or the one named so) lists the row's own verifiers.
+
+    Raises:
+        RequestError: no column holds a prompt, or it holds no text and no messages.
+        RowError: no_prompt, and those of `to_example`.
+    """
+    messages = source.columns.messages or next((n for n in SPELLINGS["messages"] if n in row), None)
+    if messages is not None and source.format in ("auto", "messages"):
+        turns = row[messages]
+        if isinstance(turns, list) and turns and turns[-1].get("role", turns[-1].get("from")) not in ("assistant", "gpt"):  # fmt: skip
+            turns = [*turns, {"role": "assistant", "content": REPLY}]
+        columns = replace(source.columns, prompt=None, completion=None, text=None, answer=None)
+        mapped = replace(source, format="messages", columns=replace(columns, messages=messages))
+        example = to_example({messages: turns} | _system(row, source), mapped, where)
+    else:
+        taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]}
+        kept = {k: v for k, v in row.items() if k not in taken or k == source.columns.prompt}
+        asked = source.columns.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
+        reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY  # fmt: skip
+        columns = replace(source.columns, messages=None, text=None, completion="completion")
+        mapped = replace(
+            source, format="prompt_completion", columns=replace(columns, answer=None, p=None)
+        )
+        example = to_example(kept | {"completion": reply}, mapped, where)
+    example.completion = None
+    if example.messages is not None:
+        example.messages = example.messages[:-1]
+        if not example.messages:
+            raise RowError("no_prompt", "the conversation has nothing before the reply")
+    elif not (example.prompt or "").strip():
+        raise RowError("no_prompt", "there is no prompt")
+    return example
+
+
+def columns_of(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
+    """Every column of `row`; the named answer (and verifiers) also under the names that rewards read."""
+    named = {"answer": source.columns.answer, "rewards": source.columns.rewards}
+    return row | {name: row.get(own) for name, own in named.items() if own is not None}
+
+
+def tokenize_prompt(example: Example, tokenizer: Any, data: schema.Data) -> TokenRow:
+    """The tokens that generation starts from; nothing of them is trained.
+
+    Raises:
+        RowError: overlong (`data.overlong: drop`), template_error.
+        RequestError: too long and `data.overlong: error`.
+    """
+    template = load_template(data.template, tokenizer)
+    text = template.render(conversation(example), add_generation_prompt=True)
+    ids = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
+    if not len(ids):
+        raise RowError("empty", "the prompt has no token")
+    if len(ids) > data.max_length:
+        if data.overlong == "error":
+            raise RequestError(
+                f"{example.where}: the prompt has {len(ids)} tokens, more than data.max_length = {data.max_length}"
+            )
+        raise RowError("overlong", f"{len(ids)} tokens")
+    return TokenRow(ids, np.full_like(ids, IGNORED), np.zeros_like(ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt as the source has it."""
+
+    where: str
+    """`file:line` or the like."""
+    prompt: str | list[Message]
+    columns: dict[str, Any]
+    """The row, with the named answer and verifiers also as `answer` and `rewards`."""
+
+    def example(self) -> Example:
+        """What rewards take."""
+        row = to_row(self.columns, self.where)
+        if row.prompt is None and row.messages is None:
+            if isinstance(self.prompt, str):
+                row.prompt = self.prompt
+            else:
+                row.messages = self.prompt
+        return row
+
+
+class ColumnWriter:
+    """Writes the columns of kept prompts beside the tokens, in the folder of an unfinished table."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.ends, self.at = folder, [], 0
+        self.file = open(folder / COLUMNS, "wb")  # noqa: SIM115  (closed by `finish`)
+
+    def add(self, example: Example, columns: dict[str, Any]) -> None:
+        asked = example.prompt if example.messages is None else example.messages
+        kept = [example.where, asked, plain(columns)]
+        line = json.dumps(kept, ensure_ascii=False, default=str).encode() + b"\n"
+        self.file.write(line)
+        self.at += len(line)
+        self.ends.append(self.at)
+
+    def finish(self) -> None:
+        self.file.close()
+        np.array(self.ends, dtype="<i8").tofile(self.folder / OFFSETS)
+
+
+class PromptTable:
+    """Prompts on disk: `table[i]` the tokens, `columns(i)` the row they came from. Raises WorkError where damaged."""
+
+    def __init__(self, table: TokenTable) -> None:
+        self.table, self.fingerprint, self.stats = table, table.fingerprint, table.stats
+        self.ends = np.fromfile(table.folder / OFFSETS, dtype="<i8")
+        if len(self.ends) != len(table):
+            raise WorkError(f"the prompts in {table.folder} are damaged; delete the folder")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, i: int) -> TokenRow:
+        return self.table[i]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.table.lengths
+
+    @property
+    def trained(self) -> np.ndarray:
+        return self.table.trained
+
+    def origin(self, i: int) -> int:
+        return self.table.origin(i)
+
+    def asked(self, i: int) -> Asked:
+        """What prompt i asks, and the row it came from."""
+        start = int(self.ends[i - 1]) if i else 0
+        with open(self.table.folder / COLUMNS, "rb") as file:
+            file.seek(start)
+            return Asked(*json.loads(file.read(int(self.ends[i]) - start)))
+
+
+def _system(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
+    names = {source.columns.system, *SPELLINGS["system"]}
+    return {name: row[name] for name in names if name in row}

@@ -1,0 +1,119 @@
+"""What a stage makes of a row of its sources: one list of shapes, each a way to read, tokenise and keep a row.
+
+`rows` are trained on as they are (sft), `pairs` are two sides of one prompt (dpo), `prompts` are sampled from (rlvr, pairs,
+pass_rate). A new shape is a class and a line in `SHAPES`. Left out: which rows are dropped and counted (tabulate.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from posttrain.data.examples import to_example
+from posttrain.data.pairs import to_pair
+from posttrain.data.prompts import (
+    ColumnWriter,
+    PromptTable,
+    columns_of,
+    to_prompt,
+    tokenize_prompt,
+)
+from posttrain.data.rows import TokenRow
+from posttrain.data.table import PairTable, Table, TableWriter, TokenTable
+from posttrain.data.tokenize import tokenize_example
+from posttrain.recipe import schema
+from posttrain.types import Example
+
+Examples = tuple[Example, ...]
+
+
+class Shape(Protocol):
+    """`key` enters the name of a prepared table; rows of other shapes must not be found under it."""
+
+    key: dict[str, Any]
+
+    def read(self, row: dict[str, Any], source: schema.Source, where: str) -> Examples:
+        """The examples of a row. Raises RequestError, RowError."""
+        ...
+
+    def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow: ...  # fmt: skip
+
+    def writer(self, writer: TableWriter, source: schema.Source) -> Any:
+        """An object with `add(examples, row)`, called for each row that is kept, and `finish()`; or None."""
+        ...
+
+    def table(self, table: TokenTable) -> Table: ...
+
+
+class RowShape:
+    """A row is one example."""
+
+    key: dict[str, Any] = {}
+
+    def read(self, row, source, where) -> Examples:
+        return (to_example(row, source, where),)
+
+    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
+        return tokenize_example(example, tokenizer, data, loss)
+
+    def writer(self, writer, source) -> Any:
+        return None
+
+    def table(self, table) -> Table:
+        return table
+
+
+class PairShape(RowShape):
+    """A row is a chosen and a rejected example."""
+
+    key = {"pairs": 1}
+
+    def read(self, row, source, where) -> Examples:
+        return to_pair(row, source, where)
+
+    def table(self, table) -> Table:
+        return PairTable(table)
+
+
+class PromptShape(RowShape):
+    """A row is a prompt and the columns that rewards read."""
+
+    key = {"prompts": 1}
+
+    def read(self, row, source, where) -> Examples:
+        return (to_prompt(row, source, where),)
+
+    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
+        return tokenize_prompt(example, tokenizer, data)
+
+    def writer(self, writer, source) -> Any:
+        return _Columns(ColumnWriter(writer.temporary), source)
+
+    def table(self, table) -> Table:
+        return PromptTable(table)
+
+
+class _Columns:
+    def __init__(self, columns: ColumnWriter, source: schema.Source) -> None:
+        self.columns, self.source = columns, source
+
+    def add(self, examples: Examples, row: dict[str, Any]) -> None:
+        self.columns.add(examples[0], columns_of(row, self.source))
+
+    def finish(self) -> None:
+        self.columns.finish()
+
+
+SHAPES: dict[str, Shape] = {"rows": RowShape(), "pairs": PairShape(), "prompts": PromptShape()}
+STAGE_SHAPES = {
+    "sft": "rows",
+    "dpo": "pairs",
+    "rlvr": "prompts",
+    "pairs": "prompts",
+    "pass_rate": "prompts",
+}
+"""Which shape the sources of a stage have."""
+
+
+def shape_of(recipe: Any) -> str:
+    """Name of the shape that the sources of `recipe` have."""
+    return STAGE_SHAPES[recipe.stage]
