@@ -21,6 +21,7 @@ class Example:
     language modelling). `answer` is the reference answer where the source has one. `p` is an external
     success probability in [0, 1] (the fraction of rollouts judged correct). `extra` holds the columns that
     a reward may ask for (`tests`, `kwargs` ...). `where` is `file:line` or `dataset[row]`, for error messages.
+    `partial`: the reply stops short, as a prefix that ends at the first wrong step does; it has no end of turn.
     """
 
     messages: list[Message] | None = None
@@ -30,6 +31,7 @@ class Example:
     p: float | None = None
     where: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+    partial: bool = False
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
         raise RequestError(
             f"{where}: column {name!r} must be true or false (1 or 0), not {value!r}"
         )
-    example = to_example({k: v for k, v in row.items() if k not in (name, "p")}, source, where)
+    example = to_example({k: v for k, v in row.items() if k != name}, source, where)
     if example.messages is not None and example.messages[-1]["role"] != "assistant":
         raise RowError("no_assistant_turn", "the conversation does not end in a reply")
     if example.messages is None and not example.prompt:

@@ -1,7 +1,8 @@
 """What a stage makes of a row of its sources: one list of shapes, each a way to read, tokenise and keep a row.
 
-`rows` are trained on as they are (sft), `pairs` are two sides of one prompt (dpo), `prompts` are sampled from (rlvr, pairs,
-pass_rate). A new shape is a class and a line in `SHAPES`. Left out: which rows are dropped and counted (tabulate.py).
+`rows` are trained on as they are (sft), `pairs` are two sides of one prompt (dpo), `labelled` rows one side each (dpo with
+the loss kto), `prompts` are sampled from (rlvr, pairs, pass_rate). A new shape is a class and a line in `SHAPES`. Left out:
+which rows are dropped and counted (tabulate.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from posttrain.data.examples import to_example
+from posttrain.data.labelled import to_labelled
 from posttrain.data.pairs import to_pair
 from posttrain.data.prompts import (
     ColumnWriter,
@@ -65,13 +67,22 @@ class RowShape:
 class PairShape(RowShape):
     """A row is a chosen and a rejected example."""
 
-    key = {"pairs": 1}
+    key = {"pairs": 2}
 
     def read(self, row, source, where) -> Examples:
         return to_pair(row, source, where)
 
     def table(self, table) -> Table:
         return PairTable(table)
+
+
+class LabelledShape(RowShape):
+    """A row is one example; its label stands in the table's `p`."""
+
+    key = {"labelled": 1}
+
+    def read(self, row, source, where) -> Examples:
+        return to_labelled(row, source, where)
 
 
 class PromptShape(RowShape):
@@ -103,7 +114,9 @@ class _Columns:
         self.columns.finish()
 
 
-SHAPES: dict[str, Shape] = {"rows": RowShape(), "pairs": PairShape(), "prompts": PromptShape()}
+SHAPES: dict[str, Shape] = {
+    "rows": RowShape(), "pairs": PairShape(), "labelled": LabelledShape(), "prompts": PromptShape(),
+}  # fmt: skip
 STAGE_SHAPES = {
     "sft": "rows",
     "dpo": "pairs",
@@ -112,8 +125,11 @@ STAGE_SHAPES = {
     "pass_rate": "prompts",
 }
 """Which shape the sources of a stage have."""
+UNPAIRED = ("kto",)
+"""Preference losses of single replies."""
 
 
 def shape_of(recipe: Any) -> str:
     """Name of the shape that the sources of `recipe` have."""
-    return STAGE_SHAPES[recipe.stage]
+    shape = STAGE_SHAPES[recipe.stage]
+    return "labelled" if shape == "pairs" and recipe.preference.loss in UNPAIRED else shape

@@ -85,6 +85,10 @@ class Columns:
     chosen: str | None = None
     """The better reply of a preference pair (stage dpo), with its conversation or beside a prompt."""
     rejected: str | None = None
+    label: str | None = None
+    """true or false, 1 or 0: whether the reply is a good one (preference.loss: kto). Default: `label`."""
+    rating: str | None = None
+    """The number that rates a reply: a key of the entries of a list of replies, or a list beside it."""
     p: str | None = None
     """External success probability in [0, 1], for `loss.p: external`."""
     rewards: str | None = None

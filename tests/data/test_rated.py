@@ -1,0 +1,105 @@
+"""Rated replies to pairs: the best against a lower one, ties and rows without ratings, and what is no such row."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from posttrain.data.pairs import to_pair
+from posttrain.data.rows import RowError
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+
+WHERE = "rated.jsonl:3"
+
+
+def pair(row, **columns):
+    source = Source(name="s", path="rated.jsonl", columns=Columns(**columns))
+    chosen, rejected = to_pair(row, source, WHERE)
+    assert chosen.prompt == rejected.prompt
+    return chosen.completion, rejected.completion
+
+
+def replies(*ratings, text="response", score="overall_score"):
+    return [{text: f"r{i}", score: rating, "model": "m"} for i, rating in enumerate(ratings)]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"instruction": "p", "completions": replies(3.0, 8.5)}, {}),
+        ({"prompt": "p", "responses": replies(1, 2, text="text", score="rating")}, {}),
+        ({"prompt": "p", "completions": replies("1", "4", text="content", score="score")}, {}),
+        ({"prompt": "p", "responses": ["r0", "r1"], "ratings": [-1, 0]}, {}),
+        ({"prompt": "p", "completions": ["r0", "r1"], "scores": [0.1, 0.2]}, {}),
+        ({"prompt": "p", "answers": ["r0", "r1"], "votes": [0.1, 0.2]}, {"completion": "answers", "rating": "votes"}),
+        ({"prompt": "p", "completions": [{"response": "r0", "fine": 1, "rating": 9}, {"response": "r1", "fine": 2, "rating": 1}]},
+         {"rating": "fine"}),
+    ],
+)  # fmt: skip
+def test_the_usual_forms(row, columns):
+    assert pair(row, **columns) == ("r1", "r0")
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=2, max_size=5).filter(lambda rated: len(set(rated)) > 1),
+    st.integers(0, 9),
+)
+def test_the_best_against_a_strictly_lower_one(ratings, i):
+    row = {"prompt": "p", "completions": [{"text": f"{i} {j}", "rating": r} for j, r in enumerate(ratings)]}  # fmt: skip
+    rated = {entry["text"]: entry["rating"] for entry in row["completions"]}
+    chosen, rejected = pair(row)
+    assert rated[chosen] == max(ratings) > rated[rejected]
+    assert pair(row | {"other": i}) == (chosen, rejected), "drawn by what the replies are"
+
+
+def test_the_lower_one_is_drawn_evenly():
+    """600 rows with one best of four: each of the three others about 200 times (six standard errors: 69)."""
+    drawn = Counter()
+    for i in range(600):
+        row = {"prompt": "p", "completions": [{"text": f"{i}:{j}", "rating": j} for j in range(4)]}
+        drawn[pair(row)[1].partition(":")[2]] += 1
+    assert set(drawn) == {"0", "1", "2"} and max(abs(n - 200) for n in drawn.values()) < 69
+
+
+@pytest.mark.parametrize(
+    ("completions", "reason"),
+    [
+        (replies(5, 5, 5), "rating_tie"),
+        (replies(5, "N/A", None), "no_rating"),
+        (replies(5, float("nan")), "no_rating"),
+        ([], "no_rating"),
+        ([{"text": "x", "rating": 1}, {"text": " x", "rating": 2}], "equal_pair"),
+        ([{"text": "x", "rating": 1}, {"text": "", "rating": 2}], "no_chosen"),
+    ],
+)
+def test_rows_that_teach_nothing_are_dropped(completions, reason):
+    with pytest.raises(RowError) as error:
+        pair({"prompt": "p", "completions": completions})
+    assert error.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "sentence"),
+    [
+        ({"completions": [{"response": "x", "stars": 4}]}, {}, "have response, stars, but no rating; name the rating under"),
+        ({"completions": [{"answer": "x", "rating": 4}]}, {}, "but no text .response, completion, text, content"),
+        ({"completions": replies(1, 2)}, {"rating": "stars"}, "but no rating 'stars'"),
+        ({"completions": replies(True, False)}, {}, "'overall_score' is True, not a rating.*kto"),
+        ({"completions": ["x", "y"]}, {}, "replies without ratings: give objects with response and rating, or a list 'ratings'"),
+        ({"completions": ["x", "y"], "ratings": [1]}, {}, "holds 2 replies, 'ratings' 1 ratings"),
+        ({"completion": "x", "rating": 4}, {}, "one rated reply a row .'rating'.; rows of one prompt are not gathered"),
+        ({"messages": [], "score": 4.0}, {}, "completions: ..text, rating"),
+    ],
+)  # fmt: skip
+def test_what_is_no_row_of_rated_replies(row, columns, sentence):
+    with pytest.raises(RequestError, match=rf"rated.jsonl:3.*{sentence}"):
+        pair({"prompt": "p"} | row, **columns)
+
+
+def test_pairs_that_are_there_go_before_ratings():
+    row = {"prompt": "p", "chosen": "c", "rejected": "r", "completions": replies(1, 2), "score": 3}
+    assert pair(row) == ("c", "r")
