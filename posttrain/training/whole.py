@@ -1,0 +1,36 @@
+"""The trained model with all its weights in place, for sampling from it between optimizer steps.
+
+DDP: the module below the wrapper. ZeRO-3: weights gathered and hooks taken off, by TRL's own context. FSDP2: every
+sharded module unsharded and kept so. In each case the ranks may then run as many forwards as each needs. Left out:
+models that do not fit on one device whole; vLLM samples from those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from trl.models.utils import unwrap_model_for_generation
+
+
+@contextlib.contextmanager
+def whole_model(model: nn.Module, accelerator: Any) -> Iterator[nn.Module]:
+    """`model` is what the engine wraps. Collective: all ranks enter and leave together."""
+    sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
+    if not sharded:
+        with unwrap_model_for_generation(model, accelerator) as plain, accelerator.autocast():
+            yield plain
+        return
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        with accelerator.autocast():
+            yield accelerator.unwrap_model(model)
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
