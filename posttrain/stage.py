@@ -96,11 +96,12 @@ def run_stage(
 
 
 def _record_failure(run: RunDir, error: BaseException) -> None:
+    from posttrain.training.gates import GateFailed
     from posttrain.training.trainer import Stopped
 
     if not run.info():
         return  # refused before it began: nothing half-written
-    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    stopped = isinstance(error, Stopped | GateFailed | KeyboardInterrupt)
     try:
         run.update(
             status="stopped" if stopped else "failed",
@@ -183,9 +184,9 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         ckpt.remove_leftovers(run.checkpoints)
         _clear_meetings(run)
     score = score_factory(recipe, run, template) if score_factory is not None else None
-    console = ConsoleCallback(recipe.name)
+    console, scoring = ConsoleCallback(recipe.name), ScoreCallback(trainer, recipe, score)
     _replace_callbacks(trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None),
-                       ScoreCallback(trainer, recipe, score), console)  # fmt: skip
+                       scoring, console)  # fmt: skip
     trainer.accelerator.wait_for_everyone()
     last = ckpt.last_resumable(run.checkpoints)
     if last is not None:
@@ -197,6 +198,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         elif score is not None:
             score(last.path, last.step)
+            scoring.judge(last.name)
     finally:
         console.close()
     if trainer.stop_agreed and trainer.state.global_step < max_steps:

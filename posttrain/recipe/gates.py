@@ -16,6 +16,9 @@ from posttrain.recipe.build import Problems
 if TYPE_CHECKING:
     from posttrain.recipe.stages import TrainRecipe
 
+LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier")
+"""Metrics of tasks that fall as a model gets better."""
+
 
 @dataclass
 class BestBy:
@@ -56,6 +59,11 @@ def gates(recipe: TrainRecipe, problems: Problems) -> None:
         if not (math.isfinite(gate.max_drop) and gate.max_drop >= 0):
             problems.add(
                 f"{at}.max_drop", f"{at}.max_drop = {gate.max_drop} must be a number of at least 0"
+            )
+        if gate.greater_is_better and gate.metric in LOWER_IS_BETTER:
+            problems.add(
+                f"{at}.greater_is_better",
+                f"{at}: {gate.metric} is better when it is lower; set greater_is_better: false",
             )
         if gate.against == "start" and not recipe.evaluate.at_start:
             problems.add(

@@ -1,7 +1,7 @@
-"""When things happen in a run: saving, held-out loss, scoring, rotation, progress.
+"""When things happen in a run: saving, held-out loss, scoring, gates, rotation, progress.
 
 Scoring is a callable handed in (`Scorer`), so that training never imports evaluation. A failed evaluation is
-logged and never fails training.
+logged and never fails training; only a gate whose recipe says so ends it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from transformers import TrainerCallback
 from posttrain.errors import PosttrainError
 from posttrain.recipe import Recipe
 from posttrain.training import checkpoints as ckpt
+from posttrain.training.gates import enforce
+from posttrain.training.plan import aligned, rhythm
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ class FlowCallback(TrainerCallback):
 
     def __init__(self, trainer: RunTrainer, recipe: Recipe, heldout: bool) -> None:
         self.trainer, self.recipe = trainer, recipe
+        self.rhythm = rhythm(recipe)
+        save = recipe.checkpoints.save_steps
+        self.save_steps = None if save is None else aligned(save, self.rhythm)
         self.every = (
             recipe.evaluate.heldout.every_steps if recipe.evaluate.heldout and heldout else None
         )
@@ -40,8 +45,10 @@ class FlowCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.write_samples()
-        last = state.global_step >= state.max_steps or self.trainer.stop_agreed
-        step, save = state.global_step, self.recipe.checkpoints.save_steps
+        step, save = state.global_step, self.save_steps
+        # Between two batches of rollouts only: a checkpoint holds none.
+        whole = step % self.rhythm == 0
+        last = step >= state.max_steps or (self.trainer.stop_agreed and whole)
         control.should_save = last or (save is not None and step % save == 0)
         control.should_evaluate = self.every is not None and (step % self.every == 0 or last)
         control.should_training_stop = control.should_training_stop or last
@@ -49,10 +56,11 @@ class FlowCallback(TrainerCallback):
 
 
 class ScoreCallback(TrainerCallback):
-    """Scores each checkpoint as it is saved, then rotates."""
+    """Scores each checkpoint as it is saved, judges it by the gates, then rotates."""
 
     def __init__(self, trainer: RunTrainer, recipe: Recipe, score: Scorer | None) -> None:
         self.trainer, self.recipe, self.score = trainer, recipe, score
+        self.passed = ""
 
     def on_train_begin(self, args, state, control, **kwargs):
         with self.trainer.untimed():
@@ -62,15 +70,16 @@ class ScoreCallback(TrainerCallback):
         folder = self.trainer.run.checkpoints
         if state.global_step == 0 and self.score is not None and self.recipe.evaluate.at_start:
             self.trainer._save_checkpoint(self.trainer.model_wrapped, resumable=False)
-        for checkpoint in ckpt.all_complete(
-            folder
-        ):  # a kill between saving and scoring left these unscored
+        whole = ckpt.all_complete(folder)
+        for checkpoint in whole:  # a kill between saving and scoring left these unscored
             self._score(checkpoint.path, checkpoint.step)
+        self.judge(whole[-1].name if whole else None)
 
     def on_save(self, args, state, control, **kwargs):
         with self.trainer.untimed():
             name = ckpt.name_of(state.global_step)
             self._score(self.trainer.run.checkpoints / name, state.global_step)
+            self.judge(name)
             if state.is_world_process_zero:
                 self.rotate()
             self.trainer.accelerator.wait_for_everyone()
@@ -87,9 +96,18 @@ class ScoreCallback(TrainerCallback):
                 "scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True
             )
 
+    def judge(self, newest: str | None) -> None:
+        """Compares the scores with the gates, `newest` being the last checkpoint; called on all ranks.
+
+        Raises:
+            GateFailed: the run must stop; on every rank.
+        """
+        main = self.trainer.is_world_process_zero()
+        self.passed = enforce(self.trainer.run.path, self.recipe.evaluate.gates, newest, main)
+
     def rotate(self) -> None:
         rule, run = self.recipe.checkpoints, self.trainer.run
-        keep = set()
+        keep = {self.passed}  # with gates, one that passed is always there
         if rule.keep_best is not None:
             by = rule.keep_best
             there = {c.name for c in ckpt.all_complete(run.checkpoints)}

@@ -25,6 +25,7 @@ from posttrain.files import read_json, read_jsonl, write_json
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"step-(\d{6,})")
+GATES = "gates.jsonl"
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin")
 
 
@@ -140,18 +141,35 @@ def best(
     """Name of the checkpoint of `run` with the best score, None before the first score.
 
     Only scores measured alike are compared: of several settings (a later `posttrain eval` with limit=5), the
-    one that covers most checkpoints. `among`: names that count; None for all, the deleted ones too.
+    one that covers most checkpoints. `among`: names that count; None for all, the deleted ones too. A checkpoint
+    that failed a gate never counts.
     """
+    failed = gated(run)
+    groups = []
+    for found in scores(run, task, metric).values():
+        rows = [r for r in found if r["checkpoint"] not in failed]
+        groups.append([r for r in rows if among is None or r["checkpoint"] in among])
+    if not any(groups):
+        return None
+    rows = max(groups, key=lambda g: len({r["checkpoint"] for r in g}))
+    sign = 1 if greater_is_better else -1
+    return max(rows, key=lambda r: (sign * r["value"], r["step"]))["checkpoint"]
+
+
+def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of scores.jsonl with a number, by settings, in the order of writing."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_jsonl(run / "scores.jsonl"):
         named = isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric)
-        if named and _is_number(row.get("value")) and (among is None or row["checkpoint"] in among):
+        if named and _is_number(row.get("value")):
             groups.setdefault(row.get("settings", ""), []).append(row)
-    if not groups:
-        return None
-    rows = max(groups.values(), key=lambda g: len({r["checkpoint"] for r in g}))
-    sign = 1 if greater_is_better else -1
-    return max(rows, key=lambda r: (sign * r["value"], r["step"]))["checkpoint"]
+    return groups
+
+
+def gated(run: Path) -> set[str]:
+    """Names of the checkpoints that failed a gate (see gates.py), as the last start of the run judged them."""
+    rows = read_jsonl(run / GATES)
+    return {row["checkpoint"] for row in rows if isinstance(row, dict) and "checkpoint" in row}
 
 
 def _is_number(value: Any) -> bool:
@@ -188,6 +206,10 @@ def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
         name = best(path, task, metric) or ""
         if name not in whole:
             reason = f"{name} was rotated away" if name else f"{path} has no score {task}/{metric}"
+            if not name and scores(path, task, metric):
+                reason = (
+                    f"every checkpoint with a score {task}/{metric} failed a gate ({path / GATES})"
+                )
             raise RequestError(f"{reference}: {reason}")
     else:
         raise RequestError(

@@ -1,0 +1,197 @@
+"""Which checkpoints failed a gate of `evaluate.gates`: a named score that fell too far while another was trained for.
+
+Everything follows from scores.jsonl and the gates of today, and nothing is remembered: a resumed run says the same
+again, and a gate that is relaxed takes its marks back. `gates.jsonl` is a copy of the failures for whoever has no
+recipe at hand. Left out: intervals; a drop within the noise of few problems fails too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import WorkError
+from posttrain.files import plain, read_jsonl, write_text
+from posttrain.recipe.gates import Gate
+from posttrain.training import checkpoints as ckpt
+
+log = logging.getLogger(__name__)
+ROUNDING = 1e-9
+"""0.8 - 0.7 is above 0.1 in floating point; no gate shall fail on that."""
+
+
+class GateFailed(WorkError):
+    """A gate with `action: stop` failed; the checkpoint is whole and scored."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the gates say of a run."""
+
+    failures: list[dict[str, Any]]
+    """Rows of gates.jsonl, by step."""
+    sentences: list[str]
+    """A sentence for each of them."""
+    passed: str
+    """Name of the newest checkpoint that passed every gate, or empty."""
+    missing: list[str]
+    """A sentence for each gate that could not be judged for the newest checkpoint."""
+    stop: str
+    """Why the run must not go on, or empty."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The scores of one gate: by settings, then by step."""
+
+    gate: Gate
+    settings: list[dict[int, dict[str, Any]]]
+
+    @classmethod
+    def of(cls, run: Path, gate: Gate) -> Measured:
+        found = [
+            {row["step"]: row for row in rows}  # the one written last, of a checkpoint made twice
+            for rows in ckpt.scores(run, gate.task, gate.metric).values()
+        ]
+        return cls(gate, sorted(found, key=len, reverse=True))
+
+    def steps(self) -> set[int]:
+        return set().union(*self.settings)
+
+    def verdict(self, step: int) -> dict[str, Any] | None:
+        """The row of gates.jsonl if it failed; None where there is no score, or none to compare it with.
+
+        Scores are compared under one settings hash, where several fit under the one of most checkpoints.
+        """
+        sign = 1 if self.gate.greater_is_better else -1
+        for rows in self.settings:
+            start = self.gate.against == "start"
+            earlier = [
+                row["value"] for at, row in rows.items() if (at == 0 if start else at <= step)
+            ]
+            if step not in rows or not earlier:
+                continue
+            value, reference = rows[step]["value"], max(earlier, key=lambda v: sign * v)
+            return {
+                "checkpoint": rows[step]["checkpoint"],
+                "step": step,
+                "task": self.gate.task,
+                "metric": self.gate.metric,
+                "value": value,
+                "against": self.gate.against,
+                "reference": reference,
+                "drop": sign * (reference - value),
+                "max_drop": self.gate.max_drop,
+                "action": self.gate.action,
+            }
+        return None
+
+
+def fails(verdict: dict[str, Any]) -> bool:
+    return verdict["drop"] > verdict["max_drop"] + ROUNDING
+
+
+def judge(run: Path, gates: Sequence[Gate], newest: str | None = None) -> Judgement:
+    """Judges every scored checkpoint of `run`; `newest` is the one that was scored last. Raises `WorkError` where
+    scores.jsonl is damaged.
+
+    A run must stop where the newest score of a gate with `action: stop` fails: one that failed and recovered is marked.
+    """
+    measured = [Measured.of(run, gate) for gate in gates]
+    steps = sorted(set().union(*(m.steps() for m in measured)))
+    failures, sentences, passed, stops = [], [], "", {}
+    for step in steps:
+        verdicts = [m.verdict(step) for m in measured]
+        for i, verdict in enumerate(verdicts):
+            if verdict is None:
+                continue
+            stops.pop(i, None)
+            if fails(verdict):
+                failures.append(verdict)
+                sentences.append(sentence(i, verdict, gates[i].greater_is_better))
+                if verdict["action"] == "stop":
+                    stops[i] = sentences[-1]
+        if all(verdict is not None and not fails(verdict) for verdict in verdicts):
+            passed = verdicts[0]["checkpoint"]
+    missing = [
+        f"evaluate.gates[{i}]: {m.gate.task}/{m.gate.metric} of {newest} was not judged: {_lacking(m, newest)}"
+        for i, m in enumerate(measured)
+        if newest is not None and m.verdict(_step(newest)) is None
+    ]
+    last = f"The last checkpoint that passed is {passed}" if passed else "No checkpoint passed"
+    stop = (
+        f"{'; '.join(stops.values())}. {last}. The run stops here until evaluate.gates is changed"
+        if stops
+        else ""
+    )
+    return Judgement(failures, sentences, passed, missing, stop)
+
+
+def sentence(index: int, row: dict[str, Any], greater_is_better: bool) -> str:
+    """What a failure says to the reader."""
+    side = "below" if greater_is_better else "above"
+    reference = "the start" if row["against"] == "start" else "the best so far"
+    return (
+        f"gate failed: {row['task']}/{row['metric']} of {row['checkpoint']} is {row['value']:.4g}, {row['drop']:.4g} "
+        f"{side} {reference} ({row['reference']:.4g}); evaluate.gates[{index}].max_drop is {row['max_drop']:g}"
+    )
+
+
+def record(run: Path, failures: list[dict[str, Any]]) -> list[bool]:
+    """Makes gates.jsonl say `failures`; which of them it did not say before. Raises `WorkError` (disk full)."""
+    path, rows = run / ckpt.GATES, [plain(row) for row in failures]
+    known = read_jsonl(path)
+    if rows != known:
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [row not in known for row in rows]
+
+
+def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) -> str:
+    """Judges, records and says it, on the main process; tells every rank. Name of the newest checkpoint that passed
+    (main process), or empty.
+
+    Raises:
+        GateFailed: the run must stop; on every rank, with the sentence of the main process.
+    """
+    passed = stop = ""
+    if main:
+        try:
+            found = judge(run, gates, newest)
+            passed, stop = found.passed, found.stop
+            for said, new in zip(found.sentences, record(run, found.failures), strict=True):
+                if new:  # what an earlier start said is not said again
+                    log.warning("%s; the checkpoint does not count as the best", said)
+            for said in found.missing:
+                log.warning("%s", said)
+        except Exception as error:  # the other ranks wait for an answer, whatever went wrong
+            log.error("the gates were not judged: %s", error)
+    if gates:
+        stop = _from_main(stop)
+    if stop:
+        raise GateFailed(stop)
+    return passed
+
+
+def _from_main(text: str) -> str:
+    """The `text` of rank 0, on every rank."""
+    import torch.distributed as dist
+
+    box = [text]
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _step(name: str) -> int:
+    match = ckpt.NAME.fullmatch(name)
+    return int(match[1]) if match else -1
+
+
+def _lacking(measured: Measured, newest: str) -> str:
+    if _step(newest) not in measured.steps():
+        return "it has no score"
+    return "the start has no score under the same settings"
