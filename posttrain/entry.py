@@ -40,6 +40,23 @@ def stage_main(stage: str, train: Callable, argv: list[str]) -> int:
     return code
 
 
+def sampling_main(stage: str, run_stage: Callable, argv: list[str]) -> int:
+    """As `stage_main`, for a stage that samples: no process group, no checkpoints, no scores."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
+        return 0 if argv else 2
+    setup_logging()
+
+    def work() -> None:
+        run = run_stage(load_stage(argv[0], argv[1:], stage))
+        if rank() == 0:
+            from posttrain.evaluate.report import write_report
+
+            log.info("%s is finished; report: %s", run.path, write_report([run.path]))
+
+    return guarded(work)
+
+
 def _leave(code: int) -> None:
     """End the process group on purpose: left to the interpreter's exit, its threads may abort the process."""
     import torch.distributed as dist

@@ -192,6 +192,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     if last is not None:
         log.info("resuming from %s", last.path)
         parts.guard.load(last.facts().get("guard", {}))
+        trainer.resume_from(last.facts())
     try:
         stop.training = True
         if last is None or last.step < max_steps:

@@ -17,7 +17,7 @@ FLOORS = [
     ["posttrain.losses", "posttrain_kernels"],
     ["posttrain.model", "posttrain.fused", "posttrain.generate", "posttrain.generate_vllm"],
     ["posttrain.training", "posttrain.rollouts"],
-    ["posttrain.sft", "posttrain.dpo", "posttrain.rlvr", "posttrain.pairs", "posttrain.pass_rate", "posttrain.entry", "posttrain.stage", "posttrain.preflight", "posttrain.export", "posttrain.chat",
+    ["posttrain.sft", "posttrain.dpo", "posttrain.rlvr", "posttrain.pairs", "posttrain.pass_rate", "posttrain.kto", "posttrain.entry", "posttrain.stage", "posttrain.sampling", "posttrain.preflight", "posttrain.export", "posttrain.chat",
      "posttrain.evaluate"],
     ["posttrain.check", "posttrain.pipeline", "posttrain.cli", "posttrain.parser"],
 ]  # fmt: skip

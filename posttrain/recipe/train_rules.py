@@ -37,6 +37,18 @@ _BY_PLACE = {
     "no recipe: sequence and tensor parallelism are not here": "parallelism_config",
     "no recipe: nothing is pushed anywhere; see `posttrain export`": "push_to_hub hub_model_id hub_token hub_strategy "
     "hub_private_repo hub_always_push hub_revision",
+    "rollout": "num_generations num_generations_eval max_completion_length temperature top_p top_k min_p repetition_penalty "
+    "generation_kwargs generation_batch_size steps_per_generation cache_implementation use_vllm vllm_mode "
+    "vllm_model_impl vllm_enable_sleep_mode vllm_structured_outputs_regex vllm_server_base_url vllm_server_host vllm_server_port "
+    "vllm_server_timeout vllm_group_port vllm_gpu_memory_utilization vllm_max_model_length vllm_tensor_parallel_size "
+    "vllm_importance_sampling_correction vllm_importance_sampling_mode vllm_importance_sampling_cap "
+    "vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min mask_truncated_completions log_completions "
+    "log_multimodal num_completions_to_print log_unique_prompts log_completions_hub_repo ds3_gather_for_generation "
+    "use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged",
+    "policy": "num_iterations epsilon epsilon_high importance_sampling_level scale_rewards multi_objective_aggregation",
+    "rewards": "reward_weights",
+    "no recipe: the reference stays where it is": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
+    "no recipe: tools are not here": "max_tool_calling_iterations chat_template_kwargs",
     "no recipe: not tried with the fused head": "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel",
 }
 EXTRA_ELSEWHERE = {name: place for place, names in _BY_PLACE.items() for name in names.split()}
@@ -77,7 +89,7 @@ def train(recipe: Recipe, problems: Problems) -> None:
         path = f"train.extra.{key}"
         if key in typed:
             problems.add(path, f"{path}: {key} is a field of train itself; write train.{key}")
-        elif key in EXTRA_ELSEWHERE:
+        elif key in EXTRA_ELSEWHERE and key in known:
             problems.add(
                 path, f"{path}: posttrain decides {key}; it is said in {EXTRA_ELSEWHERE[key]}"
             )

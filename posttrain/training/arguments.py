@@ -11,13 +11,13 @@ import sys
 from typing import Any
 
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.recipe import Recipe
+from posttrain.recipe import RlvrRecipe, TrainRecipe
 from posttrain.training import compat
 from posttrain.training.plan import batch_plan
 from posttrain.training.rundir import RunDir
 
 
-def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps: int) -> Any:
+def trainer_arguments(recipe: TrainRecipe, config_class: type, run: RunDir, max_steps: int) -> Any:
     """An instance of `config_class` (SFTConfig, ...) for `recipe`."""
     train = recipe.train
     plan = batch_plan(train, int(os.environ.get("WORLD_SIZE", "1")))
@@ -68,12 +68,44 @@ def trainer_arguments(recipe: Recipe, config_class: type, run: RunDir, max_steps
     if recipe.stage == "dpo":
         # The reference is ours (training/reference.py); asked to precompute, TRL loads no second model.
         values |= {"max_length": None, "precompute_ref_log_probs": True}
+    if isinstance(recipe, RlvrRecipe):
+        values |= rlvr_arguments(recipe, plan.accumulation)
     try:
         return config_class(**(values | train.extra))
     except (ValueError, TypeError) as error:
         raise RequestError(
             f"train: {config_class.__name__} refuses these settings: {error}"
         ) from error
+
+
+LOSSES = {"gspo": ("grpo", "sequence")}
+"""Loss of the recipe -> (loss_type, importance_sampling_level) of TRL, where they are not (its name, token)."""
+EPSILON = {"gspo": (3e-4, 4e-4), "cispo": (0.2, 5.0)}
+"""Usual (epsilon, epsilon_high) by loss; (0.2, the same) for the others."""
+
+
+def rlvr_arguments(recipe: RlvrRecipe, accumulation: int) -> dict[str, Any]:
+    """What TRL's losses and its batch arithmetic need of an RLVR recipe. Rollouts, rewards and reference are ours."""
+    policy, rollout = recipe.policy, recipe.rollout
+    loss, level = LOSSES.get(policy.loss, (policy.loss, "token"))
+    low, high = EPSILON.get(policy.loss, (0.2, None))
+    low = low if policy.epsilon is None else policy.epsilon
+    if policy.epsilon_high is not None or policy.epsilon is not None:
+        high = policy.epsilon_high
+    return {
+        "num_generations": rollout.num_generations,
+        "max_completion_length": rollout.max_new_tokens,
+        "temperature": rollout.temperature,
+        "top_p": rollout.top_p,
+        "steps_per_generation": accumulation * rollout.steps_per_generation,
+        "num_iterations": policy.num_iterations,
+        "loss_type": loss,
+        "importance_sampling_level": level,
+        "epsilon": low,
+        "epsilon_high": low if high is None else high,
+        "beta": 0.0,  # ours is set once a reference of ours is there
+        "shuffle_dataset": False,
+    }
 
 
 def trains_on_cpu() -> bool:

@@ -94,7 +94,8 @@ class RunDir:
         if before is None:
             return False
         if before != recipe_hash(recipe):
-            if not self.metrics.exists() and not any(self.checkpoints.glob("step-*")):
+            kept = [*self.checkpoints.glob("step-*"), *self.path.glob("parts/*")]
+            if not self.metrics.exists() and not kept:
                 return False
             try:
                 old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))

@@ -1,0 +1,103 @@
+"""A batch of groups to the micro-batches of its optimizer steps: the same steps whatever the number of ranks.
+
+Which completions share a step is a seeded permutation of the whole batch; within a step they are sorted by length, so
+that little is padded, and dealt to the ranks in turn. Left out: log-probabilities of the old policy and the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posttrain.data.order import key_of, permute_array
+from posttrain.losses.advantage import advantages
+from posttrain.recipe.sections import Policy, TrainRollout
+from posttrain.rollouts.collect import Group
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Judged:
+    """What a batch of G groups of n completions came to. `valid`: judged at all; `trained`: in the loss, too."""
+
+    rewards: Tensor  # [G, n] fp64; what is not valid is 0
+    successes: Tensor  # [G, n] bool
+    valid: Tensor  # [G, n] bool
+    advantages: Tensor  # [G, n] fp64
+    trained: Tensor  # [G, n] bool
+
+
+def judged(groups: Sequence[Group], policy: Policy, rollout: TrainRollout) -> Judged:
+    """Advantages of whole groups first; only then completions are masked."""
+    cut = torch.tensor([[c.finish == "length" for c in g.completions] for g in groups])
+    valid = torch.tensor(
+        [[d.value is not None and d.success is not None for d in g.graded] for g in groups]
+    )
+    rewards = torch.tensor([[d.value or 0.0 for d in g.graded] for g in groups], dtype=torch.double)
+    successes = torch.tensor([[bool(d.success) for d in g.graded] for g in groups])
+    if rollout.truncated == "penalise":
+        rewards = torch.where(cut & valid, rollout.truncated_reward, rewards)
+        successes &= ~cut
+    rewards = torch.where(valid, rewards, 0.0)
+    found = advantages(policy.advantage, rewards, successes, valid, policy.k)
+    trained = valid & ~cut if rollout.truncated == "mask" else valid
+    return Judged(rewards, successes & valid, valid, found, trained)
+
+
+def micro_batches(
+    groups: Sequence[Group], about: Judged, pad_id: int, steps: int, micro: int, seed: int,
+    rank: int = 0, ranks: int = 1,
+) -> list[Inputs]:  # fmt: skip
+    """This rank's micro-batches of all `steps` optimizer steps, in order.
+
+    Prompts [B, P] padded on the left, completions [B, C] on the right, advantages [B] fp32; a completion that is not
+    trained has an empty mask. `num_items_in_batch`: trained tokens of the step over all ranks, times `steps`, as TRL's
+    losses want it.
+    """
+    rows = [(group.prompt.ids, one.token_ids) for group in groups for one in group.completions]
+    advantage, trained = about.advantages.flatten(), about.trained.flatten()
+    order = permute_array(np.arange(len(rows)), len(rows), key_of(seed, "steps"))
+    found = []
+    for part in np.split(order, steps):
+        tokens = sum(len(rows[i][1]) for i in part if trained[i])
+        part = sorted(part.tolist(), key=lambda i: (-len(rows[i][0]) - len(rows[i][1]), i))
+        starts = range(rank * micro, len(part), ranks * micro)
+        for chosen in (part[start : start + micro] for start in starts):
+            prompts, completions = zip(*(rows[i] for i in chosen), strict=True)
+            inputs = _padded(prompts, "prompt", pad_id, left=True)
+            inputs |= _padded(completions, "completion", pad_id, left=False)
+            inputs["completion_mask"] *= trained[chosen].long()[:, None]
+            inputs["advantages"] = advantage[chosen].float()
+            inputs["num_items_in_batch"] = torch.tensor(float(tokens * steps))
+            inputs["sampled_log_probs"] = _log_probs(groups, chosen, inputs["completion_ids"])
+            found.append(inputs)
+    return found
+
+
+def _padded(rows: Sequence[list[int]], name: str, pad_id: int, left: bool) -> Inputs:
+    """`<name>_ids` and `<name>_mask`, int64 [B, longest]."""
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad_id)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[i, where] = torch.tensor(row)
+        mask[i, where] = 1
+    return {f"{name}_ids": ids, f"{name}_mask": mask}
+
+
+def _log_probs(groups: Sequence[Group], chosen: Sequence[int], ids: Tensor) -> Tensor:
+    """Of each token as the generator gave them, fp32 [B, C]; 0 where there is none, NaN where it could not say."""
+    every = [one for group in groups for one in group.completions]
+    found = torch.zeros(ids.shape)
+    for i, index in enumerate(chosen):
+        given = every[index].log_probs
+        if given is not None:
+            values = [float("nan") if v is None else v for v in given]
+            found[i, : len(values)] = torch.tensor(values)
+    return found

@@ -1,0 +1,248 @@
+"""One run of a stage that samples and judges (pairs, pass_rate): from a checked recipe to a file of rows.
+
+Prompts are taken in chunks. What was sampled of a chunk lies in `rollouts/chunk-000012.jsonl`, what the stage makes of it
+in `parts/chunk-000012.jsonl`, each written whole: a killed run goes on with the first chunk that has no part, and
+samples nothing twice. Processes take chunks in turn; the first waits for the parts of the others. Left out: vLLM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from posttrain.errors import RequestError, WorkError
+from posttrain.files import read_jsonl, timestamp, write_json
+from posttrain.recipe import SampleRecipe, recipe_hash
+from posttrain.recipe.schema import Loss
+from posttrain.rollouts.collect import Group, Prompts, judge, sample
+from posttrain.rollouts.records import Row, rows_of, write_rows
+from posttrain.stage import rank, world_size
+from posttrain.training.rundir import RunDir
+
+log = logging.getLogger(__name__)
+PATIENCE_S = 1800.0
+"""Seconds that the main process waits for the next chunk of another one."""
+
+
+@dataclass
+class Sampler:
+    """What a stage may need besides the groups of a chunk."""
+
+    recipe: SampleRecipe
+    run: RunDir
+    tokenizer: Any
+    template: Any
+    generator: Any
+    rewards: Any
+    checkpoint: str
+    """Where the model that samples came from."""
+
+    def load(self, place: str) -> Any:
+        """A `Generator` on another model (a teacher), with its own tokenizer."""
+        return load_generator(replace(self.recipe, model=replace(self.recipe.model, init=place)))
+
+
+class SamplingStage(Protocol):
+    """What is made of the groups; a class a stage. `product` names its files: `<product>.jsonl`, `<product>.json`."""
+
+    product: str
+
+    def part(self, groups: list[Group], rows: list[Row]) -> list[Row]:
+        """The rows made of a chunk; `rows` are its completions as the rollout files have them."""
+        ...
+
+    def finish(self, parts: Iterator[Row]) -> dict[str, Any]:
+        """Writes the products from the rows of all chunks, in order; returns the summary. Main process."""
+        ...
+
+
+def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]) -> RunDir:
+    """Sample, judge and make the products of `recipe`; returns its run directory. Raises RequestError, WorkError."""
+    from posttrain.preflight import preflight
+    from posttrain.training.stop import StopRequest
+
+    preflight(recipe)
+    if recipe.rollout.backend != "transformers":
+        raise RequestError(
+            f"rollout.backend = {recipe.rollout.backend}: the {recipe.stage} stage samples with transformers only"
+        )
+    run = RunDir(os.path.join(recipe.output_dir, recipe.name))
+    main = rank() == 0
+    if main:
+        run.lock()
+        run.check_same(recipe)
+    try:
+        with StopRequest() as stop:
+            _run(recipe, run, stage, stop)
+    except BaseException as error:
+        if main and run.info():
+            stopped = isinstance(error, Stopped | KeyboardInterrupt)
+            run.update(status="stopped" if stopped else "failed", ended=timestamp(), error=str(error) or type(error).__name__)  # fmt: skip
+        raise
+    finally:
+        run.unlock()
+    return run
+
+
+class Stopped(WorkError):
+    """The run was asked to stop; what is sampled stays."""
+
+
+def load_generator(recipe: SampleRecipe) -> tuple[Any, Any, Any, str]:
+    """(generator, tokenizer, template, where it came from) of the model that `recipe` names."""
+    import torch
+
+    from posttrain.data.text import load_text
+    from posttrain.generate import TransformersGenerator
+    from posttrain.model import load_model
+    from posttrain.training.checkpoints import resolve
+
+    init = None if recipe.model.init is None else resolve(recipe.model.init)[0]
+    tokenizer, template = load_text(recipe, str(init))
+    model = load_model(replace(recipe.model, lora=None), init, tokenizer, recipe.seed)
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    end = tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"]
+    stops = end if len(end) == 1 else ()
+    generator = TransformersGenerator(model.eval().to(device), tokenizer, stops)
+    return generator, tokenizer, template, str(init or recipe.model.init or "random weights")
+
+
+def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
+    from posttrain.data.prepare import build as prepare
+    from posttrain.data.shapes import shape_of
+    from posttrain.rewards.compose import Composite
+    from posttrain.training.checkpoints import resolve
+    from posttrain.training.hardware import commit, hardware, versions
+
+    main, begun = rank() == 0, time.time()
+    generator, tokenizer, template, checkpoint = load_generator(recipe)
+    prepared = prepare(
+        recipe.data, Loss(), tokenizer, seed=recipe.seed, is_main=main, shape=shape_of(recipe)
+    )
+    rewards = Composite(recipe.rewards, recipe.success)
+    prompts = Prompts(prepared)
+    count = min(len(prompts), recipe.max_prompts or len(prompts))
+    if main:
+        init = recipe.model.init
+        parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
+        run.start(recipe, {
+            "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
+            "world_size": world_size(), "prompts": count, "parent": parent, "recipe_hash": recipe_hash(recipe),
+        })  # fmt: skip
+    made = stage(Sampler(recipe, run, tokenizer, template, generator, rewards, checkpoint))
+    chunks = Chunks(run.path, count, recipe)
+    stop.training = True
+    with _bar(recipe.name, len(chunks.mine())) as advance:
+        for number in chunks.mine():
+            _refuse_stop(stop, chunks)
+            if not chunks.part(number).exists():
+                _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer)
+            advance()
+    if not main:
+        return
+    chunks.wait(lambda: _refuse_stop(stop, chunks))
+    summary = made.finish(row for n in range(len(chunks)) for row in read_jsonl(chunks.part(n)))
+    write_json(run.path / f"{made.product}.json", summary)
+    seconds = run.info().get("seconds", 0) + time.time() - begun
+    run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
+
+
+def _refuse_stop(stop: Any, chunks: Chunks) -> None:
+    if stop.requested:
+        done = f"{chunks.done()} of {len(chunks)} chunks sampled"
+        raise Stopped(f"stopped with {done}; the same command goes on from there")
+
+
+def _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer) -> None:
+    groups = sample(generator, [prompts[i] for i in chunks.prompts(number)], recipe.rollout, recipe.seed)  # fmt: skip
+    judge(groups, rewards, recipe.rollout)
+    graded = [g for group in groups for g in group.graded]
+    rows = [
+        row
+        for group in groups
+        for row in rows_of(group, group.prompt.position, tokenizer.decode(group.prompt.ids))
+    ]
+    write_rows(chunks.rollouts(number), rows)
+    failed = [g for g in graded if g.value is None]
+    if len(failed) > recipe.rollout.max_failed * len(graded):
+        why = next(v.reason or v.status for v in failed[0].components.values() if v.value is None)
+        raise WorkError(
+            f"{len(failed)} of {len(graded)} checks failed ({why}), more than rollout.max_failed = "
+            f"{recipe.rollout.max_failed:g}; see {chunks.rollouts(number)}"
+        )
+    write_rows(chunks.part(number), made.part(groups, rows))
+
+
+class Chunks:
+    """The prompts 0 .. count - 1 in chunks of about `rollout.batch_size` completions, dealt to the ranks in turn."""
+
+    def __init__(self, path: Path, count: int, recipe: SampleRecipe) -> None:
+        self.path, self.count = path, count
+        self.size = max(1, recipe.rollout.batch_size // recipe.rollout.num_generations)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.size)
+
+    def mine(self) -> range:
+        return range(rank(), len(self), world_size())
+
+    def prompts(self, number: int) -> range:
+        return range(number * self.size, min(self.count, (number + 1) * self.size))
+
+    def rollouts(self, number: int) -> Path:
+        return self.path / "rollouts" / f"chunk-{number:06d}.jsonl"
+
+    def part(self, number: int) -> Path:
+        return self.path / "parts" / f"chunk-{number:06d}.jsonl"
+
+    def done(self) -> int:
+        return sum(self.part(n).exists() for n in range(len(self)))
+
+    def wait(self, poll: Callable[[], None]) -> None:
+        """Until every part is there. Raises WorkError where none has come for `PATIENCE_S`."""
+        done, since = -1, time.monotonic()
+        while (now := self.done()) < len(self):
+            poll()
+            if now > done:
+                done, since = now, time.monotonic()
+            if time.monotonic() - since > PATIENCE_S:
+                missing = [n for n in range(len(self)) if not self.part(n).exists()]
+                raise WorkError(
+                    f"no chunk of another process came for {PATIENCE_S / 60:g} minutes; missing are {missing[:8]}"
+                )
+            time.sleep(0.1)
+
+
+class _bar:
+    """A bar on a terminal, a line every half minute elsewhere; main process only."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done, self.said = name, total, 0, time.monotonic()
+        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        shown = rank() == 0 and sys.stderr.isatty()
+        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
+
+    def __enter__(self) -> Callable[[], None]:
+        self.bar.start()
+        task = self.bar.add_task(self.name, total=self.total)
+
+        def advance() -> None:
+            self.done += 1
+            self.bar.advance(task)
+            if self.bar.disable and time.monotonic() - self.said > 30:
+                self.said = time.monotonic()
+                log.info("%s: chunk %d of %d", self.name, self.done, self.total)
+
+        return advance
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
