@@ -142,6 +142,16 @@ def show(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     from posttrain.evaluate.report import write_report
 
+    asked = {k: getattr(options, k) for k in ("step", "where", "source", "sample_limit")}
+    if options.rollouts:
+        from posttrain.evaluate.rollout_view import Wanted, show_rollouts
+
+        wanted = Wanted(options.step, options.where or "all", options.source, options.sample_limit)
+        show_rollouts(Path(options.run), _console(), wanted, as_json=options.json)
+        return
+    stray = [f"--{k.replace('_', '-')}" for k, value in asked.items() if value is not None]
+    if stray:
+        raise RequestError(f"{', '.join(stray)}: only with --rollouts")
     out = Path(options.out) if options.out else None
     print(f"report: {write_report([Path(p) for p in options.runs], out)}")
 
@@ -187,7 +197,7 @@ COMMANDS = {
     "sft": ("run a supervised fine-tuning recipe in this process", sft),
     "dpo": ("run a preference optimisation recipe in this process", dpo),
     "eval": ("score a checkpoint on tasks", evaluate),
-    "show": ("print lineage, mixture and scores of a run", show),
+    "show": ("print lineage, mixture and scores of a run, or page through its rollouts", show),
     "report": ("write one HTML page about one or more runs", report),
     "export": ("write a checkpoint as a plain model: adapters merged, safetensors, card", export),
     "chat": ("talk to a checkpoint", chat),

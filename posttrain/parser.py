@@ -55,7 +55,7 @@ def build_parser(
         "--out", help="folder of the scores (default: the run of the checkpoint, else eval/<name>)"
     )
     made["eval"].add_argument("--template", help="default: that of the run, else the tokenizer's")
-    made["show"].add_argument("run", help="a run directory")
+    _show_parser(made["show"])
     made["report"].add_argument("runs", nargs="+", help="run or pipeline directories")
     made["report"].add_argument("--out", help="default: report.html in the first directory")
     for name in ("export", "chat"):
@@ -73,6 +73,29 @@ def build_parser(
     for name in ("check", "eval", "show"):
         made[name].add_argument("--json", action="store_true", help="for programs")
     return parser, made
+
+
+def _show_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", help="a run or pipeline directory")
+    rollouts = parser.add_argument_group("rollouts", "what the run sampled, the latest step first")
+    rollouts.add_argument(
+        "--rollouts", action="store_true", help="page through completions, prompt by prompt"
+    )
+    rollouts.add_argument(
+        "--step", type=_count, metavar="N", help="the batch that trained step N, or chunk N"
+    )
+    rollouts.add_argument(
+        "--where",
+        metavar="KIND",
+        help="all (default), right, wrong, failed (its check), cut (too long), dropped",
+    )
+    rollouts.add_argument("--source", metavar="NAME", help="prompts of this source only")
+    rollouts.add_argument(
+        "--sample-limit",
+        type=_positive,
+        metavar="N",
+        help="completions (default: 50; with --json all)",
+    )
 
 
 def _rewards_parser(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +125,12 @@ def _rewards_parser(parser: argparse.ArgumentParser) -> None:
             help="the file's own column names",
         )
     score.add_argument("--explain", action="store_true", help="for people instead of programs")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 0")
+    return int(text)
 
 
 def _positive(text: str) -> int:

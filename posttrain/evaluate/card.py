@@ -12,8 +12,10 @@ import yaml
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate import markdown, tables
+from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.stories import LOSSES, label, loss_name
+from posttrain.evaluate.stage_facts import component_rows, facts
+from posttrain.evaluate.stories import loss_name, objective
 
 UNKNOWN = "not measured"
 
@@ -40,12 +42,7 @@ def model_card(run: RunData, checkpoint: str) -> str:
         "## Limits",
         _limits(run, checkpoint),
     ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _section(run: RunData, name: str) -> dict[str, Any]:
-    value = run.recipe.get(name)
-    return value if isinstance(value, dict) else {}
+    return printable("\n\n".join(parts) + "\n")
 
 
 def _scores(run: RunData, checkpoint: str) -> dict[str, dict]:
@@ -56,8 +53,8 @@ def _scores(run: RunData, checkpoint: str) -> dict[str, dict]:
 
 def _metadata(run: RunData, checkpoint: str) -> str:
     """YAML through huggingface_hub's own classes where they import, the bare tags elsewhere."""
-    tags = ["posttrain", str(run.run.get("stage") or run.recipe.get("stage") or "sft")]
-    base = _section(run, "model").get("init")
+    tags = ["posttrain", run.stage or "sft"]
+    base = run.section("model").get("init")
     plain: dict[str, Any] = {"library_name": "transformers", "tags": tags}
     plain |= {"pipeline_tag": "text-generation"}
     if isinstance(base, str) and _hub_id(base):
@@ -96,15 +93,15 @@ def _hub_id(text: str) -> bool:
 
 
 def _opening(run: RunData, checkpoint: str) -> str:
-    model = _section(run, "model")
+    model = run.section("model")
     config = model.get("from_config")
     origin = markdown.safe(model["init"]) if model.get("init") else "random weights"
     if isinstance(config, dict) and not model.get("init"):
         origin += f" ({markdown.safe(str(config.get('model_type')))})"
-    stage = run.run.get("stage") or run.recipe.get("stage") or "unknown"
-    objective = label(run) if loss_name(run) in LOSSES else loss_name(run) or "unknown"
+    aim = markdown.safe(objective(run) or loss_name(run) or "unknown")
     return (
-        f"Checkpoint `{checkpoint}`, stage {stage}, started from {origin}. Objective: {objective}."
+        f"Checkpoint `{checkpoint}`, stage {markdown.safe(run.stage or 'unknown')}, started from {origin}."
+        f" Objective: {aim}."
     )
 
 
@@ -130,12 +127,28 @@ def _data(run: RunData) -> str:
 def _procedure(run: RunData) -> str:
     paper = dict(tables.provenance([run]))
     shown = ("Command", "Steps", "Seconds", "Hardware", "Versions", "Commit", "Recipe hash")
-    facts = [
+    known = [
         f"- {what}: {markdown.safe(paper[what][0] if what in paper else UNKNOWN)}" for what in shown
     ]
     recipe = run.recipe_text.strip() or f"# {UNKNOWN}"
     fence = "`" * max(3, _longest_ticks(recipe) + 1)
-    return "\n".join(facts) + f"\n\nThe recipe, as run:\n\n{fence}yaml\n{recipe}\n{fence}"
+    parts = [
+        "\n".join(known),
+        _stage(run),
+        f"The recipe, as run:\n\n{fence}yaml\n{recipe}\n{fence}",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _stage(run: RunData) -> str:
+    """What the whole run logged, whichever checkpoint the card is for; nothing for plain fine-tuning."""
+    if not facts(run):
+        return ""
+    rewards = [f"{row['label']} (weight {row['weight']})" for row in component_rows(run)]
+    lead = "Over the whole run, mean of the first → last tenth of the logged steps:"
+    lines = [f"- {what}: {markdown.safe(value)}" for what, value in facts(run).items()]
+    lines += [f"- rewards: {markdown.safe(', '.join(rewards))}"] if rewards else []
+    return lead + "\n\n" + "\n".join(lines)
 
 
 def _longest_ticks(text: str) -> int:
@@ -169,10 +182,10 @@ def _limits(run: RunData, checkpoint: str) -> str:
         for task, metrics in _scores(run, checkpoint).items()
         if "truncated" in metrics
     ]
-    facts = {
+    limits = {
         "Held-out loss": loss,
         "Completions cut off at the length limit": ", ".join(cut) or UNKNOWN,
         "Safety, bias, other languages and tasks": UNKNOWN,
         "State of the run": run.status,
     }
-    return "\n".join(f"- {what}: {markdown.safe(value)}" for what, value in facts.items())
+    return "\n".join(f"- {what}: {markdown.safe(value)}" for what, value in limits.items())

@@ -1,27 +1,48 @@
 """What the numbers of one or several runs say, in sentences computed from them, and what they do not say.
 
 A sentence names the checkpoints it compares and the interval of the difference (`comparison.py` has those between
-runs). Left out: any judgement over training seeds; `caveats` says that too.
+runs, `chains.py` those between a stage and its start). Left out: any judgement over training seeds; `caveats` says
+that too.
 """
 
 from __future__ import annotations
 
+from posttrain.evaluate import chains
 from posttrain.evaluate.comparison import comparisons
 from posttrain.evaluate.rundata import RunData
+from posttrain.evaluate.stage_facts import headline
 from posttrain.evaluate.stories import Story, labels, share, signed, span, story
 
 
 def findings(runs: list[RunData]) -> list[str]:
-    """The headline sentences: per task one a run, then one a comparison. Never empty."""
-    names = labels(runs)
+    """The headline sentences: per task one a run, then one a comparison; then runs without scores. Never empty.
+
+    A run that starts from another one is told by what it changed, and compared only with those that start from the
+    same run in the same kind of stage.
+    """
+    names = dict(zip(map(id, runs), labels(runs), strict=True))
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     found: list[str] = []
     for task in tasks:
         prefix = f"{task}: " if len(tasks) > 1 else ""
-        told = [s for run, name in zip(runs, names, strict=True) if (s := story(run, name, task))]
-        found += [prefix + describe(s) for s in told]
-        found += [prefix + text for text in comparisons(told)]
-    return found or [_loss_only(run, name) for run, name in zip(runs, names, strict=True)]
+        told = [s for run in runs if (s := story(run, names[id(run)], task))]
+        found += [prefix + _told(s, runs, names) for s in told]
+        families: dict[object, list[Story]] = {}
+        for s in told:
+            parent = chains.parent_of(s.run, runs)
+            families.setdefault(parent and (id(parent[0]), s.run.stage), []).append(s)
+        for family in families.values():
+            found += [prefix + text for text in comparisons(family)]
+    if not found:
+        return [_loss_only(run, names[id(run)]) for run in runs]
+    return found + [_loss_only(run, names[id(run)]) for run in runs if not run.scores]
+
+
+def _told(s: Story, runs: list[RunData], names: dict[int, str]) -> str:
+    link = chains.chain(s, runs)
+    if link is None:
+        return describe(s)
+    return chains.sentence(link, names[id(link.parent[0])] if link.parent else None)
 
 
 def describe(s: Story) -> str:
@@ -61,6 +82,9 @@ def _loss_only(run: RunData, name: str) -> str:
         rows = [s for s in run.scores if s.checkpoint == last.checkpoint][:4]
         listed = ", ".join(f"{s.task} {s.metric} {s.value:.4g}" for s in rows)
         return f"{name}: {listed} at step {last.step:,}."
+    told = headline(run, name)
+    if told is not None:
+        return told
     lines = [row for row in run.metrics.get("train", []) if isinstance(row.get("loss"), float)]
     if not lines:
         return f"{name}: no checkpoint scored and no step logged yet (status: {run.status})."

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from posttrain.evaluate import tables
+from posttrain.evaluate.alerts import alerts
 from posttrain.evaluate.findings import caveats, findings
+from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import PipelineData, RunData
+from posttrain.evaluate.stage_facts import component_rows, facts
 from posttrain.evaluate.stories import labels, page_title
 
 
 def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
-    """Findings, stages, scores, data, recipe differences and origin of `runs`."""
+    """Findings, stages, scores, training by stage, data, recipe differences and origin of `runs`."""
     names = labels(runs)
     heading = pipeline.name if pipeline else page_title(runs)
     notes = [*caveats(runs), *(pipeline.troubles if pipeline else [])]
-    parts = [f"# {safe(heading)}", bullets(findings(runs) if runs else []), bullets(notes)]
+    parts = [f"# {safe(heading)}", bullets(findings(runs) if runs else [])]
+    parts += ["\n".join(f"- **{safe(text)}**" for text in alerts(runs)), bullets(notes)]
     if pipeline:
         head = ("stage", "run", "status", "seconds", "error")
         rows = [
@@ -32,6 +36,8 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
             if run.rows(task):
                 parts += [f"### {safe(name)}", scores(run, task)]
     for run, name in zip(runs, names, strict=True):
+        parts += [f"## Stage of {safe(name)}", stage(run)] if facts(run) else []
+    for run, name in zip(runs, names, strict=True):
         if tables.mixture_rows(run):
             parts += [f"## Data of {safe(name)}", mixture(run)]
     difference = tables.recipe_difference(runs) if len(runs) > 1 else []
@@ -39,7 +45,7 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
         parts += ["## Recipe differences", grid(["key", *names], [[k, *v] for k, v in difference])]
     origin = [[what, *values] for what, values in tables.provenance(runs)]
     parts += ["## Where this comes from", grid(["", *names], origin)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return printable("\n\n".join(part for part in parts if part) + "\n")
 
 
 def scores(run: RunData, task: str) -> str:
@@ -56,6 +62,17 @@ def scores(run: RunData, task: str) -> str:
             ]
         )
     return grid(["step", *table.columns], rows, escape=False)
+
+
+def stage(run: RunData) -> str:
+    """What the stage did, first to last tenth of its log, and what each component of its reward said."""
+    parts = [
+        grid(["what", "first → last tenth of the log" if run.metrics else ""], facts(run).items())
+    ]
+    columns = ("label", "weight", "mean", "timeout", "error", "unparseable", "limit", "ms")
+    rows = [[row[key] for key in columns] for row in component_rows(run)]
+    parts += [grid(["reward", *columns[1:]], rows)] if rows else []
+    return "\n\n".join(parts)
 
 
 def mixture(run: RunData) -> str:

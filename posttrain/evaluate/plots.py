@@ -1,14 +1,12 @@
 """The pictures of the report, each a function of plain numbers to an inline SVG string.
 
-pass@N by checkpoint and between runs, a score over steps, training curves, the mixture, the distribution of
-the answer's probability. Left out: where the numbers come from (`curves.py`, `rundata.py`) and the page.
+pass@N by checkpoint and between runs, the mixture, the distribution of the answer's probability, prompts by how often
+they were solved. Left out: lines over steps (`step_plots.py`), where the numbers come from, and the page.
 """
 
 from __future__ import annotations
 
 import math
-import textwrap
-from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,10 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from posttrain.evaluate.comparison import attempts
 from posttrain.evaluate.curves import Curve, crossovers
-from posttrain.evaluate.svg import GRID, INK, MUTED, colour, end_labels, panel, y_name
-
-LABEL_WIDTH = 16
-"""Characters of a line of a direct label."""
+from posttrain.evaluate.svg import GRID, INK, MUTED, colour, end_labels, panel, wrapped, y_name
 
 
 def pass_curves(
@@ -64,7 +59,7 @@ def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
             if len(curves) <= 3:
                 _band(p.ax, points, colour(i))
             _line(p.ax, points, colour(i))
-            ends.append((list(points.values())[-1].value, _wrap(label), colour(i)))
+            ends.append((list(points.values())[-1].value, wrapped(label), colour(i)))
         end_labels(p.ax, ends)
         if len(curves) == 2:
             crossings = crossovers(curves[0][1], curves[1][1])
@@ -135,74 +130,6 @@ def _step_key(ax: Axes, steps: list[int], c: str, pooled: bool) -> None:
         ax.text(1.11, y, text, transform=ax.transAxes, va="center", color=INK)
 
 
-@dataclass(slots=True)
-class Line:
-    """A curve over optimizer steps. `band` is (low, high); `run` picks the colour; `dashed` marks held-out."""
-
-    label: str
-    steps: list[int]
-    values: list[float]
-    run: int = 0
-    dashed: bool = False
-    band: tuple[list[float], list[float]] | None = None
-    marker: bool = field(default=False)
-
-
-def over_steps(
-    name: str,
-    y: str,
-    lines: list[Line],
-    proportion: bool = False,
-    floor: float | None = None,
-) -> str:
-    """Lines over steps with direct labels at their right ends.
-
-    `proportion`: the axis runs from 0 to 1; else it starts at `floor` where given.
-    """
-    lines = [line for line in lines if line.steps]
-    named = [line.label for line in lines if line.label]
-    longest = max((len(part) for label in named for part in _wrap(label).split("\n")), default=0)
-    right = 16 + 6 * longest if named else 16
-    with panel(name, f"{y} against step", height=240, left=46, right=right) as p:
-        for line in lines:
-            x, values = thin(line.steps, line.values)
-            if line.band:
-                p.ax.fill_between(
-                    line.steps, *line.band, color=colour(line.run), alpha=0.16, linewidth=0
-                )
-            style = (0, (4, 2.2)) if line.dashed else "-"
-            marker = "o" if line.marker or len(x) == 1 else None
-            p.ax.plot(
-                x, values, color=colour(line.run), linestyle=style, marker=marker, markersize=4
-            )
-        if proportion:
-            p.ax.set_ylim(0, 1.02)
-            p.ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".5", ".75", "1"])
-        else:
-            p.ax.set_ylim(bottom=floor)
-            p.ax.yaxis.set_major_locator(MaxNLocator(5))
-            p.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.4g}".replace("-", "−")))
-        p.ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        p.ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-        p.ax.set_xlabel("step")
-        y_name(p.ax, y)
-        ends = [
-            (line.values[-1], _wrap(line.label), colour(line.run)) for line in lines if line.label
-        ]
-        end_labels(p.ax, ends, gap=0.1)
-    return p.svg
-
-
-def thin(steps: list[int], values: list[float], most: int = 300) -> tuple[list[float], list[float]]:
-    """At most `most` points: means of equal runs of neighbours, the last point kept as it is."""
-    if len(steps) <= most:
-        return list(steps), list(values)
-    parts = np.array_split(np.arange(len(steps) - 1), most - 1)
-    x = [float(np.mean([steps[i] for i in part])) for part in parts]
-    y = [float(np.mean([values[i] for i in part])) for part in parts]
-    return [*x, steps[-1]], [*y, values[-1]]
-
-
 def mixture_bars(name: str, sources: list[tuple[str, float | None, float | None]]) -> str:
     """Share of each source, asked for (a tick) and realised (a bar). `sources`: (name, asked, realised)."""
     height = 46 + 26 * len(sources)
@@ -246,7 +173,7 @@ def probability_histogram(name: str, runs: list[tuple[str, np.ndarray, float | N
             p.ax.stairs(counts, edges, color=colour(i), linewidth=2, fill=False)
             if len(runs) <= 3:
                 p.ax.stairs(counts, edges, color=colour(i), alpha=0.16, fill=True, linewidth=0)
-            ends.append((float(counts.max()), _wrap(label), colour(i)))
+            ends.append((float(counts.max()), wrapped(label), colour(i)))
             if n and n > 1:
                 x = -math.log10(n)
                 p.ax.axvline(x, color=colour(i), linewidth=1, linestyle=(0, (1, 2)))
@@ -277,6 +204,33 @@ def _power(exponent: int, lowest: bool) -> str:
     return f"≤ {text}" if lowest else text
 
 
-def _wrap(label: str) -> str:
-    """At most three lines of a direct label."""
-    return "\n".join(textwrap.wrap(label, LABEL_WIDTH, max_lines=3, placeholder="…"))
+def success_bars(
+    name: str, counts: list[int], run: int = 0, kept: tuple[int, int] | None = None
+) -> str:
+    """Share of prompts by how many of their n completions were right. `counts` has n + 1 numbers.
+
+    `kept`: the bars from one to the other are full, the rest faint.
+    """
+    n, total = len(counts) - 1, sum(counts)
+    few = n <= 16
+    alt = f"share of prompts by number of right completions of {n}"
+    with panel(name, alt, height=240, left=46) as p:
+        low, high = kept or (0, n)
+        for i, c in enumerate(counts):
+            inside = low <= i <= high
+            p.ax.bar(i, c / total, width=0.82, color=colour(run), alpha=0.85 if inside else 0.3)
+            if few and c:
+                text = f"{c / total:.0%}" if c / total >= 0.005 else "<1%"
+                p.ax.text(i, c / total, text, ha="center", va="bottom", fontsize=9 if n > 8 else 10)
+        p.ax.set_xlim(-0.6, n + 0.6)
+        p.ax.set_ylim(0, max(counts) / total * 1.12)
+        if few:  # each bar carries its share: no axis
+            p.ax.set_xticks(range(n + 1))
+            p.ax.set_yticks([])
+        else:
+            p.ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            p.ax.yaxis.set_major_locator(MaxNLocator(4))
+            p.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
+        p.ax.set_xlabel(f"right of {n}")
+        y_name(p.ax, "prompts")
+    return p.svg

@@ -1,6 +1,7 @@
 """One self-contained HTML page for one run, several runs, or a pipeline. No network, no script.
 
-Headline sentences first, then the picture they rest on, tables, training, data, samples, recipe, origin.
+Headline sentences first, then the pictures they rest on, tables, what sampling stages found, training by stage, data,
+samples, recipe, origin.
 Everything a run wrote is escaped by the template; the page forbids scripts by its own policy besides.
 Left out: the numbers (`curves.py`), sentences (`findings.py`), tables (`tables.py`), pictures (`plots.py`).
 """
@@ -16,25 +17,18 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
 from posttrain.errors import RequestError
-from posttrain.evaluate import plots, tables
+from posttrain.evaluate import chains, plots, tables, training_figures
+from posttrain.evaluate.alerts import alerts
 from posttrain.evaluate.curves import Curve, curves, pooled
 from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.markdown import markdown_report
-from posttrain.evaluate.plots import Line
+from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import PipelineData, RunData, is_pipeline
+from posttrain.evaluate.step_plots import Line, over_steps
 from posttrain.evaluate.stories import labels, loss_name, page_title
 from posttrain.files import write_text
 
 __all__ = ["load_runs", "markdown_report", "render", "write_report"]
-
-TRAINING = {
-    "loss": ("loss", "training solid, held-out dashed"),
-    "weight_mean": ("mean weight F", "1 = cross-entropy's gradient, 0 = none"),
-    "weight_below_0.1": ("share with F < 0.1", "segments the loss has all but let go"),
-    "segment_logp": ("segment log-probability", "mean over trained segments"),
-    "entropy": ("entropy", "of the next token, mean, nats"),
-    "token_accuracy": ("token accuracy", "most probable token is the label"),
-}
 
 
 def load_runs(paths: list[Path]) -> tuple[list[RunData], PipelineData | None]:
@@ -64,24 +58,28 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
     """The page as a string."""
     names = labels(runs)
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    samples = _samples(runs)  # first: what cannot be read is a caveat
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
-    return environment.get_template("page.html").render(
+    page = environment.get_template("page.html").render(
         title=pipeline.name if pipeline else page_title(runs),
         meta=_meta(runs, tasks, pipeline),
         names=names,
         findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
+        alerts=alerts(runs),
         caveats=[*caveats(runs), *(pipeline.troubles if pipeline else [])],
         stages=pipeline.stages if pipeline else [],
         tasks=[_task(runs, names, task, i) for i, task in enumerate(tasks)],
-        training=_training(runs, names),
+        sampling=training_figures.sampling(runs),
+        training=training_figures.sections(runs, names),
         mixtures=_mixtures(runs),
-        samples=_samples(runs),
+        samples=samples,
         difference=tables.recipe_difference(runs),
         recipes=[(i, highlight(r.recipe_text)) for i, r in enumerate(runs) if r.recipe_text],
         provenance=tables.provenance(runs),
     )
+    return printable(page)
 
 
 def _meta(runs: list[RunData], tasks: list[str], pipeline: PipelineData | None) -> str:
@@ -128,12 +126,17 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
         svg = plots.comparison(f"t{t}x", last)
         main.append(_figure("Last checkpoints compared", svg, note))
     few = len(held) <= 3
+    begins = chains.offsets(runs)
+    x = "step, stages end to end" if any(begins) else "step"
     for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
         lines = [
-            _score_line(i, names[i] if len(held) > 1 else "", table, k, few) for i, _, table in held
+            _score_line(i, names[i] if len(held) > 1 else "", table, k, few, begins[i])
+            for i, _, table in held
         ]
-        svg = plots.over_steps(f"t{t}k{k}", f"pass@{k}", lines, proportion=k > 16, floor=0.0)
-        more.append(_figure(f"pass@{k} over training", svg, "95 % intervals" if few else ""))
+        scale = "share" if k > 16 else "zero"
+        svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, scale, x=x)
+        title = f"pass@{k} {'through the stages' if any(begins) else 'over training'}"
+        more.append(_figure(title, svg, "95 % intervals" if few else ""))
     more += _histogram(runs, names, task, t)
     shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
     if len(held) == 1:
@@ -141,9 +144,9 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
     return {"name": task, "main": main, "more": more, "tables": shown}
 
 
-def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool) -> Line:
+def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool, begin: int) -> Line:
     points = [points[k] for points in table.values() if k in points]
-    line = Line(name, [s.step for s in points], [s.value for s in points], i, marker=True)
+    line = Line(name, [begin + s.step for s in points], [s.value for s in points], i, marker=True)
     if band and all(s.low is not None and s.high is not None for s in points):
         line.band = ([s.low for s in points], [s.high for s in points])
     return line
@@ -166,25 +169,6 @@ def _histogram(runs: list[RunData], names: list[str], task: str, t: int) -> list
     return [_figure("How sure of the right answer", svg, note)]
 
 
-def _training(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
-    found = []
-    for key, (title, note) in TRAINING.items():
-        lines = []
-        for i, run in enumerate(runs):
-            for split, dashed in (("train", False), ("heldout", True)):
-                rows = [
-                    r for r in run.metrics.get(split, []) if isinstance(r.get(key), (int, float))
-                ]
-                if rows and (key == "loss" or not dashed):
-                    name = names[i] if len(runs) > 1 and not dashed else ""
-                    values = [float(r[key]) for r in rows]
-                    lines.append(Line(name, [r["step"] for r in rows], values, i, dashed))
-        if lines:
-            svg = plots.over_steps(f"m{len(found)}", title, lines, key.startswith("weight"))
-            found.append(_figure(title[0].upper() + title[1:], svg, note))
-    return found
-
-
 def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
     """One entry for every distinct mixture: runs on the same rows share it."""
     found: dict[str, dict[str, Any]] = {}
@@ -202,7 +186,7 @@ def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
         notes = [f"{tables.count(m[key])} {what}" for what, key in counted.items() if key in m]
         notes += [f"weights count {m['weighting']}"] if "weighting" in m else []
         notes += [f"overlap with the tasks: {tables.plain(m.get('overlap', 'not measured'))}"]
-        svg = Markup(plots.mixture_bars(f"d{i}", bars))
+        svg = Markup(plots.mixture_bars(f"d{i}", bars)) if len(bars) > 1 else ""
         found[key] = {"runs": [i], "rows": rows, "svg": svg, "note": "; ".join(notes)}
     return list(found.values())
 
@@ -213,7 +197,11 @@ def _samples(runs: list[RunData]) -> list[dict[str, Any]]:
         for task in run.tasks:
             checkpoint, groups = tables.sample_groups(run, task)
             if groups:
-                found.append({"run": i, "task": task, "checkpoint": checkpoint, "groups": groups})
+                found.append({"run": i, "title": f"{task} · {checkpoint}", "groups": groups})
+        groups = tables.rollout_groups(run)
+        if groups:
+            title = f"rollouts, up to {run.rollouts.kind} {next(reversed(run.rollouts.files)):,}"
+            found.append({"run": i, "title": title, "groups": groups})
     return found
 
 

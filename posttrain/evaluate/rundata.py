@@ -16,10 +16,15 @@ from typing import Any
 import yaml
 
 from posttrain.errors import PosttrainError, RequestError, did_you_mean
+from posttrain.evaluate.rollouts import Rollouts
 from posttrain.files import read_jsonl
 from posttrain.types import Score
 
-PARTS = ("run.json", "recipe.yaml", "mixture.json", "metrics.jsonl", "scores.jsonl", "checkpoints")
+OUTCOMES = ("pairs.json", "pass_rate.json")
+"""What a sampling stage leaves besides its rows: its counts."""
+PARTS = (
+    "run.json", "recipe.yaml", "mixture.json", "metrics.jsonl", "scores.jsonl", "checkpoints", "rollouts", *OUTCOMES,
+)  # fmt: skip
 PASS_AT = re.compile(r"pass@(\d+)")
 STEP = re.compile(r"step-(\d+)")
 SCORE_FIELDS = {f.name for f in fields(Score)}
@@ -62,7 +67,12 @@ class RunData:
     scores: list[Score] = field(default_factory=list)
     settings: dict[str, set[str]] = field(default_factory=dict)
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    """Counts of a sampling stage; empty for a run that trains."""
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    """Gates that checkpoints of the run failed, a row each."""
     unread: list[str] = field(default_factory=list)
+    _rollouts: Rollouts | None = field(default=None, repr=False)
     _samples: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -79,6 +89,8 @@ class RunData:
         self._read_metrics()
         self._read_scores()
         self._read_checkpoints()
+        self.outcome = next((found for name in OUTCOMES if (found := self._json(name))), {})
+        self.gates = self._jsonl("gates.jsonl")
         return self
 
     @property
@@ -86,11 +98,27 @@ class RunData:
         return str(self.run.get("status") or "unknown")
 
     @property
+    def stage(self) -> str:
+        """sft, dpo, rlvr, pairs, pass_rate; empty where nothing says it."""
+        return str(self.run.get("stage") or self.recipe.get("stage") or "")
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """What the run sampled; no file is opened before it is asked for."""
+        if self._rollouts is None:
+            self._rollouts = Rollouts(self.path, self.unread)
+        return self._rollouts
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A mapping of the recipe, empty where it has none such."""
+        value = self.recipe.get(name)
+        return value if isinstance(value, dict) else {}
+
+    @property
     def tasks(self) -> list[str]:
         """Scored tasks, in the order of the recipe, then of appearance."""
         scored = dict.fromkeys(score.task for score in self.scores)
-        evaluate = self.recipe.get("evaluate")
-        asked = (evaluate or {}).get("tasks") if isinstance(evaluate, dict) else None
+        asked = self.section("evaluate").get("tasks")
         order = [t.get("name") for t in asked or [] if isinstance(t, dict)]
         return sorted(scored, key=lambda t: order.index(t) if t in order else len(order))
 

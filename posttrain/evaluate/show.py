@@ -1,6 +1,6 @@
 """`posttrain show`: one run or pipeline on the terminal, from its files alone.
 
-Left out: pictures and samples; those stand in the report, whose place is printed.
+Left out: pictures and samples; those stand in the report, whose place is printed, and rollouts in `rollout_view.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.evaluate import tables
+from posttrain.evaluate.alerts import alerts
 from posttrain.evaluate.findings import caveats, findings
+from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import PipelineData, RunData, is_pipeline
+from posttrain.evaluate.stage_facts import component_rows, facts
 
 
 def show(path: Path, console: Console, json: bool = False) -> None:
@@ -45,8 +48,10 @@ def show(path: Path, console: Console, json: bool = False) -> None:
         _table(console, head, rows)
     for run in runs:
         _show_run(run, console)
+    for line in alerts(runs):
+        console.print(Text(printable(line), style="red"))
     for line in [*findings(runs), *caveats(runs), *(pipeline.troubles if pipeline else [])]:
-        console.print(Text(line))
+        console.print(Text(printable(line)))
     if pipeline:
         _report_line(path, console)
 
@@ -65,15 +70,18 @@ def summary(run: RunData) -> dict[str, Any]:
     return {
         "name": run.name,
         "path": str(run.path),
-        "stage": run.run.get("stage"),
+        "stage": run.stage or None,
         "status": run.status,
         "parent": run.run.get("parent"),
         "step": step,
         "steps": total,
+        "facts": facts(run),
+        "alerts": alerts([run]),
         "findings": findings([run]),
         "caveats": caveats([run]),
         "mixture": run.mixture.get("sources", []),
         "scores": [score.to_dict() for score in run.scores],
+        "rollouts": list(run.rollouts.files),
         "checkpoints": [
             {"name": c.name, "step": c.step, "complete": c.complete} for c in run.checkpoints
         ],
@@ -83,21 +91,33 @@ def summary(run: RunData) -> dict[str, Any]:
 
 def _show_run(run: RunData, console: Console) -> None:
     step, total = progress(run)
-    console.print(Text(run.name, style="bold"))
+    console.print(Text(printable(run.name), style="bold"))
     model = run.recipe.get("model")
-    facts = {
-        "stage": run.run.get("stage"),
+    rollouts = run.rollouts
+    known = {
+        "stage": run.stage or None,
         "status": run.status,
         "error": run.run.get("error"),
         "parent": run.run.get("parent") or (model.get("init") if isinstance(model, dict) else None),
         "progress": None
         if step is None
         else f"step {step:,}" + (f" of {total:,}" if total else ""),
-        "checkpoints": tables.checkpoint_line(run),
-    }
-    for key, value in facts.items():
+        "checkpoints": tables.checkpoint_line(run) if run.checkpoints or not run.outcome else None,
+        "rollouts": f"{len(rollouts.files):,} file{'s' * (len(rollouts.files) != 1)} (posttrain show {run.path} --rollouts)"
+        if rollouts
+        else None,
+    } | facts(run)
+    width = max(12, *(len(key) + 1 for key in known))
+    for key, value in known.items():
         if value is not None:
-            console.print(Text.assemble((f"  {key:<12}", "dim"), tables.plain(value)))
+            text = printable(tables.plain(value))
+            console.print(Text.assemble((f"  {key:<{width}}", "dim"), text))
+    if run.stage in ("dpo", "rlvr") and facts(run):
+        console.print(Text("  a → b: means of the first and last tenth of the log", style="dim"))
+    columns = ("label", "weight", "mean", "timeout", "error", "unparseable", "limit", "ms")
+    rewards = [[row[key] for key in columns] for row in component_rows(run)]
+    if rewards:
+        _table(console, ["reward", *columns[1:]], rewards)
     keys = ("name", "read", "kept", "dropped", "trained", "asked", "realised", "repeats")
     rows = [
         [
@@ -130,7 +150,9 @@ def _table(console: Console, head: list[str], rows: list[list[Any]]) -> None:
     """Numbers right, the first column left; every cell is text, so nothing in it is read as markup."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for i, title in enumerate(head):
-        table.add_column(Text(title), justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(
+            Text(printable(title)), justify="left" if i == 0 else "right", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     console.print(table)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from posttrain.evaluate.curves import Difference, curves, difference
+from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import RunData
 from posttrain.types import Score
 
@@ -24,6 +26,8 @@ LOSSES = {
     "maxrl": ("MaxRL", "exponent"),
 }
 SYMBOL = {"n": "N", "power": "a", "focal": "γ", "maxrl": "T"}
+WITH_K = {"pkpo": "k", "pass_at_k": "k", "confidence": "N"}
+"""Advantages that read `policy.k`, and what it is called there."""
 
 
 def share(value: float) -> str:
@@ -47,29 +51,53 @@ def span(d: Difference, sign: float = 1.0) -> str:
 
 
 def loss_name(run: RunData) -> str:
-    loss = run.recipe.get("loss")
-    return str(loss.get("name", "")) if isinstance(loss, dict) else ""
+    return str(run.section("loss").get("name", ""))
 
 
 def label(run: RunData) -> str:
-    """The run by its loss (`Confidence-limited N = 256`), by its name where no loss is known."""
+    """The run by its loss or its stage's choices, by its name where neither is known."""
+    return objective(run) or run.name
+
+
+def objective(run: RunData) -> str:
+    """`Confidence-limited N = 256`, `DPO dpo_norm`, `RLVR dapo, mean_std advantage`; empty where unknown."""
     loss = loss_name(run)
-    if loss not in LOSSES:
-        return run.name
-    text, key = LOSSES[loss]
-    value = run.recipe["loss"].get(key) if key else None
-    if isinstance(value, (int, float)):
-        return f"{text} {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
-    return text
+    if loss in LOSSES:
+        text, key = LOSSES[loss]
+        value = run.section("loss").get(key) if key else None
+        if isinstance(value, (int, float)):
+            return f"{text} {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
+        return text
+    if run.stage == "dpo":
+        return f"DPO {run.section('preference').get('loss', '')}".strip()
+    if run.stage == "rlvr":
+        return _policy(run.section("policy"))
+    if run.stage == "pairs":
+        return f"Pairs {run.section('pairing').get('strategy', '')}".strip()
+    return "Success rates" if run.stage == "pass_rate" else ""
+
+
+def _policy(policy: dict) -> str:
+    text = f"RLVR {policy.get('loss', '')}".strip()
+    advantage = policy.get("advantage")
+    if advantage:
+        text += f", {advantage} advantage"
+    k = policy.get("k")
+    return f"{text} {WITH_K[advantage]} = {k}" if advantage in WITH_K and k else text
 
 
 def labels(runs: list[RunData]) -> list[str]:
-    """One label a run, distinct: by loss, by name where two share a loss, by path where they share a name."""
-    for choice in (label, lambda run: run.name, lambda run: str(run.path)):
-        found = [choice(run) for run in runs]
+    """One label a run, distinct: by objective, by name where several share one, by path where they share a name."""
+    counts = Counter(label(run) for run in runs)
+    for choice in (
+        lambda run: run.name if counts[label(run)] > 1 else label(run),
+        lambda run: run.name,
+        lambda run: str(run.path),
+    ):
+        found = [printable(choice(run)) for run in runs]
         if len(set(found)) == len(found):
             return found
-    return [f"{run.name} ({i + 1})" for i, run in enumerate(runs)]
+    return [f"{printable(run.name)} ({i + 1})" for i, run in enumerate(runs)]
 
 
 @dataclass(slots=True)

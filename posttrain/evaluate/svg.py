@@ -7,7 +7,9 @@ panel, and the same numbers give the same bytes. Left out: what the panels show 
 from __future__ import annotations
 
 import io
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -21,6 +23,8 @@ from matplotlib.figure import Figure
 INK, GRID, MUTED = "#010101", "#020202", "#030303"
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#9b4f96", "#b8860b", "#5c5c5c")
 """Blue, vermilion, green, purple, ochre, grey: told apart in the common colour blindnesses (Okabe & Ito)."""
+LABEL_WIDTH = 16
+"""Characters of a line of a direct label."""
 RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "posttrain",
@@ -94,18 +98,25 @@ def y_name(ax: Axes, text: str) -> None:
     ax.text(0, 1.03, text, transform=ax.transAxes, color=MUTED, ha="left", va="bottom")
 
 
+def wrapped(label: str) -> str:
+    """At most three lines of a direct label."""
+    return "\n".join(textwrap.wrap(label, LABEL_WIDTH, max_lines=3, placeholder="…"))
+
+
 def end_labels(ax: Axes, labels: list[tuple[float, str, str]], gap: float = 0.075) -> None:
     """Direct labels (y, text, colour) beside the right edge, moved apart to `gap` of the axes' height."""
-    low, high = ax.get_ylim()
-    places = sorted(((y - low) / (high - low), text, c) for y, text, c in labels)
-    heights: list[float] = []
-    for y, text, _ in places:
-        room = gap * (text.count("\n") + 1)
-        floor = heights[-1] + room if heights else 0.0
-        heights.append(max(min(max(y, 0.0), 1.0), floor))
-    for i in range(len(heights) - 1, -1, -1):
-        room = gap * (places[i + 1][1].count("\n") + 1) if i + 1 < len(heights) else 0.0
-        heights[i] = min(heights[i], heights[i + 1] - room if i + 1 < len(heights) else 1.0)
+    ax.get_ylim()  # settles the limits
+    height = (ax.transScale + ax.transLimits).transform
+    places = sorted((float(height((ax.get_xlim()[1], y))[1]), text, c) for y, text, c in labels)
+    heights = [min(max(y, 0.0), 1.0) for y, _, _ in places]
+    lines = [text.count("\n") + 1 for _, text, _ in places]
+    apart = [gap * (a + b) / 2 for a, b in itertools.pairwise(lines)]
+    for i, room in enumerate(apart, 1):
+        heights[i] = max(heights[i], heights[i - 1] + room)
+    if heights:
+        heights[-1] = min(heights[-1], 1.0)
+    for i, room in reversed(list(enumerate(apart))):
+        heights[i] = min(heights[i], heights[i + 1] - room)
     for y, (_, text, c) in zip(heights, places, strict=True):
         ax.text(1.02, y, text, transform=ax.transAxes, color=c, va="center", linespacing=1.05)
 

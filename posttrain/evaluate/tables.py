@@ -9,8 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain.evaluate.printable import both_ends, printable
+from posttrain.evaluate.rollouts import Completion, pick
 from posttrain.evaluate.rundata import RunData, pass_k
 from posttrain.evaluate.stories import share
+from posttrain.evaluate.trends import number
 from posttrain.recipe.load import flatten
 from posttrain.types import Score
 
@@ -21,6 +24,8 @@ UNIT = ("pass@", "maj@", "truncated", "parsed", "accuracy")
 """Metrics in [0, 1], printed like .165."""
 TEXT_SHOWN = 900
 """Characters of a prompt or completion that the page shows."""
+REASON_SHOWN = 200
+"""Characters of what one component of a reward says."""
 ABSENT = "–"
 
 
@@ -90,7 +95,7 @@ def mixture_rows(run: RunData) -> list[dict[str, Any]]:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
         rows.append(
             {
-                "name": str(source.get("name", "?")),
+                "name": printable(source.get("name", "?")),
                 "path": str(source.get("path") or source.get("generator") or ""),
                 "read": count(source.get("rows_read")),
                 "kept": count(source.get("rows_kept")),
@@ -104,12 +109,6 @@ def mixture_rows(run: RunData) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def number(value: Any) -> float | None:
-    """`value` where it is a finite number."""
-    real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if real and math.isfinite(value) else None
 
 
 def count(value: Any) -> str:
@@ -143,7 +142,7 @@ def plain(value: Any) -> str:
 
 @dataclass(slots=True)
 class Sample:
-    """One thing to look at: `mark` is right | wrong | cut | none, `note` what was measured of it."""
+    """One thing to look at: `mark` is right | wrong | cut | failed | none, `note` what was measured of it."""
 
     id: str
     prompt: str
@@ -210,9 +209,27 @@ def _sample(row: dict[str, Any], text: str, mark: str, note: str) -> Sample:
     return Sample(str(row.get("id", "")), short(prompt), short(answer), short(text), mark, note)
 
 
+def rollout_groups(run: RunData) -> list[tuple[str, list[Sample]]]:
+    """Completions of the last rollout files worth a look, with what each component said."""
+    return [(title, [_rollout(c) for c in found]) for title, found in pick(run.rollouts)]
+
+
+def _rollout(c: Completion) -> Sample:
+    mark = "none" if c.success is None else "right" if c.success else "cut" if c.cut else "wrong"
+    mark = "failed" if mark == "none" and c.failed else mark
+    at = [] if c.step is None else [f"{'step' if 'advantage' in c.raw else 'chunk'} {c.step}"]
+    where = " · ".join([*at, c.place] if c.place else at)
+    note = " · ".join([*c.notes, *(both_ends(part.said, REASON_SHOWN) for part in c.parts)])
+    answer = ABSENT if c.answer is None else short(c.answer)
+    text = both_ends(c.text, TEXT_SHOWN)
+    return Sample(printable(where), short(c.prompt), answer, text, mark, note)
+
+
 def short(text: str, most: int = TEXT_SHOWN) -> str:
     """`text`, or its first characters and how many more there are."""
-    return text if len(text) <= most else f"{text[:most]} … ({len(text) - most:,} more characters)"
+    if len(text) <= most:
+        return printable(text)
+    return f"{printable(text[:most])} … ({len(text) - most:,} more characters)"
 
 
 PAPERS = {

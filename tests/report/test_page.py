@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from posttrain.errors import RequestError
-from posttrain.evaluate import plots
+from posttrain.evaluate import plots, step_plots
 from posttrain.evaluate.curves import crossovers, curves
 from posttrain.evaluate.report import highlight, load_runs, markdown_report, render, write_report
 from posttrain.evaluate.rundata import RunData
@@ -235,14 +235,14 @@ def test_labels_in_pictures_are_text():
     name = '$\\frac{<b> id="x"$'
     svg = plots.mixture_bars("m", [(name, 0.5, 0.25), ("b", None, None)])
     assert name in Parsed(svg).text and "b" not in Parsed(svg).tags
-    line = plots.Line("$x_{$", [1, 2], [0.1, 0.2])
-    assert "$x_{$" in Parsed(plots.over_steps("s", "y", [line])).text
+    line = step_plots.Line("$x_{$", [1, 2], [0.1, 0.2])
+    assert "$x_{$" in Parsed(step_plots.over_steps("s", "y", [line])).text
 
 
 def test_thin_keeps_means_and_the_end():
-    x, y = plots.thin(list(range(1, 1002)), [float(i % 2) for i in range(1001)], most=101)
+    x, y = step_plots.thin(list(range(1, 1002)), [float(i % 2) for i in range(1001)], most=101)
     assert len(x) == 101 and x[-1] == 1001 and y[0] == pytest.approx(0.5)
-    assert plots.thin([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
+    assert step_plots.thin([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
 
 
 def test_recipe_is_shown_whole(runs):

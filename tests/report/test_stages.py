@@ -1,0 +1,488 @@
+"""What the later stages add: facts and warnings by hand, sentences along a chain, their sections on the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from posttrain.evaluate import chains
+from posttrain.evaluate.alerts import alerts
+from posttrain.evaluate.card import model_card
+from posttrain.evaluate.curves import curve, difference
+from posttrain.evaluate.findings import findings
+from posttrain.evaluate.plots import success_bars
+from posttrain.evaluate.printable import UNSAFE
+from posttrain.evaluate.report import load_runs, markdown_report, render, write_report
+from posttrain.evaluate.rundata import RunData
+from posttrain.evaluate.show import show
+from posttrain.evaluate.stage_facts import component_rows, components, facts, headline, sampled
+from posttrain.evaluate.step_plots import Line, over_steps, smoothed, smoothing
+from posttrain.evaluate.stories import label, labels, share
+from posttrain.evaluate.trends import mean, trend
+from tests.report import stages
+from tests.report.conftest import HOSTILE, lines
+from tests.report.test_page import Parsed
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    return stages.write_chain(tmp_path_factory.mktemp("runs") / "chain")
+
+
+@pytest.fixture
+def held(chain):
+    """The runs of the chain by name."""
+    return {run.name: run for run in load_runs([chain])[0]}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(stage, recipe, rows of metrics, name) -> RunData."""
+
+    def make(stage, recipe=None, rows=(), name="run"):
+        stages.papers(tmp_path / name, stage, recipe or {})
+        lines(
+            tmp_path / name / "metrics.jsonl",
+            [{"step": i + 1, "split": "train"} | r for i, r in enumerate(rows)],
+        )
+        return RunData.load(tmp_path / name)
+
+    return make
+
+
+# ---- trends and facts ---------------------------------------------------------------------------------------
+
+
+def test_trend_by_hand():
+    """Twenty values: two at either end. (0 + 2) / 2 = 1 and (8 + 14) / 2 = 11; variances 2 and 18, so the error of
+    the difference is sqrt(2/2 + 18/2) = sqrt(10), and 10 exceeds twice that. Strings and NaN are no values."""
+    values = [0.0, 2.0, *[5.0] * 16, 8.0, 14.0]
+    rows = [{"step": 10 * i, "x": v} for i, v in enumerate(values)]
+    rows += [
+        {"step": 999, "x": "7"},
+        {"step": 1000, "x": math.nan},
+        {"step": 1001, "x": True},
+        {"step": 1002, "x": 10**999},
+    ]
+    t = trend(rows, "x")
+    assert (t.first, t.last, t.steps, t.count) == (1.0, 11.0, (0, 190), 2)
+    assert t.error == pytest.approx(math.sqrt(10)) and t.clear
+    rows[18]["x"], rows[19]["x"] = 1.0, 5.0
+    assert not trend(rows, "x").clear, "2 against twice sqrt(1 + 4)"
+    one = trend(rows[:1], "x")
+    assert (one.first, one.last, one.count, one.error) == (0.0, 0.0, 1, 0.0)
+    assert (
+        trend(rows, "y") is None
+        and mean(rows, "y") is None
+        and mean(rows[:3], "x") == pytest.approx(7 / 3)
+    )
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=50), st.integers(0, 8))
+def test_smoothing_stays_within_its_neighbours(values, half):
+    found = smoothed(values, 2 * half + 1)
+    assert len(found) == len(values)
+    for i, v in enumerate(found):
+        near = values[max(0, i - half) : i + half + 1]
+        assert min(near) - 1e-9 <= v <= max(near) + 1e-9
+        assert v == pytest.approx(sum(near) / len(near))
+
+
+def test_few_steps_are_not_smoothed():
+    assert [smoothing(n) for n in (1, 59, 60, 120, 400)] == [1, 1, 3, 7, 21]
+
+
+def test_facts_of_dpo_by_hand(held):
+    """Accuracy .5 + .35 t with t = 0, 1/49 ... 1: the first five average t = 2/49, the last five 47/49."""
+    found = facts(held["dpo"])
+    assert (
+        found["accuracy"]
+        == f"{share(0.5 + 0.35 * 2 / 49)} → {share(0.5 + 0.35 * 47 / 49)}"
+        == ".514 → .836"
+    )
+    assert found["log-ratio of chosen"] == "−1.22 → −28.8" and found["margin"] == "0.0612 → 1.44"
+    assert found["held-out accuracy"] == f"{share(0.5 + 0.25 * 9 / 49)} → .750"
+
+
+def test_facts_of_sampling_by_hand(held):
+    """Of 4: 30 prompts with 0 right, 50 with 1, 45 with 2, 35 with 3, 40 with 4: 405 of 800 completions."""
+    assert facts(held["pairs"]) == {
+        "prompts": "200",
+        "completions": "800",
+        "pairs": "120",
+        "right": f"{share(405 / 800)} of the completions, 4 a prompt",
+        "no pair from": "all right 40, all wrong 30, too few 10",
+    }
+    assert facts(held["difficulty"])["kept"] == "100 (25% of the prompts)"
+    assert facts(held["sft"]) == {}
+    odd = [{}, {"prompts": True}, {"success_by_count": [1]}, {"success_by_count": [0, 0]}, {"success_by_count": [1, "x"]},
+           {"success_by_count": [3, -1]}, {"none": [1]}, {"none": {"a": "b"}}]  # fmt: skip
+    assert [sampled(value) for value in odd] == [{}] * 8
+
+
+def test_components_by_hand(held, made):
+    rows = component_rows(held["rlvr-plain"])
+    assert [(r["label"], r["weight"], r["timeout"], r["loud"]) for r in rows] == [
+        ("math", "1", "0.2%", False),
+        ("tags", "0.2", "0.0%", False),
+    ]
+    assert rows[0]["unparseable"] == "5.0%", "10 % falling to none, evenly"
+    rows = [
+        {"reward/a/b": 1.0, "reward/a/b/ms": 2.0, "reward/timeout": 0.5, "reward/a/b/error": 0.02}
+    ] * 2
+    run = made(
+        "rlvr", {"rewards": [{"name": "x.y:z", "label": "timeout"}, {"name": "unused"}, 3]}, rows
+    )
+    assert components(run) == ["timeout", "a/b"], (
+        "labels may hold a slash, or be called as a status is"
+    )
+    assert [(r["label"], r["error"], r["loud"]) for r in component_rows(run)] == [
+        ("timeout", "–", False),
+        ("a/b", "2.0%", True),
+    ]
+
+
+def test_labels_say_the_stage(held, made):
+    names = labels(list(held.values()))
+    assert names == [
+        "Cross-entropy",
+        "Pairs correct_incorrect",
+        "Success rates",
+        "DPO dpo_norm",
+        "RLVR dapo, mean_std advantage",
+        "RLVR dapo, pass_at_k advantage k = 8",
+    ]
+    twice = [
+        held["sft"],
+        made("dpo", {"preference": {"loss": "ipo"}}, name="a"),
+        made("dpo", {"preference": {"loss": "ipo"}}, name="b"),
+    ]
+    assert labels(twice) == ["Cross-entropy", "a", "b"], "only those that share one go by name"
+    confident = {"policy": {"loss": "grpo", "advantage": "confidence", "k": 16}}
+    assert label(made("rlvr", confident)) == "RLVR grpo, confidence advantage N = 16"
+    assert [label(made(stage)) for stage in ("rlvr", "dpo", "sft", "other")] == [
+        "RLVR",
+        "DPO",
+        "run",
+        "run",
+    ]
+
+
+# ---- warnings -----------------------------------------------------------------------------------------------
+
+
+def test_falling_chosen_replies_are_called_out(tmp_path, held):
+    assert alerts([held["dpo"]]) == [
+        "DPO dpo_norm: the chosen replies become less likely: their log-ratio to the reference falls −1.22 → −28.8 nats"
+        " a reply (rejected −2.45 → −57.6) from step 1 to 50."
+    ]
+    start = (tmp_path / "sft", "step-000200")
+    for name, fall in (("level", 0.0), ("rising", -30.0), ("little", 0.05)):
+        assert alerts([RunData.load(stages.write_dpo(tmp_path / name, start, {}, fall))]) == [], (
+            name
+        )
+
+
+def test_without_a_reference_log_probabilities_are_judged(made):
+    """A fall of 2 nats in log-probabilities that scatter by 10 is noise; one of 40 is none."""
+    for fall, count in ((2.0, 0), (40.0, 1)):
+        rows = [
+            {"logps/chosen": -90 - fall * i / 60 + 10 * (-1) ** i, "logps/rejected": -90.0}
+            for i in range(60)
+        ]
+        found = alerts([made("dpo", {}, rows, f"fall-{fall}")])
+        assert len(found) == count, found
+    assert "their log-probability falls" in found[0]
+
+
+def test_failed_checks_are_loud_above_one_percent(made):
+    """1 % is quiet. Of four steps with 0, 0, 12 and 0 %: 3 % on average, at worst 12 % at step 3."""
+    assert alerts([made("rlvr", {}, [{"checks_failed": 0.01}] * 3)]) == []
+    rows = [
+        {"checks_failed": x, "reward/math/timeout": x, "reward/math/error": 0.0, "reward/math": 1.0}
+        for x in (0, 0, 0.12, 0)
+    ]
+    assert alerts([made("rlvr", {}, rows, "b")]) == [
+        "RLVR: 3.0% of the checks failed, of math (timeout 3.0%, error 0.0%), at worst 12.0% at step 3; what failed is"
+        " left out of rewards and training, so means speak of the rest only."
+    ]
+
+
+def test_groups_that_teach_nothing(made):
+    quiet = [{"groups/zero_variance": 0.5, "groups/sampled": 10, "groups/unfilled": 1}]
+    assert alerts([made("rlvr", {}, quiet)]) == []
+    loud = [{"groups/zero_variance": 0.75, "groups/sampled": 10, "groups/unfilled": 4}]
+    first, second = alerts([made("rlvr", {}, loud, "b")])
+    assert "75% of the trained groups gave no gradient" in first
+    assert "left 4 groups a batch unfilled at the end (10 were sampled)" in second
+
+
+def test_failed_gates_are_said(made):
+    row = {"checkpoint": "step-000040", "step": 40, "task": "gsm8k", "metric": "pass@1", "value": 0.31, "against": "start",
+           "reference": 0.36, "drop": 0.05, "max_drop": 0.03, "action": "mark"}  # fmt: skip
+    run = made("rlvr")
+    lines(run.path / "gates.jsonl", [row | {"step": 20}, row, {"task": "broken"}])
+    assert alerts([RunData.load(run.path)]) == [
+        "RLVR: gate failed: gsm8k/pass@1 .310 at step 40 against .360 of the start, more than .030 worse;"
+        " the checkpoint counts for no best (2 checkpoints failed it)."
+    ]
+
+
+# ---- chains -------------------------------------------------------------------------------------------------
+
+
+def test_each_stage_is_told_from_its_start(held):
+    runs = list(held.values())
+    found = findings(runs)
+    told = {text.split(": ")[0]: text for text in found}
+    plain, start = held["rlvr-plain"], "step-000000"
+    values = {
+        k: [curve(plain, "arithmetic", c)[k].value for c in (start, "step-000120")]
+        for k in (1, 128)
+    }
+    d = {k: difference("arithmetic", k, (plain, start), (plain, "step-000120")) for k in (1, 128)}
+    assert d[1].low > 0 > d[128].high
+    moves = [
+        f"pass@{k} {share(values[k][0])} → {share(values[k][1])} ({'+' if k == 1 else ''}{share(d[k].mean)}"
+        f" [{share(d[k].low)}, {share(d[k].high)}])"
+        for k in (1, 128)
+    ]
+    assert told["RLVR dapo, mean_std advantage"] == (
+        f"RLVR dapo, mean_std advantage: from step 50 of DPO dpo_norm to its own step 120, {' and '.join(moves)}."
+    )
+    assert "from step 200 of Cross-entropy to its own step 50" in told["DPO dpo_norm"]
+    assert ", within noise)." in told["RLVR dapo, pass_at_k advantage k = 8"]
+    between = [text for text in found if text.startswith("Last checkpoints")]
+    assert len(between) == 1, "the two runs that start from one checkpoint, and no other pair"
+    assert "mean_std advantage leads pass@1" in between[0] and "k = 8 leads pass@128" in between[0]
+    assert (
+        told["Success rates"]
+        == "Success rates: 100 kept of 400 prompts; .481 of the completions right."
+    )
+
+
+def test_the_parent_stands_in_for_a_missing_step_0(chain, tmp_path):
+    runs = load_runs([chain])[0]
+    dpo = next(run for run in runs if run.name == "dpo")
+    dpo.scores = [s for s in dpo.scores if s.step > 0]
+    told = next(text for text in findings(runs) if text.startswith("DPO"))
+    parent = curve(runs[0], "arithmetic", "step-000200")[1].value
+    assert f"from step 200 of Cross-entropy to its own step 50, pass@1 {share(parent)} →" in told
+    for s in dpo.scores:
+        s.settings = "other"
+    told = next(text for text in findings(runs) if text.startswith("DPO"))
+    assert "from step 200" not in told, "other settings are another measurement"
+
+
+def test_a_start_that_is_not_on_the_page(chain):
+    run = RunData.load(chain / "rlvr-plain")
+    assert findings([run])[0].startswith(
+        "RLVR dapo, mean_std advantage: from step 50 of dpo to its own step 120, pass@1"
+    )
+    run.run["parent"] = {"init": "org/model"}
+    assert "from its start to its own step 120" in findings([run])[0]
+    run.run["parent"] = "runs/x"
+    assert "from its start" in findings([run])[0]
+
+
+def test_a_moved_pipeline_keeps_its_chain(chain, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in chain.iterdir():
+        (moved / path.name).symlink_to(path)
+    runs = load_runs([moved])[0]
+    runs[3].run["parent"]["run"] = "/gone/chain/sft"
+    runs[3].path = moved.resolve() / "dpo"
+    runs[0].path = moved.resolve() / "sft"
+    parent = chains.parent_of(runs[3], [runs[0], runs[3]])
+    assert parent is not None and parent[0] is runs[0]
+
+
+def test_stages_end_to_end(held):
+    """The DPO stage starts at step 200 of the first, both RLVR stages after its 50 steps."""
+    runs = list(held.values())
+    assert chains.offsets(runs) == [0, 200, 200, 200, 250, 250]
+    assert chains.offsets([held["rlvr-plain"]]) == [0]
+    held["sft"].run["parent"] = {"run": str(held["dpo"].path), "checkpoint": "step-000050"}
+    assert len(chains.offsets(runs)) == 6, "a circle ends"
+
+
+def test_unscored_stages_are_told_by_what_they_logged(made):
+    rows = [{"success": 0.25, "reward": 0.3}, {"success": 0.5, "reward": 0.6}]
+    run = made("rlvr", {}, rows)
+    assert findings([run]) == [
+        "RLVR: no checkpoint scored yet; success .250 → .500, reward 0.3 → 0.6 from step 1 to 2."
+    ]
+    assert (
+        headline(made("dpo", name="b"), "x") is None
+        and headline(made("pairs", name="c"), "x") is None
+    )
+    assert "no step logged yet" in findings([made("rlvr", name="d")])[0]
+
+
+# ---- the page, the terminal, the card -----------------------------------------------------------------------
+
+
+def hostile_run(path):
+    """Markup, escapes, half a surrogate pair and a megabyte wherever a model or a row may write."""
+    text = HOSTILE + "\x1b[2J\x07\u202e\ud800"
+    stages.write_rlvr(path, "mean", (path, text), {}, 6)
+    rows = [
+        stages.rollout(
+            g, 0, prompt=text, completion=text, answer=text, source=text, where=text, finish=text
+        )
+        for g in range(3)
+    ]
+    rows[0]["components"] = {text: {"value": 0.0, "status": text, "reason": text}}
+    rows[1]["completion"] = text * 20_000
+    lines(path / "rollouts" / "step-000119.jsonl", rows)
+    recipe = yaml.safe_load((path / "recipe.yaml").read_text())
+    recipe["policy"] = {"loss": HOSTILE, "advantage": HOSTILE}
+    (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    named = {
+        f"reward/{HOSTILE}": 0.5,
+        f"reward/{HOSTILE}/ms": 1.0,
+        "checks_failed": 0.5,
+        f"reward/{HOSTILE}/error": 0.5,
+    }
+    lines(
+        path / "metrics.jsonl",
+        [{"step": i, "split": "train", "success": 0.1, "reward/b": 0.2} | named for i in (1, 2)],
+    )
+    outcome = {"prompts": 3, "pairs": 1, "none": {text: 2}, "success_by_count": [1, 1, 1]}
+    (path / "pairs.json").write_text(json.dumps(outcome))
+    lines(
+        path / "gates.jsonl",
+        [{"step": 1, "task": text, "metric": text, "value": 1, "reference": 2, "max_drop": 0}],
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(chain, tmp_path_factory):
+    """The pipeline with a hostile run beside it."""
+    folder = tmp_path_factory.mktemp("page")
+    return write_report([chain, hostile_run(folder / "hostile")], folder / "page.html")
+
+
+def test_page_has_the_stages_in_order(page):
+    text = page.read_text(encoding="utf-8")
+    found = Parsed(text)
+    heads = [re.sub(r"<[^>]+>", "", h) for h in re.findall(r"<h[23]>(.*?)</h[23]>", text)]
+    order = ["arithmetic", "Sampled completions", "Training", "Supervised fine-tuning: Cross-entropy",
+             "Preference optimisation: DPO dpo_norm", "Verifiable rewards: RLVR dapo, mean_std advantage,", "Data",
+             "Samples"]  # fmt: skip
+    places = [next(i for i, head in enumerate(heads) if head.startswith(title)) for title in order]
+    assert places == sorted(places)
+    for words in ("Reward: tags", "Log-ratio to the reference", "How often prompts were solved", "pass@1 through the stages",
+                  "Groups without gradient", "timeout, worker lost", "advantage +0.7", "the chosen replies become less likely",
+                  "all wrong 30", "full bars: kept", "stages end to end"):  # fmt: skip
+        assert words in found.text, words
+    ids = [v for _, k, v in found.attributes if k == "id"]
+    assert len(ids) == len(set(ids)) and len(text) < 2_000_000
+
+
+def test_hostile_text_stays_text(page):
+    text = page.read_text(encoding="utf-8")
+    found = Parsed(text)
+    assert not {"script", "img"} & set(found.tags)
+    assert not [k for _, k, _ in found.attributes if k.startswith("on")]
+    assert (
+        "<script>alert('x')</script>" in found.text and "\\x1b[2J\\x07\\u202e\\ud800" in found.text
+    )
+    assert not UNSAFE.search(text)
+    hostile = page.parent / "hostile"
+    assert not UNSAFE.search(printed(hostile)) and "\\x1b[2J" in printed(hostile)
+    words = markdown_report(load_runs([hostile])[0])
+    assert "<script" not in words and not UNSAFE.search(words)
+
+
+def test_browser_renders_the_stages(page, chromium, tmp_path):
+    done = chromium(page, tmp_path / "profile")
+    assert done.stdout.count("<svg") == page.read_text(encoding="utf-8").count("<svg") > 30
+    assert "<script" not in done.stdout and "<img" not in done.stdout
+    for words in (
+        "Sampled completions",
+        "Preference optimisation",
+        "Reward: tags",
+        "check failed",
+        "more characters",
+    ):
+        assert words in done.stdout, words
+    assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_one_component_is_not_shown_twice(made):
+    rows = [{"success": 0.5, "reward": 0.5, "reward/math": 0.5, "reward/math/ms": 1.0}] * 2
+    text = render([made("rlvr", {}, rows)])
+    assert "Reward: math" not in text and ">Reward<" in text
+
+
+def test_failed_checks_stand_out(made):
+    for name, failed in (("quiet", 0.002), ("loud", 0.03)):
+        text = render([made("rlvr", {}, [{"checks_failed": failed}] * 3, name)])
+        assert ('<figcaption class="fail"><b>Failed checks' in text) == (name == "loud")
+        assert ('<p class="alert">' in text) == (name == "loud")
+
+
+def test_bars_name_their_shares():
+    text = Parsed(success_bars("x", [1, 0, 299, 100], 0, (1, 2))).text
+    assert all(word in text for word in ("<1%", "75%", "25%", "right of 3"))
+    assert "%" in Parsed(success_bars("x", [1] * 65)).text, "many bars have an axis instead"
+
+
+def test_labels_at_line_ends_do_not_overlap():
+    """Three lines of text under one line: centres are two line heights apart."""
+    wide = [
+        Line("one two three four five six seven", [1, 2], [0.5, 0.5], 0),
+        Line("b", [1, 2], [0.5, 0.5], 1),
+    ]
+    svg = over_steps("x", "y", wide, "share")
+    found = re.findall(r'(?:y="|translate\([\d.]+ )([\d.]+)\)?">([^<]+)</text>', svg)
+    heights = {text: float(y) for y, text in found if text in ("b", "one two three", "seven")}
+    assert heights["b"] - heights["seven"] > 11 and heights["seven"] > heights["one two three"]
+
+
+def test_lengths_stand_on_a_log_axis():
+    svg = over_steps(
+        "x", "tokens", [Line("a", [1, 2], [60.0, 80.0]), Line("b", [1, 2], [900.0, 1000.0])], "log"
+    )
+    assert {"32", "128", "512"} <= set(re.findall(r">(\d+)<", svg))
+    over_steps("x", "tokens", [Line("", [1], [0.0])], "log")
+
+
+def printed(path, **options) -> str:
+    out = io.StringIO()
+    show(path, Console(file=out, width=160, color_system=None), **options)
+    return out.getvalue()
+
+
+def test_show_says_what_each_stage_did(chain):
+    text = printed(chain)
+    for words in ("accuracy              .514 → .836", "pairs        120", "100 (25% of the prompts)", "success  ",
+                  "rollouts                3 files (posttrain show", "1 file (posttrain show", "less likely"):  # fmt: skip
+        assert words in text, words
+    value = json.loads(printed(chain / "rlvr-plain", json=True))
+    assert (
+        value["rollouts"] == [1, 61, 119] and value["alerts"] == [] and "success" in value["facts"]
+    )
+
+
+def test_markdown_and_card_say_it_too(chain, held):
+    text = markdown_report(*load_runs([chain]))
+    assert "## Stage of DPO dpo\\_norm" in text or "## Stage of DPO dpo_norm" in text
+    assert "- **DPO dpo" in text and "| math | 1 |" in text and "| pairs | 120 |" in text
+    card = model_card(held["rlvr-plain"], "step-000120")
+    assert "stage rlvr" in card and "Objective: RLVR dapo, mean_std advantage." in card
+    assert "- rewards: math (weight 1), tags (weight 0.2)" in card and "- success: " in card
+    assert "tags:\n- posttrain\n- rlvr" in card
+    card = model_card(held["dpo"], "step-000050")
+    assert "Objective: DPO dpo_norm." in card and "- accuracy: .514 → .836" in card
