@@ -18,7 +18,7 @@ from rich.text import Text
 
 from posttrain.data import generators, readers
 from posttrain.errors import RequestError
-from posttrain.preflight import preflight, sources_of
+from posttrain.preflight import is_coming, preflight, sources_of
 from posttrain.recipe import (
     Pipeline,
     Recipe,
@@ -106,7 +106,7 @@ def _check_stage(
     files = preflight(recipe, coming, where)
     counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
     console.print(Text(to_yaml(recipe)))
-    console.print(_source_table(recipe, files, counted))
+    console.print(_source_table(recipe, coming, files, counted))
     if isinstance(recipe, TrainRecipe):
         try:
             arithmetic = asdict(planned := plan(recipe, ranks, counted))
@@ -115,7 +115,9 @@ def _check_stage(
         console.print(_plan_text(planned, recipe))
     else:
         arithmetic = _sampling(recipe, counted)
-        console.print(Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic)))
+        console.print(
+            Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic))
+        )
     facts = {
         "recipe": to_dict(recipe),
         "plan": arithmetic,
@@ -146,6 +148,10 @@ def _rows(
     if recipe.model.tokenizer is None and init.partition("@")[0] in coming:
         console.print(Text(f"rows: shown once {init} has made its tokenizer"))
         return []
+    later = [s.path for s in recipe.data.sources if is_coming(s, coming)]
+    if later:
+        console.print(Text(f"rows: shown once {later[0]} is made"))
+        return []
     return preview(recipe, resolve(init)[0], n, console)
 
 
@@ -165,7 +171,12 @@ def _check_pipeline(
     return {"pipeline": to_dict(pipeline), "stages": stages}
 
 
-def _source_table(recipe: Recipe, files: dict[str, list], counted: dict[str, int | None]) -> Table:
+def _source_table(
+    recipe: Recipe,
+    coming: Collection[str],
+    files: dict[str, list],
+    counted: dict[str, int | None],
+) -> Table:
     table = Table(
         "source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left"
     )
@@ -174,6 +185,7 @@ def _source_table(recipe: Recipe, files: dict[str, list], counted: dict[str, int
         origin = source.path or f"generator {source.generator}"
         hub = source.path is not None and not found
         size = f"{sum(f['bytes'] for f in found):,}" if found else "hub" if hub else "-"
+        size = "made by a stage" if is_coming(source, coming) else size
         rows = counted[source.name]
         weight = (
             "held out"

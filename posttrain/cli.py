@@ -65,35 +65,31 @@ def run(options: argparse.Namespace) -> int:
 
     recipe = load(options.recipe, options.overrides)
     if options.accelerate:
-        if isinstance(recipe, Pipeline):
-            raise RequestError(
-                "--accelerate launches one stage; a pipeline starts its stages itself"
-            )
-        return _accelerate(options, recipe.stage)
+        config = Path(options.accelerate)
+        if not config.is_file():
+            near = did_you_mean(config.name, [p.name for p in config.parent.glob("*.yaml")])
+            raise RequestError(f"--accelerate {config}: no such file{near}")
     if isinstance(recipe, Pipeline):
         from posttrain.evaluate.rundata import PipelineData
         from posttrain.pipeline import run_pipeline
 
-        page = run_pipeline(options.recipe, options.overrides, _console(stderr=True))
+        page = run_pipeline(
+            options.recipe, options.overrides, _console(stderr=True), options.accelerate
+        )
         _say_findings(PipelineData.load(page.parent).runs, page)
         return 0
-    if recipe.stage not in ("sft", "dpo"):
-        raise RequestError(
-            f"{options.recipe}: the {recipe.stage} trainer is not built yet; sft and dpo are"
-        )
+    if options.accelerate:
+        return _accelerate(options, recipe.stage)
     return _stage(options, recipe.stage)
 
 
 def _accelerate(options: argparse.Namespace, stage: str) -> int:
     import subprocess
 
-    config = Path(options.accelerate)
-    if not config.is_file():
-        near = did_you_mean(config.name, [p.name for p in config.parent.glob("*.yaml")])
-        raise RequestError(f"--accelerate {config}: no such file{near}")
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    from posttrain.running import launcher
+
     work = ["-m", f"posttrain.{stage}", options.recipe, *options.overrides]
-    return subprocess.call([*launch, "--config_file", str(config), *work])
+    return subprocess.call([*launcher(options.accelerate), *work])
 
 
 def sft(options: argparse.Namespace) -> int:
@@ -102,6 +98,18 @@ def sft(options: argparse.Namespace) -> int:
 
 def dpo(options: argparse.Namespace) -> int:
     return _stage(options, "dpo")
+
+
+def rlvr(options: argparse.Namespace) -> int:
+    return _stage(options, "rlvr")
+
+
+def pairs(options: argparse.Namespace) -> int:
+    return _stage(options, "pairs")
+
+
+def pass_rate(options: argparse.Namespace) -> int:
+    return _stage(options, "pass_rate")
 
 
 def _stage(options: argparse.Namespace, stage: str) -> int:
@@ -134,14 +142,6 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    from posttrain.evaluate.show import show as run_show
-
-    run_show(Path(options.run), _console(), json=options.json)
-
-
-def report(options: argparse.Namespace) -> None:
-    from posttrain.evaluate.report import write_report
-
     asked = {k: getattr(options, k) for k in ("step", "where", "source", "sample_limit")}
     if options.rollouts:
         from posttrain.evaluate.rollout_view import Wanted, show_rollouts
@@ -152,6 +152,14 @@ def report(options: argparse.Namespace) -> None:
     stray = [f"--{k.replace('_', '-')}" for k, value in asked.items() if value is not None]
     if stray:
         raise RequestError(f"{', '.join(stray)}: only with --rollouts")
+    from posttrain.evaluate.show import show as run_show
+
+    run_show(Path(options.run), _console(), json=options.json)
+
+
+def report(options: argparse.Namespace) -> None:
+    from posttrain.evaluate.report import write_report
+
     out = Path(options.out) if options.out else None
     print(f"report: {write_report([Path(p) for p in options.runs], out)}")
 
@@ -196,6 +204,9 @@ COMMANDS = {
     "run": ("run a recipe or a pipeline; an existing run goes on where it stopped", run),
     "sft": ("run a supervised fine-tuning recipe in this process", sft),
     "dpo": ("run a preference optimisation recipe in this process", dpo),
+    "rlvr": ("run a reinforcement learning recipe in this process", rlvr),
+    "pairs": ("sample completions and make preference pairs of them", pairs),
+    "pass-rate": ("sample completions and measure how often each prompt is solved", pass_rate),
     "eval": ("score a checkpoint on tasks", evaluate),
     "show": ("print lineage, mixture and scores of a run, or page through its rollouts", show),
     "report": ("write one HTML page about one or more runs", report),

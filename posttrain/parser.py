@@ -20,7 +20,7 @@ def build_parser(
     made = {
         name: commands.add_parser(name, help=text, description=text) for name, text in about.items()
     }
-    for name in ("check", "run", "sft", "dpo"):
+    for name in ("check", "run", "sft", "dpo", "rlvr", "pairs", "pass-rate"):
         made[name].add_argument("recipe", help="a recipe YAML")
         made[name].add_argument(
             "overrides", nargs="*", default=[], metavar="key=value", help="train.max_steps=10 ..."
@@ -36,7 +36,7 @@ def build_parser(
         help="show the first N rows of each source as trained",
     )
     made["run"].add_argument(
-        "--accelerate", metavar="CONFIG", help="launch with this accelerate config"
+        "--accelerate", metavar="CONFIG", help="launch with this accelerate config (a pipeline: each stage)"
     )
     made["eval"].add_argument(
         "checkpoint", help="path, hub id, runs/<name>, runs/<name>@best:<task>/<metric>"

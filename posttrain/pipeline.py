@@ -7,11 +7,10 @@ launcher submits stages as jobs instead).
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from posttrain.cores import cores
 from posttrain.errors import RequestError, WorkError
-from posttrain.files import read_json, read_jsonl, timestamp, write_json, write_text
-from posttrain.preflight import preflight
-from posttrain.recipe import Pipeline, Recipe, load, to_yaml
+from posttrain.files import timestamp, write_json
+from posttrain.preflight import preflight, sources_of
+from posttrain.recipe import Pipeline, Recipe, load
 from posttrain.recipe.load import load_stage
+from posttrain.running import Running
+
+MODELS = (
+    ("model", "init"),
+    ("preference", "reference_model"),
+    ("policy", "reference"),
+    ("pairing", "teacher"),
+)
+"""Section and key of every value that names a model."""
 
 
 def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
@@ -41,99 +49,62 @@ def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
                 f"{path}: stage {stage.name!r} is a pipeline itself; list its stages here"
             )
         recipe.name, recipe.output_dir = stage.name, str(root)
-        if recipe.model.init is not None:
-            other, at, choice = recipe.model.init.partition("@")
-            if other in names:
-                if names.index(other) >= i:
-                    raise RequestError(
-                        f"{path}: stage {stage.name!r} starts from {other!r}, which is not an earlier stage"
-                    )
-                recipe.model.init = f"{root / other}{at}{choice}"
+        for holder, key, cut in _places(recipe):
+            other, sign, rest = getattr(holder, key).partition(cut)
+            if other not in names or (cut == "/" and not rest):
+                continue
+            if names.index(other) >= i:
+                what = "starts from" if key == "init" else "reads"
+                raise RequestError(
+                    f"{path}: stage {stage.name!r} {what} {other!r}, which is not an earlier stage"
+                )
+            setattr(holder, key, f"{root / other}{sign}{rest}")
         recipes[stage.name] = recipe
     return recipes
 
 
+def _places(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
+    """(section, key, separator) of every value that may name an earlier stage: models `stage@best:...`, files `stage/pairs.jsonl`."""
+    for section, key in MODELS:
+        holder = getattr(recipe, section, None)
+        if getattr(holder, key, None) is not None:
+            yield holder, key, "@"
+    for _, source in sources_of(recipe):
+        if source.path is not None:
+            yield source, "path", "/"
+
+
 def dependencies(pipeline: Pipeline, recipes: dict[str, Recipe]) -> dict[str, set[str]]:
-    """Which stages each stage waits for: those it names, and the one its weights come from."""
+    """Which stages each stage waits for: those it names, and those that its models and files come from."""
     root = Path(pipeline.output_dir) / pipeline.pipeline
     waits = {s.name: set(s.after) for s in pipeline.stages}
     for name, recipe in recipes.items():
-        start = (recipe.model.init or "").partition("@")[0]
-        waits[name] |= {other for other in recipes if start == str(root / other)}
+        for holder, key, cut in _places(recipe):
+            value = getattr(holder, key)
+            waits[name] |= {
+                other
+                for other in recipes
+                if value.partition("@")[0] == str(root / other)
+                or (cut == "/" and value.startswith(f"{root / other}/"))
+            }
     return waits
 
 
-class _Running:
-    """One stage as a process."""
-
-    asked = False
-
-    def __init__(self, recipe: Recipe, root: Path, threads: int) -> None:
-        self.name, self.root, self.begun = recipe.name, root, time.time()
-        # In the pipeline's folder: the stage's own folder appears only when its recipe is accepted.
-        file = root / f".{recipe.name}.yaml"
-        write_text(file, to_yaml(recipe))
-        self.log = root / f"{recipe.name}.log"
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", f"posttrain.{recipe.stage}", str(file)],
-                stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
-            )  # fmt: skip
-
-    def progress(self) -> tuple[int, int, str]:
-        """(steps done, steps in all, last loss)."""
-        run = self.root / self.name
-        total = read_json(run / "run.json").get("steps", 0) if (run / "run.json").exists() else 0
-        rows = [r for r in read_jsonl(run / "metrics.jsonl") if r.get("split") == "train"]
-        return (
-            (rows[-1]["step"], total, f"loss {rows[-1]['loss']:.4g}")
-            if rows
-            else (0, total, "preparing")
-        )
-
-    def stop(self) -> None:
-        """Ask once; the stage saves a checkpoint and ends."""
-        if not self.asked and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.asked = True
-
-    def ending(self, code: int) -> dict[str, str]:
-        """`status` and `error` of the stage that ended with `code`."""
-        if code == 0:
-            return {"status": "finished"}
-        if code < 0:  # before it could listen for signals, or by the machine
-            name = signal.Signals(-code).name
-            ours = self.asked and name == "SIGTERM"
-            text = "stopped before its first step" if ours else f"ended by {name}"
-            return {"status": "stopped" if ours else "failed", "error": text}
-        file = self.root / self.name / "run.json"
-        stopped = file.exists() and read_json(file).get("status") == "stopped"
-        return {"status": "stopped" if stopped else "failed", "error": self.why()}
-
-    def why(self) -> str:
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        errors = [line for line in lines if line.startswith("error: ")]
-        return (errors or lines or ["no output"])[-1].removeprefix("error: ")
-
-
-def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
+def run_pipeline(
+    path: str, overrides: list[str], console: Console, accelerate: str | None = None
+) -> Path:
     """Run every stage; returns the report. Raises `WorkError` naming the stages that failed and their logs.
 
-    A failed stage keeps those that wait for it from starting; the others run on.
+    A failed stage keeps those that wait for it from starting; the others run on. `accelerate`: config that launches each.
     """
     pipeline = load_pipeline(path, overrides)
     recipes = stage_recipes(pipeline, Path(path))
     root = Path(pipeline.output_dir) / pipeline.pipeline
     coming = {str(root / name) for name in recipes}
     for name, recipe in recipes.items():
-        if recipe.stage != "sft":
-            raise RequestError(
-                f"{path}: stage {name!r}: the {recipe.stage} trainer is not built yet"
-            )
         preflight(recipe, coming, f"{path}: stage {name!r}")
     root.mkdir(parents=True, exist_ok=True)
-    states = _drive(pipeline, recipes, root, console)
+    states = _drive(pipeline, recipes, root, console, accelerate)
     unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
     if unfinished:
         lines = [
@@ -151,7 +122,11 @@ def run_pipeline(path: str, overrides: list[str], console: Console) -> Path:
 
 
 def _drive(
-    pipeline: Pipeline, recipes: dict[str, Recipe], root: Path, console: Console
+    pipeline: Pipeline,
+    recipes: dict[str, Recipe],
+    root: Path,
+    console: Console,
+    accelerate: str | None,
 ) -> dict[str, dict[str, Any]]:
     """Start stages as they become ready, watch them, keep pipeline.json true; states by stage name."""
     waits = dependencies(pipeline, recipes)
@@ -161,7 +136,7 @@ def _drive(
     }
     facts = {"pipeline": pipeline.pipeline, "stages": list(states.values()), "started": timestamp()}
     threads = max(1, cores() // min(pipeline.parallel, len(recipes)))
-    running: dict[str, _Running] = {}
+    running: dict[str, Running] = {}
     with _Stopping() as stopping, _Display(console, list(recipes)) as display:
         while True:
             for name, state in states.items():
@@ -171,7 +146,7 @@ def _drive(
                     and not stopping.asked
                     and all(states[o]["status"] == "finished" for o in waits[name])
                 ):
-                    running[name] = _Running(recipes[name], root, threads)
+                    running[name] = Running(recipes[name], root, threads, accelerate)
                     state |= {"status": "running", "started": timestamp()}
                     write_json(root / "pipeline.json", facts)
             for name, stage in list(running.items()):

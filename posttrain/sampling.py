@@ -131,15 +131,15 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
     rewards = Composite(recipe.rewards, recipe.success)
     prompts = Prompts(prepared)
     count = min(len(prompts), recipe.max_prompts or len(prompts))
+    chunks = Chunks(run.path, count, recipe)
     if main:
         init = recipe.model.init
         parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
         run.start(recipe, {
             "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
-            "world_size": world_size(), "prompts": count, "parent": parent, "recipe_hash": recipe_hash(recipe),
+            "world_size": world_size(), "prompts": count, "chunks": len(chunks), "parent": parent, "recipe_hash": recipe_hash(recipe),
         })  # fmt: skip
     made = stage(Sampler(recipe, run, tokenizer, template, generator, rewards, checkpoint))
-    chunks = Chunks(run.path, count, recipe)
     stop.training = True
     with _bar(recipe.name, len(chunks.mine())) as advance:
         for number in chunks.mine():

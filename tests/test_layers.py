@@ -19,7 +19,7 @@ FLOORS = [
     ["posttrain.training", "posttrain.rollouts"],
     ["posttrain.sft", "posttrain.dpo", "posttrain.rlvr", "posttrain.pairs", "posttrain.pass_rate", "posttrain.kto", "posttrain.entry", "posttrain.stage", "posttrain.sampling", "posttrain.preflight", "posttrain.export", "posttrain.chat",
      "posttrain.evaluate"],
-    ["posttrain.check", "posttrain.pipeline", "posttrain.cli", "posttrain.parser"],
+    ["posttrain.check", "posttrain.pipeline", "posttrain.running", "posttrain.cli", "posttrain.parser"],
 ]  # fmt: skip
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate")
 
@@ -91,7 +91,7 @@ def test_imports_go_downward(root):
 def test_reading_a_recipe_imports_no_torch(root, recipe):
     """Floors 0 and 1, the command and `posttrain check`, in an interpreter of their own."""
     light = [name.removesuffix(".__init__") for name in modules(root) if floor(name) <= 1]
-    light += ["posttrain.cli", "posttrain.check", "posttrain.pipeline", "posttrain.training.plan"]
+    light += ["posttrain.cli", "posttrain.check", "posttrain.pipeline", "posttrain.running", "posttrain.training.plan"]
     program = (
         "import importlib, sys\n"
         f"for name in {light!r}: importlib.import_module(name)\n"
