@@ -73,7 +73,7 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
             raise
         log.info("attention: eager (this model has no %s)", attention)
         model = load("eager")
-    _resize(model, tokenizer, config)
+    _resize(model, tokenizer, config, seed)
     refuse_unsupported_head(model)
     return model
 
@@ -133,7 +133,7 @@ def _dtype(config: Model) -> torch.dtype:
     return torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
 
 
-def _resize(model: nn.Module, tokenizer: Any, config: Model) -> None:
+def _resize(model: nn.Module, tokenizer: Any, config: Model, seed: int) -> None:
     rows = model.config.get_text_config().vocab_size
     if len(tokenizer) <= rows:
         return
@@ -144,6 +144,8 @@ def _resize(model: nn.Module, tokenizer: Any, config: Model) -> None:
             "whose tokens it knows, leave out model.add_tokens, or train all weights"
         )
     log.info("vocabulary: %d -> %d rows; new ones start around the mean", rows, len(tokenizer))
+    # drawn: the same on every rank, in a run that goes on and in a reference that is loaded apart
+    torch.manual_seed(seed)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
 
 

@@ -24,6 +24,9 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import Source
 from posttrain.training.checkpoints import resolve
 
+REFERENCES = (("preference", "reference_model"), ("policy", "reference"))
+"""Section and key of models that a stage reads beside its start model."""
+
 
 def preflight(
     recipe: Recipe, coming: Collection[str] = (), where: str = ""
@@ -57,7 +60,11 @@ def preflight(
             for path, message in check_task(task, f"evaluate.tasks[{i}]"):
                 problems.add(path, message)
         _metrics(recipe, problems)
-    _lengths(recipe, _start(recipe, coming, problems), problems)
+    for section, key in REFERENCES:
+        _start(
+            getattr(getattr(recipe, section, None), key, None), f"{section}.{key}", coming, problems
+        )
+    _lengths(recipe, _start(recipe.model.init, "model.init", coming, problems), problems)
     if problems:
         prefix = f"{where}: " if where else ""
         raise RequestError(
@@ -160,18 +167,17 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
             problems.add(at, f"{at} = {by.metric!r} is no metric of {by.task}{near}")
 
 
-def _start(recipe: Recipe, coming: Collection[str], problems: Problems) -> Path | None:
+def _start(init: str | None, at: str, coming: Collection[str], problems: Problems) -> Path | None:
     """The folder of trained weights where there is one on this disk already."""
-    init = recipe.model.init
     if init is None or init.partition("@")[0] in coming:
         return None
     try:
         folder = Path(resolve(init)[0])
     except RequestError as error:
-        problems.add("model.init", f"model.init: {error}")
+        problems.add(at, f"{at}: {error}")
         return None
     if not folder.exists():
         return None  # a hub id
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        problems.add("model.init", f"model.init: {folder} holds no model (no config.json)")
+        problems.add(at, f"{at}: {folder} holds no model (no config.json)")
     return folder

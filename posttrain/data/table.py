@@ -87,6 +87,11 @@ class TokenTable:
     def trained(self) -> np.ndarray:
         return np.array(self._rows["trained"])
 
+    @property
+    def p(self) -> np.ndarray:
+        """The rows' `p`, NaN where there is none: of labelled rows the label, 0 or 1."""
+        return np.array(self._rows["p"])
+
     def origin(self, i: int) -> int:
         """The number of row i in the source as it was read, drops counted."""
         return int(self._rows["origin"][i])
@@ -149,6 +154,10 @@ class SubsetTable:
     @property
     def trained(self) -> np.ndarray:
         return self.table.trained[self.rows]
+
+    @property
+    def p(self) -> np.ndarray:
+        return self.table.p[self.rows]
 
     def origin(self, i: int) -> int:
         return self.table.origin(int(self.rows[i]))

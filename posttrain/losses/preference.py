@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posttrain.recipe.sections import Preference
 from posttrain_kernels.family import value_and_weight
 
 
@@ -65,6 +66,10 @@ class PreferenceOptions:
     """e of `cdpo` and `robust`, in [0, 0.5)."""
     gamma: float = 0.5
     """Margin of `simpo`."""
+    desirable_weight: float = 1.0
+    """lambda_D of `kto`."""
+    undesirable_weight: float = 1.0
+    """lambda_U of `kto`."""
 
 
 def _dpo(pairs: Pairs, o: PreferenceOptions) -> Tensor:
@@ -127,19 +132,20 @@ def _log1mexp(x: Tensor) -> Tensor:
 def kto(
     log_probs: Tensor,
     ref_log_probs: Tensor,
-    good: Tensor,
+    desirable: Tensor,
     z: Tensor | float,
-    beta: float = 0.1,
-    good_weight: float = 1.0,
-    bad_weight: float = 1.0,
+    o: PreferenceOptions,
 ) -> Tensor:
-    """KTO a completion [B]. `good` [B] is the label; `z` the detached estimate of the KL, at least 0.
+    """KTO a completion [B]. `desirable` [B] is the label; `z` the detached estimate of the KL, at least 0.
 
-    `log_probs`, `ref_log_probs` [B] are summed over tokens.
+    `log_probs`, `ref_log_probs` [B] are summed over tokens. The paper's z is the mean over a batch of log pi - log ref of
+    prompts with the replies to other prompts.
     """
-    h = beta * (log_probs - ref_log_probs - z)
+    h = o.beta * (log_probs - ref_log_probs - z)
     return torch.where(
-        good.bool(), good_weight * (1 - torch.sigmoid(h)), bad_weight * (1 - torch.sigmoid(-h))
+        desirable.bool(),
+        o.desirable_weight * (1 - torch.sigmoid(h)),
+        o.undesirable_weight * (1 - torch.sigmoid(-h)),
     )
 
 
@@ -180,3 +186,11 @@ PER_TOKEN = ("dpo_norm", "ipo")
 """Losses whose ratios are divided by length."""
 BETA = {"dpo_norm": 5.0, "simpo": 2.0}
 """Usual beta of a loss (Tulu 3, table 20; SimPO, table 8); 0.1 for the others, as in the DPO paper."""
+
+
+def options_of(given: Preference) -> PreferenceOptions:
+    """The numbers of the recipe's section."""
+    beta = BETA.get(given.loss, 0.1) if given.beta is None else given.beta
+    return PreferenceOptions(
+        beta, given.label_smoothing, given.gamma, given.desirable_weight, given.undesirable_weight
+    )

@@ -25,6 +25,19 @@ class Preference:
     """Weight of a supervised term on the chosen side, a token. 0: none."""
     sft_n: float = 1.0
     """N of that term's confidence-limited loss; 1 is cross-entropy."""
+    desirable_weight: float = 1.0
+    """kto: lambda_D, the weight of good replies. With undesirable_weight it should make up for unequal numbers: the paper
+    (arXiv 2402.01306, section 4.2) wants weight x number of good over bad in [1, 4/3]."""
+    undesirable_weight: float = 1.0
+    """kto: lambda_U, the weight of bad replies."""
+    reference: Literal["precomputed", "live"] = "precomputed"
+    """Log-probabilities of the reference once, before the first step, and kept on disk; or anew in every step by a second,
+    frozen model (with LoRA: the same model, adapters off). The losses are the same; live costs memory and time, and
+    precomputed a pass over the data."""
+    reference_model: str | None = None
+    """Another reference than the start model: hub id, path or run, as `model.init`. It must have the same tokenizer."""
+    reference_revision: str | None = None
+    """Revision of a reference_model from the hub."""
 
 
 @dataclass

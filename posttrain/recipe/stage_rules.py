@@ -6,6 +6,7 @@ import math
 
 from posttrain.recipe.bounds import positive, share
 from posttrain.recipe.build import Problems
+from posttrain.recipe.sections import Preference
 from posttrain.recipe.stages import DpoRecipe, PairsRecipe, PassRateRecipe, Recipe, RlvrRecipe
 
 
@@ -13,8 +14,6 @@ def preference(recipe: Recipe, problems: Problems) -> None:
     if not isinstance(recipe, DpoRecipe):
         return
     given = recipe.preference
-    if given.loss == "kto":
-        problems.add("preference.loss", "preference.loss = kto: unpaired data is not supported yet")
     if given.beta is not None:
         positive(problems, "preference.beta", given.beta)
     at = "preference.label_smoothing"
@@ -25,6 +24,35 @@ def preference(recipe: Recipe, problems: Problems) -> None:
     positive(problems, "preference.gamma", given.gamma, strict=False)
     positive(problems, "preference.sft_weight", given.sft_weight, strict=False)
     positive(problems, "preference.sft_n", given.sft_n, 1, strict=False)
+    for name in ("desirable_weight", "undesirable_weight"):
+        at = f"preference.{name}"
+        positive(problems, at, getattr(given, name), strict=False)
+        if getattr(given, name) != 1 and given.loss != "kto":
+            problems.add(at, f"{at} has no effect on {given.loss}; kto reads it")
+    if given.loss == "kto":
+        _unpaired(recipe, problems)
+    _reference(given, problems)
+
+
+def _unpaired(recipe: DpoRecipe, problems: Problems) -> None:
+    if recipe.preference.sft_weight:
+        at = "preference.sft_weight"
+        problems.add(at, f"{at} has no effect on kto, whose rows have no chosen side")
+    if recipe.train.global_batch_size < 2:
+        problems.add(
+            "train.global_batch_size",
+            "train.global_batch_size must be at least 2 for kto: its KL estimate pairs a prompt with the reply to another one",
+        )
+
+
+def _reference(given: Preference, problems: Problems) -> None:
+    for name, default in (("reference", "precomputed"), ("reference_model", None)):
+        at = f"preference.{name}"
+        if given.loss in ("simpo", "orpo") and getattr(given, name) != default:
+            problems.add(at, f"{at} has no effect on {given.loss}, which reads no reference")
+    if given.reference_revision is not None and given.reference_model is None:
+        at = "preference.reference_revision"
+        problems.add(at, f"{at} is read only with preference.reference_model")
 
 
 def rewards(recipe: Recipe, problems: Problems) -> None:

@@ -1,16 +1,16 @@
 """Log-probabilities of the reference model, computed once before the first step and kept.
 
-The reference is the model a run starts from, so its log-probabilities are those of the policy before any step (of LoRA:
-with the adapter off). They are kept by content: a file a source and start model in the cache of tables, where
-another run finds them, and a copy in the run directory, without which a resumed run could not know them. They
-are complete or an error. Left out: a reference that moves, or another model than the start.
+They are kept by content: a file a source and reference model in the cache of tables, where another run finds them, and
+a copy in the run directory, without which a resumed run could not know them. They are complete or an error. Left out:
+which model is the reference and who asks it (preference.py), a reference that moves.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ Key = tuple[int, int]
 
 
 class ReferenceRows:
-    """Rows of pairs with `reference` [2] (chosen, rejected; nats, summed over tokens) once `fill` has been called."""
+    """Rows with `reference` where `known` has it: nats, summed over tokens, [2] of a pair (chosen, rejected), else [1]."""
 
     def __init__(self, rows: Any, known: dict[Key, np.ndarray]) -> None:
         self.rows, self.known = rows, known
@@ -36,9 +36,18 @@ class ReferenceRows:
         found = self.known.get((row["source"], row["row"]))
         return row if found is None else row | {"reference": found}
 
+    def places(self) -> dict[Key, Callable[[], dict[str, Any]]]:
+        """What the reference is asked: a call that reads it, for every row once."""
+        found: dict[Key, Callable[[], dict[str, Any]]] = {}
+        for i in range(len(self)):
+            key = self.rows.key(i)
+            if key not in found:
+                found[key] = partial(self.rows.__getitem__, i)
+        return found
+
 
 class ReferenceStore:
-    """The cache files of a run's sources. `names` are content hashes of (start model, prepared table)."""
+    """The cache files of a run's sources. `names` are content hashes of (reference, prepared table)."""
 
     def __init__(self, folder: Path, run_copy: Path, names: Sequence[str]) -> None:
         self.folder, self.run_copy, self.names = folder, run_copy, list(names)
@@ -65,7 +74,7 @@ class ReferenceStore:
 
 
 def store_name(model: str, table: str) -> str:
-    """Name of the file for start model `model` (a content hash) and prepared table `table` (its fingerprint)."""
+    """Name of the file for reference `model` (a content hash) and prepared table `table` (its fingerprint)."""
     return hashlib.sha256(f"reference 1 {model} {table}".encode()).hexdigest()[:32]
 
 

@@ -85,7 +85,9 @@ class RunTrainer(CheckpointWriter):
         )
         return self.accelerator.prepare(loader)
 
-    def dealt(self, rows: Sequence[Callable[[], Any]]) -> Iterator[tuple[bool, dict[str, Any]]]:
+    def dealt(
+        self, rows: Sequence[Callable[[], Any]], collate: Callable[[Any], Any] | None = None
+    ) -> Iterator[tuple[bool, dict[str, Any]]]:
         """`rows` (each a call that reads one) in micro-batches, dealt to the ranks in turn, ready for the model.
 
         (True, batch), or (False, a batch again) where a rank has none left: all ranks run as many forwards,
@@ -97,10 +99,19 @@ class RunTrainer(CheckpointWriter):
             index = turn * world + self.args.process_index
             real = index < len(starts)
             start = starts[index] if real else 0
-            batch = self.data_collator([read() for read in rows[start : start + micro]])
+            batch = (collate or self.data_collator)(
+                [read() for read in rows[start : start + micro]]
+            )
             yield real, self._prepare_inputs(batch)
 
     # ---- one optimizer step --------------------------------------------------------------------------------
+
+    def _prepare_input(self, data):
+        """As the library, which under DeepSpeed would cast every float of a batch to the engine's precision: ours
+        are log-probabilities and success rates, which bf16 would round by up to a nat."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.log_samples:
@@ -136,8 +147,7 @@ class RunTrainer(CheckpointWriter):
                 set_to_none=True
             )  # optimizers pass over parameters without a gradient
         if asked:
-            self.control.should_training_stop = True
-            self.stop_agreed = True
+            self.stop_agreed = True  # the step's end decides when (callbacks.py)
 
     stop_agreed = False
     _last_norm: torch.Tensor | float | None = None
@@ -231,6 +241,9 @@ class RunTrainer(CheckpointWriter):
         row |= {k: _json_number(v) for k, v in values.items() if isinstance(v, int | float)}
         row["epoch"] = self.epoch()
         append_line(self.run.metrics, row)
+
+    def resume_from(self, facts: dict[str, Any]) -> None:
+        """Takes up what the stage has left in a checkpoint's checkpoint.json. Overridden by stages."""
 
     def epoch(self) -> float:
         """Passes over the mixture so far."""

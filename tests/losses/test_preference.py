@@ -50,17 +50,29 @@ def test_values_worked_by_hand(name):
 
 def test_kto_by_hand():
     """x = 1, z = 0.5, beta 2: h = 1; good 1 - sigmoid(1), bad 1 - sigmoid(-1), weights 1 and 3."""
+    options = PreferenceOptions(beta=2.0, desirable_weight=1.0, undesirable_weight=3.0)
     found = kto(
         torch.tensor([-4.0, -4.0]),
         torch.tensor([-5.0, -5.0]),
-        torch.tensor([1, 0]),
+        torch.tensor([True, False]),
         0.5,
-        2.0,
-        1.0,
-        3.0,
+        options,
     )
     sigmoid = 1 / (1 + math.exp(-1))
     assert found.tolist() == pytest.approx([1 - sigmoid, 3 * sigmoid])
+
+
+def test_the_recipe_s_numbers_reach_the_losses():
+    from posttrain.losses.preference import options_of
+    from posttrain.recipe.sections import Preference
+
+    assert [options_of(Preference(loss=n)).beta for n in ("dpo_norm", "simpo", "kto")] == [
+        5,
+        2,
+        0.1,
+    ]
+    given = Preference(loss="kto", beta=0.5, label_smoothing=0.1, gamma=0.7, desirable_weight=2, undesirable_weight=3)  # fmt: skip
+    assert options_of(given) == PreferenceOptions(0.5, 0.1, 0.7, 2, 3)
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if n not in NO_REFERENCE])

@@ -9,78 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import load_stage
-from tests.training.conftest import RECIPE
+from tests.training.preferences import far, kto, moved, rows, train, weights, write_recipe
 
-COUNT = 40
-LOSSES = {
-    "dpo_norm": ["preference={loss: dpo_norm, sft_weight: 0.5, sft_n: 4}"],
-    "wpo": ["preference={loss: wpo, beta: 0.5}"],
-    "orpo": ["preference={loss: orpo}"],
-    "lora": ["model.lora={r: 4, target_modules: [q_proj, lm_head]}", "preference={loss: dpo}"],
-    "padding_free": ["data.padding_free=true"],
-}
+LORA = "model.lora={r: 4, target_modules: [q_proj, lm_head]}"
 
 
-def make_pairs(path: Path, count: int = COUNT) -> Path:
-    """Pairs whose sides differ in length, either being the longer one."""
-    rows = [
-        {
-            "prompt": f"Count {i}.",
-            "chosen": f"good {i} " * (1 + i % 3),
-            "rejected": f"bad {i} " * (1 + i % 4),
-        }
-        for i in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def cases(path: Path, tiny: Path) -> dict[str, list[str]]:
+    """Overrides of the recipe in `path` by name of the case."""
+    other = moved(tiny, path.parent / "other")
+    return {
+        "dpo_norm": ["preference={loss: dpo_norm, sft_weight: 0.5, sft_n: 4}"],
+        "wpo": ["preference={loss: wpo, beta: 0.5}"],
+        "orpo": ["preference={loss: orpo}"],
+        "lora": [LORA, "preference={loss: dpo, reference: live}"],
+        "padding_free": ["data.padding_free=true"],
+        "kto": kto(path, desirable_weight=1.5, reference="live", reference_model=str(other)),
+    }
 
 
 @pytest.fixture
 def dpo(tmp_path, tiny) -> Path:
     return write_recipe(tmp_path, tiny)
-
-
-def write_recipe(tmp_path: Path, tiny: Path) -> Path:
-    """A DPO recipe for the tiny model; runs go below `tmp_path`."""
-    text = RECIPE.format(out=tmp_path, model=tiny, rows=make_pairs(tmp_path / "pairs.jsonl"))
-    path = tmp_path / "case.yaml"
-    path.write_text(
-        text.replace("stage: sft", "stage: dpo").replace(
-            "learning_rate: 0.5", "learning_rate: 0.05"
-        )
-    )
-    return path
-
-
-def train(path: Path, *overrides: str):
-    from posttrain import dpo
-
-    return dpo.train(load_stage(str(path), list(overrides), "dpo"))
-
-
-def rows(run, split: str = "train") -> list[dict]:
-    path = Path(getattr(run, "path", run)) / "metrics.jsonl"
-    return [
-        row for line in path.read_text().splitlines() if (row := json.loads(line))["split"] == split
-    ]
-
-
-def weights(run, step: int = 5) -> dict[str, torch.Tensor]:
-    (file,) = (Path(getattr(run, "path", run)) / "checkpoints" / f"step-{step:06d}").glob(
-        "*model.safetensors"
-    )
-    return load_file(file)
-
-
-def far(a: dict, b: dict) -> float:
-    """Largest difference of a weight. One process keeps the frozen head in the adapter's file, ZeRO-3 does not."""
-    frozen = "base_model.model.lm_head.base_layer.weight"
-    assert a.keys() - {frozen} == b.keys() - {frozen}
-    return max(float((a[k] - b[k]).abs().max()) for k in a.keys() & b.keys())
 
 
 # ---- TRL as an oracle --------------------------------------------------------------------------------------
@@ -164,13 +116,12 @@ def test_the_loss_is_trls_on_the_same_pairs(trl_trainer, ours, theirs, options):
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory, tiny):
-    """One process, the whole batch in one piece: the recipe file, and the run of every case."""
-    folder = tmp_path_factory.mktemp("wholes")
-    path = write_recipe(folder, tiny)
+    """One process, the whole batch in one piece: the recipe file; overrides and the run of every case."""
+    path = write_recipe(tmp_path_factory.mktemp("wholes"), tiny)
     batch = "train.per_device_train_batch_size=8"
     return path, {
-        name: train(path, f"name={name}", batch, "train.max_steps=3", *more)
-        for name, more in LOSSES.items()
+        name: (more, train(path, f"name={name}", batch, "train.max_steps=3", *more))
+        for name, more in cases(path, tiny).items()
     }
 
 
@@ -185,33 +136,25 @@ def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
         f"output_dir={tmp_path}",
         "train.max_steps=3",
     ]
-    overrides = {name: [f"name={name}", *settings, *LOSSES[name]] for name in runs}
-    results = launch(
-        [
-            {"name": n, "stage": "dpo", "recipe": str(recipe), "overrides": overrides[n]}
-            for n in runs
-        ],
-        config,
-    )
-    for name in runs:
-        found, whole = results[name], runs[name]
+    asked = [
+        {"name": n, "stage": "dpo", "recipe": str(recipe), "overrides": [f"name={n}", *settings, *more]}
+        for n, (more, _) in runs.items()
+    ]  # fmt: skip
+    results = launch(asked, config)
+    for name, (_, whole) in runs.items():
+        found = results[name]
         assert (found["world_size"], found["engine"]) == (2, engine)
         assert found["sharded"] or engine != "zero3"
         ours, theirs = rows(found["run"]), rows(whole)
         assert len(ours) == len(theirs) == 3
         for a, b in zip(ours, theirs, strict=True):
-            for key in ("loss", "logps/chosen", "rewards/margins", "tokens/rejected"):
-                assert abs(a[key] - b[key]) <= 1e-5 * max(1.0, abs(b[key])), (
-                    name,
-                    key,
-                    a[key],
-                    b[key],
-                )
+            keys = ("loss", "logps/chosen", "rewards/margins", "tokens/rejected", "kl")
+            for key in keys if name == "kto" else keys[:-1]:
+                assert abs(a[key] - b[key]) <= 1e-5 * max(1.0, abs(b[key])), (name, key, a, b)
         assert far(weights(found["run"], 3), weights(whole, 3)) <= 1e-5
-        if name != "orpo":
-            (left,), (right,) = (
-                (Path(p) / "reference").glob("*.npz") for p in (found["run"], whole.path)
-            )
+        kept = [sorted((Path(p) / "reference").glob("*.npz")) for p in (found["run"], whole.path)]
+        assert [len(each) for each in kept] == [int(name not in ("orpo", "lora", "kto"))] * 2
+        for left, right in zip(*kept, strict=True):
             with np.load(left) as a, np.load(right) as b:
                 assert (a["rows"] == b["rows"]).all() and len(a["rows"]) == 24
                 np.testing.assert_allclose(a["log_probs"], b["log_probs"], rtol=1e-5)
@@ -335,7 +278,25 @@ def test_a_falling_chosen_reply_is_called_out(dpo, caplog):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["preference.loss=kto"], "preference.loss = kto: unpaired data"),
+        (["preference={loss: kto, sft_weight: 1}"], "sft_weight has no effect on kto"),
+        (
+            ["preference.loss=kto", "train.global_batch_size=1"],
+            "at least 2 for kto: its KL estimate",
+        ),
+        (
+            ["preference.undesirable_weight=2"],
+            "undesirable_weight has no effect on dpo_norm; kto reads",
+        ),
+        (
+            ["preference={loss: orpo, reference: live}"],
+            "preference.reference has no effect on orpo",
+        ),
+        (
+            ["preference={loss: simpo, reference_model: x}"],
+            "reference_model has no effect on simpo",
+        ),
+        (["preference.reference_revision=main"], "is read only with preference.reference_model"),
+        (["preference.reference=alive"], "'alive'.*live"),
         (["preference.loss=simp"], "did you mean 'simpo'"),
         (["preference.beta=0"], "preference.beta = 0.0 must be above 0"),
         (["preference.label_smoothing=0.2"], "label_smoothing has no effect on dpo_norm"),

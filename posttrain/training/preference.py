@@ -1,0 +1,229 @@
+"""What every preference loss trains on: log-probabilities by the fused head, and those of a reference.
+
+The reference is the start model, or another one. Precomputed, its log-probabilities are made before the first step and
+kept (reference.py); live, it is asked in every step. Either way no logits of size T x V exist. Left out: the losses, and what a
+batch holds (dpo.py, kto.py); a reference that moves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import is_peft_model
+from transformers import TrainerCallback
+from trl import DPOTrainer
+
+from posttrain.errors import WorkError
+from posttrain.fused import attach_fused_head
+from posttrain.training.frozen import without_adapter
+from posttrain.training.reference import Key, ReferenceStore
+from posttrain.training.trainer import RunTrainer
+
+log = logging.getLogger(__name__)
+MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels")
+
+
+@dataclass
+class Reference:
+    """Where the log-probabilities of the reference come from.
+
+    model   a second, frozen model, prepared; None: the policy itself, before its first step or with its adapters off
+    live    asked in every step; else `missing` of `wanted` are asked once, and `known` and `store` keep them
+    other   it is not the start model, so it can be asked again at any time
+    """
+
+    model: Any = None
+    live: bool = False
+    other: bool = False
+    store: ReferenceStore | None = None
+    known: dict[Key, Any] = field(default_factory=dict)
+    wanted: dict[Key, Callable[[], Any]] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[Key]:
+        return sorted(key for key in self.wanted if key not in self.known)
+
+
+class PreferenceTrainer(RunTrainer, DPOTrainer):
+    """TRL's DPOTrainer with the mixture's order, the fused head, our reference and posttrain's checkpoints.
+
+    A stage's loss overrides `losses` and `measure`; `stats` has a window for each of "train" and "heldout".
+    """
+
+    def _precompute_ref_logps(self, dataset, name, batch_size):
+        """TRL would do it on the placeholder; see `prepare_reference`."""
+        return dataset
+
+    def _prepare_dataset(self, dataset, *args):
+        """The rows come prepared from the mixture."""
+        return dataset
+
+    def setup_preference(
+        self, reference: Reference | None, heldout: Any, stats: dict[str, Any]
+    ) -> None:
+        """Replaces TRL's fused head by ours; call after `setup_run`. `reference`: None where the loss reads none."""
+        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        self.reference, self.heldout, self.stats = reference, heldout, stats
+        self.add_callback(ReferenceCallback(self))
+
+    # ---- the reference -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def prepare_reference(self) -> None:
+        """Before the first step, unless live: the log-probabilities that are not known yet are computed and kept, and a
+        second model is let go. Collective.
+
+        Raises:
+            WorkError: a resumed run whose file of them is gone: the model is not the reference any more.
+        """
+        given = self.reference
+        if given is None or given.live:
+            return
+        missing = given.missing
+        fixed = given.other or is_peft_model(self.model)
+        if missing and self.state.global_step and not fixed:
+            raise WorkError(
+                f"{given.store.run_copy}: the reference log-probabilities of {len(missing)} {self.what} are gone, and the "
+                f"model has trained {self.state.global_step} steps: start the run again in another directory"
+            )
+        if missing:
+            log.info("reference log-probabilities of %d %s", len(missing), self.what)
+            with self.untimed():
+                given.known.update(self._computed([given.wanted[key] for key in missing]))
+        if self.is_world_process_zero():
+            given.store.save(given.known, set(given.wanted))
+        # accelerate holds what it has prepared
+        self.accelerator._models = [m for m in self.accelerator._models if m is not given.model]
+        given.model, given.wanted = None, {}
+        self.accelerator.wait_for_everyone()
+
+    what = "pairs"
+    """What a row is, in messages."""
+
+    def _computed(self, rows: list[Callable[[], Any]]) -> dict[Key, Any]:
+        mine: dict[Key, Any] = {}
+        with self.as_reference() as model:
+            for real, batch in self.dealt(rows, self.data_collator.collator):
+                keys = batch["example_ids"].tolist()
+                logps = self.log_probs(model, batch).cpu().view(-1, len(keys))  # [sides, P]
+                if real:
+                    for j, (source, row) in enumerate(keys):
+                        mine[source, row] = logps[:, j].float().numpy()
+        if self.args.world_size == 1:
+            return mine
+        parts: list[dict] = [{} for _ in range(self.args.world_size)]
+        dist.all_gather_object(parts, mine)
+        return {key: value for part in parts for key, value in part.items()}
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[Any]:
+        """The model that is the reference, for forwards without gradient."""
+        if self.reference.model is not None:
+            with torch.no_grad():
+                yield self.reference.model
+            return
+        with self.quiet(), without_adapter(self, True):
+            yield self.model_wrapped
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """The policy without gradient, and so without recomputed activations."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
+
+    def reference_of(self, batch: dict[str, Any]) -> torch.Tensor | None:
+        """Log-probabilities of the reference, as `log_probs`; None where the loss reads none. Collective if live."""
+        if self.reference is None:
+            return None
+        if not self.reference.live:
+            return batch["reference"]
+        with self.as_reference() as model:
+            return self.log_probs(model, batch)
+
+    # ---- the loss ------------------------------------------------------------------------------------------
+
+    def log_probs(self, model, batch: dict[str, Any]) -> torch.Tensor:
+        """Log-probabilities of the replies, summed over tokens: fp32 [S], one a segment."""
+        with self.compute_loss_context_manager():
+            out = model(**{k: batch[k] for k in MODEL_KEYS if k in batch}, tokens={})
+        segments = batch["segment_ids"][:, 1:].reshape(-1)
+        sums = torch.zeros(batch["num_segments"] + 1, dtype=torch.float32, device=segments.device)
+        return sums.index_add(0, segments, out.log_probs.reshape(-1).float())[1:]
+
+    def losses(self, model, batch: dict[str, Any]) -> torch.Tensor:
+        """The loss of each row [P], added to the stats of "train"."""
+        raise NotImplementedError
+
+    def measure(self, rows: list[Callable[[], Any]]) -> None:
+        """Adds the held-out `rows` to the stats of "heldout"; without gradient. Collective."""
+        raise NotImplementedError
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Rows of the optimizer step, over all micro-batches and ranks; always as many."""
+        local = sum(len(batch["example_ids"]) for batch in batch_samples)
+        return torch.full((), float(local * self.args.world_size), device=device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum over rows / `num_items_in_batch` (None: mean of this batch), times ranks, which DDP averages over."""
+        losses = self.losses(model, inputs)
+        if num_items_in_batch is None:
+            return losses.mean()
+        return losses.sum() / num_items_in_batch * self.args.world_size
+
+    # ---- logs ----------------------------------------------------------------------------------------------
+
+    _called_out = False
+
+    def extra_metrics(self, mode: str) -> dict[str, float]:
+        means = self.stats[mode].means(self.reduce)
+        self.stats[mode].reset()
+        if mode == "train":
+            means.pop("loss")
+            if not self._called_out and means.get("logratio/chosen", 0.0) < -1.0:
+                self._called_out = True
+                log.warning(
+                    "the chosen replies have become less likely than under the reference (%.1f nats each)%s",
+                    means["logratio/chosen"],
+                    self.remedy,
+                )
+        return means
+
+    remedy = ""
+    """What the log says besides when chosen replies become less likely."""
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> dict[str, float]:
+        """Held-out loss, rewards and margins over all held-out rows and ranks."""
+        with self.untimed():
+            self.stats["heldout"].reset()
+            with self.quiet():
+                self.measure(
+                    [partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))]
+                )
+            metrics = self.extra_metrics("heldout")
+        metrics.pop("tokens_per_second")
+        return self.log_heldout(metrics, metric_key_prefix)
+
+
+class ReferenceCallback(TrainerCallback):
+    """Asks for the reference once the engine has the model and before the first batch is read."""
+
+    def __init__(self, trainer: PreferenceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.prepare_reference()
