@@ -4,7 +4,8 @@ The loop is our own, on the public calls of transformers' caches: a prompt is re
 sequences that have ended leave the batch. `model.generate` does neither. Sampling is by inverse CDF from a
 stream that belongs to (seed, prompt, sample): the global random state is neither read nor moved, and a
 prompt's samples do not depend on what else is in the call. Of the model's generation config only
-the end tokens count. Left out: beams, penalties, constrained decoding, models without a key-value cache, vLLM.
+the end tokens count. Left out: beams, penalties, constrained decoding, models without a key-value cache; vLLM
+is `generate_vllm.py`.
 """
 
 from __future__ import annotations
@@ -87,6 +88,13 @@ def batches(lengths: Sequence[int], n: int, batch_size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
+def end_tokens(model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> list[int]:
+    """Tokens that end a sequence: of the tokenizer, of the model's generation config, and `stop_token_ids`."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    configured = configured if isinstance(configured, list) else [configured]
+    return sorted({tokenizer.eos_token_id, *configured, *stop_token_ids} - {None})
+
+
 class TransformersGenerator:
     """Generation with a causal language model of transformers.
 
@@ -96,10 +104,8 @@ class TransformersGenerator:
 
     def __init__(self, model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> None:
         self.model, self.tokenizer = model, tokenizer
-        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        configured = configured if isinstance(configured, list) else [configured]
-        stops = {tokenizer.eos_token_id, *configured, *stop_token_ids} - {None}
-        self.stops = torch.tensor(sorted(stops), dtype=torch.long, device=model.device)
+        stops = end_tokens(model, tokenizer, stop_token_ids)
+        self.stops = torch.tensor(stops, dtype=torch.long, device=model.device)
         self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def generate(

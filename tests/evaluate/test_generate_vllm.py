@@ -1,0 +1,345 @@
+"""vLLM behind the `Generator` protocol: its settings, TRL's own code around an engine that is not there, and vLLM's classes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+
+from posttrain import generate_vllm
+from posttrain.errors import RequestError, WorkError
+from posttrain.generate import Sampling
+from posttrain.generate_vllm import (
+    VllmGenerator,
+    refuse_raw_log_probs,
+    refuse_without_vllm,
+    vllm_settings,
+)
+from posttrain.recipe import RlvrRecipe
+from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Source, Train
+from posttrain.recipe.sections import Reward, TrainRollout, Vllm
+
+from .conftest import build_model
+
+END, STOP = 1, 7  # <eos> of builtin:digits, and a template's end of turn
+
+
+def recipe(backend: str = "vllm_colocate", model: Model | None = None, vllm: Vllm | None = None, **rollout) -> RlvrRecipe:  # fmt: skip
+    return RlvrRecipe(
+        stage="rlvr",
+        name="case",
+        model=model or Model(init="org/model"),
+        data=Data(sources=[Source(name="rows", path="rows.jsonl")], max_length=40),
+        train=Train(learning_rate=1e-6, global_batch_size=16, max_steps=1),
+        rewards=[Reward(name="math")],
+        rollout=TrainRollout(
+            backend=backend,
+            max_new_tokens=24,
+            temperature=0.8,
+            top_p=0.9,
+            batch_size=32,
+            vllm=vllm or Vllm(),
+            **rollout,
+        ),
+    )
+
+
+# ---- settings ----------------------------------------------------------------------------------------------
+
+
+def test_settings_are_arguments_of_trl():
+    known = inspect.signature(VLLMGeneration.__init__).parameters
+    for backend in ("vllm_colocate", "vllm_server"):
+        found = vllm_settings(recipe(backend), ranks=4, stops=[9, 3], positions=64)
+        assert not set(found) - set(known)
+        inspect.signature(VLLMGeneration.__init__).bind(None, "model", "accelerator", "tokenizer", **found)  # fmt: skip
+        assert found["max_completion_length"] == 24 and found["logprobs"] == 0
+        assert (found["temperature"], found["top_p"]) == (0.8, 0.9)
+        assert found["generation_kwargs"] == {"stop_token_ids": [3, 9]}
+
+
+def test_each_mode_has_its_own_settings():
+    vllm = Vllm(gpu_memory_utilization=0.5, tensor_parallel_size=2, enable_sleep_mode=True)
+    found = vllm_settings(recipe(vllm=vllm), ranks=4)
+    assert found["mode"] == "colocate" and "server_base_url" not in found
+    assert found["gpu_memory_utilization"] == 0.5 and found["enable_sleep_mode"] is True
+    assert (found["max_model_length"], found["max_num_seqs"]) == (40 + 24, 32 * 2)
+    served = Vllm(server_base_url="http://gpu7:9000", server_timeout=9.0)
+    found = vllm_settings(recipe("vllm_server", vllm=served), ranks=4)
+    assert found["mode"] == "server" and "gpu_memory_utilization" not in found
+    assert (found["server_base_url"], found["server_timeout"]) == ("http://gpu7:9000", 9.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (recipe("transformers"), "rollout.backend = transformers is not vLLM"),
+        (recipe(vllm=Vllm(tensor_parallel_size=3)), "= 3 does not divide the 4 rank"),
+        (recipe(vllm=Vllm(gpu_memory_utilization=0)), "gpu_memory_utilization = 0 must lie"),
+        (recipe("vllm_server", vllm=Vllm(enable_sleep_mode=True)), "enable_sleep_mode is for vllm_colocate"),
+        (recipe(model=Model(from_config=FromConfig("llama"))), "model.from_config has none"),
+        (recipe(model=Model(init="a/b", quantization=Quantization(bits=8))), "8-bit"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work(asked, words):
+    with pytest.raises(RequestError, match=words):
+        vllm_settings(asked, ranks=4)
+
+
+def test_more_than_the_models_positions():
+    assert vllm_settings(recipe(), ranks=1, positions=64)
+    with pytest.raises(RequestError, match="= 64 is above the model's 63"):
+        vllm_settings(recipe(), ranks=1, positions=63)
+
+
+def test_without_vllm_the_request_is_wrong(monkeypatch):
+    monkeypatch.setattr(generate_vllm, "find_spec", lambda name: None)
+    refuse_without_vllm("transformers")
+    with pytest.raises(RequestError, match=r"vllm_server needs vLLM.*posttrain\[vllm\]"):
+        refuse_without_vllm("vllm_server")
+
+
+def test_a_server_must_give_what_it_samples_from():
+    refuse_raw_log_probs({"model_config": {"logprobs_mode": "processed_logprobs"}})
+    with pytest.raises(RequestError, match="raw_logprobs, before temperature"):
+        refuse_raw_log_probs({"model_config": {"logprobs_mode": "raw_logprobs"}})
+
+
+# ---- TRL's code around an engine that is not there -----------------------------------------------------------
+
+
+class Engine:
+    """Answers like vLLM: prompt [a, b] sample j becomes a, b, j and, where j is even, an end token."""
+
+    def __init__(self, **built):
+        self.built, self.asked, self.loaded = built, [], []
+        runner = SimpleNamespace(model=SimpleNamespace(load_weights=self.loaded.extend))
+        driver = SimpleNamespace(model_runner=runner)
+        self.llm_engine = SimpleNamespace(model_executor=SimpleNamespace(driver_worker=driver))
+
+    def reset_prefix_cache(self):
+        pass
+
+    def generate(self, prompts, sampling_params, use_tqdm):
+        self.asked.append((prompts, sampling_params))
+        seen: dict[tuple, int] = {}
+        outputs = []
+        for prompt in prompts:
+            ids = tuple(prompt["prompt_token_ids"])
+            j = seen[ids] = seen.get(ids, -1) + 1
+            tokens = reply(list(ids), j)
+            log_probs = [{t: SimpleNamespace(rank=5, logprob=-0.5 * (i + 1))} for i, t in enumerate(tokens)]  # fmt: skip
+            log_probs[0][tokens[0]].logprob = math.nan
+            one = SimpleNamespace(token_ids=tuple(tokens), logprobs=log_probs)
+            outputs.append(SimpleNamespace(prompt_token_ids=list(ids), outputs=[one]))
+        return outputs
+
+
+class Client:
+    """Answers like TRL's client of a server."""
+
+    def __init__(self, **built):
+        self.built, self.asked, self.updates = built, [], []
+
+    def init_communicator(self, device):
+        pass
+
+    def get_server_info(self):
+        return {"model_config": {"logprobs_mode": "processed_logprobs"}}
+
+    def update_named_params(self, metadata, params):
+        self.updates.append((len(metadata), len(list(params))))
+
+    def reset_prefix_cache(self):
+        pass
+
+    def generate(self, prompts, features, n, **sampling):
+        self.asked.append((prompts, {"n": n, **sampling}))
+        ids = [reply(prompt, j) for prompt in prompts for j in range(n)]
+        log_probs = [[[None], *([[-0.5 * (i + 1)] for i in range(1, len(s))])] for s in ids]
+        return {"prompt_ids": prompts, "completion_ids": ids, "logprobs": log_probs}
+
+
+def reply(prompt: list[int], j: int) -> list[int]:
+    return [*prompt, 3 + j, *([[END], [], [STOP], []][j % 4])]
+
+
+@pytest.fixture
+def start(monkeypatch, digits):
+    """`start(backend, model, **)`: a generator on TRL's class; what it would ask of vLLM goes to the fakes above."""
+    monkeypatch.setattr(generate_vllm, "find_spec", lambda name: True)
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(vllm_generation, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)
+    monkeypatch.setattr(vllm_generation, "LLM", Engine, raising=False)
+    monkeypatch.setattr(vllm_generation, "VLLMClient", Client)
+    monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)
+    monkeypatch.setattr(vllm_generation, "gather_object", lambda mine: mine)
+    monkeypatch.setattr(
+        vllm_generation, "broadcast_object_list", lambda objects, from_process: None
+    )
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+    ):  # TRL sets them for an engine of its own process
+        monkeypatch.setenv(name, "0")
+    accelerator = SimpleNamespace(
+        num_processes=1, process_index=0, local_process_index=0, is_main_process=True, device=torch.device("cpu"),
+        wait_for_everyone=lambda: None, state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None),
+    )  # fmt: skip
+
+    def begin(backend: str, model=None, **rollout):
+        model = model or build_model("llama", len(digits))
+        model.name_or_path = "org/model"
+        return VllmGenerator.start(recipe(backend, **rollout), model, accelerator, digits, [STOP])
+
+    return begin
+
+
+SAMPLING = Sampling(temperature=1.3, top_p=1.0, max_new_tokens=11)
+PROMPTS = [[4, 5], [6], [8, 9, 10]]
+
+
+@pytest.mark.parametrize("backend", ["vllm_colocate", "vllm_server"])
+def test_rollouts_keep_the_order_and_say_how_they_ended(start, digits, backend):
+    generator = start(backend)
+    found = generator.generate(PROMPTS, 4, SAMPLING, seed=5)
+    assert [(r.prompt_index, r.sample_index) for r in found] == [(p, s) for p in range(3) for s in range(4)]  # fmt: skip
+    for rollout in found:
+        ids = reply(PROMPTS[rollout.prompt_index], rollout.sample_index)
+        ended = rollout.sample_index % 2 == 0
+        assert rollout.token_ids == ids and rollout.finish == ("stop" if ended else "length")
+        assert rollout.text == digits.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        assert math.isnan(rollout.log_probs[0])
+        assert rollout.log_probs[1:] == [-0.5 * (i + 1) for i in range(1, len(ids))]
+
+
+def test_colocated_every_copy_of_a_prompt_is_a_request_without_a_seed(start):
+    engine = (generator := start("vllm_colocate")).engine.llm
+    generator.generate(PROMPTS, 2, SAMPLING, seed=5)
+    ((prompts, params),) = engine.asked
+    assert [p["prompt_token_ids"] for p in prompts] == [p for p in PROMPTS for _ in range(2)]
+    assert (params.n, params.temperature, params.top_p, params.max_tokens) == (1, 1.3, 1.0, 11)
+    assert params.stop_token_ids == [END, STOP] and params.logprobs == 0
+    assert not hasattr(params, "seed")  # it would make the copies one text
+    assert engine.built["logprobs_mode"] == "processed_logprobs"
+    assert engine.built["model"] == "org/model" and engine.built["max_model_len"] == 64
+
+
+def test_a_server_is_asked_for_each_prompt_once(start):
+    generator = start("vllm_server")
+    generator.generate(PROMPTS, 2, SAMPLING, seed=5)
+    ((prompts, sampling),) = generator.engine.vllm_client.asked
+    assert prompts == PROMPTS and sampling["n"] == 2 and sampling["max_tokens"] == 11
+    assert sampling["generation_kwargs"] == {"stop_token_ids": [END, STOP]}
+
+
+def test_ranks_with_fewer_prompts_ask_as_many_as_the_others(start, monkeypatch):
+    import accelerate.utils
+
+    generator = start("vllm_server")
+    generator.engine.accelerator.num_processes = 2
+    monkeypatch.setattr(accelerate.utils, "gather_object", lambda mine: [*mine, 3])
+    for prompts in ([[4, 5]], []):
+        found = generator.generate(prompts, 2, SAMPLING, seed=0)
+        assert [r.prompt_index for r in found] == [0] * (2 * len(prompts))
+        asked = generator.engine.vllm_client.asked.pop()[0]
+        assert asked == (prompts or [[END]]) + [prompts[0] if prompts else [END]] * 2
+
+
+@pytest.mark.parametrize("backend", ["vllm_colocate", "vllm_server"])
+def test_weights_are_copied_once_a_step(start, digits, backend):
+    model = build_model("llama", len(digits))
+    generator = start(backend, model)
+    for step in (0, 0, 1):
+        generator.sync(step)
+    names = [name for name, _ in model.named_parameters()]
+    if backend == "vllm_server":
+        assert generator.engine.vllm_client.updates == [(len(names), len(names))] * 2
+    else:
+        assert [name for name, _ in generator.engine.llm.loaded] == names * 2
+    assert generator.synced == 1
+
+
+def test_what_a_request_may_not_be(start):
+    generator = start("vllm_colocate")
+    for prompts, n, sampling, words in (
+        ([[]], 1, SAMPLING, "prompt 0 is empty"),
+        ([[4], [4] * 64], 1, SAMPLING, "prompt 1 has 64 tokens, vLLM's limit is 64"),
+        ([[4]], 2, replace(SAMPLING, temperature=0), "temperature 0 is greedy"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            generator.generate(prompts, n, sampling, seed=0)
+    assert generator.generate([], 4, SAMPLING, seed=0) == [] and not generator.engine.llm.asked
+
+
+def test_a_server_that_fails_is_work_that_failed(start, monkeypatch):
+    generator = start("vllm_server")
+
+    def fail(*args, **kwargs):
+        raise Exception("Request failed: 500")  # as TRL's client does
+
+    monkeypatch.setattr(generator.engine.vllm_client, "generate", fail)
+    with pytest.raises(WorkError, match=r"server at http://localhost:8000: Request failed: 500"):
+        generator.generate(PROMPTS, 2, SAMPLING, seed=0)
+    short = {"prompt_ids": [[4]], "completion_ids": [[5]], "logprobs": None}
+    monkeypatch.setattr(generator.engine.vllm_client, "generate", lambda **kwargs: short)
+    with pytest.raises(WorkError, match="1 completions for 6"):
+        generator.generate(PROMPTS, 2, SAMPLING, seed=0)
+
+
+# ---- vLLM itself -------------------------------------------------------------------------------------------
+
+
+def test_vllm_knows_every_argument(start):
+    """Its own classes, wherever the package imports; no GPU."""
+    params = pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed").SamplingParams  # fmt: skip
+    from vllm.engine.arg_utils import EngineArgs
+
+    generator = start("vllm_colocate", vllm=Vllm(gpu_memory_utilization=0.4))
+    assert not set(generator.engine.llm.built) - set(EngineArgs.__dataclass_fields__)
+    generator.generate(PROMPTS, 2, SAMPLING, seed=0)
+    made = params(**vars(generator.engine.llm.asked[0][1]))
+    assert made.all_stop_token_ids >= {STOP} and made.max_tokens == 11 and made.logprobs == 0
+
+
+@pytest.mark.gpu
+def test_a_colocated_engine_follows_the_weights(tmp_path, digits):
+    """Log-probabilities are the model's after temperature, before and after the weights change."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    from accelerate import Accelerator
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    digits.save_pretrained(tmp_path)
+    shape = LlamaConfig(
+        vocab_size=len(digits), hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=128, bos_token_id=None, eos_token_id=END, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(shape).bfloat16().save_pretrained(tmp_path)
+    model = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).cuda()
+    asked = recipe(vllm=Vllm(gpu_memory_utilization=0.3))
+    generator = VllmGenerator.start(asked, model, Accelerator(), digits)
+    sampling = Sampling(temperature=0.7, max_new_tokens=16)
+    for step in (0, 1):
+        generator.sync(step)
+        found = generator.generate(PROMPTS, 8, sampling, seed=0)
+        assert len({tuple(r.token_ids) for r in found}) > 12
+        for rollout in found:
+            prompt = PROMPTS[rollout.prompt_index]
+            ids = torch.tensor([prompt + rollout.token_ids], device="cuda")
+            with torch.no_grad():
+                logits = model(ids).logits[0, len(prompt) - 1 : -1].float() / sampling.temperature
+            expected = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+            theirs = torch.tensor(rollout.log_probs, device="cuda")
+            assert (theirs - expected).abs().max() < 0.1  # bf16, two implementations
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(-1.0)
