@@ -10,6 +10,7 @@ is `generate_vllm.py`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -106,6 +107,11 @@ class TransformersGenerator:
         self.model, self.tokenizer = model, tokenizer
         stops = end_tokens(model, tokenizer, stop_token_ids)
         self.stops = torch.tensor(stops, dtype=torch.long, device=model.device)
+        # transformers 5.23 calls it `cache`, earlier ones `past_key_values`
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        forward = getattr(type(plain), "forward", plain)
+        taken = inspect.signature(forward).parameters
+        self.cache = "cache" if "cache" in taken else "past_key_values"
         self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     def generate(
@@ -198,8 +204,8 @@ class TransformersGenerator:
                 input_ids=token[:, None],
                 attention_mask=mask[:, : past + step + 1],
                 position_ids=(position - 1)[:, None],
-                past_key_values=cache,
                 use_cache=True,
+                **{self.cache: cache},
             ).logits[:, -1]
         columns = (tokens.tolist(), log_probs.tolist(), lengths.tolist(), stopped.tolist())
         return [
@@ -224,11 +230,12 @@ class TransformersGenerator:
             use_cache=True,
             logits_to_keep=1,
         )
-        if out.past_key_values is None:
+        cache = getattr(out, self.cache, None)
+        if cache is None:
             raise RequestError(
                 f"{type(self.model).__name__} has no key-value cache to generate with"
             )
-        return out.logits[:, -1], out.past_key_values, mask
+        return out.logits[:, -1], cache, mask
 
     def _rollout(
         self,

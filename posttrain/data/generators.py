@@ -54,6 +54,16 @@ class AnswerOptions(ArithmeticOptions):
     worked: bool = False
     """Whether the completion is a chain of thought: one part a place, highest first, then `=` and the answer, all
     without leading zeros. The pairs and their order stay the same."""
+    skip: int = 0
+    """Training problems to pass over first: those that an earlier stage has seen."""
+
+    def check(self, name: str) -> None:
+        super().check(name)
+        if self.skip < 0 or self.skip + self.train_size + self.test_size > self.pairs:
+            raise RequestError(
+                f"generator {name}: skip = {self.skip} with train_size + test_size = "
+                f"{self.train_size + self.test_size} is not within the {self.pairs} problems"
+            )
 
 
 class Options(Protocol):
@@ -153,7 +163,7 @@ def _rows(
     order = list(range(options.pairs))
     random.Random(options.seed).shuffle(order)
     train = options.split == "train"
-    chosen = order[: options.train_size] if train else order[-options.test_size :]
+    chosen = order[options.skip :][: options.train_size] if train else order[-options.test_size :]
     low = 10 ** (options.digits - 1)
     rows = []
     for index in chosen:

@@ -121,3 +121,15 @@ def test_every_registered_generator_gives_the_four_fields():
     assert {"addition", "multiplication"} < set(GENERATORS)
     for name in set(GENERATORS) - {"reasoning_gym"}:
         assert set(generate(name)[0]) == {"prompt", "completion", "answer", "id"}
+
+
+def test_skipping_gives_the_problems_that_come_next():
+    first = generate("multiplication", {"train_size": 30})
+    rest = generate("multiplication", {"train_size": 20, "skip": 10})
+    assert rest == first[10:]
+    test = {row["id"] for row in generate("multiplication", {"split": "test"})}
+    later = generate("multiplication", {"train_size": 4100, "skip": 3000})
+    assert not test & {row["id"] for row in later}
+    for options in ({"skip": -1}, {"skip": 5000}):
+        with pytest.raises(RequestError, match="skip = "):
+            generate("multiplication", options)
