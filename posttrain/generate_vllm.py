@@ -7,7 +7,7 @@ answers into rollouts. Three things differ from `TransformersGenerator`:
   vLLM has no stream of its own for a sample. Runs with this generator cannot be repeated bit by bit.
 - `Rollout.log_probs` are under the distribution that was sampled from: temperature applied, top_p too (vLLM's
   `processed_logprobs`). `losses/importance.py` wants them so; divide the policy's logits by the temperature to compare.
-- With a server, or tensor parallelism, `generate` is collective: every rank calls it, with any number of prompts.
+- `generate` copies new weights first and is collective: every rank calls it as often, with any number of prompts.
 
 A server runs on other GPUs than the policy's: `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config
 '{"backend": "nccl"}' --logprobs-mode processed_logprobs --max-logprobs -1`. Left out: images, LoRA inside vLLM (TRL merges
@@ -17,13 +17,13 @@ adapters into the weights it copies), `model.revision` (vLLM reads the config by
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.generate import Rollout, Sampling, end_tokens
-from posttrain.recipe import RlvrRecipe, SampleRecipe
+from posttrain.recipe import RlvrRecipe
 
 MODES = {"vllm_colocate": "colocate", "vllm_server": "server"}
 """`rollout.backend` -> TRL's mode."""
@@ -32,7 +32,7 @@ SERVED = ("server_base_url", "server_timeout")
 
 
 def vllm_settings(
-    recipe: RlvrRecipe | SampleRecipe,
+    recipe: RlvrRecipe,
     ranks: int,
     stops: Sequence[int] = (),
     positions: int | None = None,
@@ -70,7 +70,7 @@ def vllm_settings(
     }
 
 
-def _wrong(recipe: RlvrRecipe | SampleRecipe, ranks: int):
+def _wrong(recipe: RlvrRecipe, ranks: int):
     """Sentences about `rollout`, of what cannot work."""
     r, model = recipe.rollout, recipe.model
     if r.backend not in MODES:
@@ -93,6 +93,21 @@ def _wrong(recipe: RlvrRecipe | SampleRecipe, ranks: int):
         yield "rollout.backend = vllm_colocate cannot have 8-bit weights; use model.quantization.bits = 4"
 
 
+def _refuse_grown(backend: str, model: Any) -> None:
+    """A colocated engine loads the model by name: a vocabulary that has grown since does not fit into it."""
+    from transformers import AutoConfig
+
+    if backend != "vllm_colocate":
+        return
+    there = AutoConfig.from_pretrained(model.name_or_path).get_text_config().vocab_size
+    here = model.config.get_text_config().vocab_size
+    if there != here:
+        raise RequestError(
+            f"rollout.backend = vllm_colocate: the vocabulary of {model.name_or_path} has {there} rows, with the tokens "
+            f"of the template and model.add_tokens {here}; train a first stage with them and start from its run"
+        )
+
+
 def refuse_without_vllm(backend: str) -> None:
     """Raises `RequestError` where the recipe asks for vLLM and it is not installed."""
     if backend in MODES and find_spec("vllm") is None:
@@ -112,22 +127,40 @@ def refuse_raw_log_probs(info: dict[str, Any]) -> None:
         )
 
 
-class VllmGenerator:
-    """A `Generator` on an engine of TRL. Call `sync` before sampling from new weights."""
+def vllm_generator(trainer: Any, recipe: RlvrRecipe) -> VllmGenerator:
+    """What `trainer`, an RLVR trainer that is set up, samples with: an engine that gets its weights after each step."""
+    parts = trainer.parts
+    end = parts.tokenizer(parts.template.end_of_turn, add_special_tokens=False)["input_ids"]
+    return VllmGenerator.start(
+        recipe,
+        trainer.model,
+        trainer.accelerator,
+        parts.tokenizer,
+        end if len(end) == 1 else (),
+        lambda: trainer.state.global_step,
+    )
 
-    def __init__(self, engine: Any, tokenizer: Any, stops: Sequence[int]) -> None:
+
+class VllmGenerator:
+    """A `Generator` on an engine of TRL. `step()` says which optimizer step's weights the policy has."""
+
+    def __init__(
+        self, engine: Any, tokenizer: Any, stops: Sequence[int], step: Callable[[], int]
+    ) -> None:
         self.engine, self.tokenizer, self.stops = engine, tokenizer, frozenset(stops)
+        self.step = step
         self.synced: int | None = None
         """The optimizer step whose weights the engine has; None: those it was loaded with."""
 
     @classmethod
     def start(
         cls,
-        recipe: RlvrRecipe | SampleRecipe,
+        recipe: RlvrRecipe,
         model: Any,
         accelerator: Any,
         tokenizer: Any,
         stop_token_ids: Sequence[int] = (),
+        step: Callable[[], int] = lambda: 0,
     ) -> VllmGenerator:
         """Start the engine, or wait for the server. Collective; needs a GPU.
 
@@ -137,6 +170,7 @@ class VllmGenerator:
         """
         refuse_without_vllm(recipe.rollout.backend)
         stops = end_tokens(model, tokenizer, stop_token_ids)
+        _refuse_grown(recipe.rollout.backend, model)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         settings = vllm_settings(recipe, accelerator.num_processes, stops, positions)
         from trl.generation.vllm_generation import VLLMGeneration
@@ -145,14 +179,14 @@ class VllmGenerator:
             engine = VLLMGeneration(model, accelerator, tokenizer, **settings)
         except ConnectionError as error:
             raise WorkError(f"rollout.vllm: {error}") from error
-        corrected = isinstance(recipe, RlvrRecipe) and recipe.rollout.vllm.correction != "none"
+        corrected = recipe.rollout.vllm.correction != "none"
         if corrected and engine.mode == "server" and accelerator.is_main_process:
             refuse_raw_log_probs(engine.vllm_client.get_server_info())
-        return cls(engine, tokenizer, stops)
+        return cls(engine, tokenizer, stops, step)
 
-    def sync(self, step: int) -> None:
-        """Give the engine the weights of optimizer step `step`, unless it has them. Collective."""
-        if step != self.synced:
+    def sync(self) -> None:
+        """Give the engine the policy's weights, unless it has them. Collective."""
+        if (step := self.step()) != self.synced:
             self.engine.sync_weights()
             self.synced = step
 
@@ -179,6 +213,7 @@ class VllmGenerator:
                 raise RequestError(f"prompt {i} has {len(prompt)} tokens, vLLM's limit is {limit}")
         asked = [prompt for prompt in prompts for _ in range(n)]
         asked += [self._filler(prompts)] * (n * self._most(len(prompts)) - len(asked))
+        self.sync()
         if not asked:
             return []
         engine = self.engine

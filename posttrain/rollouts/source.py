@@ -86,11 +86,14 @@ class RolloutSource:
         mine: list[Group] = []
         begun = time.perf_counter()
         with generating() as generator:
-            # a call a batch of sequences, so that a request to stop is heard between them
-            size = max(1, self.rollout.batch_size // self.rollout.num_generations)
             share = prompts[self.rank :: self.ranks]
-            for start in range(0, len(share), size):
-                if self.asked():
+            if self.rollout.backend == "transformers":
+                # a call a batch of sequences, so that a request to stop is heard between them
+                size = max(1, self.rollout.batch_size // self.rollout.num_generations)
+            else:  # vLLM makes its own batches, and its calls are collective: one on each rank
+                size = max(1, count)
+            for start in range(0, max(1, len(share)), size):
+                if self.asked() and self.rollout.backend == "transformers":
                     break
                 mine += sample(generator, share[start : start + size], self.rollout, self.seed)
         sampled = time.perf_counter()

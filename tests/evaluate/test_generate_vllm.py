@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,15 +21,18 @@ from posttrain.generate_vllm import (
     VllmGenerator,
     refuse_raw_log_probs,
     refuse_without_vllm,
+    vllm_generator,
     vllm_settings,
 )
 from posttrain.recipe import RlvrRecipe
 from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Source, Train
 from posttrain.recipe.sections import Reward, TrainRollout, Vllm
+from posttrain.rollouts.collect import Prompt
+from posttrain.rollouts.source import Interrupted, RolloutSource
 
 from .conftest import build_model
 
-END, STOP = 1, 7  # <eos> of builtin:digits, and a template's end of turn
+END, STOP = 1, 7  # <eos> of builtin:digits, and 4, the end of turn of the template here
 
 
 def recipe(backend: str = "vllm_colocate", model: Model | None = None, vllm: Vllm | None = None, **rollout) -> RlvrRecipe:  # fmt: skip
@@ -171,7 +176,7 @@ def reply(prompt: list[int], j: int) -> list[int]:
 
 
 @pytest.fixture
-def start(monkeypatch, digits):
+def start(monkeypatch, digits, tmp_path):
     """`start(backend, model, **)`: a generator on TRL's class; what it would ask of vLLM goes to the fakes above."""
     monkeypatch.setattr(generate_vllm, "find_spec", lambda name: True)
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
@@ -195,10 +200,18 @@ def start(monkeypatch, digits):
         wait_for_everyone=lambda: None, state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None),
     )  # fmt: skip
 
-    def begin(backend: str, model=None, **rollout):
+    def begin(backend: str, model=None, rows: int = len(digits), **rollout):
         model = model or build_model("llama", len(digits))
-        model.name_or_path = "org/model"
-        return VllmGenerator.start(recipe(backend, **rollout), model, accelerator, digits, [STOP])
+        model.name_or_path = str(tmp_path)
+        replaced = copy.copy(model.config)
+        replaced.vocab_size = rows
+        replaced.save_pretrained(tmp_path)
+        parts = SimpleNamespace(tokenizer=digits, template=SimpleNamespace(end_of_turn="4"))
+        state = SimpleNamespace(global_step=0)
+        trainer = SimpleNamespace(model=model, accelerator=accelerator, parts=parts, state=state)
+        generator = vllm_generator(trainer, recipe(backend, **rollout))
+        generator.trainer = trainer
+        return generator
 
     return begin
 
@@ -230,7 +243,8 @@ def test_colocated_every_copy_of_a_prompt_is_a_request_without_a_seed(start):
     assert params.stop_token_ids == [END, STOP] and params.logprobs == 0
     assert not hasattr(params, "seed")  # it would make the copies one text
     assert engine.built["logprobs_mode"] == "processed_logprobs"
-    assert engine.built["model"] == "org/model" and engine.built["max_model_len"] == 64
+    assert engine.built["model"] == generator.trainer.model.name_or_path
+    assert engine.built["max_model_len"] == 64
 
 
 def test_a_server_is_asked_for_each_prompt_once(start):
@@ -258,14 +272,21 @@ def test_ranks_with_fewer_prompts_ask_as_many_as_the_others(start, monkeypatch):
 def test_weights_are_copied_once_a_step(start, digits, backend):
     model = build_model("llama", len(digits))
     generator = start(backend, model)
-    for step in (0, 0, 1):
-        generator.sync(step)
+    for step, prompts in ((0, PROMPTS), (0, PROMPTS), (1, [])):  # also where this rank asks nothing
+        generator.trainer.state.global_step = step
+        generator.generate(prompts, 2, SAMPLING, seed=0)
     names = [name for name, _ in model.named_parameters()]
     if backend == "vllm_server":
         assert generator.engine.vllm_client.updates == [(len(names), len(names))] * 2
     else:
         assert [name for name, _ in generator.engine.llm.loaded] == names * 2
     assert generator.synced == 1
+
+
+def test_a_vocabulary_that_has_grown_does_not_fit(start):
+    with pytest.raises(RequestError, match=r"has 19 rows, .* 23; train a first stage"):
+        start("vllm_colocate", rows=19)
+    start("vllm_server", rows=19)  # the server has its own
 
 
 def test_what_a_request_may_not_be(start):
@@ -293,6 +314,25 @@ def test_a_server_that_fails_is_work_that_failed(start, monkeypatch):
     monkeypatch.setattr(generator.engine.vllm_client, "generate", lambda **kwargs: short)
     with pytest.raises(WorkError, match="1 completions for 6"):
         generator.generate(PROMPTS, 2, SAMPLING, seed=0)
+
+
+@pytest.mark.parametrize(("rank", "share"), [(0, [0, 2]), (1, [1]), (3, [])])
+def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, share):
+    """Collective calls must be as many everywhere, whatever a rank's share is and whoever was asked to stop."""
+    calls = []
+
+    def generate(prompts, n, sampling, seed, streams):
+        calls.append(list(streams))
+        return []
+
+    prompts = [Prompt(i, "rows", i, [4], None) for i in range(3)]
+    asked = recipe(num_generations=16).rollout  # two groups of 16 would be a batch of 32
+    source = RolloutSource(
+        prompts, asked, None, 0, rank, 4, gather=lambda mine: [mine], asked=lambda: True
+    )
+    with pytest.raises(Interrupted):
+        source.draw(lambda: nullcontext(SimpleNamespace(generate=generate)), 3)
+    assert calls == [share] and source.position == 0
 
 
 # ---- vLLM itself -------------------------------------------------------------------------------------------
@@ -326,10 +366,10 @@ def test_a_colocated_engine_follows_the_weights(tmp_path, digits):
     LlamaForCausalLM(shape).bfloat16().save_pretrained(tmp_path)
     model = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).cuda()
     asked = recipe(vllm=Vllm(gpu_memory_utilization=0.3))
-    generator = VllmGenerator.start(asked, model, Accelerator(), digits)
+    step = [0]
+    generator = VllmGenerator.start(asked, model, Accelerator(), digits, step=lambda: step[0])
     sampling = Sampling(temperature=0.7, max_new_tokens=16)
-    for step in (0, 1):
-        generator.sync(step)
+    for step[0] in (0, 1):
         found = generator.generate(PROMPTS, 8, sampling, seed=0)
         assert len({tuple(r.token_ids) for r in found}) > 12
         for rollout in found:
