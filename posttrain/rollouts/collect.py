@@ -7,7 +7,7 @@ it, on however many ranks, before or after a restart. Left out: what is done wit
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from posttrain.data.prepare import Prepared
 from posttrain.data.prompts import Asked
@@ -15,6 +15,7 @@ from posttrain.generate import Generator, Sampling
 from posttrain.generate import Rollout as Completion
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite, Graded
+from posttrain.rewards.shaping import TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,12 @@ def judge(
 ) -> None:
     """Fills in `graded` of all groups, in one call of the rewards."""
     texts = [c.text for group in groups for c in group.completions]
-    rows = [
-        row for group in groups for row in [group.prompt.asked.example()] * len(group.completions)
-    ]
+    rows = []
+    for group in groups:
+        row = group.prompt.asked.example()
+        for one in group.completions:
+            counted = {TOKENS: len(one.token_ids)}  # what shaping by length counts
+            rows.append(replace(row, extra=row.extra | counted))
     graded = iter(rewards.grade(texts, rows, rollout.deadline, done=done))
     for group in groups:
         group.graded = [next(graded) for _ in group.completions]
