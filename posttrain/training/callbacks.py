@@ -24,6 +24,8 @@ from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
 
+SHOWN = {"weight_mean": "F", "reward": "reward", "rewards/accuracies": "accuracy"}
+"""What a line of progress says besides loss and speed, where it is logged."""
 Scorer = Callable[[Path, int], None]
 """`score(checkpoint folder, step)`: called on all ranks after a checkpoint is whole, returns when all are done."""
 
@@ -143,8 +145,9 @@ class ConsoleCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         parts = [f"loss {logs['loss']:.4g}"]
-        if "weight_mean" in logs:
-            parts.append(f"F {logs['weight_mean']:.3f}")
+        for key, name in SHOWN.items():
+            if key in logs:
+                parts.append(f"{name} {logs[key]:.3f}")
         if "tokens_per_second" in logs:
             parts.append(f"{logs['tokens_per_second']:,.0f} tok/s")
         if self.bar is not None:
