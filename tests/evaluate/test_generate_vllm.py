@@ -316,8 +316,8 @@ def test_a_server_that_fails_is_work_that_failed(start, monkeypatch):
         generator.generate(PROMPTS, 2, SAMPLING, seed=0)
 
 
-@pytest.mark.parametrize(("rank", "share"), [(0, [0, 2]), (1, [1]), (3, [])])
-def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, share):
+@pytest.mark.parametrize(("rank", "ranks", "share"), [(0, 2, [0, 2]), (1, 2, [1]), (3, 4, [])])
+def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, ranks, share):
     """Collective calls must be as many everywhere, whatever a rank's share is and whoever was asked to stop."""
     calls = []
 
@@ -326,9 +326,9 @@ def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, share):
         return []
 
     prompts = [Prompt(i, "rows", i, [4], None) for i in range(3)]
-    asked = recipe(num_generations=16).rollout  # two groups of 16 would be a batch of 32
+    asked = recipe(num_generations=32).rollout  # a group is a whole batch_size
     source = RolloutSource(
-        prompts, asked, None, 0, rank, 4, gather=lambda mine: [mine], asked=lambda: True
+        prompts, asked, None, 0, rank, ranks, gather=lambda mine: [mine], asked=lambda: True
     )
     with pytest.raises(Interrupted):
         source.draw(lambda: nullcontext(SimpleNamespace(generate=generate)), 3)
