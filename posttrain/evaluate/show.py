@@ -89,22 +89,29 @@ def summary(run: RunData) -> dict[str, Any]:
     }
 
 
+def _progress(run: RunData) -> str | None:
+    """`step 40 of 120`; `chunk 3 of 12` of a stage that samples."""
+    (step, total), chunks = progress(run), run.run.get("chunks")
+    if step is not None:
+        return f"step {step:,}" + (f" of {total:,}" if total else "")
+    if isinstance(chunks, int) and run.rollouts.kind == "chunk":
+        return f"chunk {len(run.rollouts.files):,} of {chunks:,}"
+    return None
+
+
 def _show_run(run: RunData, console: Console) -> None:
-    step, total = progress(run)
     console.print(Text(printable(run.name), style="bold"))
     model = run.recipe.get("model")
-    rollouts = run.rollouts
+    count = len(run.rollouts.files)
     known = {
         "stage": run.stage or None,
         "status": run.status,
         "error": run.run.get("error"),
         "parent": run.run.get("parent") or (model.get("init") if isinstance(model, dict) else None),
-        "progress": None
-        if step is None
-        else f"step {step:,}" + (f" of {total:,}" if total else ""),
+        "progress": _progress(run),
         "checkpoints": tables.checkpoint_line(run) if run.checkpoints or not run.outcome else None,
-        "rollouts": f"{len(rollouts.files):,} file{'s' * (len(rollouts.files) != 1)} (posttrain show {run.path} --rollouts)"
-        if rollouts
+        "rollouts": f"{count:,} file{'s' * (count != 1)} (posttrain show {run.path} --rollouts)"
+        if count
         else None,
     } | facts(run)
     width = max(12, *(len(key) + 1 for key in known))

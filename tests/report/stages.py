@@ -184,7 +184,7 @@ def write_pairs(path: Path, start: tuple) -> Path:
         "pairing": {"strategy": "correct_incorrect"},
         "rollout": {"num_generations": 4},
     }
-    papers(path, "pairs", recipe, start)
+    papers(path, "pairs", recipe, start, chunks=9)
     found = {
         "prompts": 200,
         "completions": 800,

@@ -120,13 +120,16 @@ def test_best_and_worst_by_hand(tmp_path):
         for i, (g, r, a) in enumerate(values)
     ]
     rows.append(stages.rollout(6, 0, position=6, reward=None, success=None, completion="lost"))
-    rows.append(stages.rollout(7, 0, position=7, reward=0.5, finish="length", completion="cut"))
+    for g, r in ((7, 0.5), (8, -2.0)):
+        rows.append(
+            stages.rollout(g, 0, position=g, reward=r, finish="length", completion=f"cut {r}")
+        )
     lines(tmp_path / "rollouts" / "step-000001.jsonl", rows)
     found = {title: [c.text for c in group] for title, group in pick(Rollouts(tmp_path))}
     assert found == {
         "Highest reward": ["2 0.1", "1 1.5", "1 0.5"],
-        "Lowest reward": ["-1 0", "0 -0.9", "0 -0.2"],
-        "Cut off": ["cut"],
+        "Lowest reward": ["cut -2.0", "-1 0", "0 -0.9"],
+        "Cut off": ["cut 0.5"],
         "Check failed": ["lost"],
     }
 

@@ -75,8 +75,8 @@ def test_trend_by_hand():
     t = trend(rows, "x")
     assert (t.first, t.last, t.steps, t.count) == (1.0, 11.0, (0, 190), 2)
     assert t.error == pytest.approx(math.sqrt(10)) and t.clear
-    rows[18]["x"], rows[19]["x"] = 1.0, 5.0
-    assert not trend(rows, "x").clear, "2 against twice sqrt(1 + 4)"
+    rows[18]["x"], rows[19]["x"] = 2.0, 6.0
+    assert not trend(rows, "x").clear, "3 is more than sqrt(1 + 4), less than twice that"
     one = trend(rows[:1], "x")
     assert (one.first, one.last, one.count, one.error) == (0.0, 0.0, 1, 0.0)
     assert (
@@ -381,7 +381,9 @@ def test_page_has_the_stages_in_order(page):
              "Preference optimisation: DPO dpo_norm", "Verifiable rewards: RLVR dapo, mean_std advantage,", "Data",
              "Samples"]  # fmt: skip
     places = [next(i for i, head in enumerate(heads) if head.startswith(title)) for title in order]
-    assert places == sorted(places)
+    assert places == sorted(places) and heads[places[3]] == order[3], (
+        "stages that sample train nothing"
+    )
     for words in ("Reward: tags", "Log-ratio to the reference", "How often prompts were solved", "pass@1 through the stages",
                   "Groups without gradient", "timeout, worker lost", "advantage +0.7", "the chosen replies become less likely",
                   "all wrong 30", "full bars: kept", "stages end to end"):  # fmt: skip
@@ -470,6 +472,7 @@ def test_show_says_what_each_stage_did(chain):
     for words in ("accuracy              .514 → .836", "pairs        120", "100 (25% of the prompts)", "success  ",
                   "rollouts                3 files (posttrain show", "1 file (posttrain show", "less likely"):  # fmt: skip
         assert words in text, words
+    assert "chunk 1 of 9" in text
     value = json.loads(printed(chain / "rlvr-plain", json=True))
     assert (
         value["rollouts"] == [1, 61, 119] and value["alerts"] == [] and "success" in value["facts"]
