@@ -10,7 +10,7 @@ from __future__ import annotations
 from posttrain.evaluate import chains
 from posttrain.evaluate.comparison import comparisons
 from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.stage_facts import headline
+from posttrain.evaluate.stage_facts import SAMPLING, headline
 from posttrain.evaluate.stories import Story, labels, share, signed, span, story
 
 
@@ -106,9 +106,8 @@ def caveats(runs: list[RunData]) -> list[str]:
         )
     for run, name in zip(runs, names, strict=True):
         if run.status not in ("finished", "unknown"):
-            found.append(
-                f"{name}: the run is {run.status}{_progress(run)}; its last checkpoint is not its end."
-            )
+            rest = "" if run.stage in SAMPLING else "; its last checkpoint is not its end"
+            found.append(f"{name}: the run is {run.status}{_progress(run)}{rest}.")
         for task, hashes in run.settings.items():
             if len(hashes) > 1:
                 found.append(

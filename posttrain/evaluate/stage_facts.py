@@ -13,6 +13,8 @@ from posttrain.evaluate.rundata import RunData
 from posttrain.evaluate.stories import share
 from posttrain.evaluate.trends import Trend, mean, number, trend
 
+SAMPLING = ("pairs", "pass_rate")
+"""Stages that sample and judge, and train nothing."""
 KINDS = ("timeout", "error", "unparseable", "limit")
 """Shares that compose.py logs of a component besides its mean."""
 RLVR = (
@@ -81,6 +83,13 @@ def sampled(outcome: dict[str, Any]) -> dict[str, str]:
         n, total = len(rates) - 1, sum(rates)
         right = sum(i * c for i, c in enumerate(rates)) / (n * total)
         found["right"] = f"{share(right)} of the completions, {n} a prompt"
+    if unjudged := _count(outcome, "unjudged"):
+        found["not judged"] = f"{unjudged:,}"
+    tokens = outcome.get("mean_tokens")
+    tokens = tokens if isinstance(tokens, dict) else {}
+    sides = {s: v for s in ("chosen", "rejected") if (v := number(tokens.get(s))) is not None}
+    if len(sides) == 2:
+        found["tokens"] = ", ".join(f"{side} {value(v, 'free')}" for side, v in sides.items())
     reasons = none_reasons(outcome)
     if reasons:
         found["no pair from"] = ", ".join(f"{reason} {n:,}" for reason, n in reasons)

@@ -16,6 +16,7 @@ from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import RunData
 from posttrain.evaluate.stage_facts import (
     FAILED_CHECKS,
+    SAMPLING,
     component_rows,
     components,
     facts,
@@ -119,7 +120,6 @@ STAGES = {
     "rlvr": "Verifiable rewards",
 }
 """Stages that train, and what the page calls them."""
-SAMPLING = ("pairs", "pass_rate")
 
 
 def pictures(stage: str, runs: list[RunData]) -> list[Picture]:

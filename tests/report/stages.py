@@ -192,6 +192,7 @@ def write_pairs(path: Path, start: tuple) -> Path:
         "success_by_count": [30, 50, 45, 35, 40],
     }
     found["none"] = {"all_wrong": 30, "all_right": 40, "too_few": 10}
+    found["mean_tokens"] = {"chosen": 31.0, "rejected": 44.2}
     (path / "pairs.json").write_text(json.dumps(found))
     rollouts(path, 0, kind="chunk")
     return path

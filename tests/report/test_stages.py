@@ -17,7 +17,7 @@ from posttrain.evaluate import chains
 from posttrain.evaluate.alerts import alerts
 from posttrain.evaluate.card import model_card
 from posttrain.evaluate.curves import curve, difference
-from posttrain.evaluate.findings import findings
+from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.plots import success_bars
 from posttrain.evaluate.printable import UNSAFE
 from posttrain.evaluate.report import load_runs, markdown_report, render, write_report
@@ -119,13 +119,14 @@ def test_facts_of_sampling_by_hand(held):
         "completions": "800",
         "pairs": "120",
         "right": f"{share(405 / 800)} of the completions, 4 a prompt",
+        "tokens": "chosen 31, rejected 44.2",
         "no pair from": "all right 40, all wrong 30, too few 10",
     }
     assert facts(held["difficulty"])["kept"] == "100 (25% of the prompts)"
-    assert facts(held["sft"]) == {}
+    assert facts(held["sft"]) == {} and sampled({"unjudged": 3}) == {"not judged": "3"}
     odd = [{}, {"prompts": True}, {"success_by_count": [1]}, {"success_by_count": [0, 0]}, {"success_by_count": [1, "x"]},
-           {"success_by_count": [3, -1]}, {"none": [1]}, {"none": {"a": "b"}}]  # fmt: skip
-    assert [sampled(value) for value in odd] == [{}] * 8
+           {"success_by_count": [3, -1]}, {"none": [1]}, {"none": {"a": "b"}}, {"mean_tokens": {}}, {"mean_tokens": {"chosen": 3, "rejected": None}}]  # fmt: skip
+    assert [sampled(value) for value in odd] == [{}] * 10
 
 
 def test_components_by_hand(held, made):
@@ -326,6 +327,9 @@ def test_unscored_stages_are_told_by_what_they_logged(made):
         and headline(made("pairs", name="c"), "x") is None
     )
     assert "no step logged yet" in findings([made("rlvr", name="d")])[0]
+    failed = made("pairs", name="e")
+    failed.run["status"] = "failed"
+    assert caveats([failed]) == ["Pairs: the run is failed."], "it has no checkpoint to speak of"
 
 
 # ---- the page, the terminal, the card -----------------------------------------------------------------------
