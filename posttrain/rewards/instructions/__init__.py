@@ -2,7 +2,8 @@
 
 Zhou et al. 2023, arXiv 2311.07911 (ids `keywords:existence`, `length_constraints:number_words` ...) and Pyatkin et
 al. 2025, arXiv 2507.02833 (`count:word_count_range`, `ratio:stop_words` ...). A row names its instructions and their
-arguments; `table.py` holds one function for each id. Nothing is downloaded. Left out: `words:start_verb` (needs a
+arguments; `table.py` holds one function for each id. A row without ids may have its one instruction as an answer, as
+Tulu 3's RLVR data do (`tulu.py`). Nothing is downloaded. Left out: `words:start_verb` (needs a
 tagger) and `words:odd_even_syllables` (needs a dictionary of syllables).
 """
 
@@ -21,6 +22,7 @@ from posttrain.rewards.instructions import (  # noqa: F401  (importing fills the
     marks,
     order,
     shape,
+    tulu,
 )
 from posttrain.rewards.instructions.table import TABLE, Instruction, bind
 from posttrain.rewards.registry import reward
@@ -52,7 +54,7 @@ def prepare() -> None:
 
 @reward(
     "instructions",
-    columns=("instruction_id_list", "kwargs"),
+    columns=("instruction_id_list|answer", "kwargs|answer"),
     check_row=check_row,
     runs="worker",
     limit_s=2.0,
@@ -107,6 +109,8 @@ def loose(text: str) -> Iterator[str]:
 def _entries(example: Example) -> Entries:
     """The instructions of a row with their arguments; raises ValueError as `check_row` does."""
     ids, kwargs = (example.extra.get(name) for name in ("instruction_id_list", "kwargs"))
+    if ids is None and example.answer is not None:
+        return [tulu.decode(example.answer, example.prompt)]
     if not isinstance(ids, list) or not ids:
         raise ValueError(f"instruction_id_list must be a list of ids, not {ids!r}")
     if not isinstance(kwargs, list) or len(kwargs) != len(ids):

@@ -41,16 +41,16 @@ class Instruction:
 TABLE: dict[str, Instruction] = {}
 
 
-def instruction(id: str) -> Callable[[CheckFn], CheckFn]:
+def instruction(id: str, table: dict[str, Instruction] = TABLE) -> Callable[[CheckFn], CheckFn]:
     """Decorator that puts a check into the table."""
 
     def add(fn: CheckFn) -> CheckFn:
-        if id in TABLE:
+        if id in table:
             raise ValueError(f"instruction {id!r} is registered twice")
         hints = typing.get_type_hints(fn)
         names = list(inspect.signature(fn).parameters.values())[1:]
         given = [one for one in names if one.name != "fixed"]
-        TABLE[id] = Instruction(
+        table[id] = Instruction(
             id,
             fn,
             {one.name: hints[one.name] for one in given},
@@ -62,18 +62,20 @@ def instruction(id: str) -> Callable[[CheckFn], CheckFn]:
     return add
 
 
-def bind(id: Any, kwargs: Any, prompt: str | None = None) -> tuple[Instruction, dict[str, Any]]:
+def bind(
+    id: Any, kwargs: Any, prompt: str | None = None, table: Mapping[str, Instruction] = TABLE
+) -> tuple[Instruction, dict[str, Any]]:
     """The instruction and its arguments of one entry of a row; null values count as absent.
 
     Raises:
         ValueError: an unknown id, an argument that is missing, unknown or of the wrong type.
     """
-    if not isinstance(id, str) or id not in TABLE:
-        near = did_you_mean(id, TABLE) if isinstance(id, str) else ""
+    if not isinstance(id, str) or id not in table:
+        near = did_you_mean(id, table) if isinstance(id, str) else ""
         raise ValueError(f"unknown instruction {id!r}{near}")
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"instruction {id!r}: its kwargs must be an object, not {kwargs!r}")
-    row = TABLE[id]
+    row = table[id]
     bound = {key: value for key, value in kwargs.items() if value is not None}
     if "prompt_to_repeat" in row.kwargs and prompt is not None:
         bound.setdefault("prompt_to_repeat", prompt)
