@@ -79,7 +79,7 @@ def chain(told: Story, runs: list[RunData]) -> Chain | None:
 
 
 def sentence(c: Chain, name: str | None) -> str:
-    """What changed from the start to the last checkpoint, at the smallest and the largest k; `name`: the parent's label."""
+    """What changed from the start to the last checkpoint, at the smallest and the largest k. `name`: the parent's."""
     s = c.told
     ks = [k for k in dict.fromkeys((s.small, s.large)) if k in c.before] or [*c.before][-1:]
     moves = " and ".join(_move(c, k) for k in ks)

@@ -125,7 +125,8 @@ def test_facts_of_sampling_by_hand(held):
     assert facts(held["difficulty"])["kept"] == "100 (25% of the prompts)"
     assert facts(held["sft"]) == {} and sampled({"unjudged": 3}) == {"not judged": "3"}
     odd = [{}, {"prompts": True}, {"success_by_count": [1]}, {"success_by_count": [0, 0]}, {"success_by_count": [1, "x"]},
-           {"success_by_count": [3, -1]}, {"none": [1]}, {"none": {"a": "b"}}, {"mean_tokens": {}}, {"mean_tokens": {"chosen": 3, "rejected": None}}]  # fmt: skip
+           {"success_by_count": [3, -1]}, {"none": [1]}, {"none": {"a": "b"}}, {"mean_tokens": {}},
+           {"mean_tokens": {"chosen": 3, "rejected": None}}]  # fmt: skip
     assert [sampled(value) for value in odd] == [{}] * 10
 
 
