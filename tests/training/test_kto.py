@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from posttrain.data.mismatched import joined
@@ -77,6 +80,21 @@ def test_a_step_is_trls(path, tiny, tmp_path):
     assert far(ours, {k: after[k] for k in ours}) < 1e-4 * step
 
 
+@pytest.mark.parametrize(
+    ("ratios", "want"),
+    [
+        ([[1.0, 2.0], [6.0]], 3.0),  # of rows, not of micro-batches: 3.75
+        ([[-1.0, 0.5], [-0.25]], 0.0),  # a KL is not negative
+        ([], 0.0),  # a rank without held-out rows
+    ],
+)
+def test_the_estimate_of_a_step(ratios, want):
+    from posttrain.kto import KtoTrainer
+
+    alone = SimpleNamespace(reduce=lambda values: values, args=SimpleNamespace(device="cpu"))
+    assert float(KtoTrainer._estimate(alone, [torch.tensor(r) for r in ratios])) == want
+
+
 def test_nothing_depends_on_the_split_or_on_when_the_reference_is_asked(path, tiny, tmp_path):
     """One micro-batch and references from disk; four of them and a second model in every step."""
     given = {"reference_model": str(moved(tiny, tmp_path / "other"))}
@@ -115,6 +133,38 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(path):
     assert rows(run, "heldout")[-1]["loss"] == pytest.approx(held["loss"], abs=1e-7)
 
 
+def test_held_out_replies_by_hand(path, tiny):
+    """Six of them in two batches: one z for all, from prompt i with reply i - 1."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    given = [{"prompt": f"Say {i}.", "completion": f"{'good' if i % 2 else 'bad'} {i} " * (i + 1), "label": i % 2}
+             for i in range(6)]  # fmt: skip
+    held = path.parent / "held.jsonl"
+    held.write_text("".join(json.dumps(row) + "\n" for row in given))
+    run = train(path, *kto(path, desirable_weight=3.0), "train.learning_rate=0.5",
+                f"evaluate.heldout={{source: {{name: held, path: {held}}}, every_steps: 5}}")  # fmt: skip
+    found, tokenizer = rows(run, "heldout")[-1], AutoTokenizer.from_pretrained(tiny)
+    models = [AutoModelForCausalLM.from_pretrained(p).eval() for p in (run.checkpoints / "step-000005", tiny)]  # fmt: skip
+
+    def ratio(prompt: str, reply: str) -> float:
+        texts = (f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", f"{reply}<|im_end|>")  # fmt: skip
+        before, after = (tokenizer(text).input_ids for text in texts)
+        ids = torch.tensor([before + after])
+        with torch.no_grad():
+            logps = [m(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]) for m in models]  # fmt: skip
+        policy, start = (float(logp[len(before) - 1 :].sum()) for logp in logps)
+        return policy - start
+
+    z = max(0.0, np.mean([ratio(given[i]["prompt"], given[i - 1]["completion"]) for i in range(6)]))
+    x = [ratio(row["prompt"], row["completion"]) for row in given]
+    value = [3.0 / (1 + np.exp(0.1 * (v - z))) if row["label"] else 1 / (1 + np.exp(0.1 * (z - v)))
+             for v, row in zip(x, given, strict=True)]  # fmt: skip
+    assert z > 0.1 and found["kl"] == pytest.approx(z, abs=1e-4)
+    assert found["loss"] == pytest.approx(np.mean(value), abs=1e-5)
+    assert found["rewards/chosen"] == pytest.approx(0.1 * np.mean(x[1::2]), abs=1e-4)
+    assert found["logratio/rejected"] == pytest.approx(np.mean(x[::2]), abs=1e-4)
+
+
 # ---- labels ------------------------------------------------------------------------------------------------
 
 
@@ -138,8 +188,6 @@ def test_replies_of_one_kind_only_are_refused(path):
 )
 def test_weights_that_do_not_make_up_for_the_numbers(caplog, weights, sentence):
     """16 good, 24 bad: a weight w of the good ones is right for 16 w / 24 in [1, 4/3]."""
-    from types import SimpleNamespace
-
     from posttrain.kto import check_labels
     from posttrain.losses.preference import PreferenceOptions
 
@@ -154,10 +202,7 @@ def test_weights_that_do_not_make_up_for_the_numbers(caplog, weights, sentence):
     )
     check_labels(prepared, 40, PreferenceOptions(0.1, 0.0, 0.5, *weights))
     assert bool(caplog.text) == (sentence is not None)
-    if sentence:
-        import re
-
-        assert re.search(sentence, caplog.text)
+    assert sentence is None or re.search(sentence, caplog.text)
 
 
 # ---- mismatched rows ---------------------------------------------------------------------------------------
