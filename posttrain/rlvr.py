@@ -205,7 +205,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
     def _refuse_failures(self, drawn: Drawn) -> None:
         """Raises WorkError where too many checks failed; says so where some did."""
         graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
-        failed = [g for g in graded if g.value is None]
+        failed = [g for g in graded if g.value is None or g.success is None]
         share, most = len(failed) / len(graded), self.recipe.rollout.max_failed
         if share <= min(LOUD, most):
             return

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.examples import SPELLINGS, to_example
+from posttrain.data.examples import SPELLINGS, TRANSCRIPT, to_example
 from posttrain.data.rows import RowError, TokenRow
 from posttrain.data.table import TokenTable
 from posttrain.data.template import load_template
@@ -25,8 +25,10 @@ from posttrain.rewards.rows import to_row
 from posttrain.types import Example, Message
 
 COLUMNS, OFFSETS = "columns.jsonl", "columns.idx"
-REPLY = "."
-"""Stands for the reply while the columns of a prompt are mapped."""
+REPLY, STANDS_IN = ".", "<reply>"
+"""Stand for the reply and its column while the columns of a prompt are mapped."""
+NOT_ASKED = {n for what in ("messages", "completion", "text", "p") for n in SPELLINGS[what]}
+"""Columns that say nothing of what is asked, whatever they hold."""
 
 
 def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example:
@@ -38,32 +40,46 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         RequestError: no column holds a prompt, or it holds no text and no messages.
         RowError: no_prompt, and those of `to_example`.
     """
-    messages = source.columns.messages or next((n for n in SPELLINGS["messages"] if n in row), None)
-    if messages is not None and source.format in ("auto", "messages"):
-        turns = row[messages]
-        if isinstance(turns, list) and turns and turns[-1].get("role", turns[-1].get("from")) not in ("assistant", "gpt"):  # fmt: skip
-            turns = [*turns, {"role": "assistant", "content": REPLY}]
-        columns = replace(source.columns, prompt=None, completion=None, text=None, answer=None)
+    named = source.columns
+    messages = named.messages or next((n for n in SPELLINGS["messages"] if n in row), None)
+    if named.prompt and not named.messages and source.format == "auto":
+        messages = None  # named columns count first
+    if source.format == "messages" or (source.format == "auto" and messages is not None):
+        turns = {messages: _with_reply(row[messages])} if messages in row else row
+        columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
         mapped = replace(source, format="messages", columns=replace(columns, messages=messages))
-        example = to_example({messages: turns} | _system(row, source), mapped, where)
+        example = to_example(turns | _system(row, source), mapped, where)
     else:
-        taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]}
-        kept = {k: v for k, v in row.items() if k not in taken or k == source.columns.prompt}
-        asked = source.columns.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
+        asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
+        if asked is None:
+            has = ", ".join(map(str, row)) or "no column at all"
+            raise RequestError(
+                f"{where}: no column is known to hold the prompt; the row has {has}. "
+                f"Name it under columns.prompt of source {source.name!r}"
+            )
+        kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY  # fmt: skip
-        columns = replace(source.columns, messages=None, text=None, completion="completion")
-        mapped = replace(
-            source, format="prompt_completion", columns=replace(columns, answer=None, p=None)
-        )
-        example = to_example(kept | {"completion": reply}, mapped, where)
+        columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)  # fmt: skip
+        mapped = replace(source, format="prompt_completion", columns=columns)
+        example = to_example(kept | {STANDS_IN: reply}, mapped, where)
     example.completion = None
     if example.messages is not None:
         example.messages = example.messages[:-1]
-        if not example.messages:
-            raise RowError("no_prompt", "the conversation has nothing before the reply")
+        if all(message["role"] == "system" for message in example.messages):
+            raise RowError("no_prompt", "the conversation asks nothing before the reply")
     elif not (example.prompt or "").strip():
         raise RowError("no_prompt", "there is no prompt")
     return example
+
+
+def _with_reply(turns: Any) -> Any:
+    """A conversation that ends with a reply: its own, or one that stands in for it."""
+    if isinstance(turns, str) and TRANSCRIPT.findall(turns)[-1:] == ["Human"]:
+        return f"{turns}\n\nAssistant: {REPLY}"
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    if isinstance(last, dict) and last.get("role", last.get("from")) not in ("assistant", "gpt"):
+        return [*turns, {"role": "assistant", "content": REPLY}]
+    return turns
 
 
 def columns_of(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
@@ -124,7 +140,9 @@ class ColumnWriter:
     def add(self, example: Example, columns: dict[str, Any]) -> None:
         asked = example.prompt if example.messages is None else example.messages
         kept = [example.where, asked, plain(columns)]
-        line = json.dumps(kept, ensure_ascii=False, default=str).encode() + b"\n"
+        # half a character (a lone surrogate) is kept as JSON spells it: UTF-8 cannot
+        text = json.dumps(kept, ensure_ascii=False, default=str)
+        line = text.encode(errors="backslashreplace") + b"\n"
         self.file.write(line)
         self.at += len(line)
         self.ends.append(self.at)
@@ -139,9 +157,16 @@ class PromptTable:
 
     def __init__(self, table: TokenTable) -> None:
         self.table, self.fingerprint, self.stats = table, table.fingerprint, table.stats
-        self.ends = np.fromfile(table.folder / OFFSETS, dtype="<i8")
-        if len(self.ends) != len(table):
-            raise WorkError(f"the prompts in {table.folder} are damaged; delete the folder")
+        try:
+            self.ends = np.fromfile(table.folder / OFFSETS, dtype="<i8")
+            size = (table.folder / COLUMNS).stat().st_size
+        except OSError as error:
+            raise self._damaged() from error
+        if len(self.ends) != len(table) or (len(table) and self.ends[-1] != size):
+            raise self._damaged()
+
+    def _damaged(self) -> WorkError:
+        return WorkError(f"the prompts in {self.table.folder} are damaged; delete the folder")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -165,7 +190,10 @@ class PromptTable:
         start = int(self.ends[i - 1]) if i else 0
         with open(self.table.folder / COLUMNS, "rb") as file:
             file.seek(start)
-            return Asked(*json.loads(file.read(int(self.ends[i]) - start)))
+            try:
+                return Asked(*json.loads(file.read(int(self.ends[i]) - start)))
+            except (ValueError, TypeError) as error:
+                raise self._damaged() from error
 
 
 def _system(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def micro_batches(
     losses want it.
     """
     rows = [(group.prompt.ids, one.token_ids) for group in groups for one in group.completions]
+    sampled = [one.log_probs for group in groups for one in group.completions]
     advantage, trained = about.advantages.flatten(), about.trained.flatten()
     order = permute_array(np.arange(len(rows)), len(rows), key_of(seed, "steps"))
     found = []
@@ -74,7 +75,8 @@ def micro_batches(
             inputs["completion_mask"] *= trained[chosen].long()[:, None]
             inputs["advantages"] = advantage[chosen].float()
             inputs["num_items_in_batch"] = torch.tensor(float(tokens * steps))
-            inputs["sampled_log_probs"] = _log_probs(groups, chosen, inputs["completion_ids"])
+            given = [sampled[i] for i in chosen]
+            inputs["sampled_log_probs"] = _log_probs(given, inputs["completion_ids"])
             found.append(inputs)
     return found
 
@@ -91,12 +93,10 @@ def _padded(rows: Sequence[list[int]], name: str, pad_id: int, left: bool) -> In
     return {f"{name}_ids": ids, f"{name}_mask": mask}
 
 
-def _log_probs(groups: Sequence[Group], chosen: Sequence[int], ids: Tensor) -> Tensor:
+def _log_probs(sampled: Sequence[list[float] | None], ids: Tensor) -> Tensor:
     """Of each token as the generator gave them, fp32 [B, C]; 0 where there is none, NaN where it could not say."""
-    every = [one for group in groups for one in group.completions]
     found = torch.zeros(ids.shape)
-    for i, index in enumerate(chosen):
-        given = every[index].log_probs
+    for i, given in enumerate(sampled):
         if given is not None:
             values = [float("nan") if v is None else v for v in given]
             found[i, : len(values)] = torch.tensor(values)

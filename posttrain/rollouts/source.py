@@ -7,6 +7,7 @@ is still missing then is filled with groups set aside, so that a batch always ha
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 from posttrain.errors import WorkError
 from posttrain.recipe.sections import TrainRollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.collect import Group, Prompts, judge, sample
+from posttrain.rollouts.collect import Group, Prompt, Prompts, judge, sample
 
 Gather = Callable[[Any], list[Any]]
 """This rank's value -> those of all ranks, in rank order."""
@@ -23,6 +24,10 @@ Gather = Callable[[Any], list[Any]]
 
 class Interrupted(WorkError):
     """The run was asked to stop while a batch was sampled; nothing of the batch counts."""
+
+
+class _Asked(Exception):
+    """Leaves the rewards where a stop is asked for while they judge."""
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class RolloutSource:
 
         Raises:
             Interrupted: a rank was asked to stop; `position` is as before.
+            WorkError: another rank failed; on the rank itself what it failed with.
         """
         before = self.position
         drawn = Drawn([], [], seconds={"generate": 0.0, "score": 0.0})
@@ -70,7 +76,7 @@ class RolloutSource:
                 self.position = before
                 raise
             for group in found:
-                kept = not self.rollout.refill or group.mixed
+                kept = not self.rollout.refill or self._mixed(group)
                 (drawn.groups if kept else drawn.aside).append(group)
             if len(drawn.groups) == size:
                 break
@@ -84,28 +90,59 @@ class RolloutSource:
         prompts = [self.prompts[self.position + i] for i in range(count)]
         self.position += count
         mine: list[Group] = []
-        begun = time.perf_counter()
-        with generating() as generator:
-            share = prompts[self.rank :: self.ranks]
-            if self.rollout.backend == "transformers":
-                # a call a batch of sequences, so that a request to stop is heard between them
-                size = max(1, self.rollout.batch_size // self.rollout.num_generations)
-            else:  # vLLM makes its own batches, and its calls are collective: one on each rank
-                size = max(1, count)
-            for start in range(0, max(1, len(share)), size):
-                if self.asked() and self.rollout.backend == "transformers":
-                    break
-                mine += sample(generator, share[start : start + size], self.rollout, self.seed)
-        sampled = time.perf_counter()
-        if not self.asked():
-            judge(mine, self.rewards, self.rollout)
+        error: Exception | None = None
+        begun = sampled = time.perf_counter()
+        try:
+            with generating() as generator:
+                self._sample(generator, prompts[self.rank :: self.ranks], mine)
+            sampled = time.perf_counter()
+            with contextlib.suppress(_Asked):
+                self._poll()
+                judge(mine, self.rewards, self.rollout, done=self._poll)
+        except Exception as caught:  # the others must hear of it: they wait for this rank
+            error = caught
         judged = time.perf_counter()
         # A prompt's columns stay where they are: every rank has read them.
-        told = [(g.prompt.position, g.completions, g.graded) for g in mine]
-        parts = self.gather((self.asked(), told))
-        if any(asked for asked, _ in parts):
+        told = [(g.prompt.position, g.completions, g.graded) for g in mine] if error is None else []
+        parts = self.gather((self.asked(), error and f"{type(error).__name__}: {error}", told))
+        if error is not None:
+            raise error
+        for rank, (_, what, _) in enumerate(parts):
+            if what is not None:
+                raise WorkError(f"process {rank} failed while completions were sampled: {what}")
+        if any(asked for asked, _, _ in parts):
             raise Interrupted("asked to stop while completions were sampled")
         seconds["generate"] += sampled - begun
         seconds["score"] += judged - sampled
-        by_position = {at: (completions, graded) for _, part in parts for at, completions, graded in part}  # fmt: skip
-        return [Group(p, *by_position[p.position], round=number) for p in prompts]
+        found = {at: (completions, graded) for _, _, part in parts for at, completions, graded in part}  # fmt: skip
+        return [Group(p, *found[p.position], round=number) for p in prompts]
+
+    def _sample(self, generator: Any, share: list[Prompt], mine: list[Group]) -> None:
+        """Adds a group of each prompt of `share` to `mine`."""
+        if self.rollout.backend != "transformers":
+            # its calls are collective, and it makes batches by itself: one a round, also of a rank that has nothing to ask
+            mine += sample(generator, share, self.rollout, self.seed)
+            return
+        # a call a batch of sequences, so that a request to stop is heard between them
+        size = max(1, self.rollout.batch_size // self.rollout.num_generations)
+        for start in range(0, len(share), size):
+            if self.asked():
+                return
+            mine += sample(generator, share[start : start + size], self.rollout, self.seed)
+        # the policy's own: nothing reads them, and they would be most of what is sent
+        for one in (c for group in mine for c in group.completions):
+            one.log_probs = None
+
+    def _poll(self) -> None:
+        if self.asked():
+            raise _Asked
+
+    def _mixed(self, group: Group) -> bool:
+        """Whether some are right and some wrong, as the advantages will see it (batch.py)."""
+        penalised = self.rollout.truncated == "penalise"
+        seen = {
+            bool(d.success) and not (penalised and c.finish == "length")
+            for c, d in zip(group.completions, group.graded, strict=True)
+            if d.value is not None and d.success is not None
+        }
+        return len(seen) == 2

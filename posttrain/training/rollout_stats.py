@@ -36,7 +36,7 @@ def batch_metrics(drawn: Drawn, about: Judged) -> dict[str, float]:
         "groups/zero_variance": float((about.advantages == 0).all(1).double().mean()),
         "groups/sampled": float(len(sampled)),
         "groups/unfilled": float(drawn.unfilled),
-        "checks_failed": sum(g.value is None for g in graded) / len(graded),
+        "checks_failed": sum(g.value is None or g.success is None for g in graded) / len(graded),
         "completions/mean_length": float(np.mean(lengths)),
         "completions/max_length": float(max(lengths)),
         "completions/truncated": sum(c.finish == "length" for c in completions) / len(completions),
