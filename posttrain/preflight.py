@@ -24,7 +24,7 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import Source
 from posttrain.training.checkpoints import resolve
 
-REFERENCES = (("preference", "reference_model"), ("policy", "reference"))
+REFERENCES = (("preference", "reference_model"), ("policy", "reference"), ("pairing", "teacher"))
 """Section and key of models that a stage reads beside its start model."""
 
 

@@ -2,7 +2,7 @@
 
 Prompts are taken in chunks. What was sampled of a chunk lies in `rollouts/chunk-000012.jsonl`, what the stage makes of it
 in `parts/chunk-000012.jsonl`, each written whole: a killed run goes on with the first chunk that has no part, and
-samples nothing twice. Processes take chunks in turn; the first waits for the parts of the others. Left out: vLLM.
+samples no whole chunk twice. Processes take chunks in turn; the first waits for the parts of the others. Left out: vLLM.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import read_jsonl, timestamp, write_json
 from posttrain.recipe import SampleRecipe, recipe_hash
-from posttrain.recipe.schema import Loss
-from posttrain.rollouts.collect import Group, Prompts, judge, sample
-from posttrain.rollouts.records import Row, rows_of, write_rows
+from posttrain.recipe.schema import Loss, Model
+from posttrain.rollouts.collect import Prompt, Prompts, judge, sample
+from posttrain.rollouts.records import Row, read_rows, rows_of, write_rows
 from posttrain.stage import rank, world_size
 from posttrain.training.rundir import RunDir
 
@@ -47,8 +47,16 @@ class Sampler:
     """Where the model that samples came from."""
 
     def load(self, place: str) -> Any:
-        """A `Generator` on another model (a teacher), with its own tokenizer."""
-        return load_generator(replace(self.recipe, model=replace(self.recipe.model, init=place)))
+        """(generator, tokenizer, template, where it came from) of another model (a teacher), with its own tokenizer, and
+        its own template if it has one."""
+        from posttrain.data.tokenizers import load_tokenizer
+        from posttrain.training.checkpoints import resolve
+
+        own = Model(**{k: getattr(self.recipe.model, k) for k in ("dtype", "attention", "trust_remote_code")})  # fmt: skip
+        tokenizer = load_tokenizer(resolve(place)[0], None, own.trust_remote_code)
+        template = "tokenizer" if tokenizer.chat_template else self.recipe.data.template
+        data = replace(self.recipe.data, template=template)
+        return load_generator(replace(self.recipe, model=replace(own, init=place), data=data))
 
 
 class SamplingStage(Protocol):
@@ -56,8 +64,8 @@ class SamplingStage(Protocol):
 
     product: str
 
-    def part(self, groups: list[Group], rows: list[Row]) -> list[Row]:
-        """The rows made of a chunk; `rows` are its completions as the rollout files have them."""
+    def part(self, prompts: list[Prompt], rows: list[Row]) -> list[Row]:
+        """The rows made of a chunk; `rows` are the completions of its prompts as the rollout files have them."""
         ...
 
     def finish(self, parts: Iterator[Row]) -> dict[str, Any]:
@@ -78,19 +86,31 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     main = rank() == 0
     if main:
-        run.lock()
-        run.check_same(recipe)
+        _claim(recipe, run)
     try:
         with StopRequest() as stop:
             _run(recipe, run, stage, stop)
     except BaseException as error:
-        if main and run.info():
+        if (
+            main and run.info().get("status") == "running"
+        ):  # not one that was refused before it began
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             run.update(status="stopped" if stopped else "failed", ended=timestamp(), error=str(error) or type(error).__name__)  # fmt: skip
         raise
     finally:
         run.unlock()
     return run
+
+
+def _claim(recipe: SampleRecipe, run: RunDir) -> None:
+    run.lock()
+    try:
+        if not run.check_same(recipe):
+            for stale in run.path.glob("rollouts/chunk-*"):
+                stale.unlink()  # of an attempt that had made nothing of it yet
+    except BaseException:
+        run.unlock()
+        raise
 
 
 class Stopped(WorkError):
@@ -131,13 +151,14 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
     rewards = Composite(recipe.rewards, recipe.success)
     prompts = Prompts(prepared)
     count = min(len(prompts), recipe.max_prompts or len(prompts))
-    chunks = Chunks(run.path, count, recipe)
+    chunks = Chunks(run, count, recipe, prepared.mixture.fingerprint)
     if main:
         init = recipe.model.init
         parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
         run.start(recipe, {
             "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
-            "world_size": world_size(), "prompts": count, "chunks": len(chunks), "parent": parent, "recipe_hash": recipe_hash(recipe),
+            "world_size": world_size(), "prompts": count, "chunks": len(chunks), "chunk_size": chunks.size, "parent": parent,
+            "data_fingerprint": prepared.mixture.fingerprint,
         })  # fmt: skip
     made = stage(Sampler(recipe, run, tokenizer, template, generator, rewards, checkpoint))
     stop.training = True
@@ -163,31 +184,51 @@ def _refuse_stop(stop: Any, chunks: Chunks) -> None:
 
 
 def _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer) -> None:
-    groups = sample(generator, [prompts[i] for i in chunks.prompts(number)], recipe.rollout, recipe.seed)  # fmt: skip
-    judge(groups, rewards, recipe.rollout)
-    graded = [g for group in groups for g in group.graded]
-    rows = [
-        row
-        for group in groups
-        for row in rows_of(group, group.prompt.position, tokenizer.decode(group.prompt.ids))
-    ]
-    write_rows(chunks.rollouts(number), rows)
-    failed = [g for g in graded if g.value is None]
-    if len(failed) > recipe.rollout.max_failed * len(graded):
-        why = next(v.reason or v.status for v in failed[0].components.values() if v.value is None)
-        raise WorkError(
-            f"{len(failed)} of {len(graded)} checks failed ({why}), more than rollout.max_failed = "
-            f"{recipe.rollout.max_failed:g}; see {chunks.rollouts(number)}"
-        )
-    write_rows(chunks.part(number), made.part(groups, rows))
+    asked, file = [prompts[i] for i in chunks.prompts(number)], chunks.rollouts(number)
+    rows = read_rows(file)
+    if not rows or _too_many_failed(rows, recipe):  # what was at fault then may be repaired now
+        groups = sample(generator, asked, recipe.rollout, recipe.seed)
+        judge(groups, rewards, recipe.rollout)
+        rows = [
+            row
+            for group in groups
+            for row in rows_of(group, group.prompt.position, tokenizer.decode(group.prompt.ids))
+        ]
+        write_rows(file, rows)
+    why = _too_many_failed(rows, recipe)
+    if why:
+        raise WorkError(f"{why}; see {file}")
+    write_rows(chunks.part(number), made.part(asked, rows))
+
+
+def _too_many_failed(rows: list[Row], recipe: SampleRecipe) -> str:
+    """A sentence if more checks failed than may; else nothing."""
+    failed = [row for row in rows if row["reward"] is None]
+    if len(failed) <= recipe.rollout.max_failed * len(rows):
+        return ""
+    parts = failed[0]["components"].values()
+    why = next(part["reason"] or part["status"] for part in parts if part["value"] is None)
+    most = f"rollout.max_failed = {recipe.rollout.max_failed:g}"
+    return f"{len(failed)} of {len(rows)} checks failed ({why}), more than {most}"
 
 
 class Chunks:
-    """The prompts 0 .. count - 1 in chunks of about `rollout.batch_size` completions, dealt to the ranks in turn."""
+    """The prompts 0 .. count - 1 in chunks of about `rollout.batch_size` completions, dealt to the ranks in turn.
 
-    def __init__(self, path: Path, count: int, recipe: SampleRecipe) -> None:
-        self.path, self.count = path, count
-        self.size = max(1, recipe.rollout.batch_size // recipe.rollout.num_generations)
+    A run that goes on keeps its chunks, also under another batch size. Raises RequestError where its sources have changed.
+    """
+
+    def __init__(self, run: RunDir, count: int, recipe: SampleRecipe, fingerprint: str) -> None:
+        self.path, self.count = run.path, count
+        info = run.info()
+        before = info if info.get("recipe_hash") == recipe_hash(recipe) else {}
+        self.size = before.get("chunk_size") or max(
+            1, recipe.rollout.batch_size // recipe.rollout.num_generations
+        )
+        if before.get("data_fingerprint", fingerprint) != fingerprint:
+            raise RequestError(
+                f"{run.path}: the rows of its sources are not those it began with; choose another name=..., or remove the folder"
+            )
 
     def __len__(self) -> int:
         return -(-self.count // self.size)

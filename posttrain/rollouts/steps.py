@@ -128,7 +128,7 @@ def cross_model(
         for each in after[before]
         if each.success is True and each.reward is not None and each.ended
     ]
-    solved = [each for each in sides if each.text.strip() != text_of(bad)]
+    solved = [each for each in sides if each.text.strip() not in ("", text_of(bad))]
     possible = [each for each in solved if gap(each.reward, bad["reward"], options)]
     if not possible:
         raise NoPair("gap_too_small" if solved else "no_correction")

@@ -178,6 +178,11 @@ def test_no_correction():
 
     assert why(cross_model, rows, same_again) == "no_correction"
 
+    def silent(completion, starts, k):  # solved by saying nothing: no reply to learn from
+        return [[Continuation("", True, not start, 1.0)] for start in starts]
+
+    assert why(cross_model, rows, silent) == "no_correction"
+
 
 def test_the_correction_nearest_in_length():
     def continue_from(completion, starts, k):

@@ -1,0 +1,149 @@
+"""Preference pairs from a checkpoint: n completions a prompt, judged by the reward registry, paired by a strategy.
+
+    posttrain pairs my-pairs.yaml pairing.strategy=best_random
+    accelerate launch --config_file launch/ddp.yaml -m posttrain.pairs my-pairs.yaml
+
+`runs/<name>/pairs.jsonl` holds the pairs with where they come from, and is read by a dpo stage as it stands; `pairs.json`
+counts prompts, pairs and the reasons why prompts gave none. Left out: pairs across prompts, judging pairs by comparison.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from posttrain.entry import sampling_main
+from posttrain.errors import WorkError
+from posttrain.files import write_json
+from posttrain.recipe import PairsRecipe
+from posttrain.rollouts.collect import Prompt
+from posttrain.rollouts.continuing import Continuer
+from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, written
+from posttrain.rollouts.rates import Rate, by_count, rate_of
+from posttrain.rollouts.records import Row, groups_of, lines_to
+from posttrain.rollouts.steps import SAMPLED
+from posttrain.sampling import Sampler, run_sampling
+from posttrain.training.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+
+class PairsStage:
+    """A part has one row a prompt: its counts, and its pairs or the reason for none."""
+
+    product = "pairs"
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.recipe: PairsRecipe = sampler.recipe
+        self.sampler = sampler
+        self.options = self.recipe.pairing
+        self.continued = self.failed = 0
+        self.make = self._strategy()
+
+    def part(self, prompts: list[Prompt], rows: list[Row]) -> list[Row]:
+        self.continued = self.failed = 0
+        found = []
+        for prompt, of_group in zip(prompts, groups_of(rows), strict=True):
+            rate = rate_of(of_group)
+            row: Row = {"position": prompt.position, "completions": len(of_group)}
+            row |= {"right": rate.right, "judged": rate.judged, "none": None, "pairs": []}
+            try:
+                pairs = self.make(prompt, of_group)
+            except NoPair as nothing:
+                row["none"] = nothing.reason
+            else:
+                row["pairs"] = [self._written(pair, prompt, of_group[0]) for pair in pairs]
+            found.append(row)
+        self._refuse_failures()
+        return found
+
+    def finish(self, parts: Iterator[Row]) -> dict[str, Any]:
+        """Raises WorkError where not one pair was found; the summary is written even so."""
+        path = self.sampler.run.path / "pairs.jsonl"
+        counts: Counter[str] = Counter()
+        none: Counter[str] = Counter()
+        tokens: Counter[str] = Counter()
+        rates = []
+        with lines_to(path) as add:
+            for row in parts:
+                counts.update(prompts=1, completions=row["completions"], pairs=len(row["pairs"]))
+                none.update([row["none"]] if row["none"] else [])
+                rates.append(Rate(row["right"], row["judged"]))
+                for pair in row["pairs"]:
+                    tokens.update({s: pair[f"{s}_tokens"] for s in ("chosen", "rejected")})
+                    add(pair)
+        made = counts["pairs"]
+        summary = {
+            "prompts": counts["prompts"],
+            "completions": counts["completions"],
+            "pairs": made,
+            "none": dict(none.most_common()),
+            "success_by_count": by_count(rates, self.recipe.rollout.num_generations),
+            "mean_tokens": {side: total / made for side, total in tokens.items()} if made else {},
+        }
+        reasons = ", ".join(f"{n} {reason}" for reason, n in none.most_common())
+        said = f"{made} pairs of {counts['prompts']} prompts" + (f"; none of {reasons}" * bool(none))  # fmt: skip
+        if not made:
+            write_json(self.sampler.run.path / "pairs.json", summary)
+            raise WorkError(
+                f"{said}: there is nothing to train on. Other prompts, more completions a prompt, a higher temperature "
+                "or another pairing.strategy may give pairs"
+            )
+        log.info("%s: %s", path, said)
+        return summary
+
+    def _written(self, pair: Pair, prompt: Prompt, about: Row) -> Row:
+        row = written(
+            pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.checkpoint
+        )
+        return row | ({"teacher": self.options.teacher} if self.options.teacher else {})
+
+    def _strategy(self) -> Callable[[Prompt, list[Row]], list[Pair]]:
+        """The recipe's strategy, with what it samples with."""
+        options, seed, name = self.options, self.recipe.seed, self.options.strategy
+        if name in STRATEGIES:
+            return lambda prompt, rows: STRATEGIES[name](rows, options, seed)
+        own = self.sampler
+        student = self._continuer(own.generator, own.tokenizer, own.template)
+        continuer = student
+        if name == "cross_model":
+            generator, tokenizer, template, _ = own.load(str(options.teacher))
+            continuer = self._continuer(generator, tokenizer, template)
+        return lambda prompt, rows: SAMPLED[name](
+            rows, options, seed, continuer.of(prompt), student.count
+        )
+
+    def _continuer(self, generator: Any, tokenizer: Any, template: Any) -> Continuer:
+        rollout, rewards = self.recipe.rollout, self.sampler.rewards
+        return Continuer(
+            generator, tokenizer, template, rewards, rollout, self.recipe.seed, self._judged
+        )
+
+    def _judged(self, continuations: int, failed: int) -> None:
+        self.continued += continuations
+        self.failed += failed
+
+    def _refuse_failures(self) -> None:
+        """Values of steps say nothing where too many checks of a chunk's continuations failed."""
+        most = self.recipe.rollout.max_failed
+        if self.failed > most * self.continued:
+            raise WorkError(
+                f"{self.failed} of {self.continued} checks of continuations failed, more than rollout.max_failed = {most:g}"
+            )
+
+
+def train(recipe: PairsRecipe) -> RunDir:
+    """Run the stage; see `posttrain.sampling.run_sampling`."""
+    return run_sampling(recipe, PairsStage)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m posttrain.pairs RECIPE [key=value ...]`."""
+    return sampling_main("pairs", train, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
