@@ -8,7 +8,12 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.evaluate.tasks import arithmetic, gsm8k, worked  # noqa: F401  (importing registers)
+from posttrain.evaluate.tasks import (  # noqa: F401  (importing registers)
+    arithmetic,
+    gsm8k,
+    questions,
+    worked,
+)
 from posttrain.evaluate.tasks.base import TASKS, EvalTask
 from posttrain.recipe.build import Problems, build
 from posttrain.recipe.schema import Task

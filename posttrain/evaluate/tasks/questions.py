@@ -1,0 +1,103 @@
+"""Questions with reference answers from a file: worked out in writing and judged, or answered directly and scored exactly.
+
+Any file or hub data set with a column of questions and one of answers; the defaults are those of MATH. Left out: several
+right answers, few-shot prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from posttrain.data.sources import list_files, open_rows
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.evaluate.tasks.base import TASKS
+from posttrain.recipe import schema
+from posttrain.rewards import bind
+from posttrain.types import Example, Problem
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where questions and answers stand."""
+
+    question: str = "problem"
+    """Column of the question."""
+    answer: str = "answer"
+    """Column of the reference answer."""
+    prompt: str = ""
+    """Put after each question, on a line of its own. Empty: the question alone, as in training rows."""
+    subset: str | None = None
+    """Hub only."""
+    split: str = "test"
+    """Hub only."""
+
+
+class Questions:
+    """What both tasks share: a source, and a problem a row."""
+
+    reads_path = True
+
+    def __init__(self, task: schema.Task, options: Any) -> None:
+        self.options, self.name = options, task.name
+        self.source = schema.Source(
+            name=task.name,
+            path=task.path or "HuggingFaceH4/MATH-500",
+            subset=options.subset,
+            split=options.split,
+        )
+
+    def check(self) -> None:
+        list_files(self.source)
+
+    def problems(self) -> list[Problem]:
+        suffix = f"\n{self.options.prompt}" if self.options.prompt else ""
+        found = []
+        for index, (where, row) in enumerate(open_rows(self.source)):
+            question, answer = (self._text(row, which, where) for which in ("question", "answer"))
+            messages = [{"role": "user", "content": question + suffix}]
+            found.append(Problem(id=f"{index:05d}", messages=messages, answer=answer))
+            self._refuse(found[-1], where)
+        return found
+
+    def _refuse(self, problem: Problem, where: str) -> None:
+        """Raises RequestError where a reply to the problem could not be judged."""
+
+    def _text(self, row: dict[str, Any], which: str, where: str) -> str:
+        column = getattr(self.options, which)
+        value = row.get(column)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        why = f"is {value!r}" if column in row else f"is missing{did_you_mean(column, row)}"
+        raise RequestError(
+            f"{where}: column {column!r} {why}; name it under options.{which} of task {self.name}"
+        )
+
+
+@TASKS.register("math")
+class Mathematics(Questions):
+    """Mathematics problems; the final answer of a completion, compared with the reference in any notation."""
+
+    kind = "sampled"
+
+    @dataclass(frozen=True)
+    class Options(Columns):
+        """Settings of the task."""
+
+        extract: Literal["any", "boxed", "last_number"] = "any"
+        """Where the final answer stands, see rewards/math/extract.py."""
+
+    def __init__(self, task: schema.Task, options: Options) -> None:
+        super().__init__(task, options)
+        self.reward = bind("math", {"extract": options.extract})
+
+    def _refuse(self, problem: Problem, where: str) -> None:
+        self.reward.check_row(Example(answer=problem.answer, where=where))
+
+
+@TASKS.register("direct_answers")
+class DirectAnswers(Questions):
+    """Questions answered directly: the exact probability of the reference answer as it is written, with its end."""
+
+    kind = "exact"
+    Options = Columns

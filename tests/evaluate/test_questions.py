@@ -1,0 +1,94 @@
+"""Tasks on questions of a file: MATH judged in any notation, direct answers by their exact probability."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from posttrain.data.template import load_template
+from posttrain.data.tokenizers import load_tokenizer
+from posttrain.errors import RequestError
+from posttrain.evaluate.run import score_task
+from posttrain.evaluate.settings import problems_of
+from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
+from posttrain.recipe.schema import Task
+from posttrain.rewards.call import call
+from posttrain.rewards.registry import as_example
+
+from .conftest import build_model
+
+ROWS = [
+    {"problem": "Half of 1?", "answer": "\\frac12", "subject": "Algebra", "level": 1},
+    {"problem": "1 + 1? ", "answer": "2", "subject": "Algebra", "level": 1},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return str(path)
+
+
+def test_problems_and_verdicts(file):
+    task = Task("math", path=file, samples=4, k=[1, 4], options={"prompt": "Box it."})
+    assert check_task(task, "x") == [] and metrics(task)[:2] == ["pass@1", "pass@4"]
+    half, two = problems_of(task)
+    assert half.messages == [{"role": "user", "content": "Half of 1?\nBox it."}]
+    assert (half.id, half.answer, two.messages[0]["content"]) == ("00000", "\\frac12", "1 + 1?\nBox it.")  # fmt: skip
+    reward = load_task(task).reward
+    for text, value in (("so $\\boxed{0.5}$", 1.0), ("\\boxed{2}", 0.0), ("", 0.0)):
+        assert call(reward, text, as_example(half)).value == value
+
+
+def test_the_probability_of_a_direct_answer(file):
+    """pass@4 is the mean of 1 - (1 - p)^4 over p of the answer and its end, as the model gives them."""
+    tokenizer = load_tokenizer("builtin:bytes")
+    template = load_template("tulu", tokenizer)
+    model = build_model("llama", len(tokenizer), positions=128)
+    task = Task("direct_answers", path=file)
+    result = score_task(
+        model, tokenizer, task, checkpoint="c", step=0, digest="d", template=template
+    )
+    found = {score.metric: score.value for score in result.scores}
+    p = [math.exp(row["logp"]) for row in result.samples]
+    assert found["pass@4"] == pytest.approx(sum(1 - (1 - one) ** 4 for one in p) / 2, rel=1e-6)
+    assert result.samples[0]["prompt"] == "<|user|>\nHalf of 1?\n<|assistant|>\n"
+    assert result.samples[0]["answer"] == "\\frac12"
+    asked = tokenizer(result.samples[0]["prompt"])["input_ids"]
+    ids = torch.tensor([asked + tokenizer("\\frac12")["input_ids"] + [tokenizer.eos_token_id]])
+    with torch.no_grad():
+        log_probs = model(ids).logits[0, len(asked) - 1 : -1].log_softmax(-1)
+    wanted = log_probs.gather(1, ids[0, len(asked) :, None]).sum().item()
+    assert result.samples[0]["logp"] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "words"),
+    [
+        ({"question": "1?", "answer": "1"}, {}, "'problem' is missing.*options.question of task"),
+        ({"problem": "1?", "answer": None}, {}, "'answer' is None; name it under options.answer"),
+        ({"problem": "1?", "answer": "\\boxed{"}, {}, "rows.jsonl:1: reward 'math'"),
+    ],
+)
+def test_rows_that_do_not_fit(tmp_path, row, options, words):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(RequestError, match=words):
+        problems_of(Task("math", path=str(tmp_path / "rows.jsonl"), options=options))
+
+
+def test_what_a_task_refuses(file):
+    ((at, words),) = check_task(Task("math", path="missing.jsonl"), "x")
+    assert at == "x" and "missing.jsonl" in words
+    ((at, words),) = check_task(Task("direct_answers", path=file, samples=4), "x")
+    assert at == "x.samples" and "samples nothing" in words
+    ((at, words),) = check_task(Task("math", path=file, options={"questoin": "a"}), "x")
+    assert "did you mean 'question'" in words
+
+
+def test_math_500_can_be_asked(data_dir):
+    problems = problems_of(Task("math", path=str(data_dir / "math" / "math500_test.jsonl")))
+    assert len(problems) == 500 and len({p.id for p in problems}) == 500
