@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.examples import SPELLINGS, TRANSCRIPT, to_example
-from posttrain.data.labelled import truth
+from posttrain.data.labelled import LABEL, truth
 from posttrain.data.rated import best_and_lower, loose_rating, rated_column
 from posttrain.data.rows import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -34,9 +34,11 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     names = [getattr(source.columns, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
         if name not in row:
+            advice = f"name it under columns.{side}"
+            if LABEL in row:
+                advice += "; single replies with a label are for preference.loss: kto"
             raise RequestError(
-                f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; "
-                f"name it under columns.{side}"
+                f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
             )
     chosen, rejected = (
         _side(row, name, side, source, where) for side, name in zip(SIDES, names, strict=True)

@@ -37,10 +37,11 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
 
     `start` is the place that `model.init` stands for; its tokenizer is used where the recipe names none.
     A returned row is {"source", "where"} and either {"dropped": reason} or {"tokens", "trained", "segments",
-    "spans": [[text, segment]]}, with segments as in `Span`; of a preference pair one for each `side`.
+    "spans": [[text, segment]]}, with segments as in `Span`; of a preference pair one for each `side`, of a labelled reply its
+    label as `side`.
     """
     tokenizer, _ = load_text(recipe, start)
-    shape = SHAPES[shape_of(recipe)]
+    shape, labelled = SHAPES[shape_of(recipe)], shape_of(recipe) == "labelled"
     loss = getattr(recipe, "loss", Loss())
     data = replace(recipe.data, train_on="last") if recipe.stage == "dpo" else recipe.data
     coloured = console.color_system is not None and not console.no_color
@@ -56,7 +57,10 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
                 shown.append({"source": source.name, "where": where, "dropped": str(error)})
                 console.print(Text(f"dropped: {error}", style="red"))
                 continue
-            for side, tokenized in zip(SIDES if len(rows) == 2 else ("",), rows, strict=True):
+            sides = SIDES if len(rows) == 2 else ("",)
+            if labelled:
+                sides = ("good",) if rows[0].p else ("bad",)
+            for side, tokenized in zip(sides, rows, strict=True):
                 facts: dict[str, Any] = {"source": source.name, "where": where}
                 facts |= {
                     **({"side": side} if side else {}),

@@ -92,6 +92,7 @@ def test_pairs_that_teach_nothing_are_dropped(row, reason):
     ("row", "sentence"),
     [
         ({"prompt": "p", "choosen": "c", "rejected": "r"}, "pairs.jsonl:7: .*'chosen' .did you mean 'choosen'"),
+        ({"prompt": "p", "completion": "c", "label": 1}, "single replies with a label are for preference.loss: kto"),
         ({"prompt": "p", "chosen": "c", "rejected": 3}, "'rejected' must be text or messages, not int"),
         ({"chosen": "c", "rejected": "r"}, "no column is known to hold the prompt"),
         ({"chosen": [{"role": "x", "content": "c"}], "rejected": [bot("r")]}, "unknown role 'x'"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.pairs import to_pair
+from posttrain.data.prepare import prepare_sources
 from posttrain.data.rows import RowError
 from posttrain.data.template import load_template
 from posttrain.errors import RequestError
-from posttrain.recipe.schema import Loss, Source
+from posttrain.recipe.schema import Data, Loss, Source
 from posttrain.types import Example
 from tests.data.tokens import BPE, BYTES, STYLES, TALK, check, pair, row_of, trained
 
@@ -89,3 +92,14 @@ def test_a_flag_that_is_neither_true_nor_false():
         RequestError, match="here:1: rejected_is_prefix must be true or false, not 'yes!'"
     ):
         to_pair(row, Source(name="s", path="x"), "here:1")
+
+
+def test_a_prefix_reaches_the_table_without_an_end(tmp_path):
+    """The cut side has one segment like the whole one, so that a pair stays a pair of segments."""
+    row = {"prompt": "2+2?", "chosen": "It is 4.", "rejected": "It is 5.\n", "rejected_is_prefix": True}  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    source = Source(name="s", path=str(tmp_path / "pairs.jsonl"))
+    data = Data(sources=[source], template="chatml", cache_dir=str(tmp_path / "cache"), train_on="last")  # fmt: skip
+    (table,) = prepare_sources([source], data, Loss(), BYTES, shape="pairs")
+    assert [trained(side) for side in table[0]] == ["It is 4.<|im_end|>", "It is 5.\n"]
+    assert [side.segment_ids.max() for side in table[0]] == [1, 1]
