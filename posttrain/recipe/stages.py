@@ -48,7 +48,7 @@ class SftRecipe:
 
 @dataclass
 class DpoRecipe:
-    """Preference optimisation on pairs (prompt, chosen, rejected)."""
+    """Preference optimisation on pairs (prompt, chosen, rejected), or with `kto` on labelled replies."""
 
     stage: Literal["dpo"]
     name: str
