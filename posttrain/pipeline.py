@@ -23,7 +23,7 @@ from posttrain.files import timestamp, write_json
 from posttrain.preflight import preflight, sources_of
 from posttrain.recipe import Pipeline, Recipe, load
 from posttrain.recipe.load import load_stage
-from posttrain.running import Running
+from posttrain.running import Running, finished
 
 MODELS = (
     ("model", "init"),
@@ -146,6 +146,9 @@ def _drive(
                     and not stopping.asked
                     and all(states[o]["status"] == "finished" for o in waits[name])
                 ):
+                    if finished(recipes[name]):
+                        state |= {"status": "finished", "seconds": 0.0}
+                        continue
                     running[name] = Running(recipes[name], root, threads, accelerate)
                     state |= {"status": "running", "started": timestamp()}
                     write_json(root / "pipeline.json", facts)

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from posttrain.errors import WorkError
 from posttrain.files import read_json, read_jsonl, write_text
 from posttrain.recipe import Recipe, to_yaml
 
@@ -26,6 +27,17 @@ def launcher(accelerate: str | None) -> list[str]:
 
 def _ignore_usr1() -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def finished(recipe: Recipe) -> bool:
+    """Whether this very recipe has run to its end in its place: nothing of it is left to do."""
+    place = Path(recipe.output_dir) / recipe.name
+    try:
+        if read_json(place / "run.json").get("status") != "finished":
+            return False
+        return (place / "recipe.yaml").read_text(encoding="utf-8") == to_yaml(recipe)
+    except (OSError, WorkError):
+        return False
 
 
 class Running:
