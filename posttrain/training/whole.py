@@ -19,11 +19,12 @@ from trl.models.utils import unwrap_model_for_generation
 @contextlib.contextmanager
 def whole_model(model: nn.Module, accelerator: Any) -> Iterator[nn.Module]:
     """`model` is what the engine wraps. Collective: all ranks enter and leave together."""
-    sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
-    if not sharded:
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
         with unwrap_model_for_generation(model, accelerator) as plain, accelerator.autocast():
             yield plain
         return
+    sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
     for module in sharded:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
