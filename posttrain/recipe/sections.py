@@ -72,7 +72,8 @@ class Vllm:
     enable_sleep_mode: bool = False
     """Colocated: give the memory back while the policy trains."""
     server_base_url: str = "http://localhost:8000"
-    """Server: where `trl vllm-serve --logprobs-mode processed_logprobs` listens."""
+    """Server: where `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config '{"backend": "nccl"}' --logprobs-mode
+    processed_logprobs --max-logprobs -1` listens, which is what TRL 1.16 talks to."""
     server_timeout: float = 240.0
     """Server: seconds to wait until it answers."""
     correction: Literal[
@@ -97,8 +98,9 @@ class Rollout:
     """Tokens a completion; a prompt may have `data.max_length` besides."""
     batch_size: int = 128
     """Sequences sampled together on one rank."""
-    deadline: float = 600.0
-    """Seconds the checks of one batch may take beyond their own limits; what is not judged by then is a failed check."""
+    deadline: float | None = None
+    """Seconds in which each reward must have judged a batch; a check without a verdict by then has failed. Default: what
+    the checks may take by their own limits, and ten minutes."""
     max_failed: float = 0.1
     """The run stops where more than this share of a batch's checks fail (the checker, not the completion)."""
     backend: Literal["transformers", "vllm_colocate", "vllm_server"] = "transformers"
