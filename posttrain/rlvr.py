@@ -122,8 +122,10 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         try:
             drawn = self.source.draw(self._generating, size)
         except Interrupted as stop:
-            # The weights are those of the last step: save them, and nothing is lost but this batch.
-            self._save_checkpoint(self.model_wrapped)
+            # The weights are those of the last step: save them, and nothing is lost but this batch. Before the first one
+            # there is nothing to save, and a start draws random numbers that a resumed run would not.
+            if self.state.global_step:
+                self._save_checkpoint(self.model_wrapped)
             raise Stopped(
                 f"stopped after step {self.state.global_step}; the same command goes on from there"
             ) from stop
