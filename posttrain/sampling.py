@@ -91,9 +91,8 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
         with StopRequest() as stop:
             _run(recipe, run, stage, stop)
     except BaseException as error:
-        if (
-            main and run.info().get("status") == "running"
-        ):  # not one that was refused before it began
+        begun = run.info().get("status") == "running"  # else it was refused before that
+        if main and begun:
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             run.update(status="stopped" if stopped else "failed", ended=timestamp(), error=str(error) or type(error).__name__)  # fmt: skip
         raise
@@ -203,11 +202,11 @@ def _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer)
 
 def _too_many_failed(rows: list[Row], recipe: SampleRecipe) -> str:
     """A sentence if more checks failed than may; else nothing."""
-    failed = [row for row in rows if row["reward"] is None]
+    failed = [row for row in rows if row["reward"] is None or row["success"] is None]
     if len(failed) <= recipe.rollout.max_failed * len(rows):
         return ""
     parts = failed[0]["components"].values()
-    why = next(part["reason"] or part["status"] for part in parts if part["value"] is None)
+    why = next((p["reason"] or p["status"] for p in parts if p["value"] is None), "no verdict")
     most = f"rollout.max_failed = {recipe.rollout.max_failed:g}"
     return f"{len(failed)} of {len(rows)} checks failed ({why}), more than {most}"
 

@@ -148,6 +148,16 @@ def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
     for row, group in zip(read(made / "prompts.jsonl"), sorted(groups, key=lambda g: g[0]["row"]), strict=True):  # fmt: skip
         known = [r for r in group if "\n" not in r["completion"]]
         assert (row["n_right"], row["n_judged"]) == (sum(r["success"] for r in known), len(known))
+    # a prompt of which nothing is known has no rate: it stands nowhere, and is counted
+    half = [row | {"answer": "broken"} if i % 2 else row for i, row in enumerate(prompts(6))]
+    path = write_recipe("pass_rate", half, "half", keep={"at_least": 0, "at_most": 8})
+    monkeypatch.setenv("TEST_BROKEN", "")
+    made = run(path, "rollout.max_failed=1")
+    for name in ("prompts", "kept"):
+        assert [row["prompt"] for row in read(made / f"{name}.jsonl")] == [f"Count {i}." for i in (0, 2, 4)]  # fmt: skip
+    summary = json.loads((made / "pass_rate.json").read_text())
+    assert (summary["prompts"], summary["unjudged"], sum(summary["success_by_count"])) == (6, 3, 3)
+    monkeypatch.setenv("TEST_BROKEN", "\n")
     # repaired: the chunk whose checks failed is sampled and judged anew, by the same command
     again = write_recipe("pass_rate", prompts(6), name="again")
     with pytest.raises(WorkError):
@@ -236,7 +246,26 @@ def test_nothing_is_sampled_twice(write_recipe, monkeypatch):
     # the memory got smaller in between: chunks stay what they are
     made = run(path, "rollout.batch_size=8")
     assert asked == list(range(20)) and content(made) == whole
+    times = {file: file.stat().st_mtime_ns for file in made.glob("*s/chunk-*")}
     assert run(path) == made and len(asked) == 20  # finished: nothing to do
+    assert all(file.stat().st_mtime_ns == at for file, at in times.items()) and len(times) == 10
+
+
+def test_what_another_recipe_has_sampled_is_not_taken_over(write_recipe, monkeypatch):
+    """An attempt that has made nothing yet may be corrected; its completions go."""
+
+    def stop(self, chunk, rows):
+        raise KeyboardInterrupt
+
+    path = write_recipe("pairs", prompts(8))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pairs.PairsStage, "part", stop)
+        run(path)
+    old = rollouts(path.parent / "runs/made")
+    new = rollouts(run(path, "rollout.temperature=0.7"))
+    fresh = rollouts(run(path, "rollout.temperature=0.7", "name=fresh"))
+    texts = [[row["completion"] for row in rows] for rows in (old, new, fresh)]
+    assert texts[1] == texts[2] and texts[0] != texts[1][: len(old)]
 
 
 def test_what_is_refused(write_recipe, tmp_path):
