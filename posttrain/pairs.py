@@ -28,7 +28,7 @@ from posttrain.rollouts.steps import SAMPLED
 from posttrain.sampling import Sampler, run_sampling
 from posttrain.training.rundir import RunDir
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("posttrain.pairs")  # also as `__main__`
 
 
 class PairsStage:

@@ -24,7 +24,7 @@ from posttrain.rollouts.records import Row, groups_of, lines_to
 from posttrain.sampling import Sampler, run_sampling
 from posttrain.training.rundir import RunDir
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("posttrain.pass_rate")  # also as `__main__`
 
 
 class PassRateStage:
