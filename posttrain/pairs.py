@@ -85,7 +85,8 @@ class PairsStage:
             "mean_tokens": {side: total / made for side, total in tokens.items()} if made else {},
         }
         reasons = ", ".join(f"{n} {reason}" for reason, n in none.most_common())
-        said = f"{made} pairs of {counts['prompts']} prompts" + (f"; none of {reasons}" * bool(none))  # fmt: skip
+        said = f"{made} pairs of {counts['prompts']} prompts"
+        said += f"; without one: {reasons}" if none else ""
         if not made:
             write_json(self.sampler.run.path / "pairs.json", summary)
             raise WorkError(

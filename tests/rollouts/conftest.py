@@ -84,3 +84,32 @@ def prompts(count: int) -> list[dict]:
 
 def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(path: Path, *overrides: str) -> Path:
+    """Runs the recipe's stage here; its run directory."""
+    from posttrain import pairs, pass_rate
+    from posttrain.recipe import load
+
+    recipe = load(path, list(overrides))
+    return (pairs if recipe.stage == "pairs" else pass_rate).train(recipe).path
+
+
+def rollouts(run: Path) -> list[dict]:
+    return [row for file in sorted(run.glob("rollouts/*.jsonl")) for row in read(file)]
+
+
+def content(run: Path) -> dict[str, str]:
+    """What a run has made."""
+    files = [*run.glob("*.jsonl"), *run.glob("rollouts/*"), *run.glob("parts/*"), *run.glob("pair*.json")]  # fmt: skip
+    found = {}
+    for file in files:
+        text = file.read_text()
+        if file.parent.name == "rollouts":  # all but how long the checks took
+            rows = read(file)
+            for row in rows:
+                for part in row["components"].values():
+                    part.pop("ms")
+            text = json.dumps(rows)
+        found[str(file.relative_to(run))] = text
+    return found
