@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import tiny_model
+from tests.training.rollouts import train, write_recipe
+from tests.training.test_rlvr_ranks import CASES, asked, equal
 
 LOSSES = {
     "token_mean": ["loss.name=confidence_limited", "loss.n=4", "loss.reduction=token_mean"],
@@ -170,14 +172,21 @@ def test_splits_and_engines_agree(recipe, launch, tiny, models, record_property)
 
 
 @pytest.mark.slow
-def test_fsdp2_agrees(recipe, launch, tiny, models, record_property):
-    """The whole stage under FSDP2: steps, held-out loss, checkpoints, scores, and a resumed run."""
+def test_fsdp2_agrees(recipe, launch, tiny, models, record_property, tmp_path):
+    """The whole stage under FSDP2: steps, held-out loss, checkpoints, scores, and a resumed run; and one of RLVR."""
     groups = {name: of_head(name, models, options) for name, options in FSDP2.items()}
     found = launch([case(recipe, f"{n}-reference", 8, *o) for n, o in groups.items()])
     cases = [case(recipe, f"{n}-fsdp2", 2, *o, engine="fsdp2") for n, o in groups.items()]
     cases.append(case(recipe, "resumed", 2, *RESUMED, engine="fsdp2") | {"again": True})
+    (tmp_path / "rlvr").mkdir()
+    rollouts = write_recipe(tmp_path / "rlvr", tiny)
+    cases += asked(rollouts, tmp_path, {"dapo": CASES["dapo"]})
     found |= on_two_ranks(launch, "fsdp2.yaml", cases, "fsdp2")
     resumed(found.pop("resumed")["run"])
+    whole = train(
+        rollouts, "train.per_device_train_batch_size=4", "train.max_steps=4", *CASES["dapo"]
+    )
+    equal(Path(found.pop("dapo")["run"]), whole.path)
     assert check(found, models, tiny, record_property) == len(FSDP2)
     ours, reference = (found[f"steps-{e}"]["run"] for e in ("fsdp2", "reference"))
     assert rows(ours)[-1]["skipped_steps"] == rows(reference)[-1]["skipped_steps"] > 0
