@@ -46,10 +46,18 @@ _BY_PLACE = {
     "log_multimodal num_completions_to_print log_unique_prompts log_completions_hub_repo ds3_gather_for_generation "
     "use_transformers_continuous_batching transformers_continuous_batching_config use_transformers_paged",
     "policy": "num_iterations epsilon epsilon_high importance_sampling_level scale_rewards multi_objective_aggregation",
+    "policy.beta, or preference.beta": "beta",
+    "policy.loss, which has no such loss": "sapo_temperature_neg sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg "
+    "vespo_lambda_pos",
+    "no recipe: its state would be lost when a run resumes": "use_adaptive_entropy entropy_coef_delta entropy_coef_max "
+    "entropy_coef_min entropy_target",
     "rewards": "reward_weights",
+    "preference": "label_smoothing ld_alpha loss_weights use_weighting precompute_ref_log_probs precompute_ref_batch_size "
+    "f_divergence_type f_alpha_divergence_coef discopop_tau",
     "no recipe: the reference stays where it is": "sync_ref_model ref_model_mixup_alpha ref_model_sync_steps",
     "no recipe: tools are not here": "max_tool_calling_iterations chat_template_kwargs",
-    "no recipe: not tried with the fused head": "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel",
+    "no recipe: not tried with the fused head": "torch_compile torch_compile_backend torch_compile_mode use_liger_kernel "
+    "liger_kernel_config cast_lm_head_to_fp32",
 }
 EXTRA_ELSEWHERE = {name: place for place, names in _BY_PLACE.items() for name in names.split()}
 """Fields of the TRL config that posttrain decides itself, and where it is said."""
