@@ -49,12 +49,14 @@ class RolloutStats:
     """Means over a window; `add` after each batch, `means` when a line is logged."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
         self.values: dict[str, list[float]] = defaultdict(list)
         self.tokens = 0
         self.since = time.perf_counter()
+
+    def reset(self) -> None:
+        self.values.clear()
+        if self.tokens:  # else the time goes on until a batch falls into a window
+            self.tokens, self.since = 0, time.perf_counter()
 
     def add(self, drawn: Drawn, about: Judged) -> None:
         for name, value in batch_metrics(drawn, about).items():
@@ -64,7 +66,9 @@ class RolloutStats:
         )
 
     def means(self) -> dict[str, float]:
-        """Empty of rollouts where no batch fell into the window. `tokens_per_second`: sampled tokens of all ranks."""
+        """Empty where no batch fell into the window. `tokens_per_second`: sampled tokens of all ranks, training included."""
+        if not self.tokens:
+            return {}
         seconds = max(time.perf_counter() - self.since, 1e-9)
         found = {name: float(np.mean(values)) for name, values in self.values.items()}
         if "completions/max_length" in found:

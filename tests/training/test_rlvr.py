@@ -97,6 +97,8 @@ def test_a_batch_of_rollouts_lasts_two_steps_and_two_passes(rlvr):
     )  # fmt: skip
     assert list(rollouts(run)) == ["step-000001.jsonl"] and run.info()["steps"] == 4
     assert [r["step"] for r in rows(run)] == [2, 4] and "reward" not in rows(run)[1]
+    first, second = (r.get("tokens_per_second") for r in rows(run))
+    assert first > 0 and second is None, "nothing was sampled, which is not 0 tokens a second"
     assert [c.name for c in run.checkpoints.iterdir()] == ["step-000004"], "a checkpoint holds no rollouts"  # fmt: skip
     kept = rollouts(run)["step-000001.jsonl"]
     assert len(kept) == 16 and positions(run) == [0, 1, 2, 3]
