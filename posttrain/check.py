@@ -67,9 +67,8 @@ def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
     examples = None if None in counts else sum(counts)
     if examples is not None and recipe.evaluate.heldout and recipe.evaluate.heldout.share:
         examples -= sum(int(n * recipe.evaluate.heldout.share) for n in counts)
-    steps = recipe.train.max_steps
-    if steps is None and examples is not None:
-        steps = steps_of(recipe, examples)
+    known = recipe.train.max_steps is not None or examples is not None
+    steps = steps_of(recipe, examples or 0) if known else None
     longest = recipe.data.max_length
     longest += recipe.rollout.max_new_tokens if isinstance(recipe, RlvrRecipe) else 0
     return Plan(

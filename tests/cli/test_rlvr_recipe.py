@@ -109,7 +109,7 @@ def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, wor
         ([], ["rollouts: 1 prompts x 16 completions every 1 step(s)"]),
         (["rollout={num_generations: 8, steps_per_generation: 2, max_new_tokens: 64}", "policy.num_iterations=2",
           "checkpoints.save_steps=5", "train.max_steps=9"],
-         ["rollouts: 4 prompts x 8 completions every 4 step(s)", "checkpoints: every 8 steps, not 5"]),
+         ["rollouts: 4 prompts x 8 completions every 4 step(s)", "checkpoints: every 8 steps, not 5", "steps: 12"]),
     ],
 )  # fmt: skip
 def test_check_says_what_a_batch_of_rollouts_is(rlvr, call, overrides, words):
