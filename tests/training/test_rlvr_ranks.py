@@ -14,12 +14,12 @@ from tests.training.test_rlvr import LORA, rewarded
 
 CASES = {
     # two steps a batch of rollouts, refills of an odd number of prompts, a frozen reference
-    "dapo": ["policy={beta: 0.1}", rewarded("even", sides=4), "rollout={num_generations: 2, max_new_tokens: 12, refill: 2, steps_per_generation: 2}",
+    "dapo": ["policy={beta: 0.1}", rewarded("even", sides=4), "rollout={num_generations: 2, max_new_tokens: 6, refill: 2, steps_per_generation: 2}",
              "checkpoints.save_steps=2", "checkpoints.keep_last=null"],
     # an adapter, also on the head; its start is the reference; checks that fail
-    "grpo": ["policy={loss: grpo, beta: 0.1}", LORA, rewarded("fails"), "rollout.max_failed=0.9"],
+    "grpo": ["policy={loss: grpo, beta: 0.1}", LORA, rewarded("fails"), "rollout={num_generations: 4, max_new_tokens: 6, max_failed: 0.9}"],
     # two passes: ratios leave 1
-    "gspo": ["policy={loss: gspo, num_iterations: 2, advantage: leave_one_out}"],
+    "gspo": ["policy={loss: gspo, num_iterations: 2, advantage: leave_one_out}", "rollout={num_generations: 4, max_new_tokens: 6}"],
 }  # fmt: skip
 
 
@@ -60,12 +60,14 @@ def equal(run: Path, whole: Path, steps: int = 4) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3")])
 def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
-    """Sizes and seeds are such that no sample lies within rounding of another token's interval; advantages are exact.
-    The first case also loses its last checkpoint and resumes."""
+    """A sample flips where its number lies within rounding of the border of two tokens (estimated: 1 in 20,000 tokens), so
+    completions are short. The first case also loses its last checkpoint and resumes."""
     recipe, runs = wholes
-    results = launch(asked(recipe, tmp_path, CASES, again="dapo"), config)
-    for name, whole in runs.items():
-        found = results[name]
+    cases = {n: more for n, more in CASES.items() if engine == "ddp" or n != "gspo"}  # time
+    results = launch(asked(recipe, tmp_path, cases, again="dapo"), config)
+    assert results.keys() == cases.keys()
+    for name, found in results.items():
+        whole = runs[name]
         assert (found["world_size"], found["engine"]) == (2, engine)
         assert found["sharded"] or engine != "zero3", (
             "whole weights on every rank would prove nothing"
