@@ -63,7 +63,9 @@ def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
             )
     missing = sorted(ours.keys() - theirs.keys(), key=ours.__getitem__)
     if missing:
-        raise RequestError(f"{what} has another tokenizer: the policy's {missing[0]!r} is unknown to it")
+        raise RequestError(
+            f"{what} has another tokenizer: the policy's {missing[0]!r} is unknown to it"
+        )
     for name in SPECIAL:
         a, b = getattr(policy, name), getattr(reference, name)
         if a != b:
