@@ -22,10 +22,7 @@ from trl import DPOConfig
 from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import TrainRows
 from posttrain.data.tabulate import cache_root
-from posttrain.data.text import load_text
-from posttrain.data.tokenizers import load_tokenizer
 from posttrain.entry import stage_main
-from posttrain.errors import RequestError
 from posttrain.kto import KtoTrainer
 from posttrain.losses.preference import (
     LOSSES,
@@ -40,7 +37,7 @@ from posttrain.recipe import DpoRecipe
 from posttrain.stage import StageParts, run_stage
 from posttrain.training.checkpoints import digest, resolve
 from posttrain.training.compat import head_without_adapter
-from posttrain.training.frozen import frozen_reference, refuse_other_tokenizer
+from posttrain.training.frozen import frozen_reference, refuse_other_reference
 from posttrain.training.pair_stats import PairStats
 from posttrain.training.preference import PreferenceTrainer, Reference
 from posttrain.training.reference import Key, ReferenceRows, ReferenceStore, store_name
@@ -183,24 +180,12 @@ def _reference_digest(recipe: DpoRecipe, parts: StageParts) -> str:
     return f"{weights} {parts.model.dtype} {recipe.train.bf16} {recipe.train.fp16}"
 
 
-def refuse_other_reference(recipe: DpoRecipe) -> None:
-    """Before rows are prepared and models loaded: raises `RequestError` where a reference reads other tokens."""
-    given, model = recipe.preference, recipe.model
-    if given.reference_model is None:
-        return
-    policy, _ = load_text(recipe, str(None if model.init is None else resolve(model.init)[0]))
-    what = f"preference.reference_model = {given.reference_model!r}"
-    try:
-        place = resolve(given.reference_model)[0]
-        reference = load_tokenizer(place, given.reference_revision, model.trust_remote_code)
-    except RequestError as error:
-        raise RequestError(f"{what}: {error}") from error
-    refuse_other_tokenizer(policy, reference, what)
-
-
 def train(recipe: DpoRecipe, score_factory=None):
     """Run the stage; see `posttrain.stage.run_stage`."""
-    refuse_other_reference(recipe)
+    given = recipe.preference
+    refuse_other_reference(
+        recipe, given.reference_model, "preference.reference_model", given.reference_revision
+    )
     return run_stage(recipe, build, DPOConfig, score_factory)
 
 

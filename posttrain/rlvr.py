@@ -38,7 +38,7 @@ from posttrain.rollouts.records import rows_of, write_rows
 from posttrain.rollouts.source import Drawn, Interrupted, RolloutSource
 from posttrain.stage import StageParts, run_stage
 from posttrain.training.compat import head_without_adapter
-from posttrain.training.frozen import frozen_reference, without_adapter
+from posttrain.training.frozen import frozen_reference, refuse_other_reference, without_adapter
 from posttrain.training.rollout_stats import RolloutStats, mean_of_window
 from posttrain.training.trainer import RunTrainer, Stopped
 from posttrain.training.whole import whole_model
@@ -265,6 +265,7 @@ def _none(completions: list[Any], **columns: Any) -> list[float]:
 
 def train(recipe: RlvrRecipe, score_factory=None):
     """Run the stage; see `posttrain.stage.run_stage`."""
+    refuse_other_reference(recipe, recipe.policy.reference, "policy.reference")
     return run_stage(recipe, build, GRPOConfig, score_factory)
 
 

@@ -128,6 +128,12 @@ def policy(recipe: Recipe, problems: Problems) -> None:
     positive(problems, "policy.epsilon_high", p.epsilon_high)
     positive(problems, "policy.num_iterations", p.num_iterations)
     positive(problems, "policy.k", p.k)
+    if recipe.guard.on_spike != "ignore":
+        at = "guard.on_spike"
+        problems.add(
+            at,
+            f"{at} = {recipe.guard.on_spike}: the loss of a policy lies around 0; gates watch the scores",
+        )
     if p.reference is not None and not p.beta:
         at = "policy.reference"
         problems.add(at, f"{at} is read only with policy.beta above 0")

@@ -15,6 +15,7 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
+from posttrain.data.text import load_text
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
 from posttrain.fused import attach_fused_head
@@ -50,6 +51,24 @@ def frozen_reference(
     if accelerator.is_fsdp2:
         return prepare_fsdp(reference, accelerator)
     return accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+def refuse_other_reference(
+    recipe: Any, place: str | None, key: str, revision: str | None = None
+) -> None:
+    """Before rows are prepared and models loaded: raises `RequestError` where the reference in `place` reads other tokens."""
+    if place is None:
+        return
+    model = recipe.model
+    start = None if model.init is None else ckpt.resolve(model.init)[0]
+    policy, _ = load_text(recipe, str(start))
+    what = f"{key} = {place!r}"
+    try:
+        where = ckpt.resolve(place)[0]
+        reference = load_tokenizer(str(where), revision, model.trust_remote_code)
+    except RequestError as error:
+        raise RequestError(f"{what}: {error}") from error
+    refuse_other_tokenizer(policy, reference, what)
 
 
 def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:

@@ -88,6 +88,7 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
         (["policy={advantage: confidence, k: 33}"], ["policy.k = 33 (N of confidence) is above 2 x rollout.num_generations"]),
         (["policy={advantage: maxrl, k: 2}"], ["policy.k has no effect on advantage = maxrl"]),
         (["policy={loss: cispo, epsilon: 0.1}"], ["policy.epsilon has no effect on cispo"]),
+        (["guard.on_spike=stop"], ["guard.on_spike = stop: the loss of a policy lies around 0"]),
         (["policy.reference=other"], ["policy.reference is read only with policy.beta above 0"]),
         (["policy={beta: 0.1, reference: runs/none}"], ["policy.reference: runs/none: no such run or path"]),
         (["policy.beta=-1"], ["policy.beta"]),
