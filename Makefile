@@ -1,12 +1,16 @@
 # `make quickstart`: install into .venv and run the main job. `make test`: install and run the tests.
+# `make chain`: all stages after one another, SFT -> pairs -> DPO -> RLVR.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart chain test lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/posttrain run recipes/quickstart/pipeline.yaml
+
+chain: $(VENV)/.installed
+	$(BIN)/posttrain run recipes/chain/pipeline.yaml
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
