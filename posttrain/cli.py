@@ -125,9 +125,10 @@ def _stage(options: argparse.Namespace, stage: str) -> int:
 
 
 def _say_findings(runs: list[Any], page: Path) -> None:
+    from posttrain.evaluate.alerts import alerts
     from posttrain.evaluate.findings import findings
 
-    for sentence in findings(runs):
+    for sentence in [*alerts(runs), *findings(runs)]:
         print(sentence)
     print(f"report: {page}")
 
