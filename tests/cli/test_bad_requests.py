@@ -65,7 +65,7 @@ def test_all_that_is_wrong_is_said_at_once_with_its_line(call, plain_recipe):
         ("stage: sft\nname: [\n", ["cas.yaml:3:1: not valid YAML"]),
         ("stage: sft\nname: a\nname: b\n", ["cas.yaml:3:1", "duplicate key name"]),
         ("stage: sfft\n", ["stage = 'sfft' (did you mean 'sft'?)"]),
-        ("name: x\n", ["stage is missing (one of: dpo, rlvr, sft)"]),
+        ("name: x\n", ["stage is missing (one of: dpo, pairs, pass_rate, rlvr, sft)"]),
         (b"\xff\xfe", ["not UTF-8 text"]),
     ],
 )
@@ -201,6 +201,6 @@ def test_commands_for_other_recipes(call, plain_recipe, tmp_path):
     path = tmp_path / "pipe.yaml"
     path.write_text("pipeline: p\nstages: [{name: a, recipe: case.yaml}]\n")
     call("sft", path).refuses("is a pipeline recipe", "posttrain run")
-    call("run", path, "--accelerate", "ddp.yaml").refuses("launches one stage")
+    call("run", path, "--accelerate", "ddp.yaml").refuses("--accelerate ddp.yaml: no such file")
     (tmp_path / "ddp.yaml").touch()
     call("run", plain_recipe, "--accelerate", "dpp.yaml").refuses("did you mean 'ddp.yaml'")

@@ -163,13 +163,12 @@ def test_a_step_waits_once(monkeypatch, norm):
     trainer = SimpleNamespace(
         _step_loss=torch.tensor(3.0, dtype=torch.float64), stop=SimpleNamespace(requested=True), guard=guard,
         reduce=lambda x: 2 * x, args=SimpleNamespace(world_size=2, fp16=False), _last_norm=norm, stop_agreed=False,
-        control=SimpleNamespace(should_training_stop=False),
     )  # fmt: skip
     waits = Waits(monkeypatch)
     RunTrainer.judge_step(trainer)
     assert waits.count == 1
     assert seen == [(3.0, None if norm is None else 1.5)]
-    assert trainer.stop_agreed and trainer.control.should_training_stop
+    assert trainer.stop_agreed  # where the run then stops is decided at the step's end
     assert trainer._step_loss == 0
 
 
