@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.evaluate.conftest import digits, llama  # noqa: F401  (fixtures of test_generate_vllm.py)
+
 RECIPE = """\
 stage: sft
 name: case

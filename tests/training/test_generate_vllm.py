@@ -29,8 +29,7 @@ from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Sourc
 from posttrain.recipe.sections import Reward, TrainRollout, Vllm
 from posttrain.rollouts.collect import Prompt
 from posttrain.rollouts.source import Interrupted, RolloutSource
-
-from .conftest import build_model
+from tests.evaluate.conftest import build_model
 
 END, STOP = 1, 7  # <eos> of builtin:digits, and 4, the end of turn of the template here
 
