@@ -103,8 +103,7 @@ def assert_protocol(
     if dtype == torch.float32:
         assert found.log_probs <= exact, found
         assert found.loss <= 3e-5 * scale, found
-        # Of the sums over a vocabulary the last digit is the machine's: its BLAS multiplies under the interpreter.
-        assert all(e <= 1.5e-5 * scale for e in found.gradients.values()), found
+        assert all(e <= 1e-5 * scale for e in found.gradients.values()), found
         return found
     assert found.log_probs <= exact, found
     assert found.weight <= 0.01, found
