@@ -161,7 +161,7 @@ def _reference(
     needed = reference.live and recipe.model.lora is None
     if needed or (reference.other and (reference.live or reference.missing)):
         reference.model = frozen_reference(
-            recipe.model, given.reference_model, "preference.reference_model", parts.tokenizer, parts.init,
+            recipe.model, given.reference_model, parts.tokenizer, parts.init,
             recipe.train.seed, trainer.accelerator, given.reference_revision,
         )  # fmt: skip
     return reference

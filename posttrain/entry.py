@@ -23,29 +23,21 @@ log = logging.getLogger(__name__)
 
 def stage_main(stage: str, train: Callable, argv: list[str]) -> int:
     """Command line of a stage: RECIPE [key=value ...]; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
-        return 0 if argv else 2
-    from posttrain.evaluate.checkpoint import scorer_for
-
-    setup_logging()
 
     def work() -> None:
+        from posttrain.evaluate.checkpoint import scorer_for
+
         run = train(load_stage(argv[0], argv[1:], stage), scorer_for)
         if rank() == 0:
             describe(run)
 
-    code = guarded(work)
+    code = _main(stage, work, argv)
     _leave(code)
     return code
 
 
 def sampling_main(stage: str, run_stage: Callable, argv: list[str]) -> int:
     """As `stage_main`, for a stage that samples: no process group, no checkpoints, no scores."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
-        return 0 if argv else 2
-    setup_logging()
 
     def work() -> None:
         run = run_stage(load_stage(argv[0], argv[1:], stage))
@@ -54,6 +46,14 @@ def sampling_main(stage: str, run_stage: Callable, argv: list[str]) -> int:
 
             log.info("%s is finished; report: %s", run.path, write_report([run.path]))
 
+    return _main(stage, work, argv)
+
+
+def _main(stage: str, work: Callable[[], None], argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
+        return 0 if argv else 2
+    setup_logging()
     return guarded(work)
 
 

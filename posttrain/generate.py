@@ -89,6 +89,15 @@ def batches(lengths: Sequence[int], n: int, batch_size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
+def refuse_prompts(prompts: list[list[int]], limit: int | None, says: str) -> None:
+    """Raises `RequestError` where a prompt is empty, or leaves no room for a token below `limit` (`says` which that is)."""
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise RequestError(f"prompt {i} is empty: there is no token to go on from")
+        if limit is not None and len(prompt) >= limit:
+            raise RequestError(f"prompt {i} has {len(prompt)} tokens, {says}")
+
+
 def end_tokens(model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> list[int]:
     """Tokens that end a sequence: of the tokenizer, of the model's generation config, and `stop_token_ids`."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
@@ -129,13 +138,7 @@ class TransformersGenerator:
             WorkError: the model gives NaN.
         """
         sampling.check(n)
-        for i, prompt in enumerate(prompts):
-            if not prompt:
-                raise RequestError(f"prompt {i} is empty: there is no token to go on from")
-            if self.positions is not None and len(prompt) >= self.positions:
-                raise RequestError(
-                    f"prompt {i} has {len(prompt)} tokens, the model {self.positions} positions"
-                )
+        refuse_prompts(prompts, self.positions, f"the model {self.positions} positions")
         streams = range(len(prompts)) if streams is None else streams
         found: list[Rollout] = []
         training = self.model.training

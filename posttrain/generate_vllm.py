@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.generate import Rollout, Sampling, end_tokens
+from posttrain.generate import Rollout, Sampling, end_tokens, refuse_prompts
 from posttrain.recipe import RlvrRecipe
 
 MODES = {"vllm_colocate": "colocate", "vllm_server": "server"}
@@ -130,13 +130,12 @@ def refuse_raw_log_probs(info: dict[str, Any]) -> None:
 def vllm_generator(trainer: Any, recipe: RlvrRecipe) -> VllmGenerator:
     """What `trainer`, an RLVR trainer that is set up, samples with: an engine that gets its weights after each step."""
     parts = trainer.parts
-    end = parts.tokenizer(parts.template.end_of_turn, add_special_tokens=False)["input_ids"]
     return VllmGenerator.start(
         recipe,
         trainer.model,
         trainer.accelerator,
         parts.tokenizer,
-        end if len(end) == 1 else (),
+        parts.template.stops,
         lambda: trainer.state.global_step,
     )
 
@@ -206,11 +205,7 @@ class VllmGenerator:
         """
         sampling.check(n)
         limit = self.engine.max_model_length
-        for i, prompt in enumerate(prompts):
-            if not prompt:
-                raise RequestError(f"prompt {i} is empty: there is no token to go on from")
-            if limit is not None and len(prompt) >= limit:
-                raise RequestError(f"prompt {i} has {len(prompt)} tokens, vLLM's limit is {limit}")
+        refuse_prompts(prompts, limit, f"vLLM's limit is {limit}")
         asked = [prompt for prompt in prompts for _ in range(n)]
         asked += [self._filler(prompts)] * (n * self._most(len(prompts)) - len(asked))
         self.sync()

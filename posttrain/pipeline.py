@@ -20,18 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from posttrain.cores import cores
 from posttrain.errors import RequestError, WorkError
 from posttrain.files import timestamp, write_json
-from posttrain.preflight import preflight, sources_of
+from posttrain.preflight import MODELS, preflight, sources_of
 from posttrain.recipe import Pipeline, Recipe, load
 from posttrain.recipe.load import load_stage
 from posttrain.running import Running, finished
-
-MODELS = (
-    ("model", "init"),
-    ("preference", "reference_model"),
-    ("policy", "reference"),
-    ("pairing", "teacher"),
-)
-"""Section and key of every value that names a model."""
 
 
 def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:

@@ -24,8 +24,13 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.schema import Source
 from posttrain.training.checkpoints import resolve
 
-REFERENCES = (("preference", "reference_model"), ("policy", "reference"), ("pairing", "teacher"))
-"""Section and key of models that a stage reads beside its start model."""
+MODELS = (
+    ("model", "init"),
+    ("preference", "reference_model"),
+    ("policy", "reference"),
+    ("pairing", "teacher"),
+)
+"""Section and key of every value that names a model."""
 
 
 def preflight(
@@ -60,11 +65,12 @@ def preflight(
             for path, message in check_task(task, f"evaluate.tasks[{i}]"):
                 problems.add(path, message)
         _metrics(recipe, problems)
-    for section, key in REFERENCES:
-        _start(
-            getattr(getattr(recipe, section, None), key, None), f"{section}.{key}", coming, problems
-        )
-    _lengths(recipe, _start(recipe.model.init, "model.init", coming, problems), problems)
+    folders = {
+        section: _start(getattr(holder, key), f"{section}.{key}", coming, problems)
+        for section, key in MODELS
+        if (holder := getattr(recipe, section, None)) is not None
+    }
+    _lengths(recipe, folders["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""
         raise RequestError(

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from torch import Tensor, nn
@@ -40,7 +39,8 @@ from posttrain.stage import StageParts, run_stage
 from posttrain.training.compat import head_without_adapter
 from posttrain.training.frozen import frozen_reference, refuse_other_reference, without_adapter
 from posttrain.training.rollout_stats import RolloutStats, mean_of_window
-from posttrain.training.trainer import RunTrainer, Stopped
+from posttrain.training.stop import Stopped
+from posttrain.training.trainer import RunTrainer
 from posttrain.training.whole import whole_model
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,11 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         if self.beta and (recipe.policy.reference or not is_peft_model(self.model)):
             place = recipe.policy.reference
             self.ref_model = frozen_reference(
-                recipe.model, place, "policy.reference", parts.tokenizer, parts.init, recipe.train.seed, self.accelerator,
+                recipe.model, place, parts.tokenizer, parts.init, recipe.train.seed, self.accelerator,
             )  # fmt: skip
         self.source = RolloutSource(
             Prompts(parts.prepared), recipe.rollout, rewards, recipe.train.seed, self.args.process_index,
-            self.args.world_size, self._gather, lambda: self.stop.requested,
+            self.args.world_size, self.gather, lambda: self.stop.requested,
         )  # fmt: skip
         self.stats = {"train": RolloutStats()}
         self._correction = "none"
@@ -102,17 +102,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         if self.recipe.rollout.backend != "transformers":
             yield self._vllm
             return
-        template, tokenizer = self.parts.template, self.parts.tokenizer
-        end = tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"]
         with whole_model(self.model_wrapped, self.accelerator) as model:
-            yield TransformersGenerator(model, tokenizer, end if len(end) == 1 else ())
-
-    def _gather(self, value: Any) -> list[Any]:
-        if self.args.world_size == 1:
-            return [value]
-        parts: list[Any] = [None] * self.args.world_size
-        dist.all_gather_object(parts, value)
-        return parts
+            yield TransformersGenerator(model, self.parts.tokenizer, self.parts.template.stops)
 
     def _next_batch(self) -> list[Inputs]:
         recipe = self.recipe
@@ -207,7 +198,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
     def _refuse_failures(self, drawn: Drawn) -> None:
         """Raises WorkError where too many checks failed; says so where some did."""
         graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
-        failed = [g for g in graded if g.value is None or g.success is None]
+        failed = [g for g in graded if g.failed]
         share, most = len(failed) / len(graded), self.recipe.rollout.max_failed
         if share <= min(LOUD, most):
             return

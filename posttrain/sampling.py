@@ -25,8 +25,9 @@ from posttrain.recipe import SampleRecipe, recipe_hash
 from posttrain.recipe.schema import Loss, Model
 from posttrain.rollouts.collect import Prompt, Prompts, judge, sample
 from posttrain.rollouts.records import Row, read_rows, rows_of, write_rows
-from posttrain.stage import rank, world_size
+from posttrain.stage import rank, record_failure, world_size
 from posttrain.training.rundir import RunDir
+from posttrain.training.stop import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 1800.0
@@ -76,7 +77,6 @@ class SamplingStage(Protocol):
 def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]) -> RunDir:
     """Sample, judge and make the products of `recipe`; returns its run directory. Raises RequestError, WorkError."""
     from posttrain.preflight import preflight
-    from posttrain.training.stop import StopRequest
 
     preflight(recipe)
     if recipe.rollout.backend != "transformers":
@@ -93,8 +93,7 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     except BaseException as error:
         begun = run.info().get("status") == "running"  # else it was refused before that
         if main and begun:
-            stopped = isinstance(error, Stopped | KeyboardInterrupt)
-            run.update(status="stopped" if stopped else "failed", ended=timestamp(), error=str(error) or type(error).__name__)  # fmt: skip
+            record_failure(run, error)
         raise
     finally:
         run.unlock()
@@ -112,10 +111,6 @@ def _claim(recipe: SampleRecipe, run: RunDir) -> None:
         raise
 
 
-class Stopped(WorkError):
-    """The run was asked to stop; what is sampled stays."""
-
-
 def load_generator(recipe: SampleRecipe) -> tuple[Any, Any, Any, str]:
     """(generator, tokenizer, template, where it came from) of the model that `recipe` names."""
     import torch
@@ -129,9 +124,7 @@ def load_generator(recipe: SampleRecipe) -> tuple[Any, Any, Any, str]:
     tokenizer, template = load_text(recipe, str(init))
     model = load_model(replace(recipe.model, lora=None), init, tokenizer, recipe.seed)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    end = tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"]
-    stops = end if len(end) == 1 else ()
-    generator = TransformersGenerator(model.eval().to(device), tokenizer, stops)
+    generator = TransformersGenerator(model.eval().to(device), tokenizer, template.stops)
     return generator, tokenizer, template, str(init or recipe.model.init or "random weights")
 
 

@@ -88,16 +88,17 @@ def run_stage(
             _run(recipe, run, build, config_class, score_factory, stop)
     except BaseException as error:
         if main and run.path.is_dir():
-            _record_failure(run, error)
+            record_failure(run, error)
         raise
     finally:
         run.unlock()
     return run
 
 
-def _record_failure(run: RunDir, error: BaseException) -> None:
+def record_failure(run: RunDir, error: BaseException) -> None:
+    """What run.json says of a run that has ended by `error`."""
     from posttrain.training.gates import GateFailed
-    from posttrain.training.trainer import Stopped
+    from posttrain.training.stop import Stopped
 
     if not run.info():
         return  # refused before it began: nothing half-written
@@ -125,7 +126,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     from posttrain.training.guard import StepGuard
     from posttrain.training.hardware import commit, hardware, versions
     from posttrain.training.plan import batch_plan, rows_of, steps_of
-    from posttrain.training.trainer import Stopped
+    from posttrain.training.stop import Stopped
 
     main = rank() == 0
     batch_plan(recipe.train, world_size())

@@ -47,6 +47,16 @@ class Template:
     end_of_turn: str
     """What closes an assistant turn, e.g. `<|im_end|>`; generation stops there."""
 
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens of the end of turn."""
+        return self.tokenizer(self.end_of_turn, add_special_tokens=False)["input_ids"]
+
+    @property
+    def stops(self) -> list[int]:
+        """The token that generation stops at; none where the end of turn is several."""
+        return self.end_ids if len(self.end_ids) == 1 else []
+
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """The text of a conversation, or of a prompt for the assistant's next turn.
 

@@ -196,10 +196,9 @@ def _sampled(
     prompts,
 ) -> tuple[list[int], Work]:
     """Prompt lengths, and the work on one batch of problems: samples and their verdicts."""
-    end = tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"]
-    if len(end) > 1:
-        log.warning("%r is %d tokens: generation cannot stop at it", template.end_of_turn, len(end))
-    generator = TransformersGenerator(model, tokenizer, end if len(end) == 1 else ())
+    if (count := len(template.end_ids)) > 1:
+        log.warning("%r is %d tokens: generation cannot stop at it", template.end_of_turn, count)
+    generator = TransformersGenerator(model, tokenizer, template.stops)
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
     sampling = Sampling(task.temperature, task.top_p, task.max_new_tokens, task.batch_size)
 

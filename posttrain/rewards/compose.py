@@ -35,6 +35,11 @@ class Graded:
     components: dict[str, Verdict] = field(default_factory=dict)
     """By label; only those that apply to the row."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether a check failed that the reward or the success hangs on."""
+        return self.value is None or self.success is None
+
 
 @dataclass(frozen=True)
 class Component:

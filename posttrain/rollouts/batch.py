@@ -35,9 +35,7 @@ class Judged:
 def judged(groups: Sequence[Group], policy: Policy, rollout: TrainRollout) -> Judged:
     """Advantages of whole groups first; only then completions are masked."""
     cut = torch.tensor([[c.finish == "length" for c in g.completions] for g in groups])
-    valid = torch.tensor(
-        [[d.value is not None and d.success is not None for d in g.graded] for g in groups]
-    )
+    valid = torch.tensor([[not d.failed for d in g.graded] for g in groups])
     rewards = torch.tensor([[d.value or 0.0 for d in g.graded] for g in groups], dtype=torch.double)
     successes = torch.tensor([[bool(d.success) for d in g.graded] for g in groups])
     if rollout.truncated == "penalise":

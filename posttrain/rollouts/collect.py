@@ -63,11 +63,6 @@ class Group:
         """Solved or not, of those that could be judged."""
         return [g.success for g in self.graded if g.success is not None]
 
-    @property
-    def mixed(self) -> bool:
-        """Whether some are right and some wrong: what a group must be to teach a success-based advantage anything."""
-        return len(set(self.successes)) == 2
-
 
 def sample(
     generator: Generator, prompts: Sequence[Prompt], rollout: Rollout, seed: int

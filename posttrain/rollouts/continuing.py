@@ -68,7 +68,7 @@ class Continuer:
                 for one, text in zip(drawn, texts, strict=True)
             ]
             graded = self.rewards.grade(whole, [row] * len(whole), r.deadline)
-            self.judged(len(graded), sum(None in (g.value, g.success) for g in graded))
+            self.judged(len(graded), sum(g.failed for g in graded))
             found: list[list[Continuation]] = [[] for _ in prefixes]
             for one, said, verdict in zip(drawn, texts, graded, strict=True):
                 found[fit[one.prompt_index]].append(

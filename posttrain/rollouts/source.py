@@ -143,6 +143,6 @@ class RolloutSource:
         seen = {
             bool(d.success) and not (penalised and c.finish == "length")
             for c, d in zip(group.completions, group.graded, strict=True)
-            if d.value is not None and d.success is not None
+            if not d.failed
         }
         return len(seen) == 2

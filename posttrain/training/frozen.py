@@ -27,21 +27,19 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def frozen_reference(
-    model: Model, place: str | None, key: str, tokenizer: Any, start: Any, seed: int, accelerator: Any,
+    model: Model, place: str | None, tokenizer: Any, start: Any, seed: int, accelerator: Any,
     revision: str | None = None,
 ) -> nn.Module:  # fmt: skip
     """The reference in `place` (as `model.init`; None: the start model at `start`), its head fused, prepared, in eval mode.
 
-    `model` is the policy's section of the recipe, `key` the recipe's key that named the place.
+    `model` is the policy's section of the recipe, `tokenizer` the policy's: `refuse_other_reference` has compared them.
 
     Raises:
-        RequestError: it cannot be loaded, or has another tokenizer.
+        RequestError: it cannot be loaded.
     """
     where = start
     if place is not None:
         where = ckpt.resolve(place)[0]
-        other = load_tokenizer(str(where), revision, model.trust_remote_code)
-        refuse_other_tokenizer(tokenizer, other, f"{key} = {place!r}")
         model = replace(model, init=place, from_config=None, revision=revision)
     reference = load_model(replace(model, lora=None), where and str(where), tokenizer, seed)
     reference.requires_grad_(False).eval()

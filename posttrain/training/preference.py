@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl import DPOTrainer
@@ -116,11 +115,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
                 if real:
                     for j, (source, row) in enumerate(keys):
                         mine[source, row] = logps[:, j].float().numpy()
-        if self.args.world_size == 1:
-            return mine
-        parts: list[dict] = [{} for _ in range(self.args.world_size)]
-        dist.all_gather_object(parts, mine)
-        return {key: value for part in parts for key, value in part.items()}
+        return {key: value for part in self.gather(mine) for key, value in part.items()}
 
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[Any]:

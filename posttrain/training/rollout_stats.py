@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 
 import numpy as np
-import torch
 
 from posttrain.rewards.compose import summary
 from posttrain.rollouts.batch import Judged
@@ -36,7 +35,7 @@ def batch_metrics(drawn: Drawn, about: Judged) -> dict[str, float]:
         "groups/zero_variance": float((about.advantages == 0).all(1).double().mean()),
         "groups/sampled": float(len(sampled)),
         "groups/unfilled": float(drawn.unfilled),
-        "checks_failed": sum(g.value is None or g.success is None for g in graded) / len(graded),
+        "checks_failed": sum(g.failed for g in graded) / len(graded),
         "completions/mean_length": float(np.mean(lengths)),
         "completions/max_length": float(max(lengths)),
         "completions/truncated": sum(c.finish == "length" for c in completions) / len(completions),
@@ -78,5 +77,5 @@ class RolloutStats:
 
 def mean_of_window(values: list[float]) -> float | None:
     """The mean of what is a number; None where nothing is."""
-    real = torch.tensor([v for v in values if v == v], dtype=torch.double)
-    return float(real.mean()) if len(real) else None
+    real = [v for v in values if v == v]
+    return float(np.mean(real)) if real else None

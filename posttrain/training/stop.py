@@ -11,7 +11,13 @@ import sys
 from types import FrameType
 from typing import Any
 
+from posttrain.errors import WorkError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(WorkError):
+    """The run was asked to stop; what it has done so far is saved."""
 
 
 class StopRequest:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from posttrain.errors import RequestError, WorkError
+from posttrain.errors import RequestError
 from posttrain.files import append_line
 from posttrain.training import fsdp
 from posttrain.training.guard import Diverged, StepGuard
@@ -29,10 +29,6 @@ from posttrain.training.saving import CheckpointWriter
 from posttrain.training.stop import StopRequest
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(WorkError):
-    """The run was asked to stop and has saved a checkpoint."""
 
 
 class RunTrainer(CheckpointWriter):
@@ -201,6 +197,14 @@ class RunTrainer(CheckpointWriter):
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(values)
         return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` (anything that can be pickled) of every rank, in rank order. Collective."""
+        if self.args.world_size == 1:
+            return [value]
+        parts: list[Any] = [None] * self.args.world_size
+        dist.all_gather_object(parts, value)
+        return parts
 
     # ---- logs ----------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from posttrain import generate_vllm
+from posttrain.data.template import Template
 from posttrain.errors import RequestError, WorkError
 from posttrain.generate import Sampling
 from posttrain.generate_vllm import (
@@ -205,7 +206,7 @@ def start(monkeypatch, digits, tmp_path):
         replaced = copy.copy(model.config)
         replaced.vocab_size = rows
         replaced.save_pretrained(tmp_path)
-        parts = SimpleNamespace(tokenizer=digits, template=SimpleNamespace(end_of_turn="4"))
+        parts = SimpleNamespace(tokenizer=digits, template=Template("t", "", digits, (), "4"))
         state = SimpleNamespace(global_step=0)
         trainer = SimpleNamespace(model=model, accelerator=accelerator, parts=parts, state=state)
         generator = vllm_generator(trainer, recipe(backend, **rollout))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from posttrain import generate_vllm, rlvr
+from posttrain.data.template import Template
 from posttrain.generate import Sampling, TransformersGenerator
 from posttrain.generate_vllm import VllmGenerator
 from posttrain.recipe import load_stage
@@ -79,10 +80,8 @@ def test_the_stop_tokens_are_those_of_the_template(monkeypatch):
     given = []
     monkeypatch.setattr(VllmGenerator, "start", lambda *all: given.append(all))
     for text, ids in (("<|im_end|>", [7]), ("two tokens", [7, 8])):
-        parts = SimpleNamespace(
-            tokenizer=lambda text, add_special_tokens, ids=ids: {"input_ids": ids},
-            template=SimpleNamespace(end_of_turn=text),
-        )
+        tokenizer = lambda text, add_special_tokens, ids=ids: {"input_ids": ids}  # noqa: E731
+        parts = SimpleNamespace(tokenizer=tokenizer, template=Template("t", "", tokenizer, (), text))
         trainer = SimpleNamespace(parts=parts, model="model", accelerator="accelerator", state=SimpleNamespace(global_step=3))  # fmt: skip
         generate_vllm.vllm_generator(trainer, "recipe")
     assert [list(one[4]) for one in given] == [[7], []] and given[0][5]() == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from posttrain.data import generators
 from posttrain.evaluate.tasks.base import TASKS
@@ -17,6 +17,8 @@ class Arithmetic:
 
     kind = "exact"
     reads_path = False
+    made: ClassVar[dict[str, Any]] = {}
+    """Settings of the generator that are the task's own."""
 
     @dataclass(frozen=True)
     class Options(generators.ArithmeticOptions):
@@ -37,4 +39,4 @@ class Arithmetic:
 
     def _generator(self) -> tuple[str, dict[str, Any]]:
         options = asdict(self.options)
-        return options.pop("generator"), options
+        return options.pop("generator"), options | self.made

@@ -34,15 +34,17 @@ class Columns:
 
 
 class Questions:
-    """What both tasks share: a source, and a problem a row."""
+    """What these tasks share: a source, and a problem a row."""
 
     reads_path = True
+    hub = "HuggingFaceH4/MATH-500"
+    """The data set where no path is given."""
 
     def __init__(self, task: schema.Task, options: Any) -> None:
         self.options, self.name = options, task.name
         self.source = schema.Source(
             name=task.name,
-            path=task.path or "HuggingFaceH4/MATH-500",
+            path=task.path or self.hub,
             subset=options.subset,
             split=options.split,
         )
@@ -56,22 +58,26 @@ class Questions:
         for index, (where, row) in enumerate(open_rows(self.source)):
             question, answer = (self._text(row, which, where) for which in ("question", "answer"))
             messages = [{"role": "user", "content": question + suffix}]
-            found.append(Problem(id=f"{index:05d}", messages=messages, answer=answer))
-            self._refuse(found[-1], where)
+            gold = self._gold(answer, where)
+            found.append(Problem(id=f"{index:05d}", messages=messages, answer=gold))
         return found
 
-    def _refuse(self, problem: Problem, where: str) -> None:
-        """Raises RequestError where a reply to the problem could not be judged."""
+    def _gold(self, answer: str, where: str) -> str:
+        """What a reply is compared with. Raises RequestError where it could not be judged."""
+        return answer
 
     def _text(self, row: dict[str, Any], which: str, where: str) -> str:
-        column = getattr(self.options, which)
-        value = row.get(column)
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        why = f"is {value!r}" if column in row else f"is missing{did_you_mean(column, row)}"
-        raise RequestError(
-            f"{where}: column {column!r} {why}; name it under options.{which} of task {self.name}"
-        )
+        advice = f"name it under options.{which} of task {self.name}"
+        return text_of(row, getattr(self.options, which), where, advice).strip()
+
+
+def text_of(row: dict[str, Any], column: str, where: str, advice: str) -> str:
+    """The text in `column`. Raises RequestError, which ends on `advice`, where there is none."""
+    value = row.get(column)
+    if isinstance(value, str) and value.strip():
+        return value
+    why = f"is {value!r}" if column in row else f"is missing{did_you_mean(column, row)}"
+    raise RequestError(f"{where}: column {column!r} {why}; {advice}")
 
 
 @TASKS.register("math")
@@ -91,8 +97,9 @@ class Mathematics(Questions):
         super().__init__(task, options)
         self.reward = bind("math", {"extract": options.extract})
 
-    def _refuse(self, problem: Problem, where: str) -> None:
-        self.reward.check_row(Example(answer=problem.answer, where=where))
+    def _gold(self, answer: str, where: str) -> str:
+        self.reward.check_row(Example(answer=answer, where=where))
+        return answer
 
 
 @TASKS.register("direct_answers")
