@@ -36,7 +36,9 @@ def build_parser(
         help="show the first N rows of each source as trained",
     )
     made["run"].add_argument(
-        "--accelerate", metavar="CONFIG", help="launch with this accelerate config (a pipeline: each stage)"
+        "--accelerate",
+        metavar="CONFIG",
+        help="launch with this accelerate config (a pipeline: each stage)",
     )
     made["eval"].add_argument(
         "checkpoint", help="path, hub id, runs/<name>, runs/<name>@best:<task>/<metric>"

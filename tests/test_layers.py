@@ -91,7 +91,13 @@ def test_imports_go_downward(root):
 def test_reading_a_recipe_imports_no_torch(root, recipe):
     """Floors 0 and 1, the command and `posttrain check`, in an interpreter of their own."""
     light = [name.removesuffix(".__init__") for name in modules(root) if floor(name) <= 1]
-    light += ["posttrain.cli", "posttrain.check", "posttrain.pipeline", "posttrain.running", "posttrain.training.plan"]
+    light += [
+        "posttrain.cli",
+        "posttrain.check",
+        "posttrain.pipeline",
+        "posttrain.running",
+        "posttrain.training.plan",
+    ]
     program = (
         "import importlib, sys\n"
         f"for name in {light!r}: importlib.import_module(name)\n"

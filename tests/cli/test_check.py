@@ -20,7 +20,9 @@ def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
     assert not imported & slow
     cpu = sum(int(line.split(":")[1].split("|")[0]) for line in err.splitlines()
               if line.startswith("import time:") and "self" not in line) / 1e6  # fmt: skip
-    assert cpu < 3, f"{cpu} s of imports (0.2 on an idle core; a wall time, so a busy machine needs room)"
+    assert cpu < 3, (
+        f"{cpu} s of imports (0.2 on an idle core; a wall time, so a busy machine needs room)"
+    )
     assert seconds < 5, f"{seconds} s: far above a second even for a busy machine"
 
 

@@ -60,7 +60,9 @@ def test_fields_that_would_be_ignored_or_change_results_are_refused(recipe, fiel
 
 
 def test_every_refused_field_is_a_real_one():
-    gone = set(EXTRA_ELSEWHERE) - {f for stage in ("sft", "dpo", "rlvr") for f in config_fields(stage)}
+    gone = set(EXTRA_ELSEWHERE) - {
+        f for stage in ("sft", "dpo", "rlvr") for f in config_fields(stage)
+    }
     assert gone <= {
         "enable_jit_checkpoint",
         "fsdp_config",

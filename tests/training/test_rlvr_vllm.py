@@ -81,7 +81,9 @@ def test_the_stop_tokens_are_those_of_the_template(monkeypatch):
     monkeypatch.setattr(VllmGenerator, "start", lambda *all: given.append(all))
     for text, ids in (("<|im_end|>", [7]), ("two tokens", [7, 8])):
         tokenizer = lambda text, add_special_tokens, ids=ids: {"input_ids": ids}  # noqa: E731
-        parts = SimpleNamespace(tokenizer=tokenizer, template=Template("t", "", tokenizer, (), text))
+        parts = SimpleNamespace(
+            tokenizer=tokenizer, template=Template("t", "", tokenizer, (), text)
+        )
         trainer = SimpleNamespace(parts=parts, model="model", accelerator="accelerator", state=SimpleNamespace(global_step=3))  # fmt: skip
         generate_vllm.vllm_generator(trainer, "recipe")
     assert [list(one[4]) for one in given] == [[7], []] and given[0][5]() == 3
