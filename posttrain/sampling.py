@@ -24,7 +24,7 @@ from posttrain.files import read_jsonl, timestamp, write_json
 from posttrain.recipe import SampleRecipe, recipe_hash
 from posttrain.recipe.schema import Loss, Model
 from posttrain.rollouts.collect import Prompt, Prompts, judge, sample
-from posttrain.rollouts.records import Row, read_rows, rows_of, write_rows
+from posttrain.rollouts.records import Row, rows_of, write_rows
 from posttrain.stage import rank, record_failure, world_size
 from posttrain.training.rundir import RunDir
 from posttrain.training.stop import Stopped, StopRequest
@@ -79,10 +79,6 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     from posttrain.preflight import preflight
 
     preflight(recipe)
-    if recipe.rollout.backend != "transformers":
-        raise RequestError(
-            f"rollout.backend = {recipe.rollout.backend}: the {recipe.stage} stage samples with transformers only"
-        )
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     main = rank() == 0
     if main:
@@ -177,7 +173,7 @@ def _refuse_stop(stop: Any, chunks: Chunks) -> None:
 
 def _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer) -> None:
     asked, file = [prompts[i] for i in chunks.prompts(number)], chunks.rollouts(number)
-    rows = read_rows(file)
+    rows = read_jsonl(file)
     if not rows or _too_many_failed(rows, recipe):  # what was at fault then may be repaired now
         groups = sample(generator, asked, recipe.rollout, recipe.seed)
         judge(groups, rewards, recipe.rollout)

@@ -49,13 +49,20 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
         raise RequestError(
             f"{where}: column {name!r} must be true or false (1 or 0), not {value!r}"
         )
-    example = to_example({k: v for k, v in row.items() if k != name}, source, where)
-    if example.messages is not None and example.messages[-1]["role"] != "assistant":
-        raise RowError("no_assistant_turn", "the conversation does not end in a reply")
+    example = ending_in_reply(
+        to_example({k: v for k, v in row.items() if k != name}, source, where)
+    )
     if example.messages is None and not example.prompt:
         raise RequestError(f"{where}: a label judges the reply to a prompt, and this is plain text")
     example.p = float(wanted)
     return (example,)
+
+
+def ending_in_reply(example: Example) -> Example:
+    """`example`. Raises RowError (no_assistant_turn) where it is a conversation without a last reply to judge."""
+    if example.messages is not None and example.messages[-1]["role"] != "assistant":
+        raise RowError("no_assistant_turn", "the conversation does not end in a reply")
+    return example
 
 
 def truth(value: Any) -> bool | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.examples import SPELLINGS, TRANSCRIPT, to_example
-from posttrain.data.labelled import LABEL, truth
+from posttrain.data.labelled import LABEL, ending_in_reply, truth
 from posttrain.data.rated import best_and_lower, loose_rating, rated_column
 from posttrain.data.rows import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -86,7 +86,7 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     columns = replace(source.columns, completion=None, messages=None, text=None)
     if whole and not (prompt and isinstance(row[prompt], list)):
         kept = {"messages": value} | _other(row, columns)
-        return _ends_in_reply(
+        return ending_in_reply(
             to_example(
                 kept,
                 replace(source, format="messages", columns=replace(columns, prompt=None)),
@@ -100,19 +100,13 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]} - {prompt}
     kept = {k: v for k, v in row.items() if k not in taken} | {"completion": value}
     format_ = replace(source, format="prompt_completion", columns=columns)
-    return _ends_in_reply(to_example(kept, format_, where))
+    return ending_in_reply(to_example(kept, format_, where))
 
 
 def _other(row: dict[str, Any], columns: schema.Columns) -> dict[str, Any]:
     """The columns beside a conversation that `to_example` reads."""
     names = {columns.system, columns.answer, columns.p, *SPELLINGS["system"], *SPELLINGS["answer"]}
     return {name: row[name] for name in names if name in row}
-
-
-def _ends_in_reply(example: Example) -> Example:
-    if example.messages is not None and example.messages[-1]["role"] != "assistant":
-        raise RowError("no_assistant_turn", "the conversation does not end in a reply")
-    return example
 
 
 def _prompt(example: Example) -> str | list[Message] | None:

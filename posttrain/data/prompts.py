@@ -131,15 +131,17 @@ class Asked:
 
 
 class ColumnWriter:
-    """Writes the columns of kept prompts beside the tokens, in the folder of an unfinished table."""
+    """Writes the columns of kept prompts of `source` beside the tokens, in the folder of an unfinished table."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.ends, self.at = folder, [], 0
+    def __init__(self, folder: Path, source: schema.Source) -> None:
+        self.folder, self.source, self.ends, self.at = folder, source, [], 0
         self.file = open(folder / COLUMNS, "wb")  # noqa: SIM115  (closed by `finish`)
 
-    def add(self, example: Example, columns: dict[str, Any]) -> None:
+    def add(self, examples: tuple[Example], row: dict[str, Any]) -> None:
+        """The one example made of `row`, and the row itself."""
+        (example,) = examples
         asked = example.prompt if example.messages is None else example.messages
-        kept = [example.where, asked, plain(columns)]
+        kept = [example.where, asked, plain(columns_of(row, self.source))]
         # half a character (a lone surrogate) is kept as JSON spells it: UTF-8 cannot
         text = json.dumps(kept, ensure_ascii=False, default=str)
         line = text.encode(errors="backslashreplace") + b"\n"
@@ -152,43 +154,26 @@ class ColumnWriter:
         np.array(self.ends, dtype="<i8").tofile(self.folder / OFFSETS)
 
 
-class PromptTable:
-    """Prompts on disk: `table[i]` the tokens, `columns(i)` the row they came from. Raises WorkError where damaged."""
+class PromptTable(TokenTable):
+    """Prompts on disk: `table[i]` the tokens, `asked(i)` the row they came from. Raises WorkError where damaged."""
 
-    def __init__(self, table: TokenTable) -> None:
-        self.table, self.fingerprint, self.stats = table, table.fingerprint, table.stats
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__(folder)
         try:
-            self.ends = np.fromfile(table.folder / OFFSETS, dtype="<i8")
-            size = (table.folder / COLUMNS).stat().st_size
+            self.ends = np.fromfile(self.folder / OFFSETS, dtype="<i8")
+            size = (self.folder / COLUMNS).stat().st_size
         except OSError as error:
             raise self._damaged() from error
-        if len(self.ends) != len(table) or (len(table) and self.ends[-1] != size):
+        if len(self.ends) != len(self) or (len(self) and self.ends[-1] != size):
             raise self._damaged()
 
     def _damaged(self) -> WorkError:
-        return WorkError(f"the prompts in {self.table.folder} are damaged; delete the folder")
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, i: int) -> TokenRow:
-        return self.table[i]
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.table.lengths
-
-    @property
-    def trained(self) -> np.ndarray:
-        return self.table.trained
-
-    def origin(self, i: int) -> int:
-        return self.table.origin(i)
+        return WorkError(f"the prompts in {self.folder} are damaged; delete the folder")
 
     def asked(self, i: int) -> Asked:
         """What prompt i asks, and the row it came from."""
         start = int(self.ends[i - 1]) if i else 0
-        with open(self.table.folder / COLUMNS, "rb") as file:
+        with open(self.folder / COLUMNS, "rb") as file:
             file.seek(start)
             try:
                 return Asked(*json.loads(file.read(int(self.ends[i]) - start)))

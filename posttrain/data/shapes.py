@@ -7,6 +7,7 @@ which rows are dropped and counted (tabulate.py).
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from posttrain.data.examples import to_example
@@ -15,7 +16,6 @@ from posttrain.data.pairs import to_pair
 from posttrain.data.prompts import (
     ColumnWriter,
     PromptTable,
-    columns_of,
     to_prompt,
     tokenize_prompt,
 )
@@ -43,7 +43,9 @@ class Shape(Protocol):
         """An object with `add(examples, row)`, called for each row that is kept, and `finish()`; or None."""
         ...
 
-    def table(self, table: TokenTable) -> Table: ...
+    def table(self, folder: Path) -> Table:
+        """The finished table in `folder`. Raises WorkError where it is damaged."""
+        ...
 
 
 class RowShape:
@@ -60,8 +62,8 @@ class RowShape:
     def writer(self, writer, source) -> Any:
         return None
 
-    def table(self, table) -> Table:
-        return table
+    def table(self, folder) -> Table:
+        return TokenTable(folder)
 
 
 class PairShape(RowShape):
@@ -72,8 +74,8 @@ class PairShape(RowShape):
     def read(self, row, source, where) -> Examples:
         return to_pair(row, source, where)
 
-    def table(self, table) -> Table:
-        return PairTable(table)
+    def table(self, folder) -> Table:
+        return PairTable(TokenTable(folder))
 
 
 class LabelledShape(RowShape):
@@ -97,21 +99,10 @@ class PromptShape(RowShape):
         return tokenize_prompt(example, tokenizer, data)
 
     def writer(self, writer, source) -> Any:
-        return _Columns(ColumnWriter(writer.temporary), source)
+        return ColumnWriter(writer.temporary, source)
 
-    def table(self, table) -> Table:
-        return PromptTable(table)
-
-
-class _Columns:
-    def __init__(self, columns: ColumnWriter, source: schema.Source) -> None:
-        self.columns, self.source = columns, source
-
-    def add(self, examples: Examples, row: dict[str, Any]) -> None:
-        self.columns.add(examples[0], columns_of(row, self.source))
-
-    def finish(self) -> None:
-        self.columns.finish()
+    def table(self, folder) -> Table:
+        return PromptTable(folder)
 
 
 SHAPES: dict[str, Shape] = {

@@ -98,7 +98,7 @@ class TokenTable:
 
     def __reduce__(self) -> tuple:
         """Worker processes open the files themselves; a memory map would be sent by value."""
-        return TokenTable, (self.folder,)
+        return type(self), (self.folder,)
 
 
 class PairTable:

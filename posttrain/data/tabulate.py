@@ -81,7 +81,7 @@ def prepare_sources(
                 make_once(folder, make, what, deadline)
             elif not folder.is_dir():
                 wait_for(folder, what, deadline)
-            table = form.table(TokenTable(folder))
+            table = form.table(folder)
             _check_drops(what, data, loss, table.stats)
             tables.append(table)
     return tables

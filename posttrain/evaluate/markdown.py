@@ -9,7 +9,7 @@ from posttrain.evaluate.alerts import alerts
 from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import PipelineData, RunData
-from posttrain.evaluate.stage_facts import component_rows, facts
+from posttrain.evaluate.stage_facts import component_table, facts
 from posttrain.evaluate.stories import labels, page_title
 
 
@@ -69,9 +69,8 @@ def stage(run: RunData) -> str:
     parts = [
         grid(["what", "first → last tenth of the log" if run.metrics else ""], facts(run).items())
     ]
-    columns = ("label", "weight", "mean", "timeout", "error", "unparseable", "limit", "ms")
-    rows = [[row[key] for key in columns] for row in component_rows(run)]
-    parts += [grid(["reward", *columns[1:]], rows)] if rows else []
+    head, rows = component_table(run)
+    parts += [grid(head, rows)] if rows else []
     return "\n\n".join(parts)
 
 

@@ -18,7 +18,7 @@ from posttrain.evaluate.alerts import alerts
 from posttrain.evaluate.findings import caveats, findings
 from posttrain.evaluate.printable import printable
 from posttrain.evaluate.rundata import PipelineData, RunData, is_pipeline
-from posttrain.evaluate.stage_facts import component_rows, facts
+from posttrain.evaluate.stage_facts import component_table, facts
 
 
 def show(path: Path, console: Console, json: bool = False) -> None:
@@ -121,10 +121,9 @@ def _show_run(run: RunData, console: Console) -> None:
             console.print(Text.assemble((f"  {key:<{width}}", "dim"), text))
     if run.stage in ("dpo", "rlvr") and facts(run):
         console.print(Text("  a → b: means of the first and last tenth of the log", style="dim"))
-    columns = ("label", "weight", "mean", "timeout", "error", "unparseable", "limit", "ms")
-    rewards = [[row[key] for key in columns] for row in component_rows(run)]
+    head, rewards = component_table(run)
     if rewards:
-        _table(console, ["reward", *columns[1:]], rewards)
+        _table(console, head, rewards)
     keys = ("name", "read", "kept", "dropped", "trained", "asked", "realised", "repeats")
     rows = [
         [

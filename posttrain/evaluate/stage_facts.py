@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from posttrain.evaluate.rollouts import whole
 from posttrain.evaluate.rundata import RunData
 from posttrain.evaluate.stories import share
 from posttrain.evaluate.trends import Trend, mean, number, trend
@@ -71,11 +72,11 @@ def value(x: float, form: str) -> str:
 def sampled(outcome: dict[str, Any]) -> dict[str, str]:
     """Counts of pairs.json or pass_rate.json."""
     found = {
-        k: f"{n:,}" for k in ("prompts", "completions") if (n := _count(outcome, k)) is not None
+        k: f"{n:,}" for k in ("prompts", "completions") if (n := whole(outcome.get(k))) is not None
     }
-    prompts, rates = _count(outcome, "prompts"), success_counts(outcome)
+    prompts, rates = whole(outcome.get("prompts")), success_counts(outcome)
     for key in ("pairs", "kept"):
-        n = _count(outcome, key)
+        n = whole(outcome.get(key))
         if n is not None:
             part = f" ({n / prompts:.0%} of the prompts)" if key == "kept" and prompts else ""
             found[key] = f"{n:,}{part}"
@@ -83,7 +84,7 @@ def sampled(outcome: dict[str, Any]) -> dict[str, str]:
         n, total = len(rates) - 1, sum(rates)
         right = sum(i * c for i, c in enumerate(rates)) / (n * total)
         found["right"] = f"{share(right)} of the completions, {n} a prompt"
-    if unjudged := _count(outcome, "unjudged"):
+    if unjudged := whole(outcome.get("unjudged")):
         found["not judged"] = f"{unjudged:,}"
     tokens = outcome.get("mean_tokens")
     tokens = tokens if isinstance(tokens, dict) else {}
@@ -101,8 +102,8 @@ def success_counts(outcome: dict[str, Any]) -> list[int]:
     counts = outcome.get("success_by_count")
     if not isinstance(counts, list) or len(counts) < 2:
         return []
-    whole = all(isinstance(c, int) and not isinstance(c, bool) and c >= 0 for c in counts)
-    return counts if whole and sum(counts) else []
+    known = all((n := whole(c)) is not None and n >= 0 for c in counts)
+    return counts if known and sum(counts) else []
 
 
 def none_reasons(outcome: dict[str, Any]) -> list[tuple[str, int]]:
@@ -111,11 +112,6 @@ def none_reasons(outcome: dict[str, Any]) -> list[tuple[str, int]]:
     found = none.items() if isinstance(none, dict) else ()
     counted = [(str(k).replace("_", " "), n) for k, n in found if isinstance(n, int) and n]
     return sorted(counted, key=lambda item: -item[1])
-
-
-def _count(outcome: dict[str, Any], key: str) -> int | None:
-    n = outcome.get(key)
-    return n if isinstance(n, int) and not isinstance(n, bool) else None
 
 
 def headline(run: RunData, name: str) -> str | None:
@@ -142,14 +138,18 @@ def headline(run: RunData, name: str) -> str | None:
 
 def components(run: RunData) -> list[str]:
     """Labels of the rewards, in the order of the recipe, then of the log."""
-    rewards = run.recipe.get("rewards")
-    listed = [r for r in rewards if isinstance(r, dict)] if isinstance(rewards, list) else []
-    asked = [str(r.get("label") or r.get("name")) for r in listed]
     logged: list[str] = []
     for row in run.metrics.get("train", []):
         logged += [_label(key) for key in row if key.startswith("reward/")]
     seen = set(logged)
-    return list(dict.fromkeys([*(a for a in asked if a in seen), *logged]))
+    return list(dict.fromkeys([*(a for a in _weights(run) if a in seen), *logged]))
+
+
+def _weights(run: RunData) -> dict[str, float | None]:
+    """What the recipe gives each reward, by label."""
+    rewards = run.recipe.get("rewards")
+    listed = [r for r in rewards if isinstance(r, dict)] if isinstance(rewards, list) else []
+    return {str(r.get("label") or r.get("name")): number(r.get("weight")) for r in listed}
 
 
 def _label(key: str) -> str:
@@ -160,9 +160,7 @@ def _label(key: str) -> str:
 
 def component_rows(run: RunData) -> list[dict[str, Any]]:
     """A row a component: its mean over time, and means over the whole run of what is not plain scoring."""
-    rewards = run.recipe.get("rewards")
-    listed = [r for r in rewards if isinstance(r, dict)] if isinstance(rewards, list) else []
-    weights = {str(r.get("label") or r.get("name")): number(r.get("weight")) for r in listed}
+    weights = _weights(run)
     rows, train = [], run.metrics.get("train", [])
     for label in components(run):
         t, at = trend(train, f"reward/{label}"), f"reward/{label}/"
@@ -181,3 +179,9 @@ def component_rows(run: RunData) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def component_table(run: RunData) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of `component_rows` as text, for the terminal and Markdown."""
+    columns = ("label", "weight", "mean", *KINDS, "ms")
+    return ["reward", *columns[1:]], [[row[c] for c in columns] for row in component_rows(run)]

@@ -14,11 +14,11 @@ from posttrain.evaluate.rollouts import Completion, pick
 from posttrain.evaluate.rundata import RunData, pass_k
 from posttrain.evaluate.stories import share
 from posttrain.evaluate.trends import number
+from posttrain.recipe.gates import LOWER_IS_BETTER
 from posttrain.recipe.load import flatten
 from posttrain.types import Score
 
 SHOWN_K = (1, 16, 256, 4096)
-LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier")
 NO_BEST = ("tokens_mean", "tokens_median")
 UNIT = ("pass@", "maj@", "truncated", "parsed", "accuracy")
 """Metrics in [0, 1], printed like .165."""

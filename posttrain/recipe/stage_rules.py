@@ -92,6 +92,11 @@ def rollout(recipe: Recipe, problems: Problems) -> None:
         _train_rollout(recipe, problems)
     else:
         positive(problems, "max_prompts", recipe.max_prompts)
+        if r.backend != "transformers":
+            at = "rollout.backend"
+            problems.add(
+                at, f"{at} = {r.backend}: the {recipe.stage} stage samples with transformers only"
+            )
 
 
 def _train_rollout(recipe: RlvrRecipe, problems: Problems) -> None:

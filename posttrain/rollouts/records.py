@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from posttrain.files import plain, read_jsonl, sync_folder, write_text
+from posttrain.files import plain, sync_folder, write_text
 from posttrain.rollouts.collect import Group
 
 Row = dict[str, Any]
@@ -80,11 +80,6 @@ def lines_to(path: Path) -> Iterator[Callable[[Row], None]]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The lines of a file of rollouts."""
-    return read_jsonl(path)
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:

@@ -251,7 +251,7 @@ def test_any_text_comes_back(texts):
 
 def test_damage_is_named(data):
     write(data, [{"prompt": f"q{i}", "answer": "1"} for i in range(3)])
-    folder = prepared(data).table.folder
+    folder = prepared(data).folder
     for name, broken in (("columns.idx", b""), ("columns.idx", b"12345678"), ("columns.jsonl", b"{}\n")):  # fmt: skip
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(broken)

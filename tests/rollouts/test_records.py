@@ -9,10 +9,11 @@ import pytest
 
 from posttrain.data.prompts import Asked
 from posttrain.errors import WorkError
+from posttrain.files import read_jsonl
 from posttrain.generate import Rollout as Completion
 from posttrain.rewards.compose import Graded
 from posttrain.rollouts.collect import Group, Prompt
-from posttrain.rollouts.records import groups_of, read_rows, rows_of, write_rows
+from posttrain.rollouts.records import groups_of, rows_of, write_rows
 from posttrain.types import Verdict
 from tests.rollouts.sampled import group
 
@@ -49,7 +50,7 @@ def test_a_row_by_hand(tmp_path):
     ]  # fmt: skip
     path = tmp_path / "rollouts" / "step-000001.jsonl"
     write_rows(path, rows)
-    assert read_rows(path) == rows
+    assert read_jsonl(path) == rows
     assert path.read_bytes().count(b"\n") == 2 and "…".encode() in path.read_bytes()
 
 
@@ -57,9 +58,9 @@ def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "step-000001.jsonl"
     write_rows(path, rows_of(made(), 0, "q") * 3)
     write_rows(path, rows_of(made(), 0, "q")[:1])
-    assert len(read_rows(path)) == 1 and [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert len(read_jsonl(path)) == 1 and [p.name for p in tmp_path.iterdir()] == [path.name]
     write_rows(path, [])
-    assert path.read_text() == "" and read_rows(path) == []
+    assert path.read_text() == "" and read_jsonl(path) == []
 
 
 def test_rows_go_back_into_their_groups():
@@ -78,7 +79,7 @@ def test_any_text_comes_back(tmp_path, text):
     each.prompt.asked.columns["answer"] = text
     path = tmp_path / "a.jsonl"
     write_rows(path, rows_of(each, 0, text))
-    first, second = read_rows(path)
+    first, second = read_jsonl(path)
     assert first["completion"] == first["prompt"] == second["answer"] == text
 
 

@@ -190,6 +190,8 @@ def test_what_is_refused(write_recipe, tmp_path):
     assert json.loads((tmp_path / "runs/made/run.json").read_text())["status"] == "finished"
     with pytest.raises(RequestError, match="pairing.teacher: .*no such run or path"):
         run(path, "name=t", "pairing.strategy=cross_model", "pairing.teacher=runs/none")
+    with pytest.raises(RequestError, match="rollout.backend = vllm_colocate: the pairs stage samples with transf"):  # fmt: skip
+        load(path, ["rollout.backend=vllm_colocate"])
     # nothing to train on is no success; what was counted says why
     easy = [row | {"answer": "9"} for row in prompts(4)]
     path = write_recipe("pairs", easy, "easy")
