@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from posttrain.commands.arguments import build_parser
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.parser import build_parser
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         command.error(f"unrecognized argument {unknown[0]!r}{near}")
     if rest:
         options.overrides = [*options.overrides, *rest]
-    from posttrain.guarded import guarded
-    from posttrain.quiet import quiet_libraries
+    from posttrain.base.process import guarded, quiet_libraries
 
     quiet_libraries()
 
@@ -52,7 +51,7 @@ def _console(**options: Any) -> Any:
 
 
 def check(options: argparse.Namespace) -> None:
-    from posttrain.check import check as run_check
+    from posttrain.commands.check import check as run_check
 
     console = _console(quiet=options.json)
     facts = run_check(options.recipe, options.overrides, options.ranks, options.rows, console)
@@ -70,8 +69,8 @@ def run(options: argparse.Namespace) -> int:
             near = did_you_mean(config.name, [p.name for p in config.parent.glob("*.yaml")])
             raise RequestError(f"--accelerate {config}: no such file{near}")
     if isinstance(recipe, Pipeline):
-        from posttrain.evaluate.rundata import PipelineData
-        from posttrain.pipeline import run_pipeline
+        from posttrain.rundir.reading import PipelineData
+        from posttrain.stages.pipeline import run_pipeline
 
         page = run_pipeline(
             options.recipe, options.overrides, _console(stderr=True), options.accelerate
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 def _accelerate(options: argparse.Namespace, stage: str) -> int:
     import subprocess
 
-    from posttrain.running import launcher
+    from posttrain.stages.pipeline import launcher
 
     work = ["-m", f"posttrain.{stage}", options.recipe, *options.overrides]
     return subprocess.call([*launcher(options.accelerate), *work])
@@ -116,7 +115,7 @@ def _stage(options: argparse.Namespace, stage: str) -> int:
     from posttrain.recipe import load_stage
 
     load_stage(options.recipe, options.overrides, stage)  # before the slow imports
-    from posttrain.guarded import importing
+    from posttrain.base.process import importing
 
     with importing():
         module = importlib.import_module(f"posttrain.{stage}")
@@ -125,8 +124,8 @@ def _stage(options: argparse.Namespace, stage: str) -> int:
 
 
 def _say_findings(runs: list[Any], page: Path) -> None:
-    from posttrain.evaluate.alerts import alerts
-    from posttrain.evaluate.findings import findings
+    from posttrain.report.alerts import alerts
+    from posttrain.report.findings import findings
 
     for sentence in [*alerts(runs), *findings(runs)]:
         print(sentence)
@@ -134,7 +133,7 @@ def _say_findings(runs: list[Any], page: Path) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from posttrain.evaluate.command import evaluate as run_evaluate
+    from posttrain.commands.evaluate import evaluate as run_evaluate
 
     run_evaluate(
         options.checkpoint, options.task, options.overrides, options.out, options.template,
@@ -145,7 +144,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def show(options: argparse.Namespace) -> None:
     asked = {k: getattr(options, k) for k in ("step", "where", "source", "sample_limit")}
     if options.rollouts:
-        from posttrain.evaluate.rollout_view import Wanted, show_rollouts
+        from posttrain.commands.rollouts import Wanted, show_rollouts
 
         wanted = Wanted(options.step, options.where or "all", options.source, options.sample_limit)
         show_rollouts(Path(options.run), _console(), wanted, as_json=options.json)
@@ -153,32 +152,32 @@ def show(options: argparse.Namespace) -> None:
     stray = [f"--{k.replace('_', '-')}" for k, value in asked.items() if value is not None]
     if stray:
         raise RequestError(f"{', '.join(stray)}: only with --rollouts")
-    from posttrain.evaluate.show import show as run_show
+    from posttrain.report.terminal import show as run_show
 
     run_show(Path(options.run), _console(), json=options.json)
 
 
 def report(options: argparse.Namespace) -> None:
-    from posttrain.evaluate.report import write_report
+    from posttrain.report.page import write_report
 
     out = Path(options.out) if options.out else None
     print(f"report: {write_report([Path(p) for p in options.runs], out)}")
 
 
 def export(options: argparse.Namespace) -> None:
-    from posttrain.export import export as run_export
+    from posttrain.commands.export import export as run_export
 
     print(f"exported: {run_export(options.checkpoint, Path(options.out), options.dtype)}")
 
 
 def chat(options: argparse.Namespace) -> None:
-    from posttrain.chat import chat as run_chat
+    from posttrain.commands.chat import chat as run_chat
 
     run_chat(options.checkpoint, options.system, options.temperature, options.max_new_tokens)
 
 
 def rewards(options: argparse.Namespace) -> int:
-    from posttrain.rewards import command
+    from posttrain.commands import rewards as command
 
     wide = _console(width=None if sys.stdout.isatty() else 160)  # a file has no edge to wrap at
     if options.action == "list":

@@ -19,11 +19,9 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig
 
+from posttrain.data.cache import cache_root
 from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import TrainRows
-from posttrain.data.tabulate import cache_root
-from posttrain.entry import stage_main
-from posttrain.kto import KtoTrainer
 from posttrain.losses.preference import (
     LOSSES,
     NO_REFERENCE,
@@ -33,14 +31,24 @@ from posttrain.losses.preference import (
     options_of,
     supervised,
 )
+from posttrain.models.load import head_without_adapter
 from posttrain.recipe import DpoRecipe
-from posttrain.stage import StageParts, run_stage
-from posttrain.training.checkpoints import digest, resolve
-from posttrain.training.compat import head_without_adapter
-from posttrain.training.frozen import frozen_reference, refuse_other_reference
-from posttrain.training.pair_stats import PairStats
-from posttrain.training.preference import PreferenceTrainer, Reference
-from posttrain.training.reference import Key, ReferenceRows, ReferenceStore, store_name
+from posttrain.rundir.checkpoints import digest, resolve
+from posttrain.stages.launch import stage_main
+from posttrain.stages.train import run_stage
+from posttrain.training.kto import KtoTrainer
+from posttrain.training.metrics import PairStats
+from posttrain.training.parts import StageParts
+from posttrain.training.preference import PreferenceTrainer
+from posttrain.training.reference import (
+    Key,
+    Reference,
+    ReferenceRows,
+    ReferenceStore,
+    frozen_reference,
+    refuse_other_reference,
+    store_name,
+)
 
 
 class PairFacts:
@@ -181,7 +189,7 @@ def _reference_digest(recipe: DpoRecipe, parts: StageParts) -> str:
 
 
 def train(recipe: DpoRecipe, score_factory=None):
-    """Run the stage; see `posttrain.stage.run_stage`."""
+    """Run the stage; see `posttrain.stages.train.run_stage`."""
     given = recipe.preference
     refuse_other_reference(
         recipe, given.reference_model, "preference.reference_model", given.reference_revision

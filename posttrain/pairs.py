@@ -15,18 +15,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from posttrain.entry import sampling_main
+from posttrain.base.files import lines_to, write_json
 from posttrain.errors import WorkError
-from posttrain.files import write_json
 from posttrain.recipe import PairsRecipe
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.continuing import Continuer
+from posttrain.rollouts.continuations import Continuer
+from posttrain.rollouts.groups import Prompt
 from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, written
 from posttrain.rollouts.rates import Rate, by_count, rate_of
-from posttrain.rollouts.records import Row, groups_of, lines_to
-from posttrain.rollouts.steps import SAMPLED
-from posttrain.sampling import Sampler, run_sampling
-from posttrain.training.rundir import RunDir
+from posttrain.rollouts.records import Row, groups_of
+from posttrain.rollouts.step_pairing import SAMPLED
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.launch import sampling_main
+from posttrain.stages.sample import Sampler, run_sampling
 
 log = logging.getLogger("posttrain.pairs")  # also as `__main__`
 
@@ -137,7 +137,7 @@ class PairsStage:
 
 
 def train(recipe: PairsRecipe) -> RunDir:
-    """Run the stage; see `posttrain.sampling.run_sampling`."""
+    """Run the stage; see `posttrain.stages.sample.run_sampling`."""
     return run_sampling(recipe, PairsStage)
 
 

@@ -14,15 +14,16 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from posttrain.base.files import lines_to
 from posttrain.data.sources import open_rows
-from posttrain.entry import sampling_main
 from posttrain.errors import WorkError
 from posttrain.recipe import PassRateRecipe
-from posttrain.rollouts.collect import Prompt
+from posttrain.rollouts.groups import Prompt
 from posttrain.rollouts.rates import Rate, by_count, rate_of
-from posttrain.rollouts.records import Row, groups_of, lines_to
-from posttrain.sampling import Sampler, run_sampling
-from posttrain.training.rundir import RunDir
+from posttrain.rollouts.records import Row, groups_of
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.launch import sampling_main
+from posttrain.stages.sample import Sampler, run_sampling
 
 log = logging.getLogger("posttrain.pass_rate")  # also as `__main__`
 
@@ -95,7 +96,7 @@ class PassRateStage:
 
 
 def train(recipe: PassRateRecipe) -> RunDir:
-    """Run the stage; see `posttrain.sampling.run_sampling`."""
+    """Run the stage; see `posttrain.stages.sample.run_sampling`."""
     return run_sampling(recipe, PassRateStage)
 
 

@@ -23,25 +23,28 @@ from datasets import Dataset
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 
+from posttrain.base.files import write_rows
+from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
-from posttrain.entry import stage_main
 from posttrain.errors import WorkError
-from posttrain.fused import attach_fused_head
-from posttrain.generate import Generator, TransformersGenerator
+from posttrain.generation.base import Generator
+from posttrain.generation.local import TransformersGenerator
 from posttrain.losses.importance import importance_ratio
+from posttrain.models.head import attach_fused_head
+from posttrain.models.load import head_without_adapter
 from posttrain.recipe import RlvrRecipe
 from posttrain.rewards.compose import Composite
 from posttrain.rollouts.batch import Inputs, judged, micro_batches
-from posttrain.rollouts.collect import Prompts
-from posttrain.rollouts.records import rows_of, write_rows
-from posttrain.rollouts.source import Drawn, Interrupted, RolloutSource
-from posttrain.stage import StageParts, run_stage
-from posttrain.training.compat import head_without_adapter
-from posttrain.training.frozen import frozen_reference, refuse_other_reference, without_adapter
-from posttrain.training.rollout_stats import RolloutStats, mean_of_window
-from posttrain.training.stop import Stopped
+from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
+from posttrain.rollouts.groups import Prompts
+from posttrain.rollouts.records import rows_of
+from posttrain.rollouts.stats import RolloutStats, mean_of_window
+from posttrain.stages.launch import stage_main
+from posttrain.stages.train import run_stage
+from posttrain.training.engines import whole_model
+from posttrain.training.parts import StageParts
+from posttrain.training.reference import frozen_reference, refuse_other_reference, without_adapter
 from posttrain.training.trainer import RunTrainer
-from posttrain.training.whole import whole_model
 
 log = logging.getLogger(__name__)
 LOUD = 0.01
@@ -81,7 +84,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self.stats = {"train": RolloutStats()}
         self._correction = "none"
         if recipe.rollout.backend != "transformers":
-            from posttrain.generate_vllm import vllm_generator
+            from posttrain.generation.vllm import vllm_generator
 
             self._vllm = vllm_generator(self, recipe)
             self._correction = recipe.rollout.vllm.correction
@@ -255,7 +258,7 @@ def _none(completions: list[Any], **columns: Any) -> list[float]:
 
 
 def train(recipe: RlvrRecipe, score_factory=None):
-    """Run the stage; see `posttrain.stage.run_stage`."""
+    """Run the stage; see `posttrain.stages.train.run_stage`."""
     refuse_other_reference(recipe, recipe.policy.reference, "policy.reference")
     return run_stage(recipe, build, GRPOConfig, score_factory)
 

@@ -22,13 +22,14 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 
 from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import TrainRows
-from posttrain.entry import stage_main
-from posttrain.fused import FusedOutput, attach_fused_head
 from posttrain.losses import confidence
+from posttrain.models.head import FusedOutput, attach_fused_head
+from posttrain.models.load import head_without_adapter
 from posttrain.recipe import SftRecipe
-from posttrain.stage import StageParts, run_stage
-from posttrain.training.compat import head_without_adapter
-from posttrain.training.stats import LossStats
+from posttrain.stages.launch import stage_main
+from posttrain.stages.train import run_stage
+from posttrain.training.metrics import LossStats
+from posttrain.training.parts import StageParts
 from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import OnHost, count
 
@@ -173,7 +174,7 @@ def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
 
 
 def train(recipe: SftRecipe, score_factory=None):
-    """Run the stage; see `posttrain.stage.run_stage`."""
+    """Run the stage; see `posttrain.stages.train.run_stage`."""
     return run_stage(recipe, build, SFTConfig, score_factory)
 
 

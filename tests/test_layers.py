@@ -1,4 +1,8 @@
-"""Imports go downward: a file may use its own floor and the ones below. A file that has no floor fails too."""
+"""Rooms of the house: a file imports its own room and the rooms below it, and no files import each other in a circle.
+
+`ROOMS` is the one list of rooms, from the ground up. Imports inside functions count like those at the top of a file;
+so do imports under `TYPE_CHECKING`.
+"""
 
 from __future__ import annotations
 
@@ -9,95 +13,151 @@ from pathlib import Path
 
 import pytest
 
-FLOORS = [
-    ["posttrain.__init__", "posttrain.cores", "posttrain.errors", "posttrain.files", "posttrain.types", "posttrain.registry",
-     "posttrain.guarded", "posttrain.quiet"],
-    ["posttrain.recipe"],
-    ["posttrain.data", "posttrain.rewards"],
-    ["posttrain.losses", "posttrain_kernels"],
-    ["posttrain.model", "posttrain.fused", "posttrain.generate", "posttrain.generate_vllm"],
-    ["posttrain.training", "posttrain.rollouts"],
-    ["posttrain.sft", "posttrain.dpo", "posttrain.rlvr", "posttrain.pairs", "posttrain.pass_rate", "posttrain.kto", "posttrain.entry", "posttrain.stage", "posttrain.sampling", "posttrain.preflight", "posttrain.export", "posttrain.chat",
-     "posttrain.evaluate"],
-    ["posttrain.check", "posttrain.pipeline", "posttrain.running", "posttrain.cli", "posttrain.parser"],
-]  # fmt: skip
+ROOMS = [
+    ("posttrain", "posttrain.types", "posttrain.errors"),
+    ("posttrain.base",),
+    ("posttrain.recipe",),
+    ("posttrain.data",),
+    ("posttrain.rundir",),
+    ("posttrain.generation",),
+    ("posttrain.rewards",),
+    ("posttrain_kernels",),
+    ("posttrain.losses",),
+    ("posttrain.models",),
+    ("posttrain.rollouts",),
+    ("posttrain.training",),
+    ("posttrain.evaluate",),
+    ("posttrain.report",),
+    ("posttrain.stages",),
+    ("posttrain.sft", "posttrain.dpo", "posttrain.rlvr", "posttrain.pairs", "posttrain.pass_rate"),
+    ("posttrain.commands",),
+    ("posttrain.cli", "posttrain.__main__"),
+]
+LIGHT = ("posttrain", "posttrain.types", "posttrain.errors", "posttrain.base", "posttrain.recipe")
+"""What reading a recipe needs: neither torch nor a library above it."""
+LAZY = ("posttrain.cli", "posttrain.commands")
+"""Where an import inside a function serves a quick start; elsewhere only optional packages are imported late."""
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate")
 
 
-def floor(module: str) -> int:
-    """The floor of `module`: that of the longest name in the table which it is or lies below."""
-    module = "posttrain.__init__" if module == "posttrain" else module
+def room(module: str) -> int:
+    """The place of `module` in `ROOMS`: that of the longest name there that it is or lies below."""
     named = [
-        (len(n), i)
-        for i, names in enumerate(FLOORS)
-        for n in names
-        if f"{module}.".startswith(f"{n}.")
+        (len(name), place)
+        for place, names in enumerate(ROOMS)
+        for name in names
+        if module == name or (name != "posttrain" and module.startswith(f"{name}."))
     ]
-    assert named, (
-        f"{module} has no floor: give it one in tests/test_layers.py and in the tree of README.md"
-    )
+    assert named, f"{module} is in no room: put it into one, or add a room to ROOMS in {__file__}"
     return max(named)[1]
 
 
 def modules(root: Path) -> dict[str, Path]:
-    files = [
-        *(root / "posttrain").rglob("*.py"),
-        *(root / "kernels" / "posttrain_kernels").rglob("*.py"),
-    ]
-    bases = {"posttrain": root, "posttrain_kernels": root / "kernels"}
-    return {
-        ".".join(f.relative_to(bases["posttrain" if (root / "posttrain") in f.parents else "posttrain_kernels"])
-                 .with_suffix("").parts): f for f in files
-    }  # fmt: skip
+    """Module name -> file."""
+    found = {}
+    for base, package in ((root, "posttrain"), (root / "kernels", "posttrain_kernels")):
+        for file in (base / package).rglob("*.py"):
+            name = ".".join(file.relative_to(base).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = file
+    return found
 
 
-def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    """Modules of ours that module `name` imports anywhere, inside functions too."""
+def imports(name: str, path: Path, known: set[str]) -> set[tuple[str, bool]]:
+    """(module of ours that module `name` imports, whether inside a function)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names = {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            start = name.split(".")[: -node.level] if node.level else []  # from . import x
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            start = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
-            below = {f"{base}.{alias.name}" for alias in node.names}
-            found |= {each if each in known else base for each in below}
-    return {each for each in found if each.split(".")[0] in ("posttrain", "posttrain_kernels")}
+            below = {alias.name: f"{base}.{alias.name}" for alias in node.names}
+            names = {full if full in known else base for full in below.values()}
+        else:
+            continue
+        found |= {(n, id(node) in inside) for n in names if n.split(".")[0] in ("posttrain", "posttrain_kernels")}
+    return {(other, lazy) for other, lazy in found if other != name}
 
 
-def test_imports_go_downward(root):
-    known = modules(root)
-    assert len(known) > 50 and all(floor(name) >= 0 for name in known)
-    packages = {name.removesuffix(".__init__") for name in known}
-    edges = [
-        (name, other) for name, path in known.items() for other in imports(name, path, packages)
+@pytest.fixture(scope="module")
+def edges(root) -> list[tuple[str, str, bool]]:
+    """(importer, imported, whether inside a function) over the whole product."""
+    files = modules(root)
+    found = [
+        (name, other, lazy)
+        for name, path in files.items()
+        for other, lazy in sorted(imports(name, path, set(files)))
     ]
-    assert len(edges) > 100
-    upward = [
-        f"{a} (floor {floor(a)}) imports {b} (floor {floor(b)})"
-        for a, b in edges
-        if floor(b) > floor(a)
-    ]
+    assert len(files) > 200 and len(found) > 500
+    return found
+
+
+def test_a_file_imports_its_own_room_and_those_below(edges):
+    upward = [f"{a} imports {b}" for a, b, _ in edges if room(b) > room(a)]
     assert not upward, "\n".join(upward)
+
+
+def test_the_kernels_know_nothing_of_posttrain(edges):
     foreign = [
         f"{a} imports {b}"
-        for a, b in edges
-        if a.startswith("posttrain_kernels") and b.split(".")[0] == "posttrain"
+        for a, b, _ in edges
+        if a.startswith("posttrain_kernels") and not b.startswith("posttrain_kernels")
     ]
     assert not foreign, "\n".join(foreign)
 
 
+def test_no_files_import_each_other_in_a_circle(edges):
+    """A package stands for its `__init__`; what a file gets from its own package's `__init__` counts too."""
+    graph: dict[str, set[str]] = {}
+    for a, b, _ in edges:
+        graph.setdefault(a, set()).add(b)
+    assert not circles(graph), "\n".join(" <-> ".join(sorted(c)) for c in circles(graph))
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Strongly connected parts of more than one file."""
+
+    def reached(start: str) -> set[str]:
+        seen, todo = set(), [start]
+        while todo:
+            for other in graph.get(todo.pop(), ()):
+                if other not in seen:
+                    seen.add(other)
+                    todo.append(other)
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    found: list[set[str]] = []
+    for name in graph:
+        if name in reach[name] and not any(name in circle for circle in found):
+            found.append({other for other in reach[name] if name in reach.get(other, ())})
+    return found
+
+
+def test_a_circle_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_imports_inside_functions_serve_the_start_of_a_command(edges):
+    """Our own modules are imported late only by the command line."""
+    late = [f"{a} imports {b} inside a function" for a, b, lazy in edges if lazy and not a.startswith(LAZY)]
+    assert not late, "\n".join(sorted(late))
+
+
 @pytest.mark.parametrize("recipe", ["gsm8k-llama-1b.yaml", "quickstart/pipeline.yaml"])
 def test_reading_a_recipe_imports_no_torch(root, recipe):
-    """Floors 0 and 1, the command and `posttrain check`, in an interpreter of their own."""
-    light = [name.removesuffix(".__init__") for name in modules(root) if floor(name) <= 1]
-    light += [
-        "posttrain.cli",
-        "posttrain.check",
-        "posttrain.pipeline",
-        "posttrain.running",
-        "posttrain.training.plan",
-    ]
+    """The lowest rooms, the command and `posttrain check`, in an interpreter of their own."""
+    light = [name for name in modules(root) if room(name) <= room("posttrain.recipe")]
+    light += ["posttrain.cli", "posttrain.commands.check", "posttrain.stages.pipeline"]
     program = (
         "import importlib, sys\n"
         f"for name in {light!r}: importlib.import_module(name)\n"

@@ -139,9 +139,9 @@ def test_the_readme_points_at_files_that_exist():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT / "recipes")))
 def test_recipes_load_and_pass_preflight(path, request):
-    from posttrain.pipeline import stage_recipes
-    from posttrain.preflight import preflight
     from posttrain.recipe import Pipeline, load
+    from posttrain.stages.pipeline import stage_recipes
+    from posttrain.stages.preflight import preflight
 
     text = path.read_text()
     if "POSTTRAIN_DATA" in text:

@@ -232,8 +232,8 @@ def _gains(rows: dict, heads: dict, key: str) -> tuple[float, float | None]:
 def run(case: Case, args: argparse.Namespace, folder: Path) -> dict:
     """Builds both trainers inside a real run of the SFT stage, at the moment it would train."""
     from posttrain import sft
-    from posttrain.entry import setup_logging
     from posttrain.recipe import load_stage
+    from posttrain.stages.launch import setup_logging
 
     setup_logging()
     recipe = load_stage(write_case(case, args.steps + 2, folder, args.n), [], "sft")

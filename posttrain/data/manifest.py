@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.files import write_json
 from posttrain.data.prepare import Prepared
 from posttrain.data.table import Table
-from posttrain.files import write_json
 from posttrain.recipe import schema
 
 

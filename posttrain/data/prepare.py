@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.cache import Progress, prepare_source, prepare_sources
 from posttrain.data.mixture import Mixture
 from posttrain.data.order import key_of, permute_array, schedule
-from posttrain.data.rows import TokenRow
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
-from posttrain.data.tabulate import Progress, prepare_source, prepare_sources
+from posttrain.data.tokens import TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 

@@ -17,7 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from posttrain.data import generators, readers
+from posttrain.data import readers
+from posttrain.data.problems import catalogue
 from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.recipe import schema
 
@@ -100,7 +101,7 @@ class GeneratorRows:
     def __init__(self, source: schema.Source) -> None:
         self.files: list[dict[str, Any]] = []
         self._name = source.generator or ""
-        self._rows = generators.generate(self._name, source.options)
+        self._rows = catalogue.generate(self._name, source.options)
         described = json.dumps([self._name, source.options], sort_keys=True)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
@@ -149,7 +150,7 @@ def _check(source: schema.Source) -> None:
     if bool(source.generator) == (source.path is not None):
         raise RequestError(f"{named}: give either `path` or `generator`")
     if source.generator:
-        generators.check(source.generator, source.options)
+        catalogue.check(source.generator, source.options)
         return
     for key, value in source.options.items():
         if key not in FILE_OPTIONS:

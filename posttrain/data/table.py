@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from posttrain.data.rows import TokenRow
+from posttrain.base.files import plain, sync_folder
+from posttrain.data.tokens import TokenRow
 from posttrain.errors import WorkError
-from posttrain.files import plain, sync_folder
 
 IDS, MARKS, ROWS = "input_ids.bin", "marks.bin", "rows.bin"
 TRAINED, IN_SEGMENT, SEGMENT_START = 1, 2, 4

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from posttrain.data import segments
-from posttrain.data.rows import RowError, TokenRow
 from posttrain.data.template import Turn, load_template
+from posttrain.data.tokens import RowError, TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Example, Message
@@ -50,7 +49,7 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
         inside = np.flatnonzero((starts >= turn.begin) & (starts < turn.end))
         _prove_turn(text, turn, inside, ids, ends, tokenizer)
         trained[inside] = True
-        numbers = segments.number(text, turn, starts[inside], ends[inside], loss)
+        numbers = number(text, turn, starts[inside], ends[inside], loss)
         segment_ids[inside] = np.where(numbers > 0, numbers + segment_ids.max(), 0)
 
     length = len(ids)
@@ -193,3 +192,45 @@ def _consecutive(segment_ids: np.ndarray) -> np.ndarray:
     """The same segments, numbered 1..S without gaps; 0 stays 0."""
     used = np.unique(segment_ids[segment_ids > 0])
     return np.where(segment_ids > 0, np.searchsorted(used, segment_ids) + 1, 0).astype(np.int32)
+
+
+def number(
+    text: str, turn: Turn, starts: np.ndarray, ends: np.ndarray, loss: schema.Loss
+) -> np.ndarray:
+    """Segment numbers [T] of a turn's tokens, from their first and one-past-last characters [T].
+
+    `token`: every token its own. `completion`: one. `step`: a new one after each delimiter, which
+    belongs to the step it ends; the end of turn belongs to the last step. `answer`: 1 for the
+    tokens that hold anything after the last marker, end of turn included, 0 before. Numbers start
+    at 1 and rise, gaps possible (two delimiters in one token).
+
+    Raises:
+        RowError: no_answer_marker.
+        RequestError: the kind needs a marker or a delimiter, and none is given.
+    """
+    if loss.segment == "token":
+        return np.arange(1, len(starts) + 1)
+    if loss.segment == "step":
+        if not loss.step_delimiter:
+            raise RequestError("loss.step_delimiter is empty, but loss.segment is 'step'")
+        return np.searchsorted(_step_starts(text, turn, loss.step_delimiter), starts, "right") + 1
+    if loss.segment == "answer":
+        if not loss.answer_marker:
+            raise RequestError("loss.segment 'answer' needs loss.answer_marker")
+        at = text.rfind(loss.answer_marker, turn.begin, turn.content_end)
+        if at < 0:
+            raise RowError("no_answer_marker", f"no {loss.answer_marker!r} in a trained turn")
+        # a token that straddles the marker's end already says part of the answer
+        return (ends > at + len(loss.answer_marker)).astype(np.int64)
+    return np.ones(len(starts), dtype=np.int64)
+
+
+def _step_starts(text: str, turn: Turn, delimiter: str) -> list[int]:
+    """Where the second and later steps begin; a delimiter that ends the content begins none."""
+    found, at = [], text.find(delimiter, turn.begin, turn.content_end)
+    while at >= 0:
+        after = at + len(delimiter)
+        if after < turn.content_end:
+            found.append(after)
+        at = text.find(delimiter, after, turn.content_end)
+    return found

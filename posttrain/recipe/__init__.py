@@ -1,7 +1,7 @@
 """Recipes: what may be said (`schema`, `sections`, `stages`), strict loading (`load`), impossible combinations (`rules`)."""
 
 from posttrain.recipe.load import diff, flatten, load, load_stage, recipe_hash, to_dict, to_yaml
-from posttrain.recipe.stages import (
+from posttrain.recipe.recipes import (
     STAGES,
     DpoRecipe,
     PairsRecipe,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -130,3 +131,22 @@ def _scalar(hint: type, value: Any, path: str, problems: Problems) -> Any:
     quotes = f" (in quotes: '{value}')" if hint is str and number else ""
     problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}{quotes}")
     return None
+
+
+def positive(
+    problems: Problems, path: str, value: float | None, least: float = 0, strict: bool = True
+) -> None:
+    """`value` must be finite and above (`strict`) or at least `least`; None passes."""
+    if value is None:
+        return
+    bad = math.isnan(value) or math.isinf(value) or (value <= least if strict else value < least)
+    if bad:
+        problems.add(
+            path, f"{path} = {value} must be {'above' if strict else 'at least'} {least:g}"
+        )
+
+
+def share(problems: Problems, path: str, value: float | None) -> None:
+    """`value` must lie in [0, 1]; None passes."""
+    if value is not None and not 0 <= value <= 1:
+        problems.add(path, f"{path} = {value} must lie between 0 and 1")

@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, build
+from posttrain.recipe.recipes import STAGES, Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.rules import check_pipeline, check_recipe
-from posttrain.recipe.stages import STAGES, Pipeline, Recipe, TrainRecipe
 
 NOT_BUILT = {
     "reward": "reward-model training",

@@ -1,7 +1,7 @@
 """Combinations that cannot work, found before anything is loaded. Imports no torch.
 
 Each rule is a small function that adds problems; `RULES` lists them. Names of tasks and rewards are checked by
-the catalogues beside their registries; missing files and model sizes by `posttrain/preflight.py`.
+the catalogues beside their registries; missing files and model sizes by `posttrain/stages/preflight.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import math
 from pathlib import Path
 
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.recipe.bounds import positive, share
-from posttrain.recipe.build import Problems
-from posttrain.recipe.gates import gates
+from posttrain.recipe.build import Problems, positive, share
+from posttrain.recipe.recipes import Pipeline, Recipe, SampleRecipe, SftRecipe
 from posttrain.recipe.schema import FromConfig, Lora
-from posttrain.recipe.stage_rules import policy, preference, rewards, rollout, sampling
-from posttrain.recipe.stages import Pipeline, Recipe, SampleRecipe, SftRecipe
+from posttrain.recipe.stage_rules import gates, policy, preference, rewards, rollout, sampling
 from posttrain.recipe.train_rules import train
 from posttrain.recipe.trl_fields import model_fields
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from posttrain.recipe.gates import BestBy, Gate
+from posttrain.recipe.sections import BestBy, Gate
 
 
 @dataclass

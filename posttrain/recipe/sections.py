@@ -175,3 +175,30 @@ class Keep:
 
     at_least: int = 2
     at_most: int = 5
+LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier")
+
+
+@dataclass
+class BestBy:
+    """Which score decides the best checkpoint."""
+
+    task: str
+    metric: str
+    greater_is_better: bool = True
+
+
+@dataclass
+class Gate:
+    """A score that must not fall while another one is trained for."""
+
+    task: str
+    """One of `evaluate.tasks`."""
+    metric: str
+    max_drop: float
+    """How far the score may fall, in units of the metric (0.02 of pass@1 is two points); choose it above the noise."""
+    against: Literal["start", "best"] = "start"
+    """Below what: the score of the model the run starts from (step 0), or the best of the run so far."""
+    action: Literal["stop", "mark"] = "mark"
+    """A checkpoint that fails never counts as the best. `mark`: that is all. `stop`: the run ends besides, until the gate
+    is changed."""
+    greater_is_better: bool = True

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import math
 
-from posttrain.recipe.bounds import positive, share
-from posttrain.recipe.build import Problems
-from posttrain.recipe.sections import Preference
-from posttrain.recipe.stages import DpoRecipe, PairsRecipe, PassRateRecipe, Recipe, RlvrRecipe
+from posttrain.errors import did_you_mean
+from posttrain.recipe.build import Problems, positive, share
+from posttrain.recipe.recipes import (
+    DpoRecipe,
+    PairsRecipe,
+    PassRateRecipe,
+    Recipe,
+    RlvrRecipe,
+    TrainRecipe,
+)
+from posttrain.recipe.sections import LOWER_IS_BETTER, Preference
 
 
 def preference(recipe: Recipe, problems: Problems) -> None:
@@ -183,4 +190,31 @@ def sampling(recipe: Recipe, problems: Problems) -> None:
             problems.add(
                 "keep",
                 f"keep = {low} to {high} right of rollout.num_generations = {n}: want 0 <= at_least <= at_most <= {n}",
+            )
+"""Metrics of tasks that fall as a model gets better."""
+
+
+def gates(recipe: TrainRecipe, problems: Problems) -> None:
+    """Adds what is wrong with `evaluate.gates`."""
+    tasks = [task.name for task in recipe.evaluate.tasks]
+    for i, gate in enumerate(recipe.evaluate.gates):
+        at = f"evaluate.gates[{i}]"
+        if gate.task not in tasks:
+            near = did_you_mean(gate.task, tasks)
+            problems.add(
+                f"{at}.task", f"{at}.task = {gate.task!r} is no task of evaluate.tasks{near}"
+            )
+        if not (math.isfinite(gate.max_drop) and gate.max_drop >= 0):
+            problems.add(
+                f"{at}.max_drop", f"{at}.max_drop = {gate.max_drop} must be a number of at least 0"
+            )
+        if gate.greater_is_better and gate.metric in LOWER_IS_BETTER:
+            problems.add(
+                f"{at}.greater_is_better",
+                f"{at}: {gate.metric} is better when it is lower; set greater_is_better: false",
+            )
+        if gate.against == "start" and not recipe.evaluate.at_start:
+            problems.add(
+                f"{at}.against",
+                f"{at}.against = start needs the score of the start model: set evaluate.at_start, or against: best",
             )

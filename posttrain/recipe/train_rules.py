@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from posttrain.errors import did_you_mean
-from posttrain.recipe.bounds import positive
-from posttrain.recipe.build import Problems
-from posttrain.recipe.stages import Recipe
+from posttrain.recipe.build import Problems, positive
+from posttrain.recipe.recipes import Recipe
 from posttrain.recipe.trl_fields import config_fields
 
 _BY_PLACE = {

@@ -16,7 +16,7 @@ import numpy as np
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.sections import Reward, Success
-from posttrain.rewards.batch import score_batch
+from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, as_example, bind
 from posttrain.types import Example, Verdict
 

@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.shapes.prompts import to_row
 from posttrain.errors import RequestError
-from posttrain.rewards.batch import score_batch
-from posttrain.rewards.pool import STARVED
+from posttrain.rewards.engine.batch import score_batch
+from posttrain.rewards.engine.pool import STARVED
 from posttrain.rewards.registry import Spec, bind
-from posttrain.rewards.rows import to_row
 from posttrain.types import Verdict
 
 KINDS = ("gold", "spoiled", "hostile")

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
+from posttrain.base.registry import Registry
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, build
-from posttrain.registry import Registry
 from posttrain.rewards.catalogue import MODULES
 from posttrain.types import Example, Verdict
 

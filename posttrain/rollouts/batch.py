@@ -16,7 +16,7 @@ from torch import Tensor
 from posttrain.data.order import key_of, permute_array
 from posttrain.losses.advantage import advantages
 from posttrain.recipe.sections import Policy, TrainRollout
-from posttrain.rollouts.collect import Group
+from posttrain.rollouts.groups import Group
 
 Inputs = dict[str, Tensor]
 

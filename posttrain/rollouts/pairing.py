@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.data.examples import TRANSCRIPT
 from posttrain.data.order import key_of
+from posttrain.data.shapes.rows import TRANSCRIPT
 from posttrain.recipe.sections import Pairing
 from posttrain.types import Message
 

@@ -1,22 +1,14 @@
 """Rollouts on disk: one JSON line a completion, a file a batch, written whole, so that a batch done again after a kill
-replaces its file. Left out: reading them back for people (evaluate/rollouts.py).
+replaces its file. Left out: reading them back for people (rundir/rollouts.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
-from posttrain.files import plain, sync_folder, write_text
-from posttrain.rollouts.collect import Group
-
-Row = dict[str, Any]
+from posttrain.base.files import Row
+from posttrain.rollouts.groups import Group
 
 
 def rows_of(group: Group, number: int, text: str) -> list[Row]:
@@ -54,32 +46,8 @@ def rows_of(group: Group, number: int, text: str) -> list[Row]:
     return found
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replaces `path` in one step."""
-    lines = [json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
-    text = "".join(line + "\n" for line in lines)
-    # half a character (a lone surrogate) as JSON spells it: UTF-8 cannot
-    write_text(path, text.encode(errors="backslashreplace").decode())
 
 
-@contextlib.contextmanager
-def lines_to(path: Path) -> Iterator[Callable[[Row], None]]:
-    """A function that adds a row to a file of any size; `path` is replaced when the block ends, untouched where it fails."""
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-
-            def add(row: Row) -> None:
-                line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=str)
-                file.write(line + "\n")
-
-            yield add
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:

@@ -6,15 +6,15 @@ for them are switched off here; so is everything that would leave the machine.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from typing import Any
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import RlvrRecipe, TrainRecipe
-from posttrain.training import compat
-from posttrain.training.plan import batch_plan
-from posttrain.training.rundir import RunDir
+from posttrain.recipe.plan import batch_plan
+from posttrain.rundir.directory import RunDir
 
 
 def trainer_arguments(recipe: TrainRecipe, config_class: type, run: RunDir, max_steps: int) -> Any:
@@ -41,7 +41,7 @@ def trainer_arguments(recipe: TrainRecipe, config_class: type, run: RunDir, max_
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,  # every trained parameter takes part in every step
         "use_cpu": trains_on_cpu(),
-        **compat.activation_checkpointing(config_class, train.activation_checkpointing),
+        **activation_checkpointing(config_class, train.activation_checkpointing),
     }
     for name in (
         "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
@@ -114,3 +114,11 @@ def trains_on_cpu() -> bool:
 
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return asked or not torch.cuda.is_available()
+
+
+def activation_checkpointing(config_class: type, on: bool) -> dict[str, Any]:
+    """transformers 5.23 renamed `gradient_checkpointing`; TRL 1.16 turns the old name on by default."""
+    fields = {f.name for f in dataclasses.fields(config_class)}
+    if "activation_checkpointing" in fields:
+        return {"activation_checkpointing": on, "gradient_checkpointing": on}
+    return {"gradient_checkpointing": on}

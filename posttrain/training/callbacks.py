@@ -17,9 +17,9 @@ from transformers import TrainerCallback
 
 from posttrain.errors import PosttrainError
 from posttrain.recipe import Recipe
-from posttrain.training import checkpoints as ckpt
+from posttrain.recipe.plan import aligned, rhythm
+from posttrain.rundir import checkpoints as ckpt
 from posttrain.training.gates import enforce
-from posttrain.training.plan import aligned, rhythm
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ recipe at hand. Left out: intervals; a drop within the noise of few problems fai
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import WorkError
-from posttrain.files import plain, read_jsonl, write_text
-from posttrain.recipe.gates import Gate
-from posttrain.training import checkpoints as ckpt
+from posttrain.recipe.sections import Gate
+from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.gates import record
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-9
@@ -141,13 +140,6 @@ def sentence(index: int, row: dict[str, Any], greater_is_better: bool) -> str:
     )
 
 
-def record(run: Path, failures: list[dict[str, Any]]) -> list[bool]:
-    """Makes gates.jsonl say `failures`; which of them it did not say before. Raises `WorkError` (disk full)."""
-    path, rows = run / ckpt.GATES, [plain(row) for row in failures]
-    known = read_jsonl(path)
-    if rows != known:
-        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return [row not in known for row in rows]
 
 
 def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) -> str:

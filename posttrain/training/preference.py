@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,34 +19,14 @@ from transformers import TrainerCallback
 from trl import DPOTrainer
 
 from posttrain.errors import WorkError
-from posttrain.fused import attach_fused_head
-from posttrain.training.frozen import without_adapter
-from posttrain.training.reference import Key, ReferenceStore
+from posttrain.models.head import attach_fused_head
+from posttrain.training.reference import Key, Reference, without_adapter
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
 MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels")
 
 
-@dataclass
-class Reference:
-    """Where the log-probabilities of the reference come from.
-
-    model   a second, frozen model, prepared; None: the policy itself, before its first step or with its adapters off
-    live    asked in every step; else `missing` of `wanted` are asked once, and `known` and `store` keep them
-    other   it is not the start model, so it can be asked again at any time
-    """
-
-    model: Any = None
-    live: bool = False
-    other: bool = False
-    store: ReferenceStore | None = None
-    known: dict[Key, Any] = field(default_factory=dict)
-    wanted: dict[Key, Callable[[], Any]] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> list[Key]:
-        return sorted(key for key in self.wanted if key not in self.known)
 
 
 class PreferenceTrainer(RunTrainer, DPOTrainer):

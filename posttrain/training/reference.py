@@ -7,16 +7,27 @@ which model is the reference and who asks it (preference.py), a reference that m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import is_peft_model
+from torch import nn
+from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
-from posttrain.errors import WorkError
+from posttrain.data.template import load_text
+from posttrain.data.tokenizers import load_tokenizer
+from posttrain.errors import RequestError, WorkError
+from posttrain.models.head import attach_fused_head
+from posttrain.models.load import load_model
+from posttrain.recipe.schema import Model
+from posttrain.rundir import checkpoints as ckpt
 
 Key = tuple[int, int]
 """(source, row of the source)."""
@@ -101,3 +112,98 @@ def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def frozen_reference(
+    model: Model, place: str | None, tokenizer: Any, start: Any, seed: int, accelerator: Any,
+    revision: str | None = None,
+) -> nn.Module:  # fmt: skip
+    """The reference in `place` (as `model.init`; None: the start model at `start`), its head fused, prepared, in eval mode.
+
+    `model` is the policy's section of the recipe, `tokenizer` the policy's: `refuse_other_reference` has compared them.
+
+    Raises:
+        RequestError: it cannot be loaded.
+    """
+    where = start
+    if place is not None:
+        where = ckpt.resolve(place)[0]
+        model = replace(model, init=place, from_config=None, revision=revision)
+    reference = load_model(replace(model, lora=None), where and str(where), tokenizer, seed)
+    reference.requires_grad_(False).eval()
+    attach_fused_head(reference)
+    if accelerator.state.deepspeed_plugin is not None:
+        return prepare_deepspeed(reference, accelerator)
+    if accelerator.is_fsdp2:
+        return prepare_fsdp(reference, accelerator)
+    return accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+def refuse_other_reference(
+    recipe: Any, place: str | None, key: str, revision: str | None = None
+) -> None:
+    """Before rows are prepared and models loaded: raises `RequestError` where the reference in `place` reads other tokens."""
+    if place is None:
+        return
+    model = recipe.model
+    start = None if model.init is None else ckpt.resolve(model.init)[0]
+    policy, _ = load_text(recipe, str(start))
+    what = f"{key} = {place!r}"
+    try:
+        where = ckpt.resolve(place)[0]
+        reference = load_tokenizer(str(where), revision, model.trust_remote_code)
+    except RequestError as error:
+        raise RequestError(f"{what}: {error}") from error
+    refuse_other_tokenizer(policy, reference, what)
+
+
+def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
+    """Raises `RequestError` naming the first difference; `what` opens the sentence."""
+    ours, theirs = policy.get_vocab(), reference.get_vocab()
+    for token, number in sorted(theirs.items(), key=lambda item: item[1]):
+        if ours.get(token) != number:
+            has = "no such token" if token not in ours else f"it as {ours[token]}"
+            raise RequestError(
+                f"{what} has another tokenizer: {token!r} is its token {number}, the policy has {has}"
+            )
+    missing = sorted(ours.keys() - theirs.keys(), key=ours.__getitem__)
+    if missing:
+        raise RequestError(
+            f"{what} has another tokenizer: the policy's {missing[0]!r} is unknown to it"
+        )
+    for name in SPECIAL:
+        a, b = getattr(policy, name), getattr(reference, name)
+        if a != b:
+            raise RequestError(f"{what} has another tokenizer: its {name} is {b}, the policy's {a}")
+
+
+@contextlib.contextmanager
+def without_adapter(trainer: Any, on: bool) -> Iterator[None]:
+    """Where `on` and the model has an adapter: the model as it was before it."""
+    if on and is_peft_model(trainer.model):
+        with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+            yield
+    else:
+        yield
+
+
+@dataclass
+class Reference:
+    """Where the log-probabilities of the reference come from.
+
+    model   a second, frozen model, prepared; None: the policy itself, before its first step or with its adapters off
+    live    asked in every step; else `missing` of `wanted` are asked once, and `known` and `store` keep them
+    other   it is not the start model, so it can be asked again at any time
+    """
+
+    model: Any = None
+    live: bool = False
+    other: bool = False
+    store: ReferenceStore | None = None
+    known: dict[Key, Any] = field(default_factory=dict)
+    wanted: dict[Key, Callable[[], Any]] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[Key]:
+        return sorted(key for key in self.wanted if key not in self.known)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
 from posttrain.errors import WorkError
-from posttrain.training import checkpoints as ckpt
+from posttrain.rundir import checkpoints as ckpt
 
 
 class CheckpointWriter:

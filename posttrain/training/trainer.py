@@ -19,14 +19,14 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
+from posttrain.base.files import append_line
+from posttrain.base.stop import StopRequest
 from posttrain.errors import RequestError
-from posttrain.files import append_line
-from posttrain.training import fsdp
+from posttrain.rundir.directory import RunDir
+from posttrain.training import engines
 from posttrain.training.guard import Diverged, StepGuard
 from posttrain.training.hardware import memory_mib
-from posttrain.training.rundir import RunDir
 from posttrain.training.saving import CheckpointWriter
-from posttrain.training.stop import StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RunTrainer(CheckpointWriter):
                 else "the fp16 scaler skips by itself"
             )
             raise RequestError(f"guard: skip cannot be honoured here ({what}); use stop")
-        fsdp.refuse_pretence(self.accelerator)
+        engines.refuse_pretence(self.accelerator)
 
     # ---- order of rows -------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ def test_no_permission_to_read(call, plain_recipe, rows_file, tmp_path):
 
 
 def test_what_the_machine_refuses_is_a_sentence(tmp_path, capsys):
-    from posttrain.guarded import guarded
+    from posttrain.base.process import guarded
 
     def refused():
         raise PermissionError(13, "Permission denied", "/data/rows.jsonl")

@@ -135,7 +135,7 @@ def test_a_recipe_that_failed_before_its_first_step_may_be_corrected(call, recip
 
 
 def test_two_processes_on_one_run(call, recipe, run_copy):
-    from posttrain.training.rundir import RunDir
+    from posttrain.rundir.directory import RunDir
 
     other = RunDir(run_copy)
     other.lock()

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from posttrain.data.examples import to_example
-from posttrain.data.rows import RowError
+from posttrain.data.shapes.rows import to_example
 from posttrain.data.sources import open_rows
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
 

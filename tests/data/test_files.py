@@ -9,8 +9,8 @@ import multiprocessing
 import numpy as np
 import pytest
 
+from posttrain.base.files import append_line, read_jsonl, write_json, write_text
 from posttrain.errors import WorkError
-from posttrain.files import append_line, read_jsonl, write_json, write_text
 
 fork = multiprocessing.get_context("fork")
 

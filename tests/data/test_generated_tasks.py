@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import posttrain.rewards.text  # noqa: F401  (importing registers `exact`)
-from posttrain.data.generated import FAMILIES
-from posttrain.data.generated.base import is_test
-from posttrain.data.generated.units import decimal
-from posttrain.data.generators import GENERATORS, generate
+from posttrain.data.problems import FAMILIES
+from posttrain.data.problems.base import is_test
+from posttrain.data.problems.catalogue import GENERATORS, generate
+from posttrain.data.problems.units import decimal
 from posttrain.errors import RequestError
-from posttrain.rewards.batch import score
+from posttrain.rewards.engine.batch import score
 from posttrain.types import Example
 
 LEVELS = range(1, 6)

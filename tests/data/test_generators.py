@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.generators import GENERATORS, generate
+from posttrain.data.problems.catalogue import GENERATORS, generate
 from posttrain.errors import RequestError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.data.labelled import to_labelled
-from posttrain.data.rows import RowError
+from posttrain.data.shapes.labelled import to_labelled
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
 

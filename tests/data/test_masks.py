@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import tokenize as module
-from posttrain.data.examples import to_example
-from posttrain.data.rows import RowError
+from posttrain.data.shapes.rows import to_example
 from posttrain.data.sources import open_rows
 from posttrain.data.template import Turn, load_template
 from posttrain.data.tokenize import tokenize_example
+from posttrain.data.tokens import RowError
 from posttrain.recipe.schema import Columns, Data, Loss, Source
 from tests.data.tokens import (
     BPE,

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from posttrain.data.pairs import to_pair
-from posttrain.data.rows import RowError
+from posttrain.data.shapes.pairs import to_pair
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
 

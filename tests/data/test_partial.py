@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.pairs import to_pair
 from posttrain.data.prepare import prepare_sources
-from posttrain.data.rows import RowError
+from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.template import load_template
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Data, Loss, Source
 from posttrain.types import Example

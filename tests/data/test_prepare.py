@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from posttrain.data import once, shapes, tabulate
+from posttrain.data import cache, make_once
 from posttrain.data.prepare import HeldoutRows, TrainRows, build, prepare_source, prepare_sources
+from posttrain.data.shapes import catalogue
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.schema import Columns, Data, Heldout, Loss, Source
@@ -45,7 +46,7 @@ def source(tmp_path):
 
 
 def folders(data):
-    return sorted(p.name for p in tabulate.cache_root(data).iterdir() if p.is_dir())
+    return sorted(p.name for p in cache.cache_root(data).iterdir() if p.is_dir())
 
 
 def text_of(row, tokenizer):
@@ -56,7 +57,7 @@ def test_rows_are_prepared_once_and_then_read(data, source, tokenizer, monkeypat
     seen = []
     first = prepare_source(source, data, Loss(), tokenizer, progress=lambda *a: seen.append(a))
     assert seen[-1] == ("numbers", 40, 40)
-    monkeypatch.setattr(shapes, "tokenize_example", None)  # a second pass would fail
+    monkeypatch.setattr(catalogue, "tokenize_example", None)  # a second pass would fail
     again = prepare_source(source, data, Loss(), tokenizer)
     assert again.fingerprint == first.fingerprint and len(again) == 40
     assert again.stats["rows_read"] == again.stats["rows_kept"] == again.stats["segments"] == 40
@@ -65,13 +66,13 @@ def test_rows_are_prepared_once_and_then_read(data, source, tokenizer, monkeypat
 
 
 def test_the_cache_is_found_by_setting_then_environment_then_home(data, monkeypatch, tmp_path):
-    assert tabulate.cache_root(data) == tmp_path / "cache" / "tables"
+    assert cache.cache_root(data) == tmp_path / "cache" / "tables"
     monkeypatch.setenv("POSTTRAIN_CACHE", str(tmp_path / "env"))
-    assert tabulate.cache_root(replace(data, cache_dir=None)) == tmp_path / "env" / "tables"
+    assert cache.cache_root(replace(data, cache_dir=None)) == tmp_path / "env" / "tables"
     monkeypatch.delenv("POSTTRAIN_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     expected = tmp_path / "home/.cache/posttrain/tables"
-    assert tabulate.cache_root(replace(data, cache_dir=None)) == expected
+    assert cache.cache_root(replace(data, cache_dir=None)) == expected
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_what_does_not_change_tokens_does_not(data, source, tokenizer, tmp_path)
 
 def test_edited_rows_templates_and_tokenizers_make_another_table(data, source, tokenizer, tmp_path):
     template = tmp_path / "mine.jinja"
-    chatml = (tabulate.Path(tabulate.__file__).parent / "templates/chatml.jinja").read_text()
+    chatml = (cache.Path(cache.__file__).parent / "templates/chatml.jinja").read_text()
     template.write_text(chatml)
     data = replace(data, template=str(template))
     prepare_source(source, data, Loss(), tokenizer)
@@ -168,15 +169,15 @@ def _prepare(data, source, tokenizer, sender, is_main=True, slow=0.0, room=None)
     if room:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     worked = []
-    inner = tabulate._make
+    inner = cache._make
 
     def make(*arguments):
         worked.append(1)
         time.sleep(slow)
         inner(*arguments)
 
-    tabulate._make = make
-    once.POLL = 0.05
+    cache._make = make
+    make_once.POLL = 0.05
     try:
         (table,) = prepare_sources([source], data, Loss(), tokenizer, is_main)
         sender.send(("done", len(table), len(worked)))
@@ -207,7 +208,7 @@ def test_two_runs_and_a_waiting_rank_do_the_work_once(data, source, tokenizer):
 
 def test_a_holder_that_was_killed_blocks_nobody(data, source, tokenizer):
     dead, _ = start(data, source, tokenizer, slow=60)
-    root = tabulate.cache_root(data)
+    root = cache.cache_root(data)
     deadline = time.monotonic() + 20
     while not list(root.glob("*.lock")):
         assert time.monotonic() < deadline
@@ -261,7 +262,7 @@ def test_a_full_disk_is_said_and_cleaned_and_forgotten(data, source, tokenizer, 
     rows_file(tmp_path / "numbers.jsonl", 400)
     kind, text, _ = result(start(data, source, tokenizer, room=20_000)[1])
     assert kind == "WorkError" and "cannot write prepared rows" in text and "GiB free" in text
-    root = tabulate.cache_root(data)
+    root = cache.cache_root(data)
     assert folders(data) == [] and len(list(root.glob("*.failed"))) == 1
     # Yesterday's full disk: a rank that waits does not believe the note, and the work removes it.
     _, waiting = start(data, source, tokenizer, is_main=False)
@@ -272,8 +273,8 @@ def test_a_full_disk_is_said_and_cleaned_and_forgotten(data, source, tokenizer, 
 
 
 def test_a_defect_reaches_those_who_wait(data, source, tokenizer, monkeypatch):
-    monkeypatch.setattr(shapes, "tokenize_example", lambda *_: 1 / 0)
-    monkeypatch.setattr(once, "POLL", 0.05)
+    monkeypatch.setattr(catalogue, "tokenize_example", lambda *_: 1 / 0)
+    monkeypatch.setattr(make_once, "POLL", 0.05)
     _, waiting = start(data, source, tokenizer, is_main=False)
     time.sleep(0.3)
     with pytest.raises(ZeroDivisionError):

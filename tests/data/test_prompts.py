@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.prepare import build, prepare_sources
-from posttrain.data.prompts import columns_of, to_prompt, tokenize_prompt
-from posttrain.data.rows import RowError
+from posttrain.data.shapes.prompts import columns_of, to_prompt, tokenize_prompt
 from posttrain.data.template import load_template
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate.run import _answer_tokens, _prompt
+from posttrain.evaluate.score import _answer_tokens, _prompt
 from posttrain.recipe.schema import Columns, Data, Loss, Source
 from posttrain.types import Problem
 from tests.data.tokens import BPE, BYTES, STYLES, ids_of, row_of

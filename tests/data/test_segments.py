@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.data.rows import RowError
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Loss
 from tests.data.tokens import (

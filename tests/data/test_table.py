@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import table
-from posttrain.data.rows import TokenRow
 from posttrain.data.table import JoinedTable, SubsetTable, TableWriter, TokenTable
+from posttrain.data.tokens import TokenRow
 from posttrain.errors import WorkError
 
 STATS = {"fingerprint": "f", "rows_read": 9, "dropped": {"overlong": 2}, "truncated": 1}

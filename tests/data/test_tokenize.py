@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.data.rows import RowError
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from tests.data.tokens import (
     BPE,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from posttrain.data.rows import TokenRow
 from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokenizers import load_tokenizer
+from posttrain.data.tokens import TokenRow
 from posttrain.recipe.schema import Data, Loss
 from posttrain.types import Example
 

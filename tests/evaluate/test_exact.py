@@ -43,7 +43,8 @@ def test_probabilities_of_all_answers_sum_to_one(digits):
 
 def test_what_greedy_decoding_writes_is_predicted(digits):
     """An answer made of the predictions themselves is predicted throughout."""
-    from posttrain.generate import Sampling, TransformersGenerator
+    from posttrain.generation.base import Sampling
+    from posttrain.generation.local import TransformersGenerator
 
     model = build_model("qwen2", len(digits), seed=4)
     sampling = Sampling(temperature=0, max_new_tokens=6)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.generate import Sampling, TransformersGenerator, batches, choose
+from posttrain.generation.base import Sampling
+from posttrain.generation.local import TransformersGenerator, batches, choose
 
 from .conftest import build_model
 

@@ -11,11 +11,11 @@ import torch
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
-from posttrain.evaluate.run import score_task
+from posttrain.evaluate.score import score_task
 from posttrain.evaluate.settings import problems_of
 from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
 from posttrain.recipe.schema import Task
-from posttrain.rewards.call import call
+from posttrain.rewards.engine.call import call
 from posttrain.rewards.registry import as_example
 
 from .conftest import build_model

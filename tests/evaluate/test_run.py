@@ -13,9 +13,9 @@ import torch
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate import run
+from posttrain.evaluate import score as module
 from posttrain.evaluate.metrics import maj_at_k, pass_at_k, pass_at_n
-from posttrain.evaluate.run import score_task
+from posttrain.evaluate.score import score_task
 from posttrain.evaluate.tasks.catalogue import metrics
 from posttrain.recipe.schema import Task
 from posttrain.types import Verdict
@@ -114,9 +114,9 @@ def test_an_exact_answer_is_what_training_shows_the_model(digits, llama):
     problem = load_task(SUMS).problems()[0]
     for name, end in (("plain", "<eos>"), ("chatml", "<|im_end|>")):
         template = load_template(name, tokenizer)
-        prompt, answer = run._answer_tokens(problem, tokenizer, template, "arithmetic")
+        prompt, answer = module._answer_tokens(problem, tokenizer, template, "arithmetic")
         assert tokenizer.decode(answer) == problem.answer + end
-        assert tokenizer.decode(prompt) == run._prompt(problem, template)
+        assert tokenizer.decode(prompt) == module._prompt(problem, template)
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
 
 
@@ -212,13 +212,13 @@ def test_votes_and_failed_checks_by_hand():
         completions((1.0, "5"), (1.0, "5"), (0.0, "7"), (0.0, None)),
         completions((0.0, "1"), (None, None), (None, None), (None, None)),
     ]
-    values = run._sampled_values(rows, Task("gsm8k", samples=4, k=[1, 2]))
+    values = module._sampled_values(rows, Task("gsm8k", samples=4, k=[1, 2]))
     assert values["pass@1"] == [0.5, 0.0]
     assert values["pass@2"] == [pytest.approx(1 - 1 / 6), None]
     assert values["maj@2"] == [pytest.approx(maj_at_k(2, [1], 1, 2)), None]
     assert values["parsed"] == [0.75, 1.0]
     with pytest.raises(WorkError, match=r"failed on every completion \(why\)"):
-        run._sampled_values([completions((None, None))], Task("gsm8k"))
+        module._sampled_values([completions((None, None))], Task("gsm8k"))
 
 
 def test_a_failed_checker_is_no_wrong_answer(digits, llama, question_file, monkeypatch):
@@ -227,7 +227,7 @@ def test_a_failed_checker_is_no_wrong_answer(digits, llama, question_file, monke
         right, lost = Verdict(1.0), Verdict(None, "error", "lost")
         return [right if int(problem.answer) < 4 else lost for problem in problems]
 
-    monkeypatch.setattr(run, "score_batch", half)
+    monkeypatch.setattr(module, "score_batch", half)
     by_metric = {s.metric: s for s in score(llama, digits, sampled(question_file)).scores}
     assert (by_metric["pass@1"].value, by_metric["pass@1"].n) == (1.0, 4)
     assert by_metric["truncated"].n == 9

@@ -9,9 +9,9 @@ import pytest
 
 from posttrain.errors import WorkError
 from posttrain.evaluate.settings import task_hash
-from posttrain.evaluate.store import ScoreStore
 from posttrain.evaluate.tasks.catalogue import metrics
 from posttrain.recipe.schema import Task
+from posttrain.rundir.scores import ScoreStore
 from posttrain.types import Score
 
 TASK = Task("arithmetic", options={"digits": 1, "train_size": 40, "test_size": 41})

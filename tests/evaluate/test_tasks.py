@@ -13,7 +13,7 @@ from posttrain.evaluate.settings import problems_of, settings_hash, task_hash
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.evaluate.tasks.catalogue import check_task, describe, load_task, metrics
 from posttrain.recipe.schema import Task
-from posttrain.rewards.call import call
+from posttrain.rewards.engine.call import call
 from posttrain.rewards.registry import as_example
 from posttrain.types import Example, Problem
 
@@ -141,7 +141,7 @@ def test_a_broken_row_is_named(tmp_path, row, message):
 
 
 def test_arithmetic_problems_are_the_generators_test_rows():
-    from posttrain.data.generators import generate
+    from posttrain.data.problems.catalogue import generate
 
     options = {"digits": 2, "train_size": 3000, "test_size": 50, "seed": 3}
     problems = problems_of(Task("arithmetic", options=options))
@@ -154,7 +154,7 @@ def test_arithmetic_problems_are_the_generators_test_rows():
 
 
 def test_worked_arithmetic_asks_the_generators_problems_without_leading_zeros():
-    from posttrain.data.generators import generate
+    from posttrain.data.problems.catalogue import generate
 
     options = {"train_size": 30, "test_size": 50, "seed": 3}
     problems = problems_of(Task("worked_arithmetic", options=options))
@@ -196,7 +196,7 @@ def test_what_worked_arithmetic_judges_right(reply, value, answer):
 
 def test_every_worked_completion_is_right_and_its_neighbours_are_wrong():
     """The generator and the task agree; the answer of one problem is not the answer of another."""
-    from posttrain.data.generators import generate
+    from posttrain.data.problems.catalogue import generate
 
     task = load_task(Task("worked_arithmetic"))
     for name in ("multiplication", "addition"):

@@ -134,32 +134,32 @@ def test_fsdp_beside_what_was_tried_is_refused(
 ):
     from posttrain.errors import RequestError
     from posttrain.recipe import load_stage
-    from posttrain.training import fsdp
+    from posttrain.training import engines
 
     recipe = load_stage(tiny_recipe, overrides, "sft")
     fsdp_environment(monkeypatch, **changes)
     with pytest.raises(RequestError, match=f"FSDP: .*{expected}.*launch/"):
-        fsdp.refuse(recipe, on_cpu=False)
+        engines.refuse(recipe, on_cpu=False)
 
 
 def test_the_fsdp_file_is_what_is_allowed(tiny_recipe, monkeypatch):
     from posttrain.recipe import load_stage
-    from posttrain.training import fsdp
+    from posttrain.training import engines
 
     recipe = load_stage(tiny_recipe, [], "sft")
-    fsdp.refuse(recipe, on_cpu=True)  # not asked for
+    engines.refuse(recipe, on_cpu=True)  # not asked for
     fsdp_environment(monkeypatch)
-    assert fsdp.asked()
-    fsdp.refuse(recipe, on_cpu=False)
+    assert engines.asked()
+    engines.refuse(recipe, on_cpu=False)
 
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_another_engine_than_the_one_asked_for_is_refused(monkeypatch, asked):
     from posttrain.errors import RequestError
-    from posttrain.training import fsdp
+    from posttrain.training import engines
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", str(asked).lower())
     got = SimpleNamespace(is_fsdp2=not asked, distributed_type="DistributedType.MULTI_CPU")
     with pytest.raises(RequestError, match="FSDP.*MULTI_CPU"):
-        fsdp.refuse_pretence(got)
-    fsdp.refuse_pretence(SimpleNamespace(is_fsdp2=asked))
+        engines.refuse_pretence(got)
+    engines.refuse_pretence(SimpleNamespace(is_fsdp2=asked))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.files import read_jsonl
-from posttrain.training import checkpoints as ckpt
+from posttrain.base.files import read_jsonl
+from posttrain.rundir import checkpoints as ckpt
 from tests.launch.conftest import wait_until
 
 pytestmark = pytest.mark.slurm

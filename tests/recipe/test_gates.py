@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.preflight import preflight
 from posttrain.recipe import load, recipe_hash
-from posttrain.recipe.gates import Gate
+from posttrain.recipe.sections import Gate
+from posttrain.stages.preflight import preflight
 
 RECIPE = """\
 stage: sft

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from posttrain.files import read_jsonl
-from posttrain.pipeline import dependencies, stage_recipes
+from posttrain.base.files import read_jsonl
 from posttrain.recipe import load, load_stage
+from posttrain.stages.pipeline import dependencies, stage_recipes
 from tests.conftest import ROOT
 from tests.training.conftest import tiny_model
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from posttrain.evaluate.rundata import RunData
+from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
 HOSTILE = (

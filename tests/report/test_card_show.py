@@ -11,9 +11,9 @@ import yaml
 from rich.console import Console
 
 from posttrain.errors import RequestError
-from posttrain.evaluate.card import model_card
-from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.show import show
+from posttrain.report.card import model_card
+from posttrain.report.terminal import show
+from posttrain.rundir.reading import RunData
 
 
 def front(card: str) -> dict:

@@ -7,10 +7,11 @@ import json
 import pytest
 import yaml
 
-from posttrain.evaluate.comparison import attempts
-from posttrain.evaluate.findings import caveats, findings
-from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.stories import labels, page_title, share
+from posttrain.report.comparison import attempts
+from posttrain.report.findings import caveats, findings
+from posttrain.report.story import page_title
+from posttrain.report.text import labels, share
+from posttrain.rundir.reading import RunData
 
 
 @pytest.fixture

@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.evaluate.curves import (
-    crossovers,
-    curve,
-    difference,
-    pooled,
-    problem_values,
-)
-from posttrain.evaluate.rundata import RunData
+from posttrain.report.numbers import crossovers, curve, difference, pooled, problem_values
+from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
 

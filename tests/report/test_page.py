@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from posttrain.errors import RequestError
-from posttrain.evaluate import plots, step_plots
-from posttrain.evaluate.curves import crossovers, curves
-from posttrain.evaluate.report import highlight, load_runs, markdown_report, render, write_report
-from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.tables import recipe_difference, sample_groups, score_table, shown_metrics
+from posttrain.report import plots, step_plots
+from posttrain.report.numbers import crossovers, curves
+from posttrain.report.page import highlight, load_runs, markdown_report, render, write_report
+from posttrain.report.tables import recipe_difference, sample_groups, score_table, shown_metrics
+from posttrain.rundir.reading import RunData
 
 
 class Parsed(HTMLParser):

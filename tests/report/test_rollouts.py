@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from posttrain.cli import main
+from posttrain.commands.rollouts import Wanted, show_rollouts
 from posttrain.errors import RequestError
-from posttrain.evaluate.printable import UNSAFE, both_ends, printable
-from posttrain.evaluate.rollout_view import Wanted, show_rollouts
-from posttrain.evaluate.rollouts import KINDS, Completion, Rollouts, pick
-from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.tables import rollout_groups
+from posttrain.report.tables import rollout_groups
+from posttrain.report.text import UNSAFE, both_ends, printable
+from posttrain.rundir.reading import RunData
+from posttrain.rundir.rollouts import KINDS, Completion, Rollouts, pick
 from tests.report import stages
 from tests.report.conftest import lines
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.evaluate.rundata import PipelineData, RunData, pass_k, step_of
-from posttrain.evaluate.tables import mixture_rows
+from posttrain.report.tables import mixture_rows
+from posttrain.rundir.reading import PipelineData, RunData, pass_k, step_of
 
 
 def test_last_line_of_a_step_and_split_wins(tmp_path, tables):

@@ -13,20 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from posttrain.evaluate import chains
-from posttrain.evaluate.alerts import alerts
-from posttrain.evaluate.card import model_card
-from posttrain.evaluate.curves import curve, difference
-from posttrain.evaluate.findings import caveats, findings
-from posttrain.evaluate.plots import success_bars
-from posttrain.evaluate.printable import UNSAFE
-from posttrain.evaluate.report import load_runs, markdown_report, render, write_report
-from posttrain.evaluate.rundata import RunData
-from posttrain.evaluate.show import show
-from posttrain.evaluate.stage_facts import component_rows, components, facts, headline, sampled
-from posttrain.evaluate.step_plots import Line, over_steps, smoothed, smoothing
-from posttrain.evaluate.stories import label, labels, share
-from posttrain.evaluate.trends import mean, trend
+from posttrain.report import chains
+from posttrain.report.alerts import alerts
+from posttrain.report.card import model_card
+from posttrain.report.facts import component_rows, components, facts, headline, sampled
+from posttrain.report.findings import caveats, findings
+from posttrain.report.numbers import curve, difference, mean, trend
+from posttrain.report.page import load_runs, markdown_report, render, write_report
+from posttrain.report.plots import success_bars
+from posttrain.report.step_plots import Line, over_steps, smoothed, smoothing
+from posttrain.report.terminal import show
+from posttrain.report.text import UNSAFE, label, labels, share
+from posttrain.rundir.reading import RunData
 from tests.report import stages
 from tests.report.conftest import HOSTILE, lines
 from tests.report.test_page import Parsed

@@ -20,8 +20,8 @@ sys.path[:0] = [str(HERE / "code"), str(HERE.parents[1])]
 from reference import rows  # noqa: E402
 
 from posttrain.rewards.code import check  # noqa: E402
-from posttrain.rewards.code.rows import tests_of  # noqa: E402
-from posttrain.rewards.sandbox import backends, pool  # noqa: E402
+from posttrain.rewards.code.row import tests_of  # noqa: E402
+from posttrain.rewards.code.sandbox import backends, pool  # noqa: E402
 from posttrain.types import Example  # noqa: E402
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from posttrain.rewards.math import math
 from posttrain.rewards.math.extract import last_boxes
-from posttrain.rewards.math.judge import understand_gold
+from posttrain.rewards.math.verdict import understand_gold
 from posttrain.types import Example
 
 DATA = Path(os.environ.get("POSTTRAIN_DATA", Path(__file__).resolve().parents[3] / "shared/data"))

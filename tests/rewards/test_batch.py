@@ -14,8 +14,8 @@ import pytest
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.rewards import bind, score, score_batch
-from posttrain.rewards import pool as pools
-from posttrain.rewards.pool import Pool
+from posttrain.rewards.engine import pool
+from posttrain.rewards.engine.pool import Pool
 from posttrain.types import Example
 from tests.rewards import probes  # noqa: F401  (registers)
 
@@ -102,14 +102,14 @@ def test_idle_workers_may_be_killed_from_outside():
 
 
 def test_workers_that_cannot_start_are_a_sentence(monkeypatch):
-    monkeypatch.setattr(pools.sys, "executable", "/bin/false")
+    monkeypatch.setattr(pool.sys, "executable", "/bin/false")
     with pytest.raises(WorkError, match="worker processes do not start .exit code 1"):
         score_batch(bind(f"{PROBES}:equal"), ["x"], [EXAMPLE], workers=7)
 
 
 def test_a_check_that_waits_for_a_core_gets_its_time_back(monkeypatch):
     """Past its limit by the clock, but runnable and short of CPU time: it goes on. One that sleeps is over."""
-    worker = pools.Worker()
+    worker = pool.Worker()
     try:
         worker.began = (time.monotonic() - 3.0, 0.0)
         monkeypatch.setattr(worker, "_cpu", lambda: (True, 0.5))
@@ -126,7 +126,7 @@ def test_a_check_that_waits_for_a_core_gets_its_time_back(monkeypatch):
 
 
 def test_a_real_worker_reports_its_state_and_cpu_time():
-    worker = pools.Worker()
+    worker = pool.Worker()
     try:
         running, cpu = worker._cpu()
         assert cpu >= 0 and isinstance(running, bool)
@@ -288,11 +288,11 @@ assert score("tests.rewards.probes:where", "x", row).details["pid"] == first
 
 
 def test_ranks_of_one_machine_share_its_cores(monkeypatch):
-    alone = pools.share_of_cores()
+    alone = pool.share_of_cores()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert pools.share_of_cores() == max(1, alone // 2)
+    assert pool.share_of_cores() == max(1, alone // 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")
-    assert pools.share_of_cores() == 1
+    assert pool.share_of_cores() == 1
 
 
 def test_a_refusal_inside_a_worker_reaches_the_caller():
@@ -315,7 +315,7 @@ def test_thousands_of_checks_leave_nothing_behind():
 
 def test_slow_checks_do_not_take_the_time_of_others(monkeypatch):
     """By default a batch may take what its checks may take by their own limits, however many are slow."""
-    from posttrain.rewards import batch
+    from posttrain.rewards.engine import batch
 
     monkeypatch.setattr(batch, "DEADLINE_S", 0.0)
     verdicts = score_batch(bind("probe-thread"), ["0.4"] * 12, [EXAMPLE] * 12, workers=2)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.rewards.choice import check_row, choice, right_letter
+from posttrain.rewards.simple.choice import check_row, choice, right_letter
 from posttrain.types import Example
 
 SPELLINGS = [

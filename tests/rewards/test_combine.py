@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.rewards.batch import score_batch
-from posttrain.rewards.combine import check_row, combine
+from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import REWARDS, bind, reward
+from posttrain.rewards.simple.combine import check_row, combine
 from posttrain.types import Example, Verdict
 
 CALLS: list[str] = []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards.format import check_row, format_
+from posttrain.rewards.simple.format import check_row, format_
 from posttrain.types import Example
 
 ROW = Example()

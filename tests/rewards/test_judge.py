@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards import judge_http
-from posttrain.rewards.batch import score_batch
-from posttrain.rewards.judge import check_row
-from posttrain.rewards.judge_words import read_score
+from posttrain.rewards.engine.batch import score_batch
+from posttrain.rewards.model_based import judge_http
+from posttrain.rewards.model_based.judge import check_row
+from posttrain.rewards.model_based.judge_words import read_score
 from posttrain.rewards.registry import bind
 from posttrain.types import Example, Verdict
 

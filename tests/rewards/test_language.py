@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("langdetect")
 
 from posttrain.errors import RequestError
-from posttrain.rewards.language import _pieces, check_row, language
+from posttrain.rewards.simple.language import _pieces, check_row, language
 from posttrain.types import Example
 
 EN = "The children are playing in the garden behind the old house."

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import posttrain.rewards.reasoning_gym as module
-from posttrain.data import reasoning_gym as data
-from posttrain.data.generators import check, generate
+import posttrain.rewards.simple.reasoning_gym as module
+from posttrain.data.problems import reasoning_gym as data
+from posttrain.data.problems.catalogue import check, generate
 from posttrain.errors import RequestError
-from posttrain.rewards.reasoning_gym import check_row, reasoning_gym
+from posttrain.rewards.simple.reasoning_gym import check_row, reasoning_gym
 from posttrain.types import Example
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.rewards.regex import check_row, regex
+from posttrain.rewards.simple.regex import check_row, regex
 from posttrain.types import Example
 
 ROW = Example()

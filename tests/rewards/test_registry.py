@@ -8,8 +8,8 @@ from importlib import metadata
 
 import pytest
 
+from posttrain.base.registry import Registry
 from posttrain.errors import RequestError
-from posttrain.registry import Registry
 from posttrain.rewards import REWARDS, bind, load_all, score, score_batch
 from posttrain.rewards.catalogue import MODULES
 from posttrain.rewards.registry import find
@@ -222,7 +222,7 @@ def test_a_reward_is_imported_when_it_is_asked_for():
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
-    assert "posttrain.rewards.text" in done.stdout and "posttrain.rewards.math" not in done.stdout
+    assert "posttrain.rewards.simple.text" in done.stdout and "posttrain.rewards.math" not in done.stdout
 
 
 def test_importing_all_rewards_needs_no_heavy_library():

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards import reward_model as module
-from posttrain.rewards.batch import score_batch
+from posttrain.rewards.engine.batch import score_batch
+from posttrain.rewards.model_based import reward_model as module
+from posttrain.rewards.model_based.reward_model import check_row, sigmoid
 from posttrain.rewards.registry import bind
-from posttrain.rewards.reward_model import check_row, sigmoid
 from posttrain.types import Example
 
 BARE = Example()
@@ -160,7 +160,7 @@ def test_qwen_shaping_by_hand(path, monkeypatch):
 
 
 def test_qwen_shaping_knows_nothing_where_the_verifier_knows_nothing(path, monkeypatch):
-    from posttrain.rewards import text
+    from posttrain.rewards.simple import text
 
     monkeypatch.setattr(text, "visible", lambda _: 1 / 0)
     (verdict,) = score(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards.shaping import check_row, length, length_target, overlong, repetition
+from posttrain.rewards.simple.shaping import check_row, length, length_target, overlong, repetition
 from posttrain.types import Example
 
 ROW = Example()

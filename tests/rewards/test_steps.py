@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards.steps import check_row, labels, split, steps
+from posttrain.rewards.simple.steps import check_row, labels, split, steps
 from posttrain.types import Example
 
 INNER = {"name": "contains", "options": {"max_words": 3}}
@@ -79,7 +79,7 @@ def test_another_reward_judges_each_step():
 
 
 def test_a_judge_of_steps_that_fails_leaves_no_value(monkeypatch):
-    from posttrain.rewards import text
+    from posttrain.rewards.simple import text
 
     def broken(*_):
         raise OSError("gone")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.rewards.text import check_row, contains, exact, f1, normalised
+from posttrain.rewards.simple.text import check_row, contains, exact, f1, normalised
 from posttrain.types import Example
 
 words = st.lists(st.sampled_from(["cat", "dog", "sat", "x1", "été"]), min_size=1, max_size=6)

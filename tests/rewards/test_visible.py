@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.rewards.visible import boxed, stated, visible
+from posttrain.rewards.simple.visible import boxed, stated, visible
 
 
 @pytest.mark.parametrize(

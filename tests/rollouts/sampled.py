@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from posttrain.data.prompts import Asked
-from posttrain.generate import Rollout as Completion
+from posttrain.data.shapes.prompts import Asked
+from posttrain.generation.base import Completion
 from posttrain.rewards.compose import Graded
-from posttrain.rollouts.collect import Group, Prompt
+from posttrain.rollouts.groups import Group, Prompt
 from posttrain.types import Verdict
 
 

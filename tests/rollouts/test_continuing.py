@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from posttrain.data.prompts import Asked
+from posttrain.data.shapes.prompts import Asked
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
-from posttrain.generate import Rollout as Completion
+from posttrain.generation.base import Completion
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Graded
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.continuing import Continuer
-from posttrain.rollouts.steps import Continuation
+from posttrain.rollouts.continuations import Continuer
+from posttrain.rollouts.groups import Prompt
+from posttrain.rollouts.step_pairing import Continuation
 
 PREFIXES = ["", "a\n", "a\nbé\n"]
 ROW = {"position": 5, "sample": 2}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.pairs import to_pair
+from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.template import load_template
 from posttrain.data.tokenize import conversation, tokenize_example
 from posttrain.data.tokenizers import load_tokenizer

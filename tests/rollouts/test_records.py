@@ -7,13 +7,13 @@ import math
 
 import pytest
 
-from posttrain.data.prompts import Asked
+from posttrain.base.files import read_jsonl, write_rows
+from posttrain.data.shapes.prompts import Asked
 from posttrain.errors import WorkError
-from posttrain.files import read_jsonl
-from posttrain.generate import Rollout as Completion
+from posttrain.generation.base import Completion
 from posttrain.rewards.compose import Graded
-from posttrain.rollouts.collect import Group, Prompt
-from posttrain.rollouts.records import groups_of, rows_of, write_rows
+from posttrain.rollouts.groups import Group, Prompt
+from posttrain.rollouts.records import groups_of, rows_of
 from posttrain.types import Verdict
 from tests.rollouts.sampled import group
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-import posttrain.sampling
+import posttrain.stages.sample
 from posttrain import pairs
 from tests.conftest import ROOT
 from tests.rollouts.conftest import content, prompts, rollouts, run
@@ -21,7 +21,7 @@ def test_nothing_is_sampled_twice(write_recipe, monkeypatch):
     path = write_recipe("pairs", prompts(20), "whole")
     whole = content(run(path))
     asked: list[int] = []
-    sample, part = posttrain.sampling.sample, pairs.PairsStage.part
+    sample, part = posttrain.stages.sample.sample, pairs.PairsStage.part
 
     def count(generator, chunk, *more):
         if len(asked) == 8 and not cut:
@@ -37,7 +37,7 @@ def test_nothing_is_sampled_twice(write_recipe, monkeypatch):
         return part(self, chunk, rows)
 
     cut: list[str] = []
-    monkeypatch.setattr(posttrain.sampling, "sample", count)
+    monkeypatch.setattr(posttrain.stages.sample, "sample", count)
     monkeypatch.setattr(pairs.PairsStage, "part", stop_once)
     path = write_recipe("pairs", prompts(20), "cut")
     for said in (["while sampling"], ["while sampling", "after sampling"]):

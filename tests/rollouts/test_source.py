@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.sections import TrainRollout
-from posttrain.rollouts.source import Interrupted, RolloutSource
+from posttrain.rollouts.draw import Interrupted, RolloutSource
 from tests.rollouts.sampled import Judge, Made, Scripted
 
 

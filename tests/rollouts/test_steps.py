@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from posttrain.recipe.sections import Pairing
 from posttrain.rollouts.pairing import NoPair
-from posttrain.rollouts.steps import Continuation, cross_model, first_pit, pit, prefixes, value
+from posttrain.rollouts.step_pairing import (
+    Continuation,
+    cross_model,
+    first_pit,
+    pit,
+    prefixes,
+    value,
+)
 
 WRONG = "a\nb\nc\nd"
 

@@ -27,9 +27,9 @@ def fsdp_on_cpu() -> None:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
-    from posttrain.training import fsdp
+    from posttrain.training import engines
 
-    plain, refuse = AcceleratorState.__init__, fsdp.refuse
+    plain, refuse = AcceleratorState.__init__, engines.refuse
 
     def with_fsdp(self, *args, fsdp_plugin=None, **options):
         plain(self, *args, fsdp_plugin=fsdp_plugin, **options)
@@ -40,7 +40,7 @@ def fsdp_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = with_fsdp
-    fsdp.refuse = lambda recipe, on_cpu: refuse(recipe, False)
+    engines.refuse = lambda recipe, on_cpu: refuse(recipe, False)
 
 
 def sharded(weight) -> bool:
@@ -86,11 +86,10 @@ def main(cases: str, out: str) -> int:
 
     import torch.distributed as dist
 
-    from posttrain.entry import setup_logging
-    from posttrain.evaluate.checkpoint import scorer_for
+    from posttrain.base.process import rank
     from posttrain.recipe import load_stage
-    from posttrain.stage import rank
-    from posttrain.training.checkpoints import all_complete
+    from posttrain.rundir.checkpoints import all_complete
+    from posttrain.stages.launch import scorer_for, setup_logging
 
     setup_logging()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from posttrain.recipe.gates import Gate
+from posttrain.recipe.sections import Gate
 from posttrain.training.gates import GateFailed, enforce
 
 

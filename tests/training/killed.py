@@ -20,9 +20,9 @@ def places() -> dict[str, tuple]:
     """Of each place the function that is called in it."""
     import torch
 
-    from posttrain.generate import TransformersGenerator
-    from posttrain.rewards import batch
-    from posttrain.training import checkpoints
+    from posttrain.generation.local import TransformersGenerator
+    from posttrain.rewards.engine import batch
+    from posttrain.rundir import checkpoints
 
     return {
         "generate": (TransformersGenerator, "_batch"),

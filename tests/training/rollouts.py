@@ -41,7 +41,7 @@ def trained(path: Path, *overrides: str) -> tuple[Any, Any]:
     from trl import GRPOConfig
 
     from posttrain import rlvr
-    from posttrain.stage import run_stage
+    from posttrain.stages.train import run_stage
 
     kept = []
 

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from posttrain.fused import attach_fused_head
+from posttrain.models.head import attach_fused_head
 from posttrain_kernels import confidence_limited
 from tests.training.test_fused_heads import FAMILIES, adapted, gradients, model_of, worst
 

@@ -13,8 +13,8 @@ import sys
 
 import pytest
 
+from posttrain.base.files import read_json, read_jsonl
 from posttrain.cli import main
-from posttrain.files import read_json, read_jsonl
 
 COMMON = """\
 data:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.base.files import append_line
 from posttrain.errors import RequestError
-from posttrain.files import append_line
-from posttrain.training import checkpoints as ckpt
+from posttrain.rundir import checkpoints as ckpt
 
 
 def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:

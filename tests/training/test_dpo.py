@@ -201,7 +201,7 @@ def test_references_are_those_of_the_start_model(dpo, tiny):
     with np.load(own) as found:
         known = dict(zip(found["rows"].tolist(), found["log_probs"], strict=True))
     from posttrain.data.prepare import prepare_sources
-    from posttrain.data.text import load_text
+    from posttrain.data.template import load_text
     from posttrain.recipe.schema import Loss
 
     recipe = load_stage(str(dpo), ["data.train_on=last"], "dpo")

@@ -214,7 +214,7 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
 
     from posttrain.data.collate import Collator
     from posttrain.data.prepare import TrainRows, build
-    from posttrain.data.text import load_text
+    from posttrain.data.template import load_text
     from posttrain.recipe import load_stage
 
     overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
-from posttrain.fused import KNOWN, attach_fused_head, logit_view, refuse_unsupported_head
+from posttrain.models.head import KNOWN, attach_fused_head, logit_view, refuse_unsupported_head
 
 V = 64
 SHAPE = {
@@ -154,9 +154,9 @@ def test_low_precision_is_not_mistaken_for_a_difference(kind):
 
 def test_a_field_nobody_knows_is_measured(monkeypatch):
     """The same Gemma 2, under a spelling of its cap that the table does not list."""
-    import posttrain.fused
+    import posttrain.models.head
 
-    monkeypatch.setattr(posttrain.fused, "SOFTCAPS", ())
+    monkeypatch.setattr(posttrain.models.head, "SOFTCAPS", ())
     model = model_of("gemma2", **{**SHAPE, "final_logit_softcapping": 30.0})
     with (
         torch.no_grad()
@@ -172,7 +172,7 @@ def test_sharded_weights_pass_by_family(monkeypatch):
     for model in (known, other):
         next(model.parameters()).ds_id = 0  # as under ZeRO-3
     attach_fused_head(known)
-    monkeypatch.setattr("posttrain.fused.KNOWN", ("llama",))
+    monkeypatch.setattr("posttrain.models.head.KNOWN", ("llama",))
     with pytest.raises(RequestError, match="olmo2 cannot be checked while its weights are sharded"):
         attach_fused_head(other)
 

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.base.files import append_line, read_jsonl
 from posttrain.errors import RequestError, WorkError
-from posttrain.files import append_line, read_jsonl
-from posttrain.recipe.gates import Gate
-from posttrain.training import checkpoints as ckpt
-from posttrain.training.gates import GateFailed, enforce, judge, record
+from posttrain.recipe.sections import Gate
+from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.gates import record
+from posttrain.training.gates import GateFailed, enforce, judge
 from tests.ranks import run_ranks
 
 

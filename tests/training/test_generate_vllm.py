@@ -14,11 +14,11 @@ import torch
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
-from posttrain import generate_vllm
 from posttrain.data.template import Template
 from posttrain.errors import RequestError, WorkError
-from posttrain.generate import Sampling
-from posttrain.generate_vllm import (
+from posttrain.generation import vllm
+from posttrain.generation.base import Sampling
+from posttrain.generation.vllm import (
     VllmGenerator,
     refuse_raw_log_probs,
     refuse_without_vllm,
@@ -28,8 +28,8 @@ from posttrain.generate_vllm import (
 from posttrain.recipe import RlvrRecipe
 from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Source, Train
 from posttrain.recipe.sections import Reward, TrainRollout, Vllm
-from posttrain.rollouts.collect import Prompt
-from posttrain.rollouts.source import Interrupted, RolloutSource
+from posttrain.rollouts.draw import Interrupted, RolloutSource
+from posttrain.rollouts.groups import Prompt
 from tests.evaluate.conftest import build_model
 
 END, STOP = 1, 7  # <eos> of builtin:digits, and 4, the end of turn of the template here
@@ -104,7 +104,7 @@ def test_more_than_the_models_positions():
 
 
 def test_without_vllm_the_request_is_wrong(monkeypatch):
-    monkeypatch.setattr(generate_vllm, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     refuse_without_vllm("transformers")
     with pytest.raises(RequestError, match=r"vllm_server needs vLLM.*posttrain\[vllm\]"):
         refuse_without_vllm("vllm_server")
@@ -178,7 +178,7 @@ def reply(prompt: list[int], j: int) -> list[int]:
 @pytest.fixture
 def start(monkeypatch, digits, tmp_path):
     """`start(backend, model, **)`: a generator on TRL's class; what it would ask of vLLM goes to the fakes above."""
-    monkeypatch.setattr(generate_vllm, "find_spec", lambda name: True)
+    monkeypatch.setattr(vllm, "find_spec", lambda name: True)
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "is_bitsandbytes_available", lambda: False)
     monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)

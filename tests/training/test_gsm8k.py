@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from posttrain.files import read_jsonl
+from posttrain.base.files import read_jsonl
 
 
 @pytest.mark.slow

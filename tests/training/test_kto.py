@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posttrain.data.mismatched import joined
 from posttrain.errors import RequestError
+from posttrain.training.kto import joined
 from tests.training.preferences import far, kto, moved, rows, train, weights, write_recipe
 
 LORA = "model.lora={r: 4, target_modules: [q_proj]}"
@@ -89,7 +89,7 @@ def test_a_step_is_trls(path, tiny, tmp_path):
     ],
 )
 def test_the_estimate_of_a_step(ratios, want):
-    from posttrain.kto import KtoTrainer
+    from posttrain.training.kto import KtoTrainer
 
     alone = SimpleNamespace(reduce=lambda values: values, args=SimpleNamespace(device="cpu"))
     assert float(KtoTrainer._estimate(alone, [torch.tensor(r) for r in ratios])) == want
@@ -189,8 +189,8 @@ def test_replies_of_one_kind_only_are_refused(path):
 )
 def test_weights_that_do_not_make_up_for_the_numbers(caplog, weights, sentence):
     """16 good, 24 bad: a weight w of the good ones is right for 16 w / 24 in [1, 4/3]."""
-    from posttrain.kto import check_labels
     from posttrain.losses.preference import PreferenceOptions
+    from posttrain.training.kto import check_labels
 
     class Table:
         p = np.repeat([1.0, 0.0], [20, 30])
@@ -224,7 +224,7 @@ def test_a_mismatched_row_is_the_prompt_with_the_other_reply():
 
 
 def test_replies_go_round_within_a_global_batch():
-    from posttrain.data.mismatched import MismatchedRows
+    from posttrain.training.kto import MismatchedRows
 
     class Rows(list):
         def places(self):

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.pipeline import dependencies, stage_recipes
 from posttrain.recipe import load
+from posttrain.stages.pipeline import dependencies, stage_recipes
 
 PIPELINE = """\
 pipeline: chain

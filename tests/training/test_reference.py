@@ -102,8 +102,8 @@ def test_places_without_a_model(path, tmp_path):
     with pytest.raises(RequestError, match="reference_model = .*holds none .no tokenizer.json"):
         (tmp_path / "empty").mkdir()
         train(path, preference(reference_model=tmp_path / "empty"))
-    from posttrain.preflight import preflight
     from posttrain.recipe import load_stage
+    from posttrain.stages.preflight import preflight
 
     gone = load_stage(str(path), [preference(reference_model="runs/gone")], "dpo")
     with pytest.raises(RequestError, match="preference.reference_model: runs/gone: no such run or path"):  # fmt: skip
@@ -138,7 +138,7 @@ def test_log_probabilities_of_a_batch_are_not_rounded_under_deepspeed():
 def test_new_rows_are_the_same_in_every_copy(tiny):
     """A live reference is a second copy of the start model; rows for new tokens are drawn."""
     from posttrain.data.tokenizers import load_tokenizer
-    from posttrain.model import load_model
+    from posttrain.models.load import load_model
     from posttrain.recipe.schema import Model
 
     tokenizer = load_tokenizer(str(tiny))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from posttrain.training import checkpoints as ckpt
+from posttrain.rundir import checkpoints as ckpt
 
 STEPS = 60  # enough that three kills always find the run unfinished, however fast the machine
 SETTINGS = [

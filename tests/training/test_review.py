@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from posttrain.base.files import append_line, read_jsonl
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate.meeting import Meeting
-from posttrain.files import append_line, read_jsonl
-from posttrain.model import refuse_leaking_documents
+from posttrain.evaluate.checkpoint import Meeting
+from posttrain.models.load import refuse_leaking_documents
 from posttrain.recipe import load_stage
 from posttrain.recipe.schema import Guard
 from posttrain.recipe.train_rules import EXTRA_ELSEWHERE
 from posttrain.recipe.trl_fields import config_fields
+from posttrain.rundir import checkpoints as ckpt
 from posttrain.sft import train
-from posttrain.training import checkpoints as ckpt
 from posttrain.training.guard import StepGuard
 
 
@@ -88,7 +88,7 @@ def test_scoring_and_heldout_do_not_touch_training(recipe):
     """Dropout on: the same weights with and without."""
     from safetensors.torch import load_file
 
-    from posttrain.evaluate.checkpoint import scorer_for
+    from posttrain.stages.launch import scorer_for
 
     settings = ["model.options={attention_dropout: 0.2}", "checkpoints.save_steps=2", "train.optim=adamw_torch",
                 "train.learning_rate=1e-3"]  # fmt: skip

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from posttrain.base.files import read_jsonl
 from posttrain.errors import WorkError
-from posttrain.files import read_jsonl
 from tests.training import rewards_for_rlvr
 from tests.training.preferences import far, moved, rows, weights
 from tests.training.rollouts import positions, rollouts, train, write_recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from posttrain.training.checkpoints import all_complete
+from posttrain.rundir.checkpoints import all_complete
 from tests.training.preferences import far, rows, weights
 from tests.training.rollouts import rollouts, train, write_recipe
 from tests.training.test_rlvr import LORA, rewarded

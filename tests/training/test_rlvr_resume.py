@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.training.checkpoints import all_complete
+from posttrain.rundir.checkpoints import all_complete
 from tests.training.preferences import far, rows, weights
 from tests.training.rollouts import positions, rollouts, train, write_recipe
 

@@ -133,7 +133,8 @@ def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
 def test_padding_changes_no_log_probability(kind, tmp_path):
     """Prompts padded on the left and completions on the right, against each row alone through the plain model: also where
     positions are absolute. At temperature 1 they are what the generator says it sampled with."""
-    from posttrain.generate import Sampling, TransformersGenerator
+    from posttrain.generation.base import Sampling
+    from posttrain.generation.local import TransformersGenerator
 
     model = tiny_model(tmp_path / "model", kind=kind)
     run, trainer = trained(write_recipe(tmp_path, model), "train.max_steps=1", "rollout.temperature=0.7")  # fmt: skip

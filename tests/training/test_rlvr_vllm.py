@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from posttrain import generate_vllm, rlvr
+from posttrain import rlvr
 from posttrain.data.template import Template
-from posttrain.generate import Sampling, TransformersGenerator
-from posttrain.generate_vllm import VllmGenerator
+from posttrain.generation import vllm
+from posttrain.generation.base import Sampling
+from posttrain.generation.local import TransformersGenerator
+from posttrain.generation.vllm import VllmGenerator
 from posttrain.recipe import load_stage
 from tests.training.conftest import RECIPE
 
@@ -65,7 +67,7 @@ def test_rollouts_of_vllm_are_trained_on_with_their_weights(
         return ratios[-1]
 
     plain = rlvr.importance_ratio
-    monkeypatch.setattr(generate_vllm.VllmGenerator, "start", start)
+    monkeypatch.setattr(vllm.VllmGenerator, "start", start)
     monkeypatch.setattr(rlvr, "importance_ratio", kept)
     more = ["train.max_steps=2", "rollout={num_generations: 4, max_new_tokens: 8, temperature: 0.7, backend: vllm_colocate}"]  # fmt: skip
     run = rlvr.train(load_stage(str(path), more, "rlvr"))
@@ -85,5 +87,5 @@ def test_the_stop_tokens_are_those_of_the_template(monkeypatch):
             tokenizer=tokenizer, template=Template("t", "", tokenizer, (), text)
         )
         trainer = SimpleNamespace(parts=parts, model="model", accelerator="accelerator", state=SimpleNamespace(global_step=3))  # fmt: skip
-        generate_vllm.vllm_generator(trainer, "recipe")
+        vllm.vllm_generator(trainer, "recipe")
     assert [list(one[4]) for one in given] == [[7], []] and given[0][5]() == 3

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from posttrain.base.files import read_jsonl
 from posttrain.errors import RequestError, WorkError
-from posttrain.files import read_jsonl
 from posttrain.recipe import load_stage
+from posttrain.rundir import checkpoints as ckpt
 from posttrain.sft import train
-from posttrain.training import checkpoints as ckpt
 
 
 def go(recipe: Path, *overrides: str, score=None) -> Path:
@@ -68,7 +68,7 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
 
     from posttrain.data.collate import Collator
     from posttrain.data.prepare import HeldoutRows, build
-    from posttrain.data.text import load_text
+    from posttrain.data.template import load_text
 
     overrides = ["evaluate.heldout={share: 0.25, every_steps: 5}", "train.per_device_train_batch_size=8",
                  "train.learning_rate=1e-9"]  # fmt: skip
@@ -155,7 +155,7 @@ def test_scoring_is_called_for_every_checkpoint_and_may_fail(recipe):
 def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    from posttrain.export import export
+    from posttrain.commands.export import export
 
     run = go(recipe, "model.lora={r: 4, alpha: 8}", "train.optim=adamw_torch", "train.learning_rate=1e-2",
              "train.activation_checkpointing=true")  # fmt: skip

@@ -15,11 +15,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 
 from posttrain.data.collate import Collator
-from posttrain.fused import FusedOutput
+from posttrain.models.head import FusedOutput
 from posttrain.recipe.schema import Guard
 from posttrain.sft import HostCopies, SftTrainer
 from posttrain.training.guard import StepGuard
-from posttrain.training.stats import LossStats
+from posttrain.training.metrics import LossStats
 from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import OnHost, count
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from posttrain.data import generators
+from posttrain.data.problems import catalogue
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.recipe import schema
 from posttrain.types import Problem
@@ -21,7 +21,7 @@ class Arithmetic:
     """Settings of the generator that are the task's own."""
 
     @dataclass(frozen=True)
-    class Options(generators.ArithmeticOptions):
+    class Options(catalogue.ArithmeticOptions):
         """Those of the generator; `train_size` and `seed` as in training keep the two sets apart."""
 
         split: str = "test"
@@ -31,10 +31,10 @@ class Arithmetic:
         self.options = options
 
     def check(self) -> None:
-        generators.check(*self._generator())
+        catalogue.check(*self._generator())
 
     def problems(self) -> list[Problem]:
-        rows = generators.generate(*self._generator())
+        rows = catalogue.generate(*self._generator())
         return [Problem(id=r["id"], prompt=r["prompt"], answer=r["answer"]) for r in rows]
 
     def _generator(self) -> tuple[str, dict[str, Any]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Protocol
 
+from posttrain.base.registry import Registry
 from posttrain.recipe import schema
-from posttrain.registry import Registry
 from posttrain.rewards import Bound
 from posttrain.types import Problem
 

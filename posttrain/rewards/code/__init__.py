@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import Literal
 
 from posttrain.errors import RequestError
-from posttrain.rewards.code import check, rows
+from posttrain.rewards.code import check, row
+from posttrain.rewards.code.sandbox import backends
+from posttrain.rewards.code.sandbox.backends import Unusable
+from posttrain.rewards.code.sandbox.pool import pool
 from posttrain.rewards.registry import reward
-from posttrain.rewards.sandbox import backends
-from posttrain.rewards.sandbox.backends import Unusable
-from posttrain.rewards.sandbox.pool import pool
 from posttrain.types import Example, Verdict
 
 Backend = Literal["auto", "bubblewrap", "namespaces", "landlock", "remote"]
@@ -23,7 +23,7 @@ Backend = Literal["auto", "bubblewrap", "namespaces", "landlock", "remote"]
 
 def check_row(example: Example, **options) -> None:
     """Raises ValueError where a row's tests are missing, of the wrong type or do not compile."""
-    rows.tests_of(example)
+    row.tests_of(example)
 
 
 def missing() -> str | None:
@@ -64,17 +64,17 @@ def code(
     Raises:
         RequestError: an option out of range, or a back-end that cannot isolate here (with what to install).
     """
-    if not 0 < timeout <= rows.LONGEST_TIMEOUT:
+    if not 0 < timeout <= row.LONGEST_TIMEOUT:
         raise RequestError(
-            f"reward 'code': timeout = {timeout} must be over 0 and at most {rows.LONGEST_TIMEOUT:g}"
+            f"reward 'code': timeout = {timeout} must be over 0 and at most {row.LONGEST_TIMEOUT:g}"
         )
-    if not 64 <= memory_mb <= rows.MOST_MEMORY:
+    if not 64 <= memory_mb <= row.MOST_MEMORY:
         raise RequestError(
-            f"reward 'code': memory_mb = {memory_mb} must be 64 to {rows.MOST_MEMORY}"
+            f"reward 'code': memory_mb = {memory_mb} must be 64 to {row.MOST_MEMORY}"
         )
     if float_tolerance is not None and not 0 <= float_tolerance < float("inf"):
         raise RequestError(f"reward 'code': float_tolerance = {float_tolerance} must be 0 or more")
-    tests = rows.tests_of(example)
+    tests = row.tests_of(example)
     limits = check.Limits(timeout, memory_mb << 20, queue_timeout, grade, float_tolerance)
     if backend == "remote":
         from posttrain.rewards.code import remote

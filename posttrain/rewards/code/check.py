@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.rewards.code import extract, stdio
-from posttrain.rewards.code.rows import LONGEST_TIMEOUT, Tests
-from posttrain.rewards.sandbox.pool import Pool, QueueFull
-from posttrain.rewards.sandbox.slot import Ended, Slot, SlotLost, frame
-from posttrain.rewards.visible import after_thinking
+from posttrain.rewards.code.row import LONGEST_TIMEOUT, Tests
+from posttrain.rewards.code.sandbox.pool import Pool, QueueFull
+from posttrain.rewards.code.sandbox.slot import Ended, Slot, SlotLost, frame
+from posttrain.rewards.simple.visible import after_thinking
 from posttrain.types import Verdict
 
 OUTPUT = 1 << 20

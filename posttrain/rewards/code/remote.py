@@ -15,9 +15,9 @@ import urllib.request
 from typing import Any
 
 from posttrain.rewards.code import check
-from posttrain.rewards.code.rows import Tests
-from posttrain.rewards.sandbox import bundle
-from posttrain.rewards.sandbox.slot import Ended
+from posttrain.rewards.code.row import Tests
+from posttrain.rewards.code.sandbox import bundle
+from posttrain.rewards.code.sandbox.slot import Ended
 from posttrain.types import Verdict
 
 MODULES = (

@@ -15,9 +15,9 @@ from posttrain.rewards.math.choice import find_letter, letter_of
 from posttrain.rewards.math.compare import Policy
 from posttrain.rewards.math.equality import Tolerance
 from posttrain.rewards.math.extract import find_answer
-from posttrain.rewards.math.judge import decide, plain_number, understand_gold
 from posttrain.rewards.math.limits import TooCostly
 from posttrain.rewards.math.nodes import Words
+from posttrain.rewards.math.verdict import decide, plain_number, understand_gold
 from posttrain.rewards.registry import reward
 from posttrain.types import Verdict
 

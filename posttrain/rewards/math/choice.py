@@ -9,7 +9,7 @@ import re
 
 from posttrain.rewards.math.extract import TAIL, last_boxes
 from posttrain.rewards.math.prose import last_match
-from posttrain.rewards.visible import after_thinking
+from posttrain.rewards.simple.visible import after_thinking
 
 TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 ALONE = re.compile(

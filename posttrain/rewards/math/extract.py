@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from posttrain.rewards.math.limits import LONGEST, TooCostly
 from posttrain.rewards.math.prose import last_match, last_number, number_after
-from posttrain.rewards.visible import after_thinking
+from posttrain.rewards.simple.visible import after_thinking
 
 BOX = re.compile(
     r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>[0-9A-Za-z.,/+-]+))|\\.|[{}]", re.DOTALL

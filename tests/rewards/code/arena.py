@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from attacks import Attack, attacks
 
 from posttrain.rewards.code import check
-from posttrain.rewards.code.rows import tests_of
-from posttrain.rewards.sandbox import backends, pool
-from posttrain.rewards.sandbox.backends import Unusable
+from posttrain.rewards.code.row import tests_of
+from posttrain.rewards.code.sandbox import backends, pool
+from posttrain.rewards.code.sandbox.backends import Unusable
 from posttrain.types import Example
 
 SECONDS = 1.5

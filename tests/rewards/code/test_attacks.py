@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.rewards.sandbox import backends, runtime
+from posttrain.rewards.code.sandbox import backends, runtime
 from tests.conftest import ROOT, require
 
 HERE = Path(__file__).parent

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.rewards.code import check, check_row, code, extract, rows, stdio
+from posttrain.rewards.code import check, check_row, code, extract, row, stdio
 from posttrain.rewards.registry import bind
-from posttrain.rewards.visible import after_thinking
+from posttrain.rewards.simple.visible import after_thinking
 from posttrain.types import Example
 
 ADD = "def add(a, b):\n    return a + b\n"
@@ -283,10 +283,10 @@ def test_bad_rows_are_said_before_anything_runs(row, said):
 
 
 def test_json_text_in_columns():
-    assert rows.tests_of(Example(extra={"tests": '["assert f() == 1"]'})).tests == [
+    assert row.tests_of(Example(extra={"tests": '["assert f() == 1"]'})).tests == [
         "assert f() == 1"
     ]
-    assert rows.tests_of(
+    assert row.tests_of(
         Example(extra={"stdin_tests": '[{"stdin": "a", "stdout": "b"}]'})
     ).stdin == [("a", "b")]
 
@@ -314,9 +314,9 @@ def test_options_are_typed():
 
 
 def test_the_row_s_timeout_is_bounded():
-    assert rows.tests_of(Example(extra={"tests": ["f()"], "timeout": 10**9})).timeout == 120.0
+    assert row.tests_of(Example(extra={"tests": ["f()"], "timeout": 10**9})).timeout == 120.0
     assert (
-        check.clock(rows.tests_of(Example(extra={"tests": ["f()"]})), check.Limits(seconds=3)) == 3
+        check.clock(row.tests_of(Example(extra={"tests": ["f()"]})), check.Limits(seconds=3)) == 3
     )
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.rewards.sandbox.inside.codec import Encoder, ProtocolError, Side
-from posttrain.rewards.sandbox.inside.compare import close
-from posttrain.rewards.sandbox.inside.decode import Decoder
+from posttrain.rewards.code.sandbox.inside.codec import Encoder, ProtocolError, Side
+from posttrain.rewards.code.sandbox.inside.compare import close
+from posttrain.rewards.code.sandbox.inside.decode import Decoder
 
 
 def cross(value):

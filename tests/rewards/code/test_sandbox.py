@@ -16,9 +16,9 @@ import pytest
 
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, code
-from posttrain.rewards.code.rows import tests_of as row_tests
-from posttrain.rewards.sandbox import backends, pool, runtime, selftest
-from posttrain.rewards.sandbox.slot import Slot, SlotLost
+from posttrain.rewards.code.row import tests_of as row_tests
+from posttrain.rewards.code.sandbox import backends, pool, runtime, selftest
+from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 from posttrain.types import Example
 from tests.conftest import ROOT, require
 
@@ -213,7 +213,7 @@ def test_close_ends_every_process():
 
 def test_the_end_of_the_caller_ends_the_sandbox():
     """Killed, not closed: the zygote notices the socket."""
-    program = ("import os, sys, time\nfrom posttrain.rewards.sandbox.pool import pool\nfrom posttrain.rewards.sandbox.backends import LADDER\n"
+    program = ("import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\nfrom posttrain.rewards.code.sandbox.backends import LADDER\n"
                "for b in sys.argv[1:]:\n    with pool(b).slot(9) as s:\n        s.start()\n"
                "print('up', flush=True)\ntime.sleep(60)\n")  # fmt: skip
     usable = [b for b in backends.LADDER if backends.tested(b) is None]

@@ -1,0 +1,236 @@
+"""`posttrain check`: what a recipe means, before any GPU time is spent, in under a second and without torch.
+
+Strict loading, impossible combinations, missing files, first rows; then the resolved recipe, the batch arithmetic for R ranks
+and the sources with their sizes. `--rows N` also tokenises the first rows of each source and shows what is
+trained (this imports transformers). Left out: downloading anything; hub ids are listed, not resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.data import readers
+from posttrain.data.problems import catalogue
+from posttrain.errors import RequestError
+from posttrain.recipe import (
+    Pipeline,
+    Recipe,
+    RlvrRecipe,
+    SampleRecipe,
+    TrainRecipe,
+    load,
+    to_dict,
+    to_yaml,
+)
+from posttrain.recipe.schema import Source
+from posttrain.rundir.checkpoints import resolve
+from posttrain.stages.preflight import is_coming, preflight, sources_of
+
+COUNT_LIMIT = 256 * 2**20
+"""Bytes up to which the rows of JSONL files are counted: above, counting would take longer than a look."""
+
+
+@dataclass
+class Plan:
+    """Batch arithmetic of one run. Examples and steps are None where the rows were not counted."""
+
+    ranks: int
+    global_batch_size: int
+    micro_batch: int
+    accumulation: int
+    tokens_per_step_at_most: int
+    examples_per_epoch: int | None
+    steps: int | None
+    """Upper bound where `num_train_epochs` is given: rows may still be dropped."""
+
+
+def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]:
+    """Rows that each source gives to an epoch, None where they were not counted."""
+    return [
+        None if rows[s.name] is None else min(rows[s.name], s.max_examples or rows[s.name])
+        for s in recipe.data.sources
+    ]
+
+
+def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
+    """The arithmetic of `recipe` on `ranks` ranks. Raises `RequestError` where the batch cannot be split."""
+    from posttrain.recipe.plan import batch_plan, steps_of
+
+    batch = batch_plan(recipe.train, ranks)
+    counts = examples_of(recipe, rows)
+    examples = None if None in counts else sum(counts)
+    if examples is not None and recipe.evaluate.heldout and recipe.evaluate.heldout.share:
+        examples -= sum(int(n * recipe.evaluate.heldout.share) for n in counts)
+    known = recipe.train.max_steps is not None or examples is not None
+    steps = steps_of(recipe, examples or 0) if known else None
+    longest = recipe.data.max_length
+    longest += recipe.rollout.max_new_tokens if isinstance(recipe, RlvrRecipe) else 0
+    return Plan(
+        ranks, batch.global_batch_size, batch.micro, batch.accumulation, batch.global_batch_size * longest, examples, steps,
+    )  # fmt: skip
+
+
+def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
+    """Rows of a source where that is quick to know: generators, JSONL and Parquet; else None."""
+    if source.generator is not None:
+        return len(catalogue.generate(source.generator, source.options))
+    paths = [Path(f["path"]) for f in files]
+    quick = {"jsonl", "parquet"}
+    if not paths or any(readers.kind_of(p) not in quick for p in paths):
+        return None
+    if sum(f["bytes"] for f in files) > COUNT_LIMIT or any(p.suffix == ".gz" for p in paths):
+        return None
+    return sum(readers.count(p) for p in paths)
+
+
+def check(
+    path: str, overrides: list[str], ranks: int, rows: int, console: Console
+) -> dict[str, Any]:
+    """Check a recipe or pipeline and print what it means; the same as data, for `--json`."""
+    recipe = load(path, overrides)
+    if isinstance(recipe, Pipeline):
+        return _check_pipeline(recipe, Path(path), ranks, rows, console)
+    return _check_stage(recipe, (), path, ranks, rows, console)
+
+
+def _check_stage(
+    recipe: Recipe, coming: Collection[str], where: str, ranks: int, rows: int, console: Console
+) -> dict[str, Any]:
+    files = preflight(recipe, coming, where)
+    counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
+    console.print(Text(to_yaml(recipe)))
+    console.print(_source_table(recipe, coming, files, counted))
+    if isinstance(recipe, TrainRecipe):
+        try:
+            arithmetic = asdict(planned := plan(recipe, ranks, counted))
+        except RequestError as error:
+            raise RequestError(f"{where}: {error}") from None
+        console.print(_plan_text(planned, recipe))
+    else:
+        arithmetic = _sampling(recipe, counted)
+        console.print(
+            Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic))
+        )
+    facts = {
+        "recipe": to_dict(recipe),
+        "plan": arithmetic,
+        "sources": {n: {"files": f, "rows": counted[n]} for n, f in files.items()},
+    }
+    if rows:
+        facts["rows"] = _rows(recipe, coming, rows, console)
+    return facts
+
+
+def _sampling(recipe: SampleRecipe, counted: dict[str, int | None]) -> dict[str, Any]:
+    counts = examples_of(recipe, counted)
+    prompts = recipe.max_prompts if None in counts else sum(counts)
+    if recipe.max_prompts is not None and prompts is not None:
+        prompts = min(prompts, recipe.max_prompts)
+    return {
+        "prompts": "all" if prompts is None else prompts,
+        "samples": recipe.rollout.num_generations,
+    }
+
+
+def _rows(
+    recipe: Recipe, coming: Collection[str], n: int, console: Console
+) -> list[dict[str, Any]]:
+    from posttrain.commands.preview import preview
+
+    init = str(recipe.model.init)
+    if recipe.model.tokenizer is None and init.partition("@")[0] in coming:
+        console.print(Text(f"rows: shown once {init} has made its tokenizer"))
+        return []
+    later = [s.path for s in recipe.data.sources if is_coming(s, coming)]
+    if later:
+        console.print(Text(f"rows: shown once {later[0]} is made"))
+        return []
+    return preview(recipe, resolve(init)[0], n, console)
+
+
+def _check_pipeline(
+    pipeline: Pipeline, path: Path, ranks: int, rows: int, console: Console
+) -> dict[str, Any]:
+    from posttrain.stages.pipeline import stage_recipes
+
+    stages: dict[str, Any] = {}
+    recipes = stage_recipes(pipeline, path)
+    coming = {str(Path(r.output_dir) / r.name) for r in recipes.values()}
+    console.print(Text(to_yaml(pipeline)))
+    for name, recipe in recipes.items():
+        console.rule(Text(f"stage {name}"))
+        where = f"{path}: stage {name!r}"
+        stages[name] = _check_stage(recipe, coming, where, ranks, rows, console)
+    return {"pipeline": to_dict(pipeline), "stages": stages}
+
+
+def _source_table(
+    recipe: Recipe,
+    coming: Collection[str],
+    files: dict[str, list],
+    counted: dict[str, int | None],
+) -> Table:
+    table = Table(
+        "source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left"
+    )
+    for at, source in sources_of(recipe):
+        found = files[source.name]
+        origin = source.path or f"generator {source.generator}"
+        hub = source.path is not None and not found
+        size = f"{sum(f['bytes'] for f in found):,}" if found else "hub" if hub else "-"
+        size = "made by a stage" if is_coming(source, coming) else size
+        rows = counted[source.name]
+        weight = (
+            "held out"
+            if at.startswith("evaluate")
+            else "by size"
+            if source.weight is None
+            else f"{source.weight:g}"
+        )
+        counts = "not counted" if rows is None else f"{rows:,}"
+        cells = (source.name, origin, str(len(found) or "-"), size, counts, weight)
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _rollout_lines(recipe: RlvrRecipe) -> list[str]:
+    from posttrain.recipe.plan import aligned, rhythm
+
+    n, every = recipe.rollout.num_generations, rhythm(recipe)
+    batch = recipe.train.global_batch_size * recipe.rollout.steps_per_generation
+    found = [f"rollouts: {batch // n} prompts x {n} completions every {every} step(s)"]
+    save = recipe.checkpoints.save_steps
+    if save is not None and save % every:
+        found.append(
+            f"checkpoints: every {aligned(save, every)} steps, not {save}: at the end of a batch of rollouts"
+        )
+    return found
+
+
+def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
+    prompts = isinstance(recipe, RlvrRecipe)
+    what = "completions" if prompts else "examples"
+    lines = [
+        f"batch: {p.global_batch_size} {what} a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
+        f"x {p.accumulation} (accumulation); at most {p.tokens_per_step_at_most:,} tokens a step"
+    ]
+    if p.steps is None:
+        lines.append("steps: known once the rows are counted (they are when the run prepares them)")
+    else:
+        bound = "" if recipe.train.max_steps else ", at most: rows may still be dropped"
+        examples = (
+            f" ({p.examples_per_epoch:,} {'prompts' if prompts else 'examples'} an epoch{bound})"
+            if p.examples_per_epoch is not None
+            else ""
+        )
+        lines.append(f"steps: {p.steps:,}{examples}")
+    if prompts:
+        lines += _rollout_lines(recipe)
+    return Text("\n".join(lines))

@@ -1,0 +1,104 @@
+"""`posttrain eval`: scores any checkpoint, of a run or from elsewhere, and prints what it scored.
+
+Left out: the checkpoints beside it; `posttrain show` and the scorecard have those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.base.files import refuse_unwritable
+from posttrain.errors import RequestError
+from posttrain.evaluate.settings import task_hash
+from posttrain.evaluate.tasks.catalogue import check_task
+from posttrain.recipe import load
+from posttrain.recipe.build import Problems, build
+from posttrain.recipe.load import apply_override
+from posttrain.recipe.schema import Task
+from posttrain.report.scorecard import write_scorecard
+from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.scores import ScoreStore
+
+
+def evaluate(
+    reference: str,
+    names: list[str],
+    overrides: list[str],
+    out: str | None,
+    template: str | None,
+    console: Console,
+    as_json: bool = False,
+) -> None:
+    """Score `reference` on the named tasks (default: those of its run's recipe)."""
+    path, parent = ckpt.resolve(reference)
+    run = Path(parent["run"]) if parent else None
+    recipe = load(run / "recipe.yaml") if run and (run / "recipe.yaml").is_file() else None
+    known = {t.name: t for t in recipe.evaluate.tasks} if recipe else {}
+    tasks = [_task(known.get(n) or Task(name=n), overrides) for n in names or known]
+    if not tasks:
+        raise RequestError(f"{reference} belongs to no run with tasks; name one with --task")
+    place = (
+        Path(out) if out else run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
+    )
+    refuse_unwritable(place)
+    step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
+    from posttrain.evaluate.checkpoint import score_checkpoint
+
+    style = template or (recipe.data.template if recipe else "tokenizer")
+    name = parent["checkpoint"] if parent else Path(path).name
+    if score_checkpoint(Path(path), step, tasks, place, style, name=name):
+        write_scorecard(place)
+    store = ScoreStore(place)
+    rows = [row for task in tasks for row in _rows(store, task, name)]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for task in tasks:
+        found = [row for row in rows if row["task"] == task.name]
+        console.print(_table(task.name, name, found))
+    console.print(Text(f"scores: {store.path}"))
+
+
+def _rows(store: ScoreStore, task: Task, checkpoint: str) -> list[dict[str, Any]]:
+    """The stored rows of this checkpoint under the settings of `task`, the last of each metric."""
+    half = task_hash(task) + "-"
+    rows = [r for r in store.rows() if (r["checkpoint"], r["task"]) == (checkpoint, task.name)]
+    return list({r["metric"]: r for r in rows if r["settings"].startswith(half)}.values())
+
+
+def _table(task: str, checkpoint: str, rows: list[dict[str, Any]]) -> Table:
+    """A metric a line: no terminal is too narrow for it."""
+    problems = rows[0]["n"] if rows else 0
+    title = Text(f"{task} of {checkpoint}, {problems:,} problem{'s' * (problems != 1)}")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
+    for head, side in (("metric", "left"), ("value", "right"), ("95 % interval", "right")):
+        table.add_column(head, justify=side)
+    for row in rows:
+        low, high = row.get("low"), row.get("high")
+        interval = "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
+        table.add_row(*map(Text, (row["metric"], f"{row['value']:.4g}", interval)))
+    return table
+
+
+def _task(task: Task, overrides: list[str]) -> Task:
+    """`task` with `overrides` applied and checked."""
+    values: Any = OmegaConf.create(dataclasses.asdict(task))
+    for override in overrides:
+        apply_override(values, override, f"the settings of task {task.name}")
+    problems = Problems()
+    built = build(Task, OmegaConf.to_container(values), "", problems)
+    found = [p.message if p.path in p.message else f"{p.path}: {p.message}" for p in problems.found]
+    if built is not None:
+        found = [message for _, message in check_task(built, f"task {task.name}")]
+    if found:
+        raise RequestError("\n".join(found))
+    return built

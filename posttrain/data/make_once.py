@@ -1,0 +1,129 @@
+"""A folder made once: one process works, under a file lock; the others wait for the folder.
+
+They wait with a deadline and stop at once where the work has failed, with its own words. The lock is flock's, so a
+holder that died does not block. Works across machines that share the file system: what counts is the finished folder
+(renamed into place) or the note `<folder>.failed`. Left out: what the work is (tabulate.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from posttrain.base.files import write_json
+from posttrain.errors import PosttrainError, RequestError, WorkError
+
+POLL = 0.5
+"""Seconds between two looks while waiting."""
+
+
+def make_once(folder: Path, make: Callable[[], object], what: str, deadline: float) -> None:
+    """Runs `make`, which creates `folder`, unless it is there or another process is at it: then that is awaited.
+
+    `what` names the work in messages ("source 'gsm8k'"); `deadline` is in the terms of time.monotonic().
+    Half-made folders `<folder>.tmp-*` of processes that were killed are removed.
+
+    Raises:
+        WorkError: the disk refuses, or the deadline passed while another process held the lock.
+        Exception: what `make` raises.
+    """
+    lock = FileLock(f"{folder}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL)
+    except Timeout:
+        raise WorkError(
+            f"{what}: another process prepares the same rows and has held {lock.lock_file} until "
+            "data.prepare_timeout was over; wait for it, or raise the timeout"
+        ) from None
+    except OSError as error:
+        raise _refused(folder, what, error) from error
+    try:
+        if not folder.is_dir():
+            _make(folder, make, what)
+    finally:
+        lock.release()
+
+
+def _make(folder: Path, make: Callable[[], object], what: str) -> None:
+    """Under the lock."""
+    for abandoned in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    note = _note(folder)
+    note.unlink(missing_ok=True)
+    try:
+        make()
+    except OSError as error:
+        refused = _refused(folder, what, error)
+        _leave(note, refused)
+        raise refused from error
+    except Exception as error:
+        _leave(note, error)
+        raise
+
+
+def wait_for(folder: Path, what: str, deadline: float) -> None:
+    """Until another process has made `folder`, or has failed.
+
+    A note that stood here before counts only if it must come true again: a wrong request, since the folder's name
+    stands for everything asked. A full disk of yesterday does not.
+
+    Raises RequestError or WorkError with the words of the failure; WorkError at the deadline.
+    """
+    note = _note(folder)
+    before = _read(note)
+    while True:
+        if folder.parent.is_dir():
+            os.listdir(folder.parent)  # makes a network file system look again
+        if folder.is_dir():
+            return
+        failure = _read(note)
+        if failure and failure["exit_code"] == RequestError.exit_code:
+            raise RequestError(failure["text"])
+        if failure and failure != before:
+            raise WorkError(failure["text"])
+        if time.monotonic() >= deadline:
+            earlier = f" (an earlier attempt failed: {before['text']})" if before else ""
+            raise WorkError(
+                f"{what}: waited until data.prepare_timeout was over for the main process to make {folder}; "
+                f"it has neither finished nor failed: see its log, or raise the timeout{earlier}"
+            )
+        time.sleep(POLL)
+
+
+def _note(folder: Path) -> Path:
+    return Path(f"{folder}.failed")
+
+
+def _leave(note: Path, error: Exception) -> None:
+    known = isinstance(error, PosttrainError)
+    text = str(error) if known else f"the main process failed: {type(error).__name__}: {error}"
+    code = error.exit_code if known else WorkError.exit_code
+    with suppress(WorkError):  # on a full disk; the error itself is what matters
+        write_json(note, {"text": text, "exit_code": code, "at": time.time()})
+
+
+def _read(note: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(note.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _refused(folder: Path, what: str, error: OSError) -> WorkError:
+    try:
+        free = f"{shutil.disk_usage(folder.parent).free / 2**30:.1f} GiB free"
+    except OSError:
+        free = "not there"
+    return WorkError(
+        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {error.strerror or error}. Nothing "
+        "half-written is left. Make room, or choose another place with data.cache_dir or POSTTRAIN_CACHE"
+    )

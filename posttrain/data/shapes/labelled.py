@@ -1,0 +1,72 @@
+"""A row of unpaired preference data to one example with a label: a reply that is wanted, or one that is not.
+
+What `to_example` reads (prompt and completion, or a conversation that ends in the reply) and a column `label`. The label
+goes into the example's `p`, 1.0 for wanted and 0.0 for unwanted, which tables keep and batches carry. Left out: pairs
+(pairs.py), ratings on a scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.data.shapes.rows import to_example
+from posttrain.data.tokens import RowError
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe import schema
+from posttrain.types import Example
+
+LABEL = "label"
+WORDS = {
+    "true": True, "1": True, "desirable": True, "chosen": True, "good": True,
+    "false": False, "0": False, "undesirable": False, "rejected": False, "bad": False,
+}  # fmt: skip
+"""Usual spellings of a label as text."""
+
+
+def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example]:
+    """The example of `row`, its label in `p`.
+
+    Raises:
+        RequestError: no label column, a label that is no yes or no, and as `to_example`.
+        RowError: no_label, and as `to_example`.
+    """
+    name = source.columns.label or LABEL
+    if name not in row:
+        paired = "chosen" in row and "rejected" in row
+        advice = (
+            "it holds pairs: choose another preference.loss, or give each side a row of its own"
+            if paired
+            else "name it under columns.label"
+        )
+        raise RequestError(
+            f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
+        )
+    value = row[name]
+    if value is None or value == "":
+        raise RowError("no_label", f"column {name!r} is empty")
+    wanted = truth(value)
+    if wanted is None:
+        raise RequestError(
+            f"{where}: column {name!r} must be true or false (1 or 0), not {value!r}"
+        )
+    example = ending_in_reply(
+        to_example({k: v for k, v in row.items() if k != name}, source, where)
+    )
+    if example.messages is None and not example.prompt:
+        raise RequestError(f"{where}: a label judges the reply to a prompt, and this is plain text")
+    example.p = float(wanted)
+    return (example,)
+
+
+def ending_in_reply(example: Example) -> Example:
+    """`example`. Raises RowError (no_assistant_turn) where it is a conversation without a last reply to judge."""
+    if example.messages is not None and example.messages[-1]["role"] != "assistant":
+        raise RowError("no_assistant_turn", "the conversation does not end in a reply")
+    return example
+
+
+def truth(value: Any) -> bool | None:
+    """`value` as true or false: booleans, 1 and 0, and the words of `WORDS`; None for anything else."""
+    if isinstance(value, str):
+        return WORDS.get(value.strip().lower())
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None

@@ -1,0 +1,231 @@
+"""Loads models as a recipe says, for training and for scoring.
+
+Left out: what happens to their forward when they train (`fused.py`), adapters (peft's, attached by the trainer).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import is_flash_attn_2_available
+
+from posttrain.errors import RequestError
+from posttrain.models.head import refuse_unsupported_head
+from posttrain.recipe import TrainRecipe
+from posttrain.recipe.schema import Model
+
+log = logging.getLogger(__name__)
+
+KEEPS_DOCUMENTS_APART = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "phi3",
+    "olmo2",
+    "granite",
+)
+"""Model types whose packed documents were seen to be independent (to 3e-6, SDPA)."""
+
+LOADING = (
+    OSError, ValueError, TypeError, ImportError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
+)  # fmt: skip
+"""What `from_pretrained` raises for folders that hold no model, half of one, or arguments it does not know."""
+
+
+def attention_implementation(choice: str) -> str:
+    """The attention implementation to ask transformers for; `auto` says in the log what it picked."""
+    if choice != "auto":
+        return choice
+    flash = torch.cuda.is_available() and is_flash_attn_2_available()
+    picked = "flash_attention_2" if flash else "sdpa"
+    reason = "flash-attn is installed" if flash else "flash-attn or a GPU is missing"
+    log.info("attention: %s (%s)", picked, reason)
+    return picked
+
+
+def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int) -> nn.Module:
+    """The causal language model of `config` with an embedding row for every token of `tokenizer`.
+
+    `init` is the resolved place of trained weights (None with `from_config`). Raises `RequestError` where
+    the model cannot be had.
+    """
+    attention = attention_implementation(config.attention)
+
+    def load(attention: str) -> nn.Module:
+        if config.from_config is None:
+            return _from_pretrained(config, str(init), attention)
+        torch.manual_seed(seed)
+        return _from_config(config, tokenizer, attention)
+
+    try:
+        model = load(attention)
+    except RequestError as error:
+        if config.attention != "auto" or "attention" not in str(error):
+            raise
+        log.info("attention: eager (this model has no %s)", attention)
+        model = load("eager")
+    _resize(model, tokenizer, config, seed)
+    refuse_unsupported_head(model)
+    return model
+
+
+def _from_config(config: Model, tokenizer: Any, attention: str) -> nn.Module:
+    assert config.from_config is not None
+    options = config.from_config.options | {"vocab_size": len(tokenizer)}
+    for name in ("pad", "bos", "eos"):
+        options.setdefault(f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+    try:
+        shape = AutoConfig.for_model(config.from_config.model_type, **options)
+        return AutoModelForCausalLM.from_config(
+            shape, attn_implementation=attention, dtype=_dtype(config), **config.options
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RequestError(f"model.from_config does not describe a model: {error}") from error
+    except Exception as error:  # huggingface_hub's strict dataclasses raise a class of their own
+        if "Strict" in type(error).__name__ or "Validation" in type(error).__name__:
+            raise RequestError(f"model.from_config.options: {error}") from error
+        raise
+
+
+def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
+    quantization = None
+    if config.quantization is not None:
+        q = config.quantization
+        if not torch.cuda.is_available():
+            raise RequestError("model.quantization needs a GPU; train without it on a CPU")
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=q.bits == 4,
+            load_in_8bit=q.bits == 8,
+            bnb_4bit_quant_type=q.type,
+            bnb_4bit_use_double_quant=q.double,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            init,
+            revision=config.revision or "main",
+            attn_implementation=attention,
+            dtype=torch.bfloat16 if quantization else _dtype(config),
+            quantization_config=quantization,
+            trust_remote_code=config.trust_remote_code,
+            **config.options,
+        )
+    except LOADING as error:
+        raise RequestError(f"model.init = {init!r} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, SafetensorError | EOFError | UnpicklingError):
+        return f"its weights are damaged ({error})"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _dtype(config: Model) -> torch.dtype:
+    return torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
+
+
+def _resize(model: nn.Module, tokenizer: Any, config: Model, seed: int) -> None:
+    rows = model.config.get_text_config().vocab_size
+    if len(tokenizer) <= rows:
+        return
+    if config.lora is not None:
+        # An adapter saved over grown rows does not load with from_pretrained: the base on disk has fewer.
+        raise RequestError(
+            f"{len(tokenizer) - rows} token(s) are new to the model, which LoRA cannot add: choose a data.template "
+            "whose tokens it knows, leave out model.add_tokens, or train all weights"
+        )
+    log.info("vocabulary: %d -> %d rows; new ones start around the mean", rows, len(tokenizer))
+    # drawn: the same on every rank, in a run that goes on and in a reference that is loaded apart
+    torch.manual_seed(seed)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+
+
+@torch.no_grad()
+def refuse_leaking_documents(model: nn.Module) -> None:
+    """Raises `RequestError` where a document sees the one before it although position ids restart.
+
+    Some models (learned or no positions, state spaces) ignore that restart under padding-free batches. It is
+    measured: the logits of a document must not depend on what stands before it. Sharded weights cannot be run
+    before the engine is set up; there only families known to keep documents apart pass.
+    """
+    kind = model.config.model_type
+    refusal = f"data.padding_free: {kind} lets documents of one row see each other; turn it off"
+    if any(hasattr(p, "ds_id") for p in model.parameters()):
+        if kind not in KEEPS_DOCUMENTS_APART:
+            raise RequestError(
+                f"data.padding_free under ZeRO-3 is known to be right for {', '.join(KEEPS_DOCUMENTS_APART)} only"
+            )
+        return
+    embedding = model.get_input_embeddings().weight
+    ids = torch.tensor([[1, 2, 3, 2]], device=embedding.device) % len(embedding)
+    positions = torch.arange(4, device=embedding.device).repeat(2)[None]
+    training = model.training
+    model.eval()
+    try:
+        a, b = (
+            model(input_ids=torch.cat([before, ids], 1), position_ids=positions, use_cache=False)
+            .logits[:, 4:]
+            .float()
+            for before in (ids, (ids + 3) % len(embedding))
+        )
+    except TypeError as error:
+        raise RequestError(refusal) from error
+    finally:
+        model.train(training)
+    if (a - b).abs().max() > 1e-2 * a.abs().max():
+        raise RequestError(refusal)
+
+
+def load_scored(path: str | Path, device: str) -> nn.Module:
+    """A checkpoint for evaluation: eval mode, weights as saved, adapters attached, on `device`."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    except LOADING as error:
+        raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
+    return model.eval().to(device)
+
+
+def lora_config(recipe: TrainRecipe) -> Any:
+    """peft's LoraConfig, or None for full fine-tuning."""
+    lora = recipe.model.lora
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
+    try:
+        return LoraConfig(
+            task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
+            target_modules=targets, modules_to_save=lora.modules_to_save or None, **lora.options,
+        )  # fmt: skip
+    except TypeError as error:
+        raise RequestError(f"model.lora.options: {error}") from error
+
+
+@contextlib.contextmanager
+def head_without_adapter(model: Any) -> Iterator[None]:
+    """TRL refuses an adapter on the head, because its own fused head would not train it. Ours does (`fused.py`), so
+    while TRL looks, the head is the layer below the adapter."""
+    plain = model.get_output_embeddings
+
+    def below() -> Any:
+        head = plain()
+        return head.get_base_layer() if hasattr(head, "lora_A") else head
+
+    model.get_output_embeddings = below
+    try:
+        yield
+    finally:
+        del model.get_output_embeddings

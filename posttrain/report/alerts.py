@@ -1,0 +1,107 @@
+"""What a reader of a run must not miss: checks that failed, gates that failed, chosen replies that grow unlikely.
+
+Each is a sentence computed from what was logged, with its threshold. Left out: what every result must be read with
+(`findings.caveats`).
+"""
+
+from __future__ import annotations
+
+from posttrain.base.files import number
+from posttrain.report.facts import FAILED_CHECKS, component_rows
+from posttrain.report.numbers import mean, series, trend
+from posttrain.report.tables import metric_text
+from posttrain.report.text import labels
+from posttrain.rundir.reading import RunData
+
+FALL = 0.1
+"""Nats that the chosen side must have lost to be called falling; and twice its standard error (our choice)."""
+NO_GRADIENT, UNFILLED = 0.5, 0.1
+"""Shares of trained groups without variance, and of groups that refilling could not replace."""
+
+
+def alerts(runs: list[RunData]) -> list[str]:
+    """The sentences, run by run; empty where there is nothing to be warned of."""
+    found = []
+    for run, name in zip(runs, labels(runs), strict=True):
+        each = [*_gates(run), *_checks(run), *_groups(run), *_chosen(run)]
+        found += [f"{name}: {text}" for text in each]
+    return found
+
+
+def _gates(run: RunData) -> list[str]:
+    """The latest failure of each gate, and how often it failed before."""
+    last: dict[tuple[str, str], list[dict]] = {}
+    for row in run.gates:
+        if all(
+            number(row.get(key)) is not None for key in ("value", "reference", "max_drop", "step")
+        ):
+            last.setdefault((str(row.get("task")), str(row.get("metric"))), []).append(row)
+    found = []
+    for (task, metric), rows in last.items():
+        row = max(rows, key=lambda r: r["step"])
+        value, reference = (metric_text(metric, row[key]) for key in ("value", "reference"))
+        against = "the start" if row.get("against") == "start" else "the best so far"
+        more = f" ({len(rows)} checkpoints failed it)" if len(rows) > 1 else ""
+        action = (
+            "the run stopped"
+            if row.get("action") == "stop"
+            else "the checkpoint counts for no best"
+        )
+        found.append(
+            f"gate failed: {task}/{metric} {value} at step {row['step']:,} against {reference} of {against},"
+            f" more than {metric_text(metric, row['max_drop'])} worse; {action}{more}."
+        )
+    return found
+
+
+def _checks(run: RunData) -> list[str]:
+    train = run.metrics.get("train", [])
+    failed = mean(train, "checks_failed")
+    if failed is None or failed <= FAILED_CHECKS:
+        return []
+    steps, values = series(train, "checks_failed")
+    worst = max(range(len(values)), key=values.__getitem__)
+    by = [
+        f"{r['label']} (timeout {r['timeout']}, error {r['error']})"
+        for r in component_rows(run)
+        if r["failed"]
+    ]
+    of = f", of {', '.join(by)}" if by else ""
+    return [
+        f"{failed:.1%} of the checks failed{of}, at worst {values[worst]:.1%} at step {steps[worst]:,};"
+        " what failed is left out of rewards and training, so means speak of the rest only."
+    ]
+
+
+def _groups(run: RunData) -> list[str]:
+    found, train = [], run.metrics.get("train", [])
+    idle = trend(train, "groups/zero_variance")
+    if idle is not None and idle.last > NO_GRADIENT:
+        found.append(
+            f"{idle.last:.0%} of the trained groups gave no gradient at the end (all their rewards are equal)."
+        )
+    sampled, unfilled = (trend(train, f"groups/{key}") for key in ("sampled", "unfilled"))
+    if sampled and unfilled and sampled.last and unfilled.last / sampled.last > UNFILLED:
+        found.append(
+            f"refilling left {unfilled.last:.3g} groups a batch unfilled at the end ({sampled.last:.3g} were sampled)."
+        )
+    return found
+
+
+def _chosen(run: RunData) -> list[str]:
+    """A margin that grows although the chosen reply loses: the rejected one only loses more."""
+    if run.stage != "dpo":
+        return []
+    train = run.metrics.get("train", [])
+    for key, what in (("logratio", "log-ratio to the reference"), ("logps", "log-probability")):
+        chosen, rejected = trend(train, f"{key}/chosen"), trend(train, f"{key}/rejected")
+        if chosen is None or rejected is None:
+            continue
+        if not (chosen.change < -FALL and chosen.clear):
+            return []
+        moves = [f"{t.first:.3g} → {t.last:.3g}".replace("-", "−") for t in (chosen, rejected)]
+        return [
+            f"the chosen replies become less likely: their {what} falls {moves[0]} nats a reply"
+            f" (rejected {moves[1]}) from step {chosen.steps[0]:,} to {chosen.steps[1]:,}."
+        ]
+    return []

@@ -1,0 +1,113 @@
+"""What a stage did to the model it started from: which runs of a page follow one another, and the change in pass@k.
+
+A stage's own score of step 0 is its start; where there is none, the score of the checkpoint it started from, under the
+same settings. Left out: differences between runs side by side (`comparison.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from posttrain.report.numbers import Curve, Difference, Place, curve, difference
+from posttrain.report.story import Story
+from posttrain.report.text import share, signed, span
+from posttrain.rundir.reading import RunData, step_of
+
+FOLLOWING = ("dpo", "rlvr")
+"""Stages that never start from nothing: their step 0 is another run's end, on the page or not."""
+
+
+def parent_of(run: RunData, runs: list[RunData]) -> tuple[RunData, str] | None:
+    """The run of the page that `run` started from, and the checkpoint.
+
+    By path; by name beside it where the folder as a whole has been moved.
+    """
+    parent = run.run.get("parent")
+    if not isinstance(parent, dict) or not parent.get("run"):
+        return None
+    path, checkpoint = Path(str(parent["run"])), str(parent.get("checkpoint") or "")
+    others = [other for other in runs if other is not run]
+    same = [o for o in others if o.path.resolve() == path.resolve()]
+    here = run.path.resolve().parent
+    same = same or [o for o in others if o.path.resolve() == here / path.name]
+    return (same[0], checkpoint) if same else None
+
+
+def offsets(runs: list[RunData]) -> list[int]:
+    """Where each run begins on an axis of steps that lays the stages end to end; all 0 where none follows another."""
+    found: dict[int, int] = {}
+
+    def begin(run: RunData, seen: tuple[int, ...] = ()) -> int:
+        if id(run) not in found:
+            parent = parent_of(run, runs)
+            known = parent is not None and id(parent[0]) not in (*seen, id(run))
+            step = step_of(parent[1]) or 0 if known else 0
+            found[id(run)] = begin(parent[0], (*seen, id(run))) + step if known else 0
+        return found[id(run)]
+
+    return [begin(run) for run in runs]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A run, where it started on one task, and pass@k of both ends, `before` only where `after` has it under the same
+    settings; `parent` is None where it is not on the page."""
+
+    told: Story
+    start: Place
+    before: Curve
+    after: Curve
+    parent: tuple[RunData, str] | None
+
+
+def chain(told: Story, runs: list[RunData]) -> Chain | None:
+    """None where the run started from nothing known, or nothing comparable was scored."""
+    run, task, last = told.run, told.task, told.last.checkpoint
+    parent = parent_of(run, runs)
+    if parent is None and run.stage not in FOLLOWING:
+        return None
+    zero = next((c for c in run.rows(task) if step_of(c) == 0), None)
+    places: list[Place] = [(run, zero)] if zero is not None and zero != last else []
+    places += [parent] if parent is not None else []
+    after = curve(run, task, last)
+    for place in places:
+        scored = curve(place[0], task, place[1])
+        before = {k: s for k, s in scored.items() if k in after and s.settings == after[k].settings}
+        if before:
+            return Chain(told, place, before, after, parent)
+    return None
+
+
+def sentence(c: Chain, name: str | None) -> str:
+    """What changed from the start to the last checkpoint, at the smallest and the largest k. `name`: the parent's."""
+    s = c.told
+    ks = [k for k in dict.fromkeys((s.small, s.large)) if k in c.before] or [*c.before][-1:]
+    moves = " and ".join(_move(c, k) for k in ks)
+    text = f"{s.label}: from {_start(c, name)} to its own step {s.last.step:,}, {moves}"
+    if s.verdict == "falls" and s.best.step > 0:
+        text += f"; pass@{s.large} was best at step {s.best.step:,} ({share(s.best.value)})"
+    return f"{text}."
+
+
+def _start(c: Chain, name: str | None) -> str:
+    """`step 200 of Cross-entropy`; a run that is not on the page is named as it names itself."""
+    parent = c.told.run.run.get("parent")
+    checkpoint = c.parent[1] if c.parent else ""
+    if name is None and isinstance(parent, dict) and parent.get("run"):
+        name, checkpoint = Path(str(parent["run"])).name, str(parent.get("checkpoint") or "")
+    step = step_of(checkpoint)
+    if name is None or not checkpoint:
+        return "its start"
+    return f"{checkpoint if step is None else f'step {step:,}'} of {name}"
+
+
+def _move(c: Chain, k: int) -> str:
+    d = difference(c.told.task, k, c.start, (c.told.run, c.told.last.checkpoint))
+    assert d is not None, "k is shared"
+    values = f"pass@{k} {share(c.before[k].value)} → {share(c.after[k].value)}"
+    return f"{values} ({signed(d.mean)}{span(d)}{_noise(d)})"
+
+
+def _noise(d: Difference) -> str:
+    return ", within noise" if d.clear is False else ""

@@ -1,0 +1,116 @@
+"""The report as Markdown: the same sentences and tables as the page, no pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from posttrain.report import tables
+from posttrain.report.alerts import alerts
+from posttrain.report.facts import component_table, facts
+from posttrain.report.findings import caveats, findings
+from posttrain.report.story import page_title
+from posttrain.report.text import labels, printable
+from posttrain.rundir.reading import PipelineData, RunData
+
+
+def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
+    """Findings, stages, scores, training by stage, data, recipe differences and origin of `runs`."""
+    names = labels(runs)
+    heading = pipeline.name if pipeline else page_title(runs)
+    notes = [*caveats(runs), *(pipeline.troubles if pipeline else [])]
+    parts = [f"# {safe(heading)}", bullets(findings(runs) if runs else [])]
+    parts += ["\n".join(f"- **{safe(text)}**" for text in alerts(runs)), bullets(notes)]
+    if pipeline:
+        head = ("stage", "run", "status", "seconds", "error")
+        rows = [
+            [
+                tables.plain(s[k]) if s.get(k) is not None else tables.ABSENT
+                for k in ("name", *head[1:])
+            ]
+            for s in pipeline.stages
+        ]
+        parts += ["## Stages", grid(head, rows)]
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        parts.append(f"## {safe(task)}")
+        for run, name in zip(runs, names, strict=True):
+            if run.rows(task):
+                parts += [f"### {safe(name)}", scores(run, task)]
+    for run, name in zip(runs, names, strict=True):
+        parts += [f"## Stage of {safe(name)}", stage(run)] if facts(run) else []
+    for run, name in zip(runs, names, strict=True):
+        if tables.mixture_rows(run):
+            parts += [f"## Data of {safe(name)}", mixture(run)]
+    difference = tables.recipe_difference(runs) if len(runs) > 1 else []
+    if difference:
+        parts += ["## Recipe differences", grid(["key", *names], [[k, *v] for k, v in difference])]
+    origin = [[what, *values] for what, values in tables.provenance(runs)]
+    parts += ["## Where this comes from", grid(["", *names], origin)]
+    return printable("\n\n".join(part for part in parts if part) + "\n")
+
+
+def scores(run: RunData, task: str) -> str:
+    """Scores of one task by checkpoint, the best of a column in bold, intervals in brackets."""
+    table = tables.score_table(run, task)
+    rows = []
+    for _, step, cells in table.rows:
+        texts = [f"**{c.text}**" if c.best else c.text for c in cells]
+        rows.append(
+            [f"{step:,}"]
+            + [
+                t + (f" [{c.interval}]" if c.interval else "")
+                for t, c in zip(texts, cells, strict=True)
+            ]
+        )
+    return grid(["step", *table.columns], rows, escape=False)
+
+
+def stage(run: RunData) -> str:
+    """What the stage did, first to last tenth of its log, and what each component of its reward said."""
+    parts = [
+        grid(["what", "first → last tenth of the log" if run.metrics else ""], facts(run).items())
+    ]
+    head, rows = component_table(run)
+    parts += [grid(head, rows)] if rows else []
+    return "\n\n".join(parts)
+
+
+def mixture(run: RunData) -> str:
+    keys = (
+        "name",
+        "path",
+        "read",
+        "kept",
+        "dropped",
+        "tokens",
+        "trained",
+        "asked",
+        "realised",
+        "repeats",
+    )
+    rows = []
+    for row in tables.mixture_rows(run):
+        shares = {
+            k: f"{row[k]:.1%}" if row[k] is not None else tables.ABSENT
+            for k in ("asked", "realised")
+        }
+        rows.append([str((row | shares)[key]) for key in keys])
+    return grid(["source", *keys[1:]], rows)
+
+
+def bullets(lines: list[str]) -> str:
+    return "\n".join(f"- {safe(line)}" for line in lines)
+
+
+def grid(head: Iterable[str], rows: Iterable[Iterable[str]], escape: bool = True) -> str:
+    """A Markdown table. `escape=False` for cells that carry markup of ours."""
+    top = [safe(cell) for cell in head]
+    body = [[safe(c) if escape else c for c in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [top, ["---"] * len(top), *body])
+
+
+def safe(text: str) -> str:
+    """Text that stays text in Markdown: one line, no markup, no table break."""
+    text = " ".join(str(text).split())
+    for mark in "\\`*|":
+        text = text.replace(mark, f"\\{mark}")
+    return text.replace("](", "]\\(").replace("<", "&lt;").replace(">", "&gt;")

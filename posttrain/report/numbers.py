@@ -1,0 +1,189 @@
+"""Numbers between two checkpoints: pass@k of a problem, curves, paired differences, crossovers, pooling.
+
+What a score in `scores.jsonl` says is taken from there; per-problem samples serve only what a mean
+cannot give (a paired interval, a pooled curve). Left out: the formulas
+(`metrics.py`, `intervals.py`), and words (`findings.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Any
+
+import numpy as np
+
+from posttrain.base.files import number
+from posttrain.evaluate.intervals import paired
+from posttrain.evaluate.metrics import pass_at_k, pass_at_n, pooled_pass_at_n
+from posttrain.rundir.reading import RunData, pass_k
+from posttrain.types import Score
+
+Curve = dict[int, Score]
+"""k -> score of pass@k, k ascending."""
+
+
+def curve(run: RunData, task: str, checkpoint: str) -> Curve:
+    """pass@k of one checkpoint."""
+    metrics = run.rows(task).get(checkpoint, {})
+    found = {k: s for m, s in metrics.items() if (k := pass_k(m)) is not None}
+    return dict(sorted(found.items()))
+
+
+def curves(run: RunData, task: str) -> dict[str, Curve]:
+    """checkpoint -> pass@k, for every checkpoint that has one, by step."""
+    found = {checkpoint: curve(run, task, checkpoint) for checkpoint in run.rows(task)}
+    return {checkpoint: points for checkpoint, points in found.items() if points}
+
+
+def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
+    """id -> pass@k of each problem: from `logp` exactly, else from the counts of its completions.
+
+    A problem with fewer than k judged completions has no value.
+    """
+    found: dict[str, float] = {}
+    for row in rows:
+        if isinstance(row.get("logp"), (int, float)) and not math.isnan(row["logp"]):
+            found[str(row.get("id"))] = float(pass_at_n(row["logp"], k))
+        elif row.get("completions"):
+            values = [c.get("value") for c in row["completions"]]
+            judged = [v for v in values if v is not None]
+            n, c = len(judged), sum(v >= 1.0 for v in judged)
+            if n >= k:
+                found[str(row.get("id"))] = float(pass_at_k(c, n, k)[0])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """b - a of a mean. `low`/`high` at the 95 % level where problems could be paired, else None;
+    `clear` says whether it exceeds its noise (None: nothing to judge by)."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    clear: bool | None = None
+
+
+Place = tuple[RunData, str]
+"""A run and one of its checkpoints."""
+
+
+def difference(task: str, k: int, a: Place, b: Place) -> Difference | None:
+    """pass@k of `b` minus that of `a`, paired where the samples of both reproduce their scores.
+
+    Samples may be a part of what was scored; a pairing over another set of problems would not belong to
+    the scores shown beside it, hence the check. None where either has no score.
+    """
+    scores = [curve(run, task, checkpoint).get(k) for run, checkpoint in (a, b)]
+    if scores[0] is None or scores[1] is None:
+        return None
+    values, groups = [], {}
+    for (run, checkpoint), score in zip((a, b), scores, strict=True):
+        rows = run.samples(checkpoint, task)
+        by_id = problem_values(rows, k)
+        if not by_id or abs(sum(by_id.values()) / len(by_id) - score.value) > 1e-3:
+            return _unpaired(*scores)
+        groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
+        values.append(by_id)
+    first, second = values
+    if first.keys() != second.keys():
+        return _unpaired(*scores)
+    d = paired([*first.values()], [second[i] for i in first], [groups[i] for i in first], "t")
+    if d.low is None or d.high is None:
+        return _unpaired(*scores)
+    return Difference(d.value, d.low, d.high, clear=not d.low <= 0.0 <= d.high)
+
+
+def _unpaired(a: Score, b: Score) -> Difference:
+    bounds = (a.low, a.high, b.low, b.high)
+    if any(bound is None for bound in bounds):
+        return Difference(b.value - a.value)
+    return Difference(b.value - a.value, clear=bool(b.low > a.high or b.high < a.low))
+
+
+def crossovers(a: Curve, b: Curve) -> list[float]:
+    """Every N where `b - a` changes sign, between neighbouring k both have, linear in log2 N.
+
+    A stretch of ties between two signs counts once, in its middle; ties at either end are no crossing.
+    """
+    signed = [(math.log2(k), b[k].value - a[k].value) for k in a if k in b]
+    apart = [(x, d) for x, d in signed if d != 0.0]
+    found = []
+    for (x0, d0), (x1, d1) in zip(apart, apart[1:], strict=False):
+        if (d0 < 0) != (d1 < 0):
+            ties = [x for x, d in signed if d == 0.0 and x0 < x < x1]
+            x = (ties[0] + ties[-1]) / 2 if ties else x0 + (x1 - x0) * d0 / (d0 - d1)
+            found.append(2.0**x)
+    return found
+
+
+def pooled(run: RunData, task: str, ns: list[int]) -> tuple[dict[int, float], int]:
+    """pass@N when N attempts are spread evenly over K checkpoints, and K; empty below two with `logp`.
+
+    mean over problems of 1 - prod_k (1 - p_k)^(N/K), over the problems every checkpoint has. The untrained
+    model (step 0) is left out.
+    """
+    tables = []
+    for checkpoint, metrics in run.rows(task).items():
+        if next(iter(metrics.values())).step > 0:
+            table = {
+                str(r.get("id")): float(r["logp"])
+                for r in run.samples(checkpoint, task)
+                if isinstance(r.get("logp"), (int, float)) and not math.isnan(r["logp"])
+            }
+            if table:
+                tables.append(table)
+    ids = sorted(set.intersection(*map(set, tables))) if len(tables) >= 2 else []
+    if not ids:
+        return {}, 0
+    logps = np.array([[table[i] for i in ids] for table in tables])
+    return {n: float(pooled_pass_at_n(logps, n).mean()) for n in ns}, len(tables)
+PART = 0.1
+"""Share of the logged steps at either end that a trend averages over (our choice)."""
+
+
+def series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of a metric where it was logged."""
+    found = [(row["step"], v) for row in rows if (v := number(row.get(key))) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Means of the first and last `count` logged values, the steps of the first and the very last one, and the
+    standard error of the difference of both means (0 where one value stands for each)."""
+
+    first: float
+    last: float
+    steps: tuple[int, int]
+    count: int
+    error: float
+
+    @property
+    def change(self) -> float:
+        return self.last - self.first
+
+    @property
+    def clear(self) -> bool:
+        """Whether the change exceeds twice its standard error, which takes the logged values as independent."""
+        return abs(self.change) > 2 * self.error
+
+
+def trend(rows: Sequence[dict[str, Any]], key: str) -> Trend | None:
+    """What `key` did over `rows`; None where it was never logged."""
+    steps, values = series(rows, key)
+    if not values:
+        return None
+    count = max(1, min(round(len(values) * PART), len(values) // 2))
+    ends = values[:count], values[-count:]
+    error = math.sqrt(sum(variance(end) / count for end in ends)) if count > 1 else 0.0
+    return Trend(fmean(ends[0]), fmean(ends[1]), (steps[0], steps[-1]), count, error)
+
+
+def mean(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Mean of `key` over all logged steps."""
+    _, values = series(rows, key)
+    return fmean(values) if values else None

@@ -1,0 +1,219 @@
+"""One self-contained HTML page for one run, several runs, or a pipeline. No network, no script.
+
+Headline sentences first, then the pictures they rest on, tables, what sampling stages found, training by stage, data,
+samples, recipe, origin.
+Everything a run wrote is escaped by the template; the page forbids scripts by its own policy besides.
+Left out: the numbers (`curves.py`), sentences (`findings.py`), tables (`tables.py`), pictures (`plots.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup, escape
+
+from posttrain.base.files import write_text
+from posttrain.errors import RequestError
+from posttrain.report import chains, plots, tables, training_figures
+from posttrain.report.alerts import alerts
+from posttrain.report.findings import caveats, findings
+from posttrain.report.markdown import markdown_report
+from posttrain.report.numbers import Curve, curves, pooled
+from posttrain.report.step_plots import Line, over_steps
+from posttrain.report.story import page_title
+from posttrain.report.text import labels, loss_name, printable
+from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
+
+__all__ = ["load_runs", "markdown_report", "render", "write_report"]
+
+
+def load_runs(paths: list[Path]) -> tuple[list[RunData], PipelineData | None]:
+    """Runs at `paths`, pipelines replaced by their stages' runs; and the pipeline if it is the only path."""
+    if not paths:
+        raise RequestError("a report needs at least one run directory")
+    runs: list[RunData] = []
+    pipeline = None
+    for path in map(Path, paths):
+        if is_pipeline(path):
+            pipeline = PipelineData.load(path)
+            runs += pipeline.runs
+        else:
+            runs.append(RunData.load(path))
+    return runs, pipeline if len(paths) == 1 else None
+
+
+def write_report(paths: list[Path], out: Path | None = None) -> Path:
+    """Writes the page (default `<first path>/report.html`) and returns where. Raises `RequestError`."""
+    runs, pipeline = load_runs(paths)
+    out = Path(out) if out is not None else Path(paths[0]) / "report.html"
+    write_text(out, render(runs, pipeline))
+    return out
+
+
+def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
+    """The page as a string."""
+    names = labels(runs)
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    samples = _samples(runs)  # first: what cannot be read is a caveat
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("page.html").render(
+        title=pipeline.name if pipeline else page_title(runs),
+        meta=_meta(runs, tasks, pipeline),
+        names=names,
+        findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
+        alerts=alerts(runs),
+        caveats=[*caveats(runs), *(pipeline.troubles if pipeline else [])],
+        stages=pipeline.stages if pipeline else [],
+        tasks=[_task(runs, names, task, i) for i, task in enumerate(tasks)],
+        sampling=training_figures.sampling(runs),
+        training=training_figures.sections(runs, names),
+        mixtures=_mixtures(runs),
+        samples=samples,
+        difference=tables.recipe_difference(runs),
+        recipes=[(i, highlight(r.recipe_text)) for i, r in enumerate(runs) if r.recipe_text],
+        provenance=tables.provenance(runs),
+    )
+    return printable(page)
+
+
+def _meta(runs: list[RunData], tasks: list[str], pipeline: PipelineData | None) -> str:
+    seconds = pipeline.info.get("seconds") if pipeline else runs[0].run.get("seconds")
+    if not pipeline and len(runs) > 1:
+        seconds = None
+    parts = [f"{len(runs)} runs" if len(runs) != 1 else "1 run", *tasks]
+    parts += [str(run.run["started"])[:10] for run in runs[:1] if run.run.get("started")]
+    parts += [f"{seconds:,.0f} s"] if isinstance(seconds, (int, float)) else []
+    return " · ".join(parts)
+
+
+def _attributed(text: str, names: list[str]) -> tuple[Markup, int | None]:
+    """A finding that opens with a run's label -> (the rest, intervals in small type, the run's index)."""
+    run = next((i for i, name in enumerate(names) if text.startswith(f"{name}: ")), None)
+    rest = text if run is None else text[len(names[run]) :]
+    small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(rest)))
+    return Markup(small), run
+
+
+def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dict[str, Any]:
+    return {"title": title, "svg": Markup(svg), "note": note, "run": run}
+
+
+def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str, Any]:
+    """Pictures and tables of one task; `t` keeps the ids of its pictures apart from other tasks'."""
+    held = [(i, run, table) for i, run in enumerate(runs) if (table := curves(run, task))]
+    ks = sorted({k for _, _, table in held for points in table.values() for k in points})
+    main, more = [], []
+    if len(ks) > 1:
+        for i, run, table in held:
+            pool, number = pooled(run, task, ks)
+            note = "a line a checkpoint; band: 95 % interval of the last"
+            if pool:
+                note += f"; dashed: the same attempts spread over {number} checkpoints"
+            steps = {next(iter(points.values())).step: points for points in table.values()}
+            main.append(
+                _figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i)
+            )
+    if len(held) > 1:
+        last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
+        note = "95 % intervals" if len(held) <= 3 else ""
+        note += "; a ring where the curves cross" if len(held) == 2 else ""
+        svg = plots.comparison(f"t{t}x", last)
+        main.append(_figure("Last checkpoints compared", svg, note))
+    few = len(held) <= 3
+    begins = chains.offsets(runs)
+    x = "step, stages end to end" if any(begins) else "step"
+    for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
+        lines = [
+            _score_line(i, names[i] if len(held) > 1 else "", table, k, few, begins[i])
+            for i, _, table in held
+        ]
+        scale = "share" if k > 16 else "zero"
+        svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, scale, x=x)
+        title = f"pass@{k} {'through the stages' if any(begins) else 'over training'}"
+        more.append(_figure(title, svg, "95 % intervals" if few else ""))
+    more += _histogram(runs, names, task, t)
+    shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
+    if len(held) == 1:
+        main, more = main + more, []
+    return {"name": task, "main": main, "more": more, "tables": shown}
+
+
+def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool, begin: int) -> Line:
+    points = [points[k] for points in table.values() if k in points]
+    line = Line(name, [begin + s.step for s in points], [s.value for s in points], i, marker=True)
+    if band and all(s.low is not None and s.high is not None for s in points):
+        line.band = ([s.low for s in points], [s.high for s in points])
+    return line
+
+
+def _histogram(runs: list[RunData], names: list[str], task: str, t: int) -> list[dict[str, Any]]:
+    held = []
+    for i, run in enumerate(runs):
+        checkpoint = next(reversed(run.rows(task)), "")
+        rows = run.samples(checkpoint, task) if checkpoint else []
+        logp = [r["logp"] for r in rows if isinstance(r.get("logp"), (int, float))]
+        if logp:
+            n = run.recipe["loss"].get("n") if loss_name(run) == "confidence_limited" else None
+            held.append((names[i], np.array(logp), n, i))
+    if not held:
+        return []
+    svg = plots.probability_histogram(f"t{t}p", held)
+    note = "share of problems, last checkpoint"
+    note += "; dotted: 1/N of the loss" if any(n for _, _, n, _ in held) else ""
+    return [_figure("How sure of the right answer", svg, note)]
+
+
+def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
+    """One entry for every distinct mixture: runs on the same rows share it."""
+    found: dict[str, dict[str, Any]] = {}
+    for i, run in enumerate(runs):
+        rows = tables.mixture_rows(run)
+        if not rows:
+            continue
+        key = str(run.mixture.get("fingerprint") or f"run {i}")
+        if key in found:
+            found[key]["runs"].append(i)
+            continue
+        bars = [(r["name"], r["asked"], r["realised"]) for r in rows]
+        m = run.mixture
+        counted = {"examples in all": "examples_total", "an epoch": "examples_per_epoch"}
+        notes = [f"{tables.count(m[key])} {what}" for what, key in counted.items() if key in m]
+        notes += [f"weights count {m['weighting']}"] if "weighting" in m else []
+        notes += [f"overlap with the tasks: {tables.plain(m.get('overlap', 'not measured'))}"]
+        svg = Markup(plots.mixture_bars(f"d{i}", bars)) if len(bars) > 1 else ""
+        found[key] = {"runs": [i], "rows": rows, "svg": svg, "note": "; ".join(notes)}
+    return list(found.values())
+
+
+def _samples(runs: list[RunData]) -> list[dict[str, Any]]:
+    found = []
+    for i, run in enumerate(runs):
+        for task in run.tasks:
+            checkpoint, groups = tables.sample_groups(run, task)
+            if groups:
+                found.append({"run": i, "title": f"{task} · {checkpoint}", "groups": groups})
+        groups = tables.rollout_groups(run)
+        if groups:
+            title = f"rollouts, up to {run.rollouts.kind} {next(reversed(run.rollouts.files)):,}"
+            found.append({"run": i, "title": title, "groups": groups})
+    return found
+
+
+def highlight(text: str) -> Markup:
+    """YAML with its keys and comments marked; everything is escaped."""
+    lines = []
+    for line in text.splitlines():
+        match = re.match(r"(\s*(?:- )*)([\w.@/-]+)(:)(?=\s|$)(.*)", line)
+        if line.lstrip().startswith("#"):
+            lines.append(Markup("<em>{}</em>").format(line))
+        elif match:
+            lines.append(Markup("{}<i>{}</i>{}{}").format(*match.groups()))
+        else:
+            lines.append(escape(line))
+    return Markup("\n").join(lines)

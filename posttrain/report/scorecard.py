@@ -1,0 +1,31 @@
+"""`scorecard.md` of a run: a table a task, checkpoints by step, values with their intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from posttrain.base.files import write_text
+from posttrain.report.markdown import safe, scores
+from posttrain.report.tables import score_table
+from posttrain.rundir.reading import RunData
+from posttrain.rundir.scores import ScoreStore
+
+
+def write_scorecard(run_dir: str | Path) -> Path:
+    """Renew `scorecard.md` from `scores.jsonl`; returns its path. Raises WorkError where the disk refuses."""
+    path = Path(run_dir) / "scorecard.md"
+    write_text(path, scorecard_markdown(run_dir))
+    return path
+
+
+def scorecard_markdown(run_dir: str | Path) -> str:
+    """Values with their 95 % intervals, the best of a metric in bold."""
+    if not ScoreStore(run_dir).rows():
+        return "# Scores\n\nNothing has been scored yet.\n"
+    run = RunData.load(run_dir)
+    parts = [f"# Scores of {safe(run.name)}"]
+    for task in run.tasks:
+        problems = score_table(run, task).problems
+        parts.append(f"## {safe(task)} ({problems:,} problem{'s' * (problems != 1)})")
+        parts.append(scores(run, task))
+    return "\n\n".join(parts) + "\n"

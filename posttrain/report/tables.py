@@ -1,0 +1,269 @@
+"""The tables and samples of a report as plain values, shared by the HTML page, the Markdown and `show`.
+
+Left out: pictures (`plots.py`), sentences (`findings.py`), and any markup.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from posttrain.base.files import number
+from posttrain.recipe.load import flatten
+from posttrain.recipe.sections import LOWER_IS_BETTER
+from posttrain.report.text import both_ends, printable, share
+from posttrain.rundir.reading import RunData, pass_k
+from posttrain.rundir.rollouts import Completion, pick
+from posttrain.types import Score
+
+SHOWN_K = (1, 16, 256, 4096)
+NO_BEST = ("tokens_mean", "tokens_median")
+UNIT = ("pass@", "maj@", "truncated", "parsed", "accuracy")
+"""Metrics in [0, 1], printed like .165."""
+TEXT_SHOWN = 900
+"""Characters of a prompt or completion that the page shows."""
+REASON_SHOWN = 200
+"""Characters of what one component of a reward says."""
+ABSENT = "–"
+
+
+@dataclass(slots=True)
+class Cell:
+    text: str
+    interval: str = ""
+    best: bool = False
+
+
+@dataclass(slots=True)
+class Table:
+    """Rows of one run on one task: (checkpoint, step, a cell a column)."""
+
+    columns: list[str]
+    rows: list[tuple[str, int, list[Cell]]]
+    problems: int
+
+
+def metric_text(metric: str, value: float) -> str:
+    return share(value) if metric.startswith(UNIT) else f"{value:.4g}".replace("-", "−")
+
+
+def shown_metrics(metrics: list[str]) -> list[str]:
+    """At most four pass@k (1, 16, 256, 4096 where measured, else spread evenly), then all other metrics."""
+    ks = sorted(k for m in metrics if (k := pass_k(m)) is not None)
+    shown = ks if len(ks) <= 4 else [k for k in SHOWN_K if k in ks]
+    if len(ks) > 4 and len(shown) < 3:
+        shown = [ks[round(i * (len(ks) - 1) / 3)] for i in range(4)]
+    return [f"pass@{k}" for k in shown] + sorted(m for m in metrics if pass_k(m) is None)
+
+
+def score_table(run: RunData, task: str) -> Table:
+    rows = run.rows(task)
+    columns = shown_metrics(list({m for metrics in rows.values() for m in metrics}))
+    best: dict[str, float] = {}
+    for metric in columns:
+        values = [metrics[metric].value for metrics in rows.values() if metric in metrics]
+        if len(set(values)) > 1 and metric not in NO_BEST:
+            best[metric] = min(values) if metric in LOWER_IS_BETTER else max(values)
+    table = []
+    for checkpoint, metrics in rows.items():
+        cells = [_cell(metrics.get(m), best.get(m)) for m in columns]
+        table.append((checkpoint, next(iter(metrics.values())).step, cells))
+    return Table(columns, table, max((s.n for m in rows.values() for s in m.values()), default=0))
+
+
+def _cell(score: Score | None, best: float | None) -> Cell:
+    if score is None:
+        return Cell(ABSENT)
+    interval = ""
+    if score.low is not None and score.high is not None:
+        interval = "–".join(metric_text(score.metric, v) for v in (score.low, score.high))
+    return Cell(metric_text(score.metric, score.value), interval, score.value == best)
+
+
+def mixture_rows(run: RunData) -> list[dict[str, Any]]:
+    """One row a source: counts as text, drops with their reasons, shares as numbers or None."""
+    rows = []
+    sources = run.mixture.get("sources")
+    for source in sources if isinstance(sources, list) else []:
+        if not isinstance(source, dict):
+            continue
+        dropped = source.get("dropped")
+        dropped = dropped if isinstance(dropped, dict) else {}
+        dropped = {str(reason): n for reason, n in dropped.items() if isinstance(n, int) and n}
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in dropped.items())
+        rows.append(
+            {
+                "name": printable(source.get("name", "?")),
+                "path": str(source.get("path") or source.get("generator") or ""),
+                "read": count(source.get("rows_read")),
+                "kept": count(source.get("rows_kept")),
+                "dropped": f"{sum(dropped.values()):,}" + (f" ({reasons})" if reasons else ""),
+                "tokens": count(source.get("tokens")),
+                "trained": count(source.get("trained_tokens")),
+                "asked": number(source.get("share_asked")),
+                "realised": number(source.get("share_realised")),
+                "seen": count(source.get("examples_seen")),
+                "repeats": count(source.get("repeats")),
+            }
+        )
+    return rows
+
+
+def count(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ABSENT
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def recipe_difference(runs: list[RunData]) -> list[tuple[str, list[str]]]:
+    """Recipe keys in which the runs differ, flat: (key, a value a run). Names and folders are left out."""
+    flat = [{k: v for k, v in flatten(run.recipe).items() if k} for run in runs]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if k not in ("name", "output_dir")]
+    rows = []
+    for key in keys:
+        values = [f.get(key, ...) for f in flat]
+        if any(v != values[0] or type(v) is not type(values[0]) for v in values[1:]):
+            rows.append((key, [ABSENT if v is ... else plain(v) for v in values]))
+    return rows
+
+
+def plain(value: Any) -> str:
+    """A value as YAML would show it, in one line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {plain(v)}" for k, v in value.items()) or ABSENT
+    if isinstance(value, list):
+        return ", ".join(plain(v) for v in value) or "[]"
+    return str(value)
+
+
+@dataclass(slots=True)
+class Sample:
+    """One thing to look at: `mark` is right | wrong | cut | failed | none, `note` what was measured of it."""
+
+    id: str
+    prompt: str
+    answer: str
+    text: str
+    mark: str
+    note: str
+
+
+def sample_groups(
+    run: RunData, task: str, each: int = 3
+) -> tuple[str, list[tuple[str, list[Sample]]]]:
+    """(checkpoint, groups) of the last checkpoint with samples: highest and lowest probability for exact
+    tasks; right, wrong, cut off and unjudged completions for sampled ones, a problem once a group."""
+    for checkpoint in reversed(run.rows(task)):
+        rows = run.samples(checkpoint, task)
+        if rows:
+            exact = [r for r in rows if isinstance(r.get("logp"), (int, float))]
+            groups = _by_probability(exact, each) if exact else _by_verdict(rows, each)
+            return checkpoint, [(title, found) for title, found in groups if found]
+    return "", []
+
+
+def _by_probability(rows: list[dict[str, Any]], each: int) -> list[tuple[str, list[Sample]]]:
+    order = sorted(rows, key=lambda r: -r["logp"])
+    groups = [("Most probable answers", order[:each])]
+    if len(order) > each:
+        groups.append(("Least probable answers", order[: each - 1 : -1][:each]))
+    return [(title, [_exact(row) for row in part]) for title, part in groups]
+
+
+def _exact(row: dict[str, Any]) -> Sample:
+    greedy = row.get("greedy")
+    right = greedy is not None and str(greedy).strip() == str(row.get("answer")).strip()
+    mark = "none" if greedy is None else "right" if right else "wrong"
+    text = "" if greedy is None else str(greedy)
+    return _sample(row, text, mark, f"p = {math.exp(min(row['logp'], 0.0)):.3g}")
+
+
+def _by_verdict(rows: list[dict[str, Any]], each: int) -> list[tuple[str, list[Sample]]]:
+    groups: dict[str, list[Sample]] = {"Right": [], "Wrong": [], "Cut off": [], "Not judged": []}
+    marks = {"Right": "right", "Wrong": "wrong", "Cut off": "cut", "Not judged": "none"}
+    for row in rows:
+        seen = set()
+        for c in row.get("completions") or []:
+            value = c.get("value")
+            title = "Not judged" if value is None else "Right" if value >= 1.0 else "Wrong"
+            title = "Cut off" if c.get("finish") == "length" else title
+            if title in seen or len(groups[title]) >= each:
+                continue
+            seen.add(title)
+            note = [str(c.get("status") or ""), str(c.get("reason") or "")]
+            note += [f"{c['tokens']} tokens"] if "tokens" in c else []
+            note += [f"value {value:g}"] if value is not None and title == "Cut off" else []
+            text = ", ".join(part for part in note if part and part != "scored")
+            groups[title].append(_sample(row, str(c.get("text", "")), marks[title], text))
+        if all(len(found) >= each for found in groups.values()):
+            break
+    return list(groups.items())
+
+
+def _sample(row: dict[str, Any], text: str, mark: str, note: str) -> Sample:
+    prompt, answer = str(row.get("prompt", "")), str(row.get("answer", ""))
+    return Sample(str(row.get("id", "")), short(prompt), short(answer), short(text), mark, note)
+
+
+def rollout_groups(run: RunData) -> list[tuple[str, list[Sample]]]:
+    """Completions of the last rollout files worth a look, with what each component said."""
+    return [(title, [_rollout(c) for c in found]) for title, found in pick(run.rollouts)]
+
+
+def _rollout(c: Completion) -> Sample:
+    mark = "none" if c.success is None else "right" if c.success else "cut" if c.cut else "wrong"
+    mark = "failed" if mark == "none" and c.failed else mark
+    at = [] if c.step is None else [f"{'step' if 'advantage' in c.raw else 'chunk'} {c.step}"]
+    where = " · ".join([*at, c.place] if c.place else at)
+    note = " · ".join([*c.notes, *(both_ends(part.said, REASON_SHOWN) for part in c.parts)])
+    answer = ABSENT if c.answer is None else short(c.answer)
+    text = both_ends(c.text, TEXT_SHOWN)
+    return Sample(printable(where), short(c.prompt), answer, text, mark, note)
+
+
+def short(text: str, most: int = TEXT_SHOWN) -> str:
+    """`text`, or its first characters and how many more there are."""
+    if len(text) <= most:
+        return printable(text)
+    return f"{printable(text[:most])} … ({len(text) - most:,} more characters)"
+
+
+PAPERS = {
+    "status": "Status",
+    "error": "Error",
+    "stage": "Stage",
+    "parent": "Parent",
+    "started": "Started",
+    "ended": "Ended",
+    "seconds": "Seconds",
+    "steps": "Steps",
+    "command": "Command",
+    "commit": "Commit",
+    "engine": "Engine",
+    "world_size": "Processes",
+    "hardware": "Hardware",
+    "versions": "Versions",
+    "recipe_hash": "Recipe hash",
+    "data_fingerprint": "Data fingerprint",
+}
+
+
+def provenance(runs: list[RunData]) -> list[tuple[str, list[str]]]:
+    """Where each run comes from: (what, a value a run), rows that no run knows left out."""
+    rows = [("Directory", [run.path.name for run in runs])]
+    for key, title in PAPERS.items():
+        values = [run.run.get(key) for run in runs]
+        if any(v not in (None, "", {}) for v in values):
+            rows.append((title, [ABSENT if v is None else plain(v) for v in values]))
+    if any(run.checkpoints for run in runs):
+        rows.append(("Checkpoints", [checkpoint_line(run) for run in runs]))
+    return rows
+
+
+def checkpoint_line(run: RunData) -> str:
+    """`step-000300, step-000600 (partial)`; a partial one lacks its COMPLETE mark and cannot be loaded."""
+    names = [c.name + ("" if c.complete else " (partial)") for c in run.checkpoints]
+    return ", ".join(names) or ABSENT

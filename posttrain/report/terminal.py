@@ -1,0 +1,164 @@
+"""`posttrain show`: one run or pipeline on the terminal, from its files alone.
+
+Left out: pictures and samples; those stand in the report, whose place is printed, and rollouts in `rollout_view.py`.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.report import tables
+from posttrain.report.alerts import alerts
+from posttrain.report.facts import component_table, facts
+from posttrain.report.findings import caveats, findings
+from posttrain.report.text import printable
+from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
+
+
+def show(path: Path, console: Console, json: bool = False) -> None:
+    """Prints lineage, status, progress, mixture, scores, checkpoints and where the report is.
+
+    `json`: one JSON object instead. Raises `RequestError` where `path` is neither a run nor a pipeline.
+    """
+    path = Path(path)
+    pipeline = PipelineData.load(path) if is_pipeline(path) else None
+    runs = pipeline.runs if pipeline else [RunData.load(path)]
+    if json:
+        value: Any = [summary(run) for run in runs]
+        if pipeline:
+            value = {"pipeline": pipeline.name, "stages": pipeline.stages, "runs": value}
+        else:
+            value = value[0]
+        text = jsonlib.dumps(value, indent=2, ensure_ascii=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
+    if pipeline:
+        head = [f"pipeline {pipeline.name}", "run", "status", "seconds", "error"]
+        keys = ("name", "run", "status", "seconds", "error")
+        rows = [
+            [tables.plain(s[k]) if s.get(k) is not None else "" for k in keys]
+            for s in pipeline.stages
+        ]
+        _table(console, head, rows)
+    for run in runs:
+        _show_run(run, console)
+    for line in alerts(runs):
+        console.print(Text(printable(line), style="red"))
+    for line in [*findings(runs), *caveats(runs), *(pipeline.troubles if pipeline else [])]:
+        console.print(Text(printable(line)))
+    if pipeline:
+        _report_line(path, console)
+
+
+def progress(run: RunData) -> tuple[int | None, int | None]:
+    """(last logged step, steps in all), None where unknown."""
+    rows = run.metrics.get("train", [])
+    total = run.run.get("steps")
+    return (rows[-1]["step"] if rows else None), total if isinstance(total, int) else None
+
+
+def summary(run: RunData) -> dict[str, Any]:
+    """What `--json` prints of a run."""
+    step, total = progress(run)
+    report = run.path / "report.html"
+    return {
+        "name": run.name,
+        "path": str(run.path),
+        "stage": run.stage or None,
+        "status": run.status,
+        "parent": run.run.get("parent"),
+        "step": step,
+        "steps": total,
+        "facts": facts(run),
+        "alerts": alerts([run]),
+        "findings": findings([run]),
+        "caveats": caveats([run]),
+        "mixture": run.mixture.get("sources", []),
+        "scores": [score.to_dict() for score in run.scores],
+        "rollouts": list(run.rollouts.files),
+        "checkpoints": [
+            {"name": c.name, "step": c.step, "complete": c.complete} for c in run.checkpoints
+        ],
+        "report": str(report) if report.exists() else None,
+    }
+
+
+def _progress(run: RunData) -> str | None:
+    """`step 40 of 120`; `chunk 3 of 12` of a stage that samples."""
+    (step, total), chunks = progress(run), run.run.get("chunks")
+    if step is not None:
+        return f"step {step:,}" + (f" of {total:,}" if total else "")
+    if isinstance(chunks, int) and run.rollouts.kind == "chunk":
+        return f"chunk {len(run.rollouts.files):,} of {chunks:,}"
+    return None
+
+
+def _show_run(run: RunData, console: Console) -> None:
+    console.print(Text(printable(run.name), style="bold"))
+    model = run.recipe.get("model")
+    count = len(run.rollouts.files)
+    known = {
+        "stage": run.stage or None,
+        "status": run.status,
+        "error": run.run.get("error"),
+        "parent": run.run.get("parent") or (model.get("init") if isinstance(model, dict) else None),
+        "progress": _progress(run),
+        "checkpoints": tables.checkpoint_line(run) if run.checkpoints or not run.outcome else None,
+        "rollouts": f"{count:,} file{'s' * (count != 1)} (posttrain show {run.path} --rollouts)"
+        if count
+        else None,
+    } | facts(run)
+    width = max(12, *(len(key) + 1 for key in known))
+    for key, value in known.items():
+        if value is not None:
+            text = printable(tables.plain(value))
+            console.print(Text.assemble((f"  {key:<{width}}", "dim"), text))
+    if run.stage in ("dpo", "rlvr") and facts(run):
+        console.print(Text("  a → b: means of the first and last tenth of the log", style="dim"))
+    head, rewards = component_table(run)
+    if rewards:
+        _table(console, head, rewards)
+    keys = ("name", "read", "kept", "dropped", "trained", "asked", "realised", "repeats")
+    rows = [
+        [
+            f"{r[k]:.1%}"
+            if isinstance(r[k], float)
+            else str(r[k] if r[k] is not None else tables.ABSENT)
+            for k in keys
+        ]
+        for r in tables.mixture_rows(run)
+    ]
+    if rows:
+        _table(console, ["source", *keys[1:]], rows)
+    for task in run.tasks:
+        table = tables.score_table(run, task)
+        cells = [
+            [f"{at:,}", *(Text(c.text, style="bold" if c.best else "") for c in found)]
+            for _, at, found in table.rows
+        ]
+        _table(console, [task, *table.columns], cells)
+    _report_line(run.path, console)
+
+
+def _report_line(path: Path, console: Console) -> None:
+    report = path / "report.html"
+    where = str(report) if report.exists() else f"none yet (posttrain report {path})"
+    console.print(Text.assemble(("report ", "dim"), where), soft_wrap=True)
+
+
+def _table(console: Console, head: list[str], rows: list[list[Any]]) -> None:
+    """Numbers right, the first column left; every cell is text, so nothing in it is read as markup."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for i, title in enumerate(head):
+        table.add_column(
+            Text(printable(title)), justify="left" if i == 0 else "right", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
+    console.print(table)

@@ -1,0 +1,120 @@
+"""Text that stays text on a terminal and on a page: what moves a cursor, turns a line round or cannot be encoded is
+written as its escape. Left out: markup, which rich's `Text` and the page's template see to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from posttrain.report.numbers import Difference
+from posttrain.rundir.reading import RunData
+
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and newline; ESC and its one-byte kin among them
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible, or changes the direction
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # half a pair, tags
+)
+
+
+def printable(text: object) -> str:
+    r"""`text` with `\x1b`, `\u202e` and the like spelt out; line ends of the form \r\n count as newlines."""
+    return UNSAFE.sub(_spelt, str(text).replace("\r\n", "\n"))
+
+
+def _spelt(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return (
+        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    )
+
+
+def both_ends(text: object, most: int) -> str:
+    """`text`, or its beginning and its end (where answers stand) and how many characters lie between them."""
+    whole = str(text)
+    if len(whole) <= most:
+        return printable(whole)
+    end = most // 3
+    left_out = f"\n[… {len(whole) - most:,} more characters …]\n"
+    return printable(whole[: most - end]) + left_out + printable(whole[-end:])
+LOSSES = {
+    "cross_entropy": ("Cross-entropy", ""),
+    "confidence_limited": ("Confidence-limited", "n"),
+    "dft": ("DFT", ""),
+    "power": ("Power", "exponent"),
+    "focal": ("Focal", "exponent"),
+    "maxrl": ("MaxRL", "exponent"),
+}
+SYMBOL = {"n": "N", "power": "a", "focal": "γ", "maxrl": "T"}
+WITH_K = {"pkpo": "k", "pass_at_k": "k", "confidence": "N"}
+"""Advantages that read `policy.k`, and what it is called there."""
+
+
+def share(value: float) -> str:
+    """A proportion the way tables print it: .165, 1.000, −.329."""
+    text = f"{abs(value):.3f}"
+    text = text[1:] if text.startswith("0") else text
+    return f"−{text}" if value < 0 and text != ".000" else text
+
+
+def signed(value: float) -> str:
+    """A difference: +.010, −.329."""
+    return ("+" if value > 0 else "") + share(value)
+
+
+def span(d: Difference, sign: float = 1.0) -> str:
+    """` [−.360, −.300]`: the interval of the paired difference (times `sign`), nothing where unknown."""
+    if d.low is None or d.high is None:
+        return ""
+    low, high = sorted((sign * d.low, sign * d.high))
+    return f" [{share(low)}, {share(high)}]"
+
+
+def loss_name(run: RunData) -> str:
+    return str(run.section("loss").get("name", ""))
+
+
+def label(run: RunData) -> str:
+    """The run by its loss or its stage's choices, by its name where neither is known."""
+    return objective(run) or run.name
+
+
+def objective(run: RunData) -> str:
+    """`Confidence-limited N = 256`, `DPO dpo_norm`, `RLVR dapo, mean_std advantage`; empty where unknown."""
+    loss = loss_name(run)
+    if loss in LOSSES:
+        text, key = LOSSES[loss]
+        value = run.section("loss").get(key) if key else None
+        if isinstance(value, (int, float)):
+            return f"{text} {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
+        return text
+    if run.stage == "dpo":
+        return f"DPO {run.section('preference').get('loss', '')}".strip()
+    if run.stage == "rlvr":
+        return _policy(run.section("policy"))
+    if run.stage == "pairs":
+        return f"Pairs {run.section('pairing').get('strategy', '')}".strip()
+    return "Success rates" if run.stage == "pass_rate" else ""
+
+
+def _policy(policy: dict) -> str:
+    text = f"RLVR {policy.get('loss', '')}".strip()
+    advantage = policy.get("advantage")
+    if advantage:
+        text += f", {advantage} advantage"
+    k = policy.get("k")
+    return f"{text} {WITH_K[advantage]} = {k}" if advantage in WITH_K and k else text
+
+
+def labels(runs: list[RunData]) -> list[str]:
+    """One label a run, distinct: by objective, by name where several share one, by path where they share a name."""
+    counts = Counter(label(run) for run in runs)
+    for choice in (
+        lambda run: run.name if counts[label(run)] > 1 else label(run),
+        lambda run: run.name,
+        lambda run: str(run.path),
+    ):
+        found = [printable(choice(run)) for run in runs]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{printable(run.name)} ({i + 1})" for i, run in enumerate(runs)]

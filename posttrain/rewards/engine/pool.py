@@ -1,0 +1,184 @@
+"""Worker processes that can be killed: started when needed, shared by all threads, replaced when they die.
+
+A check that takes longer than its limit is ended by killing its process, which nothing inside can prevent: no
+signal handlers, so it works from any thread. The clock of a check starts when the worker took it up, and a check that only waits for
+a core on a busy machine is given that time back. Left out: what to do with the verdicts; batch.py has that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
+
+from posttrain.base.process import cores
+from posttrain.rewards.engine.worker import pack, unpack
+
+MEMORY_MB = 4096
+"""Address space of a worker. Python with sympy takes about 0.3 GiB of it."""
+START_S = 120.0
+"""Seconds a worker may take to start and import."""
+STARVED = 4
+"""A check that waits for a core may take this many times its limit."""
+
+
+class Worker:
+    """One process and the socket to it. `last` is (monotonic, CPU seconds) when its current check began."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        start = (
+            "import sys; from posttrain.rewards.engine.worker import main; sys.exit(main(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", start]
+        arguments = [str(theirs.fileno()), str(MEMORY_MB), str(os.getpid())]
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        theirs.close()
+        self.connection = Connection(ours.detach())
+        self.began: tuple[float, float] | None = None
+        self.sent = 0.0
+
+    def send(self, chunk: dict[str, Any]) -> None:
+        """Hand over a chunk of checks. Raises OSError where the process is gone."""
+        self.began, self.sent = None, time.monotonic()
+        self.connection.send_bytes(pack(chunk))
+
+    def receive(self) -> dict[str, Any] | None:
+        """The next message; None where the process is gone."""
+        try:
+            message = unpack(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            return None
+        clocks = message.get("ready") or message.get("clocks")
+        if clocks:
+            self.began = (clocks[0], clocks[1])
+        return message
+
+    def left(self, limit_s: float) -> float:
+        """Seconds the current check may still take; 0 or less: it is over."""
+        now = time.monotonic()
+        if self.began is None:
+            return START_S - (now - self.sent)
+        wall = now - self.began[0]
+        if wall < limit_s:
+            return limit_s - wall
+        running, cpu = self._cpu()
+        starved = running and cpu - self.began[1] < limit_s
+        return min(limit_s - (cpu - self.began[1]), STARVED * limit_s - wall) if starved else 0.0
+
+    def _cpu(self) -> tuple[bool, float]:
+        """(wants to run, CPU seconds so far), as the kernel counts; (False, 0) where there is no /proc."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat", "rb") as file:
+                state, *rest = file.read().rpartition(b")")[2].split()
+        except OSError:
+            return False, 0.0
+        return state == b"R", (int(rest[10]) + int(rest[11])) / os.sysconf("SC_CLK_TCK")
+
+    def died(self) -> str:
+        """How the process ended, for a sentence."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(5)
+            return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return "closed its socket"
+
+    def close(self) -> None:
+        """Kill and reap."""
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class Pool:
+    """At most `size` workers at work at a time, whoever asks."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._free = threading.Condition()
+        self._taken = 0
+        # The kernel ends a worker with the *thread* that started it: one that lives as long as the process.
+        self._starter = ThreadPoolExecutor(1, "reward-workers")
+
+    def take(self, wait_s: float | None = 0.0) -> Worker | None:
+        """A worker, once one of the `size` places is free; None if none was within `wait_s` seconds (None: ever)."""
+        with self._free:
+            if not self._free.wait_for(lambda: self._taken < self.size, wait_s):
+                return None
+            self._taken += 1
+            while self._idle:
+                worker = self._idle.pop()
+                if worker.process.poll() is None:
+                    return worker
+                self._all.discard(worker)
+                worker.close()
+        try:
+            worker = self._starter.submit(Worker).result()
+        except BaseException:
+            with self._free:
+                self._taken -= 1
+                self._free.notify()
+            raise
+        with self._free:
+            self._all.add(worker)
+        return worker
+
+    def give(self, worker: Worker, alive: bool = True) -> None:
+        """Hand a worker back; `alive=False` kills it first."""
+        if not alive:
+            worker.close()
+        with self._free:
+            self._taken -= 1
+            if alive:
+                self._idle.append(worker)
+            else:
+                self._all.discard(worker)
+            self._free.notify()
+
+    def close(self) -> None:
+        """Kill every worker."""
+        with self._free:
+            gone, self._all, self._idle = self._all, set(), []
+        for worker in gone:
+            worker.close()
+
+
+def share_of_cores() -> int:
+    """Cores for this process: those of the machine, shared with its other ranks."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return max(1, cores() // max(1, ranks))
+
+
+_POOLS: dict[tuple[int, int], Pool] = {}
+_LOCK = threading.Lock()
+
+
+def pool(size: int | None = None) -> Pool:
+    """The pool of this process with `size` workers (default: a core each). A forked child gets its own."""
+    key = (os.getpid(), size or share_of_cores())
+    with _LOCK:
+        if key not in _POOLS:
+            _POOLS[key] = Pool(key[1])
+        return _POOLS[key]
+
+
+@atexit.register
+def _close() -> None:
+    for (pid, _), each in list(_POOLS.items()):
+        if pid == os.getpid():
+            each.close()

@@ -1,0 +1,182 @@
+"""Questions to an OpenAI-compatible endpoint: retries with growing pauses, a deadline, replies kept on disk.
+
+A failure says whether the endpoint is to blame (`down`) or refused this one question. The API key is read from an
+environment variable when it is needed and stands in no message, file or cache key. Left out: streaming, images, tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from posttrain.base.files import write_text
+from posttrain.errors import RequestError, WorkError
+
+AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+"""HTTP statuses that may pass."""
+REFUSED = {400, 413, 422}
+"""Statuses that may be about this question: too long, filtered, not readable."""
+LONGEST_PAUSE_S = 20.0
+LONGEST_REPLY = 2**20
+"""Bytes of a reply."""
+
+
+class Unanswered(Exception):
+    """No reply. `kind`: `down` (the endpoint failed), `deadline`, or `refused` (it would not take this question)."""
+
+    def __init__(self, kind: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+
+
+def cache_folder(chosen: str | None) -> Path | None:
+    """`chosen`, else `judge` under $POSTTRAIN_CACHE or ~/.cache/posttrain; None where it is ""."""
+    if chosen == "":
+        return None
+    base = os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain"
+    return Path(chosen or Path(base) / "judge").expanduser()
+
+
+def key_of(settings: dict[str, Any]) -> str:
+    """The name under which a reply is kept."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii")).hexdigest()
+
+
+@dataclass
+class Endpoint:
+    """One `/chat/completions` endpoint. Safe to use from several threads."""
+
+    url: str
+    model: str
+    key_env: str | None = None
+    max_tokens: int = 1024
+    retries: int = 4
+    timeout_s: float = 60.0
+    until: float = float("inf")
+    """`time.monotonic()` at which no question may be open any more."""
+    folder: Path | None = None
+    pause_s: float = 0.5
+    requests: int = 0
+    _client: Any = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __enter__(self) -> Endpoint:
+        import httpx2
+
+        headers = {"Content-Type": "application/json"}
+        if self.key_env:
+            key = os.environ.get(self.key_env, "")
+            if not key:
+                raise RequestError(
+                    f"reward 'judge': the environment variable {self.key_env} is empty"
+                )
+            if not key.isascii() or not key.isprintable():
+                raise RequestError(f"reward 'judge': {self.key_env} holds no API key")
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = httpx2.Client(headers=headers, timeout=self.timeout_s)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(
+        self, messages: list[dict[str, str]], keep: str | None, good: Callable[[str], bool]
+    ) -> str:
+        """The reply to `messages`; one that is not `good` is asked for once more, then given as it is.
+
+        `keep` names the question in the cache (None: not kept); only good replies are kept.
+
+        Raises:
+            Unanswered: no reply.
+        """
+        path = self.folder / keep[:2] / f"{keep}.json" if self.folder and keep else None
+        if path is not None:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                kept = json.loads(path.read_text(encoding="utf-8"))["reply"]
+                if isinstance(kept, str) and good(kept):
+                    return kept
+        last: Unanswered | None = None
+        bad: str | None = None
+        for attempt in range(self.retries + 1):
+            if attempt:
+                self._pause(attempt, last)
+            try:
+                reply = self._once(messages)
+            except Unanswered as failure:
+                if failure.kind != "again":
+                    raise
+                last = failure
+                continue
+            if good(reply):
+                if path is not None:
+                    with contextlib.suppress(WorkError):  # a full disk costs a question, no verdict
+                        write_text(path, json.dumps({"reply": reply}))
+                return reply
+            if bad is not None:
+                return reply
+            bad, last = reply, None
+        if bad is not None:
+            return bad
+        raise Unanswered("down", f"{last} ({self.retries + 1} tries)")
+
+    def _pause(self, attempt: int, last: Unanswered | None) -> None:
+        pause = min(LONGEST_PAUSE_S, self.pause_s * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        pause = max(pause, getattr(last, "after_s", 0.0))
+        if time.monotonic() + pause >= self.until:
+            raise Unanswered("deadline", f"no reply before the deadline; last: {last}")
+        time.sleep(pause)
+
+    def _once(self, messages: list[dict[str, str]]) -> str:
+        import httpx2
+
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise Unanswered("deadline", "no reply before the deadline")
+        body = {
+            "model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens
+        }  # fmt: skip
+        with self._lock:
+            self.requests += 1
+        try:
+            status, headers, data = self._post(
+                json.dumps(body).encode("ascii"), min(self.timeout_s, left)
+            )
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+            raise Unanswered("again", f"{self.url}: {type(error).__name__}") from None
+        if status in AGAIN:
+            failure = Unanswered("again", f"{self.url}: HTTP {status}")
+            with contextlib.suppress(ValueError):
+                failure.after_s = min(float(headers.get("retry-after", 0)), LONGEST_PAUSE_S)
+            raise failure
+        if status != 200:
+            raise Unanswered(
+                "refused" if status in REFUSED else "down", f"{self.url}: HTTP {status}"
+            )
+        try:
+            return str(json.loads(data)["choices"][0]["message"]["content"] or "")
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+            raise Unanswered("again", f"{self.url}: a reply that is no chat completion") from None
+
+    def _post(self, body: bytes, limit_s: float) -> tuple[int, Any, bytes]:
+        """Status, headers, body; in `limit_s` seconds in all, also from a server that sends a byte now and then."""
+        import httpx2
+
+        until, data = time.monotonic() + limit_s, b""
+        address = self.url.rstrip("/")
+        if not address.endswith("/chat/completions"):
+            address += "/chat/completions"
+        with self._client.stream("POST", address, content=body, timeout=limit_s) as answer:
+            for piece in answer.iter_bytes():
+                data += piece
+                if time.monotonic() > until or len(data) > LONGEST_REPLY:
+                    raise httpx2.ReadTimeout("too slow or too long")
+            return answer.status_code, answer.headers, data

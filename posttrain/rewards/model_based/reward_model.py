@@ -1,0 +1,184 @@
+"""Scores of a reward model: a transformers sequence-classification model with one output, in batches.
+
+A learned score can be gamed and has no scale, so both rewards here are shaping terms: they never decide success.
+Left out: generative reward models (see `judge`), process reward models, servers, several GPUs.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any, Literal
+
+from posttrain.errors import RequestError
+from posttrain.rewards.registry import Bound, bind, failed, reward
+from posttrain.types import Example, Verdict
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_LOADED: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+_LOCK = threading.RLock()
+"""One batch at a time: a model on a device gains nothing from two threads."""
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+@reward("reward_model", runs="batch", limit_s=600.0, shaping=True)
+def reward_model(
+    completions: list[str],
+    examples: list[Example],
+    model: str,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    batch_size: int = 8,
+    max_length: int = 4096,
+    squash: bool = True,
+) -> list[Verdict]:
+    """The score of a reward model; with `squash` its sigmoid, in (0, 1).
+
+    `model`: a folder or a model id whose sequence-classification head has one output. The conversation goes through
+    the tokenizer's chat template where it has one, else prompt, a newline, completion. `device`: `auto` is the first
+    GPU or the CPU. What is longer than `max_length` tokens loses its end (`details.truncated`). `batch_size` texts at
+    once, of similar length together.
+    """
+    scores = _scores(completions, examples, model, device, dtype, batch_size, max_length)
+    verdicts = []
+    for score, tokens, cut in scores:
+        if not math.isfinite(score):
+            verdicts.append(failed(f"the reward model gave {score}"))
+            continue
+        details = {"score": score, "tokens": tokens, "truncated": cut}
+        verdicts.append(Verdict(sigmoid(score) if squash else score, details=details))
+    return verdicts
+
+
+def _inner(verifier: str, verifier_options: dict[str, Any] | None) -> Bound:
+    bound = bind(verifier, verifier_options, "verifier")
+    if bound.spec.shaping:
+        raise RequestError(f"reward 'qwen_math_shaping': {verifier!r} is no verifier")
+    return bound
+
+
+def check_row(
+    example: Example,
+    verifier: str = "math",
+    verifier_options: dict[str, Any] | None = None,
+    **_: Any,
+) -> None:
+    """Raises where the verifier cannot judge the row."""
+    _inner(verifier, verifier_options).check_row(example)
+
+
+@reward("qwen_math_shaping", check_row=check_row, runs="batch", limit_s=600.0, shaping=True)
+def qwen_math_shaping(
+    completions: list[str],
+    examples: list[Example],
+    model: str,
+    verifier: str = "math",
+    verifier_options: dict[str, Any] | None = None,
+    alpha: float = 0.5,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    batch_size: int = 8,
+    max_length: int = 4096,
+) -> list[Verdict]:
+    """Qwen2.5-Math's reward: sigmoid(alpha * r_m) + (r_v - 1), of a reward model and a verifier.
+
+    Yang et al. 2024, arXiv 2409.12122: r_v is 1 for a right answer and 0 for a wrong one, so that every right answer is
+    above 0 and above every wrong one. `alpha` 0.5 is the paper's. Unknown where the verifier's checker failed. Name
+    the verifier in `rewards:` too (weight 0): it decides success.
+    """
+    from posttrain.rewards.engine.batch import score_batch
+
+    checked = score_batch(_inner(verifier, verifier_options), completions, examples)
+    scores = _scores(completions, examples, model, device, dtype, batch_size, max_length)
+    verdicts = []
+    for check, (score, tokens, cut) in zip(checked, scores, strict=True):
+        if check.value is None:
+            verdicts.append(Verdict(None, check.status, f"{verifier}: {check.reason}"))
+            continue
+        if not math.isfinite(score):
+            verdicts.append(failed(f"the reward model gave {score}"))
+            continue
+        parts = {"score": score, "verifier": check.value, "tokens": tokens, "truncated": cut}
+        value = sigmoid(alpha * score) + (check.value - 1)
+        verdicts.append(Verdict(value, reason=check.reason, details=parts))
+    return verdicts
+
+
+def _scores(
+    completions: list[str],
+    examples: list[Example],
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    max_length: int,
+) -> list[tuple[float, int, bool]]:
+    """(raw score, tokens read, whether the end was cut) of each text."""
+    if batch_size < 1 or max_length < 2:
+        raise RequestError("reward_model: batch_size must be 1 or more, max_length 2 or more")
+    if not completions:
+        return []
+    with _LOCK:
+        scorer, tokenizer = _load(model, device, dtype)
+        import torch
+
+        ids = [_ids(tokenizer, c, e) for c, e in zip(completions, examples, strict=True)]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        found: list[tuple[float, int, bool]] = [(0.0, 0, False)] * len(ids)
+        for start in range(0, len(order), batch_size):
+            at = order[start : start + batch_size]
+            rows = [ids[i][:max_length] for i in at]
+            width = max(map(len, rows))
+            pad = tokenizer.pad_token_id
+            tokens_B_T = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+            mask_B_T = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
+            with torch.inference_mode():
+                logits_B_1 = scorer(
+                    input_ids=tokens_B_T.to(scorer.device),
+                    attention_mask=mask_B_T.to(scorer.device),
+                ).logits
+            for i, row, score in zip(at, rows, logits_B_1.float()[:, 0].tolist(), strict=True):
+                found[i] = (score, len(row), len(ids[i]) > len(row))
+    return found
+
+
+def _ids(tokenizer: Any, completion: str, example: Example) -> list[int]:
+    text = completion.encode("utf-8", "replace").decode()  # a lone surrogate stops a tokenizer
+    turns = list(example.messages or [])
+    if tokenizer.chat_template and (turns or example.prompt):
+        turns = turns or [{"role": "user", "content": example.prompt}]
+        turns = [*turns, {"role": "assistant", "content": text}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        return tokenizer(whole, add_special_tokens=False)["input_ids"] or [tokenizer.pad_token_id]
+    before = example.prompt or "\n".join(str(m.get("content")) for m in turns)
+    whole = f"{before}\n{text}" if before else text
+    return tokenizer(whole)["input_ids"] or [tokenizer.pad_token_id]
+
+
+def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
+    """Model and tokenizer, loaded once a process."""
+    if (path, device, dtype) in _LOADED:
+        return _LOADED[path, device, dtype]
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        scorer = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(place)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RequestError(f"reward model {path}: {str(error).splitlines()[0]}") from None
+    if scorer.config.num_labels != 1:
+        outputs = scorer.config.num_labels
+        raise RequestError(f"reward model {path}: it has {outputs} outputs, a reward model has one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise RequestError(f"reward model {path}: its tokenizer has neither pad nor eos token")
+    scorer.config.pad_token_id = tokenizer.pad_token_id
+    _LOADED[path, device, dtype] = scorer.eval(), tokenizer
+    return _LOADED[path, device, dtype]

@@ -1,0 +1,261 @@
+"""Run directories as values: everything a report says is read here, from files alone.
+
+Every part is optional, so that a run in progress or a failed one still has a page; what could not be read is
+named in `RunData.unread`. Left out: any computation (`curves.py`), and following a parent to its directory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from posttrain.base.files import read_jsonl
+from posttrain.errors import PosttrainError, RequestError, did_you_mean
+from posttrain.rundir.rollouts import Rollouts
+from posttrain.rundir.scores import SCORE_FIELDS
+from posttrain.types import Score
+
+OUTCOMES = ("pairs.json", "pass_rate.json")
+"""What a sampling stage leaves besides its rows: its counts."""
+PARTS = (
+    "run.json", "recipe.yaml", "mixture.json", "metrics.jsonl", "scores.jsonl", "checkpoints", "rollouts", *OUTCOMES,
+)  # fmt: skip
+PASS_AT = re.compile(r"pass@(\d+)")
+STEP = re.compile(r"step-(\d+)")
+
+
+def pass_k(metric: str) -> int | None:
+    """k of a metric `pass@k`, None for any other metric."""
+    match = PASS_AT.fullmatch(metric)
+    return int(match[1]) if match else None
+
+
+def step_of(checkpoint: str) -> int | None:
+    """400 of `step-000400`."""
+    match = STEP.fullmatch(checkpoint)
+    return int(match[1]) if match else None
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A directory under `checkpoints/`; complete once it holds the file COMPLETE."""
+
+    name: str
+    step: int | None
+    complete: bool
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunData:
+    """One run directory. `metrics` maps a split to its lines by step; `scores` holds the last row written
+    of each (checkpoint, task, metric); `settings` the hashes of evaluation settings seen for each task."""
+
+    path: Path
+    name: str
+    run: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    mixture: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    scores: list[Score] = field(default_factory=list)
+    settings: dict[str, set[str]] = field(default_factory=dict)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    outcome: dict[str, Any] = field(default_factory=dict)
+    """Counts of a sampling stage; empty for a run that trains."""
+    gates: list[dict[str, Any]] = field(default_factory=list)
+    """Gates that checkpoints of the run failed, a row each."""
+    unread: list[str] = field(default_factory=list)
+    _rollouts: Rollouts | None = field(default=None, repr=False)
+    _samples: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunData:
+        """The run at `path`. Raises `RequestError` where `path` is no run directory."""
+        path = Path(path)
+        if not is_run(path):
+            raise RequestError(f"{path}: {_why_no_run(path)}")
+        self = cls(path=path, name=path.resolve().name)
+        self.run = self._json("run.json")
+        self.name = str(self.run.get("name") or self.name)
+        self.mixture = self._json("mixture.json")
+        self._read_recipe()
+        self._read_metrics()
+        self._read_scores()
+        self._read_checkpoints()
+        self.outcome = next((found for name in OUTCOMES if (found := self._json(name))), {})
+        self.gates = self._jsonl("gates.jsonl")
+        return self
+
+    @property
+    def status(self) -> str:
+        return str(self.run.get("status") or "unknown")
+
+    @property
+    def stage(self) -> str:
+        """sft, dpo, rlvr, pairs, pass_rate; empty where nothing says it."""
+        return str(self.run.get("stage") or self.recipe.get("stage") or "")
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """What the run sampled; no file is opened before it is asked for."""
+        if self._rollouts is None:
+            self._rollouts = Rollouts(self.path, self.unread)
+        return self._rollouts
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A mapping of the recipe, empty where it has none such."""
+        value = self.recipe.get(name)
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def tasks(self) -> list[str]:
+        """Scored tasks, in the order of the recipe, then of appearance."""
+        scored = dict.fromkeys(score.task for score in self.scores)
+        asked = self.section("evaluate").get("tasks")
+        order = [t.get("name") for t in asked or [] if isinstance(t, dict)]
+        return sorted(scored, key=lambda t: order.index(t) if t in order else len(order))
+
+    def rows(self, task: str) -> dict[str, dict[str, Score]]:
+        """checkpoint -> metric -> score of one task, in the order of steps."""
+        found: dict[str, dict[str, Score]] = {}
+        for score in sorted(self.scores, key=lambda s: (s.step, s.checkpoint)):
+            if score.task == task:
+                found.setdefault(score.checkpoint, {})[score.metric] = score
+        return found
+
+    def samples(self, checkpoint: str, task: str) -> list[dict[str, Any]]:
+        """Rows of `samples/<checkpoint>/<task>.jsonl`, the last one of each id; empty where there are none."""
+        key = (checkpoint, task)
+        if key not in self._samples:
+            rows = self._jsonl(Path("samples") / checkpoint / f"{task}.jsonl")
+            self._samples[key] = list({str(r.get("id", i)): r for i, r in enumerate(rows)}.values())
+        return self._samples[key]
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, OSError) as error:
+            self.unread.append(f"{name}: {error}")
+            return {}
+        if isinstance(value, dict):
+            return value
+        self.unread.append(f"{name}: not a mapping")
+        return {}
+
+    def _jsonl(self, name: str | Path) -> list[dict[str, Any]]:
+        try:
+            return [row for row in read_jsonl(self.path / name) if isinstance(row, dict)]
+        except (OSError, ValueError, PosttrainError) as error:
+            text = str(error)
+            self.unread.append(text if str(name) in text else f"{name}: {text}")
+            return []
+
+    def _read_recipe(self) -> None:
+        try:
+            self.recipe_text = (self.path / "recipe.yaml").read_text(encoding="utf-8")
+            value = yaml.safe_load(self.recipe_text)
+            self.recipe = value if isinstance(value, dict) else {}
+        except FileNotFoundError:
+            return
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            self.unread.append(f"recipe.yaml: {str(error).splitlines()[0]}")
+
+    def _read_metrics(self) -> None:
+        last: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in self._jsonl("metrics.jsonl"):
+            if isinstance(row.get("step"), int):
+                last[str(row.get("split", "train")), row["step"]] = row
+        for (split, _), row in sorted(last.items(), key=lambda item: item[0]):
+            self.metrics.setdefault(split, []).append(row)
+
+    def _read_scores(self) -> None:
+        last: dict[tuple[str, str, str], Score] = {}
+        for row in self._jsonl("scores.jsonl"):
+            try:
+                score = Score(**{k: v for k, v in row.items() if k in SCORE_FIELDS})
+                score.value, score.step, score.n = float(score.value), int(score.step), int(score.n)
+                if score.low is not None and score.high is not None:
+                    score.low, score.high = float(score.low), float(score.high)
+            except (TypeError, ValueError) as error:
+                self.unread.append(f"scores.jsonl: {error}")
+                continue
+            if not math.isfinite(score.value):
+                self.unread.append(f"scores.jsonl: {score.task}/{score.metric} is {score.value}")
+                continue
+            self.settings.setdefault(score.task, set()).add(score.settings)
+            last[score.checkpoint, score.task, score.metric] = score
+        self.scores = list(last.values())
+
+    def _read_checkpoints(self) -> None:
+        folder = self.path / "checkpoints"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if path.is_dir():
+                info = self._json(f"checkpoints/{path.name}/checkpoint.json")
+                done = (path / "COMPLETE").exists()
+                self.checkpoints.append(Checkpoint(path.name, step_of(path.name), done, info))
+
+
+@dataclass(slots=True)
+class PipelineData:
+    """`runs/<pipeline>/`: pipeline.json, and a run for every stage that has started."""
+
+    path: Path
+    name: str
+    info: dict[str, Any]
+    stages: list[dict[str, Any]]
+    runs: list[RunData]
+
+    @classmethod
+    def load(cls, path: str | Path) -> PipelineData:
+        """The pipeline at `path`. Raises `RequestError` where pipeline.json is missing or not JSON."""
+        path = Path(path)
+        try:
+            info = json.loads((path / "pipeline.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RequestError(f"{path}: {_why_no_run(path)}") from None
+        except (ValueError, OSError) as error:
+            raise RequestError(f"{path / 'pipeline.json'}: cannot be read: {error}") from None
+        if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
+            raise RequestError(f"{path / 'pipeline.json'}: not a mapping with a list of stages")
+        stages = [stage for stage in info.get("stages", []) if isinstance(stage, dict)]
+        runs = []
+        for stage in stages:
+            places = [path / str(stage[key]) for key in ("run", "name") if stage.get(key)]
+            runs += [RunData.load(place) for place in places if is_run(place)][:1]
+        return cls(path, str(info.get("pipeline") or path.resolve().name), info, stages, runs)
+
+    @property
+    def troubles(self) -> list[str]:
+        """A sentence for every stage that failed."""
+        failed = [s for s in self.stages if s.get("status") == "failed"]
+        return [
+            f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed
+        ]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory holds any part of a run and is no pipeline."""
+    return not is_pipeline(path) and any((path / part).exists() for part in PARTS)
+
+
+def is_pipeline(path: Path) -> bool:
+    return (path / "pipeline.json").exists()
+
+
+def _why_no_run(path: Path) -> str:
+    inside = sorted(p.name for p in path.iterdir() if is_run(p)) if path.is_dir() else []
+    if inside:
+        return f"holds runs but is none itself; name one: {', '.join(inside[:8])}"
+    folder = path.resolve().parent
+    near = [p.name for p in folder.iterdir() if is_run(p)] if folder.is_dir() else []
+    what = "holds no run (none of " + ", ".join(PARTS) + ")" if path.exists() else "no such run"
+    return what + did_you_mean(path.name, near)

@@ -1,0 +1,86 @@
+"""`scores.jsonl` of a run directory: append-only, one row a measurement; and `samples/`, the answers behind it.
+
+A score is written once: the same checkpoint content, task, metric and settings are the same measurement.
+Several processes may write at the same time. Left out: the tables made from it (`report/scorecard.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from posttrain.base.files import append_line, plain, read_jsonl, write_rows
+from posttrain.errors import WorkError
+from posttrain.types import Score
+
+SCORE_FIELDS = {f.name for f in fields(Score)}
+
+
+class ScoreStore:
+    """The scores of one run directory, which need not exist yet."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        self.path = self.run_dir / "scores.jsonl"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every row, in the order of writing; a torn last line does not count."""
+        return read_jsonl(self.path)
+
+    def append(self, found: list[Score]) -> int:
+        """Add the scores that are not there yet; returns how many were added.
+
+        Raises:
+            WorkError: a value is not finite, or the disk refuses.
+        """
+        with self._lock():
+            known = {_score(row).key() for row in self.rows()}
+            new = {score.key(): score for score in found if score.key() not in known}
+            for score in new.values():
+                row = plain(score.to_dict())
+                if row["value"] is None:
+                    raise WorkError(
+                        f"{score.task}/{score.metric} of {score.checkpoint} is not a finite number"
+                    )
+                append_line(self.path, row)
+        return len(new)
+
+    def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:
+        """`samples/<checkpoint>/<task>.jsonl`, replaced as a whole."""
+        path = self.run_dir / "samples" / checkpoint / f"{task}.jsonl"
+        write_rows(path, rows)
+        return path
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One writer at a time, from reading what is there to the last line."""
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            with open(self.run_dir / ".scores.lock", "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise WorkError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows of scores.jsonl with a number, by settings, in the order of writing."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in read_jsonl(run / "scores.jsonl"):
+        named = isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric)
+        if named and _is_number(row.get("value")):
+            groups.setdefault(row.get("settings", ""), []).append(row)
+    return groups
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _score(row: dict[str, Any]) -> Score:
+    return Score(**{key: value for key, value in row.items() if key in SCORE_FIELDS})

@@ -1,0 +1,182 @@
+"""What can be known of a recipe before anything is loaded: tasks, files, first rows, start model, lengths.
+
+Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left out:
+whatever needs the hub or a tokenizer; only the first row of a source is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from posttrain.base.files import refuse_unwritable
+from posttrain.data.shapes.catalogue import SHAPES, Shape, shape_of
+from posttrain.data.shapes.prompts import Asked, columns_of
+from posttrain.data.sources import list_files, open_rows
+from posttrain.data.tokens import RowError
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
+from posttrain.recipe import Recipe, TrainRecipe
+from posttrain.recipe.build import Problems
+from posttrain.recipe.schema import Source
+from posttrain.rundir.checkpoints import resolve
+
+MODELS = (
+    ("model", "init"),
+    ("preference", "reference_model"),
+    ("policy", "reference"),
+    ("pairing", "teacher"),
+)
+"""Section and key of every value that names a model."""
+
+
+def preflight(
+    recipe: Recipe, coming: Collection[str] = (), where: str = ""
+) -> dict[str, list[dict[str, Any]]]:
+    """Files by source name ([{path, bytes}], empty for hub ids and generators). Raises `RequestError`.
+
+    `coming`: places of runs that an earlier stage will make, which need not exist yet. `where` opens every
+    sentence of the error: the recipe's file, or the stage of a pipeline.
+    """
+    problems = Problems()
+    files: dict[str, list[dict[str, Any]]] = {}
+    shape = SHAPES[shape_of(recipe)]
+    for at, source in sources_of(recipe):
+        if is_coming(source, coming):
+            files[source.name] = []
+            continue
+        try:
+            files[source.name] = list_files(source)
+            if files[source.name] or source.generator:
+                _first_row(source, shape)
+        except RequestError as error:
+            problems.add(at, str(error))
+    if hasattr(recipe, "rewards"):
+        _rewards(recipe, files, problems)
+    try:
+        refuse_unwritable(Path(recipe.output_dir))
+    except RequestError as error:
+        problems.add("output_dir", f"output_dir: {error}")
+    if isinstance(recipe, TrainRecipe):
+        for i, task in enumerate(recipe.evaluate.tasks):
+            for path, message in check_task(task, f"evaluate.tasks[{i}]"):
+                problems.add(path, message)
+        _metrics(recipe, problems)
+    folders = {
+        section: _start(getattr(holder, key), f"{section}.{key}", coming, problems)
+        for section, key in MODELS
+        if (holder := getattr(recipe, section, None)) is not None
+    }
+    _lengths(recipe, folders["model"], problems)
+    if problems:
+        prefix = f"{where}: " if where else ""
+        raise RequestError(
+            "\n".join(
+                prefix + (p.message if p.path in p.message else f"{p.path}: {p.message}")
+                for p in problems.found
+            )
+        )
+    return files
+
+
+def sources_of(recipe: Recipe) -> list[tuple[str, Source]]:
+    """Every source a recipe reads, the held-out one included, with its place in the recipe."""
+    found = [(f"data.sources[{i}]", s) for i, s in enumerate(recipe.data.sources)]
+    heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
+    if heldout is not None and heldout.source is not None:
+        found.append(("evaluate.heldout.source", heldout.source))
+    return found
+
+
+def is_coming(source: Source, coming: Collection[str]) -> bool:
+    """Whether a source is a file that an earlier stage will make."""
+    return source.path is not None and any(source.path.startswith(f"{at}/") for at in coming)
+
+
+def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
+    limit = max_positions(recipe, folder)
+    new = recipe.rollout.max_new_tokens if hasattr(recipe, "rollout") else 0
+    if limit is None or recipe.data.max_length + new <= limit:
+        return
+    besides = f" and rollout.max_new_tokens = {new} are" if new else " is"
+    problems.add(
+        "data.max_length",
+        f"data.max_length = {recipe.data.max_length}{besides} above the {limit} positions of the model",
+    )
+
+
+def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
+    """The model's longest sequence where the recipe or the config in `folder` says it, else None."""
+    if recipe.model.from_config is not None:
+        return recipe.model.from_config.options.get("max_position_embeddings")
+    config = folder / "config.json" if folder is not None else None
+    if config is None or not config.is_file():
+        return None
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
+    except (ValueError, AttributeError, OSError):
+        raise RequestError(f"{config}: not a model config") from None
+
+
+
+
+def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
+    """Names, options, what this machine lacks, and the columns of each source's first row."""
+    from posttrain.rewards.compose import Composite
+
+    try:
+        rewards = Composite(recipe.rewards, recipe.success)
+        wrong = rewards.missing()
+    except RequestError as error:
+        rewards, wrong = None, str(error).splitlines()
+    for sentence in wrong:
+        problems.add(sentence.partition(":")[0], sentence)
+    if rewards is None:
+        return
+    for i, source in enumerate(recipe.data.sources):
+        if not files.get(source.name) and not source.generator:
+            continue
+        where, row = next(iter(open_rows(source)))
+        try:
+            rewards.check_rows([Asked(where, "", columns_of(row, source)).example()])
+        except RequestError as error:
+            problems.add(f"data.sources[{i}]", str(error))
+
+
+def _first_row(source: Source, shape: Shape) -> None:
+    """An empty source or wrongly named columns show in the first row."""
+    where, row = next(iter(open_rows(source)))
+    with contextlib.suppress(RowError):  # dropped; how many may be is data.max_drop_share
+        shape.read(row, source, where)
+
+
+def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
+    """Whether the tasks measure what `keep_best` and the gates name."""
+    named = {f"evaluate.gates[{i}]": gate for i, gate in enumerate(recipe.evaluate.gates)}
+    if recipe.checkpoints.keep_best is not None:
+        named["checkpoints.keep_best"] = recipe.checkpoints.keep_best
+    tasks = {t.name: t for t in recipe.evaluate.tasks if t.name in TASKS}
+    for place, by in named.items():
+        if by.task in tasks and by.metric not in metrics(tasks[by.task]):
+            near = did_you_mean(by.metric, metrics(tasks[by.task]))
+            at = f"{place}.metric"
+            problems.add(at, f"{at} = {by.metric!r} is no metric of {by.task}{near}")
+
+
+def _start(init: str | None, at: str, coming: Collection[str], problems: Problems) -> Path | None:
+    """The folder of trained weights where there is one on this disk already."""
+    if init is None or init.partition("@")[0] in coming:
+        return None
+    try:
+        folder = Path(resolve(init)[0])
+    except RequestError as error:
+        problems.add(at, f"{at}: {error}")
+        return None
+    if not folder.exists():
+        return None  # a hub id
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        problems.add(at, f"{at}: {folder} holds no model (no config.json)")
+    return folder

@@ -1,0 +1,117 @@
+"""Which FSDP a run may ask for, and what of it is refused by name.
+
+What is allowed is torch's `fully_shard` through accelerate, as launch/fsdp2.yaml says it. Left out: FSDP1, weights
+offloaded to the host, meshes of more than one dimension, quantised weights, fp16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from trl.models.utils import unwrap_model_for_generation
+
+from posttrain.errors import RequestError
+from posttrain.recipe import Recipe
+
+INSTEAD = "see launch/fsdp2.yaml, or use launch/ddp.yaml or launch/zero3.yaml"
+
+
+def asked() -> bool:
+    """Whether the launcher was told to use FSDP: what accelerate makes of it is another matter."""
+    return _on("ACCELERATE_USE_FSDP")
+
+
+def refuse(recipe: Recipe, on_cpu: bool) -> None:
+    """Raises `RequestError` for what of FSDP cannot work or was never seen to."""
+    if not asked():
+        return
+    for applies, reason in (
+        (on_cpu, "without a GPU accelerate runs DDP under an FSDP config and does not say so"),
+        (os.environ.get("FSDP_VERSION", "1") != "2", "fsdp_version must be 2: FSDP1 is not supported"),
+        (
+            os.environ.get("FSDP_STATE_DICT_TYPE", "") != "FULL_STATE_DICT",
+            "fsdp_state_dict_type must be FULL_STATE_DICT: a checkpoint has to load with from_pretrained",
+        ),
+        (
+            _on("FSDP_CPU_RAM_EFFICIENT_LOADING"),
+            "fsdp_cpu_ram_efficient_loading must be false: under it every from_pretrained of the other ranks "
+            "returns empty weights, also when they load a checkpoint to score it",
+        ),
+        (_on("FSDP_OFFLOAD_PARAMS"), "fsdp_offload_params must be false: not tried with the fused head"),
+        (
+            _on("FSDP_ACTIVATION_CHECKPOINTING"),
+            "fsdp_activation_checkpointing must be false: it is said in train.activation_checkpointing",
+        ),
+        (_on("ACCELERATE_USE_PARALLELISM_CONFIG"), "parallelism_config must be left out: one mesh of data-parallel ranks only"),
+        (recipe.model.quantization is not None, "model.quantization is not tried with sharded weights"),
+        (recipe.stage == "dpo", f"the {recipe.stage} stage was never run under it; use launch/zero3.yaml"),
+        (recipe.train.fp16, "train.fp16 is not tried with sharded weights; use train.bf16"),
+    ):  # fmt: skip
+        if applies:
+            raise RequestError(f"FSDP: {reason}; {INSTEAD}")
+
+
+def refuse_pretence(accelerator: Any) -> None:
+    """Raises `RequestError` where FSDP2 was asked for and something else was set up, or the other way round."""
+    if asked() != bool(accelerator.is_fsdp2):
+        got = str(accelerator.distributed_type).rpartition(".")[2]
+        what = "was asked for" if asked() else "was not asked for"
+        raise RequestError(f"FSDP {what}, but accelerate runs {got}; {INSTEAD}")
+
+
+def _on(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
+def engine(args: Any) -> str:
+    """ddp, fsdp2, zero2, zero3 or single, as accelerate set it up."""
+    plugin = getattr(args, "deepspeed_plugin", None)
+    if plugin is not None:
+        return f"zero{plugin.zero_stage}"
+    if str(args.distributed_state.distributed_type).endswith("FSDP"):
+        return "fsdp2"
+    return "ddp" if args.world_size > 1 else "single"
+
+
+@contextlib.contextmanager
+def whole_model(model: nn.Module, accelerator: Any) -> Iterator[nn.Module]:
+    """`model` is what the engine wraps. Collective: all ranks enter and leave together."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        with (
+            unwrap_model_for_generation(model, accelerator) as plain,
+            _no_roll_call(model),
+            accelerator.autocast(),
+        ):
+            yield plain
+        return
+    sharded = [m for m in model.modules() if isinstance(m, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        with accelerator.autocast():
+            yield accelerator.unwrap_model(model)
+    finally:
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
+
+
+@contextlib.contextmanager
+def _no_roll_call(engine: Any) -> Iterator[None]:
+    """Takes off the hook of ZeRO-3 that TRL leaves on: at each forward of the whole model all ranks compare what they have
+    run, so that one whose completions are shorter, or that has fewer prompts, would keep the others waiting for ever."""
+    offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+    offload.fwd_pre_hook.remove()
+    try:
+        yield
+    finally:
+        offload.fwd_pre_hook = offload.module.register_forward_pre_hook(
+            lambda *_: offload.get_param_coordinator().reset_step()
+        )
