@@ -1,6 +1,6 @@
 """Starts a test's worker module as processes that meet over gloo; for all files that compare ranks with one process.
 
-Left out: accelerate's launcher (`tests/training/conftest.py`), and what the workers compute.
+Left out: accelerate's launcher (`tests/tiny.py`), and what the workers compute.
 """
 
 from __future__ import annotations

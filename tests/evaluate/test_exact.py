@@ -10,8 +10,7 @@ import torch
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.exact import answer_log_probs
-
-from .conftest import build_model
+from tests.tiny import build_model
 
 PROMPTS = [[3, 4], [5], [6, 7, 8, 9, 3], [4, 4, 4]]
 ANSWERS = [[5, 1], [7, 8, 9, 1], [1], [3, 3, 3, 3, 3, 1]]

@@ -17,8 +17,7 @@ from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
 from posttrain.recipe.schema import Task
 from posttrain.rewards.engine.call import call
 from posttrain.rewards.registry import as_example
-
-from .conftest import build_model
+from tests.tiny import build_model
 
 ROWS = [
     {"problem": "Half of 1?", "answer": "\\frac12", "subject": "Algebra", "level": 1},

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import require
-from tests.training.conftest import RECIPE, tiny_model, write_rows
+from tests.tiny import RECIPE, tiny_model, write_rows
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 

@@ -16,7 +16,7 @@ from posttrain.base.files import read_jsonl
 from posttrain.recipe import load, load_stage
 from posttrain.stages.pipeline import dependencies, stage_recipes
 from tests.conftest import ROOT
-from tests.training.conftest import tiny_model
+from tests.tiny import tiny_model
 
 RECIPES = ROOT / "recipes"
 SHIPPED = [

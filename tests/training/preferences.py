@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from posttrain.recipe import load_stage
-from tests.training.conftest import RECIPE
+from tests.tiny import RECIPE
 
 COUNT = 40
 

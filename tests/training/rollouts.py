@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.recipe import load_stage
-from tests.training.conftest import RECIPE
+from tests.tiny import RECIPE
 
 MORE = """\
 rewards: [{name: "tests.training.rewards_for_rlvr:even", label: even}]

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from posttrain.models.head import attach_fused_head
 from posttrain_kernels import confidence_limited
-from tests.training.test_fused_heads import FAMILIES, adapted, gradients, model_of, worst
+from tests.models.test_head import FAMILIES, adapted, gradients, model_of, worst
 
 V, MICRO = 64, 2
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.conftest import tiny_model
+from tests.tiny import tiny_model
 from tests.training.rollouts import train, write_recipe
 from tests.training.test_rlvr_ranks import CASES, asked, equal
 

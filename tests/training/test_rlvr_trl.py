@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from posttrain import rlvr
-from tests.training.conftest import tiny_model
+from tests.tiny import tiny_model
 from tests.training.preferences import rows, weights
 from tests.training.rollouts import trained, write_recipe
 

@@ -15,7 +15,7 @@ from posttrain.generation.base import Sampling
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import VllmGenerator
 from posttrain.recipe import load_stage
-from tests.training.conftest import RECIPE
+from tests.tiny import RECIPE
 
 
 class Engine:

@@ -19,8 +19,7 @@ from posttrain.evaluate.score import score_task
 from posttrain.evaluate.tasks.catalogue import metrics
 from posttrain.recipe.schema import Task
 from posttrain.types import Verdict
-
-from .conftest import build_model
+from tests.tiny import build_model
 
 SUMS = Task(
     "arithmetic",

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.tiny import tiny_model
+
 RECIPE = """
 stage: rlvr
 name: case
@@ -145,8 +147,8 @@ def test_a_prompt_that_is_too_long(rlvr, call, tmp_path, overrides, words):
     assert not (tmp_path / "case").exists()
 
 
-def test_a_reference_with_another_tokenizer(rlvr, call, tmp_path, helpers):
-    other = helpers.tiny_model(tmp_path / "other")
+def test_a_reference_with_another_tokenizer(rlvr, call, tmp_path):
+    other = tiny_model(tmp_path / "other")
     file = other / "tokenizer.json"
     vocabulary = json.loads(file.read_text())
     added = {a["content"]: a["id"] for a in vocabulary["added_tokens"]}

@@ -18,7 +18,7 @@ from posttrain.recipe import load
 from posttrain.recipe.schema import Data, Loss, Source
 from posttrain.rollouts.pairing import STRATEGIES, NoPair
 from posttrain.rollouts.records import groups_of
-from tests.rollouts.conftest import content, prompts, read, rollouts, run, unigram_model
+from tests.unigram import content, prompts, read, rollouts, run, unigram_model
 
 
 def test_pairs_end_to_end(write_recipe, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import posttrain.stages.sample
 from posttrain import pairs
 from tests.conftest import ROOT
-from tests.rollouts.conftest import content, prompts, rollouts, run
+from tests.unigram import content, prompts, rollouts, run
 
 
 def test_nothing_is_sampled_twice(write_recipe, monkeypatch):

@@ -30,7 +30,7 @@ from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Sourc
 from posttrain.recipe.sections import Reward, TrainRollout, Vllm
 from posttrain.rollouts.draw import Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompt
-from tests.evaluate.conftest import build_model
+from tests.tiny import build_model
 
 END, STOP = 1, 7  # <eos> of builtin:digits, and 4, the end of turn of the template here
 

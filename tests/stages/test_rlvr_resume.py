@@ -53,7 +53,7 @@ def ended(tmp_path_factory, tiny, root):
             jobs.append({"name": name, "argv": argv(name), "signal": number} | where)
             jobs.append({"name": f"{name} again", "argv": argv(name)})
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "tests.training.killed", folder / "jobs.json", folder / "out.json"]  # fmt: skip
+    command = [sys.executable, "-m", "tests.stages.killed", folder / "jobs.json", folder / "out.json"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=_environment(root), cwd=root)  # fmt: skip
     assert (folder / "out.json").exists(), done.stderr[-4000:]
     return json.loads((folder / "out.json").read_text()), folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli import main
+from tests.tiny import RECIPE, rows_file, tiny
 
 ADDITION = (
     "evaluate.tasks=[{name: arithmetic, options: "
@@ -37,37 +37,17 @@ class Answer:
             assert word in self.err, (word, self.err)
 
 
-@pytest.fixture(scope="session")
-def helpers(root):
-    """The tiny model, rows and recipe text that the tests of training use."""
-    path = root / "tests" / "training" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("training_helpers", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tiny(helpers, tmp_path_factory) -> Path:
-    return helpers.tiny_model(tmp_path_factory.mktemp("tiny") / "model")
-
-
-@pytest.fixture(scope="session")
-def rows_file(helpers, tmp_path_factory) -> Path:
-    return helpers.write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
-
-
 @pytest.fixture
-def recipe(helpers, tmp_path, tiny, rows_file, monkeypatch) -> Path:
+def recipe(tmp_path, tiny, rows_file, monkeypatch) -> Path:
     """`case.yaml` in the working directory; its run would be `case` beside it."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "case.yaml"
-    path.write_text(helpers.RECIPE.format(out=tmp_path, model=tiny, rows=rows_file))
+    path.write_text(RECIPE.format(out=tmp_path, model=tiny, rows=rows_file))
     return path
 
 
 @pytest.fixture
-def plain_recipe(helpers, tmp_path, rows_file, monkeypatch) -> Path:
+def plain_recipe(tmp_path, rows_file, monkeypatch) -> Path:
     """As `recipe`, from scratch: nothing here has to import torch."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "case.yaml"
@@ -75,7 +55,7 @@ def plain_recipe(helpers, tmp_path, rows_file, monkeypatch) -> Path:
         "{init: null, tokenizer: 'builtin:bytes', from_config: {model_type: llama, "
         "options: {hidden_size: 32, max_position_embeddings: 512}}}"
     )
-    text = helpers.RECIPE.replace("{{init: {model}}}", model.replace("{", "{{").replace("}", "}}"))
+    text = RECIPE.replace("{{init: {model}}}", model.replace("{", "{{").replace("}", "}}"))
     path.write_text(text.format(out=tmp_path, rows=rows_file))
     return path
 
@@ -121,11 +101,11 @@ def spawn(root, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished(helpers, tiny, rows_file, tmp_path_factory) -> Path:
+def finished(tiny, rows_file, tmp_path_factory) -> Path:
     """A run of four steps with checkpoints 0, 2, 4, each scored. Do not change it: copy it."""
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "case.yaml"
-    path.write_text(helpers.RECIPE.format(out=folder, model=tiny, rows=rows_file))
+    path.write_text(RECIPE.format(out=folder, model=tiny, rows=rows_file))
     steps = ("train.max_steps=4", "checkpoints.save_steps=2", "train.optim=adamw_torch")
     assert main(["run", str(path), *steps, "train.learning_rate=1e-3", ADDITION]) == 0
     return folder / "case"

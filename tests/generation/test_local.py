@@ -13,8 +13,7 @@ import torch
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Sampling
 from posttrain.generation.local import TransformersGenerator, batches, choose
-
-from .conftest import build_model
+from tests.tiny import build_model
 
 GREEDY = Sampling(temperature=0, max_new_tokens=20, batch_size=8)
 

@@ -1,0 +1,3 @@
+"""Fixtures of this folder."""
+
+from tests.tiny import digits, llama, tied, tiny
