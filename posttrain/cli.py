@@ -19,9 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of the `posttrain` script; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        print(
-            f"error: unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr
-        )
+        print(f"error: unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", file=sys.stderr)
         return 2
     parser, commands = build_parser({name: text for name, (text, _) in COMMANDS.items()})
     # Known ones only: argparse gives up on `eval X --task gsm8k limit=8`, a positional after an option.
@@ -72,9 +70,7 @@ def run(options: argparse.Namespace) -> int:
         from posttrain.rundir.reading import PipelineData
         from posttrain.stages.pipeline import run_pipeline
 
-        page = run_pipeline(
-            options.recipe, options.overrides, _console(stderr=True), options.accelerate
-        )
+        page = run_pipeline(options.recipe, options.overrides, _console(stderr=True), options.accelerate)
         _say_findings(PipelineData.load(page.parent).runs, page)
         return 0
     if options.accelerate:
@@ -136,9 +132,14 @@ def evaluate(options: argparse.Namespace) -> None:
     from posttrain.commands.evaluate import evaluate as run_evaluate
 
     run_evaluate(
-        options.checkpoint, options.task, options.overrides, options.out, options.template,
-        _console(), as_json=options.json,
-    )  # fmt: skip
+        options.checkpoint,
+        options.task,
+        options.overrides,
+        options.out,
+        options.template,
+        _console(),
+        as_json=options.json,
+    )
 
 
 def show(options: argparse.Namespace) -> None:
@@ -189,9 +190,13 @@ def rewards(options: argparse.Namespace) -> int:
             raise RequestError("rewards check --file takes one reward")
         else:
             command.check_file(
-                options.names[0], Path(options.file), options.reference, options.option,
-                options.column, _console(),
-            )  # fmt: skip
+                options.names[0],
+                Path(options.file),
+                options.reference,
+                options.option,
+                options.column,
+                _console(),
+            )
     else:
         return command.score_file(
             options.name, Path(options.file), options.option, options.column, options.explain

@@ -65,9 +65,7 @@ class PairFacts:
         counted = batch["segment_ids"][:, 1:].reshape(-1)
         batch["side_tokens"] = torch.bincount(counted, minlength=2 * len(rows) + 1)[1:]
         if all("reference" in row for row in rows):
-            batch["reference"] = torch.tensor(
-                [row["reference"][side] for side in (0, 1) for row in rows]
-            )
+            batch["reference"] = torch.tensor([row["reference"][side] for side in (0, 1) for row in rows])
         batch["num_tokens"] = count_tokens(batch)
         return batch
 
@@ -79,9 +77,7 @@ class DpoTrainer(PreferenceTrainer):
     remedy = ": usual for losses that only see the difference; preference.sft_weight holds them up"
 
     @classmethod
-    def mixed(
-        cls, recipe: DpoRecipe, parts: StageParts, rows: Any, heldout: Any, known: Any
-    ) -> tuple:
+    def mixed(cls, recipe: DpoRecipe, parts: StageParts, rows: Any, heldout: Any, known: Any) -> tuple:
         """(rows, held-out rows, fingerprints of what the reference is asked besides the sources' rows)."""
         return rows, heldout, []
 
@@ -92,9 +88,7 @@ class DpoTrainer(PreferenceTrainer):
         self.options: PreferenceOptions = options_of(given)
         referenced = given.loss not in NO_REFERENCE
         return {
-            mode: PairStats(
-                self.args.device, parts.prepared.names, referenced, bool(given.sft_weight)
-            )
+            mode: PairStats(self.args.device, parts.prepared.names, referenced, bool(given.sft_weight))
             for mode in ("train", "heldout")
         }
 
@@ -132,9 +126,13 @@ def build(recipe: DpoRecipe, parts: StageParts) -> PreferenceTrainer:
     placeholder = Dataset.from_list([{"prompt_ids": [0], "chosen_ids": [0], "rejected_ids": [0]}])
     with head_without_adapter(parts.model):
         trainer = kind(
-            model=parts.model, args=parts.args, data_collator=kind.facts_of(parts.collator), train_dataset=placeholder,
-            processing_class=parts.tokenizer, peft_config=parts.peft_config,
-        )  # fmt: skip
+            model=parts.model,
+            args=parts.args,
+            data_collator=kind.facts_of(parts.collator),
+            train_dataset=placeholder,
+            processing_class=parts.tokenizer,
+            peft_config=parts.peft_config,
+        )
     known: dict[Key, Any] = {}
     rows = ReferenceRows(TrainRows(parts.prepared, parts.total_examples), known)
     heldout = parts.heldout_rows()
@@ -144,17 +142,20 @@ def build(recipe: DpoRecipe, parts: StageParts) -> PreferenceTrainer:
     if recipe.preference.loss not in NO_REFERENCE:
         tables = [*parts.prepared.fingerprints, *more]
         reference = _reference(recipe, parts, trainer, tables, rows, heldout, known)
-    trainer.setup_run(
-        parts.run, rows, parts.guard, parts.stop, parts.facts, recipe.train.log_samples
-    )
+    trainer.setup_run(parts.run, rows, parts.guard, parts.stop, parts.facts, recipe.train.log_samples)
     trainer.setup_preference(reference, heldout, trainer.setup_loss(recipe, parts))
     return trainer
 
 
 def _reference(
-    recipe: DpoRecipe, parts: StageParts, trainer: PreferenceTrainer, tables: list[str], rows: Any, heldout: Any,
+    recipe: DpoRecipe,
+    parts: StageParts,
+    trainer: PreferenceTrainer,
+    tables: list[str],
+    rows: Any,
+    heldout: Any,
     known: dict[Key, Any],
-) -> Reference:  # fmt: skip
+) -> Reference:
     """The reference of a run; a second model is loaded where the policy cannot stand for it."""
     given = recipe.preference
     reference = Reference(live=given.reference == "live", other=given.reference_model is not None)
@@ -169,9 +170,14 @@ def _reference(
     needed = reference.live and recipe.model.lora is None
     if needed or (reference.other and (reference.live or reference.missing)):
         reference.model = frozen_reference(
-            recipe.model, given.reference_model, parts.tokenizer, parts.init,
-            recipe.train.seed, trainer.accelerator, given.reference_revision,
-        )  # fmt: skip
+            recipe.model,
+            given.reference_model,
+            parts.tokenizer,
+            parts.init,
+            recipe.train.seed,
+            trainer.accelerator,
+            given.reference_revision,
+        )
     return reference
 
 

@@ -97,9 +97,7 @@ class PairsStage:
         return summary
 
     def _written(self, pair: Pair, prompt: Prompt, about: Row) -> Row:
-        row = written(
-            pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.checkpoint
-        )
+        row = written(pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.checkpoint)
         return row | ({"teacher": self.options.teacher} if self.options.teacher else {})
 
     def _strategy(self) -> Callable[[Prompt, list[Row]], list[Pair]]:
@@ -113,15 +111,11 @@ class PairsStage:
         if name == "cross_model":
             generator, tokenizer, template, _ = own.load(str(options.teacher))
             continuer = self._continuer(generator, tokenizer, template)
-        return lambda prompt, rows: SAMPLED[name](
-            rows, options, seed, continuer.of(prompt), student.count
-        )
+        return lambda prompt, rows: SAMPLED[name](rows, options, seed, continuer.of(prompt), student.count)
 
     def _continuer(self, generator: Any, tokenizer: Any, template: Any) -> Continuer:
         rollout, rewards = self.recipe.rollout, self.sampler.rewards
-        return Continuer(
-            generator, tokenizer, template, rewards, rollout, self.recipe.seed, self._judged
-        )
+        return Continuer(generator, tokenizer, template, rewards, rollout, self.recipe.seed, self._judged)
 
     def _judged(self, continuations: int, failed: int) -> None:
         self.continued += continuations

@@ -63,8 +63,13 @@ class PassRateStage:
         keep = self.recipe.keep
         log.info(
             "%s: %d of %d prompts have %d to %d right of %d",
-            self.run.path / "kept.jsonl", kept, len(rates), keep.at_least, keep.at_most, self.recipe.rollout.num_generations,
-        )  # fmt: skip
+            self.run.path / "kept.jsonl",
+            kept,
+            len(rates),
+            keep.at_least,
+            keep.at_most,
+            self.recipe.rollout.num_generations,
+        )
         return summary
 
     def _write(self, rates: dict[tuple[str, int], Rate]) -> int:
@@ -73,10 +78,7 @@ class PassRateStage:
         A prompt of which nothing could be judged stands in neither: it has no rate.
         """
         kept, met = 0, 0
-        with (
-            lines_to(self.run.path / "prompts.jsonl") as add,
-            lines_to(self.run.path / "kept.jsonl") as keep,
-        ):
+        with lines_to(self.run.path / "prompts.jsonl") as add, lines_to(self.run.path / "kept.jsonl") as keep:
             for source in self.recipe.data.sources:
                 for number, (_, row) in enumerate(open_rows(source)):
                     rate = rates.get((source.name, number))

@@ -75,12 +75,18 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         if self.beta and (recipe.policy.reference or not is_peft_model(self.model)):
             place = recipe.policy.reference
             self.ref_model = frozen_reference(
-                recipe.model, place, parts.tokenizer, parts.init, recipe.train.seed, self.accelerator,
-            )  # fmt: skip
+                recipe.model, place, parts.tokenizer, parts.init, recipe.train.seed, self.accelerator
+            )
         self.source = RolloutSource(
-            Prompts(parts.prepared), recipe.rollout, rewards, recipe.train.seed, self.args.process_index,
-            self.args.world_size, self.gather, lambda: self.stop.requested,
-        )  # fmt: skip
+            Prompts(parts.prepared),
+            recipe.rollout,
+            rewards,
+            recipe.train.seed,
+            self.args.process_index,
+            self.args.world_size,
+            self.gather,
+            lambda: self.stop.requested,
+        )
         self.stats = {"train": RolloutStats()}
         self._correction = "none"
         if recipe.rollout.backend != "transformers":
@@ -128,9 +134,15 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self._refuse_failures(drawn)
         self.stats["train"].add(drawn, about)
         batches = micro_batches(
-            drawn.groups, about, self.parts.tokenizer.pad_token_id, steps, self.args.per_device_train_batch_size,
-            key_of(recipe.train.seed, begun), self.args.process_index, self.args.world_size,
-        )  # fmt: skip
+            drawn.groups,
+            about,
+            self.parts.tokenizer.pad_token_id,
+            steps,
+            self.args.per_device_train_batch_size,
+            key_of(recipe.train.seed, begun),
+            self.args.process_index,
+            self.args.world_size,
+        )
         with torch.no_grad():
             return [self._with_old(self._to_device(batch)) for batch in batches]
 
@@ -148,8 +160,13 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             vllm = self.recipe.rollout.vllm
             batch["sampling_per_token_logps"] = sampled
             batch["importance_sampling_ratio"] = importance_ratio(
-                batch["old_per_token_logps"], sampled, mask, self._correction, high=vllm.correction_max, low=vllm.correction_min,
-            )  # fmt: skip
+                batch["old_per_token_logps"],
+                sampled,
+                mask,
+                self._correction,
+                high=vllm.correction_max,
+                low=vllm.correction_min,
+            )
         if self.beta:
             with without_adapter(self, self.ref_model is None):
                 reference = self.model if self.ref_model is None else self.ref_model
@@ -159,22 +176,31 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
     def _log_probs(self, model: nn.Module, batch: Inputs) -> Tensor:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-        return self._get_per_token_logps_and_entropies(
-            model, ids, mask, batch["completion_ids"].shape[1]
-        )[0]
+        return self._get_per_token_logps_and_entropies(model, ids, mask, batch["completion_ids"].shape[1])[0]
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **other
-    ) -> tuple[Tensor, Tensor | None, None]:  # fmt: skip
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        **other,
+    ) -> tuple[Tensor, Tensor | None, None]:
         """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C], by the fused head."""
         labels = input_ids.masked_fill(attention_mask == 0, -100)
         labels[:, :-logits_to_keep] = -100
         with self.accelerator.autocast():
             out = model(
-                input_ids=input_ids, attention_mask=attention_mask, labels=labels,
-                position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),  # of left-padded prompts, as sampled
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                labels=labels,
+                position_ids=(attention_mask.cumsum(1) - 1).clamp(
+                    min=0
+                ),  # of left-padded prompts, as sampled
                 tokens={"temperature": self.recipe.rollout.temperature},
-            )  # fmt: skip
+            )
         kept = slice(-logits_to_keep, None)
         return out.log_probs[:, kept], out.entropy[:, kept] if compute_entropy else None, None
 
@@ -242,9 +268,13 @@ def build(recipe: RlvrRecipe, parts: StageParts) -> RlvrTrainer:
     rewards = Composite(recipe.rewards, recipe.success)
     with head_without_adapter(parts.model):
         trainer = RlvrTrainer(
-            model=parts.model, reward_funcs=_none, args=parts.args, train_dataset=Dataset.from_list([{"prompt": "."}]),
-            processing_class=parts.tokenizer, peft_config=parts.peft_config,
-        )  # fmt: skip
+            model=parts.model,
+            reward_funcs=_none,
+            args=parts.args,
+            train_dataset=Dataset.from_list([{"prompt": "."}]),
+            processing_class=parts.tokenizer,
+            peft_config=parts.peft_config,
+        )
     trainer.data_collator = torch.tensor
     ticks = Ticks(parts.args.max_steps * recipe.train.global_batch_size)
     trainer.setup_run(parts.run, ticks, parts.guard, parts.stop, parts.facts)

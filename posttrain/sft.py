@@ -64,9 +64,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
         self.external_p = recipe.loss.p == "external"
         self.heldout = heldout
         skipping = recipe.loss.skip_below is not None
-        self.stats = {
-            mode: LossStats(self.args.device, sources, skipping) for mode in ("train", "heldout")
-        }
+        self.stats = {mode: LossStats(self.args.device, sources, skipping) for mode in ("train", "heldout")}
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """The denominator of the optimizer step: tokens or segments over all micro-batches and ranks."""
@@ -80,15 +78,9 @@ class SftTrainer(RunTrainer, SFTTrainer):
         host = batch["host"]
         return int(count(host.labels, host.segment_ids, self.reduction))
 
-    def _forward(
-        self, model, batch: dict[str, Any], normalizer: torch.Tensor | None
-    ) -> FusedOutput:
+    def _forward(self, model, batch: dict[str, Any], normalizer: torch.Tensor | None) -> FusedOutput:
         """The loss of one micro-batch, divided by `normalizer` (None: by its own count)."""
-        fused = {
-            **self.loss_arguments,
-            "num_segments": batch["num_segments"],
-            "normalizer": normalizer,
-        }
+        fused = {**self.loss_arguments, "num_segments": batch["num_segments"], "normalizer": normalizer}
         if self.external_p:
             fused["p"] = batch["segment_p"]
         if self.args.device.type != "cpu":
@@ -106,22 +98,14 @@ class SftTrainer(RunTrainer, SFTTrainer):
         means = self.stats[mode].means(self.reduce)
         self.stats[mode].reset()
         if mode == "train" and self.args.device.type == "cuda":
-            peak = get_peak_flops_per_device(
-                self.accelerator, "bfloat16" if self.args.bf16 else "float16"
-            )
+            peak = get_peak_flops_per_device(self.accelerator, "bfloat16" if self.args.bf16 else "float16")
             if peak and (self.args.bf16 or self.args.fp16):
-                flops = compute_flops_per_token(
-                    self.model.config.get_text_config(), self.facts["max_length"]
-                )
-                means["mfu"] = compute_mfu(
-                    flops, means["tokens_per_second"], self.args.world_size, peak
-                )
+                flops = compute_flops_per_token(self.model.config.get_text_config(), self.facts["max_length"])
+                means["mfu"] = compute_mfu(flops, means["tokens_per_second"], self.args.world_size, peak)
         return means
 
     @torch.no_grad()
-    def evaluate(
-        self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"
-    ) -> dict[str, float]:
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Held-out loss: exact sums over all rows and ranks, not a mean of batch means."""
         with self.untimed():
             self.stats["heldout"].reset()
@@ -167,8 +151,14 @@ def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
     for name, value in router.items():
         setattr(config, name, value)
     prepared = parts.prepared
-    trainer.setup_run(parts.run, TrainRows(prepared, parts.total_examples), parts.guard, parts.stop, parts.facts,
-                      recipe.train.log_samples)  # fmt: skip
+    trainer.setup_run(
+        parts.run,
+        TrainRows(prepared, parts.total_examples),
+        parts.guard,
+        parts.stop,
+        parts.facts,
+        recipe.train.log_samples,
+    )
     trainer.setup_loss(recipe, prepared.names, parts.heldout_rows())
     return trainer
 

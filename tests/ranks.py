@@ -16,9 +16,7 @@ WORLD = 2
 
 
 def run_ranks(
-    arguments: Callable[[int], list],
-    environment: dict[str, str] | None = None,
-    timeout: float = 300,
+    arguments: Callable[[int], list], environment: dict[str, str] | None = None, timeout: float = 300
 ) -> list[tuple[int, str]]:
     """`python -m *arguments(rank)` for every rank, on CPUs: exit codes and the tail of what was said."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
@@ -26,12 +24,15 @@ def run_ranks(
     shared |= {"WORLD_SIZE": str(WORLD)} | (environment or {})
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments(rank))], cwd=ROOT,
+            [sys.executable, "-m", *map(str, arguments(rank))],
+            cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(WORLD)
-    ]  # fmt: skip
+    ]
     try:
         said = [rank.communicate(timeout=timeout)[0][-4000:] for rank in ranks]
     finally:

@@ -83,7 +83,9 @@ def imports(name: str, path: Path, known: set[str]) -> set[tuple[str, bool]]:
             names = {full if full in known else base for full in below.values()}
         else:
             continue
-        found |= {(n, id(node) in inside) for n in names if n.split(".")[0] in ("posttrain", "posttrain_kernels")}
+        found |= {
+            (n, id(node) in inside) for n in names if n.split(".")[0] in ("posttrain", "posttrain_kernels")
+        }
     return {(other, lazy) for other, lazy in found if other != name}
 
 

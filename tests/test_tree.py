@@ -13,17 +13,22 @@ import pytest
 
 from tests.conftest import ROOT
 
-TOP = {"pyproject.toml", "recipes", "posttrain", "kernels", "tests", "launch", "README.md", "LICENSE", "Makefile",
-       "CHANGELOG.md"}  # fmt: skip
+TOP = {
+    "pyproject.toml",
+    "recipes",
+    "posttrain",
+    "kernels",
+    "tests",
+    "launch",
+    "README.md",
+    "LICENSE",
+    "Makefile",
+    "CHANGELOG.md",
+}
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 INDEX = re.compile(
     "|".join(
-        (
-            "pypi" + r"\.org",
-            "python" + r"hosted\.org",
-            r"download\.pytorch" + r"\.org",
-            r"index" + "-url",
-        )
+        ("pypi" + r"\.org", "python" + r"hosted\.org", r"download\.pytorch" + r"\.org", r"index" + "-url")
     )
 )
 
@@ -31,13 +36,15 @@ INDEX = re.compile(
 @pytest.fixture(scope="module")
 def files() -> list[Path]:
     """Every file that is in the repository or would be after `git add .`."""
-    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                            cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    return sorted(
-        {ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
-    )
+    return sorted({ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()})
 
 
 def test_nothing_else_lies_at_the_top(files):
@@ -46,8 +53,11 @@ def test_nothing_else_lies_at_the_top(files):
 
 
 def test_no_file_is_long(files):
-    sizes = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in files
-             if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in ("posttrain", "kernels")}  # fmt: skip
+    sizes = {
+        str(p.relative_to(ROOT)): len(p.read_text().splitlines())
+        for p in files
+        if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in ("posttrain", "kernels")
+    }
     assert len(sizes) > 50
     assert not {name: n for name, n in sizes.items() if n > 300}
 
@@ -58,11 +68,7 @@ def test_kernels_is_no_package():
     program = "import kernels, transformers; assert kernels.__file__ is None; transformers.LlamaForCausalLM"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -102,15 +108,13 @@ def test_the_readme_names_every_module():
             listed[folder] = f"{listed.get(folder, '')} {re.split(r'  +', text)[0]}"
     said = opening | listed
     modules = [
-        p
-        for top in ("posttrain", "kernels")
-        for p in (ROOT / top).rglob("*.py")
-        if p.name != "__init__.py"
+        p for top in ("posttrain", "kernels") for p in (ROOT / top).rglob("*.py") if p.name != "__init__.py"
     ]
     missing = [
-        str(p.relative_to(ROOT)) for p in modules
+        str(p.relative_to(ROOT))
+        for p in modules
         if not re.search(rf"\b{p.stem}\b", said.get(f"{p.parent.relative_to(ROOT)}/", ""))
-    ]  # fmt: skip
+    ]
     assert not missing, f"not in the tree of README.md: {missing}"
 
 
@@ -155,9 +159,7 @@ def test_recipes_load_and_pass_preflight(path, request):
     coming = {f"{stage.output_dir}/{stage.name}" for stage in made}
     for stage in stages:
         preflight(stage, coming)
-    header = text.split("\n", 1)[0] + "".join(
-        line for line in text.splitlines() if line.startswith("#")
-    )
+    header = text.split("\n", 1)[0] + "".join(line for line in text.splitlines() if line.startswith("#"))
     assert str(path.relative_to(ROOT)) in header, "the header shows the command"
     assert "Measured:" in header
 
@@ -184,12 +186,10 @@ def test_make_does_what_the_readme_says():
     for plan in (quickstart, test):  # torch by version before anything that would pull a newer one
         assert plan.index("pip install -q torch==") < plan.index("pip install -q -e .")
     assert "ruff check ." in test and "-m pytest" in test
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert {
-        name.strip() for group in re.findall(r'"\.\[(.+?)\]"', test) for name in group.split(",")
-    } <= set(extras)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {name.strip() for group in re.findall(r'"\.\[(.+?)\]"', test) for name in group.split(",")} <= set(
+        extras
+    )
 
 
 def test_ci_runs_make_test_and_requires_kinds_that_tests_know():

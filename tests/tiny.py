@@ -48,10 +48,18 @@ def tiny_model(folder: Path, tie: bool = False, kind: str = "llama", **options) 
     tokenizer = load_tokenizer("builtin:bytes")
     load_template("chatml", tokenizer).apply_to(tokenizer)
     shape = {
-        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 512, "vocab_size": len(tokenizer), "tie_word_embeddings": tie,
-        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "vocab_size": len(tokenizer),
+        "tie_word_embeddings": tie,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(shape | options)))
     model.save_pretrained(folder)
@@ -63,14 +71,9 @@ def write_rows(path: Path, count: int = 48) -> Path:
     """Prompt/completion rows whose completions differ in length by a factor of ten."""
     with path.open("w") as file:
         for i in range(count):
-            completion = (
-                "\n".join(f"step {j} of {i}: {i * j}" for j in range(1 + i % 5)) + f"\n#### {i * 7}"
-            )
+            completion = "\n".join(f"step {j} of {i}: {i * j}" for j in range(1 + i % 5)) + f"\n#### {i * 7}"
             file.write(
-                json.dumps(
-                    {"prompt": f"Count {i}.", "completion": completion, "answer": str(i * 7)}
-                )
-                + "\n"
+                json.dumps({"prompt": f"Count {i}.", "completion": completion, "answer": str(i * 7)}) + "\n"
             )
     return path
 
@@ -103,9 +106,13 @@ def environment(root) -> dict[str, str]:
     """Environment of a child process that trains."""
     return os.environ | {
         "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}",
-        "CI": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
-        "DS_SKIP_CUDA_CHECK": "1", "HF_HUB_OFFLINE": "1",
-    }  # fmt: skip
+        "CI": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
+        "DS_SKIP_CUDA_CHECK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def on_cpu(config: Path, folder: Path) -> Path:
@@ -149,8 +156,17 @@ def launch(root, environment, tmp_path):
         script = [str(root / "tests" / "training" / "cases.py"), str(asked), str(out)]
         command = [sys.executable]
         if config is not None:
-            command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", str(processes),
-                        "--config_file", str(on_cpu(root / "launch" / config, tmp_path)), "--main_process_port", "0"]  # fmt: skip
+            command += [
+                "-m",
+                "accelerate.commands.accelerate_cli",
+                "launch",
+                "--num_processes",
+                str(processes),
+                "--config_file",
+                str(on_cpu(root / "launch" / config, tmp_path)),
+                "--main_process_port",
+                "0",
+            ]
         done = subprocess.run(
             [*command, *script],
             env=environment,

@@ -29,10 +29,17 @@ def unigram_model(folder: Path, weights: dict[str, float]) -> Path:
     template = load_template("chatml", tokenizer)
     template.apply_to(tokenizer)
     shape = {
-        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
-        "max_position_embeddings": 256, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **shape))
     end = tokenizer(template.end_of_turn, add_special_tokens=False)["input_ids"]
     assert len(end) == 1
@@ -64,12 +71,19 @@ def write_recipe(tmp_path, digits):
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         values = {
-            "stage": stage, "name": name, "output_dir": str(tmp_path / "runs"), "model": {"init": str(digits)},
-            "data": {"template": "chatml", "max_length": 160, "cache_dir": str(tmp_path / "cache"),
-                     "sources": [{"name": "rows", "path": str(file)}]},
+            "stage": stage,
+            "name": name,
+            "output_dir": str(tmp_path / "runs"),
+            "model": {"init": str(digits)},
+            "data": {
+                "template": "chatml",
+                "max_length": 160,
+                "cache_dir": str(tmp_path / "cache"),
+                "sources": [{"name": "rows", "path": str(file)}],
+            },
             "rewards": [{"name": "tests.rollouts.verdicts:without", "label": "without"}],
             "rollout": {"num_generations": 8, "max_new_tokens": 24, "batch_size": 32},
-        }  # fmt: skip
+        }
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values | sections))
         return path
@@ -101,7 +115,7 @@ def rollouts(run: Path) -> list[dict]:
 
 def content(run: Path) -> dict[str, str]:
     """What a run has made."""
-    files = [*run.glob("*.jsonl"), *run.glob("rollouts/*"), *run.glob("parts/*"), *run.glob("pair*.json")]  # fmt: skip
+    files = [*run.glob("*.jsonl"), *run.glob("rollouts/*"), *run.glob("parts/*"), *run.glob("pair*.json")]
     found = {}
     for file in files:
         text = file.read_text()

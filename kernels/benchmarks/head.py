@@ -29,9 +29,14 @@ from problem import SEGMENT
 from show import show_case, show_checks
 
 GPU_SHAPES = (
-    "8192x2048x32000", "8192x4096x32000", "8192x2048x128256", "8192x4096x128256",
-    "8192x4096x151936", "8192x4096x262144", "16384x2048x151936",
-)  # fmt: skip
+    "8192x2048x32000",
+    "8192x4096x32000",
+    "8192x2048x128256",
+    "8192x4096x128256",
+    "8192x4096x151936",
+    "8192x4096x262144",
+    "16384x2048x151936",
+)
 CPU_SHAPES = ("4096x512x32000",)
 TOY_SHAPES = ("256x64x1000",)
 CASES = ("planted:256", "random:256", "planted:1")
@@ -57,9 +62,7 @@ def parse() -> argparse.Namespace:
     cuda = torch.device(args.device).type == "cuda"
     args.dtype = args.dtype or ("bf16" if cuda else "fp32")
     args.repeats = args.repeats or (10 if cuda else 3)
-    args.shapes = args.shapes or list(
-        TOY_SHAPES if args.toy else GPU_SHAPES if cuda else CPU_SHAPES
-    )
+    args.shapes = args.shapes or list(TOY_SHAPES if args.toy else GPU_SHAPES if cuda else CPU_SHAPES)
     args.variants = args.variants or [v.name for v in VARIANTS]
     try:
         for shape in args.shapes:
@@ -80,14 +83,17 @@ def main() -> None:
         child(args, device)
         return
     settings = {
-        "dtype": args.dtype, "repeats": args.repeats, "passes": timing.PASSES, "segment": SEGMENT,
-        "reduction": "token_mean", "toy": args.toy, "cold_caches": not args.keep_caches,
+        "dtype": args.dtype,
+        "repeats": args.repeats,
+        "passes": timing.PASSES,
+        "segment": SEGMENT,
+        "reduction": "token_mean",
+        "toy": args.toy,
+        "cold_caches": not args.keep_caches,
         "tolerance": TOLERANCE[args.dtype],
-    }  # fmt: skip
-    result = timing.stamp("head", settings)
-    result["variants"] = {
-        v.name: {"kind": v.kind, "what": v.what, "exact": v.exact} for v in VARIANTS
     }
+    result = timing.stamp("head", settings)
+    result["variants"] = {v.name: {"kind": v.kind, "what": v.what, "exact": v.exact} for v in VARIANTS}
     result["cases"] = []
     path = args.json or (None if args.toy else timing.result_path("head", result["machine"]))
     for number, (shape, case) in enumerate((s, c) for s in args.shapes for c in args.cases):

@@ -10,16 +10,7 @@ from pathlib import Path
 import timing
 import torch
 from peers import VARIANTS, Loss, Variant
-from problem import (
-    INPUTS,
-    Floor,
-    Problem,
-    errors,
-    head_flops,
-    make_problem,
-    mean_weight,
-    reference,
-)
+from problem import INPUTS, Floor, Problem, errors, head_flops, make_problem, mean_weight, reference
 
 CHECK_SHAPE = (512, 256, 4096)  # whole tiles for the peers that want them
 HEAD = str(Path(__file__).with_name("head.py"))
@@ -136,9 +127,7 @@ def run_case(args, shape: str, case: str, device) -> dict:
         row["over_floor"] = row["ms"] / base["ms"]
     for row in rows.values():
         if row["kind"] == "ours":  # how many times faster than each other variant
-            row["faster_than"] = {
-                o: r["ms"] / row["ms"] for o, r in rows.items() if o != row["variant"]
-            }
+            row["faster_than"] = {o: r["ms"] / row["ms"] for o, r in rows.items() if o != row["variant"]}
     itemsize = DTYPES[args.dtype].itemsize
     return {
         "tokens": tokens,
@@ -153,7 +142,7 @@ def run_case(args, shape: str, case: str, device) -> dict:
         "floor": base,
         "rows": sorted(rows.values(), key=lambda row: row["ms"]),
         "missing": missing,
-    }  # fmt: skip
+    }
 
 
 def peak_mib(args, variant, shape, case, step, problem, device) -> float | None:

@@ -55,9 +55,16 @@ def _ours(backend: str, **more) -> Callable[[], Loss]:
     def make() -> Loss:
         def loss(problem: Problem) -> torch.Tensor:
             return confidence_limited(
-                problem.hidden, problem.weight, problem.labels, problem.segment_ids, problem.n,
-                num_segments=problem.segments, host=problem.host, backend=backend, **more,
-            ).loss  # fmt: skip
+                problem.hidden,
+                problem.weight,
+                problem.labels,
+                problem.segment_ids,
+                problem.n,
+                num_segments=problem.segments,
+                host=problem.host,
+                backend=backend,
+                **more,
+            ).loss
 
         return loss
 
@@ -104,9 +111,8 @@ def _trl() -> Loss:
 
     def loss(problem: Problem) -> torch.Tensor:
         log_probs, *_ = ChunkedLogProbFunction.apply(
-            problem.hidden, problem.weight, None, problem.labels, 1.0, columns, None, 1.0,
-            ("log_probs",),
-        )  # fmt: skip
+            problem.hidden, problem.weight, None, problem.labels, 1.0, columns, None, 1.0, ("log_probs",)
+        )
         return segment_loss(log_probs, problem)
 
     return loss
@@ -134,9 +140,13 @@ def _liger_flce(large_chunks: bool) -> Callable[[], Loss]:
                 pieces = max(1, tokens // CHUNK_ROWS)
                 more["chunk_mem_const"] = -(-vocab // (hidden_size * pieces))
             nll = flce(
-                problem.hidden, problem.weight, problem.labels, reduction="none",
-                accum_dtype=torch.float32, **more,
-            )  # fmt: skip
+                problem.hidden,
+                problem.weight,
+                problem.labels,
+                reduction="none",
+                accum_dtype=torch.float32,
+                **more,
+            )
             return segment_loss(-nll, problem)
 
         return loss
@@ -150,9 +160,8 @@ def _cut(filter_eps: str | None) -> Callable[[], Loss]:
 
         def loss(problem: Problem) -> torch.Tensor:
             nll = linear_cross_entropy(
-                problem.hidden, problem.weight, problem.labels, reduction="none",
-                filter_eps=filter_eps,
-            )  # fmt: skip
+                problem.hidden, problem.weight, problem.labels, reduction="none", filter_eps=filter_eps
+            )
             return segment_loss(-nll, problem)
 
         return loss
@@ -178,27 +187,60 @@ def _liger_cute() -> Loss:
 
 VARIANTS = (
     Variant("triton", "ours", "Mode A, the default on a GPU", _ours("triton"), needs_gpu=True),
-    Variant("triton-skip", "ours", "Mode A without rows whose weight is below 1e-4",
-            _ours("triton", skip_below=1e-4), needs_gpu=True, exact=False),
-    Variant("torch", "ours", "Mode A in chunks of plain torch, the default on a CPU",
-            _ours("torch")),
-    Variant("mode-b", "ours", "differentiable log-probabilities, segment loss by autograd",
-            _mode_b),
+    Variant(
+        "triton-skip",
+        "ours",
+        "Mode A without rows whose weight is below 1e-4",
+        _ours("triton", skip_below=1e-4),
+        needs_gpu=True,
+        exact=False,
+    ),
+    Variant("torch", "ours", "Mode A in chunks of plain torch, the default on a CPU", _ours("torch")),
+    Variant("mode-b", "ours", "differentiable log-probabilities, segment loss by autograd", _mode_b),
     Variant("plain", "peer", "all logits, upcast to fp32, autograd", lambda: _plain_loss),
     Variant("compile", "peer", "plain under torch.compile", _compiled, compiles=True),
     Variant("trl", "peer", "TRL's ChunkedLogProbFunction, log-probabilities only", _trl, "trl"),
-    Variant("liger-scaled", "peer", "Liger's fused scaled cross-entropy", _liger_scaled,
-            "liger_kernel"),
-    Variant("liger-flce", "peer", "Liger's fused linear cross-entropy, reduction none, fp32 dW",
-            _liger_flce(False), "liger_kernel", needs_gpu=True),
-    Variant("liger-flce-rows", "peer", "the same in chunks of 4096 rows or more",
-            _liger_flce(True), "liger_kernel", needs_gpu=True),
-    Variant("cce", "peer", "cut cross-entropy, every gradient kept", _cut(None),
-            "cut_cross_entropy", needs_gpu=True),
-    Variant("cce-filter", "peer", "cut cross-entropy, small gradients dropped (its default)",
-            _cut("high"), "cut_cross_entropy", needs_gpu=True, exact=False),
-    Variant("quack-ce", "ceiling", "QuACK's chunked linear cross-entropy", _quack, "quack",
-            needs_gpu=True),
-    Variant("liger-cute-ce", "ceiling", "Liger's CuTe linear cross-entropy (Hopper)", _liger_cute,
-            "liger_kernel", needs_gpu=True),
-)  # fmt: skip
+    Variant("liger-scaled", "peer", "Liger's fused scaled cross-entropy", _liger_scaled, "liger_kernel"),
+    Variant(
+        "liger-flce",
+        "peer",
+        "Liger's fused linear cross-entropy, reduction none, fp32 dW",
+        _liger_flce(False),
+        "liger_kernel",
+        needs_gpu=True,
+    ),
+    Variant(
+        "liger-flce-rows",
+        "peer",
+        "the same in chunks of 4096 rows or more",
+        _liger_flce(True),
+        "liger_kernel",
+        needs_gpu=True,
+    ),
+    Variant(
+        "cce",
+        "peer",
+        "cut cross-entropy, every gradient kept",
+        _cut(None),
+        "cut_cross_entropy",
+        needs_gpu=True,
+    ),
+    Variant(
+        "cce-filter",
+        "peer",
+        "cut cross-entropy, small gradients dropped (its default)",
+        _cut("high"),
+        "cut_cross_entropy",
+        needs_gpu=True,
+        exact=False,
+    ),
+    Variant("quack-ce", "ceiling", "QuACK's chunked linear cross-entropy", _quack, "quack", needs_gpu=True),
+    Variant(
+        "liger-cute-ce",
+        "ceiling",
+        "Liger's CuTe linear cross-entropy (Hopper)",
+        _liger_cute,
+        "liger_kernel",
+        needs_gpu=True,
+    ),
+)

@@ -94,13 +94,16 @@ def segment_loss(log_probs: Tensor, problem: Problem) -> Tensor:
 
 def reference(problem: Problem) -> tuple[float, Tensor, Tensor]:
     """(loss, dX, dW) in fp64 on the host, from the inputs as they are after rounding."""
-    hidden, weight = (
-        t.detach().double().cpu().requires_grad_() for t in (problem.hidden, problem.weight)
-    )
+    hidden, weight = (t.detach().double().cpu().requires_grad_() for t in (problem.hidden, problem.weight))
     out = confidence_limited(
-        hidden, weight, problem.labels.cpu(), problem.segment_ids.cpu(), problem.n,
-        num_segments=problem.segments, backend="reference",
-    )  # fmt: skip
+        hidden,
+        weight,
+        problem.labels.cpu(),
+        problem.segment_ids.cpu(),
+        problem.n,
+        num_segments=problem.segments,
+        backend="reference",
+    )
     out.loss.backward()
     return out.loss.item(), hidden.grad, weight.grad
 
@@ -123,9 +126,14 @@ def mean_weight(problem: Problem) -> float:
     """Mean F over the segments: how much of the cross-entropy gradient is left."""
     with torch.no_grad():
         out = confidence_limited(
-            problem.hidden, problem.weight, problem.labels, problem.segment_ids, problem.n,
-            num_segments=problem.segments, backend="torch",
-        )  # fmt: skip
+            problem.hidden,
+            problem.weight,
+            problem.labels,
+            problem.segment_ids,
+            problem.n,
+            num_segments=problem.segments,
+            backend="torch",
+        )
     return out.coef.mean().item()
 
 
@@ -135,9 +143,7 @@ class Floor:
     def __init__(self, problem: Problem) -> None:
         self.hidden, self.weight = problem.hidden.detach(), problem.weight.detach()
         tokens, _, vocab = problem.shape
-        self.delta = torch.randn(
-            tokens, vocab, dtype=self.hidden.dtype, device=self.hidden.device
-        )  # [T, V]
+        self.delta = torch.randn(tokens, vocab, dtype=self.hidden.dtype, device=self.hidden.device)  # [T, V]
         self.logits = torch.empty_like(self.delta)
         self.d_hidden = torch.empty_like(self.hidden)
         self.d_weight = torch.empty_like(self.weight)

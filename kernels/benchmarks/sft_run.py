@@ -147,9 +147,15 @@ def head_steps(ours, batch: dict) -> dict[str, Callable]:
 
     def our_loss():
         return confidence_limited(
-            hidden, weight, labels, ids, **ours.loss_arguments,
-            num_segments=batch["num_segments"], normalizer=count, host=host,
-        ).loss  # fmt: skip
+            hidden,
+            weight,
+            labels,
+            ids,
+            **ours.loss_arguments,
+            num_segments=batch["num_segments"],
+            normalizer=count,
+            host=host,
+        ).loss
 
     def trl_loss():
         outputs = ("log_probs", "entropy", "is_top1")  # what its SFTTrainer asks for

@@ -25,9 +25,17 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "torch", "triton", "numpy", "transformers", "trl", "accelerate", "liger-kernel",
-    "cut-cross-entropy", "quack-kernels", "nvidia-cutlass-dsl",
-)  # fmt: skip
+    "torch",
+    "triton",
+    "numpy",
+    "transformers",
+    "trl",
+    "accelerate",
+    "liger-kernel",
+    "cut-cross-entropy",
+    "quack-kernels",
+    "nvidia-cutlass-dsl",
+)
 PASSES = 2
 MIB = 2**20
 
@@ -91,9 +99,7 @@ def stamp(kind: str, settings: dict) -> dict:
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit(),
         "machine": machine(),
-        "load_average": list(
-            os.getloadavg()
-        ),  # of 1, 5, 15 minutes before the start: who else works
+        "load_average": list(os.getloadavg()),  # of 1, 5, 15 minutes before the start: who else works
         "versions": versions(),
         "settings": settings,
     }

@@ -18,6 +18,13 @@ from .spec import LossOutput, OnHost, TokenOutput, count
 from .vocab import VocabShard
 
 __all__ = [
-    "LossOutput", "OnHost", "TokenOutput", "VocabShard", "available_backends",
-    "confidence_limited", "count", "family", "token_log_probs",
-]  # fmt: skip
+    "LossOutput",
+    "OnHost",
+    "TokenOutput",
+    "VocabShard",
+    "available_backends",
+    "confidence_limited",
+    "count",
+    "family",
+    "token_log_probs",
+]

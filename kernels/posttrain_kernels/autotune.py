@@ -32,11 +32,7 @@ class Config(NamedTuple):
 
 
 def choose(
-    name: str,
-    key: str,
-    candidates: Sequence[Config],
-    launch: Callable[[Config], None],
-    device: torch.device,
+    name: str, key: str, candidates: Sequence[Config], launch: Callable[[Config], None], device: torch.device
 ) -> Config:
     """The fastest of `candidates` for `launch`, which must be safe to repeat. `name` is the
     kernel's, `key` what the choice depends on (shape, dtype). The first candidate is the default."""
@@ -54,8 +50,12 @@ def choose(
         _remember(file, name, key, config)
         logger.info(
             "%s (%s): tile %d, %d warps, the fastest of %d tried in %.1f s, compilation included",
-            name, key, *config, len(candidates), time.perf_counter() - begun,
-        )  # fmt: skip
+            name,
+            key,
+            *config,
+            len(candidates),
+            time.perf_counter() - begun,
+        )
     _chosen[name, key] = config
     return config
 

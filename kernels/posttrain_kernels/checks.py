@@ -43,9 +43,7 @@ def view(logit_scale: float | None, softcap: float | None, temperature: float) -
     def finite(x):
         return math.isfinite(x)
 
-    number(
-        "logit_scale", logit_scale, lambda x: finite(x) and x != 0, "a finite number other than 0"
-    )
+    number("logit_scale", logit_scale, lambda x: finite(x) and x != 0, "a finite number other than 0")
     number("softcap", softcap, lambda x: finite(x) and x > 0, "a finite number > 0")
     number("temperature", temperature, lambda x: finite(x) and x > 0, "a finite number > 0")
     return View(
@@ -138,9 +136,7 @@ def exponent(member: str, given: float | None) -> None:
         return
     valid = isinstance(given, int | float) and math.isfinite(given)
     if valid:
-        valid = {"power": given > 0, "focal": given >= 0}.get(
-            member, given >= 1 and given == int(given)
-        )
+        valid = {"power": given > 0, "focal": given >= 0}.get(member, given >= 1 and given == int(given))
     if not valid:
         raise ValueError(f"exponent: member {member!r} needs {meaning}, got {given!r}")
 

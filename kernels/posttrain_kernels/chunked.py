@@ -49,9 +49,7 @@ def run(
     # `needs_input_grad` ignores no_grad, so the question is asked here.
     graph = torch.is_grad_enabled()
     wants = tuple(graph and t is not None and t.requires_grad for t in tensors)
-    return LossOutput(
-        *_Chunked.apply(*tensors, labels, segment_ids, spec, backend, chunk_rows, wants)
-    )
+    return LossOutput(*_Chunked.apply(*tensors, labels, segment_ids, spec, backend, chunk_rows, wants))
 
 
 class _Chunked(torch.autograd.Function):
@@ -148,9 +146,7 @@ class _Run:
             rows, capacity = plan.balanced(self.count, most), plan.slack(most)
         self.size = max(1, min(capacity, self.count))
         self.ops = self.rows_class(self.size, vocab, spec.view, self.dtype, self.mm, device)
-        for group in plan.plan(
-            self.host_ids, rows, spec.num_segments, spec.weight_needs_model, self.size
-        ):
+        for group in plan.plan(self.host_ids, rows, spec.num_segments, spec.weight_needs_model, self.size):
             self._group(group, any(wants))
         del self.ops
 
@@ -239,6 +235,4 @@ class _Run:
         tables = self.log_probs, self.entropy, self.correct, self.log_z
         log_probs, entropy, correct, log_z = (scatter(t, self.rows, self.total) for t in tables)
         sums = segments.sums[1:].to(self.dtype, copy=True)
-        return LossOutput(
-            loss, log_probs, sums, segments.coef, entropy, correct, log_z, self.skipped
-        )
+        return LossOutput(loss, log_probs, sums, segments.coef, entropy, correct, log_z, self.skipped)

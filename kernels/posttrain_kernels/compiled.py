@@ -54,13 +54,33 @@ def _loss(
     # One N for all is a number again: N = 1 then is cross-entropy by an explicit branch.
     single = float(n) if n.dim() == 0 and n.device.type == "cpu" else n
     factors, spec, name = prepare(
-        hidden, weight, labels, segment_ids, single, member=member, exponent=exponent, value=value,
-        p=p, segment_weights=segment_weights, reduction=reduction, normalizer=normalizer,
-        num_segments=num_segments, p_threshold=p_threshold, weight_threshold=weight_threshold,
-        temperature=temperature, bias=None, low_rank=None if u is None else (u, b),
-        softcap=softcap, logit_scale=logit_scale, z_loss=z_loss, skip_below=skip_below, vocab=None,
-        host=None, backend=backend, chunk_rows=chunk_rows,
-    )  # fmt: skip
+        hidden,
+        weight,
+        labels,
+        segment_ids,
+        single,
+        member=member,
+        exponent=exponent,
+        value=value,
+        p=p,
+        segment_weights=segment_weights,
+        reduction=reduction,
+        normalizer=normalizer,
+        num_segments=num_segments,
+        p_threshold=p_threshold,
+        weight_threshold=weight_threshold,
+        temperature=temperature,
+        bias=None,
+        low_rank=None if u is None else (u, b),
+        softcap=softcap,
+        logit_scale=logit_scale,
+        z_loss=z_loss,
+        skip_below=skip_below,
+        vocab=None,
+        host=None,
+        backend=backend,
+        chunk_rows=chunk_rows,
+    )
     left, right = factors or (None, None)
     out, grads, inverse = chunked.solve(
         hidden, weight, left, right, labels, segment_ids, spec, name, chunk_rows, tuple(wants)
@@ -71,9 +91,33 @@ def _loss(
 
 
 @_loss.register_fake
-def _(hidden, weight, u, b, labels, segment_ids, n, p, segment_weights, normalizer, num_segments,
-      member, exponent, value, reduction, p_threshold, weight_threshold, temperature, softcap,
-      logit_scale, z_loss, skip_below, backend, chunk_rows, wants):  # fmt: skip
+def _(
+    hidden,
+    weight,
+    u,
+    b,
+    labels,
+    segment_ids,
+    n,
+    p,
+    segment_weights,
+    normalizer,
+    num_segments,
+    member,
+    exponent,
+    value,
+    reduction,
+    p_threshold,
+    weight_threshold,
+    temperature,
+    softcap,
+    logit_scale,
+    z_loss,
+    skip_below,
+    backend,
+    chunk_rows,
+    wants,
+):
     dtype, tokens = work_dtype(hidden, weight), labels.shape[0]
 
     def make(*shape, dtype=dtype):
@@ -81,9 +125,17 @@ def _(hidden, weight, u, b, labels, segment_ids, n, p, segment_weights, normaliz
 
     grads = [make(*t.shape) for t, want in zip((hidden, weight, u, b), wants, strict=True) if want]
     return [
-        make(), make(tokens), make(num_segments), make(num_segments), make(tokens),
-        make(tokens, dtype=torch.bool), make(tokens), make(dtype=torch.int64), *grads, make(),
-    ]  # fmt: skip
+        make(),
+        make(tokens),
+        make(num_segments),
+        make(num_segments),
+        make(tokens),
+        make(tokens, dtype=torch.bool),
+        make(tokens),
+        make(dtype=torch.int64),
+        *grads,
+        make(),
+    ]
 
 
 def _setup(ctx, inputs, output):
@@ -112,10 +164,27 @@ def call(hidden, weight, factors, labels, segment_ids, n, num_segments, normaliz
     if not isinstance(n, Tensor):
         n = torch.full((), n, dtype=torch.float32)
     out = torch.ops.posttrain_kernels.confidence_limited(
-        *tensors, labels, segment_ids, n, options["p"], options["segment_weights"], normalizer,
-        num_segments, options["member"], options["exponent"], options["value"],
-        options["reduction"], options["p_threshold"], options["weight_threshold"],
-        options["temperature"], options["softcap"], options["logit_scale"], options["z_loss"],
-        options["skip_below"], options["backend"], options["chunk_rows"], wants,
-    )  # fmt: skip
+        *tensors,
+        labels,
+        segment_ids,
+        n,
+        options["p"],
+        options["segment_weights"],
+        normalizer,
+        num_segments,
+        options["member"],
+        options["exponent"],
+        options["value"],
+        options["reduction"],
+        options["p_threshold"],
+        options["weight_threshold"],
+        options["temperature"],
+        options["softcap"],
+        options["logit_scale"],
+        options["z_loss"],
+        options["skip_below"],
+        options["backend"],
+        options["chunk_rows"],
+        wants,
+    )
     return LossOutput(out[0], *(t.detach() for t in out[1:OUTPUTS]))

@@ -30,7 +30,7 @@ def _forward(
     chunk_rows: int | None,
 ) -> list[Tensor]:
     """TokenOutput's fields, then peak and log total, all [T]."""
-    chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)  # fmt: skip
+    chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)
     rows = tokens.trained_rows(labels)
     stats, kept = tokens.forward(hidden, weight, u, b, labels, rows, chosen)
     tables = stats.log_probs, stats.entropy, stats.log_z, stats.correct, *kept[:2]
@@ -56,7 +56,7 @@ def _backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """The gradients that are needed of hidden, weight, U, B. `kept`: peak, log total, log p, H."""
-    chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)  # fmt: skip
+    chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)
     rows = tokens.trained_rows(labels)
     kept = [pick(t, rows) for t in kept]
     upstream = d_log_p, d_entropy, d_log_z
@@ -69,9 +69,18 @@ def _settings(hidden, weight, u, b, labels, temperature, softcap, scale, backend
 
     low_rank = None if u is None else (u, b)
     view, _, name = prepare_tokens(
-        hidden, weight, labels, temperature=temperature, bias=None, low_rank=low_rank,
-        softcap=softcap, logit_scale=scale, vocab=None, backend=backend, chunk_rows=chunk_rows,
-    )  # fmt: skip
+        hidden,
+        weight,
+        labels,
+        temperature=temperature,
+        bias=None,
+        low_rank=low_rank,
+        softcap=softcap,
+        logit_scale=scale,
+        vocab=None,
+        backend=backend,
+        chunk_rows=chunk_rows,
+    )
     return tokens.settings(hidden, weight, view, None, name, chunk_rows)
 
 
@@ -83,8 +92,23 @@ def _(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, 
 
 
 @_backward.register_fake
-def _(hidden, weight, u, b, labels, kept, d_log_p, d_entropy, d_log_z, temperature, softcap,
-      logit_scale, backend, chunk_rows, needs):  # fmt: skip
+def _(
+    hidden,
+    weight,
+    u,
+    b,
+    labels,
+    kept,
+    d_log_p,
+    d_entropy,
+    d_log_z,
+    temperature,
+    softcap,
+    logit_scale,
+    backend,
+    chunk_rows,
+    needs,
+):
     inputs = zip((hidden, weight, u, b), needs, strict=True)
     return [torch.empty_like(t, memory_format=torch.contiguous_format) for t, n in inputs if n]
 

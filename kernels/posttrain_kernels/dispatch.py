@@ -94,31 +94,74 @@ def confidence_limited(
     """
     weight, bias, low_rank = whole(weight), whole(bias), _whole_pair(low_rank)
     options = {
-        "member": member, "exponent": exponent, "value": value, "p": p,
-        "segment_weights": segment_weights, "reduction": reduction, "p_threshold": p_threshold,
-        "weight_threshold": weight_threshold, "temperature": temperature, "softcap": softcap,
-        "logit_scale": logit_scale, "z_loss": z_loss, "skip_below": skip_below,
-        "backend": backend, "chunk_rows": chunk_rows,
-    }  # fmt: skip
+        "member": member,
+        "exponent": exponent,
+        "value": value,
+        "p": p,
+        "segment_weights": segment_weights,
+        "reduction": reduction,
+        "p_threshold": p_threshold,
+        "weight_threshold": weight_threshold,
+        "temperature": temperature,
+        "softcap": softcap,
+        "logit_scale": logit_scale,
+        "z_loss": z_loss,
+        "skip_below": skip_below,
+        "backend": backend,
+        "chunk_rows": chunk_rows,
+    }
     if torch.compiler.is_compiling():
         return _traced(
-            hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank,
-            vocab, options,
-        )  # fmt: skip
+            hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank, vocab, options
+        )
     factors, spec, name = prepare(
-        hidden, weight, labels, segment_ids, n, normalizer=normalizer, num_segments=num_segments,
-        bias=bias, low_rank=low_rank, vocab=vocab, host=host, **options,
-    )  # fmt: skip
+        hidden,
+        weight,
+        labels,
+        segment_ids,
+        n,
+        normalizer=normalizer,
+        num_segments=num_segments,
+        bias=bias,
+        low_rank=low_rank,
+        vocab=vocab,
+        host=host,
+        **options,
+    )
     if name == "reference":
         return reference.run(hidden, weight, factors, labels, segment_ids, spec)
     return chunked.run(hidden, weight, factors, labels, segment_ids, spec, name, chunk_rows)
 
 
 def prepare(
-    hidden, weight, labels, segment_ids, n, *, member, exponent, value, p, segment_weights,
-    reduction, normalizer, num_segments, p_threshold, weight_threshold, temperature, bias, low_rank,
-    softcap, logit_scale, z_loss, skip_below, vocab, host, backend, chunk_rows,
-):  # fmt: skip
+    hidden,
+    weight,
+    labels,
+    segment_ids,
+    n,
+    *,
+    member,
+    exponent,
+    value,
+    p,
+    segment_weights,
+    reduction,
+    normalizer,
+    num_segments,
+    p_threshold,
+    weight_threshold,
+    temperature,
+    bias,
+    low_rank,
+    softcap,
+    logit_scale,
+    z_loss,
+    skip_below,
+    vocab,
+    host,
+    backend,
+    chunk_rows,
+):
     """Every check of `confidence_limited`: (factors, Spec, name of the back-end)."""
     checks.head(hidden, weight, labels, vocab)
     checks.ids("segment_ids", segment_ids, hidden)
@@ -140,15 +183,27 @@ def prepare(
     factors = checks.factors(hidden, weight, bias, low_rank)
     n, p, segment_weights, size = _tables(n, p, segment_weights, num_segments, segment_ids)
     spec = Spec(
-        n, member, exponent, value, p, segment_weights, reduction, _normalizer(normalizer, hidden),
-        size, p_threshold, weight_threshold, view, float(z_loss), skip_below, vocab, host,
-    )  # fmt: skip
+        n,
+        member,
+        exponent,
+        value,
+        p,
+        segment_weights,
+        reduction,
+        _normalizer(normalizer, hidden),
+        size,
+        p_threshold,
+        weight_threshold,
+        view,
+        float(z_loss),
+        skip_below,
+        vocab,
+        host,
+    )
     return factors, spec, _choose(backend, hidden, weight)
 
 
-def _traced(
-    hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank, vocab, options
-):  # fmt: skip
+def _traced(hidden, weight, labels, segment_ids, n, num_segments, normalizer, bias, low_rank, vocab, options):
     """Under torch.compile: an opaque operator, which does its checks when it runs."""
     _refuse_traced(vocab, options["backend"])
     for table in (n, options["p"], options["segment_weights"]):
@@ -157,9 +212,7 @@ def _traced(
     if num_segments is None:
         raise ValueError("num_segments: needed under torch.compile, where it is a shape")
     factors = checks.factors(hidden, weight, bias, low_rank)
-    return compiled.call(
-        hidden, weight, factors, labels, segment_ids, n, num_segments, normalizer, **options
-    )
+    return compiled.call(hidden, weight, factors, labels, segment_ids, n, num_segments, normalizer, **options)
 
 
 def _refuse_traced(vocab: VocabShard | None, backend: str) -> None:
@@ -195,19 +248,26 @@ def token_log_probs(
         options = temperature, softcap, logit_scale, backend, chunk_rows
         return compiled_tokens.call(hidden, weight, factors, labels, *options)
     view, factors, name = prepare_tokens(
-        hidden, weight, labels, temperature=temperature, bias=bias, low_rank=low_rank,
-        softcap=softcap, logit_scale=logit_scale, vocab=vocab, backend=backend,
+        hidden,
+        weight,
+        labels,
+        temperature=temperature,
+        bias=bias,
+        low_rank=low_rank,
+        softcap=softcap,
+        logit_scale=logit_scale,
+        vocab=vocab,
+        backend=backend,
         chunk_rows=chunk_rows,
-    )  # fmt: skip
+    )
     if name == "reference":
         return reference.tokens(hidden, weight, factors, labels, view, vocab)
     return tokens.run(hidden, weight, factors, labels, view, vocab, name, chunk_rows)
 
 
 def prepare_tokens(
-    hidden, weight, labels, *, temperature, bias, low_rank, softcap, logit_scale, vocab, backend,
-    chunk_rows,
-):  # fmt: skip
+    hidden, weight, labels, *, temperature, bias, low_rank, softcap, logit_scale, vocab, backend, chunk_rows
+):
     """Every check of `token_log_probs`: (View, factors, name of the back-end)."""
     checks.head(hidden, weight, labels, vocab)
     _chunk_rows(chunk_rows)

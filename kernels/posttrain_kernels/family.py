@@ -35,10 +35,7 @@ _TINY_P = 16.0  # c = -log p: beyond it -log(1 - p) is p (1 + p/2) to fp32, and 
 
 
 def value_and_weight(
-    logp: Tensor,
-    n: float | Tensor = 1.0,
-    member: str = "confidence",
-    exponent: float | None = None,
+    logp: Tensor, n: float | Tensor = 1.0, member: str = "confidence", exponent: float | None = None
 ) -> tuple[Tensor, Tensor]:
     """(L, F), each shaped like `logp`. `n` (a number or a tensor like `logp`) matters to
     `confidence` only. log p = 0 and log p = -inf give the limits; a log p
@@ -86,9 +83,7 @@ def _confidence(logp: Tensor, n: float | Tensor) -> tuple[Tensor, Tensor]:
     # where, never a mask product: the branch not taken may be inf or NaN.
     value = torch.where(small, z / 2 - z * z / 24 - log_z, -_log1mexp(z))
     weight = torch.where(
-        small,
-        _series(a) / _series(z),
-        torch.exp(log_n - c - (n - 1) * a) / -torch.expm1(-z),
+        small, _series(a) / _series(z), torch.exp(log_n - c - (n - 1) * a) / -torch.expm1(-z)
     )
     if isinstance(n, Tensor):
         plain = n == 1

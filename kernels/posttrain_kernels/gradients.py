@@ -49,9 +49,12 @@ class Gradients:
     found: list[Tensor | None] = field(default_factory=lambda: [None] * KINDS)
 
     def add(
-        self, block: Block, scale: Tensor | None, point: Tensor | None = None,
+        self,
+        block: Block,
+        scale: Tensor | None,
+        point: Tensor | None = None,
         waiting: list[Tensor | None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add a block's rows. `scale` [r]: None while it is unknown, when the head's gradient goes
         to `waiting`. `point` [r]: extra gradient of the target's logit alone."""
         matrix, times = block.delta

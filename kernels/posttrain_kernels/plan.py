@@ -64,9 +64,7 @@ def plan(
     cuts = range(1, total + 1)
     if needs_model:
         order = torch.arange(total)
-        last = torch.zeros(num_segments + 1, dtype=torch.int64).scatter_reduce_(
-            0, ids, order, "amax"
-        )
+        last = torch.zeros(num_segments + 1, dtype=torch.int64).scatter_reduce_(0, ids, order, "amax")
         reach = torch.where(ids == 0, order, last[ids]).cummax(0).values
         cuts = (torch.nonzero(reach == order).flatten() + 1).tolist()
     groups, start = [], 0

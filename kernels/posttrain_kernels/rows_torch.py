@@ -11,9 +11,7 @@ from .view import View
 
 
 class Rows:
-    def __init__(
-        self, rows: int, vocab: int, view: View, work: torch.dtype, mm: torch.dtype, device
-    ) -> None:
+    def __init__(self, rows: int, vocab: int, view: View, work: torch.dtype, mm: torch.dtype, device) -> None:
         """Buffers for up to `rows` rows of `vocab` logits in `work`; deltas leave in `mm`."""
         self.buffers = torch.empty(2, rows, vocab, dtype=work, device=device)
         self.view, self.mm = view, mm

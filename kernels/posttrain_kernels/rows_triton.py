@@ -43,9 +43,7 @@ def _view(x, inner, outer, SOFTCAP: tl.constexpr, INTERPRET: tl.constexpr):
 
 
 @triton.jit
-def _scan(
-    x_ptr, V, W, inner, outer, SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr
-):
+def _scan(x_ptr, V, W, inner, outer, SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr):
     """Pass 1 over one row: peak, sum of e = exp(z - peak), sum of e (z - peak).
 
     The sums stay in BLOCK lanes until the end: one reduction a tile (the maximum), not three."""
@@ -75,9 +73,18 @@ def _scan(
 
 @triton.jit
 def _write(
-    x_ptr, d_ptr, W, label, log_z, log_p, inner, outer,
-    SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    d_ptr,
+    W,
+    label,
+    log_z,
+    log_p,
+    inner,
+    outer,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Pass 2 over one row: D over the logits. `label` is -1 where another shard has the target."""
     lanes = tl.arange(0, BLOCK)
     target = expm1(log_p, INTERPRET)
@@ -96,10 +103,24 @@ def _write(
 # Labels start anywhere in their table, and one is read a row: no variant by their alignment.
 @triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_loss(
-    x_ptr, x_stride, d_ptr, d_stride, label_ptr, log_p_ptr, log_z_ptr, entropy_ptr, correct_ptr,
-    V, W, inner, outer,
-    DELTA: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    x_stride,
+    d_ptr,
+    d_stride,
+    label_ptr,
+    log_p_ptr,
+    log_z_ptr,
+    entropy_ptr,
+    correct_ptr,
+    V,
+    W,
+    inner,
+    outer,
+    DELTA: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Both passes. Grid: [r]."""
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * x_stride
@@ -114,17 +135,26 @@ def row_loss(
     tl.store(entropy_ptr + row, log_total - mean / total)
     tl.store(correct_ptr + row, (target == peak).to(tl.int8))
     if DELTA:
-        _write(
-            x_ptr, d_ptr + row * d_stride, W, label, log_z, log_p, inner, outer,
-            SOFTCAP, BLOCK, INTERPRET,
-        )  # fmt: skip
+        _write(x_ptr, d_ptr + row * d_stride, W, label, log_z, log_p, inner, outer, SOFTCAP, BLOCK, INTERPRET)
 
 
 @triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_partial(
-    x_ptr, x_stride, label_ptr, peak_ptr, total_ptr, target_ptr, mean_ptr, V, W, inner, outer,
-    SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    x_stride,
+    label_ptr,
+    peak_ptr,
+    total_ptr,
+    target_ptr,
+    mean_ptr,
+    V,
+    W,
+    inner,
+    outer,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Pass 1 of a shard of the vocabulary. Grid: [r]."""
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * x_stride
@@ -140,22 +170,39 @@ def row_partial(
 
 @triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_delta(
-    x_ptr, x_stride, d_ptr, d_stride, label_ptr, log_p_ptr, log_z_ptr, W, inner, outer,
-    SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    x_stride,
+    d_ptr,
+    d_stride,
+    label_ptr,
+    log_p_ptr,
+    log_z_ptr,
+    W,
+    inner,
+    outer,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Pass 2 of a shard of the vocabulary. Grid: [r]."""
     row = tl.program_id(0).to(tl.int64)
     _write(
-        x_ptr + row * x_stride, d_ptr + row * d_stride, W, tl.load(label_ptr + row),
-        tl.load(log_z_ptr + row), tl.load(log_p_ptr + row), inner, outer,
-        SOFTCAP, BLOCK, INTERPRET,
-    )  # fmt: skip
+        x_ptr + row * x_stride,
+        d_ptr + row * d_stride,
+        W,
+        tl.load(label_ptr + row),
+        tl.load(log_z_ptr + row),
+        tl.load(log_p_ptr + row),
+        inner,
+        outer,
+        SOFTCAP,
+        BLOCK,
+        INTERPRET,
+    )
 
 
 class Rows:
-    def __init__(
-        self, rows: int, vocab: int, view: View, work: torch.dtype, mm: torch.dtype, device
-    ) -> None:
+    def __init__(self, rows: int, vocab: int, view: View, work: torch.dtype, mm: torch.dtype, device) -> None:
         """One fp32 buffer for up to `rows` rows of `vocab` logits; deltas lie inside it in `mm`."""
         stride = -(-vocab // ALIGN) * ALIGN
         self.buffer = torch.empty(rows, stride, dtype=work, device=device)
@@ -177,33 +224,59 @@ class Rows:
 
     def forward(self, z: Tensor, labels: Tensor, delta: bool) -> tuple[RowStats, Delta | None]:
         stats = RowStats(
-            *(z.new_empty(len(z)) for _ in range(3)),
-            torch.empty(len(z), dtype=torch.bool, device=z.device),
+            *(z.new_empty(len(z)) for _ in range(3)), torch.empty(len(z), dtype=torch.bool, device=z.device)
         )
         d = self._deltas(z)
         if len(z):
             row_loss[(len(z),)](
-                z, z.stride(0), d, d.stride(0), labels, *stats[:3], stats.correct.view(torch.int8),
-                self.vocab, self.reach, self.inner, self.outer, DELTA=delta, **self._constants(),
-            )  # fmt: skip
+                z,
+                z.stride(0),
+                d,
+                d.stride(0),
+                labels,
+                *stats[:3],
+                stats.correct.view(torch.int8),
+                self.vocab,
+                self.reach,
+                self.inner,
+                self.outer,
+                DELTA=delta,
+                **self._constants(),
+            )
         return stats, Delta(d, None) if delta else None
 
     def partial(self, z: Tensor, labels: Tensor) -> Partial:
         part = Partial(*(z.new_empty(len(z)) for _ in range(4)))
         if len(z):
             row_partial[(len(z),)](
-                z, z.stride(0), labels, *part, self.vocab, self.reach, self.inner, self.outer,
+                z,
+                z.stride(0),
+                labels,
+                *part,
+                self.vocab,
+                self.reach,
+                self.inner,
+                self.outer,
                 **self._constants(),
-            )  # fmt: skip
+            )
         return part
 
     def delta(self, z: Tensor, labels: Tensor, part: Partial, stats: RowStats) -> Delta:
         d = self._deltas(z)
         if len(z):
             row_delta[(len(z),)](
-                z, z.stride(0), d, d.stride(0), labels, stats.log_probs, stats.log_z,
-                self.reach, self.inner, self.outer, **self._constants(),
-            )  # fmt: skip
+                z,
+                z.stride(0),
+                d,
+                d.stride(0),
+                labels,
+                stats.log_probs,
+                stats.log_z,
+                self.reach,
+                self.inner,
+                self.outer,
+                **self._constants(),
+            )
         return Delta(d, None)
 
     def _try(self, config: Config) -> None:

@@ -46,9 +46,7 @@ def _confidence(logp, n, INTERPRET: tl.constexpr):
     small = log_z < SERIES_BELOW
     value = tl.where(small, z / 2 - z * z / 24 - log_z, -_log1mexp(z, INTERPRET))
     weight = tl.where(
-        small,
-        _series(a) / _series(z),
-        tl.exp(log_n - c - (n - 1.0) * a) / -expm1(-z, INTERPRET),
+        small, _series(a) / _series(z), tl.exp(log_n - c - (n - 1.0) * a) / -expm1(-z, INTERPRET)
     )
     return tl.where(n == 1.0, c, value), tl.where(n == 1.0, 1.0, weight)
 
@@ -84,17 +82,37 @@ def _maxrl(logp, exponent, terms, INTERPRET: tl.constexpr):
 # Groups differ in length and in where they start: one variant for all, or training stops now and
 # then to compile another.
 @triton.jit(
-    do_not_specialize=["rows", "low", "terms"],
-    do_not_specialize_on_alignment=["ids_ptr", "log_p_ptr"],
+    do_not_specialize=["rows", "low", "terms"], do_not_specialize_on_alignment=["ids_ptr", "log_p_ptr"]
 )
 def close_segments(
-    ids_ptr, log_p_ptr, rows, low,
-    sums_ptr, lengths_ptr, value_ptr, scale_ptr, coef_ptr,
-    n_ptr, p_ptr, weights_ptr, n, exponent, terms, p_threshold, weight_threshold,
-    MEMBER: tl.constexpr, N_TABLE: tl.constexpr, EXTERNAL: tl.constexpr, WEIGHTED: tl.constexpr,
-    SURROGATE: tl.constexpr, P_GATE: tl.constexpr, F_GATE: tl.constexpr, PER_LENGTH: tl.constexpr,
-    ROWS: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    ids_ptr,
+    log_p_ptr,
+    rows,
+    low,
+    sums_ptr,
+    lengths_ptr,
+    value_ptr,
+    scale_ptr,
+    coef_ptr,
+    n_ptr,
+    p_ptr,
+    weights_ptr,
+    n,
+    exponent,
+    terms,
+    p_threshold,
+    weight_threshold,
+    MEMBER: tl.constexpr,
+    N_TABLE: tl.constexpr,
+    EXTERNAL: tl.constexpr,
+    WEIGHTED: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    P_GATE: tl.constexpr,
+    F_GATE: tl.constexpr,
+    PER_LENGTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Grid: [1 + number of ids]. Program 0 is slot 0, program i the segment low + i - 1."""
     i = tl.program_id(0)
     slot = tl.where(i == 0, 0, low + i - 1)
@@ -165,14 +183,29 @@ class Segments(segments.Segments):
         spec = self.spec
         unused = self.sums  # a pointer that the kernel does not read
         close_segments[(1 + max(0, high - low + 1),)](
-            ids, log_probs, len(ids), low,
-            self.sums, self.lengths, self.value, self.scale, self.coef,
+            ids,
+            log_probs,
+            len(ids),
+            low,
+            self.sums,
+            self.lengths,
+            self.value,
+            self.scale,
+            self.coef,
             *(unused if t is None else t for t in (self._n, self._p, self._weights)),
             1.0 if self._n is not None else float(spec.n),
-            float(spec.exponent or 0), int(spec.exponent or 0) if spec.member == "maxrl" else 0,
-            float(spec.p_threshold or 0), float(spec.weight_threshold or 0),
-            MEMBER=spec.member, N_TABLE=self._n is not None, EXTERNAL=self._p is not None,
-            WEIGHTED=self._weights is not None, SURROGATE=spec.value == "surrogate",
-            P_GATE=spec.p_threshold is not None, F_GATE=spec.weight_threshold is not None,
-            PER_LENGTH=spec.reduction == "length_mean", ROWS=ROWS, INTERPRET=interpreted(),
-        )  # fmt: skip
+            float(spec.exponent or 0),
+            int(spec.exponent or 0) if spec.member == "maxrl" else 0,
+            float(spec.p_threshold or 0),
+            float(spec.weight_threshold or 0),
+            MEMBER=spec.member,
+            N_TABLE=self._n is not None,
+            EXTERNAL=self._p is not None,
+            WEIGHTED=self._weights is not None,
+            SURROGATE=spec.value == "surrogate",
+            P_GATE=spec.p_threshold is not None,
+            F_GATE=spec.weight_threshold is not None,
+            PER_LENGTH=spec.reduction == "length_mean",
+            ROWS=ROWS,
+            INTERPRET=interpreted(),
+        )

@@ -99,8 +99,7 @@ def count(labels: Tensor, segment_ids: Tensor, reduction: str = "token_mean") ->
         raise ValueError(f"reduction: {reduction!r} is not one of {', '.join(REDUCTIONS)}")
     if labels.shape != segment_ids.shape:
         raise ValueError(
-            f"segment_ids: shape {tuple(segment_ids.shape)} differs from "
-            f"labels {tuple(labels.shape)}"
+            f"segment_ids: shape {tuple(segment_ids.shape)} differs from labels {tuple(labels.shape)}"
         )
     trained = labels != IGNORE
     if reduction == "sum":

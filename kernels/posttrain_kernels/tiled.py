@@ -37,9 +37,7 @@ EMULATED_PROCESSORS = 4
 
 
 @triton.jit
-def _tile(
-    ptr, row, k, rows, width, stride, HEIGHT: tl.constexpr, DEPTH: tl.constexpr, TMA: tl.constexpr
-):
+def _tile(ptr, row, k, rows, width, stride, HEIGHT: tl.constexpr, DEPTH: tl.constexpr, TMA: tl.constexpr):
     """[HEIGHT, DEPTH] of a [rows, width] matrix, zeros beyond it."""
     if TMA:
         return ptr.load([row, k])
@@ -51,11 +49,28 @@ def _tile(
 
 @triton.jit
 def tiled_statistics(
-    x, w, x_stride, w_stride, label_ptr, peak_ptr, total_ptr, target_ptr, mean_ptr,
-    R, V, H, inner, outer, tiles,
-    TMA: tl.constexpr, SOFTCAP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    x,
+    w,
+    x_stride,
+    w_stride,
+    label_ptr,
+    peak_ptr,
+    total_ptr,
+    target_ptr,
+    mean_ptr,
+    R,
+    V,
+    H,
+    inner,
+    outer,
+    tiles,
+    TMA: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Grid: [blocks of rows, splits]. `x` and `w` are descriptors under TMA, else pointers; `tiles`
     is the number of vocabulary tiles a split."""
     tl.assume(H > 0)  # else a second copy of the reduction is compiled for an empty loop
@@ -131,13 +146,27 @@ def statistics(x: Tensor, head: Tensor, labels: Tensor, view: View) -> list[Part
     parts = triton.cdiv(all_tiles, tiles)
     tables = torch.empty(4, parts, count, dtype=torch.float32, device=x.device)
     tiled_statistics[(blocks, parts)](
-        _descriptor(x, ROWS) if tma else x, _descriptor(head, columns) if tma else head,
-        x.stride(0), head.stride(0), labels, *tables, count, vocab, width,
+        _descriptor(x, ROWS) if tma else x,
+        _descriptor(head, columns) if tma else head,
+        x.stride(0),
+        head.stride(0),
+        labels,
+        *tables,
+        count,
+        vocab,
+        width,
         view.scale / view.softcap if softcap else 1.0,
         view.softcap / view.temperature if softcap else view.slope,
-        tiles, TMA=tma, SOFTCAP=softcap, ROWS=ROWS, COLUMNS=columns, DEPTH=DEPTH,
-        INTERPRET=interpreted(), num_warps=WARPS, num_stages=stages,
-    )  # fmt: skip
+        tiles,
+        TMA=tma,
+        SOFTCAP=softcap,
+        ROWS=ROWS,
+        COLUMNS=columns,
+        DEPTH=DEPTH,
+        INTERPRET=interpreted(),
+        num_warps=WARPS,
+        num_stages=stages,
+    )
     return [Partial(*part) for part in tables.unbind(1)]
 
 

@@ -119,9 +119,7 @@ def backward(
     log z, None where nothing came."""
     with outside_autograd(hidden):
         walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
-        grads = walk.gradients(
-            [None if d is None else pick(d, rows) for d in upstream], kept, needs
-        )
+        grads = walk.gradients([None if d is None else pick(d, rows) for d in upstream], kept, needs)
         for k, like in ((0, hidden), (2, left)):
             if grads[k] is not None:
                 grads[k] = scatter(grads[k].to(like.dtype), rows, labels.numel())
@@ -192,9 +190,7 @@ class _Walk:
         for start, stop in self._slices():
             if stop - start != width:
                 ops, width = None, stop - start  # frees the buffers before there are new ones
-                ops = rows_class(
-                    count, width, settings.view, settings.work, settings.mm, self.x.device
-                )
+                ops = rows_class(count, width, settings.view, settings.work, settings.mm, self.x.device)
             z = ops.logits(count)
             self._logits(start, stop, z)
             yield ops.partial(z, self._own(start, stop))

@@ -44,9 +44,7 @@ class Slice:
 
     def gradient(self, z: Tensor, slopes: Slopes, own: Tensor) -> Tensor:
         """`own` [R]: column of the label in this slice, -1 where it is elsewhere."""
-        peak, log_total, level, tilt, target = (
-            None if t is None else t.unsqueeze(1) for t in slopes
-        )
+        peak, log_total, level, tilt, target = (None if t is None else t.unsqueeze(1) for t in slopes)
         bent = self.view.softcap is not None
         self.view.apply_(z)
         z.sub_(peak).sub_(log_total)

@@ -28,10 +28,24 @@ else counts."""
 
 @triton.jit
 def slice_gradient(
-    z_ptr, z_stride, g_ptr, g_stride, own_ptr, peak_ptr, log_total_ptr, level_ptr, tilt_ptr,
-    target_ptr, reach, inner, outer,
-    TILT: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+    z_ptr,
+    z_stride,
+    g_ptr,
+    g_stride,
+    own_ptr,
+    peak_ptr,
+    log_total_ptr,
+    level_ptr,
+    tilt_ptr,
+    target_ptr,
+    reach,
+    inner,
+    outer,
+    TILT: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    BLOCK: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Grid: [R * tiles of a row]."""
     tiles = tl.cdiv(reach, BLOCK)
     row = (tl.program_id(0) // tiles).to(tl.int64)
@@ -72,8 +86,19 @@ class Slice:
         block = min(BLOCK, triton.next_power_of_2(reach))
         tables = [slopes.peak if t is None else t for t in slopes]
         slice_gradient[(rows * triton.cdiv(reach, block),)](
-            z, z.stride(0), self.g, self.g.stride(0), own, *tables, reach, self.inner, self.outer,
-            TILT=slopes.tilt is not None, SOFTCAP=self.softcap, BLOCK=block,
-            INTERPRET=interpreted(), num_warps=WARPS,
-        )  # fmt: skip
+            z,
+            z.stride(0),
+            self.g,
+            self.g.stride(0),
+            own,
+            *tables,
+            reach,
+            self.inner,
+            self.outer,
+            TILT=slopes.tilt is not None,
+            SOFTCAP=self.softcap,
+            BLOCK=block,
+            INTERPRET=interpreted(),
+            num_warps=WARPS,
+        )
         return self.g[:, :width]

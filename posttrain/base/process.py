@@ -15,9 +15,17 @@ from posttrain.errors import PosttrainError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
-)  # fmt: skip
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 """What the machine refuses. Not ENOENT: a file we expected and did not make is a defect of ours."""
 
 
@@ -65,9 +73,7 @@ def importing() -> Iterator[None]:
 
 def cores() -> int:
     """Cores this process may run on, at least 1."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ) or 1
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
 def quiet_libraries() -> None:

@@ -7,9 +7,7 @@ import argparse
 from posttrain import __version__
 
 
-def build_parser(
-    about: dict[str, str],
-) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def build_parser(about: dict[str, str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser, and that of each command by name. `about`: the commands with a line of help each."""
     parser = argparse.ArgumentParser(
         prog="posttrain",
@@ -17,9 +15,7 @@ def build_parser(
     )
     parser.add_argument("--version", action="version", version=f"posttrain {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    made = {
-        name: commands.add_parser(name, help=text, description=text) for name, text in about.items()
-    }
+    made = {name: commands.add_parser(name, help=text, description=text) for name, text in about.items()}
     for name in ("check", "run", "sft", "dpo", "rlvr", "pairs", "pass-rate"):
         made[name].add_argument("recipe", help="a recipe YAML")
         made[name].add_argument(
@@ -36,9 +32,7 @@ def build_parser(
         help="show the first N rows of each source as trained",
     )
     made["run"].add_argument(
-        "--accelerate",
-        metavar="CONFIG",
-        help="launch with this accelerate config (a pipeline: each stage)",
+        "--accelerate", metavar="CONFIG", help="launch with this accelerate config (a pipeline: each stage)"
     )
     made["eval"].add_argument(
         "checkpoint", help="path, hub id, runs/<name>, runs/<name>@best:<task>/<metric>"
@@ -65,9 +59,7 @@ def build_parser(
             "checkpoint", help="path, hub id, runs/<name> or runs/<name>@best:<task>/<metric>"
         )
     made["export"].add_argument("out", help="a folder that does not exist yet")
-    made["export"].add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
+    made["export"].add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     made["chat"].add_argument("--system", help="system message")
     made["chat"].add_argument("--temperature", type=_temperature, default=0.7, metavar="T")
     made["chat"].add_argument("--max-new-tokens", type=_positive, default=512, metavar="N")
@@ -93,10 +85,7 @@ def _show_parser(parser: argparse.ArgumentParser) -> None:
     )
     rollouts.add_argument("--source", metavar="NAME", help="prompts of this source only")
     rollouts.add_argument(
-        "--sample-limit",
-        type=_positive,
-        metavar="N",
-        help="completions (default: 50; with --json all)",
+        "--sample-limit", type=_positive, metavar="N", help="completions (default: 50; with --json all)"
     )
 
 
@@ -108,23 +97,15 @@ def _rewards_parser(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--markdown", action="store_true", help="the table as in the documentation")
     for made in (listing, check):
         made.add_argument("--json", action="store_true", help="for programs")
-    check.add_argument(
-        "--file", help="judge the references of this data set instead of the corpora"
-    )
+    check.add_argument("--file", help="judge the references of this data set instead of the corpora")
     check.add_argument("--reference", default="completion", metavar="COLUMN", help="with --file")
     score = actions.add_parser("score", help="one JSON verdict a line, in the order of the rows")
     score.add_argument("name", metavar="NAME", help="a reward, or package.module:function")
-    score.add_argument(
-        "--file", required=True, help="rows with `completion` and the reward's columns"
-    )
+    score.add_argument("--file", required=True, help="rows with `completion` and the reward's columns")
     for made in (check, score):
         made.add_argument("--option", action="append", default=[], metavar="k=v", help="repeatable")
         made.add_argument(
-            "--column",
-            action="append",
-            default=[],
-            metavar="name=own",
-            help="the file's own column names",
+            "--column", action="append", default=[], metavar="name=own", help="the file's own column names"
         )
     score.add_argument("--explain", action="store_true", help="for people instead of programs")
 

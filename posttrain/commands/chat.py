@@ -44,21 +44,12 @@ def chat(reference: str, system: str | None, temperature: float, max_new_tokens:
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
         room = getattr(model.config, "max_position_embeddings", None)
         if room is not None and ids["input_ids"].shape[1] + 1 >= room:
-            print(
-                f"the conversation fills the model's {room} positions; /new starts over",
-                file=sys.stderr,
-            )
+            print(f"the conversation fills the model's {room} positions; /new starts over", file=sys.stderr)
             messages.pop()
             continue
-        limit = (
-            max_new_tokens
-            if room is None
-            else min(max_new_tokens, room - ids["input_ids"].shape[1])
-        )
+        limit = max_new_tokens if room is None else min(max_new_tokens, room - ids["input_ids"].shape[1])
         sampling = (
-            {"do_sample": True, "temperature": temperature}
-            if temperature > 0
-            else {"do_sample": False}
+            {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         )
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         with torch.inference_mode():

@@ -19,16 +19,7 @@ from rich.text import Text
 from posttrain.data import readers
 from posttrain.data.problems import catalogue
 from posttrain.errors import RequestError
-from posttrain.recipe import (
-    Pipeline,
-    Recipe,
-    RlvrRecipe,
-    SampleRecipe,
-    TrainRecipe,
-    load,
-    to_dict,
-    to_yaml,
-)
+from posttrain.recipe import Pipeline, Recipe, RlvrRecipe, SampleRecipe, TrainRecipe, load, to_dict, to_yaml
 from posttrain.recipe.schema import Source
 from posttrain.rundir.checkpoints import resolve
 from posttrain.stages.preflight import is_coming, preflight, sources_of
@@ -73,8 +64,14 @@ def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
     longest = recipe.data.max_length
     longest += recipe.rollout.max_new_tokens if isinstance(recipe, RlvrRecipe) else 0
     return Plan(
-        ranks, batch.global_batch_size, batch.micro, batch.accumulation, batch.global_batch_size * longest, examples, steps,
-    )  # fmt: skip
+        ranks,
+        batch.global_batch_size,
+        batch.micro,
+        batch.accumulation,
+        batch.global_batch_size * longest,
+        examples,
+        steps,
+    )
 
 
 def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
@@ -90,9 +87,7 @@ def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
     return sum(readers.count(p) for p in paths)
 
 
-def check(
-    path: str, overrides: list[str], ranks: int, rows: int, console: Console
-) -> dict[str, Any]:
+def check(path: str, overrides: list[str], ranks: int, rows: int, console: Console) -> dict[str, Any]:
     """Check a recipe or pipeline and print what it means; the same as data, for `--json`."""
     recipe = load(path, overrides)
     if isinstance(recipe, Pipeline):
@@ -115,9 +110,7 @@ def _check_stage(
         console.print(_plan_text(planned, recipe))
     else:
         arithmetic = _sampling(recipe, counted)
-        console.print(
-            Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic))
-        )
+        console.print(Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic)))
     facts = {
         "recipe": to_dict(recipe),
         "plan": arithmetic,
@@ -133,15 +126,10 @@ def _sampling(recipe: SampleRecipe, counted: dict[str, int | None]) -> dict[str,
     prompts = recipe.max_prompts if None in counts else sum(counts)
     if recipe.max_prompts is not None and prompts is not None:
         prompts = min(prompts, recipe.max_prompts)
-    return {
-        "prompts": "all" if prompts is None else prompts,
-        "samples": recipe.rollout.num_generations,
-    }
+    return {"prompts": "all" if prompts is None else prompts, "samples": recipe.rollout.num_generations}
 
 
-def _rows(
-    recipe: Recipe, coming: Collection[str], n: int, console: Console
-) -> list[dict[str, Any]]:
+def _rows(recipe: Recipe, coming: Collection[str], n: int, console: Console) -> list[dict[str, Any]]:
     from posttrain.commands.preview import preview
 
     init = str(recipe.model.init)
@@ -172,14 +160,9 @@ def _check_pipeline(
 
 
 def _source_table(
-    recipe: Recipe,
-    coming: Collection[str],
-    files: dict[str, list],
-    counted: dict[str, int | None],
+    recipe: Recipe, coming: Collection[str], files: dict[str, list], counted: dict[str, int | None]
 ) -> Table:
-    table = Table(
-        "source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left"
-    )
+    table = Table("source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left")
     for at, source in sources_of(recipe):
         found = files[source.name]
         origin = source.path or f"generator {source.generator}"

@@ -46,9 +46,7 @@ def evaluate(
     tasks = [_task(known.get(n) or Task(name=n), overrides) for n in names or known]
     if not tasks:
         raise RequestError(f"{reference} belongs to no run with tasks; name one with --task")
-    place = (
-        Path(out) if out else run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
-    )
+    place = Path(out) if out else run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
     refuse_unwritable(place)
     step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
     from posttrain.evaluate.checkpoint import score_checkpoint

@@ -84,9 +84,7 @@ def spans(row: TokenRow, tokenizer) -> list[Span]:
         for label, segment in zip(row.labels, row.segment_ids, strict=True)
     ]
     out = []
-    for mark, group in itertools.groupby(
-        zip(row.input_ids, marks, strict=True), key=lambda pair: pair[1]
-    ):
+    for mark, group in itertools.groupby(zip(row.input_ids, marks, strict=True), key=lambda pair: pair[1]):
         ids = [int(token) for token, _ in group]
         text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         out.append((text, mark))
@@ -116,10 +114,5 @@ def _colour(segment: int | None) -> str:
 def _legend(coloured: bool) -> Text:
     if not coloured:
         return Text("[[1: trained, segment 1]] [[trained, no segment]], the rest is context")
-    names = (
-        ("context", None),
-        (" segment 1 ", 1),
-        (" segment 2 ", 2),
-        (" trained, no segment ", 0),
-    )
+    names = (("context", None), (" segment 1 ", 1), (" segment 2 ", 2), (" trained, no segment ", 0))
     return Text(" ").join(Text(name, style=_colour(segment)) for name, segment in names)

@@ -27,9 +27,16 @@ def list_rewards(console: Console, as_json: bool) -> None:
     specs = [find(name) for name in load_all()]
     if as_json:
         facts = [
-            {"name": s.name, "about": s.about, "columns": s.columns, "options": _options(s), "shaping": s.shaping,
-             "runs": s.runs} for s in specs
-        ]  # fmt: skip
+            {
+                "name": s.name,
+                "about": s.about,
+                "columns": s.columns,
+                "options": _options(s),
+                "shaping": s.shaping,
+                "runs": s.runs,
+            }
+            for s in specs
+        ]
         print(json.dumps(facts))
         return
     table = Table("reward", "columns", "options", "what it judges", show_lines=True)
@@ -100,16 +107,7 @@ def _cells(c: Conformance) -> tuple[str, ...]:
     other = str(c.wrong_status + c.too_slow)
     times = f"{c.median_ms:.2f}", f"{c.max_ms:.0f}"
     bad = str(c.spoiled + c.hostile)
-    return (
-        c.name,
-        str(c.gold),
-        rejects,
-        bad,
-        accepts,
-        other,
-        *times,
-        "holds" if c.holds else "FAILS",
-    )
+    return (c.name, str(c.gold), rejects, bad, accepts, other, *times, "holds" if c.holds else "FAILS")
 
 
 def _markdown(found: list[Conformance]) -> str:
@@ -126,9 +124,7 @@ def _print(found: list[Conformance], console: Console) -> None:
         for s in each.surprises[:SHOWN]:
             said = f"{s.verdict['value']}, {s.verdict['status']} {s.verdict['reason']}".rstrip()
             console.print(
-                Text(
-                    f"{each.name}:{s.line} {s.kind} {s.category}: expected {s.expected}; got {said}"
-                )
+                Text(f"{each.name}:{s.line} {s.kind} {s.category}: expected {s.expected}; got {said}")
             )
             console.print(Text(f"    {s.completion!r}", style="dim"))
         if len(each.surprises) > SHOWN:
@@ -156,14 +152,3 @@ def check_file(
     if bad:
         raise WorkError(f"{file}: {said}")
     console.print(said)
-
-
-
-
-
-
-
-
-
-
-

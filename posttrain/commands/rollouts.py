@@ -74,9 +74,7 @@ def _run(path: Path) -> RunData:
 def _checked(run: RunData, rollouts: Rollouts, wanted: Wanted) -> list[int]:
     """The numbers of the files to read, the latest first."""
     if wanted.where not in KINDS:
-        raise RequestError(
-            f"--where {wanted.where!r}: no such kind{did_you_mean(wanted.where, KINDS)}"
-        )
+        raise RequestError(f"--where {wanted.where!r}: no such kind{did_you_mean(wanted.where, KINDS)}")
     if not rollouts:
         raise RequestError(
             f"{run.path}: no rollouts (no {rollouts.folder.name}/step-*.jsonl); RLVR and sampling stages keep them"
@@ -177,9 +175,7 @@ def _paged(console: Console) -> Iterator[None]:
         yield
 
 
-def _print(
-    run: RunData, rollouts: Rollouts, numbers: list[int], wanted: Wanted, console: Console
-) -> None:
+def _print(run: RunData, rollouts: Rollouts, numbers: list[int], wanted: Wanted, console: Console) -> None:
     kind = rollouts.kind
     held = f"{kind}s {_listed(list(rollouts.files))}"
     _say(console, Text(f"rollouts of {printable(run.name)}: {held}", style="dim"))

@@ -37,9 +37,7 @@ def read_rows(
     """
     if not path.is_file():
         there = path.parent.glob("*") if path.parent.is_dir() else ()
-        raise RequestError(
-            f"{path}: no such file{did_you_mean(path.name, [p.name for p in there])}"
-        )
+        raise RequestError(f"{path}: no such file{did_you_mean(path.name, [p.name for p in there])}")
     if readers.kind_of(path) is None:
         kinds = ", ".join(readers.KINDS)
         raise RequestError(f"{path}: not a kind of file that is read ({kinds}, .gz)")
@@ -56,6 +54,8 @@ def read_rows(
         completions.append(text)
         examples.append(to_row(row, where))
     return completions, examples
+
+
 LOT = 256
 """Rows scored between two writes: a pipe sees verdicts while the rest is checked."""
 
@@ -74,22 +74,15 @@ def score_file(name: str, file: Path, options: list[str], columns: list[str], ex
             lot = slice(start, start + LOT)
             verdicts = _score(bound, completions[lot], examples[lot], lambda: bar.advance(task))
             broken += sum(verdict.details.get("row") == "broken" for verdict in verdicts)
-            for completion, example, verdict in zip(
-                completions[lot], examples[lot], verdicts, strict=True
-            ):
+            for completion, example, verdict in zip(completions[lot], examples[lot], verdicts, strict=True):
                 _say(completion, example, verdict, explain)
             sys.stdout.flush()
     if broken:
-        print(
-            f"error: {broken} of {len(examples)} rows cannot be judged; see their reasons",
-            file=sys.stderr,
-        )
+        print(f"error: {broken} of {len(examples)} rows cannot be judged; see their reasons", file=sys.stderr)
     return int(broken > 0)
 
 
-def _score(
-    bound: Bound, completions: list[str], examples: list[Example], done: Any
-) -> list[Verdict]:
+def _score(bound: Bound, completions: list[str], examples: list[Example], done: Any) -> list[Verdict]:
     """A row whose gold answer is broken is an `error` of its own; the others are judged."""
     verdicts: list[Verdict | None] = []
     for example in examples:
@@ -101,9 +94,7 @@ def _score(
             verdict.details["row"] = "broken"
             verdicts.append(verdict)
     good = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    scored = score_batch(
-        bound, [completions[i] for i in good], [examples[i] for i in good], done=done
-    )
+    scored = score_batch(bound, [completions[i] for i in good], [examples[i] for i in good], done=done)
     for i, verdict in zip(good, scored, strict=True):
         verdicts[i] = verdict
     return verdicts
@@ -133,9 +124,7 @@ def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> 
         return
     colour = {None: "yellow", 1.0: "green"}.get(verdict.value, "red")
     value = "no value" if verdict.value is None else f"{verdict.value:g}"
-    head = Text(
-        f"{value}  {verdict.status}  {verdict.reason}  {verdict.ms:.1f} ms", style=f"bold {colour}"
-    )
+    head = Text(f"{value}  {verdict.status}  {verdict.reason}  {verdict.ms:.1f} ms", style=f"bold {colour}")
     tail = (
         completion
         if len(completion) <= 2000
@@ -148,6 +137,7 @@ def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> 
     console = Console(highlight=False)
     console.print(Text(example.where, style="dim"), soft_wrap=True)
     console.print(Panel(Group(*parts)))
+
 
 def _parsed(options: list[str]) -> dict[str, Any]:
     """`k=v` words as YAML values, as on the rest of the command line."""

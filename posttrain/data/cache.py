@@ -195,9 +195,7 @@ def _make(
             }
         )
     seconds = time.perf_counter() - began
-    log.info(
-        "source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read, seconds, read / seconds
-    )
+    log.info("source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read, seconds, read / seconds)
 
 
 def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:

@@ -25,9 +25,7 @@ class Collator:
     pad_to_multiple_of  the length L of the batch is rounded up to this
     """
 
-    def __init__(
-        self, pad_id: int, padding_free: bool, pad_to_multiple_of: int | None = None
-    ) -> None:
+    def __init__(self, pad_id: int, padding_free: bool, pad_to_multiple_of: int | None = None) -> None:
         self.pad_id, self.padding_free = pad_id, padding_free
         self.multiple = pad_to_multiple_of or 1
 

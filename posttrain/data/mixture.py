@@ -73,9 +73,7 @@ class Mixture:
         self.mean_tokens = list(mean_tokens or [1.0] * len(sizes))
         """Trained tokens a row, or 1 where they are not known."""
         if weighting == "tokens" and (not mean_tokens or min(mean_tokens) <= 0):
-            raise RequestError(
-                f"data.weighting = tokens needs trained tokens; means: {mean_tokens}"
-            )
+            raise RequestError(f"data.weighting = tokens needs trained tokens; means: {mean_tokens}")
         self._unit = self.mean_tokens if weighting == "tokens" else [1.0] * len(sizes)
         wanted = self._wanted(weights)
         self.weights = [w / math.fsum(wanted) for w in wanted]
@@ -84,9 +82,7 @@ class Mixture:
         """The largest change of a source's share of the examples by rounding to whole numbers."""
         counted = tuple(self.sizes)
         if weights is not None or temperature != 1.0:
-            counted, self.rounding = integer_weights(
-                [w / u for w, u in zip(wanted, self._unit, strict=True)]
-            )
+            counted, self.rounding = integer_weights([w / u for w, u in zip(wanted, self._unit, strict=True)])
         self._schedule = schedule(counted)
         self.fingerprint = self._fingerprint(sizes, fingerprints)
 

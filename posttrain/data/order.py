@@ -120,8 +120,7 @@ def integer_weights(weights: Sequence[float | int | Fraction]) -> tuple[tuple[in
     for s in by_remainder[: max(0, MAX_PERIOD - sum(rounded))]:
         rounded[s] += 1
     change = max(
-        abs(Fraction(r, sum(rounded)) - Fraction(w, total))
-        for r, w in zip(rounded, whole, strict=True)
+        abs(Fraction(r, sum(rounded)) - Fraction(w, total)) for r, w in zip(rounded, whole, strict=True)
     )
     rounded = [r // gcd(*rounded) for r in rounded]
     return tuple(rounded), float(change)
@@ -144,9 +143,7 @@ class Schedule:
         common = gcd(*weights)
         self.weights = tuple(w // common for w in weights)
         self.period = sum(self.weights)
-        self._starts = {
-            0: (0,) * len(self.weights)
-        }  # counts at the start of each block, as far as known
+        self._starts = {0: (0,) * len(self.weights)}  # counts at the start of each block, as far as known
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, i: int) -> tuple[int, int]:
@@ -206,9 +203,7 @@ def _chairmen(weights: Sequence[int], counts: list[int], first: int, stop: int) 
     m, period = len(weights), sum(weights)
     d = max(2, 2 * m - 2)
     # Heaps of time * m + source: a number compares faster than a tuple. `-(-x // y)` rounds up.
-    waiting = [
-        -(-period * (counts[s] * d + 1) // (d * w)) * m + s for s, w in enumerate(weights) if w
-    ]
+    waiting = [-(-period * (counts[s] * d + 1) // (d * w)) * m + s for s, w in enumerate(weights) if w]
     heapify(waiting)
     ready: list[int] = []
     chosen = []

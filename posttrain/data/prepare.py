@@ -150,12 +150,7 @@ def _dataset_row(table: Table, i: int, source: int) -> dict[str, Any]:
 
 
 def _fields(row: TokenRow) -> dict[str, Any]:
-    return {
-        "input_ids": row.input_ids,
-        "labels": row.labels,
-        "segment_ids": row.segment_ids,
-        "p": row.p,
-    }
+    return {"input_ids": row.input_ids, "labels": row.labels, "segment_ids": row.segment_ids, "p": row.p}
 
 
 def _split(
@@ -165,9 +160,7 @@ def _split(
     out at most so many are kept for measuring, spread over the sources by size."""
     share = heldout.share or 0.0
     if not 0 < share < 1:
-        raise RequestError(
-            f"evaluate.heldout.share = {share} must lie between 0 and 1, both excluded"
-        )
+        raise RequestError(f"evaluate.heldout.share = {share} must lie between 0 and 1, both excluded")
     out = [max(1, round(share * len(table))) for table in tables]
     for table, name, n in zip(tables, names, out, strict=True):
         if n >= len(table):
@@ -194,9 +187,7 @@ def _shuffled(n: int, seed: int, name: str) -> np.ndarray:
     return permute_array(np.arange(n), n, key_of(seed, name, "heldout"))
 
 
-def _check_p(
-    sources: Sequence[schema.Source], tables: Sequence[TokenTable], loss: schema.Loss
-) -> None:
+def _check_p(sources: Sequence[schema.Source], tables: Sequence[TokenTable], loss: schema.Loss) -> None:
     for source, table in zip(sources, tables, strict=True):
         if loss.p == "external" and table.stats["rows_with_p"] < len(table):
             raise RequestError(

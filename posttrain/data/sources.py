@@ -123,9 +123,7 @@ class HubRows:
         self._path = str(source.path)
         asked = f"{self._path} (split {source.split!r}, subset {source.subset!r})"
         try:
-            self._data = load_dataset(
-                self._path, source.subset, split=source.split, revision=source.revision
-            )
+            self._data = load_dataset(self._path, source.subset, split=source.split, revision=source.revision)
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise RequestError(f"source {source.name!r}: hub data set {asked}: {error}") from error
         except Exception as error:  # the hub client raises its own and httpx's errors alike
@@ -198,8 +196,7 @@ def _folder(path: Path, named: str) -> list[Path]:
     hint = f"; its subfolders are read with {path}/**/*.jsonl"
     hint = hint if any(child.is_dir() for child in inside) else ""
     raise RequestError(
-        f"{named}: the folder {path} has no file ending in {', '.join(readers.KINDS)}"
-        f" (it has: {names}){hint}"
+        f"{named}: the folder {path} has no file ending in {', '.join(readers.KINDS)} (it has: {names}){hint}"
     )
 
 

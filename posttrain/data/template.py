@@ -147,19 +147,14 @@ def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) 
     adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
     if adds_bos and name != "tokenizer" and "bos_token" not in source and bos not in source:
         source = "{{- bos_token }}" + source
-    probe: list[Message] = [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": PROBE},
-    ]
+    probe: list[Message] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": PROBE}]
     try:
         text = _render(source, tokenizer, probe, False)
     except RowError as error:
         raise RequestError(f"template {name!r}: {error.detail}") from error
     end_of_turn = text.rpartition(PROBE)[2].strip()
     if not end_of_turn:
-        raise RequestError(
-            f"template {name!r}: nothing closes an assistant turn: a model would never stop"
-        )
+        raise RequestError(f"template {name!r}: nothing closes an assistant turn: a model would never stop")
     return Template(name, source, tokenizer, tokens, end_of_turn)
 
 

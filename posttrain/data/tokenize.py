@@ -54,9 +54,7 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
 
     length = len(ids)
     if length > data.max_length and data.overlong == "error":
-        raise RequestError(
-            f"{example.where}: {length} tokens, more than data.max_length = {data.max_length}"
-        )
+        raise RequestError(f"{example.where}: {length} tokens, more than data.max_length = {data.max_length}")
     if length > data.max_length and data.overlong == "drop":
         raise RowError("overlong", f"{length} tokens")
     trained[0] = False
@@ -114,9 +112,7 @@ def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, l
     return text[:end], [*turns[:-1], Turn(last.begin, end, end)]
 
 
-def _encode(
-    text: str, cut: int | None, tokenizer
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+def _encode(text: str, cut: int | None, tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Token ids [L], the first and one-past-last character of each, and the text they decode to.
 
     The text is tokenised in two parts at `cut`; in one where a second part would gain a space
@@ -128,9 +124,7 @@ def _encode(
     ends: list[int] = []
     for shift, part in zip((0, cut or 0), parts, strict=False):
         if part:
-            encoded = tokenizer(
-                part, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-            )
+            encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             ids += encoded["input_ids"]
             for start, end in encoded["offset_mapping"]:
                 # where offsets are trimmed, a token of spaces has no width; it stands before
@@ -156,9 +150,7 @@ def _round_trip(text: str, tokenizer) -> str:
     return _decode(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer)
 
 
-def _refuse_unknown(
-    text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, tokenizer
-) -> None:
+def _refuse_unknown(text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, tokenizer) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown == tokenizer.eos_token_id:  # GPT-2 has one token for both
         return
@@ -194,9 +186,7 @@ def _consecutive(segment_ids: np.ndarray) -> np.ndarray:
     return np.where(segment_ids > 0, np.searchsorted(used, segment_ids) + 1, 0).astype(np.int32)
 
 
-def number(
-    text: str, turn: Turn, starts: np.ndarray, ends: np.ndarray, loss: schema.Loss
-) -> np.ndarray:
+def number(text: str, turn: Turn, starts: np.ndarray, ends: np.ndarray, loss: schema.Loss) -> np.ndarray:
     """Segment numbers [T] of a turn's tokens, from their first and one-past-last characters [T].
 
     `token`: every token its own. `completion`: one. `step`: a new one after each delimiter, which

@@ -65,9 +65,18 @@ def score_checkpoint(
             rendered = load_template(template, tokenizer)
             for task in missing:
                 result = score_task(
-                    model, tokenizer, task, checkpoint=name, step=step, digest=digest, template=rendered,
-                    rank=rank, world_size=world_size, gather=meeting.gather(task.name), progress=progress,
-                )  # fmt: skip
+                    model,
+                    tokenizer,
+                    task,
+                    checkpoint=name,
+                    step=step,
+                    digest=digest,
+                    template=rendered,
+                    rank=rank,
+                    world_size=world_size,
+                    gather=meeting.gather(task.name),
+                    progress=progress,
+                )
                 if rank == 0:
                     store.write_samples(name, task.name, result.samples)
                     store.append(result.scores)
@@ -102,6 +111,8 @@ def _digest(path: Path) -> str:
     if ckpt.is_complete(path):
         return ckpt.Checkpoint(path, 0).facts().get("digest") or ckpt.digest(path)
     return ckpt.digest(path)
+
+
 DEADLINE_S = 4 * 3600.0
 """Seconds to wait for the slowest rank."""
 

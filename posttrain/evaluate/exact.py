@@ -81,11 +81,7 @@ def _batch(
     ).logits  # [B, longest - first, V]
     row = torch.tensor([b for b, size in enumerate(sizes) for _ in range(size)])
     at = torch.tensor(
-        [
-            len(p) - 1 - first + j
-            for p, size in zip(prompts, sizes, strict=True)
-            for j in range(size)
-        ]
+        [len(p) - 1 - first + j for p, size in zip(prompts, sizes, strict=True) for j in range(size)]
     )
     chosen = logits[row.to(logits.device), at.to(logits.device)].float()  # [answer tokens, V]
     tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)

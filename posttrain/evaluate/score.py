@@ -130,13 +130,7 @@ def _row(index: int, problem: Problem, prompt: str) -> Row:
 
 
 def _exact(
-    model: Any,
-    tokenizer: Any,
-    template: Any,
-    task: schema.Task,
-    loaded: EvalTask,
-    problems,
-    prompts,
+    model: Any, tokenizer: Any, template: Any, task: schema.Task, loaded: EvalTask, problems, prompts
 ) -> tuple[list[int], Work]:
     """Prompt lengths, and the work on one batch of problems: the log-probability of each answer."""
     rows = [_answer_tokens(problem, tokenizer, template, task.name) for problem in problems]
@@ -156,9 +150,7 @@ def _exact(
     return [len(prompt) for prompt, _ in rows], work
 
 
-def _answer_tokens(
-    problem: Problem, tokenizer: Any, template: Any, task: str
-) -> tuple[list[int], list[int]]:
+def _answer_tokens(problem: Problem, tokenizer: Any, template: Any, task: str) -> tuple[list[int], list[int]]:
     """Tokens of the prompt, and of the answer with its end of turn: the very row training would see."""
     if problem.messages is None:
         example = Example(prompt=problem.prompt, completion=problem.answer)
@@ -177,9 +169,7 @@ def _answer_tokens(
 
 def _greedy(answer: list[int], predicted: list[int], tokenizer: Any) -> str:
     """What greedy decoding writes, as far as it is known: up to the first token that is not the answer's."""
-    same = next(
-        (i for i, pair in enumerate(zip(answer, predicted, strict=True)) if len({*pair}) > 1), None
-    )
+    same = next((i for i, pair in enumerate(zip(answer, predicted, strict=True)) if len({*pair}) > 1), None)
     if same is None:
         return tokenizer.decode(answer, skip_special_tokens=True)
     ended = predicted[same] == tokenizer.eos_token_id
@@ -188,13 +178,7 @@ def _greedy(answer: list[int], predicted: list[int], tokenizer: Any) -> str:
 
 
 def _sampled(
-    model: Any,
-    tokenizer: Any,
-    template: Any,
-    task: schema.Task,
-    loaded: EvalTask,
-    problems,
-    prompts,
+    model: Any, tokenizer: Any, template: Any, task: schema.Task, loaded: EvalTask, problems, prompts
 ) -> tuple[list[int], Work]:
     """Prompt lengths, and the work on one batch of problems: samples and their verdicts."""
     if (count := len(template.end_ids)) > 1:

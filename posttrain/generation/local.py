@@ -24,12 +24,6 @@ COMPACT_EVERY = 8
 """Steps between removals of ended sequences: a removal copies the cache."""
 
 
-
-
-
-
-
-
 def batches(lengths: Sequence[int], n: int, batch_size: int) -> list[list[int]]:
     """Prompts by index in batches of at most `batch_size` sequences, at least one prompt each.
 
@@ -106,12 +100,7 @@ class TransformersGenerator:
 
     @torch.inference_mode()
     def _batch(
-        self,
-        indices: list[int],
-        prompts: list[list[int]],
-        uniform: np.ndarray,
-        first: int,
-        sampling,
+        self, indices: list[int], prompts: list[list[int]], uniform: np.ndarray, first: int, sampling
     ) -> list[Completion]:
         """Samples of prompts [P] that fit in memory together; `uniform` [P, n, T] in [0, 1)."""
         device, steps = self.model.device, sampling.max_new_tokens
@@ -136,9 +125,7 @@ class TransformersGenerator:
         live = torch.ones_like(stopped)  # of those, which have not ended
         for step in range(steps):
             logits = logits.float()
-            token = choose(
-                logits, draws[rows, step : step + 1] if draws.numel() else None, sampling
-            )
+            token = choose(logits, draws[rows, step : step + 1] if draws.numel() else None, sampling)
             tokens[rows, step] = token
             chosen = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(1)
             log_probs[rows, step] = chosen
@@ -178,33 +165,19 @@ class TransformersGenerator:
             mask[row, longest - len(prompt) :] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )
         cache = getattr(out, self.cache, None)
         if cache is None:
-            raise RequestError(
-                f"{type(self.model).__name__} has no key-value cache to generate with"
-            )
+            raise RequestError(f"{type(self.model).__name__} has no key-value cache to generate with")
         return out.logits[:, -1], cache, mask
 
     def _rollout(
-        self,
-        prompt: int,
-        sample: int,
-        ids: list[int],
-        log_probs: list[float],
-        length: int,
-        stop: bool,
+        self, prompt: int, sample: int, ids: list[int], log_probs: list[float], length: int, stop: bool
     ) -> Completion:
         ids, log_probs = ids[:length], log_probs[:length]
         if not np.isfinite(log_probs).all():
-            raise WorkError(
-                "the model gives numbers that are not finite: nothing can be sampled from it"
-            )
+            raise WorkError("the model gives numbers that are not finite: nothing can be sampled from it")
         text = self.tokenizer.decode(ids[: length - stop], skip_special_tokens=True)
         return Completion(prompt, sample, text, ids, "stop" if stop else "length", log_probs)
 

@@ -33,10 +33,7 @@ SERVED = ("server_base_url", "server_timeout")
 
 
 def vllm_settings(
-    recipe: RlvrRecipe,
-    ranks: int,
-    stops: Sequence[int] = (),
-    positions: int | None = None,
+    recipe: RlvrRecipe, ranks: int, stops: Sequence[int] = (), positions: int | None = None
 ) -> dict[str, Any]:
     """Keyword arguments of `VLLMGeneration` besides the model, the accelerator and the tokenizer.
 
@@ -50,9 +47,7 @@ def vllm_settings(
     length = recipe.data.max_length + r.max_new_tokens
     wrong = list(_wrong(recipe, ranks))
     if positions is not None and length > positions:
-        wrong.append(
-            f"data.max_length + rollout.max_new_tokens = {length} is above the model's {positions}"
-        )
+        wrong.append(f"data.max_length + rollout.max_new_tokens = {length} is above the model's {positions}")
     if wrong:
         raise RequestError("\n".join(wrong))
     mode = MODES[r.backend]
@@ -144,9 +139,7 @@ def vllm_generator(trainer: Any, recipe: RlvrRecipe) -> VllmGenerator:
 class VllmGenerator:
     """A `Generator` on an engine of TRL. `step()` says which optimizer step's weights the policy has."""
 
-    def __init__(
-        self, engine: Any, tokenizer: Any, stops: Sequence[int], step: Callable[[], int]
-    ) -> None:
+    def __init__(self, engine: Any, tokenizer: Any, stops: Sequence[int], step: Callable[[], int]) -> None:
         self.engine, self.tokenizer, self.stops = engine, tokenizer, frozenset(stops)
         self.step = step
         self.synced: int | None = None

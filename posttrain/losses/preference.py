@@ -52,9 +52,7 @@ class Pairs:
 
     def means(self, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
         """Both divided by their number of tokens (an empty completion counts as one)."""
-        return chosen / self.chosen_tokens.clamp_min(1), rejected / self.rejected_tokens.clamp_min(
-            1
-        )
+        return chosen / self.chosen_tokens.clamp_min(1), rejected / self.rejected_tokens.clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,7 @@ def _log1mexp(x: Tensor) -> Tensor:
 
 
 def kto(
-    log_probs: Tensor,
-    ref_log_probs: Tensor,
-    desirable: Tensor,
-    z: Tensor | float,
-    o: PreferenceOptions,
+    log_probs: Tensor, ref_log_probs: Tensor, desirable: Tensor, z: Tensor | float, o: PreferenceOptions
 ) -> Tensor:
     """KTO a completion [B]. `desirable` [B] is the label; `z` the detached estimate of the KL, at least 0.
 

@@ -36,9 +36,21 @@ MEANS_OTHERWISE = {
 """Families whose code takes a field of that name as another kind, or not at all."""
 
 KNOWN = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gptj", "olmo2",
-    "granite", "cohere", "cohere2",
-)  # fmt: skip
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi",
+    "phi3",
+    "gptj",
+    "olmo2",
+    "granite",
+    "cohere",
+    "cohere2",
+)
 """Model types whose loss and gradients were seen to equal their own; sharded weights cannot be measured."""
 
 
@@ -103,11 +115,7 @@ def attach_fused_head(model: nn.Module) -> None:
     @functools.wraps(type(model).forward)
     def forward(self, *args, fused=None, tokens=None, labels=None, segment_ids=None, **kwargs):
         if fused is None and tokens is None:
-            return (
-                original(*args, **kwargs)
-                if labels is None
-                else original(*args, labels=labels, **kwargs)
-            )
+            return original(*args, **kwargs) if labels is None else original(*args, labels=labels, **kwargs)
         kwargs["use_cache"] = False
         hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]  # [B, L-1, H]
         target = labels[:, 1:]  # [B, L-1]
@@ -221,9 +229,7 @@ def _patch_lora(head: nn.Module) -> None:
         down = self.lora_A[name]
         x = self._cast_input_dtype(hidden, down.weight.dtype)
         left = down(self.lora_dropout[name](x)) * self.scaling[name]  # [T, r]
-        return self.lora_B[name](
-            hidden, fused={**call, "left": left, "base": self.get_base_layer()}
-        )
+        return self.lora_B[name](hidden, fused={**call, "left": left, "base": self.get_base_layer()})
 
     def through_b(self, hidden, left, base, **call):
         return base(hidden, fused={**call, "low_rank": (left, self.weight)})
@@ -254,9 +260,7 @@ def refuse_other_logits(model: nn.Module) -> None:
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(1, 9, device=embedding.device)[None] % len(embedding)  # [1, 8]
     factor = 1.0
-    hook = _head(model).register_forward_pre_hook(
-        lambda module, args: (args[0] * factor, *args[1:])
-    )
+    hook = _head(model).register_forward_pre_hook(lambda module, args: (args[0] * factor, *args[1:]))
     training = model.training
     model.eval()
     try:
@@ -268,9 +272,7 @@ def refuse_other_logits(model: nn.Module) -> None:
             own = model(input_ids=ids, use_cache=False).logits[0, :-1].float()  # [7, V]
             out = model(input_ids=ids, labels=ids, tokens={})
     except (TypeError, AttributeError, ValueError) as error:
-        raise RequestError(
-            f"{config.model_type} cannot be trained with the fused head: {error}"
-        ) from error
+        raise RequestError(f"{config.model_type} cannot be trained with the fused head: {error}") from error
     finally:
         hook.remove()
         model.train(training)

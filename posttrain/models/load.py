@@ -25,22 +25,19 @@ from posttrain.recipe.schema import Model
 
 log = logging.getLogger(__name__)
 
-KEEPS_DOCUMENTS_APART = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "phi3",
-    "olmo2",
-    "granite",
-)
+KEEPS_DOCUMENTS_APART = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
 """Model types whose packed documents were seen to be independent (to 3e-6, SDPA)."""
 
 LOADING = (
-    OSError, ValueError, TypeError, ImportError, RuntimeError, EOFError, UnpicklingError, SafetensorError,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
 """What `from_pretrained` raises for folders that hold no model, half of one, or arguments it does not know."""
 
 
@@ -207,9 +204,14 @@ def lora_config(recipe: TrainRecipe) -> Any:
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
     try:
         return LoraConfig(
-            task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
-            target_modules=targets, modules_to_save=lora.modules_to_save or None, **lora.options,
-        )  # fmt: skip
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            modules_to_save=lora.modules_to_save or None,
+            **lora.options,
+        )
     except TypeError as error:
         raise RequestError(f"model.lora.options: {error}") from error
 

@@ -82,8 +82,7 @@ def build(cls: type, value: Any, path: str, problems: Problems) -> Any:
             arguments[name] = _convert(_hints(cls)[name], value[name], _join(path, name), problems)
         elif spec.default is MISSING and spec.default_factory is MISSING:
             problems.add(
-                _join(path, name),
-                f"{_join(path, name)} is missing; it takes {_describe(_hints(cls)[name])}",
+                _join(path, name), f"{_join(path, name)} is missing; it takes {_describe(_hints(cls)[name])}"
             )
     return cls(**arguments) if len(problems.found) == before else None
 
@@ -141,9 +140,7 @@ def positive(
         return
     bad = math.isnan(value) or math.isinf(value) or (value <= least if strict else value < least)
     if bad:
-        problems.add(
-            path, f"{path} = {value} must be {'above' if strict else 'at least'} {least:g}"
-        )
+        problems.add(path, f"{path} = {value} must be {'above' if strict else 'at least'} {least:g}")
 
 
 def share(problems: Problems, path: str, value: float | None) -> None:

@@ -45,9 +45,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
     else:
         stage = values.get("stage")
         if stage in NOT_BUILT:
-            raise RequestError(
-                f"{path}: stage = {stage!r}: {NOT_BUILT[stage]} is not part of posttrain yet"
-            )
+            raise RequestError(f"{path}: stage = {stage!r}: {NOT_BUILT[stage]} is not part of posttrain yet")
         if stage not in STAGES:
             text = "is missing" if stage is None else f"= {stage!r}"
             raise RequestError(f"{path}: stage {text}{did_you_mean(stage or '', STAGES)}")
@@ -93,9 +91,7 @@ def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, i
         reason = getattr(error, "problem", None) or str(error)
         raise RequestError(f"{path}{line}: not valid YAML: {reason}") from None
     if config is None or not OmegaConf.is_dict(config):
-        raise RequestError(
-            f"{path}: a recipe is a mapping that starts with `stage:` or `pipeline:`"
-        )
+        raise RequestError(f"{path}: a recipe is a mapping that starts with `stage:` or `pipeline:`")
     for override in overrides:
         apply_override(config, override, path)
     try:
@@ -111,9 +107,7 @@ def apply_override(config: Any, override: str, path: Path | str) -> None:
     key, sign, text = override.partition("=")
     key = re.sub(r"\[(\d+)\]", r".\1", key.strip())
     if not sign or not key:
-        raise RequestError(
-            f"{override!r}: an override is written key=value, e.g. train.learning_rate=1e-5"
-        )
+        raise RequestError(f"{override!r}: an override is written key=value, e.g. train.learning_rate=1e-5")
     value: Any = text
     if text and _parses(text):  # unresolved: ${...} means the recipe's keys, not these
         value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]
@@ -202,9 +196,7 @@ def flatten(values: Any, path: str = "") -> dict[str, Any]:
             for k, v in flatten(item, f"{path}.{key}" if path else key).items()
         }
     if isinstance(values, list) and values:
-        return {
-            k: v for i, item in enumerate(values) for k, v in flatten(item, f"{path}[{i}]").items()
-        }
+        return {k: v for i, item in enumerate(values) for k, v in flatten(item, f"{path}[{i}]").items()}
     return {path: values}
 
 

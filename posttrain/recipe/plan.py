@@ -34,10 +34,7 @@ def batch_plan(train: Train, ranks: int) -> BatchPlan:
             f"it must be a multiple of {step}"
         )
     return BatchPlan(
-        train.per_device_train_batch_size,
-        ranks,
-        train.global_batch_size // step,
-        train.global_batch_size,
+        train.per_device_train_batch_size, ranks, train.global_batch_size // step, train.global_batch_size
     )
 
 

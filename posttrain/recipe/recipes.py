@@ -8,15 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from posttrain.recipe.schema import (
-    Checkpoints,
-    Data,
-    Evaluate,
-    Guard,
-    Loss,
-    Model,
-    Train,
-)
+from posttrain.recipe.schema import Checkpoints, Data, Evaluate, Guard, Loss, Model, Train
 from posttrain.recipe.sections import (
     Keep,
     Pairing,

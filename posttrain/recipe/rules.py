@@ -34,25 +34,19 @@ def model(recipe: Recipe, problems: Problems) -> None:
     m = recipe.model
     if (m.init is None) == (m.from_config is None):
         problems.add(
-            "model",
-            "model needs exactly one of init (a trained model) and from_config (from scratch)",
+            "model", "model needs exactly one of init (a trained model) and from_config (from scratch)"
         )
     if m.from_config is not None:
         options(m.from_config, problems)
     if m.lora is not None and m.from_config is not None:
-        problems.add(
-            "model.lora", "model.lora adapts trained weights; with from_config there are none"
-        )
+        problems.add("model.lora", "model.lora adapts trained weights; with from_config there are none")
     if m.from_config is not None and m.tokenizer is None:
-        problems.add(
-            "model.tokenizer", "model.tokenizer is needed with from_config, e.g. builtin:bytes"
-        )
+        problems.add("model.tokenizer", "model.tokenizer is needed with from_config, e.g. builtin:bytes")
     if m.tokenizer and m.tokenizer.startswith("builtin:"):
         known = ("builtin:digits", "builtin:bytes")
         if m.tokenizer not in known:
             problems.add(
-                "model.tokenizer",
-                f"model.tokenizer = {m.tokenizer!r}{did_you_mean(m.tokenizer, known)}",
+                "model.tokenizer", f"model.tokenizer = {m.tokenizer!r}{did_you_mean(m.tokenizer, known)}"
             )
     if m.dtype == "float16" and m.lora is None:
         problems.add(
@@ -61,8 +55,7 @@ def model(recipe: Recipe, problems: Problems) -> None:
         )
     if m.quantization is not None and m.lora is None:
         problems.add(
-            "model.quantization",
-            "model.quantization freezes the weights; it needs model.lora to train",
+            "model.quantization", "model.quantization freezes the weights; it needs model.lora to train"
         )
     if m.quantization is not None and m.from_config is not None:
         problems.add("model.quantization", "model.quantization needs trained weights (model.init)")
@@ -100,8 +93,7 @@ def options(config: FromConfig, problems: Problems) -> None:
     for key in config.options:
         if key == "vocab_size":
             problems.add(
-                "model.from_config.options.vocab_size",
-                "vocab_size follows from the tokenizer; leave it out",
+                "model.from_config.options.vocab_size", "vocab_size follows from the tokenizer; leave it out"
             )
         elif key not in known:
             problems.add(
@@ -118,26 +110,18 @@ def data(recipe: Recipe, problems: Problems) -> None:
     for i, source in enumerate(d.sources):
         at = f"data.sources[{i}]"
         if names.index(source.name) != i:
-            problems.add(
-                f"{at}.name", f"{at}.name = {source.name!r} stands twice; names tell sources apart"
-            )
+            problems.add(f"{at}.name", f"{at}.name = {source.name!r} stands twice; names tell sources apart")
         if (source.path is None) == (source.generator is None):
             problems.add(at, f"{at} needs exactly one of path and generator")
         if source.weight is not None and not (math.isfinite(source.weight) and source.weight >= 0):
-            problems.add(
-                f"{at}.weight", f"{at}.weight = {source.weight} must be a number of at least 0"
-            )
+            problems.add(f"{at}.weight", f"{at}.weight = {source.weight} must be a number of at least 0")
         positive(problems, f"{at}.max_examples", source.max_examples)
         positive(problems, f"{at}.max_repeats", source.max_repeats)
     given = [s.weight for s in d.sources if s.weight is not None]
     if given and len(given) < len(d.sources):
-        problems.add(
-            "data.sources", "some sources have a weight and some have none; set all or none"
-        )
+        problems.add("data.sources", "some sources have a weight and some have none; set all or none")
     elif given and sum(given) == 0:
-        problems.add(
-            "data.sources", "the weights of data.sources sum to zero: nothing would be trained on"
-        )
+        problems.add("data.sources", "the weights of data.sources sum to zero: nothing would be trained on")
     positive(problems, "data.max_length", d.max_length, 2, strict=False)
     positive(problems, "data.temperature", d.temperature)
     positive(problems, "data.prepare_timeout", d.prepare_timeout)
@@ -151,9 +135,7 @@ def loss(recipe: Recipe, problems: Problems) -> None:
     if value.name == "confidence_limited":
         positive(problems, "loss.n", value.n, 1, strict=False)
     elif value.n != 1.0:
-        problems.add(
-            "loss.n", f"loss.n = {value.n:g} is for confidence_limited; loss.name is {value.name}"
-        )
+        problems.add("loss.n", f"loss.n = {value.n:g} is for confidence_limited; loss.name is {value.name}")
     needs = value.name in ("power", "focal", "maxrl")
     if needs and value.exponent is None:
         problems.add("loss.exponent", f"loss.name = {value.name} needs loss.exponent")
@@ -162,22 +144,16 @@ def loss(recipe: Recipe, problems: Problems) -> None:
     if needs and value.exponent is not None:
         positive(problems, "loss.exponent", value.exponent, 0, strict=value.name != "focal")
         if value.name == "maxrl" and not float(value.exponent).is_integer():
-            problems.add(
-                "loss.exponent", "loss.exponent of maxrl is T, a whole number of at least 1"
-            )
+            problems.add("loss.exponent", "loss.exponent of maxrl is T, a whole number of at least 1")
     if value.segment == "answer" and not value.answer_marker:
-        problems.add(
-            "loss.answer_marker", "loss.segment = answer needs loss.answer_marker, e.g. '#### '"
-        )
+        problems.add("loss.answer_marker", "loss.segment = answer needs loss.answer_marker, e.g. '#### '")
     if value.segment != "answer" and value.answer_marker:
         problems.add(
-            "loss.answer_marker",
-            f"loss.answer_marker is read only with segment: answer, not {value.segment}",
+            "loss.answer_marker", f"loss.answer_marker is read only with segment: answer, not {value.segment}"
         )
     if value.segment == "step" and not value.step_delimiter:
         problems.add(
-            "loss.step_delimiter",
-            "loss.segment = step needs a loss.step_delimiter that is not empty",
+            "loss.step_delimiter", "loss.segment = step needs a loss.step_delimiter that is not empty"
         )
     if value.p == "external" and value.value == "exact":
         problems.add(
@@ -219,13 +195,10 @@ def evaluate(recipe: Recipe, problems: Problems) -> None:
     heldout = recipe.evaluate.heldout
     if heldout is not None:
         if (heldout.share is None) == (heldout.source is None):
-            problems.add(
-                "evaluate.heldout", "evaluate.heldout needs exactly one of share and source"
-            )
+            problems.add("evaluate.heldout", "evaluate.heldout needs exactly one of share and source")
         if heldout.share is not None and not 0 < heldout.share < 1:
             problems.add(
-                "evaluate.heldout.share",
-                f"evaluate.heldout.share = {heldout.share} must lie between 0 and 1",
+                "evaluate.heldout.share", f"evaluate.heldout.share = {heldout.share} must lie between 0 and 1"
             )
         positive(problems, "evaluate.heldout.every_steps", heldout.every_steps)
         positive(problems, "evaluate.heldout.max_examples", heldout.max_examples)

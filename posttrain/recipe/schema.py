@@ -153,9 +153,7 @@ class Data:
 class Loss:
     """A member of the family L = f(log p of a segment); see posttrain/losses/confidence.py."""
 
-    name: Literal["cross_entropy", "confidence_limited", "dft", "power", "focal", "maxrl"] = (
-        "cross_entropy"
-    )
+    name: Literal["cross_entropy", "confidence_limited", "dft", "power", "focal", "maxrl"] = "cross_entropy"
     n: float = 1.0
     """N of `confidence_limited`: the number of attempts the loss aims at (arXiv 2502.07154, eq. 3)."""
     exponent: float | None = None

@@ -12,9 +12,7 @@ from typing import Any, Literal
 class Preference:
     """The preference loss of a DPO stage; formulas and papers in losses/preference.py."""
 
-    loss: Literal["dpo", "dpo_norm", "ipo", "cdpo", "robust", "wpo", "simpo", "orpo", "kto"] = (
-        "dpo_norm"
-    )
+    loss: Literal["dpo", "dpo_norm", "ipo", "cdpo", "robust", "wpo", "simpo", "orpo", "kto"] = "dpo_norm"
     beta: float | None = None
     """Default by loss: dpo_norm 5 (Tulu 3, arXiv 2411.15124, table 20), simpo 2, the others 0.1."""
     label_smoothing: float = 0.0
@@ -76,9 +74,9 @@ class Vllm:
     processed_logprobs --max-logprobs -1` listens, which is what TRL 1.16 talks to."""
     server_timeout: float = 240.0
     """Server: seconds to wait until it answers."""
-    correction: Literal[
-        "none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
-    ] = "sequence_mask"
+    correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "sequence_mask"
+    )
     """Importance weights for the difference between vLLM's probabilities and the policy's (TRL's default)."""
     correction_max: float = 3.0
     """Weights above this are truncated or masked."""
@@ -131,9 +129,9 @@ class Policy:
     """How token losses are clipped and averaged: a mean a completion (grpo, arXiv 2402.03300), a sum over a constant length
     (dr_grpo, 2503.20783), a mean over all tokens of a step (dapo, 2503.14476) or of a micro-batch (bnpo), ratios of whole
     completions (gspo, 2507.18071), clipped weights instead of clipped ratios (cispo, 2506.13585)."""
-    advantage: Literal[
-        "mean", "mean_std", "leave_one_out", "pkpo", "pass_at_k", "confidence", "maxrl"
-    ] = "mean_std"
+    advantage: Literal["mean", "mean_std", "leave_one_out", "pkpo", "pass_at_k", "confidence", "maxrl"] = (
+        "mean_std"
+    )
     k: int = 1
     """k of pkpo and pass_at_k; N of confidence."""
     beta: float = 0.0
@@ -152,9 +150,9 @@ class Policy:
 class Pairing:
     """How completions of one prompt become preference pairs; strategies in rollouts/pairing.py."""
 
-    strategy: Literal[
-        "best_worst", "best_random", "correct_incorrect", "first_pit", "cross_model"
-    ] = "correct_incorrect"
+    strategy: Literal["best_worst", "best_random", "correct_incorrect", "first_pit", "cross_model"] = (
+        "correct_incorrect"
+    )
     per_prompt: int = 1
     """At most so many pairs a prompt (correct_incorrect)."""
     min_gap: float = 0.0
@@ -175,6 +173,8 @@ class Keep:
 
     at_least: int = 2
     at_most: int = 5
+
+
 LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier")
 
 

@@ -6,14 +6,7 @@ import math
 
 from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems, positive, share
-from posttrain.recipe.recipes import (
-    DpoRecipe,
-    PairsRecipe,
-    PassRateRecipe,
-    Recipe,
-    RlvrRecipe,
-    TrainRecipe,
-)
+from posttrain.recipe.recipes import DpoRecipe, PairsRecipe, PassRateRecipe, Recipe, RlvrRecipe, TrainRecipe
 from posttrain.recipe.sections import LOWER_IS_BETTER, Preference
 
 
@@ -101,9 +94,7 @@ def rollout(recipe: Recipe, problems: Problems) -> None:
         positive(problems, "max_prompts", recipe.max_prompts)
         if r.backend != "transformers":
             at = "rollout.backend"
-            problems.add(
-                at, f"{at} = {r.backend}: the {recipe.stage} stage samples with transformers only"
-            )
+            problems.add(at, f"{at} = {r.backend}: the {recipe.stage} stage samples with transformers only")
 
 
 def _train_rollout(recipe: RlvrRecipe, problems: Problems) -> None:
@@ -143,8 +134,7 @@ def policy(recipe: Recipe, problems: Problems) -> None:
     if recipe.guard.on_spike != "ignore":
         at = "guard.on_spike"
         problems.add(
-            at,
-            f"{at} = {recipe.guard.on_spike}: the loss of a policy lies around 0; gates watch the scores",
+            at, f"{at} = {recipe.guard.on_spike}: the loss of a policy lies around 0; gates watch the scores"
         )
     if p.reference is not None and not p.beta:
         at = "policy.reference"
@@ -153,9 +143,7 @@ def policy(recipe: Recipe, problems: Problems) -> None:
         at = "policy.epsilon"
         problems.add(at, f"{at} has no effect on cispo; epsilon_high caps its weights")
     if p.advantage in ("pkpo", "pass_at_k") and p.k > n:
-        problems.add(
-            "policy.k", f"policy.k = {p.k} is above rollout.num_generations = {n}: no pass@k of {n}"
-        )
+        problems.add("policy.k", f"policy.k = {p.k} is above rollout.num_generations = {n}: no pass@k of {n}")
     if p.advantage == "confidence" and p.k > 2 * n:
         problems.add(
             "policy.k",
@@ -191,6 +179,8 @@ def sampling(recipe: Recipe, problems: Problems) -> None:
                 "keep",
                 f"keep = {low} to {high} right of rollout.num_generations = {n}: want 0 <= at_least <= at_most <= {n}",
             )
+
+
 """Metrics of tasks that fall as a model gets better."""
 
 
@@ -201,13 +191,9 @@ def gates(recipe: TrainRecipe, problems: Problems) -> None:
         at = f"evaluate.gates[{i}]"
         if gate.task not in tasks:
             near = did_you_mean(gate.task, tasks)
-            problems.add(
-                f"{at}.task", f"{at}.task = {gate.task!r} is no task of evaluate.tasks{near}"
-            )
+            problems.add(f"{at}.task", f"{at}.task = {gate.task!r} is no task of evaluate.tasks{near}")
         if not (math.isfinite(gate.max_drop) and gate.max_drop >= 0):
-            problems.add(
-                f"{at}.max_drop", f"{at}.max_drop = {gate.max_drop} must be a number of at least 0"
-            )
+            problems.add(f"{at}.max_drop", f"{at}.max_drop = {gate.max_drop} must be a number of at least 0")
         if gate.greater_is_better and gate.metric in LOWER_IS_BETTER:
             problems.add(
                 f"{at}.greater_is_better",

@@ -97,10 +97,6 @@ def train(recipe: Recipe, problems: Problems) -> None:
         if key in typed:
             problems.add(path, f"{path}: {key} is a field of train itself; write train.{key}")
         elif key in EXTRA_ELSEWHERE and key in known:
-            problems.add(
-                path, f"{path}: posttrain decides {key}; it is said in {EXTRA_ELSEWHERE[key]}"
-            )
+            problems.add(path, f"{path}: posttrain decides {key}; it is said in {EXTRA_ELSEWHERE[key]}")
         elif key not in known:
-            problems.add(
-                path, f"{path}: TRL's config has no field {key!r}{did_you_mean(key, known | typed)}"
-            )
+            problems.add(path, f"{path}: TRL's config has no field {key!r}{did_you_mean(key, known | typed)}")

@@ -61,9 +61,7 @@ def model_fields(model_type: str) -> frozenset[str]:
     file = folder / f"configuration_{folder.name}.py"
     if not file.is_file():
         known = [p.name for p in (package / "models").iterdir() if p.is_dir() and p.name[0] != "_"]
-        raise RequestError(
-            f"transformers has no model type {model_type!r}{did_you_mean(model_type, known)}"
-        )
+        raise RequestError(f"transformers has no model type {model_type!r}{did_you_mean(model_type, known)}")
     names = _annotated(package / "configuration_utils.py", "PreTrainedConfig")
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

@@ -32,9 +32,7 @@ def _gates(run: RunData) -> list[str]:
     """The latest failure of each gate, and how often it failed before."""
     last: dict[tuple[str, str], list[dict]] = {}
     for row in run.gates:
-        if all(
-            number(row.get(key)) is not None for key in ("value", "reference", "max_drop", "step")
-        ):
+        if all(number(row.get(key)) is not None for key in ("value", "reference", "max_drop", "step")):
             last.setdefault((str(row.get("task")), str(row.get("metric"))), []).append(row)
     found = []
     for (task, metric), rows in last.items():
@@ -42,11 +40,7 @@ def _gates(run: RunData) -> list[str]:
         value, reference = (metric_text(metric, row[key]) for key in ("value", "reference"))
         against = "the start" if row.get("against") == "start" else "the best so far"
         more = f" ({len(rows)} checkpoints failed it)" if len(rows) > 1 else ""
-        action = (
-            "the run stopped"
-            if row.get("action") == "stop"
-            else "the checkpoint counts for no best"
-        )
+        action = "the run stopped" if row.get("action") == "stop" else "the checkpoint counts for no best"
         found.append(
             f"gate failed: {task}/{metric} {value} at step {row['step']:,} against {reference} of {against},"
             f" more than {metric_text(metric, row['max_drop'])} worse; {action}{more}."

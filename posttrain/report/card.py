@@ -23,9 +23,7 @@ def model_card(run: RunData, checkpoint: str) -> str:
     """README.md for `checkpoint` (such as `step-000400`). Raises `RequestError` where the run has none such."""
     known = [c.name for c in run.checkpoints] or [s.checkpoint for s in run.scores]
     if checkpoint not in known:
-        raise RequestError(
-            f"{run.path}: no checkpoint {checkpoint!r}{did_you_mean(checkpoint, known)}"
-        )
+        raise RequestError(f"{run.path}: no checkpoint {checkpoint!r}{did_you_mean(checkpoint, known)}")
     parts = [
         f"---\n{_metadata(run, checkpoint)}\n---",
         f"# {markdown.safe(run.name)}",
@@ -126,16 +124,10 @@ def _data(run: RunData) -> str:
 def _procedure(run: RunData) -> str:
     paper = dict(tables.provenance([run]))
     shown = ("Command", "Steps", "Seconds", "Hardware", "Versions", "Commit", "Recipe hash")
-    known = [
-        f"- {what}: {markdown.safe(paper[what][0] if what in paper else UNKNOWN)}" for what in shown
-    ]
+    known = [f"- {what}: {markdown.safe(paper[what][0] if what in paper else UNKNOWN)}" for what in shown]
     recipe = run.recipe_text.strip() or f"# {UNKNOWN}"
     fence = "`" * max(3, _longest_ticks(recipe) + 1)
-    parts = [
-        "\n".join(known),
-        _stage(run),
-        f"The recipe, as run:\n\n{fence}yaml\n{recipe}\n{fence}",
-    ]
+    parts = ["\n".join(known), _stage(run), f"The recipe, as run:\n\n{fence}yaml\n{recipe}\n{fence}"]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -29,9 +29,7 @@ def _leaders(told: list[Story]) -> list[str]:
     parts = []
     for pick in (lambda s: s.last_small, lambda s: s.last):
         first = max(told, key=lambda s: pick(s).value)
-        parts.append(
-            f"{pick(first).metric} is highest for {first.label} ({share(pick(first).value)})"
-        )
+        parts.append(f"{pick(first).metric} is highest for {first.label} ({share(pick(first).value)})")
     return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}."]
 
 

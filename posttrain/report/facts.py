@@ -72,9 +72,7 @@ def value(x: float, form: str) -> str:
 
 def sampled(outcome: dict[str, Any]) -> dict[str, str]:
     """Counts of pairs.json or pass_rate.json."""
-    found = {
-        k: f"{n:,}" for k in ("prompts", "completions") if (n := whole(outcome.get(k))) is not None
-    }
+    found = {k: f"{n:,}" for k in ("prompts", "completions") if (n := whole(outcome.get(k))) is not None}
     prompts, rates = whole(outcome.get("prompts")), success_counts(outcome)
     for key in ("pairs", "kept"):
         n = whole(outcome.get(key))
@@ -123,7 +121,9 @@ def headline(run: RunData, name: str) -> str | None:
     if run.stage in ("rlvr", "dpo"):
         steps = [row["step"] for row in run.metrics.get("train", [])]
         parts = [f"{what} {moved}" for what, moved in list(found.items())[:3]]
-        return f"{name}: no checkpoint scored yet; {', '.join(parts)} from step {steps[0]:,} to {steps[-1]:,}."
+        return (
+            f"{name}: no checkpoint scored yet; {', '.join(parts)} from step {steps[0]:,} to {steps[-1]:,}."
+        )
     of = f" of {found['prompts']} prompts" if "prompts" in found else ""
     parts = [
         f"{found[key].split(' ')[0]} {words}{of}"

@@ -53,13 +53,9 @@ def describe(s: Story) -> str:
     two = s.small != s.large
     beside = f" ({one} {share(s.last_small.value)})" if two else ""
     if s.verdict == "single":
-        return (
-            f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
-        )
+        return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
     if s.verdict == "peaks last":
-        rise = (
-            f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)})"
-        )
+        rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)})"
         return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
     if s.verdict == "keeps":
         return (
@@ -111,15 +107,11 @@ def caveats(runs: list[RunData]) -> list[str]:
             found.append(f"{name}: the run is {run.status}{_progress(run)}{rest}.")
         for task, hashes in run.settings.items():
             if len(hashes) > 1:
-                found.append(
-                    f"{name}: {task} was scored under {len(hashes)} settings; rows may not compare."
-                )
+                found.append(f"{name}: {task} was scored under {len(hashes)} settings; rows may not compare.")
         for task in run.tasks:
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")
             if cut is not None and cut.value > 0.05:
-                found.append(
-                    f"{name}: {cut.value:.0%} of the {task} completions hit the length limit."
-                )
+                found.append(f"{name}: {cut.value:.0%} of the {task} completions hit the length limit.")
         found += [f"{name}: {text}" for text in run.unread[:3]]
     return found
 
@@ -127,6 +119,4 @@ def caveats(runs: list[RunData]) -> list[str]:
 def _progress(run: RunData) -> str:
     lines = run.metrics.get("train")
     total = run.run.get("steps")
-    return (
-        f" at step {lines[-1]['step']:,} of {total:,}" if lines and isinstance(total, int) else ""
-    )
+    return f" at step {lines[-1]['step']:,} of {total:,}" if lines and isinstance(total, int) else ""

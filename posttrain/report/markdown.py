@@ -23,10 +23,7 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
     if pipeline:
         head = ("stage", "run", "status", "seconds", "error")
         rows = [
-            [
-                tables.plain(s[k]) if s.get(k) is not None else tables.ABSENT
-                for k in ("name", *head[1:])
-            ]
+            [tables.plain(s[k]) if s.get(k) is not None else tables.ABSENT for k in ("name", *head[1:])]
             for s in pipeline.stages
         ]
         parts += ["## Stages", grid(head, rows)]
@@ -56,43 +53,24 @@ def scores(run: RunData, task: str) -> str:
         texts = [f"**{c.text}**" if c.best else c.text for c in cells]
         rows.append(
             [f"{step:,}"]
-            + [
-                t + (f" [{c.interval}]" if c.interval else "")
-                for t, c in zip(texts, cells, strict=True)
-            ]
+            + [t + (f" [{c.interval}]" if c.interval else "") for t, c in zip(texts, cells, strict=True)]
         )
     return grid(["step", *table.columns], rows, escape=False)
 
 
 def stage(run: RunData) -> str:
     """What the stage did, first to last tenth of its log, and what each component of its reward said."""
-    parts = [
-        grid(["what", "first → last tenth of the log" if run.metrics else ""], facts(run).items())
-    ]
+    parts = [grid(["what", "first → last tenth of the log" if run.metrics else ""], facts(run).items())]
     head, rows = component_table(run)
     parts += [grid(head, rows)] if rows else []
     return "\n\n".join(parts)
 
 
 def mixture(run: RunData) -> str:
-    keys = (
-        "name",
-        "path",
-        "read",
-        "kept",
-        "dropped",
-        "tokens",
-        "trained",
-        "asked",
-        "realised",
-        "repeats",
-    )
+    keys = ("name", "path", "read", "kept", "dropped", "tokens", "trained", "asked", "realised", "repeats")
     rows = []
     for row in tables.mixture_rows(run):
-        shares = {
-            k: f"{row[k]:.1%}" if row[k] is not None else tables.ABSENT
-            for k in ("asked", "realised")
-        }
+        shares = {k: f"{row[k]:.1%}" if row[k] is not None else tables.ABSENT for k in ("asked", "realised")}
         rows.append([str((row | shares)[key]) for key in keys])
     return grid(["source", *keys[1:]], rows)
 

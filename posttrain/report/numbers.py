@@ -141,6 +141,8 @@ def pooled(run: RunData, task: str, ns: list[int]) -> tuple[dict[int, float], in
         return {}, 0
     logps = np.array([[table[i] for i in ids] for table in tables])
     return {n: float(pooled_pass_at_n(logps, n).mean()) for n in ns}, len(tables)
+
+
 PART = 0.1
 """Share of the logged steps at either end that a trend averages over (our choice)."""
 

@@ -116,9 +116,7 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
             if pool:
                 note += f"; dashed: the same attempts spread over {number} checkpoints"
             steps = {next(iter(points.values())).step: points for points in table.values()}
-            main.append(
-                _figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i)
-            )
+            main.append(_figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i))
     if len(held) > 1:
         last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
         note = "95 % intervals" if len(held) <= 3 else ""

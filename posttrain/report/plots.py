@@ -72,9 +72,7 @@ def _mark_crossing(ax: Axes, n: float, points: Curve) -> None:
     x = math.log2(n)
     y = float(np.interp(x, [math.log2(k) for k in points], [s.value for s in points.values()]))
     ax.plot([x, x], [0, y], color=MUTED, linewidth=1, linestyle=(0, (1, 2)))
-    ax.plot(
-        [x], [y], marker="o", markersize=6, color=INK, markerfacecolor="none", markeredgewidth=1.4
-    )
+    ax.plot([x], [y], marker="o", markersize=6, color=INK, markerfacecolor="none", markeredgewidth=1.4)
     late = x > math.log2(list(points)[-1]) * 0.6
     place = {"ha": "right", "x": x - 0.25} if late else {"ha": "left", "x": x + 0.25}
     ax.text(y=0.03, s=f"cross at N ≈ {attempts([n])}", color=INK, va="bottom", **place)
@@ -83,9 +81,7 @@ def _mark_crossing(ax: Axes, n: float, points: Curve) -> None:
 def _attempts_axis(ax: Axes, ks: list[int]) -> None:
     low, high = math.log2(ks[0]), math.log2(ks[-1])
     stride = 2 if high - low > 6 else 1
-    ticks = [
-        t for t in range(math.ceil(low), math.floor(high) + 1) if (t - math.ceil(low)) % stride == 0
-    ]
+    ticks = [t for t in range(math.ceil(low), math.floor(high) + 1) if (t - math.ceil(low)) % stride == 0]
     ax.set_xlim(low - 0.15 - 0.4 * (low == high), high + 0.15 + 0.4 * (low == high))
     ax.set_ylim(0, 1.02)
     ax.set_xticks(ticks, [f"{2**t:g}" for t in ticks])
@@ -124,9 +120,7 @@ def _step_key(ax: Axes, steps: list[int], c: str, pooled: bool) -> None:
         rows.append(("pooled", {"color": INK, "linestyle": (0, (4, 2.5)), "linewidth": 1.4}))
     for i, (text, style) in enumerate(rows):
         y = 0.98 - 0.075 * (i + 1)
-        ax.plot(
-            [1.03, 1.09], [y, y], transform=ax.transAxes, clip_on=False, **({"color": c} | style)
-        )
+        ax.plot([1.03, 1.09], [y, y], transform=ax.transAxes, clip_on=False, **({"color": c} | style))
         ax.text(1.11, y, text, transform=ax.transAxes, va="center", color=INK)
 
 
@@ -135,9 +129,7 @@ def mixture_bars(name: str, sources: list[tuple[str, float | None, float | None]
     height = 46 + 26 * len(sources)
     longest = max((len(label[:28]) for label, _, _ in sources), default=0)
     left = 14 + round(6.3 * longest)
-    with panel(
-        name, "shares of the mixture", 560, height, left=left, right=60, bottom=24, top=18
-    ) as p:
+    with panel(name, "shares of the mixture", 560, height, left=left, right=60, bottom=24, top=18) as p:
         for i, (_, asked, realised) in enumerate(sources):
             if realised is not None:
                 p.ax.barh(i, realised, height=0.5, color=colour(0), alpha=0.8)
@@ -177,14 +169,7 @@ def probability_histogram(name: str, runs: list[tuple[str, np.ndarray, float | N
             if n and n > 1:
                 x = -math.log10(n)
                 p.ax.axvline(x, color=colour(i), linewidth=1, linestyle=(0, (1, 2)))
-                p.ax.text(
-                    x,
-                    1.01,
-                    "1/N",
-                    transform=p.ax.get_xaxis_transform(),
-                    color=colour(i),
-                    ha="center",
-                )
+                p.ax.text(x, 1.01, "1/N", transform=p.ax.get_xaxis_transform(), color=colour(i), ha="center")
         ticks = list(range(math.ceil(edges[0]), 1))
         p.ax.set_xticks(ticks, [_power(t, t == edges[0]) for t in ticks])
         p.ax.set_xlim(edges[0], 0)
@@ -204,9 +189,7 @@ def _power(exponent: int, lowest: bool) -> str:
     return f"≤ {text}" if lowest else text
 
 
-def success_bars(
-    name: str, counts: list[int], run: int = 0, kept: tuple[int, int] | None = None
-) -> str:
+def success_bars(name: str, counts: list[int], run: int = 0, kept: tuple[int, int] | None = None) -> str:
     """Share of prompts by how many of their n completions were right. `counts` has n + 1 numbers.
 
     `kept`: the bars from one to the other are full, the rest faint.

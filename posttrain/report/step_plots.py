@@ -43,12 +43,7 @@ class Line:
 
 
 def over_steps(
-    name: str,
-    y: str,
-    lines: list[Line],
-    scale: Scale = "free",
-    rule: float | None = None,
-    x: str = "step",
+    name: str, y: str, lines: list[Line], scale: Scale = "free", rule: float | None = None, x: str = "step"
 ) -> str:
     """Lines over steps with direct labels at their right ends. `rule` draws a thin level line."""
     lines = [line for line in lines if line.steps]

@@ -17,22 +17,6 @@ SMALL_CHANGE = 0.05
 """pass@k that ends less than this below its best counts as kept, however sure the loss is (our choice)."""
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 @dataclass(slots=True)
 class Story:
     """One run on one task: its curve at the best checkpoint by pass@`large`, at the last one, and the change."""

@@ -124,9 +124,7 @@ def end_labels(ax: Axes, labels: list[tuple[float, str, str]], gap: float = 0.07
 def inline(svg: str, name: str, alt: str) -> str:
     """matplotlib's document -> an element to put into a page."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S
-    )
+    svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
     used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', svg))
     svg = re.sub(r"<[a-zA-Z][^>]*>", lambda tag: _tag(tag[0], name, used), svg)
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
@@ -143,9 +141,7 @@ def _tag(tag: str, name: str, used: set[str]) -> str:
     """One tag with its ids renamed, or removed where nothing refers to them, and its colours replaced."""
     tag = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
     tag = re.sub(r"url\(#", f"url(#{name}-", tag).replace('xlink:href="#', f'href="#{name}-')
-    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag).replace(
-        ' transform="rotate(-0 ', ' data-r="('
-    )
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", tag).replace(' transform="rotate(-0 ', ' data-r="(')
     tag = re.sub(r' data-r="[^"]*"', "", tag)
     tag = tag.replace(INK, "currentColor").replace(GRID, "var(--grid, #d8d8d8)")
     tag = tag.replace(MUTED, "var(--muted, #767676)")

@@ -151,9 +151,7 @@ class Sample:
     note: str
 
 
-def sample_groups(
-    run: RunData, task: str, each: int = 3
-) -> tuple[str, list[tuple[str, list[Sample]]]]:
+def sample_groups(run: RunData, task: str, each: int = 3) -> tuple[str, list[tuple[str, list[Sample]]]]:
     """(checkpoint, groups) of the last checkpoint with samples: highest and lowest probability for exact
     tasks; right, wrong, cut off and unjudged completions for sampled ones, a problem once a group."""
     for checkpoint in reversed(run.rows(task)):

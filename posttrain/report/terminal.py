@@ -41,10 +41,7 @@ def show(path: Path, console: Console, json: bool = False) -> None:
     if pipeline:
         head = [f"pipeline {pipeline.name}", "run", "status", "seconds", "error"]
         keys = ("name", "run", "status", "seconds", "error")
-        rows = [
-            [tables.plain(s[k]) if s.get(k) is not None else "" for k in keys]
-            for s in pipeline.stages
-        ]
+        rows = [[tables.plain(s[k]) if s.get(k) is not None else "" for k in keys] for s in pipeline.stages]
         _table(console, head, rows)
     for run in runs:
         _show_run(run, console)
@@ -82,9 +79,7 @@ def summary(run: RunData) -> dict[str, Any]:
         "mixture": run.mixture.get("sources", []),
         "scores": [score.to_dict() for score in run.scores],
         "rollouts": list(run.rollouts.files),
-        "checkpoints": [
-            {"name": c.name, "step": c.step, "complete": c.complete} for c in run.checkpoints
-        ],
+        "checkpoints": [{"name": c.name, "step": c.step, "complete": c.complete} for c in run.checkpoints],
         "report": str(report) if report.exists() else None,
     }
 
@@ -127,9 +122,7 @@ def _show_run(run: RunData, console: Console) -> None:
     keys = ("name", "read", "kept", "dropped", "trained", "asked", "realised", "repeats")
     rows = [
         [
-            f"{r[k]:.1%}"
-            if isinstance(r[k], float)
-            else str(r[k] if r[k] is not None else tables.ABSENT)
+            f"{r[k]:.1%}" if isinstance(r[k], float) else str(r[k] if r[k] is not None else tables.ABSENT)
             for k in keys
         ]
         for r in tables.mixture_rows(run)
@@ -156,9 +149,7 @@ def _table(console: Console, head: list[str], rows: list[list[Any]]) -> None:
     """Numbers right, the first column left; every cell is text, so nothing in it is read as markup."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for i, title in enumerate(head):
-        table.add_column(
-            Text(printable(title)), justify="left" if i == 0 else "right", overflow="fold"
-        )
+        table.add_column(Text(printable(title)), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     console.print(table)

@@ -24,9 +24,7 @@ def printable(text: object) -> str:
 
 def _spelt(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return (
-        f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
-    )
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def both_ends(text: object, most: int) -> str:
@@ -37,6 +35,8 @@ def both_ends(text: object, most: int) -> str:
     end = most // 3
     left_out = f"\n[… {len(whole) - most:,} more characters …]\n"
     return printable(whole[: most - end]) + left_out + printable(whole[-end:])
+
+
 LOSSES = {
     "cross_entropy": ("Cross-entropy", ""),
     "confidence_limited": ("Confidence-limited", "n"),

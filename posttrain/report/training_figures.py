@@ -67,13 +67,7 @@ def one(title: str, note: str, key: str, scale: Scale = "free", **options: Any) 
 
 SFT = (
     Picture("Loss", "", both("loss"), smooth=False),
-    one(
-        "Mean weight F",
-        "1 = cross-entropy's gradient, 0 = none",
-        "weight_mean",
-        "share",
-        smooth=False,
-    ),
+    one("Mean weight F", "1 = cross-entropy's gradient, 0 = none", "weight_mean", "share", smooth=False),
     one(
         "Share with F < 0.1",
         "segments the loss has all but let go",
@@ -86,39 +80,76 @@ SFT = (
     one("Token accuracy", "most probable token is the label", "token_accuracy", smooth=False),
 )
 DPO = (
-    Picture("Accuracy", "share of pairs whose chosen side has the higher reward", both("rewards/accuracies"), "share"),
+    Picture(
+        "Accuracy",
+        "share of pairs whose chosen side has the higher reward",
+        both("rewards/accuracies"),
+        "share",
+    ),
     Picture("Margin", "reward of chosen minus rejected", both("rewards/margins"), rule=0.0),
     Picture("Implicit rewards", "of both sides, as the loss defines them", sides("rewards"), rule=0.0),
-    Picture("Log-ratio to the reference", "below 0: less likely than under it; nats a reply", sides("logratio"),
-            y="log-ratio", rule=0.0),
+    Picture(
+        "Log-ratio to the reference",
+        "below 0: less likely than under it; nats a reply",
+        sides("logratio"),
+        y="log-ratio",
+        rule=0.0,
+    ),
     Picture("Log-probability", "nats a reply", sides("logps"), unless="logratio/chosen"),
     Picture("Loss", "", both("loss")),
     Picture("Length", "tokens a reply", sides("tokens"), "zero", y="tokens"),
     one("KL estimate", "of kto, nats", "kl", "zero"),
     one("Mean weight F", "of the supervised term", "weight_mean", "share"),
-)  # fmt: skip
+)
 REWARD = one("Reward", "weighted sum of the components, mean a completion", "reward")
 AFTER_REWARD = (
-    Picture("Length", "tokens a completion", (Series("completions/mean_length", "mean"),
-            Series("completions/max_length", "longest", "dotted")), "log", y="tokens"),
-    one("Cut off", "share of completions at the length limit", "completions/truncated", "percent", y="cut off"),
-    Picture("Groups without gradient", "all right or all wrong: of the sampled; no variance: of the trained", (
-            Series("groups/zero_variance", "no variance"), Series("groups/all_right", "all right", "dashed"),
-            Series("groups/all_wrong", "all wrong", "dotted")), "share", y="groups"),
-    one("Failed checks", "the checker's own failures; dotted: 1 %", "checks_failed", "percent", y="failed checks",
-        rule=FAILED_CHECKS, smooth=False),
+    Picture(
+        "Length",
+        "tokens a completion",
+        (Series("completions/mean_length", "mean"), Series("completions/max_length", "longest", "dotted")),
+        "log",
+        y="tokens",
+    ),
+    one(
+        "Cut off", "share of completions at the length limit", "completions/truncated", "percent", y="cut off"
+    ),
+    Picture(
+        "Groups without gradient",
+        "all right or all wrong: of the sampled; no variance: of the trained",
+        (
+            Series("groups/zero_variance", "no variance"),
+            Series("groups/all_right", "all right", "dashed"),
+            Series("groups/all_wrong", "all wrong", "dotted"),
+        ),
+        "share",
+        y="groups",
+    ),
+    one(
+        "Failed checks",
+        "the checker's own failures; dotted: 1 %",
+        "checks_failed",
+        "percent",
+        y="failed checks",
+        rule=FAILED_CHECKS,
+        smooth=False,
+    ),
     one("KL to the reference", "nats a token", "kl", "zero", y="KL"),
     one("Entropy", "of the next token, nats", "entropy", "zero"),
-    Picture("Clipped", "share of tokens at the lower and the upper bound of the ratio", (
-            Series("clip_ratio/low_mean", "lower"), Series("clip_ratio/high_mean", "upper", "dotted")), "percent"),
-    Picture("Seconds a step", "", (Series("seconds/generate", "sampling"),
-            Series("seconds/score", "checks", "dotted")), "zero", y="seconds"),
-)  # fmt: skip
-STAGES = {
-    "sft": "Supervised fine-tuning",
-    "dpo": "Preference optimisation",
-    "rlvr": "Verifiable rewards",
-}
+    Picture(
+        "Clipped",
+        "share of tokens at the lower and the upper bound of the ratio",
+        (Series("clip_ratio/low_mean", "lower"), Series("clip_ratio/high_mean", "upper", "dotted")),
+        "percent",
+    ),
+    Picture(
+        "Seconds a step",
+        "",
+        (Series("seconds/generate", "sampling"), Series("seconds/score", "checks", "dotted")),
+        "zero",
+        y="seconds",
+    ),
+)
+STAGES = {"sft": "Supervised fine-tuning", "dpo": "Preference optimisation", "rlvr": "Verifiable rewards"}
 """Stages that train, and what the page calls them."""
 
 
@@ -211,11 +242,14 @@ def _figure(
             line.label = s.name
     y = picture.y or picture.title[0].lower() + picture.title[1:]
     svg = over_steps(prefix, y, [line for _, line in lines], picture.scale, picture.rule)
-    loud = picture.rule == FAILED_CHECKS and any(
-        max(line.values) > FAILED_CHECKS for _, line in lines
-    )
-    return {"title": picture.title, "note": _note(picture, shown, several), "svg": Markup(svg), "run": None,
-            "loud": loud}  # fmt: skip
+    loud = picture.rule == FAILED_CHECKS and any(max(line.values) > FAILED_CHECKS for _, line in lines)
+    return {
+        "title": picture.title,
+        "note": _note(picture, shown, several),
+        "svg": Markup(svg),
+        "run": None,
+        "loud": loud,
+    }
 
 
 def _note(picture: Picture, shown: dict[str, str], several: bool) -> str:

@@ -68,22 +68,16 @@ class Composite:
             if label in {c.label for c in self.components}:
                 wrong.append(f"{at}: {label!r} stands twice; give one of them a label")
             try:
-                self.components.append(
-                    Component(label, each.weight, bind(each.name, each.options, at))
-                )
+                self.components.append(Component(label, each.weight, bind(each.name, each.options, at)))
             except RequestError as error:
                 wrong.append(str(error))
         verifiers = [c.label for c in self.components if c.verifies]
         if not wrong and not verifiers:
-            wrong.append(
-                "rewards: name at least one verifier; shaping terms alone say nothing of success"
-            )
+            wrong.append("rewards: name at least one verifier; shaping terms alone say nothing of success")
         self.success = success or Success(reward=verifiers[0] if verifiers else "")
         if not wrong and self.success.reward not in verifiers:
             near = did_you_mean(self.success.reward, verifiers)
-            wrong.append(
-                f"success.reward = {self.success.reward!r} is no verifier of this recipe{near}"
-            )
+            wrong.append(f"success.reward = {self.success.reward!r} is no verifier of this recipe{near}")
         if wrong:
             raise RequestError("\n".join(wrong))
 
@@ -140,9 +134,7 @@ class Composite:
         return graded
 
     def _settle(self, graded: Graded) -> None:
-        parts = [
-            (c, graded.components[c.label]) for c in self.components if c.label in graded.components
-        ]
+        parts = [(c, graded.components[c.label]) for c in self.components if c.label in graded.components]
         if all(verdict.value is not None for c, verdict in parts if c.weight):
             graded.value = sum(c.weight * verdict.value for c, verdict in parts if c.weight)
         deciding = [v for c, v in parts if c.label == self.success.reward]

@@ -66,19 +66,13 @@ class Spec:
             hints = typing.get_type_hints(self.fn)
             given = list(inspect.signature(self.fn).parameters.values())[2:]
         except (TypeError, ValueError, NameError) as error:
-            raise RequestError(
-                f"reward {self.name!r}: its options cannot be read: {error}"
-            ) from None
+            raise RequestError(f"reward {self.name!r}: its options cannot be read: {error}") from None
         fields = []
         for p in given:
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                raise RequestError(
-                    f"reward {self.name!r}: takes *args or **kwargs; name its options"
-                )
+                raise RequestError(f"reward {self.name!r}: takes *args or **kwargs; name its options")
             hint = hints.get(p.name, type(p.default) if p.default is not p.empty else str)
-            default = (
-                field() if p.default is p.empty else field(default_factory=lambda v=p.default: v)
-            )
+            default = field() if p.default is p.empty else field(default_factory=lambda v=p.default: v)
             fields.append((p.name, hint, default))
         return dataclasses.make_dataclass("Options", fields, kw_only=True)
 
@@ -195,9 +189,7 @@ def bind(name: str, options: dict[str, Any] | None = None, at: str = "") -> Boun
 def has_column(example: Example, name: str) -> bool:
     """Whether a row has a value in column `name`."""
     own = (
-        getattr(example, name, None)
-        if name in ("answer", "prompt", "messages", "completion", "p")
-        else None
+        getattr(example, name, None) if name in ("answer", "prompt", "messages", "completion", "p") else None
     )
     return own is not None or example.extra.get(name) is not None
 

@@ -48,9 +48,15 @@ def judged(groups: Sequence[Group], policy: Policy, rollout: TrainRollout) -> Ju
 
 
 def micro_batches(
-    groups: Sequence[Group], about: Judged, pad_id: int, steps: int, micro: int, seed: int,
-    rank: int = 0, ranks: int = 1,
-) -> list[Inputs]:  # fmt: skip
+    groups: Sequence[Group],
+    about: Judged,
+    pad_id: int,
+    steps: int,
+    micro: int,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[Inputs]:
     """This rank's micro-batches of all `steps` optimizer steps, in order.
 
     Prompts [B, P] padded on the left, completions [B, C] on the right, advantages [B] fp32; a completion that is not

@@ -29,9 +29,15 @@ class Continuer:
     """
 
     def __init__(
-        self, generator: Generator, tokenizer: Any, template: Template, rewards: Composite, rollout: Rollout, seed: int,
+        self,
+        generator: Generator,
+        tokenizer: Any,
+        template: Template,
+        rewards: Composite,
+        rollout: Rollout,
+        seed: int,
         judged: Callable[[int, int], None] = lambda all, failed: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.generator, self.tokenizer, self.template = generator, tokenizer, template
         self.rewards, self.rollout, self.seed, self.judged = rewards, rollout, seed, judged
         self.positions = getattr(generator, "positions", None)
@@ -63,10 +69,7 @@ class Continuer:
                 self._after(heads[fit[one.prompt_index]], one.token_ids, one.finish == "stop")
                 for one in drawn
             ]
-            whole = [
-                prefixes[fit[one.prompt_index]] + text
-                for one, text in zip(drawn, texts, strict=True)
-            ]
+            whole = [prefixes[fit[one.prompt_index]] + text for one, text in zip(drawn, texts, strict=True)]
             graded = self.rewards.grade(whole, [row] * len(whole), r.deadline)
             self.judged(len(graded), sum(g.failed for g in graded))
             found: list[list[Continuation]] = [[] for _ in prefixes]

@@ -52,9 +52,16 @@ class RolloutSource:
     """
 
     def __init__(
-        self, prompts: Prompts, rollout: TrainRollout, rewards: Composite, seed: int, rank: int = 0, ranks: int = 1,
-        gather: Gather = lambda value: [value], asked: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+        self,
+        prompts: Prompts,
+        rollout: TrainRollout,
+        rewards: Composite,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        gather: Gather = lambda value: [value],
+        asked: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.prompts, self.rollout, self.rewards, self.seed = prompts, rollout, rewards, seed
         self.rank, self.ranks, self.gather, self.asked = rank, ranks, gather, asked
         self.position = 0
@@ -114,7 +121,7 @@ class RolloutSource:
             raise Interrupted("asked to stop while completions were sampled")
         seconds["generate"] += sampled - begun
         seconds["score"] += judged - sampled
-        found = {at: (completions, graded) for _, _, part in parts for at, completions, graded in part}  # fmt: skip
+        found = {at: (completions, graded) for _, _, part in parts for at, completions, graded in part}
         return [Group(p, *found[p.position], round=number) for p in prompts]
 
     def _sample(self, generator: Any, share: list[Prompt], mine: list[Group]) -> None:

@@ -63,13 +63,9 @@ class Group:
         return [g.success for g in self.graded if g.success is not None]
 
 
-def sample(
-    generator: Generator, prompts: Sequence[Prompt], rollout: Rollout, seed: int
-) -> list[Group]:
+def sample(generator: Generator, prompts: Sequence[Prompt], rollout: Rollout, seed: int) -> list[Group]:
     """`rollout.num_generations` completions of each prompt, not judged yet."""
-    sampling = Sampling(
-        rollout.temperature, rollout.top_p, rollout.max_new_tokens, rollout.batch_size
-    )
+    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, rollout.batch_size)
     groups = [Group(prompt, []) for prompt in prompts]
     for one in generator.generate(
         [p.ids for p in prompts],
@@ -83,10 +79,7 @@ def sample(
 
 
 def judge(
-    groups: Sequence[Group],
-    rewards: Composite,
-    rollout: Rollout,
-    done: Callable[[], None] = lambda: None,
+    groups: Sequence[Group], rewards: Composite, rollout: Rollout, done: Callable[[], None] = lambda: None
 ) -> None:
     """Fills in `graded` of all groups, in one call of the rewards."""
     texts = [c.text for group in groups for c in group.completions]

@@ -178,9 +178,7 @@ def _best(rows: list[Row], options: Pairing, seed: int) -> tuple[Row, list[Row]]
     higher = any(row["reward"] > top + 2 * TOLERANCE for row in known)
     lower = _some(known, lambda row: row["reward"] < top, "cut_off" if higher else "blank")
     lower = _some(lower, lambda row: text_of(row) != text_of(chosen), "same_text")
-    return chosen, _some(
-        lower, lambda row: gap(chosen["reward"], row["reward"], options), "gap_too_small"
-    )
+    return chosen, _some(lower, lambda row: gap(chosen["reward"], row["reward"], options), "gap_too_small")
 
 
 def _pair(chosen: Row, possible: list[Row], options: Pairing, seed: int) -> Pair:

@@ -46,10 +46,6 @@ def rows_of(group: Group, number: int, text: str) -> list[Row]:
     return found
 
 
-
-
-
-
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows by group, in order."""
     found: dict[int, list[Row]] = {}

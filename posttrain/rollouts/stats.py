@@ -23,11 +23,7 @@ def batch_metrics(drawn: Drawn, about: Judged) -> dict[str, float]:
     completions = [c for group in sampled for c in group.completions]
     lengths = [len(c.token_ids) for c in completions]
     known = [group.successes for group in sampled if group.successes]
-    spread = [
-        np.std(v)
-        for group in sampled
-        if (v := [g.value for g in group.graded if g.value is not None])
-    ]
+    spread = [np.std(v) for group in sampled if (v := [g.value for g in group.graded if g.value is not None])]
     found = summary(graded) | {
         "reward_std": float(np.mean(spread)) if spread else 0.0,
         "groups/all_right": sum(all(s) for s in known) / len(sampled),
@@ -40,7 +36,7 @@ def batch_metrics(drawn: Drawn, about: Judged) -> dict[str, float]:
         "completions/max_length": float(max(lengths)),
         "completions/truncated": sum(c.finish == "length" for c in completions) / len(completions),
         "advantage_abs": float(about.advantages[about.trained].abs().mean()) if about.trained.any() else 0.0,
-    }  # fmt: skip
+    }
     return found | {f"seconds/{what}": value for what, value in drawn.seconds.items()}
 
 
@@ -60,9 +56,7 @@ class RolloutStats:
     def add(self, drawn: Drawn, about: Judged) -> None:
         for name, value in batch_metrics(drawn, about).items():
             self.values[name].append(value)
-        self.tokens += sum(
-            len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions
-        )
+        self.tokens += sum(len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions)
 
     def means(self) -> dict[str, float]:
         """Empty where no batch fell into the window. `tokens_per_second`: sampled tokens of all ranks, training included."""

@@ -19,17 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from posttrain.recipe.sections import Pairing
-from posttrain.rollouts.pairing import (
-    NoPair,
-    Pair,
-    Row,
-    Side,
-    gap,
-    side,
-    solved_and_not,
-    text_of,
-    unsolved,
-)
+from posttrain.rollouts.pairing import NoPair, Pair, Row, Side, gap, side, solved_and_not, text_of, unsolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +71,7 @@ def pit(values: list[float | None]) -> int:
 
 
 def first_pit(
-    rows: list[Row],
-    options: Pairing,
-    seed: int,
-    continue_from: ContinueFrom,
-    count: Callable[[str], int],
+    rows: list[Row], options: Pairing, seed: int, continue_from: ContinueFrom, count: Callable[[str], int]
 ) -> list[Pair]:
     """One pair, or `NoPair`. `count` gives the tokens of a text.
 
@@ -108,11 +94,7 @@ def first_pit(
 
 
 def cross_model(
-    rows: list[Row],
-    options: Pairing,
-    seed: int,
-    continue_from: ContinueFrom,
-    count: Callable[[str], int],
+    rows: list[Row], options: Pairing, seed: int, continue_from: ContinueFrom, count: Callable[[str], int]
 ) -> list[Pair]:
     """One pair, or `NoPair` (also `no_correction`: the teacher solves it neither from there).
 

@@ -156,12 +156,6 @@ def best(
     return max(rows, key=lambda r: (sign * r["value"], r["step"]))["checkpoint"]
 
 
-
-
-
-
-
-
 def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
     """Where a `model.init` points: (place to load, parent facts for the lineage or None).
 
@@ -193,12 +187,8 @@ def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
         if name not in whole:
             reason = f"{name} was rotated away" if name else f"{path} has no score {task}/{metric}"
             if not name and scores(path, task, metric):
-                reason = (
-                    f"every checkpoint with a score {task}/{metric} failed a gate ({path / GATES})"
-                )
+                reason = f"every checkpoint with a score {task}/{metric} failed a gate ({path / GATES})"
             raise RequestError(f"{reference}: {reason}")
     else:
-        raise RequestError(
-            f"{reference}: after @ write best:<task>/<metric> or one of {', '.join(whole)}"
-        )
+        raise RequestError(f"{reference}: after @ write best:<task>/<metric> or one of {', '.join(whole)}")
     return str(whole[name].path), {"run": str(path), "checkpoint": name}

@@ -24,8 +24,15 @@ from posttrain.types import Score
 OUTCOMES = ("pairs.json", "pass_rate.json")
 """What a sampling stage leaves besides its rows: its counts."""
 PARTS = (
-    "run.json", "recipe.yaml", "mixture.json", "metrics.jsonl", "scores.jsonl", "checkpoints", "rollouts", *OUTCOMES,
-)  # fmt: skip
+    "run.json",
+    "recipe.yaml",
+    "mixture.json",
+    "metrics.jsonl",
+    "scores.jsonl",
+    "checkpoints",
+    "rollouts",
+    *OUTCOMES,
+)
 PASS_AT = re.compile(r"pass@(\d+)")
 STEP = re.compile(r"step-(\d+)")
 
@@ -237,9 +244,7 @@ class PipelineData:
     def troubles(self) -> list[str]:
         """A sentence for every stage that failed."""
         failed = [s for s in self.stages if s.get("status") == "failed"]
-        return [
-            f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed
-        ]
+        return [f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed]
 
 
 def is_run(path: Path) -> bool:

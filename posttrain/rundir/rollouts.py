@@ -79,7 +79,7 @@ class Completion:
                 for label, p in (parts.items() if isinstance(parts, dict) else ())
                 if isinstance(p, dict)
             ],
-        )  # fmt: skip
+        )
 
     @property
     def failed(self) -> bool:
@@ -93,12 +93,8 @@ class Completion:
     @property
     def notes(self) -> list[str]:
         """Reward, advantage, length and end, each a few words."""
-        found = [
-            "reward –" if self.reward is None else f"reward {self.reward:.4g}".replace("-", "−")
-        ]
-        found += (
-            [] if self.advantage is None else [f"advantage {self.advantage:+.3g}".replace("-", "−")]
-        )
+        found = ["reward –" if self.reward is None else f"reward {self.reward:.4g}".replace("-", "−")]
+        found += [] if self.advantage is None else [f"advantage {self.advantage:+.3g}".replace("-", "−")]
         found += [] if self.tokens is None else [f"{self.tokens:,} tokens"]
         found += ["cut off"] if self.cut else []
         return found + (["not trained"] if not self.trained and "advantage" in self.raw else [])

@@ -38,9 +38,7 @@ def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
         except RequestError as error:
             raise RequestError(f"{path}: stage {stage.name!r}: {error}") from error
         if isinstance(recipe, Pipeline):
-            raise RequestError(
-                f"{path}: stage {stage.name!r} is a pipeline itself; list its stages here"
-            )
+            raise RequestError(f"{path}: stage {stage.name!r} is a pipeline itself; list its stages here")
         recipe.name, recipe.output_dir = stage.name, str(root)
         for holder, key, cut in _places(recipe):
             other, sign, rest = getattr(holder, key).partition(cut)
@@ -83,9 +81,7 @@ def dependencies(pipeline: Pipeline, recipes: dict[str, Recipe]) -> dict[str, se
     return waits
 
 
-def run_pipeline(
-    path: str, overrides: list[str], console: Console, accelerate: str | None = None
-) -> Path:
+def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: str | None = None) -> Path:
     """Run every stage; returns the report. Raises `WorkError` naming the stages that failed and their logs.
 
     A failed stage keeps those that wait for it from starting; the others run on. `accelerate`: config that launches each.
@@ -101,9 +97,7 @@ def run_pipeline(
     unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
     if unfinished:
         lines = [
-            f"stage {n}: {s['error']} (log: {root / n}.log)"
-            if "error" in s
-            else f"stage {n}: not started"
+            f"stage {n}: {s['error']} (log: {root / n}.log)" if "error" in s else f"stage {n}: not started"
             for n, s in unfinished.items()
         ]
         raise WorkError("\n".join([*lines, "the same command goes on from the last checkpoints"]))
@@ -115,18 +109,12 @@ def run_pipeline(
 
 
 def _drive(
-    pipeline: Pipeline,
-    recipes: dict[str, Recipe],
-    root: Path,
-    console: Console,
-    accelerate: str | None,
+    pipeline: Pipeline, recipes: dict[str, Recipe], root: Path, console: Console, accelerate: str | None
 ) -> dict[str, dict[str, Any]]:
     """Start stages as they become ready, watch them, keep pipeline.json true; states by stage name."""
     waits = dependencies(pipeline, recipes)
     begun = time.time()
-    states: dict[str, dict[str, Any]] = {
-        n: {"name": n, "run": n, "status": "waiting"} for n in recipes
-    }
+    states: dict[str, dict[str, Any]] = {n: {"name": n, "run": n, "status": "waiting"} for n in recipes}
     facts = {"pipeline": pipeline.pipeline, "stages": list(states.values()), "started": timestamp()}
     threads = max(1, cores() // min(pipeline.parallel, len(recipes)))
     running: dict[str, Running] = {}
@@ -159,8 +147,7 @@ def _drive(
                 break
             time.sleep(0.5)
     write_json(
-        root / "pipeline.json",
-        facts | {"ended": timestamp(), "seconds": round(time.time() - begun, 1)},
+        root / "pipeline.json", facts | {"ended": timestamp(), "seconds": round(time.time() - begun, 1)}
     )
     return states
 
@@ -205,9 +192,14 @@ class _Display:
     def __init__(self, console: Console, names: list[str]) -> None:
         self.console = console
         self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
         self.tasks = {n: self.bars.add_task(n, total=None, note="waiting") for n in names}
         self.said = dict.fromkeys(names, 0.0)
 
@@ -266,9 +258,12 @@ class Running:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 [*launcher(accelerate), "-m", f"posttrain.{recipe.stage}", str(file)],
-                stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
                 preexec_fn=_ignore_usr1 if self.launched else None,
-            )  # fmt: skip
+            )
 
     def progress(self) -> tuple[int, int, str]:
         """(steps done, steps in all, last loss)."""
@@ -278,11 +273,7 @@ class Running:
             return len(list(run.glob("parts/chunk-*"))), info["chunks"], "sampling"
         total = info.get("steps", 0)
         rows = [r for r in read_jsonl(run / "metrics.jsonl") if r.get("split") == "train"]
-        return (
-            (rows[-1]["step"], total, f"loss {rows[-1]['loss']:.4g}")
-            if rows
-            else (0, total, "preparing")
-        )
+        return (rows[-1]["step"], total, f"loss {rows[-1]['loss']:.4g}") if rows else (0, total, "preparing")
 
     def stop(self) -> None:
         """Ask; the stage saves a checkpoint and ends. A launcher would end its processes on SIGTERM before they have saved:

@@ -121,8 +121,6 @@ def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
         raise RequestError(f"{config}: not a model config") from None
 
 
-
-
 def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
     """Names, options, what this machine lacks, and the columns of each source's first row."""
     from posttrain.rewards.compose import Composite

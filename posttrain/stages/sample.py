@@ -54,7 +54,7 @@ class Sampler:
         from posttrain.data.tokenizers import load_tokenizer
         from posttrain.rundir.checkpoints import resolve
 
-        own = Model(**{k: getattr(self.recipe.model, k) for k in ("dtype", "attention", "trust_remote_code")})  # fmt: skip
+        own = Model(**{k: getattr(self.recipe.model, k) for k in ("dtype", "attention", "trust_remote_code")})
         tokenizer = load_tokenizer(resolve(place)[0], None, own.trust_remote_code)
         template = "tokenizer" if tokenizer.chat_template else self.recipe.data.template
         data = replace(self.recipe.data, template=template)
@@ -134,9 +134,7 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
 
     main, begun = rank() == 0, time.time()
     generator, tokenizer, template, checkpoint = load_generator(recipe)
-    prepared = prepare(
-        recipe.data, Loss(), tokenizer, seed=recipe.seed, is_main=main, shape=shape_of(recipe)
-    )
+    prepared = prepare(recipe.data, Loss(), tokenizer, seed=recipe.seed, is_main=main, shape=shape_of(recipe))
     rewards = Composite(recipe.rewards, recipe.success)
     prompts = Prompts(prepared)
     count = min(len(prompts), recipe.max_prompts or len(prompts))
@@ -144,11 +142,21 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
     if main:
         init = recipe.model.init
         parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
-        run.start(recipe, {
-            "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
-            "world_size": world_size(), "prompts": count, "chunks": len(chunks), "chunk_size": chunks.size, "parent": parent,
-            "data_fingerprint": prepared.mixture.fingerprint,
-        })  # fmt: skip
+        run.start(
+            recipe,
+            {
+                "command": " ".join(sys.argv),
+                "versions": versions(),
+                "commit": commit(),
+                "hardware": hardware(),
+                "world_size": world_size(),
+                "prompts": count,
+                "chunks": len(chunks),
+                "chunk_size": chunks.size,
+                "parent": parent,
+                "data_fingerprint": prepared.mixture.fingerprint,
+            },
+        )
     made = stage(Sampler(recipe, run, tokenizer, template, generator, rewards, checkpoint))
     stop.training = True
     with _bar(recipe.name, len(chunks.mine())) as advance:

@@ -29,12 +29,6 @@ from posttrain.training.parts import StageParts
 log = logging.getLogger(__name__)
 
 
-
-
-
-
-
-
 def run_stage(
     recipe: TrainRecipe, build: Callable, config_class: type, score_factory: Callable | None
 ) -> RunDir:
@@ -111,9 +105,14 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
     shape = shape_of(recipe)
     data = recipe.data if shape == "rows" else replace(recipe.data, train_on="last")
     prepared = prepare(
-        data, getattr(recipe, "loss", Loss()), tokenizer, recipe.evaluate.heldout, seed=recipe.train.seed, is_main=main,
+        data,
+        getattr(recipe, "loss", Loss()),
+        tokenizer,
+        recipe.evaluate.heldout,
+        seed=recipe.train.seed,
+        is_main=main,
         shape=shape,
-    )  # fmt: skip
+    )
     max_steps = steps_of(recipe, len(prepared.mixture))
     total = rows_of(recipe, max_steps)
     prepared.mixture.check(total)
@@ -139,9 +138,20 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         refuse_leaking_documents(model)
     collator = Collator(tokenizer.pad_token_id, recipe.data.padding_free)
     parts = StageParts(
-        run, tokenizer, prepared, PairCollator(collator) if shape == "pairs" else collator, model, lora_config(recipe),
-        StepGuard(recipe.guard), stop, total, args, init and Path(init), template, facts,
-    )  # fmt: skip
+        run,
+        tokenizer,
+        prepared,
+        PairCollator(collator) if shape == "pairs" else collator,
+        model,
+        lora_config(recipe),
+        StepGuard(recipe.guard),
+        stop,
+        total,
+        args,
+        init and Path(init),
+        template,
+        facts,
+    )
     try:
         trainer = build(recipe, parts)
     except ValueError as error:
@@ -149,11 +159,20 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
             raise
         raise RequestError(f"model.lora.target_modules: {error}") from error
     if main:  # only now: a model that cannot be loaded leaves no run behind
-        run.start(recipe, {
-            "command": " ".join(sys.argv), "versions": versions(), "commit": commit(), "hardware": hardware(),
-            "world_size": args.world_size, "engine": engine(args), "steps": max_steps,
-            "data_fingerprint": facts["data_fingerprint"], "parent": facts["parent"],
-        })  # fmt: skip
+        run.start(
+            recipe,
+            {
+                "command": " ".join(sys.argv),
+                "versions": versions(),
+                "commit": commit(),
+                "hardware": hardware(),
+                "world_size": args.world_size,
+                "engine": engine(args),
+                "steps": max_steps,
+                "data_fingerprint": facts["data_fingerprint"],
+                "parent": facts["parent"],
+            },
+        )
         account = manifest(prepared, total)
         write_manifest(run.mixture, account)
         for line in summary(account):
@@ -162,8 +181,9 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         _clear_meetings(run)
     score = score_factory(recipe, run, template) if score_factory is not None else None
     console, scoring = ConsoleCallback(recipe.name), ScoreCallback(trainer, recipe, score)
-    _replace_callbacks(trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None),
-                       scoring, console)  # fmt: skip
+    _replace_callbacks(
+        trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None), scoring, console
+    )
     trainer.accelerator.wait_for_everyone()
     last = ckpt.last_resumable(run.checkpoints)
     if last is not None:
@@ -193,10 +213,6 @@ def _clear_meetings(run: RunDir) -> None:
     """Remove the places where ranks met to score: those of this run, or of a killed one."""
     for place in run.path.glob(".score-*"):
         shutil.rmtree(place) if place.is_dir() else place.unlink()
-
-
-
-
 
 
 def _replace_callbacks(trainer: Any, *ours: Any) -> None:

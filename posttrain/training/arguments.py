@@ -44,10 +44,22 @@ def trainer_arguments(recipe: TrainRecipe, config_class: type, run: RunDir, max_
         **activation_checkpointing(config_class, train.activation_checkpointing),
     }
     for name in (
-        "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2",
-        "adam_epsilon", "max_grad_norm", "optim", "bf16", "fp16", "logging_steps", "seed",
-        "dataloader_num_workers", "report_to",
-    ):  # fmt: skip
+        "learning_rate",
+        "lr_scheduler_type",
+        "warmup_steps",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "optim",
+        "bf16",
+        "fp16",
+        "logging_steps",
+        "seed",
+        "dataloader_num_workers",
+        "report_to",
+    ):
         values[name] = getattr(train, name)
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -73,9 +85,7 @@ def trainer_arguments(recipe: TrainRecipe, config_class: type, run: RunDir, max_
     try:
         return config_class(**(values | train.extra))
     except (ValueError, TypeError) as error:
-        raise RequestError(
-            f"train: {config_class.__name__} refuses these settings: {error}"
-        ) from error
+        raise RequestError(f"train: {config_class.__name__} refuses these settings: {error}") from error
 
 
 LOSSES = {"gspo": ("grpo", "sequence")}

@@ -38,9 +38,7 @@ class FlowCallback(TrainerCallback):
         self.rhythm = rhythm(recipe)
         save = recipe.checkpoints.save_steps
         self.save_steps = None if save is None else aligned(save, self.rhythm)
-        self.every = (
-            recipe.evaluate.heldout.every_steps if recipe.evaluate.heldout and heldout else None
-        )
+        self.every = recipe.evaluate.heldout.every_steps if recipe.evaluate.heldout and heldout else None
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.judge_step()
@@ -94,9 +92,7 @@ class ScoreCallback(TrainerCallback):
         except PosttrainError as error:
             log.error("scoring %s failed: %s", path.name, error)
         except Exception as error:  # whatever went wrong in an evaluation, training goes on
-            log.error(
-                "scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True
-            )
+            log.error("scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True)
 
     def judge(self, newest: str | None) -> None:
         """Compares the scores with the gates, `newest` being the last checkpoint; called on all ranks.
@@ -128,9 +124,12 @@ class ConsoleCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero and sys.stderr.isatty():
             columns = (
-                TextColumn(self.name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn(self.name),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
-            )  # fmt: skip
+            )
             self.bar = Progress(*columns, console=self.console)
             self.task = self.bar.add_task(
                 self.name, total=state.max_steps, completed=state.global_step, note=""

@@ -47,11 +47,14 @@ def refuse(recipe: Recipe, on_cpu: bool) -> None:
             _on("FSDP_ACTIVATION_CHECKPOINTING"),
             "fsdp_activation_checkpointing must be false: it is said in train.activation_checkpointing",
         ),
-        (_on("ACCELERATE_USE_PARALLELISM_CONFIG"), "parallelism_config must be left out: one mesh of data-parallel ranks only"),
+        (
+            _on("ACCELERATE_USE_PARALLELISM_CONFIG"),
+            "parallelism_config must be left out: one mesh of data-parallel ranks only",
+        ),
         (recipe.model.quantization is not None, "model.quantization is not tried with sharded weights"),
         (recipe.stage == "dpo", f"the {recipe.stage} stage was never run under it; use launch/zero3.yaml"),
         (recipe.train.fp16, "train.fp16 is not tried with sharded weights; use train.bf16"),
-    ):  # fmt: skip
+    ):
         if applies:
             raise RequestError(f"FSDP: {reason}; {INSTEAD}")
 

@@ -69,9 +69,7 @@ class Measured:
         sign = 1 if self.gate.greater_is_better else -1
         for rows in self.settings:
             start = self.gate.against == "start"
-            earlier = [
-                row["value"] for at, row in rows.items() if (at == 0 if start else at <= step)
-            ]
+            earlier = [row["value"] for at, row in rows.items() if (at == 0 if start else at <= step)]
             if step not in rows or not earlier:
                 continue
             value, reference = rows[step]["value"], max(earlier, key=lambda v: sign * v)
@@ -138,8 +136,6 @@ def sentence(index: int, row: dict[str, Any], greater_is_better: bool) -> str:
         f"gate failed: {row['task']}/{row['metric']} of {row['checkpoint']} is {row['value']:.4g}, {row['drop']:.4g} "
         f"{side} {reference} ({row['reference']:.4g}); evaluate.gates[{index}].max_drop is {row['max_drop']:g}"
     )
-
-
 
 
 def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) -> str:

@@ -44,9 +44,7 @@ class StepGuard:
         if action == "skip":
             self.skipped += 1
             if self.skipped > self.config.max_skips:
-                self.reason += (
-                    f"; {self.skipped} steps skipped, guard.max_skips is {self.config.max_skips}"
-                )
+                self.reason += f"; {self.skipped} steps skipped, guard.max_skips is {self.config.max_skips}"
                 return "stop"
             return "skip"
         return "stop"

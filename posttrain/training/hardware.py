@@ -32,11 +32,7 @@ def versions() -> dict[str, str]:
 def hardware() -> dict[str, Any]:
     """Host, CPU cores this process may use, and GPUs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    out: dict[str, Any] = {
-        "machine": platform.machine(),
-        "cpu_cores": cores,
-        "system": platform.platform(),
-    }
+    out: dict[str, Any] = {"machine": platform.machine(), "cpu_cores": cores, "system": platform.platform()}
     if torch.cuda.is_available():
         out["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return out
@@ -49,16 +45,10 @@ def commit() -> str | None:
         return None
     try:
         head = subprocess.run(
-            ["git", "-C", root, "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
+            ["git", "-C", root, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=5
         )
         dirty = subprocess.run(
-            ["git", "-C", root, "status", "--porcelain", "-uno"],
-            capture_output=True,
-            text=True,
-            timeout=5,
+            ["git", "-C", root, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

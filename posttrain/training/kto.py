@@ -65,9 +65,7 @@ class KtoTrainer(PreferenceTrainer):
     z: torch.Tensor
 
     @classmethod
-    def mixed(
-        cls, recipe: DpoRecipe, parts: StageParts, rows: Any, heldout: Any, known: Any
-    ) -> tuple:
+    def mixed(cls, recipe: DpoRecipe, parts: StageParts, rows: Any, heldout: Any, known: Any) -> tuple:
         """(rows, held-out rows, fingerprints of what the reference is asked besides the sources' rows)."""
         size, most = recipe.train.global_batch_size, recipe.data.max_length
         sources, mixture = len(parts.prepared.fingerprints), parts.prepared.mixture
@@ -82,10 +80,7 @@ class KtoTrainer(PreferenceTrainer):
         """Takes what the recipe says of the loss; returns the windows of what is logged."""
         self.options: PreferenceOptions = options_of(recipe.preference)
         check_labels(parts.prepared, parts.total_examples, self.options)
-        return {
-            mode: ReplyStats(self.args.device, parts.prepared.names)
-            for mode in ("train", "heldout")
-        }
+        return {mode: ReplyStats(self.args.device, parts.prepared.names) for mode in ("train", "heldout")}
 
     # ---- z -------------------------------------------------------------------------------------------------
 
@@ -107,8 +102,7 @@ class KtoTrainer(PreferenceTrainer):
     def _estimate(self, ratios: list[torch.Tensor]) -> torch.Tensor:
         """The mean of `ratios` over all ranks, at least 0: fp32 []. Collective."""
         mine = torch.cat(
-            [r.double() for r in ratios]
-            or [torch.zeros(0, dtype=torch.float64, device=self.args.device)]
+            [r.double() for r in ratios] or [torch.zeros(0, dtype=torch.float64, device=self.args.device)]
         )
         total, count = self.reduce(torch.stack([mine.sum(), mine.new_tensor(len(mine))]))
         return (total / count.clamp_min(1)).clamp_min(0).float()
@@ -170,8 +164,14 @@ def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
         log.warning(
             "about %.0f good and %.0f bad replies are trained on, weighted %.3g to %.3g: the paper of KTO wants a ratio "
             "between 1 and 4/3%s",
-            n_good, n_bad, above, below, advice,
-        )  # fmt: skip
+            n_good,
+            n_bad,
+            above,
+            below,
+            advice,
+        )
+
+
 Key = tuple[int, int]
 """(source, row of the source); of a mismatched row (a number that is no source's, position)."""
 

@@ -13,9 +13,7 @@ from torch import Tensor
 from posttrain.losses.preference import Pairs
 from posttrain.models.head import FusedOutput
 
-NAMES = (
-    "trained_tokens", "nll", "entropy", "correct", "weight", "weight_low", "segment_logp", "skipped",
-)  # fmt: skip
+NAMES = ("trained_tokens", "nll", "entropy", "correct", "weight", "weight_low", "segment_logp", "skipped")
 COUNTS = ("segments", "input_tokens")
 """Known on the host already."""
 
@@ -46,9 +44,15 @@ class LossStats:
         """
         weight = out.coef
         values = [
-            out.label_mask.sum(), -out.log_probs.sum(), out.entropy.sum(), out.is_top1.sum(),
-            weight.sum(), (weight < 0.1).sum(), out.segment_log_probs.sum(), out.skipped,
-        ]  # fmt: skip
+            out.label_mask.sum(),
+            -out.log_probs.sum(),
+            out.entropy.sum(),
+            out.is_top1.sum(),
+            weight.sum(),
+            (weight < 0.1).sum(),
+            out.segment_log_probs.sum(),
+            out.skipped,
+        ]
         self.sums += torch.stack([value.double() for value in values])
         self.counts["segments"] += weight.numel()
         self.counts["input_tokens"] += batch["num_tokens"]
@@ -82,10 +86,24 @@ class LossStats:
         if len(self.sources) > 1:
             out |= {f"share/{n}": s / examples for n, s in zip(self.sources, shares, strict=True)}
         return out
+
+
 PAIR_NAMES = (
-    "pairs", "loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
-    "logps/rejected", "logratio/chosen", "logratio/rejected", "tokens/chosen", "tokens/rejected", "weight", "sft_loss",
-)  # fmt: skip
+    "pairs",
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "logratio/chosen",
+    "logratio/rejected",
+    "tokens/chosen",
+    "tokens/rejected",
+    "weight",
+    "sft_loss",
+)
 SIDES = ("chosen", "rejected")
 PER_SIDE = ("count", "rewards", "logps", "logratio", "tokens")
 REPLY_NAMES = ("completions", "loss", "kl", *(f"{n}/{side}" for side in SIDES for n in PER_SIDE))
@@ -119,10 +137,7 @@ class Window:
         tokens = self.sums.new_full((1,), self.input_tokens)
         total = reduce(torch.cat([self.sums, tokens, self.shares])).tolist()
         found = dict(zip(self.names, total, strict=False))
-        about = {
-            self.names[0]: total[0],
-            "tokens_per_second": total[len(self.names)] / max(seconds, 1e-9),
-        }
+        about = {self.names[0]: total[0], "tokens_per_second": total[len(self.names)] / max(seconds, 1e-9)}
         if len(self.sources) > 1:
             shares = total[len(self.names) + 1 : -1]
             rows = max(total[0], 1.0)
@@ -135,9 +150,7 @@ class PairStats(Window):
 
     names = PAIR_NAMES
 
-    def __init__(
-        self, device: torch.device, sources: list[str], referenced: bool, supervised: bool
-    ) -> None:
+    def __init__(self, device: torch.device, sources: list[str], referenced: bool, supervised: bool) -> None:
         """`referenced`, `supervised`: whether there is a reference, and a supervised term, to log."""
         super().__init__(device, sources)
         left_out = set() if referenced else {"logratio/chosen", "logratio/rejected"}
@@ -157,9 +170,20 @@ class PairStats(Window):
         zero = torch.zeros_like(chosen)
         ratios = (zero, zero) if pairs.ref_chosen is None else pairs.ratios
         values = [
-            torch.ones_like(chosen), loss, chosen, rejected, chosen - rejected, chosen > rejected, pairs.chosen,
-            pairs.rejected, *ratios, pairs.chosen_tokens, pairs.rejected_tokens, sft[1], sft[0],
-        ]  # fmt: skip
+            torch.ones_like(chosen),
+            loss,
+            chosen,
+            rejected,
+            chosen - rejected,
+            chosen > rejected,
+            pairs.chosen,
+            pairs.rejected,
+            *ratios,
+            pairs.chosen_tokens,
+            pairs.rejected_tokens,
+            sft[1],
+            sft[0],
+        ]
         self._add(values, batch)
 
     def means(self, reduce) -> dict[str, float]:
@@ -179,13 +203,7 @@ class ReplyStats(Window):
 
     @torch.no_grad()
     def add(
-        self,
-        loss: Tensor,
-        log_probs: Tensor,
-        ratios: Tensor,
-        rewards: Tensor,
-        kl: Tensor,
-        batch: dict,
+        self, loss: Tensor, log_probs: Tensor, ratios: Tensor, rewards: Tensor, kl: Tensor, batch: dict
     ) -> None:
         """Add a micro-batch: `loss`, `log_probs`, `ratios` to the reference, `rewards` [B]; `kl` of its step."""
         values = [torch.ones_like(loss), loss, kl.expand(len(loss))]

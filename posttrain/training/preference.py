@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels")
 
 
-
-
 class PreferenceTrainer(RunTrainer, DPOTrainer):
     """TRL's DPOTrainer with the mixture's order, the fused head, our reference and posttrain's checkpoints.
 
@@ -43,9 +41,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         """The rows come prepared from the mixture."""
         return dataset
 
-    def setup_preference(
-        self, reference: Reference | None, heldout: Any, stats: dict[str, Any]
-    ) -> None:
+    def setup_preference(self, reference: Reference | None, heldout: Any, stats: dict[str, Any]) -> None:
         """Replaces TRL's fused head by ours; call after `setup_run`. `reference`: None where the loss reads none."""
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
         self.reference, self.heldout, self.stats = reference, heldout, stats
@@ -178,16 +174,12 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
     """What the log says besides when chosen replies become less likely."""
 
     @torch.no_grad()
-    def evaluate(
-        self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"
-    ) -> dict[str, float]:
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Held-out loss, rewards and margins over all held-out rows and ranks."""
         with self.untimed():
             self.stats["heldout"].reset()
             with self.quiet():
-                self.measure(
-                    [partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))]
-                )
+                self.measure([partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))])
             metrics = self.extra_metrics("heldout")
         metrics.pop("tokens_per_second")
         return self.log_heldout(metrics, metric_key_prefix)

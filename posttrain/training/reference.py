@@ -112,13 +112,20 @@ def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def frozen_reference(
-    model: Model, place: str | None, tokenizer: Any, start: Any, seed: int, accelerator: Any,
+    model: Model,
+    place: str | None,
+    tokenizer: Any,
+    start: Any,
+    seed: int,
+    accelerator: Any,
     revision: str | None = None,
-) -> nn.Module:  # fmt: skip
+) -> nn.Module:
     """The reference in `place` (as `model.init`; None: the start model at `start`), its head fused, prepared, in eval mode.
 
     `model` is the policy's section of the recipe, `tokenizer` the policy's: `refuse_other_reference` has compared them.
@@ -140,9 +147,7 @@ def frozen_reference(
     return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
-def refuse_other_reference(
-    recipe: Any, place: str | None, key: str, revision: str | None = None
-) -> None:
+def refuse_other_reference(recipe: Any, place: str | None, key: str, revision: str | None = None) -> None:
     """Before rows are prepared and models loaded: raises `RequestError` where the reference in `place` reads other tokens."""
     if place is None:
         return
@@ -169,9 +174,7 @@ def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
             )
     missing = sorted(ours.keys() - theirs.keys(), key=ours.__getitem__)
     if missing:
-        raise RequestError(
-            f"{what} has another tokenizer: the policy's {missing[0]!r} is unknown to it"
-        )
+        raise RequestError(f"{what} has another tokenizer: the policy's {missing[0]!r} is unknown to it")
     for name in SPECIAL:
         a, b = getattr(policy, name), getattr(reference, name)
         if a != b:

@@ -118,15 +118,7 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise WorkError(
             f"{checkpoint} is damaged and cannot be resumed: {reason}. "

@@ -59,9 +59,7 @@ class RunTrainer(CheckpointWriter):
         skips = "skip" in (guard.config.on_nan, guard.config.on_spike)
         if skips and (plugin is not None or self.args.fp16):
             what = (
-                "DeepSpeed steps inside backward"
-                if plugin is not None
-                else "the fp16 scaler skips by itself"
+                "DeepSpeed steps inside backward" if plugin is not None else "the fp16 scaler skips by itself"
             )
             raise RequestError(f"guard: skip cannot be honoured here ({what}); use stop")
         engines.refuse_pretence(self.accelerator)
@@ -95,9 +93,7 @@ class RunTrainer(CheckpointWriter):
             index = turn * world + self.args.process_index
             real = index < len(starts)
             start = starts[index] if real else 0
-            batch = (collate or self.data_collator)(
-                [read() for read in rows[start : start + micro]]
-            )
+            batch = (collate or self.data_collator)([read() for read in rows[start : start + micro]])
             yield real, self._prepare_inputs(batch)
 
     # ---- one optimizer step --------------------------------------------------------------------------------
@@ -129,9 +125,7 @@ class RunTrainer(CheckpointWriter):
             values = torch.cat([values, norm.detach().to(values).reshape(1)])
         loss, asked, *norms = values.tolist()
         norm = norms[0] if norms else norm
-        decision = self.guard.judge(
-            loss / self.args.world_size, norm if not self.args.fp16 else None
-        )
+        decision = self.guard.judge(loss / self.args.world_size, norm if not self.args.fp16 else None)
         if decision == "stop":
             raise Diverged(
                 f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint is good; "
@@ -139,9 +133,7 @@ class RunTrainer(CheckpointWriter):
             )
         if decision == "skip":
             log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
-            self.model.zero_grad(
-                set_to_none=True
-            )  # optimizers pass over parameters without a gradient
+            self.model.zero_grad(set_to_none=True)  # optimizers pass over parameters without a gradient
         if asked:
             self.stop_agreed = True  # the step's end decides when (callbacks.py)
 
@@ -183,11 +175,7 @@ class RunTrainer(CheckpointWriter):
     def write_samples(self) -> None:
         """One line of row ids for the optimizer step that just ended."""
         if self.log_samples:
-            line = {
-                "step": self.state.global_step,
-                "rank": self.args.process_index,
-                "ids": self._step_ids,
-            }
+            line = {"step": self.state.global_step, "rank": self.args.process_index, "ids": self._step_ids}
             append_line(self.run.path / "samples.jsonl", line)
             self._step_ids = []
 
@@ -228,9 +216,7 @@ class RunTrainer(CheckpointWriter):
         """Logs the means of a held-out pass as `<prefix>_<name>`, shares of sources left out; what `evaluate` returns."""
         logged = {f"{prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")}
         self.log(logged)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, logged
-        )
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
         return logged
 
     def _base_log(self, logs: dict[str, float], start_time: float | None) -> None:

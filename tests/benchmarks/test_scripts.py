@@ -17,10 +17,14 @@ import pytest
 
 NOT_INSTALLED = "not installed: pip install posttrain[bench]"
 MODULES = {
-    "liger-scaled": "liger_kernel", "liger-flce": "liger_kernel", "liger-flce-rows": "liger_kernel",
-    "cce": "cut_cross_entropy", "cce-filter": "cut_cross_entropy", "quack-ce": "quack",
+    "liger-scaled": "liger_kernel",
+    "liger-flce": "liger_kernel",
+    "liger-flce-rows": "liger_kernel",
+    "cce": "cut_cross_entropy",
+    "cce-filter": "cut_cross_entropy",
+    "quack-ce": "quack",
     "liger-cute-ce": "liger_kernel",
-}  # fmt: skip
+}
 
 
 pytestmark = pytest.mark.slow
@@ -30,17 +34,19 @@ pytestmark = pytest.mark.slow
 def results(root, tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("results")
     environment = os.environ | {
-        "CI": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu",
+        "CI": "1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "DS_ACCELERATOR": "cpu",
         "PYTHONPATH": "",
-    }  # fmt: skip
+    }
     running = {}
     for name in ("head", "sft_step"):
         script = root / "kernels" / "benchmarks" / f"{name}.py"
         command = [sys.executable, str(script), "--toy", "--json", str(folder / f"{name}.json")]
         running[name] = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-            cwd=folder,
-        )  # fmt: skip
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder
+        )
     found = {}
     for name, child in running.items():
         printed, _ = child.communicate(timeout=300)
@@ -128,9 +134,7 @@ def test_head_ratios_follow_from_the_times(results):
             others = {other for other in by_name if other != name}
             assert set(row["faster_than"]) == others
             for other in others:
-                assert row["faster_than"][other] == pytest.approx(
-                    by_name[other]["ms"] / row["ms"], rel=1e-4
-                )
+                assert row["faster_than"][other] == pytest.approx(by_name[other]["ms"] / row["ms"], rel=1e-4)
         else:
             assert "faster_than" not in row
 

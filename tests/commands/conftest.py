@@ -87,9 +87,13 @@ def spawn(root, tmp_path):
             env=os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""} | environment,
             # as at a terminal: a job started in the background inherits SIGINT as ignored
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=tmp_path, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
         started.append(process)
         return process
 

@@ -31,7 +31,7 @@ WRONG_RECIPES = {
     "unknown extra": (["train.extra.loging_steps=3"], ["'logging_steps'"]),
     "output_dir is a file": (["output_dir=case.yaml"], ["output_dir", "case.yaml is a file"]),
     "output_dir below a file": (["output_dir=/dev/null/x"], ["/dev/null is a file"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
@@ -107,10 +107,7 @@ BAD_DATA = {
     "no such file": (None, ["rows2.jsonl", "no such file"]),
     "empty": ("", ["rows2.jsonl holds no rows"]),
     "broken first line": ("{oops\n", ["rows2.jsonl:1: broken JSON"]),
-    "no answer": (
-        '{"prompt": "a"}\n',
-        ["rows2.jsonl:1", "hold the completion", "columns.completion"],
-    ),
+    "no answer": ('{"prompt": "a"}\n', ["rows2.jsonl:1", "hold the completion", "columns.completion"]),
     "a list": ("[1]\n", ["rows2.jsonl:1: a row must be a JSON object, this is an array"]),
 }
 
@@ -134,14 +131,15 @@ def test_bad_data_in_the_first_row(call, plain_recipe, tmp_path, case, command):
         ('{"prompt": "a"}', [], ["rows2.jsonl:2", "hold the completion"]),
         (json.dumps(GOOD | {"completion": "x" * 400}), [], ["1 overlong", "raise data.max_length"]),
         (json.dumps(GOOD), ["data.max_length=4"], ["none is left to train on", "2 overlong"]),
-        (json.dumps(GOOD), ["loss.name=confidence_limited", "loss.segment=answer", "loss.answer_marker='@@'"],
-         ["2 no_answer_marker", "correct loss.answer_marker (now '@@')"]),
+        (
+            json.dumps(GOOD),
+            ["loss.name=confidence_limited", "loss.segment=answer", "loss.answer_marker='@@'"],
+            ["2 no_answer_marker", "correct loss.answer_marker (now '@@')"],
+        ),
         (json.dumps(GOOD), ["model.tokenizer=builtin:digits"], ["the tokenizer has no token for"]),
     ],
-)  # fmt: skip
-def test_bad_data_further_down_stops_the_run(
-    call, plain_recipe, tmp_path, second, overrides, words
-):
+)
+def test_bad_data_further_down_stops_the_run(call, plain_recipe, tmp_path, second, overrides, words):
     path = tmp_path / "rows2.jsonl"
     path.write_text(json.dumps(GOOD) + "\n" + second + "\n")
     call("run", plain_recipe, f"data.sources.0.path={path}", *overrides).refuses(*words)

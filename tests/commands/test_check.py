@@ -18,18 +18,20 @@ def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
     assert "posttrain.commands.check" in imported
     slow = {"torch", "transformers", "datasets", "trl", "peft", "pyarrow", "matplotlib"}
     assert not imported & slow
-    cpu = sum(int(line.split(":")[1].split("|")[0]) for line in err.splitlines()
-              if line.startswith("import time:") and "self" not in line) / 1e6  # fmt: skip
-    assert cpu < 3, (
-        f"{cpu} s of imports (0.2 on an idle core; a wall time, so a busy machine needs room)"
+    cpu = (
+        sum(
+            int(line.split(":")[1].split("|")[0])
+            for line in err.splitlines()
+            if line.startswith("import time:") and "self" not in line
+        )
+        / 1e6
     )
+    assert cpu < 3, f"{cpu} s of imports (0.2 on an idle core; a wall time, so a busy machine needs room)"
     assert seconds < 5, f"{seconds} s: far above a second even for a busy machine"
 
 
 def test_resolved_recipe_batch_and_sources(call, plain_recipe, rows_file):
-    answer = call(
-        "check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2"
-    )
+    answer = call("check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2")
     assert answer.code == 0
     assert "lr_scheduler_type: constant" in answer.out and "seed: 42" in answer.out
     assert "batch: 8 examples a step = 1 (micro) x 4 (ranks) x 2 (accumulation)" in answer.out
@@ -39,26 +41,46 @@ def test_resolved_recipe_batch_and_sources(call, plain_recipe, rows_file):
 
 
 def test_json_is_all_there_is_on_stdout(call, plain_recipe, rows_file):
-    answer = call("check", plain_recipe, "--json", "--rows", "1", "loss.name=confidence_limited",
-                  "loss.n=4", "loss.segment=step")  # fmt: skip
+    answer = call(
+        "check",
+        plain_recipe,
+        "--json",
+        "--rows",
+        "1",
+        "loss.name=confidence_limited",
+        "loss.n=4",
+        "loss.segment=step",
+    )
     facts = json.loads(answer.out)
     assert answer.err == ""
     assert facts["recipe"]["loss"]["n"] == 4
     assert facts["plan"] == {
-        "ranks": 1, "global_batch_size": 8, "micro_batch": 1, "accumulation": 8,
-        "tokens_per_step_at_most": 2048, "examples_per_epoch": 48, "steps": 5,
-    }  # fmt: skip
+        "ranks": 1,
+        "global_batch_size": 8,
+        "micro_batch": 1,
+        "accumulation": 8,
+        "tokens_per_step_at_most": 2048,
+        "examples_per_epoch": 48,
+        "steps": 5,
+    }
     assert facts["sources"]["rows"] == {
-        "files": [{"path": str(rows_file), "bytes": rows_file.stat().st_size}], "rows": 48,
-    }  # fmt: skip
+        "files": [{"path": str(rows_file), "bytes": rows_file.stat().st_size}],
+        "rows": 48,
+    }
     (row,) = facts["rows"]
     assert row["where"] == f"{rows_file}:1" and row["segments"] == 2
     assert [s for s in row["spans"] if s[1]] == [["step 0 of 0: 0\n", 1], ["#### 0<|im_end|>", 2]]
     assert row["trained"] == len("step 0 of 0: 0\n#### 0") + 1
 
 
-SEGMENTS = ("--rows", "1", "loss.name=confidence_limited", "loss.n=4", "loss.segment=answer",
-            "loss.answer_marker='#### '")  # fmt: skip
+SEGMENTS = (
+    "--rows",
+    "1",
+    "loss.name=confidence_limited",
+    "loss.n=4",
+    "loss.segment=answer",
+    "loss.answer_marker='#### '",
+)
 
 
 @pytest.mark.parametrize("name", ["NO_COLOR", "a pipe"])
@@ -96,8 +118,13 @@ def test_spaces_and_unicode_in_paths(call, plain_recipe, rows_file, tmp_path):
     folder.mkdir()
     (folder / "zeilen é 1.jsonl").write_text(rows_file.read_text())
     (folder / "rezept ö.yaml").write_text(plain_recipe.read_text())
-    answer = call("check", folder / "rezept ö.yaml", "--json",
-                  f"data.sources.0.path={folder / 'zeilen é 1.jsonl'}", "name=läuft")  # fmt: skip
+    answer = call(
+        "check",
+        folder / "rezept ö.yaml",
+        "--json",
+        f"data.sources.0.path={folder / 'zeilen é 1.jsonl'}",
+        "name=läuft",
+    )
     assert json.loads(answer.out)["sources"]["rows"]["rows"] == 48
 
 
@@ -147,10 +174,7 @@ def test_pipeline(call, pipeline):
         ("stages.2.after=[ones]", ["stages[2].after", "did you mean 'one'"]),
         ("stages.0.recipe=csae.yaml", ["did you mean 'case.yaml'"]),
         ("stages.0.overrides=[train.max_stps=3]", ["did you mean 'max_steps'"]),
-        (
-            "stages.1.overrides=[data.sources.0.path=nope.jsonl]",
-            ["both.yaml: stage 'two'", "nope.jsonl"],
-        ),
+        ("stages.1.overrides=[data.sources.0.path=nope.jsonl]", ["both.yaml: stage 'two'", "nope.jsonl"]),
         ("stages.2.overrides.0=model.init=three", ["not an earlier stage"]),
         ("paralel=3", ["did you mean 'parallel'"]),
     ],

@@ -35,10 +35,7 @@ def test_version(call):
         (["chekc", "x.yaml"], ["unknown command 'chekc' (did you mean 'check'?)"]),
         (["check"], ["required: recipe\n"]),
         (["check", "x.yaml", "--rnaks", "2"], ["'--rnaks' (did you mean '--ranks'?)"]),
-        (
-            ["check", "x.yaml", "--ranks", "0"],
-            ["--ranks: '0' must be a whole number of at least 1"],
-        ),
+        (["check", "x.yaml", "--ranks", "0"], ["--ranks: '0' must be a whole number of at least 1"]),
         (["check", "x.yaml", "--ranks", "two"], ["'two' must be a whole number"]),
         (["check", "x.yaml", "--rows", "-1"], ["'-1' must be a whole number"]),
         (["show", "a", "b"], ["unrecognized argument 'b'"]),

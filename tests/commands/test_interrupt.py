@@ -72,9 +72,7 @@ def test_a_pipeline(spawn, recipe, tmp_path, call):
 
 
 def test_a_pipeline_whose_stages_still_load(spawn, recipe, tmp_path):
-    (tmp_path / "pipe.yaml").write_text(
-        "pipeline: both\nstages:\n  - {name: one, recipe: case.yaml}\n"
-    )
+    (tmp_path / "pipe.yaml").write_text("pipeline: both\nstages:\n  - {name: one, recipe: case.yaml}\n")
     root = tmp_path / "runs" / "both"
     process = spawn("run", "pipe.yaml")
     wait_for(lambda: (root / "pipeline.json").exists(), process)

@@ -17,8 +17,14 @@ ROWS = [
 
 
 def posttrain(*words: str, cwd=None, **how) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "posttrain.cli", "rewards", *words], cwd=cwd, capture_output=True,
-                          text=True, timeout=120, **how)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "posttrain.cli", "rewards", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **how,
+    )
 
 
 @pytest.fixture
@@ -47,10 +53,7 @@ def test_options_and_the_readable_view(rows):
 def test_long_files_keep_their_order(tmp_path):
     path = tmp_path / "many.jsonl"
     path.write_text(
-        "".join(
-            json.dumps({"completion": f"\\boxed{{{i}}}", "answer": i % 7}) + "\n"
-            for i in range(700)
-        )
+        "".join(json.dumps({"completion": f"\\boxed{{{i}}}", "answer": i % 7}) + "\n" for i in range(700))
     )
     done = posttrain("score", "math", "--file", str(path))
     values = [json.loads(line)["value"] for line in done.stdout.splitlines()]
@@ -64,16 +67,28 @@ def test_long_files_keep_their_order(tmp_path):
         (["math", "--option", "mod=x"], None, "unknown option 'mod' (did you mean 'mode'?)"),
         (["math", "--option", "mode=gsm8"], None, "mode = 'gsm8' (did you mean 'gsm8k'?)"),
         (["math", "--option", "mode"], None, "'mode': write it as key=value"),
-        (["math"], '{"completion": "5", "anwser": "5"}', "rows.jsonl:1: reward 'math' needs column 'answer' (did you mean 'anwser'?)"),
-        (["math"], '{"completions": "5", "answer": "5"}', "rows.jsonl:1: needs a column 'completion' with text (did you mean 'completions'?)"),
-        (["math"], '{"completion": 5, "answer": "5"}', "rows.jsonl:1: needs a column 'completion' with text: int"),
+        (
+            ["math"],
+            '{"completion": "5", "anwser": "5"}',
+            "rows.jsonl:1: reward 'math' needs column 'answer' (did you mean 'anwser'?)",
+        ),
+        (
+            ["math"],
+            '{"completions": "5", "answer": "5"}',
+            "rows.jsonl:1: needs a column 'completion' with text (did you mean 'completions'?)",
+        ),
+        (
+            ["math"],
+            '{"completion": 5, "answer": "5"}',
+            "rows.jsonl:1: needs a column 'completion' with text: int",
+        ),
         (["math"], '{"completion": "5", "answer": {"a": 1}}', "rows.jsonl:1: answer is dict"),
         (["math"], '{"completion": "5", "answer": "5"', "rows.jsonl:1"),
         (["math"], b'{"completion": "\xff", "answer": "5"}', "rows.jsonl:1"),
         (["instructions"], '{"completion": "5", "instruction_id_list": ["a"]}', "needs column 'kwargs'"),
         (["code"], '{"completion": "5"}', "needs column 'tests' or 'stdin_tests'"),
     ],
-)  # fmt: skip
+)
 def test_wrong_requests_exit_2_with_a_sentence_and_print_nothing(rows, words, text, sentence):
     if text is not None:
         rows.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -137,9 +152,7 @@ def test_check_fails_where_a_reward_breaks_its_promise(tmp_path):
 def test_a_data_set_is_checked_against_its_own_references(tmp_path):
     """The file's columns have names of their own; one of its references is wrong."""
     path = tmp_path / "set.jsonl"
-    made = [
-        {"solution": f"so \\boxed{{{i}}}", "gold": "13" if i == 3 else str(i)} for i in range(5)
-    ]
+    made = [{"solution": f"so \\boxed{{{i}}}", "gold": "13" if i == 3 else str(i)} for i in range(5)]
     path.write_text("\n".join(map(json.dumps, made)))
     words = ["check", "math", "--file", str(path), "--reference", "solution", "--column"]
     done = posttrain(*words, "answer=gold")
@@ -149,8 +162,5 @@ def test_a_data_set_is_checked_against_its_own_references(tmp_path):
     path.write_text("\n".join(map(json.dumps, made)))
     assert posttrain(*words, "answer=gold").stdout == "4 of 4 references score 1.0\n"
     wrong = posttrain(*words, "answer=glod")
-    assert (
-        wrong.returncode == 2
-        and "set.jsonl:1: no column 'glod' (did you mean 'gold'?)" in wrong.stderr
-    )
+    assert wrong.returncode == 2 and "set.jsonl:1: no column 'glod' (did you mean 'gold'?)" in wrong.stderr
     assert posttrain("check", "--file", str(path)).returncode == 2

@@ -48,7 +48,10 @@ def test_a_recipe_with_rewards_passes_check(rlvr, call):
     ("overrides", "words"),
     [
         (["rewards.0.name=maht"], ["rewards[0]: unknown reward 'maht' (did you mean 'math'?)"]),
-        (["rewards.0.options.mood=x"], ["rewards[0]: reward 'math': unknown option 'mood' (did you mean 'mode'?)"]),
+        (
+            ["rewards.0.options.mood=x"],
+            ["rewards[0]: reward 'math': unknown option 'mood' (did you mean 'mode'?)"],
+        ),
         (["rewards.0.options.mode=gsm"], ["mode = 'gsm' (did you mean 'gsm8k'?)"]),
         (["rewards.0.wight=2"], ["rewards[0].wight", "did you mean 'weight'"]),
         (["rewards.0.weight=.nan"], ["rewards[0].weight"]),
@@ -59,7 +62,7 @@ def test_a_recipe_with_rewards_passes_check(rlvr, call):
         (["data.sources.0.columns.answer=gold"], ["data.sources[0]", "needs column 'answer'"]),
         (["rewards=[{name: posttrain.types:Nothing}]"], ["posttrain.types has no 'Nothing'"]),
     ],
-)  # fmt: skip
+)
 def test_wrong_rewards(rlvr, call, overrides, words):
     call("check", rlvr, *overrides).refuses(*words)
 
@@ -72,11 +75,23 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["rollout.num_generations=6"], ["rollout.num_generations = 6 does not divide the batch", "global_batch_size = 16"]),
-        (["rollout={num_generations: 6, steps_per_generation: 2}"], ["num_generations = 6 does not divide", "= 2"]),
+        (
+            ["rollout.num_generations=6"],
+            ["rollout.num_generations = 6 does not divide the batch", "global_batch_size = 16"],
+        ),
+        (
+            ["rollout={num_generations: 6, steps_per_generation: 2}"],
+            ["num_generations = 6 does not divide", "= 2"],
+        ),
         (["rollout.num_generations=1"], ["rollout.num_generations"]),
-        (["rollout.truncated_reward=-1"], ["truncated_reward is read only with rollout.truncated: penalise, not train"]),
-        (["rollout={truncated: mask, truncated_reward: -1}"], ["read only with rollout.truncated: penalise, not mask"]),
+        (
+            ["rollout.truncated_reward=-1"],
+            ["truncated_reward is read only with rollout.truncated: penalise, not train"],
+        ),
+        (
+            ["rollout={truncated: mask, truncated_reward: -1}"],
+            ["read only with rollout.truncated: penalise, not mask"],
+        ),
         (["rollout.truncated=penalize"], ["rollout.truncated", "did you mean 'penalise'"]),
         (["rollout.temperature=0"], ["rollout.temperature"]),
         (["rollout.top_p=1.5"], ["rollout.top_p = 1.5 must lie in (0, 1]"]),
@@ -84,10 +99,16 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
         (["rollout.refill=-1"], ["rollout.refill"]),
         (["rollout.steps_per_generation=0"], ["rollout.steps_per_generation"]),
         (["data.overlong=truncate"], ["data.overlong = truncate would cut the question off"]),
-        (["rollout.max_new_tokens=400"], ["data.max_length = 128 and rollout.max_new_tokens = 400", "512 positions"]),
+        (
+            ["rollout.max_new_tokens=400"],
+            ["data.max_length = 128 and rollout.max_new_tokens = 400", "512 positions"],
+        ),
         (["policy={advantage: pass_at_k, k: 17}"], ["policy.k = 17 is above rollout.num_generations = 16"]),
         (["policy={advantage: pkpo, k: 0}"], ["policy.k"]),
-        (["policy={advantage: confidence, k: 33}"], ["policy.k = 33 (N of confidence) is above 2 x rollout.num_generations"]),
+        (
+            ["policy={advantage: confidence, k: 33}"],
+            ["policy.k = 33 (N of confidence) is above 2 x rollout.num_generations"],
+        ),
         (["policy={advantage: maxrl, k: 2}"], ["policy.k has no effect on advantage = maxrl"]),
         (["policy={loss: cispo, epsilon: 0.1}"], ["policy.epsilon has no effect on cispo"]),
         (["guard.on_spike=stop"], ["guard.on_spike = stop: the loss of a policy lies around 0"]),
@@ -95,13 +116,19 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
         (["policy={beta: 0.1, reference: runs/none}"], ["policy.reference: runs/none: no such run or path"]),
         (["policy.beta=-1"], ["policy.beta"]),
         (["policy.lose=grpo"], ["policy.lose", "did you mean 'loss'"]),
-        (["train.extra={beta: 0.1}"], ["posttrain decides beta; it is said in policy.beta, or preference.beta"]),
+        (
+            ["train.extra={beta: 0.1}"],
+            ["posttrain decides beta; it is said in policy.beta, or preference.beta"],
+        ),
         (["train.extra={use_adaptive_entropy: true}"], ["its state would be lost when a run resumes"]),
         (["train.extra={num_generations: 8}"], ["posttrain decides num_generations; it is said in rollout"]),
         (["evaluate.heldout={share: 0.1, every_steps: 1}"], ["an rlvr stage is judged by evaluate.tasks"]),
-        (["data.sources.0.columns.prompt=promt"], ["rows.jsonl:1", "no column 'promt' (columns.prompt) (did you mean 'prompt'?)"]),
+        (
+            ["data.sources.0.columns.prompt=promt"],
+            ["rows.jsonl:1", "no column 'promt' (columns.prompt) (did you mean 'prompt'?)"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, words):
     call("check", rlvr, *overrides).refuses(*words)
 
@@ -110,11 +137,21 @@ def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, wor
     ("overrides", "words"),
     [
         ([], ["rollouts: 1 prompts x 16 completions every 1 step(s)"]),
-        (["rollout={num_generations: 8, steps_per_generation: 2, max_new_tokens: 64}", "policy.num_iterations=2",
-          "checkpoints.save_steps=5", "train.max_steps=9"],
-         ["rollouts: 4 prompts x 8 completions every 4 step(s)", "checkpoints: every 8 steps, not 5", "steps: 12"]),
+        (
+            [
+                "rollout={num_generations: 8, steps_per_generation: 2, max_new_tokens: 64}",
+                "policy.num_iterations=2",
+                "checkpoints.save_steps=5",
+                "train.max_steps=9",
+            ],
+            [
+                "rollouts: 4 prompts x 8 completions every 4 step(s)",
+                "checkpoints: every 8 steps, not 5",
+                "steps: 12",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_check_says_what_a_batch_of_rollouts_is(rlvr, call, overrides, words):
     answer = call("check", rlvr, *overrides)
     assert answer.code == 0, answer
@@ -135,10 +172,18 @@ LONG = {"prompt": "x" * 200, "answer": "2"}
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([], ["1 of 4 rows (25.0%) are dropped", "more than data.max_drop_share", "rows.jsonl:3: overlong", "raise data.max_length (now 128)"]),
+        (
+            [],
+            [
+                "1 of 4 rows (25.0%) are dropped",
+                "more than data.max_drop_share",
+                "rows.jsonl:3: overlong",
+                "raise data.max_length (now 128)",
+            ],
+        ),
         (["data.overlong=error"], ["rows.jsonl:3: the prompt has", "more than data.max_length = 128"]),
     ],
-)  # fmt: skip
+)
 def test_a_prompt_that_is_too_long(rlvr, call, tmp_path, overrides, words):
     """Named before a model is made: nothing of a run is left behind."""
     lines = [ROW, ROW, LONG, ROW]

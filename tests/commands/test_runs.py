@@ -14,8 +14,13 @@ ADDITION = (
     "{generator: addition, digits: 1, train_size: 10, test_size: 20}}]"
 )
 TASK = ("--task", "arithmetic", "options.digits=1", "options.train_size=10", "options.test_size=20")
-STEPS = ("train.max_steps=4", "checkpoints.save_steps=2", "train.optim=adamw_torch",
-         "train.learning_rate=1e-3", ADDITION)  # fmt: skip
+STEPS = (
+    "train.max_steps=4",
+    "checkpoints.save_steps=2",
+    "train.optim=adamw_torch",
+    "train.learning_rate=1e-3",
+    ADDITION,
+)
 
 
 def weights(run: Path, step: int = 4) -> Path:
@@ -32,11 +37,7 @@ def test_show(call, run_copy):
         assert text in answer.out
     facts = json.loads(call("show", run_copy, "--json").out)
     assert (facts["status"], facts["step"], facts["steps"]) == ("finished", 4, 4)
-    assert {s["checkpoint"] for s in facts["scores"]} == {
-        "step-000000",
-        "step-000002",
-        "step-000004",
-    }
+    assert {s["checkpoint"] for s in facts["scores"]} == {"step-000000", "step-000002", "step-000004"}
 
 
 def test_report(call, run_copy, tmp_path):
@@ -98,8 +99,10 @@ def test_a_damaged_run_is_not_written_to(call, recipe, run_copy, name):
     said = damage(run_copy, name)
     before = (run_copy / name).read_bytes()
     answer = call("run", recipe, *STEPS, "train.learning_rate=2e-3")
-    answer.refuses(said.partition(":")[0] if name != "scores.jsonl" else "another recipe",
-                   code=1 if name == "run.json" else 2)  # fmt: skip
+    answer.refuses(
+        said.partition(":")[0] if name != "scores.jsonl" else "another recipe",
+        code=1 if name == "run.json" else 2,
+    )
     assert (run_copy / name).read_bytes() == before
     if name == "scores.jsonl":
         call("eval", run_copy, *TASK, "limit=3").refuses(said, code=1)
@@ -166,8 +169,15 @@ def test_a_damaged_newest_checkpoint(call, recipe, run_copy, name):
 
 
 def test_eval_of_a_run_and_again(call, run_copy, data_dir):
-    asked = ("--task", "gsm8k", "limit=8", "samples=2", "k=[1,2]", "max_new_tokens=8",
-             f"path={data_dir}/gsm8k/test.jsonl")  # fmt: skip
+    asked = (
+        "--task",
+        "gsm8k",
+        "limit=8",
+        "samples=2",
+        "k=[1,2]",
+        "max_new_tokens=8",
+        f"path={data_dir}/gsm8k/test.jsonl",
+    )
     answer = call("eval", run_copy, *asked)
     assert answer.code == 0, answer
     assert "gsm8k of step-000004, 8 problems" in answer.out

@@ -93,8 +93,9 @@ def batches(draw):
     for number in range(draw(st.integers(1, 5))):
         n = draw(st.integers(1, 9))
         steps = [0, *draw(st.lists(st.integers(0, 1), min_size=n - 1, max_size=n - 1))]
-        rows.append(row(draw(st.lists(st.integers(2, 99), min_size=n, max_size=n)),
-                        np.cumsum(steps), None, 0, number))  # fmt: skip
+        rows.append(
+            row(draw(st.lists(st.integers(2, 99), min_size=n, max_size=n)), np.cumsum(steps), None, 0, number)
+        )
     return rows
 
 
@@ -106,9 +107,7 @@ def test_both_forms_hold_the_same_tokens(rows, multiple):
     n = int(kept.sum())
     for name in ("input_ids", "labels", "segment_ids"):
         assert padded[name][kept].tolist() == joined[name][0, :n].tolist()
-        assert (
-            padded[name][~kept] == {"input_ids": 1, "labels": -100, "segment_ids": 0}[name]
-        ).all()
+        assert (padded[name][~kept] == {"input_ids": 1, "labels": -100, "segment_ids": 0}[name]).all()
     used = joined["segment_ids"].unique()
     assert used[used > 0].tolist() == list(range(1, joined["num_segments"] + 1))
     assert "attention_mask" not in joined and int((joined["position_ids"] == 0).sum()) >= len(rows)

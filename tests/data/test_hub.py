@@ -17,11 +17,7 @@ def source(path, **more) -> Source:
 
 def test_the_generator_is_a_source():
     rows = open_rows(Source(name="m", generator="multiplication", options={"train_size": 3}))
-    assert (
-        len(rows) == 3
-        and rows.files == []
-        and list_files(Source(name="m", generator="addition")) == []
-    )
+    assert len(rows) == 3 and rows.files == [] and list_files(Source(name="m", generator="addition")) == []
     assert [place for place, _ in rows] == [f"multiplication[{i}]" for i in range(3)]
     other = open_rows(Source(name="n", generator="multiplication", options={"train_size": 4}))
     assert rows.fingerprint != other.fingerprint

@@ -13,15 +13,7 @@ from posttrain.data.template import Turn, load_template
 from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.recipe.schema import Columns, Data, Loss, Source
-from tests.data.tokens import (
-    BPE,
-    BYTES,
-    STYLES,
-    ids_of,
-    pair,
-    row_of,
-    trained,
-)
+from tests.data.tokens import BPE, BYTES, STYLES, ids_of, pair, row_of, trained
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
@@ -53,18 +45,13 @@ def test_ids_that_are_not_the_text_cannot_leave(monkeypatch):
 
 
 CONTENT = st.text(
-    st.one_of(st.sampled_from("Hello 08=\n\t é😀"), st.characters(exclude_categories=["Cs"])),
-    max_size=12,
+    st.one_of(st.sampled_from("Hello 08=\n\t é😀"), st.characters(exclude_categories=["Cs"])), max_size=12
 )
 CHATS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3)
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    chat=CHATS,
-    style=st.sampled_from(STYLES),
-    segment=st.sampled_from(["token", "step", "completion"]),
-)
+@given(chat=CHATS, style=st.sampled_from(STYLES), segment=st.sampled_from(["token", "step", "completion"]))
 def test_masks_of_any_conversation(chat, style, segment):
     """Rendered text and trained text, read back from the tokens, are what was said."""
     messages = [

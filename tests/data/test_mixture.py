@@ -140,9 +140,7 @@ def test_another_process_with_another_hash_seed_agrees():
 
 def test_weights_by_trained_tokens():
     # Equal shares of the tokens; a row of b has four times the tokens of a row of a: 4 rows of a for 1 of b.
-    m = Mixture(
-        [100, 100], ["a", "b"], [1, 1], seed=0, weighting="tokens", mean_tokens=[10.0, 40.0]
-    )
+    m = Mixture([100, 100], ["a", "b"], [1, 1], seed=0, weighting="tokens", mean_tokens=[10.0, 40.0])
     assert m.weights == [0.5, 0.5] and m.shares == [0.8, 0.2]
     assert m.counts(500) == [400, 100] and m.realised(500) == [0.5, 0.5]
     unset = Mixture([100, 50], ["a", "b"], seed=0, weighting="tokens", mean_tokens=[10.0, 40.0])

@@ -14,14 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import order
-from posttrain.data.order import (
-    MAX_PERIOD,
-    Schedule,
-    integer_weights,
-    key_of,
-    permute,
-    permute_array,
-)
+from posttrain.data.order import MAX_PERIOD, Schedule, integer_weights, key_of, permute, permute_array
 
 keys = st.integers(0, 2**64 - 1)
 whole = st.lists(st.integers(0, 30), min_size=1, max_size=9).filter(any)

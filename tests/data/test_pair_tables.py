@@ -23,10 +23,7 @@ def tokenizer():
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    lines = [
-        {"prompt": f"say {i}", "chosen": f"good {i}", "rejected": f"bad, worse {i}"}
-        for i in range(30)
-    ]
+    lines = [{"prompt": f"say {i}", "chosen": f"good {i}", "rejected": f"bad, worse {i}"} for i in range(30)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return Source(name="pairs", path=str(path))
 
@@ -66,9 +63,7 @@ def test_a_pair_loses_both_sides_or_none(data, source, tokenizer, tmp_path):
     table = prepare_sources([source], data, LOSS, tokenizer, shape="pairs")[0]
     assert table.stats["dropped"] == {"overlong": 1, "equal_pair": 1} and len(table) == 2
     assert [table.origin(i) for i in range(2)] == [0, 3]
-    assert "c3" in tokenizer.decode(table[1][0].input_ids) and "r3" in tokenizer.decode(
-        table[1][1].input_ids
-    )
+    assert "c3" in tokenizer.decode(table[1][0].input_ids) and "r3" in tokenizer.decode(table[1][1].input_ids)
     data.max_drop_share = 0.1
     with pytest.raises(RequestError, match="2 of 4 rows .50.0%. are dropped.*1 equal_pair"):
         prepare_sources([source], data, LOSS, tokenizer, shape="pairs")
@@ -92,19 +87,11 @@ def test_a_batch_holds_the_chosen_sides_then_the_rejected(data, tokenizer, paddi
     rows, held = TrainRows(prepared, 24), HeldoutRows(prepared)
     assert len(prepared.tables[0]) == 24 and len(held) == 6
     seen = {row["row"] for row in (rows[i] for i in range(24))}
-    assert seen | {held[i]["row"] for i in range(6)} == set(range(30)), (
-        "each pair once, none in both"
-    )
-    batch = PairCollator(Collator(tokenizer.pad_token_id, padding_free))(
-        [rows[0], rows[1], rows[2]]
-    )
+    assert seen | {held[i]["row"] for i in range(6)} == set(range(30)), "each pair once, none in both"
+    batch = PairCollator(Collator(tokenizer.pad_token_id, padding_free))([rows[0], rows[1], rows[2]])
     assert batch["num_segments"] == 6 and batch["example_ids"].tolist() == [
         [0, rows[i]["row"]] for i in range(3)
     ]
-    texts = [
-        tokenizer.decode(batch["labels"][batch["segment_ids"] == s].tolist()) for s in range(1, 7)
-    ]
+    texts = [tokenizer.decode(batch["labels"][batch["segment_ids"] == s].tolist()) for s in range(1, 7)]
     numbers = [rows[i]["row"] for i in range(3)]
-    assert texts == [f"good {n}<|im_end|>" for n in numbers] + [
-        f"bad, worse {n}<|im_end|>" for n in numbers
-    ]
+    assert texts == [f"good {n}<|im_end|>" for n in numbers] + [f"bad, worse {n}<|im_end|>" for n in numbers]

@@ -88,18 +88,16 @@ def test_a_pair_says_which_side_stops_short(flags, want):
 
 def test_a_flag_that_is_neither_true_nor_false():
     row = {"prompt": "p", "chosen": "c", "rejected": "r", "rejected_is_prefix": "yes!"}
-    with pytest.raises(
-        RequestError, match="here:1: rejected_is_prefix must be true or false, not 'yes!'"
-    ):
+    with pytest.raises(RequestError, match="here:1: rejected_is_prefix must be true or false, not 'yes!'"):
         to_pair(row, Source(name="s", path="x"), "here:1")
 
 
 def test_a_prefix_reaches_the_table_without_an_end(tmp_path):
     """The cut side has one segment like the whole one, so that a pair stays a pair of segments."""
-    row = {"prompt": "2+2?", "chosen": "It is 4.", "rejected": "It is 5.\n", "rejected_is_prefix": True}  # fmt: skip
+    row = {"prompt": "2+2?", "chosen": "It is 4.", "rejected": "It is 5.\n", "rejected_is_prefix": True}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
     source = Source(name="s", path=str(tmp_path / "pairs.jsonl"))
-    data = Data(sources=[source], template="chatml", cache_dir=str(tmp_path / "cache"), train_on="last")  # fmt: skip
+    data = Data(sources=[source], template="chatml", cache_dir=str(tmp_path / "cache"), train_on="last")
     (table,) = prepare_sources([source], data, Loss(), BYTES, shape="pairs")
     assert [trained(side) for side in table[0]] == ["It is 4.<|im_end|>", "It is 5.\n"]
     assert [side.segment_ids.max() for side in table[0]] == [1, 1]

@@ -147,9 +147,9 @@ def test_too_many_drops_say_what_where_and_what_to_do(data, tokenizer, tmp_path)
     cut = replace(data, overlong="truncate", max_drop_share=0.5)
     with pytest.raises(RequestError, match="6 truncated, 1 no_completion"):
         prepare_source(source, cut, Loss(), tokenizer)
-    assert prepare_source(
-        source, replace(cut, max_drop_share=7 / 12), Loss(), tokenizer
-    ).stats["truncated"] == 6  # fmt: skip
+    assert (
+        prepare_source(source, replace(cut, max_drop_share=7 / 12), Loss(), tokenizer).stats["truncated"] == 6
+    )
 
 
 def test_nothing_left_is_an_error_whatever_is_allowed(data, tokenizer, tmp_path):
@@ -157,10 +157,7 @@ def test_nothing_left_is_an_error_whatever_is_allowed(data, tokenizer, tmp_path)
     path.write_text('{"prompt": "a", "completion": ""}\n' * 3)
     with pytest.raises(RequestError, match="3 of 3 rows .100.0%.*none is left.*3 no_completion"):
         prepare_source(
-            Source(name="none", path=str(path)),
-            replace(data, max_drop_share=1.0),
-            Loss(),
-            tokenizer,
+            Source(name="none", path=str(path)), replace(data, max_drop_share=1.0), Loss(), tokenizer
         )
 
 
@@ -306,9 +303,7 @@ def test_an_epoch_of_dataset_rows(two, tokenizer):
     number = row["row"] if row["source"] == 0 else 500 + row["row"]
     assert f"say {number}<" in text_of(row, tokenizer)
     later = TrainRows(prepared, 7, start=43)
-    assert [text_of(r, tokenizer) for r in later] == [
-        text_of(rows[43 + i], tokenizer) for i in range(7)
-    ]
+    assert [text_of(r, tokenizer) for r in later] == [text_of(rows[43 + i], tokenizer) for i in range(7)]
     assert np.array_equal(pickle.loads(pickle.dumps(rows))[9]["labels"], rows[9]["labels"])
     with pytest.raises(IndexError):
         later[7]

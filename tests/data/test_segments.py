@@ -7,13 +7,7 @@ import pytest
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Loss
-from tests.data.tokens import (
-    BPE,
-    BYTES,
-    ids_of,
-    pair,
-    row_of,
-)
+from tests.data.tokens import BPE, BYTES, ids_of, pair, row_of
 
 
 def segments_of(example, template="plain", tokenizer=BYTES, **loss) -> list[int]:
@@ -33,9 +27,7 @@ def test_segments_of_each_kind(name):
     for kind, expected in kinds.items():
         assert segments_of(example, name=name, segment=kind, answer_marker="#") == expected
     row = row_of(example, "plain", loss=Loss(segment="answer", answer_marker="#"))
-    assert (row.labels >= 0).tolist() == [False] + [
-        True
-    ] * 6  # before the answer: trained, no segment
+    assert (row.labels >= 0).tolist() == [False] + [True] * 6  # before the answer: trained, no segment
 
 
 @pytest.mark.parametrize(
@@ -59,11 +51,7 @@ def test_steps_of_a_longer_delimiter_and_of_tokens_across_it():
     # half of the delimiter in the prompt is no delimiter of the reply
     assert segments_of(pair("Q\n", "\nb"), segment="step", step_delimiter="\n\n")[2:] == [1, 1, 1]
     tokens = [BPE.decode([i]) for i in ids_of("a\n\n\n\nb", BPE)]
-    assert tokens == [
-        "a",
-        "\n\n\n\n",
-        "b",
-    ]  # one token holds four delimiters: no step is left empty
+    assert tokens == ["a", "\n\n\n\n", "b"]  # one token holds four delimiters: no step is left empty
     assert segments_of(pair("Q", "a\n\n\n\nb"), "plain", BPE, segment="step") == [0, 1, 1, 2, 2]
     with pytest.raises(RequestError, match="step_delimiter is empty"):
         segments_of(pair("Q", "a"), segment="step", step_delimiter="")

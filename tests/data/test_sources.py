@@ -95,9 +95,7 @@ def test_every_format_gives_the_same_rows(tmp_path, name, write, where):
 
 def test_bom_crlf_blank_lines_and_line_separators_inside_strings(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_bytes(
-        b'\xef\xbb\xbf{"text": "a"}\r\n\r\n   \n{"text": "b\xe2\x80\xa8c"}\r\n\n{"text": "d"}'
-    )
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n   \n{"text": "b\xe2\x80\xa8c"}\r\n\n{"text": "d"}')
     rows = open_rows(source(path))
     assert [row["text"] for _, row in rows] == ["a", "b\u2028c", "d"]
     assert [place.rpartition(":")[2] for place, _ in rows] == ["1", "4", "6"]

@@ -41,8 +41,7 @@ def write(folder, rows) -> TokenTable:
 def same(a: TokenRow, b: TokenRow) -> bool:
     arrays = ("input_ids", "labels", "segment_ids")
     return a.p == b.p and all(
-        getattr(a, n).dtype == np.int32 and np.array_equal(getattr(a, n), getattr(b, n))
-        for n in arrays
+        getattr(a, n).dtype == np.int32 and np.array_equal(getattr(a, n), getattr(b, n)) for n in arrays
     )
 
 
@@ -80,9 +79,7 @@ def test_rows_come_back_as_they_went_in(tmp_path_factory, rows, buffer):
 
 def test_a_row_worked_by_hand_takes_five_bytes_a_token(tmp_path):
     # prompt, prompt, trained without segment, segment 1, its second token, prompt, segment 1 again, segment 2
-    row = make(
-        [5, 6, 7, 8, 9, 10, 11, 12], [0, 0, 1, 1, 1, 0, 1, 1], [0, 0, 0, 1, 1, 0, 1, 2], 0.25
-    )
+    row = make([5, 6, 7, 8, 9, 10, 11, 12], [0, 0, 1, 1, 1, 0, 1, 1], [0, 0, 0, 1, 1, 0, 1, 2], 0.25)
     t = write(tmp_path / "t", [row])
     assert (tmp_path / "t/marks.bin").read_bytes() == bytes([0, 0, 1, 7, 3, 0, 3, 7])
     assert (tmp_path / "t/input_ids.bin").stat().st_size == 32
@@ -105,9 +102,7 @@ def test_rows_are_copies(tmp_path):
         make([1, 2, 3], [0, 1, 1], [0, 2, 1]),  # out of order
         make([1, 2, 3], [0, 1, 1], [0, 1, 3]),  # a gap
         make([1, 2, 3], [0, 1, 1], [0, 2, 3]),  # does not start at 1
-        TokenRow(
-            *(np.array(a, np.int32) for a in ([1, 2], [-100, 3], [0, 1]))
-        ),  # a label of its own
+        TokenRow(*(np.array(a, np.int32) for a in ([1, 2], [-100, 3], [0, 1]))),  # a label of its own
     ],
 )
 def test_rows_that_could_not_be_rebuilt_are_refused(tmp_path, row):

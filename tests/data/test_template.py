@@ -153,9 +153,7 @@ def test_a_template_that_drops_earlier_turns_is_refused():
     assert "template 'tokenizer': at message 2 (assistant)" in message
     assert "no prefix" in message and "'assistant>Hello<end>'" in message and "'user>Bye" in message
     # the last turn alone has a mask: it is rendered as generation would see it
-    text, [turn] = template.turns(
-        TALK[:4] + [{"role": "assistant", "content": "x"}], last_only=True
-    )
+    text, [turn] = template.turns(TALK[:4] + [{"role": "assistant", "content": "x"}], last_only=True)
     assert text[turn.begin : turn.end] == "x<end>"
 
 
@@ -168,26 +166,26 @@ def test_a_template_that_opens_a_thought_is_refused():
 def test_a_template_that_never_ends_a_turn_is_refused():
     with pytest.raises(RequestError, match="nothing closes an assistant turn"):
         own("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    ends_last = (
-        "{% for m in messages %}{{ m.content }}{% if loop.last %}<end>{% endif %}{% endfor %}"
-    )
+    ends_last = "{% for m in messages %}{{ m.content }}{% if loop.last %}<end>{% endif %}{% endfor %}"
     with pytest.raises(RequestError, match="no prefix"):
         own(ends_last).turns(TALK)
-    ends_some = "{% for m in messages %}{{ m.content }}{% if 'l' not in m.content %}<end>{% endif %}{% endfor %}"
+    ends_some = (
+        "{% for m in messages %}{{ m.content }}{% if 'l' not in m.content %}<end>{% endif %}{% endfor %}"
+    )
     with pytest.raises(RequestError, match="message 1 .assistant. does not end with '<end>'"):
         own(ends_some).turns(TALK[1:3])
 
 
 def test_a_template_that_goes_on_after_the_end_is_refused():
     goes_on = "{% for m in messages %}{{ m.content }}<end>{{ 'and more' if 'l' in m.content }}{% endfor %}"
-    with pytest.raises(
-        RequestError, match="does not end with '<end>' but with 'Hello<end>and more'"
-    ):
+    with pytest.raises(RequestError, match="does not end with '<end>' but with 'Hello<end>and more'"):
         own(goes_on).turns(TALK[1:3])
 
 
 def test_rows_a_template_cannot_render_are_dropped():
-    alternate = "{% if messages and messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    alternate = (
+        "{% if messages and messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
     with pytest.raises(RowError, match="template_error.*no system role"):
         own(alternate + TURNS + ASK).turns(TALK)
     shout = "{% for m in messages %}{{ m.content | replace('l', 'L') }}<end>{% endfor %}"

@@ -119,12 +119,7 @@ def test_a_token_across_the_border_of_an_earlier_turn_is_not_trained():
 def test_spaces_at_borders_whatever_the_offsets_say(trim, style):
     """GPT-NeoX' offsets leave out leading spaces, GPT-2's do not."""
     tokenizer = bpe_tokenizer(trim_offsets=trim)
-    for prompt, reply in [
-        ("12*34", " = 0408"),
-        ("12*34 ", "= 0408"),
-        ("a  ", "  b "),
-        ("\n", "\n\n"),
-    ]:
+    for prompt, reply in [("12*34", " = 0408"), ("12*34 ", "= 0408"), ("a  ", "  b "), ("\n", "\n\n")]:
         row = row_of(pair(prompt, reply), style, tokenizer)
         end = "<|im_end|>" if style == "chatml" else "<eos>"
         assert trained(row, tokenizer) == reply + end

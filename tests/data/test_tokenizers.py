@@ -27,11 +27,7 @@ def test_bytes_know_their_special_tokens():
     assert BYTES("<|im_start|>a<|im_end|>").input_ids == [258, 97, 259]
     assert (BYTES.pad_token_id, BYTES.eos_token_id, len(BYTES)) == (257, 256, 260)
     assert (BYTES.unk_token, BYTES.bos_token) == (None, None)
-    assert BYTES("é😀 ", return_offsets_mapping=True).offset_mapping == [
-        *[(0, 1)] * 2,
-        *[(1, 2)] * 4,
-        (2, 3),
-    ]
+    assert BYTES("é😀 ", return_offsets_mapping=True).offset_mapping == [*[(0, 1)] * 2, *[(1, 2)] * 4, (2, 3)]
 
 
 @given(st.text("0123456789+-*/=() .,"))

@@ -47,9 +47,7 @@ def test_what_greedy_decoding_writes_is_predicted(digits):
 
     model = build_model("qwen2", len(digits), seed=4)
     sampling = Sampling(temperature=0, max_new_tokens=6)
-    answers = [
-        r.token_ids for r in TransformersGenerator(model, digits).generate(PROMPTS, 1, sampling, 0)
-    ]
+    answers = [r.token_ids for r in TransformersGenerator(model, digits).generate(PROMPTS, 1, sampling, 0)]
     assert answer_log_probs(model, PROMPTS, answers, 4).predicted == answers
 
 

@@ -40,9 +40,7 @@ def test_wilson_by_hand():
 def test_t_quantiles(df):
     stats = pytest.importorskip("scipy.stats", reason="scipy judges the quantiles")
     for q in (0.025, 0.6, 0.95, 0.975, 0.995):
-        assert t_quantile(q, df) == pytest.approx(
-            stats.t.ppf(q, df), abs=5e-5 if df >= 1e5 else 1e-9
-        )
+        assert t_quantile(q, df) == pytest.approx(stats.t.ppf(q, df), abs=5e-5 if df >= 1e5 else 1e-9)
     assert t_quantile(0.5, df) == pytest.approx(0.0, abs=1e-12)
 
 
@@ -99,18 +97,22 @@ def test_pairing():
     a, b = hardness + rng.normal(0, 0.05, 200), hardness + 0.03 + rng.normal(0, 0.05, 200)
     found = paired(a, b, method="t")
     assert found.value == pytest.approx((b - a).mean()) and found.low > 0
-    assert found.high - found.low < 0.3 * (
-        interval(a, method="t").high - interval(a, method="t").low
-    )
+    assert found.high - found.low < 0.3 * (interval(a, method="t").high - interval(a, method="t").low)
     swapped = paired(b, a, method="t")
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low))
 
 
 @pytest.mark.parametrize(
     ("values", "groups", "method"),
-    [([], None, "auto"), ([float("nan")], None, "auto"), ([1.0, 2.0], ["a"], "auto"), ([0.5], None, "wilson"),
-     ([0.0, 1.0], ["a", "a"], "wilson"), ([[1.0]], None, "t")],
-)  # fmt: skip
+    [
+        ([], None, "auto"),
+        ([float("nan")], None, "auto"),
+        ([1.0, 2.0], ["a"], "auto"),
+        ([0.5], None, "wilson"),
+        ([0.0, 1.0], ["a", "a"], "wilson"),
+        ([[1.0]], None, "t"),
+    ],
+)
 def test_what_has_no_interval_is_refused(values, groups, method):
     with pytest.raises(ValueError):
         interval(values, groups, method)

@@ -13,36 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.evaluate.metrics import (
-    log1mexp,
-    maj_at_k,
-    pass_all_k,
-    pass_at_k,
-    pass_at_n,
-    pooled_pass_at_n,
-)
+from posttrain.evaluate.metrics import log1mexp, maj_at_k, pass_all_k, pass_at_k, pass_at_n, pooled_pass_at_n
 
 
 def test_pass_at_k_by_hand():
     """n = 4, k = 2: C(4,2) = 6 pairs. c = 1: C(3,2) = 3 miss, 1/2. c = 2: C(2,2) = 1 misses, 5/6."""
-    np.testing.assert_allclose(
-        pass_at_k([0, 1, 2, 3, 4], 4, 2), [0, 1 / 2, 5 / 6, 1, 1], rtol=1e-15
-    )
-    np.testing.assert_allclose(
-        pass_all_k([0, 1, 2, 3, 4], 4, 2), [0, 0, 1 / 6, 1 / 2, 1], rtol=1e-15
-    )
+    np.testing.assert_allclose(pass_at_k([0, 1, 2, 3, 4], 4, 2), [0, 1 / 2, 5 / 6, 1, 1], rtol=1e-15)
+    np.testing.assert_allclose(pass_all_k([0, 1, 2, 3, 4], 4, 2), [0, 0, 1 / 6, 1 / 2, 1], rtol=1e-15)
 
 
 @pytest.mark.parametrize("n", range(1, 7))
 def test_pass_at_k_is_the_share_of_subsets(n):
     for k, c in itertools.product(range(1, n + 1), range(n + 1)):
         subsets = list(itertools.combinations([True] * c + [False] * (n - c), k))
-        assert pass_at_k(c, n, k)[0] == pytest.approx(
-            sum(map(any, subsets)) / len(subsets), abs=1e-14
-        )
-        assert pass_all_k(c, n, k)[0] == pytest.approx(
-            sum(map(all, subsets)) / len(subsets), abs=1e-14
-        )
+        assert pass_at_k(c, n, k)[0] == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-14)
+        assert pass_all_k(c, n, k)[0] == pytest.approx(sum(map(all, subsets)) / len(subsets), abs=1e-14)
 
 
 @given(st.integers(1, 2000), st.data())
@@ -60,15 +45,7 @@ def test_problems_may_have_different_numbers_of_samples():
 
 @pytest.mark.parametrize(
     ("correct", "n", "k"),
-    [
-        ([1], 4, 5),
-        ([1], 4, 0),
-        ([5], 4, 2),
-        ([-1], 4, 2),
-        ([0.5], 4, 2),
-        ([1, 1], [4, 1], 2),
-        ([True], 4, 2),
-    ],
+    [([1], 4, 5), ([1], 4, 0), ([5], 4, 2), ([-1], 4, 2), ([0.5], 4, 2), ([1, 1], [4, 1], 2), ([True], 4, 2)],
 )
 def test_counts_that_cannot_be_are_refused(correct, n, k):
     """A published "64 samples" had 8: the closed form would have answered all the same."""

@@ -37,7 +37,7 @@ def test_problems_and_verdicts(file):
     assert check_task(task, "x") == [] and metrics(task)[:2] == ["pass@1", "pass@4"]
     half, two = problems_of(task)
     assert half.messages == [{"role": "user", "content": "Half of 1?\nBox it."}]
-    assert (half.id, half.answer, two.messages[0]["content"]) == ("00000", "\\frac12", "1 + 1?\nBox it.")  # fmt: skip
+    assert (half.id, half.answer, two.messages[0]["content"]) == ("00000", "\\frac12", "1 + 1?\nBox it.")
     reward = load_task(task).reward
     for text, value in (("so $\\boxed{0.5}$", 1.0), ("\\boxed{2}", 0.0), ("", 0.0)):
         assert call(reward, text, as_example(half)).value == value
@@ -49,9 +49,7 @@ def test_the_probability_of_a_direct_answer(file):
     template = load_template("tulu", tokenizer)
     model = build_model("llama", len(tokenizer), positions=128)
     task = Task("direct_answers", path=file)
-    result = score_task(
-        model, tokenizer, task, checkpoint="c", step=0, digest="d", template=template
-    )
+    result = score_task(model, tokenizer, task, checkpoint="c", step=0, digest="d", template=template)
     found = {score.metric: score.value for score in result.scores}
     p = [math.exp(row["logp"]) for row in result.samples]
     assert found["pass@4"] == pytest.approx(sum(1 - (1 - one) ** 4 for one in p) / 2, rel=1e-6)

@@ -44,9 +44,7 @@ def over_ranks(model, tokenizer, task, world: int, template="plain"):
             barrier.wait()
             return [json.loads(part) for part in parts]
 
-        results[rank] = score(
-            model, tokenizer, task, template, rank=rank, world_size=world, gather=gather
-        )
+        results[rank] = score(model, tokenizer, task, template, rank=rank, world_size=world, gather=gather)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -80,18 +78,10 @@ def test_exact_scores_are_those_of_the_samples(digits, llama):
     assert by_metric["nll"].value == pytest.approx(-logp.mean())
     assert by_metric["accuracy"].value == np.mean([row["correct"] for row in result.samples])
     for s in result.scores:
-        assert (s.checkpoint, s.step, s.task, s.digest, s.n) == (
-            "step-000010",
-            10,
-            "arithmetic",
-            "d",
-            40,
-        )
+        assert (s.checkpoint, s.step, s.task, s.digest, s.n) == ("step-000010", 10, "arithmetic", "d", 40)
         assert s.low <= s.value <= s.high and s.settings == result.scores[0].settings != ""
     first = result.samples[0]
-    assert (
-        first["prompt"] == first["id"] + "=" and "index" not in first and len(result.samples) == 40
-    )
+    assert first["prompt"] == first["id"] + "=" and "index" not in first and len(result.samples) == 40
 
 
 def test_the_exact_answer_includes_its_end(digits, llama):
@@ -135,21 +125,13 @@ def test_a_model_that_knows_the_answers_is_right(digits):
     after = score(model, digits, task)
     values = {s.metric: s.value for s in after.scores}
     assert before.samples[0]["greedy"] != row["answer"] == after.samples[0]["greedy"]
-    assert (
-        values["accuracy"] == 1.0
-        and values["pass@1"] > 0.9
-        and values["pass@1"] <= values["pass@2"]
-    )
+    assert values["accuracy"] == 1.0 and values["pass@1"] > 0.9 and values["pass@1"] <= values["pass@2"]
     assert before.samples[0]["greedy"].endswith("…")  # known only up to the first wrong token
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_any_number_of_ranks_gives_the_same_bits(digits, llama, question_file, world):
-    for task in (
-        SUMS,
-        sampled(question_file),
-        sampled(question_file, samples=1, k=[1], temperature=0.0),
-    ):
+    for task in (SUMS, sampled(question_file), sampled(question_file, samples=1, k=[1], temperature=0.0)):
         alone = score(llama, digits, task)
         assert len(alone.samples) > world  # every rank has work
         for result in over_ranks(llama, digits, task, world):
@@ -182,12 +164,8 @@ def test_sampled_scores_are_those_of_the_completions(digits, llama, question_fil
     assert by_metric["pass@2"] == pytest.approx(pass_at_k(right, 6, 2).mean())
     assert by_metric["pass@6"] == pytest.approx(np.mean([c > 0 for c in right]))
     everything = [c for row in rows for c in row]
-    assert by_metric["truncated"] == pytest.approx(
-        sum(c["finish"] == "length" for c in everything) / 54
-    )
-    assert by_metric["parsed"] == pytest.approx(
-        sum(c["status"] == "scored" for c in everything) / 54
-    )
+    assert by_metric["truncated"] == pytest.approx(sum(c["finish"] == "length" for c in everything) / 54)
+    assert by_metric["parsed"] == pytest.approx(sum(c["status"] == "scored" for c in everything) / 54)
     assert by_metric["tokens_mean"] == pytest.approx(sum(c["tokens"] for c in everything) / 54)
     assert {c["finish"] for c in everything} == {"stop", "length"}
     assert {c["status"] for c in everything} == {"scored", "unparseable"}
@@ -198,11 +176,17 @@ def completions(*verdicts):
     status = {None: "error"}
     return {
         "completions": [
-            {"value": v, "read": a, "status": status.get(v, "scored" if a else "unparseable"),
-             "reason": "why", "finish": "stop", "tokens": 3}
+            {
+                "value": v,
+                "read": a,
+                "status": status.get(v, "scored" if a else "unparseable"),
+                "reason": "why",
+                "finish": "stop",
+                "tokens": 3,
+            }
             for v, a in verdicts
         ]
-    }  # fmt: skip
+    }
 
 
 def test_votes_and_failed_checks_by_hand():

@@ -28,10 +28,7 @@ def gsm(path, **fields) -> Task:
 def rows(tmp_path):
     """A file of two questions."""
     path = tmp_path / "rows.jsonl"
-    lines = [
-        {"question": "One?", "answer": "1+0 = <<1+0=1>>1\n#### 1"},
-        {"question": "2?", "answer": "2"},
-    ]
+    lines = [{"question": "One?", "answer": "1+0 = <<1+0=1>>1\n#### 1"}, {"question": "2?", "answer": "2"}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -50,21 +47,29 @@ def test_every_task_is_described_and_measures_something():
     known = {"arithmetic", "direct_answers", "gsm8k", "math", "worked_arithmetic"}
     assert set(describe()) == set(TASKS) == known
     assert all(
-        len(text) > 30 and text.endswith("ed)") or text.endswith("(exact)")
-        for text in describe().values()
+        len(text) > 30 and text.endswith("ed)") or text.endswith("(exact)") for text in describe().values()
     )
     assert metrics(Task("arithmetic"))[:3] == ["pass@1", "pass@2", "pass@4"]
     assert metrics(Task("arithmetic"))[-3:] == ["pass@4096", "nll", "accuracy"]
     assert metrics(Task("gsm8k", k=[1, 8])) == [
-        "pass@1", "pass@8", "maj@8", "truncated", "parsed", "tokens_mean"
-    ]  # fmt: skip
+        "pass@1",
+        "pass@8",
+        "maj@8",
+        "truncated",
+        "parsed",
+        "tokens_mean",
+    ]
 
 
 @pytest.mark.parametrize(
     ("task", "place", "message"),
     [
         (Task("gsm8"), ".name", "'gsm8' is no task (did you mean 'gsm8k'?)"),
-        (Task("arithmetic", options={"digit": 2}), ".options.digit", "unknown key 'digit' (did you mean 'digits'?)"),
+        (
+            Task("arithmetic", options={"digit": 2}),
+            ".options.digit",
+            "unknown key 'digit' (did you mean 'digits'?)",
+        ),
         (Task("arithmetic", options={"digits": "two"}), ".options.digits", "must be a whole number"),
         (Task("arithmetic", options={"digits": 4}), "", "digits must be 1, 2 or 3, not 4"),
         (Task("arithmetic", options={"generator": "adition"}), "", "did you mean 'addition'?"),
@@ -88,11 +93,15 @@ def test_every_task_is_described_and_measures_something():
         (Task("arithmetic", options={"worked": True}), ".options.worked", "unknown key 'worked'"),
         (Task("worked_arithmetic", options={"worked": True}), ".options.worked", "unknown key 'worked'"),
         (Task("worked_arithmetic", options={"digits": 4}), "", "digits must be 1, 2 or 3, not 4"),
-        (Task("worked_arithmetic", options={"generator": "sorting"}), "", "generator sorting: unknown option"),
+        (
+            Task("worked_arithmetic", options={"generator": "sorting"}),
+            "",
+            "generator sorting: unknown option",
+        ),
         (Task("worked_arithmetic", path="x.jsonl"), ".path", "reads no file"),
         (Task("worked_aritmetic"), ".name", "did you mean 'worked_arithmetic'?"),
     ],
-)  # fmt: skip
+)
 def test_what_a_recipe_may_not_say(task, place, message):
     wrong = check_task(task, AT)
     assert [at for at, _ in wrong] == [AT + place]
@@ -109,8 +118,16 @@ def test_all_that_is_wrong_is_said_at_once():
 def test_what_a_recipe_may_say(rows):
     assert check_task(gsm(rows, samples=16, k=[1, 4, 16], options={"prompt": "Think."}), AT) == []
     assert check_task(Task("gsm8k"), AT) == []  # a hub id: nothing is downloaded to look
-    assert check_task(Task("arithmetic", options={"generator": "addition", "digits": 1, "train_size": 40,
-                                                  "test_size": 41}), AT) == []  # fmt: skip
+    assert (
+        check_task(
+            Task(
+                "arithmetic",
+                options={"generator": "addition", "digits": 1, "train_size": 40, "test_size": 41},
+            ),
+            AT,
+        )
+        == []
+    )
 
 
 def test_gsm8k_problems(data_dir, rows):
@@ -213,11 +230,7 @@ def test_the_settings_hash(rows, tmp_path):
     base = task_hash(gsm(rows))
     copy = tmp_path / "copy.jsonl"
     copy.write_text(rows.read_text())
-    assert (
-        base
-        == task_hash(gsm(copy))
-        == task_hash(gsm(rows, batch_size=3, options={"extract": "any"}))
-    )
+    assert base == task_hash(gsm(copy)) == task_hash(gsm(rows, batch_size=3, options={"extract": "any"}))
     others = [
         gsm(rows, seed=1),
         gsm(rows, samples=2),
@@ -237,7 +250,5 @@ def test_the_settings_hash(rows, tmp_path):
     assert len(set(hashes)) == len(hashes)
     copy.write_text(rows.read_text().replace("One", "Two"))
     assert task_hash(gsm(copy)) != base
-    full = {
-        settings_hash(base, t, d) for t in ("a", "b") for d in ("torch.float32", "torch.bfloat16")
-    }
+    full = {settings_hash(base, t, d) for t in ("a", "b") for d in ("torch.float32", "torch.bfloat16")}
     assert len(full) == 4 and all(name.startswith(base + "-") for name in full)

@@ -26,20 +26,7 @@ def prompts_of(digits, *written: str) -> list[list[int]]:
     return [digits(text, add_special_tokens=False)["input_ids"] for text in written]
 
 
-MIXED = (
-    "1",
-    "12*34=",
-    "7+8+9=",
-    "3",
-    "99-1=",
-    "1,2,3,4,5,",
-    "0",
-    "42/",
-    "(1+2)*3",
-    "8",
-    "5.",
-    "77=",
-)
+MIXED = ("1", "12*34=", "7+8+9=", "3", "99-1=", "1,2,3,4,5,", "0", "42/", "(1+2)*3", "8", "5.", "77=")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mistral"])
@@ -54,9 +41,13 @@ def test_greedy_equals_generate(kind, digits):
     for prompt, rollout in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20, eos_token_id=stops,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=20,
+            eos_token_id=stops,
             pad_token_id=0,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        )[0, len(prompt) :].tolist()
         assert rollout.token_ids == out
         assert (rollout.finish == "stop") == (out[-1] in stops)
         kept = out[:-1] if out[-1] in stops else out
@@ -74,9 +65,7 @@ def test_log_probs_are_those_of_a_plain_forward(kind, digits):
     for rollout in TransformersGenerator(model, digits).generate(prompts, 3, sampling, seed=3):
         prompt = prompts[rollout.prompt_index]
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + rollout.token_ids])).logits[
-                0, len(prompt) - 1 : -1
-            ]
+            logits = model(torch.tensor([prompt + rollout.token_ids])).logits[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
         assert rollout.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
 
@@ -93,11 +82,7 @@ def test_two_tokens_follow_their_exact_distribution(digits, llama, temperature, 
 
     def distribution(ids):
         with torch.no_grad():
-            p = (
-                (llama(torch.tensor([ids])).logits[0, -1].double() / temperature)
-                .softmax(-1)
-                .tolist()
-            )
+            p = (llama(torch.tensor([ids])).logits[0, -1].double() / temperature).softmax(-1).tolist()
         kept, mass = {}, 0.0
         for token in sorted(range(len(p)), key=lambda t: -p[t]):
             if mass >= top_p:
@@ -167,9 +152,7 @@ def test_leaves_no_trace(digits, llama):
     """No random number consumed, training mode restored, nothing that needs gradients."""
     llama.train()
     before = torch.get_rng_state()
-    TransformersGenerator(llama, digits).generate(
-        prompts_of(digits, "1"), 4, Sampling(max_new_tokens=3), 0
-    )
+    TransformersGenerator(llama, digits).generate(prompts_of(digits, "1"), 4, Sampling(max_new_tokens=3), 0)
     assert torch.equal(torch.get_rng_state(), before) and llama.training
     llama.eval()
 
@@ -207,10 +190,7 @@ class SixthTokenEnds:
 def test_what_comes_after_the_end_does_not_count(digits):
     """Room for 3 tokens ends the first; the end token it would write at step 6 is not its own."""
     found = TransformersGenerator(SixthTokenEnds(8), digits).generate([[3] * 5, [3]], 1, GREEDY, 0)
-    assert [(r.token_ids, r.finish) for r in found] == [
-        ([5] * 3, "length"),
-        ([5] * 5 + [1], "stop"),
-    ]
+    assert [(r.token_ids, r.finish) for r in found] == [([5] * 3, "length"), ([5] * 5 + [1], "stop")]
     assert [r.text for r in found] == ["222", "22222"]
 
 

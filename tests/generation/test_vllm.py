@@ -35,7 +35,9 @@ from tests.tiny import build_model
 END, STOP = 1, 7  # <eos> of builtin:digits, and 4, the end of turn of the template here
 
 
-def recipe(backend: str = "vllm_colocate", model: Model | None = None, vllm: Vllm | None = None, **rollout) -> RlvrRecipe:  # fmt: skip
+def recipe(
+    backend: str = "vllm_colocate", model: Model | None = None, vllm: Vllm | None = None, **rollout
+) -> RlvrRecipe:
     return RlvrRecipe(
         stage="rlvr",
         name="case",
@@ -63,7 +65,7 @@ def test_settings_are_arguments_of_trl():
     for backend in ("vllm_colocate", "vllm_server"):
         found = vllm_settings(recipe(backend), ranks=4, stops=[9, 3], positions=64)
         assert not set(found) - set(known)
-        inspect.signature(VLLMGeneration.__init__).bind(None, "model", "accelerator", "tokenizer", **found)  # fmt: skip
+        inspect.signature(VLLMGeneration.__init__).bind(None, "model", "accelerator", "tokenizer", **found)
         assert found["max_completion_length"] == 24 and found["logprobs"] == 0
         assert (found["temperature"], found["top_p"]) == (0.8, 0.9)
         assert found["generation_kwargs"] == {"stop_token_ids": [3, 9]}
@@ -91,7 +93,7 @@ def test_each_mode_has_its_own_settings():
         (recipe(model=Model(from_config=FromConfig("llama"))), "model.from_config has none"),
         (recipe(model=Model(init="a/b", quantization=Quantization(bits=8))), "8-bit"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_work(asked, words):
     with pytest.raises(RequestError, match=words):
         vllm_settings(asked, ranks=4)
@@ -139,7 +141,7 @@ class Engine:
             ids = tuple(prompt["prompt_token_ids"])
             j = seen[ids] = seen.get(ids, -1) + 1
             tokens = reply(list(ids), j)
-            log_probs = [{t: SimpleNamespace(rank=5, logprob=-0.5 * (i + 1))} for i, t in enumerate(tokens)]  # fmt: skip
+            log_probs = [{t: SimpleNamespace(rank=5, logprob=-0.5 * (i + 1))} for i, t in enumerate(tokens)]
             log_probs[0][tokens[0]].logprob = math.nan
             one = SimpleNamespace(token_ids=tuple(tokens), logprobs=log_probs)
             outputs.append(SimpleNamespace(prompt_token_ids=list(ids), outputs=[one]))
@@ -186,19 +188,18 @@ def start(monkeypatch, digits, tmp_path):
     monkeypatch.setattr(vllm_generation, "VLLMClient", Client)
     monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)
     monkeypatch.setattr(vllm_generation, "gather_object", lambda mine: mine)
-    monkeypatch.setattr(
-        vllm_generation, "broadcast_object_list", lambda objects, from_process: None
-    )
-    for name in (
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-    ):  # TRL sets them for an engine of its own process
+    monkeypatch.setattr(vllm_generation, "broadcast_object_list", lambda objects, from_process: None)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # TRL sets them for an engine of its own process
         monkeypatch.setenv(name, "0")
     accelerator = SimpleNamespace(
-        num_processes=1, process_index=0, local_process_index=0, is_main_process=True, device=torch.device("cpu"),
-        wait_for_everyone=lambda: None, state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None),
-    )  # fmt: skip
+        num_processes=1,
+        process_index=0,
+        local_process_index=0,
+        is_main_process=True,
+        device=torch.device("cpu"),
+        wait_for_everyone=lambda: None,
+        state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None),
+    )
 
     def begin(backend: str, model=None, rows: int = len(digits), **rollout):
         model = model or build_model("llama", len(digits))
@@ -224,7 +225,7 @@ PROMPTS = [[4, 5], [6], [8, 9, 10]]
 def test_rollouts_keep_the_order_and_say_how_they_ended(start, digits, backend):
     generator = start(backend)
     found = generator.generate(PROMPTS, 4, SAMPLING, seed=5)
-    assert [(r.prompt_index, r.sample_index) for r in found] == [(p, s) for p in range(3) for s in range(4)]  # fmt: skip
+    assert [(r.prompt_index, r.sample_index) for r in found] == [(p, s) for p in range(3) for s in range(4)]
     for rollout in found:
         ids = reply(PROMPTS[rollout.prompt_index], rollout.sample_index)
         ended = rollout.sample_index % 2 == 0
@@ -340,7 +341,7 @@ def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, ranks, share):
 
 def test_vllm_knows_every_argument(start):
     """Its own classes, wherever the package imports; no GPU."""
-    params = pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed").SamplingParams  # fmt: skip
+    params = pytest.importorskip("vllm.sampling_params", reason="vLLM is not installed").SamplingParams
     from vllm.engine.arg_utils import EngineArgs
 
     generator = start("vllm_colocate", vllm=Vllm(gpu_memory_utilization=0.4))
@@ -359,9 +360,17 @@ def test_a_colocated_engine_follows_the_weights(tmp_path, digits):
 
     digits.save_pretrained(tmp_path)
     shape = LlamaConfig(
-        vocab_size=len(digits), hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=128, bos_token_id=None, eos_token_id=END, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(digits),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=END,
+        pad_token_id=0,
+    )
     torch.manual_seed(0)
     LlamaForCausalLM(shape).bfloat16().save_pretrained(tmp_path)
     model = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).cuda()

@@ -30,9 +30,7 @@ ROW_LOSS = f"*fp32 i32 D i32 *i64 {WIDE} i32 i32 fp32 fp32"
 ROW_PARTIAL = "*fp32 i32 *i64 *fp32 *fp32 *fp32 *fp32 i32 i32 fp32 fp32"
 ROW_DELTA = "*fp32 i32 D i32 *i64 *fp32 *fp32 i32 fp32 fp32"
 CLOSE = "*i64 *fp32 i32 i32 *fp64 *i64 *fp32 *fp32 *fp32 *N *P *W fp32 fp32 i32 fp32 fp32"
-FLAGS = (
-    "N_TABLE", "EXTERNAL", "WEIGHTED", "SURROGATE", "P_GATE", "F_GATE", "PER_LENGTH",
-)  # fmt: skip
+FLAGS = ("N_TABLE", "EXTERNAL", "WEIGHTED", "SURROGATE", "P_GATE", "F_GATE", "PER_LENGTH")
 UNALIGNED = {"label_ptr", "ids_ptr", "log_p_ptr", "V"}
 
 

@@ -36,9 +36,12 @@ class Feature(NamedTuple):
 
 def _members() -> dict[str, Feature]:
     members = {
-        "cross_entropy": (None,), "dft": (None,), "power": (0.5, 2.0), "focal": (0.0, 0.5, 2.0),
+        "cross_entropy": (None,),
+        "dft": (None,),
+        "power": (0.5, 2.0),
+        "focal": (0.0, 0.5, 2.0),
         "maxrl": (1, 4, 16),
-    }  # fmt: skip
+    }
     return {
         f"{member} {exponent}" if exponent is not None else member: Feature(
             {"member": member, "exponent": exponent}
@@ -78,13 +81,10 @@ FEATURES = {
     ),
     "z-loss": Feature({"z_loss": 0.1}),
     "z-loss, length_mean, softcap, LoRA": Feature(
-        {"z_loss": 0.1, "softcap": 3.0, "temperature": 0.7, "reduction": "length_mean"},
-        problem=LORA,
+        {"z_loss": 0.1, "softcap": 3.0, "temperature": 0.7, "reduction": "length_mean"}, problem=LORA
     ),
     "skipping": Feature({"skip_below": 0.6, "n": 256.0}),
-    "skipping zero weights": Feature(
-        {"skip_below": 0.0}, problem=LORA, tables=("segment_weights",)
-    ),
+    "skipping zero weights": Feature({"skip_below": 0.0}, problem=LORA, tables=("segment_weights",)),
     "frozen head": Feature(solve={"frozen_head": True}),
     "frozen hidden states": Feature(solve={"frozen_hidden": True}),
     "chunks of 9": Feature({"chunk_rows": 9}),

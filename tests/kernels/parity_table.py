@@ -24,10 +24,20 @@ from tests.kernels.protocol import LOW, errors, plain_torch
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, **LOW}
 SHOWN = (
-    "confidence", "N = 65536", "dft", "focal 2.0", "maxrl 16", "external p, weights, length_mean",
-    "segment weights", "bias", "LoRA on the head", "softcap, scale, temperature, LoRA", "z-loss",
-    "skipping", "chunks of 9, long segments",
-)  # fmt: skip
+    "confidence",
+    "N = 65536",
+    "dft",
+    "focal 2.0",
+    "maxrl 16",
+    "external p, weights, length_mean",
+    "segment weights",
+    "bias",
+    "LoRA on the head",
+    "softcap, scale, temperature, LoRA",
+    "z-loss",
+    "skipping",
+    "chunks of 9, long segments",
+)
 COLUMNS = ("log p", "F", "F given s", "loss", "dX", "dW", "d bias, U, B", "ratio tc", "ratio fp32")
 
 

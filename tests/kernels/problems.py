@@ -50,15 +50,7 @@ class Result(NamedTuple):
 
 
 def random_problem(
-    tokens,
-    vocab=37,
-    width=16,
-    length=4,
-    spread=2.0,
-    seed=0,
-    dtype=torch.float64,
-    bias=False,
-    rank=0,
+    tokens, vocab=37, width=16, length=4, spread=2.0, seed=0, dtype=torch.float64, bias=False, rank=0
 ) -> Problem:
     """Logits of standard deviation `spread`; a tenth of the labels ignored; segments of `length`
     tokens with every fifth id outside every segment (0) and ids left unused."""
@@ -93,18 +85,14 @@ def confident(problem: Problem, most: float = 14.0, seed: int = 1) -> Problem:
     return problem._replace(hidden=hidden)
 
 
-def solve(
-    problem: Problem, n=1.0, upstream=1.0, frozen_head=False, frozen_hidden=False, **options
-) -> Result:
+def solve(problem: Problem, n=1.0, upstream=1.0, frozen_head=False, frozen_hidden=False, **options) -> Result:
     """Run a back-end and its backward; `upstream` is the scalar the loss is multiplied by."""
 
     def leaf(tensor, frozen):
         return None if tensor is None else tensor.detach().requires_grad_(not frozen)
 
     hidden, left = (leaf(t, frozen_hidden) for t in (problem.hidden, problem.left))
-    weight, bias, right = (
-        leaf(t, frozen_head) for t in (problem.weight, problem.bias, problem.right)
-    )
+    weight, bias, right = (leaf(t, frozen_head) for t in (problem.weight, problem.bias, problem.right))
     if bias is not None:
         options["bias"] = bias
     if left is not None:
@@ -122,9 +110,8 @@ def assert_same(got: Result, want: Result, tol: float) -> None:
             assert torch.equal(a.cpu(), b.cpu())
         else:
             torch.testing.assert_close(
-                a.double().cpu(), b.double().cpu(), rtol=tol, atol=tol,
-                msg=lambda m, n=name: f"{n}: {m}",
-            )  # fmt: skip
+                a.double().cpu(), b.double().cpu(), rtol=tol, atol=tol, msg=lambda m, n=name: f"{n}: {m}"
+            )
     for name in Result._fields[1:]:
         a, b = getattr(got, name), getattr(want, name)
         assert (a is None) == (b is None), name

@@ -64,16 +64,11 @@ def errors(got: Result, want: Result, options: dict) -> Errors:
     logp = got.output.segment_log_probs.double().cpu()
     known = logp if options.get("p") is None else options["p"].double().log()
     n = options["n"].double() if isinstance(options["n"], Tensor) else options["n"]
-    f = value_and_weight(
-        known, n, options.get("member", "confidence"), options.get("exponent")
-    )[1]  # fmt: skip
+    f = value_and_weight(known, n, options.get("member", "confidence"), options.get("exponent"))[1]
     open_ = (coef > 1e-37) & (f > 1e-37)
     given = (coef[open_] / f[open_] - 1).abs()
     return Errors(
-        (got.output.log_probs.double().cpu() - want.output.log_probs.double().cpu())
-        .abs()
-        .max()
-        .item(),
+        (got.output.log_probs.double().cpu() - want.output.log_probs.double().cpu()).abs().max().item(),
         ratio.max().item() if ratio.numel() else 0.0,
         given.max().item() if given.numel() else 0.0,
         distance(got.output.loss, want.output.loss),

@@ -67,8 +67,7 @@ def test_everything_ignored(place, tokens):
 def test_empty_and_one_token_segments(place):
     """Ids 1 and 6 have one token, 2 only an ignored one, 3 and 7 none."""
     problem = random_problem(7, dtype=F32)._replace(
-        labels=torch.tensor([1, -100, 4, 4, 0, 36, 2]),
-        segment_ids=torch.tensor([1, 2, 4, 4, 5, 5, 6]),
+        labels=torch.tensor([1, -100, 4, 4, 0, 36, 2]), segment_ids=torch.tensor([1, 2, 4, 4, 5, 5, 6])
     )
     for reduction in ("token_mean", "segment_mean", "length_mean"):
         options = {"n": 8.0, "num_segments": 7, "reduction": reduction}
@@ -159,9 +158,11 @@ def test_strided_tensors(place):
     wide[:, 1:33:2] = plain.hidden
     columns = torch.stack([plain.labels, plain.labels * 0, plain.segment_ids], 1)
     strided = plain._replace(
-        hidden=wide[:, 1:33:2], weight=plain.weight.t().contiguous().t(),
-        labels=columns[:, 0], segment_ids=columns[:, 2],
-    )  # fmt: skip
+        hidden=wide[:, 1:33:2],
+        weight=plain.weight.t().contiguous().t(),
+        labels=columns[:, 0],
+        segment_ids=columns[:, 2],
+    )
     assert not any(t.is_contiguous() for t in strided[:4])
     for options in ({}, {"chunk_rows": 5}):
         assert_same(place.solve(strided, 8.0, **options), place.solve(plain, 8.0, **options), 2e-6)
@@ -186,8 +187,7 @@ def poison(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    "feature",
-    ["confidence", "softcap, scale, temperature, LoRA", "skipping", "chunks of 9, long segments"],
+    "feature", ["confidence", "softcap, scale, temperature, LoRA", "skipping", "chunks of 9, long segments"]
 )
 def test_nothing_unwritten_leaks(place, feature, dtype, monkeypatch):
     """V = 37 leaves 27 unused columns in every row of Triton's buffer."""

@@ -13,9 +13,13 @@ from posttrain_kernels.spec import REDUCTIONS
 from tests.kernels.problems import assert_silenced
 
 MEMBERS = [
-    ("confidence", None), ("cross_entropy", None), ("dft", None), ("power", 0.5), ("focal", 2.0),
+    ("confidence", None),
+    ("cross_entropy", None),
+    ("dft", None),
+    ("power", 0.5),
+    ("focal", 2.0),
     ("maxrl", 4),
-]  # fmt: skip
+]
 TOL = 1e-9  # fp64: rounding of sums of a few hundred terms
 
 
@@ -38,9 +42,7 @@ def test_shapes(make, solve, same, tokens, chunk_rows):
 @pytest.mark.parametrize("value", ["exact", "surrogate"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("chunk_rows", [5, None])
-def test_members_values_reductions(
-    make, solve, same, member, exponent, value, reduction, chunk_rows
-):
+def test_members_values_reductions(make, solve, same, member, exponent, value, reduction, chunk_rows):
     options = {"member": member, "exponent": exponent, "value": value, "reduction": reduction}
     both(solve, same, make(61, seed=3), 8.0, chunk_rows=chunk_rows, upstream=-1.7, **options)
 
@@ -158,9 +160,7 @@ def test_extreme_logits(make, solve, same, dtype, tol):
         weight[labels[token], token] = gap
     weight[3, 4], weight[7, 4] = 500.0, 0.0  # token 4: another column leads by 500
     weight[2, 5] = 500.0  # token 5: the label ties with column 2 at the maximum
-    problem = make(6)._replace(
-        hidden=hidden, weight=weight, labels=labels, segment_ids=torch.arange(6) + 1
-    )
+    problem = make(6)._replace(hidden=hidden, weight=weight, labels=labels, segment_ids=torch.arange(6) + 1)
     for n in (1.0, 256.0, 65536.0):
         got = both(solve, same, problem, n, tol=tol, reduction="sum", chunk_rows=2)
         assert got.output.log_probs[0] == 0
@@ -208,9 +208,16 @@ def test_gradcheck(make, member, exponent, chunk_rows):
 
     def loss(hidden, weight):
         return confidence_limited(
-            hidden, weight, problem.labels, problem.segment_ids, 5.0, member=member,
-            exponent=exponent, chunk_rows=chunk_rows, temperature=0.8,
-        ).loss  # fmt: skip
+            hidden,
+            weight,
+            problem.labels,
+            problem.segment_ids,
+            5.0,
+            member=member,
+            exponent=exponent,
+            chunk_rows=chunk_rows,
+            temperature=0.8,
+        ).loss
 
     inputs = problem.hidden.requires_grad_(), problem.weight.requires_grad_()
     assert torch.autograd.gradcheck(loss, inputs)
@@ -228,9 +235,7 @@ def test_plan_cuts_where_segments_end():
     """Rows 0-1 | 2-3 | 4-8 (longer than 4) | 9 outside | 10-11, at most 4 rows a group. When
     weights do not wait for the model, every cut is clean and the groups are plain runs of 4."""
     ids = torch.tensor([1, 1, 2, 2, 3, 3, 3, 3, 3, 0, 4, 4])
-    assert plan(ids, 4, 4, True) == [
-        Group(0, 4, 1, 2), Group(4, 9, 3, 3, single=True), Group(9, 12, 4, 4),
-    ]  # fmt: skip
+    assert plan(ids, 4, 4, True) == [Group(0, 4, 1, 2), Group(4, 9, 3, 3, single=True), Group(9, 12, 4, 4)]
     assert [g[:2] for g in plan(ids, 4, 4, False)] == [(0, 4), (4, 8), (8, 12)]
     assert plan(ids, 12, 4, True) == [Group(0, 12, 1, 4)]
     assert plan(ids[:0], 4, 4, True) == []

@@ -29,8 +29,12 @@ def compiled(*options) -> list[dict]:
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'kernels'}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.kernels.aot", *options],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=580,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     *variants, version = map(json.loads, done.stdout.splitlines())
     print(f"\nsm_90, Triton {version['triton']}")

@@ -12,14 +12,7 @@ import pytest
 import torch
 
 import posttrain_kernels
-from posttrain_kernels import (
-    OnHost,
-    VocabShard,
-    available_backends,
-    confidence_limited,
-    dispatch,
-    rows,
-)
+from posttrain_kernels import OnHost, VocabShard, available_backends, confidence_limited, dispatch, rows
 
 T, V, H, S = 6, 5, 3, 2
 INPUTS = {
@@ -112,17 +105,11 @@ def ask(**changes):
         ({"low_rank": (torch.zeros(T, 2), torch.zeros(V, 2, device="meta"))}, "low_rank: on meta"),
         ({"vocab": VocabShard(-1, V)}, r"vocab: rows -1\.\.4 .* not within its size, 5"),
         ({"vocab": VocabShard(1, V)}, r"vocab: rows 1\.\.6"),
-        (
-            {"vocab": VocabShard(0, 9), "labels": INPUTS["labels"] + 9},
-            "labels: 9 is not below V = 9",
-        ),
+        ({"vocab": VocabShard(0, 9), "labels": INPUTS["labels"] + 9}, "labels: 9 is not below V = 9"),
         ({"vocab": VocabShard(0, 9), "backend": "reference"}, 'vocab: .*use "torch"'),
         ({"host": OnHost(INPUTS["labels"][:3], INPUTS["segment_ids"])}, r"host.labels: \(3,\)"),
         ({"host": OnHost(INPUTS["labels"], INPUTS["segment_ids"].int())}, "host.segment_ids: .*32"),
-        (
-            {"host": OnHost(INPUTS["labels"].to("meta"), INPUTS["segment_ids"])},
-            "host.labels: .*meta",
-        ),
+        ({"host": OnHost(INPUTS["labels"].to("meta"), INPUTS["segment_ids"])}, "host.labels: .*meta"),
         ({"backend": "triton", **DOUBLE}, 'backend: "triton" computes in fp32.*fp64.*"torch"'),
     ],
 )

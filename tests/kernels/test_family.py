@@ -134,9 +134,17 @@ def exact_member(member, logp, e):
 
 @pytest.mark.parametrize(
     "member,exponent",
-    [("dft", None), ("power", 0.5), ("power", 2.0), ("focal", 0.5), ("focal", 2), ("maxrl", 1),
-     ("maxrl", 16), ("maxrl", 300)],
-)  # fmt: skip
+    [
+        ("dft", None),
+        ("power", 0.5),
+        ("power", 2.0),
+        ("focal", 0.5),
+        ("focal", 2),
+        ("maxrl", 1),
+        ("maxrl", 16),
+        ("maxrl", 300),
+    ],
+)
 def test_other_members_against_fifty_digits(member, exponent):
     logp = torch.tensor([-(10 ** (k / 3)) for k in range(-24, 6)], dtype=torch.float32)
     values, weights = family.value_and_weight(logp, 1.0, member, exponent)
@@ -235,16 +243,11 @@ def test_confidence_lowers_the_weight(logp, n, factor):
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.floats(min_value=-12, max_value=-0.05),
-    st.floats(min_value=2, max_value=1e4),
-)
+@given(st.floats(min_value=-12, max_value=-0.05), st.floats(min_value=2, max_value=1e4))
 def test_derivatives(logp, n):
     """dL/dlogp = -F and d2L/dlogp2 = F (F - 1 + (N-1) p/(1-p)), by central differences."""
     h = 1e-4
-    (low, f_low), (_, f), (high, f_high) = (
-        at(logp + d, n, dtype=torch.float64) for d in (-h, 0, h)
-    )
+    (low, f_low), (_, f), (high, f_high) = (at(logp + d, n, dtype=torch.float64) for d in (-h, 0, h))
     assert (high - low) / (2 * h) == pytest.approx(-f, rel=1e-4, abs=1e-6)
     p = math.exp(logp)
     curve = f * (f - 1 + (n - 1) * p / (1 - p))
@@ -258,7 +261,5 @@ def test_derivatives(logp, n):
 )
 def test_the_weight_is_minus_the_slope_of_the_value(logp, member):
     h = 1e-5
-    (low, _), (_, f), (high, _) = (
-        at(logp + d, 1.0, *member, dtype=torch.float64) for d in (-h, 0, h)
-    )
+    (low, _), (_, f), (high, _) = (at(logp + d, 1.0, *member, dtype=torch.float64) for d in (-h, 0, h))
     assert (high - low) / (2 * h) == pytest.approx(-f, rel=1e-5, abs=1e-8)

@@ -40,9 +40,16 @@ def problem_of(tokens, vocab, width, dtype=torch.float32, length=16, spread=2.0,
 
 # Every T, V and H of the protocol at least once; with 151936 columns, whole and ragged tiles.
 SHAPES = [
-    (1, 1000, 72), (7, 151936, 896), (127, 50257, 72), (127, 32000, 4096), (4097, 1000, 2048),
-    (4097, 32000, 896), (4097, 50257, 896), (127, 128256, 4096), (4097, 151936, 896),
-]  # fmt: skip
+    (1, 1000, 72),
+    (7, 151936, 896),
+    (127, 50257, 72),
+    (127, 32000, 4096),
+    (4097, 1000, 2048),
+    (4097, 32000, 896),
+    (4097, 50257, 896),
+    (127, 128256, 4096),
+    (4097, 151936, 896),
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -79,8 +86,11 @@ def test_everything_at_once(dtype):
     options = {
         "n": torch.tensor([1.0, 4.0, 64.0, 65536.0], device="cuda").repeat(size)[:size],
         "segment_weights": torch.randn(size, generator=gen, device="cuda"),
-        "softcap": 15.0, "logit_scale": 0.5, "temperature": 0.8, "reduction": "length_mean",
-    }  # fmt: skip
+        "softcap": 15.0,
+        "logit_scale": 0.5,
+        "temperature": 0.8,
+        "reduction": "length_mean",
+    }
     want = solve(problem.to(torch.float64), backend="reference", **options)
     plain = plain_torch(problem, **options)
     for chunk_rows in (None, 600):
@@ -139,10 +149,14 @@ def test_no_wait_for_the_device():
     segments = problem.segments
     host = OnHost(problem.labels.cpu(), problem.segment_ids.cpu())
     options = {
-        "num_segments": segments, "chunk_rows": 100, "backend": "triton",
-        "segment_weights": torch.randn(segments, device="cuda"), "p_threshold": 0.9,
-        "normalizer": torch.tensor(1000, device="cuda"), "reduction": "length_mean",
-    }  # fmt: skip
+        "num_segments": segments,
+        "chunk_rows": 100,
+        "backend": "triton",
+        "segment_weights": torch.randn(segments, device="cuda"),
+        "p_threshold": 0.9,
+        "normalizer": torch.tensor(1000, device="cuda"),
+        "reduction": "length_mean",
+    }
 
     def call(n, **more):
         solve(problem, n, **options, **more)
@@ -171,12 +185,12 @@ def test_offsets_beyond_32_bits():
     last = slice(8200, 8300)
     alone = solve(
         problem._replace(
-            hidden=problem.hidden[last], labels=problem.labels[last],
-            segment_ids=torch.where(
-                problem.segment_ids[last] > 0, problem.segment_ids[last] - 8200, 0
-            ),
-        ), **options,
-    )  # fmt: skip
+            hidden=problem.hidden[last],
+            labels=problem.labels[last],
+            segment_ids=torch.where(problem.segment_ids[last] > 0, problem.segment_ids[last] - 8200, 0),
+        ),
+        **options,
+    )
     torch.testing.assert_close(  # cuBLAS may add in another order for another number of rows
         whole.output.log_probs[last], alone.output.log_probs, rtol=1e-5, atol=1e-5
     )
@@ -200,10 +214,13 @@ def test_device_side_checks_pass_on_good_input():
     problem = problem_of(64, 1000, 72)
     size = problem.segments
     solve(
-        problem, torch.full((size,), 2.0, device="cuda"), value="surrogate",
-        p=torch.linspace(0, 1, size, device="cuda"), normalizer=torch.tensor(3, device="cuda"),
+        problem,
+        torch.full((size,), 2.0, device="cuda"),
+        value="surrogate",
+        p=torch.linspace(0, 1, size, device="cuda"),
+        normalizer=torch.tensor(3, device="cuda"),
         segment_weights=torch.ones(size, device="cuda"),
-    )  # fmt: skip
+    )
     torch.cuda.synchronize()
 
 
@@ -249,9 +266,15 @@ def test_inside_a_cuda_graph():
     def step():
         hidden.grad = weight.grad = None
         out = confidence_limited(
-            hidden, weight, problem.labels, problem.segment_ids, 64.0, host=host,
-            num_segments=segments, backend="triton",
-        )  # fmt: skip
+            hidden,
+            weight,
+            problem.labels,
+            problem.segment_ids,
+            64.0,
+            host=host,
+            num_segments=segments,
+            backend="triton",
+        )
         out.loss.backward()
         return out.loss
 

@@ -32,9 +32,7 @@ def step(problem, train_hidden=True, train_head=True, **options):
     hidden = problem.hidden.detach().requires_grad_(train_hidden)
     weight = problem.weight.detach().requires_grad_(train_head)
     with Watch() as watch:
-        out = confidence_limited(
-            hidden, weight, problem.labels, problem.segment_ids, 8.0, **options
-        )
+        out = confidence_limited(hidden, weight, problem.labels, problem.segment_ids, 8.0, **options)
         if out.loss.requires_grad:
             out.loss.backward()
     return watch, out, hidden.grad, weight.grad
@@ -52,9 +50,7 @@ def test_no_tensor_of_all_logits(make, length):
 
 def matmuls(make, **options):
     problem = make(40, length=4, dtype=torch.float32)
-    problem = problem._replace(
-        labels=problem.labels.clamp_min(0), segment_ids=torch.arange(40) // 4
-    )
+    problem = problem._replace(labels=problem.labels.clamp_min(0), segment_ids=torch.arange(40) // 4)
     return step(problem, **options)
 
 
@@ -90,9 +86,7 @@ def test_only_the_loss_carries_gradient(make, solve, backend):
     out = solve(make(20, dtype=torch.float32), 8.0, backend=backend).output
     assert out.loss.requires_grad and out.loss.dim() == 0
     assert not any(t.requires_grad for t in out[1:])
-    assert [t.dtype for t in out] == [
-        *[torch.float32] * 5, torch.bool, torch.float32, torch.int64,
-    ]  # fmt: skip
+    assert [t.dtype for t in out] == [*[torch.float32] * 5, torch.bool, torch.float32, torch.int64]
 
 
 def errors(got, want):

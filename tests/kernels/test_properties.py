@@ -26,17 +26,17 @@ def requests(draw, tables=True):
     seed = draw(st.integers(0, 10**6))
     spread = draw(st.sampled_from([0.1, 2.0, 20.0]))
     problem = random_problem(
-        tokens, V, 4, spread=spread, seed=seed, bias=draw(st.booleans()),
-        rank=draw(st.sampled_from([0, 2])),
-    )  # fmt: skip
+        tokens, V, 4, spread=spread, seed=seed, bias=draw(st.booleans()), rank=draw(st.sampled_from([0, 2]))
+    )
     ids = draw(st.lists(st.integers(0, 4), min_size=tokens, max_size=tokens))
     problem = problem._replace(segment_ids=torch.tensor(ids))
     problem = confident(problem, 12.0).to(torch.float32)
     options = {
-        "n": draw(st.sampled_from([1.0, 2.0, 64.0, 65536.0])), "num_segments": 4,
+        "n": draw(st.sampled_from([1.0, 2.0, 64.0, 65536.0])),
+        "num_segments": 4,
         "reduction": draw(st.sampled_from(REDUCTIONS)),
         "softcap": draw(st.sampled_from([None, 5.0])),
-    }  # fmt: skip
+    }
     if tables and draw(st.booleans()):
         weights = draw(st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0]), min_size=4, max_size=4))
         options["segment_weights"] = torch.tensor(weights)
@@ -58,9 +58,7 @@ def run(backend, device, problem, **options) -> Result:
 
 def check(prop, strategy, examples):
     """Run `prop(request)` on that many examples; the back-end decides how many it can afford."""
-    settings(max_examples=examples, deadline=None, database=None, derandomize=True)(
-        given(strategy)(prop)
-    )()
+    settings(max_examples=examples, deadline=None, database=None, derandomize=True)(given(strategy)(prop))()
 
 
 @each_backend
@@ -110,9 +108,7 @@ def test_names_of_segments_do_not_matter(backend, device, examples):
         new = torch.cat([torch.zeros(1, dtype=torch.int64), order])[problem.segment_ids]
         moved = dict(options)
         if "segment_weights" in options:
-            moved["segment_weights"] = torch.empty(4).scatter(
-                0, order - 1, options["segment_weights"]
-            )
+            moved["segment_weights"] = torch.empty(4).scatter(0, order - 1, options["segment_weights"])
         one = run(backend, device, problem, **options)
         two = run(backend, device, problem._replace(segment_ids=new), **moved)
         at = (order - 1).to(device)
@@ -134,9 +130,11 @@ def test_rows_in_any_order(backend, device, examples):
         perm = torch.randperm(len(problem.labels), generator=torch.Generator().manual_seed(3))
         left = None if problem.left is None else problem.left[perm]
         shuffled = problem._replace(
-            hidden=problem.hidden[perm], labels=problem.labels[perm],
-            segment_ids=problem.segment_ids[perm], left=left,
-        )  # fmt: skip
+            hidden=problem.hidden[perm],
+            labels=problem.labels[perm],
+            segment_ids=problem.segment_ids[perm],
+            left=left,
+        )
         one = run(backend, device, problem, **options)
         two = run(backend, device, shuffled, chunk_rows=3, **options)
         perm = perm.to(device)
@@ -203,12 +201,15 @@ def test_ignored_rows_get_exactly_nothing(backend, device, examples):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"softcap": 4.0}, {"z_loss": 0.3}, {"softcap": 4.0, "z_loss": 0.3, "logit_scale": -0.5},
+        {},
+        {"softcap": 4.0},
+        {"z_loss": 0.3},
+        {"softcap": 4.0, "z_loss": 0.3, "logit_scale": -0.5},
         {"z_loss": 0.3, "reduction": "length_mean", "temperature": 0.7},
         {"softcap": 4.0, "reduction": "segment_mean", "member": "focal", "exponent": 2.0},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_gradcheck(options, chunk_rows):
     """Every input of the torch back-end by central differences in fp64."""
     problem = random_problem(10, 5, 3, bias=True, rank=2)
@@ -216,9 +217,17 @@ def test_gradcheck(options, chunk_rows):
 
     def loss(hidden, weight, bias, left, right):
         return confidence_limited(
-            hidden, weight, problem.labels, problem.segment_ids, 5.0, bias=bias,
-            low_rank=(left, right), chunk_rows=chunk_rows, backend="torch", **options,
-        ).loss  # fmt: skip
+            hidden,
+            weight,
+            problem.labels,
+            problem.segment_ids,
+            5.0,
+            bias=bias,
+            low_rank=(left, right),
+            chunk_rows=chunk_rows,
+            backend="torch",
+            **options,
+        ).loss
 
     assert torch.autograd.gradcheck(loss, tuple(t.requires_grad_() for t in inputs))
 
@@ -232,8 +241,17 @@ def test_gradcheck_through_an_accumulator(rank, monkeypatch):
 
     def loss(hidden, weight, bias, *low_rank):
         return confidence_limited(
-            hidden, weight, problem.labels, problem.segment_ids, 5.0, bias=bias, softcap=4.0,
-            low_rank=low_rank or None, chunk_rows=3, backend="torch", temperature=0.7,
-        ).loss  # fmt: skip
+            hidden,
+            weight,
+            problem.labels,
+            problem.segment_ids,
+            5.0,
+            bias=bias,
+            softcap=4.0,
+            low_rank=low_rank or None,
+            chunk_rows=3,
+            backend="torch",
+            temperature=0.7,
+        ).loss
 
     assert torch.autograd.gradcheck(loss, tuple(t.requires_grad_() for t in inputs))

@@ -45,9 +45,7 @@ def loss(request):
         weight = torch.stack([P.log(), (1 - P).log()]).requires_grad_()
         if rows:
             options["chunk_rows"] = int(rows)
-        out = confidence_limited(
-            hidden, weight, LABELS, IDS, n, num_segments=4, backend=backend, **options
-        )
+        out = confidence_limited(hidden, weight, LABELS, IDS, n, num_segments=4, backend=backend, **options)
         out.loss.backward()
         return out, weight.grad[0] / (1 - P)
 
@@ -111,9 +109,7 @@ def test_micro_batches_add_up_to_the_whole(loss):
     for rows in (slice(0, 3), slice(3, 7)):
         hidden = torch.eye(7, dtype=torch.float64)[rows]
         weight = torch.stack([P.log(), (1 - P).log()])
-        parts.append(
-            confidence_limited(hidden, weight, LABELS[rows], IDS[rows], 2.0, normalizer=5).loss
-        )
+        parts.append(confidence_limited(hidden, weight, LABELS[rows], IDS[rows], 2.0, normalizer=5).loss)
     check(sum(parts), whole.loss.item())
 
 

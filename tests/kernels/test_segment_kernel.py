@@ -16,9 +16,18 @@ from tests.kernels.test_family import AT_MINUS_LOG_N, TABLE, TINY
 
 GRID = [-(10 ** (k / 3)) for k in range(-24, 13)] + [0.0, 1e-7, -math.inf, math.nan]
 MEMBERS = [
-    ("confidence", None), ("cross_entropy", None), ("dft", None), ("power", 0.5), ("power", 2.0),
-    ("focal", 0.0), ("focal", 0.5), ("focal", 1.0), ("focal", 2.0), ("maxrl", 1), ("maxrl", 16),
-]  # fmt: skip
+    ("confidence", None),
+    ("cross_entropy", None),
+    ("dft", None),
+    ("power", 0.5),
+    ("power", 2.0),
+    ("focal", 0.0),
+    ("focal", 0.5),
+    ("focal", 1.0),
+    ("focal", 2.0),
+    ("maxrl", 1),
+    ("maxrl", 16),
+]
 
 
 @pytest.fixture
@@ -57,9 +66,7 @@ def test_every_member_over_the_grid(device, member, exponent):
     exact = value_and_weight(torch.tensor(grid).double(), 64.0, member, exponent)
     for got, want in zip((ours.value[1:], ours.coef), exact, strict=True):
         want = torch.where(want.abs() < TINY, 0.0, want)
-        torch.testing.assert_close(
-            got.double().cpu(), want, rtol=3e-5, atol=1.1 * TINY, equal_nan=True
-        )
+        torch.testing.assert_close(got.double().cpu(), want, rtol=3e-5, atol=1.1 * TINY, equal_nan=True)
 
 
 def test_table_of_the_specification(device):
@@ -85,8 +92,9 @@ def test_confidence_for_other_n(device, n):
     spec = Spec(n=n, num_segments=len(GRID))
     agree(
         closed(segments_triton.Segments, device, GRID, spec),
-        closed(segments.Segments, "cpu", GRID, spec), 2e-5,
-    )  # fmt: skip
+        closed(segments.Segments, "cpu", GRID, spec),
+        2e-5,
+    )
 
 
 def tables_of(size, device):
@@ -116,9 +124,7 @@ def test_gates_weights_lengths_and_tables(device, gate, value):
                 options["p"] = given["p"]
             if weighted:
                 options["segment_weights"] = given["segment_weights"]
-            spec = Spec(
-                value=value, reduction=reduction, num_segments=len(logps), **options, **GATES[gate]
-            )
+            spec = Spec(value=value, reduction=reduction, num_segments=len(logps), **options, **GATES[gate])
             made.append(closed(kind, where, logps, spec, 2, lengths=[1, 2, 3, 4, 5, 0, 7, 8]))
         agree(*made, 2e-5)
         assert made[0].coef[5] == 0 and (made[1].scale[1:].abs() > 0).sum() >= 2

@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 
 from posttrain_kernels import token_log_probs
 from tests.kernels.problems import Problem, distance, random_problem
-from tests.kernels.token_cases import (
-    CARRIERS,
-    FEATURES,
-    assert_tokens,
-    random_upstream,
-    solve_tokens,
-)
+from tests.kernels.token_cases import CARRIERS, FEATURES, assert_tokens, random_upstream, solve_tokens
 
 FP32 = 1e-5
 
@@ -77,9 +71,17 @@ def test_gradcheck():
 
     def function(hidden, weight, bias, *low_rank):
         return token_log_probs(
-            hidden, weight, problem.labels, bias=bias, low_rank=low_rank, softcap=4.0,
-            temperature=0.8, logit_scale=1.3, chunk_rows=2, backend="torch",
-        )[:3]  # fmt: skip
+            hidden,
+            weight,
+            problem.labels,
+            bias=bias,
+            low_rank=low_rank,
+            softcap=4.0,
+            temperature=0.8,
+            logit_scale=1.3,
+            chunk_rows=2,
+            backend="torch",
+        )[:3]
 
     assert torch.autograd.gradcheck(function, (*leaves, *low_rank))
 
@@ -164,9 +166,7 @@ def test_ignored_rows_are_never_read(place, poison):
     for name in ("hidden", "left"):
         assert not got.gradients[name].cpu()[ignored].any()
     upstream[:, ignored] = poison  # nor is what comes back for them
-    again = solve_tokens(
-        clean.to(place.device), upstream * 1.0, backend=place.backend
-    )  # fmt: skip
+    again = solve_tokens(clean.to(place.device), upstream * 1.0, backend=place.backend)
     for grad in again.gradients.values():
         assert grad.isfinite().all()
 

@@ -148,9 +148,7 @@ def test_fp16_neither_vanishes_nor_overflows(place, size):
 def test_mixed_inputs_under_autocast(place):
     """fp32 head, bf16 hidden state: autocast multiplies in bf16 and the head's gradient is fp32."""
     problem = random_problem(40, 60, dtype=torch.float32)
-    problem = problem._replace(
-        hidden=problem.hidden.bfloat16(), weight=problem.weight.bfloat16().float()
-    )
+    problem = problem._replace(hidden=problem.hidden.bfloat16(), weight=problem.weight.bfloat16().float())
     with torch.autocast(place.device, torch.bfloat16):
         got = solve_tokens(problem.to(place.device), backend=place.backend)
     want = solve_tokens(problem.to(torch.float64), backend="reference")

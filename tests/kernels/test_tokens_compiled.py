@@ -22,8 +22,12 @@ def table(tmp_path_factory, root) -> dict[str, dict[str, int]]:
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.kernels.tokens_aot"],
-        cwd=root, env=environment, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     table = json.loads(done.stdout.splitlines()[-1])
     columns = list(next(iter(table.values())))

@@ -40,9 +40,7 @@ def solve(problem, **options):
 
 # H = 8 is one TMA row of 16 bytes in bf16, 9 goes by pointers, 136 is two tiles deep and a rest.
 # V: less than a tile, whole tiles, one column more. T: one row, a tile of rows and a ragged one.
-@pytest.mark.parametrize(
-    "tokens,vocab,width", [(1, 37, 8), (7, 512, 9), (40, 513, 136), (130, 300, 70)]
-)
+@pytest.mark.parametrize("tokens,vocab,width", [(1, 37, 8), (7, 512, 9), (40, 513, 136), (130, 300, 70)])
 @pytest.mark.parametrize("dtype,tol", [(torch.float32, 1e-5), (torch.bfloat16, 1e-4)])
 @pytest.mark.parametrize("processors", [1, 4])
 def test_tiled_forward(tiled_forward, monkeypatch, processors, tokens, vocab, width, dtype, tol):
@@ -55,9 +53,9 @@ def test_tiled_forward(tiled_forward, monkeypatch, processors, tokens, vocab, wi
     assert_tokens(got, want, tol, gradients=4e-3 if dtype == torch.bfloat16 else tol)
 
 
-@pytest.mark.parametrize("options", [
-    {"softcap": 3.0, "logit_scale": 1.5}, {"logit_scale": -0.25}, {"temperature": 0.7},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{"softcap": 3.0, "logit_scale": 1.5}, {"logit_scale": -0.25}, {"temperature": 0.7}]
+)
 def test_tiled_forward_with_a_view(tiled_forward, options):
     problem = random_problem(20, 300, dtype=torch.float32)
     got = solve(problem, **options)
@@ -151,9 +149,7 @@ def test_slice_gradient_equals_torch(rows, columns, extra, tilt, softcap, mm, se
     own = torch.randint(-1, columns, (rows,), generator=gen)
     tables = torch.randn(5, rows, generator=gen)
     tables[0] += 3
-    slopes = tokens_torch.Slopes(
-        tables[0], tables[1], tables[2], tables[3] if tilt else None, tables[4]
-    )
+    slopes = tokens_torch.Slopes(tables[0], tables[1], tables[2], tables[3] if tilt else None, tables[4])
     view = View(1.3, softcap, 0.7)
     results = []
     for module, device, low in ((tokens_torch, "cpu", torch.float32), (tokens_triton, DEVICE, mm)):

@@ -28,10 +28,21 @@ def problem(tokens: int, dtype=torch.float32) -> dict[str, torch.Tensor]:
 def step(t, n, segments):
     """Something of the loss on either side of it, as in a model."""
     out = confidence_limited(
-        t["hidden"].tanh(), t["weight"], t["labels"], t["segment_ids"], n, bias=t["bias"],
-        low_rank=(t["left"], t["right"]), normalizer=t["normalizer"], num_segments=segments,
-        value="surrogate", reduction="length_mean", weight_threshold=0.01, softcap=20.0, z_loss=0.1,
-    )  # fmt: skip
+        t["hidden"].tanh(),
+        t["weight"],
+        t["labels"],
+        t["segment_ids"],
+        n,
+        bias=t["bias"],
+        low_rank=(t["left"], t["right"]),
+        normalizer=t["normalizer"],
+        num_segments=segments,
+        value="surrogate",
+        reduction="length_mean",
+        weight_threshold=0.01,
+        softcap=20.0,
+        z_loss=0.1,
+    )
     return out.loss * 2, out
 
 
@@ -62,10 +73,32 @@ def test_the_operator_keeps_its_promises():
     t = problem(8, torch.float64)
     for wants in ([True, True, True, True], [True, False, False, False]):
         arguments = (
-            t["hidden"], t["weight"], t["left"], t["right"], t["labels"], t["segment_ids"],
-            torch.tensor(3.0), None, None, None, 2, "confidence", None, "exact", "token_mean",
-            None, None, 1.0, None, None, 0.0, None, "torch", None, wants,
-        )  # fmt: skip
+            t["hidden"],
+            t["weight"],
+            t["left"],
+            t["right"],
+            t["labels"],
+            t["segment_ids"],
+            torch.tensor(3.0),
+            None,
+            None,
+            None,
+            2,
+            "confidence",
+            None,
+            "exact",
+            "token_mean",
+            None,
+            None,
+            1.0,
+            None,
+            None,
+            0.0,
+            None,
+            "torch",
+            None,
+            wants,
+        )
         tests = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
         if not all(wants):
             tests = tests[:2]  # the rest asks for gradients of every tensor that requires one
@@ -98,9 +131,14 @@ def test_what_a_graph_cannot_hold_is_named(options, message):
 
 def token_step(t):
     out = token_log_probs(
-        t["hidden"].tanh(), t["weight"], t["labels"], bias=t["bias"],
-        low_rank=(t["left"], t["right"]), softcap=20.0, temperature=0.7,
-    )  # fmt: skip
+        t["hidden"].tanh(),
+        t["weight"],
+        t["labels"],
+        bias=t["bias"],
+        low_rank=(t["left"], t["right"]),
+        softcap=20.0,
+        temperature=0.7,
+    )
     return (out.log_probs * torch.arange(len(out.log_probs))).sum() - 0.3 * out.entropy.sum(), out
 
 
@@ -124,7 +162,5 @@ def test_mode_b_compiles_to_the_same_numbers():
 
 def test_the_operators_of_mode_b_keep_their_promises():
     t = problem(8, torch.float64)
-    arguments = (
-        t["hidden"], t["weight"], t["left"], t["right"], t["labels"], 1.0, 5.0, None, "torch", None,
-    )  # fmt: skip
+    arguments = (t["hidden"], t["weight"], t["left"], t["right"], t["labels"], 1.0, 5.0, None, "torch", None)
     assert set(torch.library.opcheck(compiled_tokens._forward, arguments).values()) == {"SUCCESS"}

@@ -42,8 +42,7 @@ def test_two_ranks_equal_one(ranks, number):
     tol = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 4e-3}[case.dtype]
     want = flat(run(case))
     first, second = (
-        {k.split(" ", 1)[1]: v for k, v in rank.items() if k.startswith(f"{number} ")}
-        for rank in ranks
+        {k.split(" ", 1)[1]: v for k, v in rank.items() if k.startswith(f"{number} ")} for rank in ranks
     )
     assert first.keys() == second.keys() == want.keys()
     for name in want:

@@ -25,9 +25,7 @@ FEATURES: dict[str, tuple[dict, dict]] = {  # options of `solve_tokens`, and of 
     "softcap": ({"softcap": 3.0}, {}),
     "logit scale": ({"logit_scale": -0.25}, {}),
     "temperature": ({"temperature": 0.7}, {}),
-    "everything": (
-        {"softcap": 3.0, "logit_scale": 0.5, "temperature": 0.7}, {"bias": True, "rank": 3},
-    ),
+    "everything": ({"softcap": 3.0, "logit_scale": 0.5, "temperature": 0.7}, {"bias": True, "rank": 3}),
     "softcap without entropy": ({"softcap": 3.0, "used": ("log_probs", "log_z")}, {"bias": True}),
     "frozen head": ({"frozen": ("weight", "bias", "right")}, {"bias": True, "rank": 3}),
     "frozen hidden states": ({"frozen": ("hidden", "left")}, {"bias": True, "rank": 3}),
@@ -36,7 +34,7 @@ FEATURES: dict[str, tuple[dict, dict]] = {  # options of `solve_tokens`, and of 
     "log Z alone": ({"used": ("log_z",)}, {}),
     "slices of a fifth": ({"chunk_rows": 8}, {"bias": True}),
     "slices of one column": ({"chunk_rows": 1}, {}),
-}  # fmt: skip
+}
 
 
 def random_upstream(tokens: int, seed: int = 3) -> Tensor:
@@ -55,9 +53,7 @@ def solve_tokens(
     upstream = upstream.to(problem.hidden.device)
     leaves = {name: getattr(problem, name) for name in GRADIENTS}
     leaves = {
-        name: t.detach().requires_grad_(name not in frozen)
-        for name, t in leaves.items()
-        if t is not None
+        name: t.detach().requires_grad_(name not in frozen) for name, t in leaves.items() if t is not None
     }
     if problem.left is not None:
         options["low_rank"] = leaves["left"], leaves["right"]
@@ -73,16 +69,17 @@ def assert_tokens(got: TokenResult, want: TokenResult, tol: float, gradients: fl
     """Outputs elementwise, gradients in norm (relative to the norm wanted) within `gradients`."""
     for name in CARRIERS:
         torch.testing.assert_close(
-            getattr(got.output, name).double().cpu(), getattr(want.output, name).double().cpu(),
-            rtol=tol, atol=tol, msg=lambda m, n=name: f"{n}: {m}",
-        )  # fmt: skip
+            getattr(got.output, name).double().cpu(),
+            getattr(want.output, name).double().cpu(),
+            rtol=tol,
+            atol=tol,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
     assert torch.equal(got.output.correct.cpu(), want.output.correct.cpu())
     assert got.gradients.keys() == want.gradients.keys()
     for name, b in want.gradients.items():
         a = got.gradients[name]
-        assert distance(a, b) <= (gradients or tol) or not (a.any() or b.any()), (
-            name, distance(a, b),
-        )  # fmt: skip
+        assert distance(a, b) <= (gradients or tol) or not (a.any() or b.any()), (name, distance(a, b))
 
 
 def low_precision_gradients(problem: Problem, upstream: Tensor, **options) -> dict[str, Tensor]:
@@ -96,7 +93,4 @@ def low_precision_gradients(problem: Problem, upstream: Tensor, **options) -> di
         Problem(z, eye, exact.labels, exact.segment_ids), upstream, backend="reference", **options
     ).gradients["hidden"]
     g = g.to(low).double()
-    return {
-        "hidden": (g @ exact.weight).to(low),
-        "weight": (g.t() @ exact.hidden).to(low),
-    }
+    return {"hidden": (g @ exact.weight).to(low), "weight": (g.t() @ exact.hidden).to(low)}

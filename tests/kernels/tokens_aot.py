@@ -78,10 +78,19 @@ TABLES = ("peak_ptr", "total_ptr", "target_ptr", "mean_ptr")
 def slice_gradient(low: str, tilt: bool, softcap: bool) -> Compiled:
     pointers = ("own_ptr", "peak_ptr", "log_total_ptr", "level_ptr", "tilt_ptr", "target_ptr")
     arguments = dict.fromkeys(pointers, "*fp32") | {
-        "own_ptr": "*i64", "z_ptr": "*fp32", "g_ptr": f"*{low}", "z_stride": "i32",
-        "g_stride": "i32", "reach": "i32", "inner": "fp32", "outer": "fp32", "TILT": tilt,
-        "SOFTCAP": softcap, "BLOCK": tokens_triton.BLOCK, "INTERPRET": False,
-    }  # fmt: skip
+        "own_ptr": "*i64",
+        "z_ptr": "*fp32",
+        "g_ptr": f"*{low}",
+        "z_stride": "i32",
+        "g_stride": "i32",
+        "reach": "i32",
+        "inner": "fp32",
+        "outer": "fp32",
+        "TILT": tilt,
+        "SOFTCAP": softcap,
+        "BLOCK": tokens_triton.BLOCK,
+        "INTERPRET": False,
+    }
     aligned = (*pointers, "z_ptr", "g_ptr", "z_stride", "g_stride", "reach")
     return compile_sm90(tokens_triton.slice_gradient, arguments, tokens_triton.WARPS, 3, aligned)
 
@@ -95,10 +104,22 @@ def statistics(low: str, tma: bool, softcap: bool) -> Compiled:
         for name, height in heights.items()
     }
     whole = dict.fromkeys(("x_stride", "w_stride", "R", "V", "H", "tiles"), "i32")
-    arguments = dict.fromkeys(TABLES, "*fp32") | whole | matrices | {
-        "label_ptr": "*i64", "inner": "fp32", "outer": "fp32", "TMA": tma, "SOFTCAP": softcap,
-        "ROWS": t.ROWS, "COLUMNS": columns, "DEPTH": t.DEPTH, "INTERPRET": False,
-    }  # fmt: skip
+    arguments = (
+        dict.fromkeys(TABLES, "*fp32")
+        | whole
+        | matrices
+        | {
+            "label_ptr": "*i64",
+            "inner": "fp32",
+            "outer": "fp32",
+            "TMA": tma,
+            "SOFTCAP": softcap,
+            "ROWS": t.ROWS,
+            "COLUMNS": columns,
+            "DEPTH": t.DEPTH,
+            "INTERPRET": False,
+        }
+    )
     aligned = ["label_ptr", *TABLES]
     if tma:  # else a width that TMA cannot take, which is not a multiple of 16 either
         aligned += ["x_stride", "w_stride", "H"]

@@ -92,10 +92,7 @@ class Job:
 
     def facts(self) -> dict[str, str]:
         shown = subprocess.run(
-            ["scontrol", "show", "job", self.id],
-            env=self.environment,
-            capture_output=True,
-            text=True,
+            ["scontrol", "show", "job", self.id], env=self.environment, capture_output=True, text=True
         )
         return dict(re.findall(r"(\w+)=(\S+)", shown.stdout))
 
@@ -121,8 +118,10 @@ class Cluster:
             "PYTHON": sys.executable,
             "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}",
             "ACCELERATE_CONFIG": "launch/cpu2.yaml",
-            "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1",
-        }  # fmt: skip
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "HF_HUB_OFFLINE": "1",
+        }
 
     def run(self, *command: str) -> str:
         done = subprocess.run(
@@ -134,8 +133,15 @@ class Cluster:
     def submit(self, *arguments: str, options: tuple[str, ...] = (), **variables: str) -> Job:
         """sbatch over both nodes; `variables` are added to the submitter's environment."""
         environment = self.environment | variables
-        command = ["sbatch", "--parsable", "--nodes=2", f"--output={self.folder}/%j.log", *options,
-                   "launch/slurm.sh", *arguments]  # fmt: skip
+        command = [
+            "sbatch",
+            "--parsable",
+            "--nodes=2",
+            f"--output={self.folder}/%j.log",
+            *options,
+            "launch/slurm.sh",
+            *arguments,
+        ]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=30, cwd=self.root
         )
@@ -149,9 +155,7 @@ def cluster(root: Path) -> Iterator[Cluster]:
     missing = [name for name in (*DAEMONS, "sbatch", "srun") if find(name) is None]
     require("slurm", not missing, f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge)")
     require("slurm", os.geteuid() == 0, "the emulated nodes need root")
-    folder = Path(
-        tempfile.mkdtemp(prefix="slurm")
-    )  # short: a socket's path has at most 107 characters
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: a socket's path has at most 107 characters
     host = socket.gethostname()
     cluster = Cluster(folder, root, [host, f"{host}-second"])
     processes: list[tuple[str, subprocess.Popen]] = []
@@ -160,20 +164,24 @@ def cluster(root: Path) -> Iterator[Cluster]:
         log = folder / f"{name}-{len(processes)}.out"
         with log.open("w") as out:
             command = [find(name), *arguments]
-            started = subprocess.Popen(
-                command, env=cluster.environment, stdout=out, stderr=out, cwd=folder
-            )
+            started = subprocess.Popen(command, env=cluster.environment, stdout=out, stderr=out, cwd=folder)
         processes.append((name, started))
 
     def logs() -> str:
-        return "\n".join(
-            f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("*.out"))
-        )
+        return "\n".join(f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("*.out")))
 
     try:
         configure(folder, host, cluster.nodes)
-        start("munged", "--foreground", "--force", f"--key-file={folder}/key", f"--socket={folder}/munge.socket",
-              f"--pid-file={folder}/munge.pid", f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed")  # fmt: skip
+        start(
+            "munged",
+            "--foreground",
+            "--force",
+            f"--key-file={folder}/key",
+            f"--socket={folder}/munge.socket",
+            f"--pid-file={folder}/munge.pid",
+            f"--log-file={folder}/munge.log",
+            f"--seed-file={folder}/munge.seed",
+        )
         wait_until((folder / "munge.socket").exists, 10, logs)
         start("slurmctld", "-D", "-c")
         for node in cluster.nodes:
@@ -213,21 +221,14 @@ def configure(folder: Path, host: str, nodes: list[str]) -> None:
     (folder / "slurm.conf").write_text(CONFIG.format(**values))
     # two devices that every machine has stand for GPUs: Slurm counts them, nobody opens them
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
-    version = subprocess.run([find("slurmd"), "-V"], capture_output=True, text=True).stdout.split()[
-        -1
-    ]
-    disabled = tuple(map(int, version.split(".")[:2])) >= (
-        23,
-        11,
-    )  # before that, a plugin must be named
+    version = subprocess.run([find("slurmd"), "-V"], capture_output=True, text=True).stdout.split()[-1]
+    disabled = tuple(map(int, version.split(".")[:2])) >= (23, 11)  # before that, a plugin must be named
     (folder / "cgroup.conf").write_text(f"CgroupPlugin={'disabled' if disabled else 'cgroup/v1'}\n")
 
 
 def idle(cluster: Cluster) -> int:
     command = ["sinfo", "--noheader", "--Node", "--format=%t"]
-    shown = subprocess.run(
-        command, env=cluster.environment, capture_output=True, text=True, timeout=30
-    )
+    shown = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=30)
     return shown.stdout.split().count("idle")
 
 
@@ -237,7 +238,5 @@ def tiny_recipe(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("launch")
     model, rows = tiny_model(folder / "model"), write_rows(folder / "rows.jsonl")
     path = folder / "case.yaml"
-    path.write_text(
-        RECIPE.format(out=folder, model=model, rows=rows).replace("max_steps: 5", "max_steps: 4")
-    )
+    path.write_text(RECIPE.format(out=folder, model=model, rows=rows).replace("max_steps: 5", "max_steps: 4"))
     return path

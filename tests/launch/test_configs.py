@@ -19,14 +19,8 @@ SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 ENGINES = {
     "cpu2": ("MULTI_GPU", {}),
     "ddp": ("MULTI_GPU", {}),
-    "zero2": (
-        "DEEPSPEED",
-        {"zero_stage": 2, "offload_optimizer_device": "none", "zero3_init_flag": False},
-    ),
-    "zero3": (
-        "DEEPSPEED",
-        {"zero_stage": 3, "zero3_init_flag": True, "zero3_save_16bit_model": True},
-    ),
+    "zero2": ("DEEPSPEED", {"zero_stage": 2, "offload_optimizer_device": "none", "zero3_init_flag": False}),
+    "zero3": ("DEEPSPEED", {"zero_stage": 3, "zero3_init_flag": True, "zero3_save_16bit_model": True}),
     "fsdp2": ("FSDP", {"fsdp_version": 2}),
 }
 
@@ -35,9 +29,7 @@ def arguments(path: Path, *options: str):
     """What `accelerate launch --config_file path` makes of the file."""
     from accelerate.commands import launch
 
-    parsed = launch.launch_command_parser().parse_args(
-        [*options, "--config_file", str(path), "script.py"]
-    )
+    parsed = launch.launch_command_parser().parse_args([*options, "--config_file", str(path), "script.py"])
     return launch._validate_launch_command(parsed)[0]
 
 
@@ -84,9 +76,7 @@ def test_scripts_parse_and_can_be_run(path):
     assert done.returncode == 0, done.stderr
     assert path.stat().st_mode & 0o111
     directives = [line for line in path.read_text().splitlines() if line.startswith("#SBATCH")]
-    assert not any(re.search(r"\$", line) for line in directives), (
-        "Slurm does not expand variables there"
-    )
+    assert not any(re.search(r"\$", line) for line in directives), "Slurm does not expand variables there"
     named = re.findall(r"(?:launch|recipes)/[\w./-]+\.(?:yaml|sh)", path.read_text())
     assert named and all((ROOT / name).is_file() for name in named), named
 
@@ -128,10 +118,8 @@ def test_fsdp_on_a_cpu_is_refused_before_anything_is_written(tiny_recipe, monkey
         ({}, ["train.fp16=true"], "train.fp16"),
         ({}, ["model.lora={}", "model.quantization={}"], "model.quantization"),
     ],
-)  # fmt: skip
-def test_fsdp_beside_what_was_tried_is_refused(
-    tiny_recipe, monkeypatch, changes, overrides, expected
-):
+)
+def test_fsdp_beside_what_was_tried_is_refused(tiny_recipe, monkeypatch, changes, overrides, expected):
     from posttrain.errors import RequestError
     from posttrain.recipe import load_stage
     from posttrain.training import engines

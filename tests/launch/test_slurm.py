@@ -38,9 +38,7 @@ def launches(text: str) -> list[dict[str, str]]:
 
 def test_every_node_is_told_its_own_rank(cluster, echo):
     """Two nodes of two GPUs: 4 processes, machine ranks 0 and 1, one meeting place, the arguments unharmed."""
-    job = cluster.submit(
-        "a recipe.yaml", "name=two words", options=("--gpus-per-node=2",), PYTHON=echo
-    )
+    job = cluster.submit("a recipe.yaml", "name=two words", options=("--gpus-per-node=2",), PYTHON=echo)
     assert job.wait(30) == ("COMPLETED", "0:0"), job.text()
     assert (
         "check --ranks 4 a recipe.yaml name=two words" not in job.text()
@@ -84,9 +82,7 @@ def test_a_run_over_two_nodes(cluster, tiny_recipe):
 @pytest.mark.slow
 def test_usr1_saves_and_stops(cluster, tiny_recipe):
     """What Slurm sends before the time limit reaches training on every node, and the launchers outlive it."""
-    job = cluster.submit(
-        str(tiny_recipe), "name=stopped", "train.max_steps=100000", "train.log_samples=true"
-    )
+    job = cluster.submit(str(tiny_recipe), "name=stopped", "train.max_steps=100000", "train.log_samples=true")
     run: Path = tiny_recipe.parent / "stopped"
     wait_until((run / "samples.jsonl").exists, 60, lambda: f"{job.facts()}\n{job.text()[-3000:]}")
     cluster.run("scancel", "--signal=USR1", job.id)
@@ -97,25 +93,14 @@ def test_usr1_saves_and_stops(cluster, tiny_recipe):
     assert info["status"] == "stopped", info
     last = ckpt.all_complete(run / "checkpoints")[-1]
     assert 0 < last.step < 100000 and last.facts()["resumable"]
-    assert (
-        f"stopped after step {last.step} of 100000; the same command goes on from there"
-        in job.text()
-    )
+    assert f"stopped after step {last.step} of 100000; the same command goes on from there" in job.text()
 
 
 REFUSED = [
     ("{recipe} train.learning_rat=1e-3", {}, r"train.learning_rat\b.*learning_rate"),
-    (
-        "{recipe} train.global_batch_size=7 train.per_device_train_batch_size=7",
-        {},
-        "global_batch_size",
-    ),
+    ("{recipe} train.global_batch_size=7 train.per_device_train_batch_size=7", {}, "global_batch_size"),
     ("", {}, "usage: sbatch .* RECIPE"),
-    (
-        "{recipe}",
-        {"ACCELERATE_CONFIG": "launch/ddq.yaml"},
-        "ACCELERATE_CONFIG=launch/ddq.yaml: no such file",
-    ),
+    ("{recipe}", {"ACCELERATE_CONFIG": "launch/ddq.yaml"}, "ACCELERATE_CONFIG=launch/ddq.yaml: no such file"),
     ("{recipe}", {"PYTHON": "/no/python"}, "/no/python: No such file"),
 ]
 

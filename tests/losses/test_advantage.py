@@ -113,8 +113,15 @@ def test_rewards_and_successes_are_not_mixed_up():
     valid = torch.ones(1, 2, dtype=torch.bool)
     for name in ADVANTAGES:
         spread = advantages(name, r, s, valid, 1)[0].diff().item()
-        wanted = {"mean": 0.4, "leave_one_out": 0.8, "mean_std": 0.4 / (0.08**0.5 + 1e-4), "maxrl": 2, "confidence": 2,
-                  "pkpo": 0.5, "pass_at_k": 2}  # fmt: skip
+        wanted = {
+            "mean": 0.4,
+            "leave_one_out": 0.8,
+            "mean_std": 0.4 / (0.08**0.5 + 1e-4),
+            "maxrl": 2,
+            "confidence": 2,
+            "pkpo": 0.5,
+            "pass_at_k": 2,
+        }
         assert spread == pytest.approx(wanted[name], rel=1e-6), name
     assert set(READ_REWARDS) < set(ADVANTAGES)
 

@@ -22,9 +22,7 @@ def of(differences, mode, mask=None, **bounds):
     """Weights for log-ratios `differences` [B, T]; the sampler's are all -1."""
     sampler = torch.full_like(torch.tensor(differences), -1.0)
     kept = torch.ones_like(sampler) if mask is None else torch.tensor(mask)
-    return importance_ratio(
-        sampler + torch.tensor(differences), sampler, kept, mode, **bounds
-    ).tolist()
+    return importance_ratio(sampler + torch.tensor(differences), sampler, kept, mode, **bounds).tolist()
 
 
 def test_by_hand():
@@ -58,18 +56,20 @@ def trl_lines():
     """The statements of TRL's trainer that compute the ratio, as a function of the trainer and the batch."""
     from trl import GRPOTrainer
 
-    tree = ast.parse(
-        textwrap.dedent(inspect.getsource(GRPOTrainer._generate_and_score_completions))
-    )
+    tree = ast.parse(textwrap.dedent(inspect.getsource(GRPOTrainer._generate_and_score_completions)))
     asked = "self.use_vllm and self.vllm_importance_sampling_correction"
     (block,) = [
-        node for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == asked
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If)
+        and ast.unparse(node.test) == asked
         and "vllm_importance_sampling_ratio = torch.exp" in ast.unparse(node)
-    ]  # fmt: skip
+    ]
     body = "\n".join(map(ast.unparse, block.body))
     names = "self, completion_mask, tool_mask, old_per_token_logps, sampling_per_token_logps"
-    source = f"def ratio({names}):\n{textwrap.indent(body, '    ')}\n    return vllm_importance_sampling_ratio"
+    source = (
+        f"def ratio({names}):\n{textwrap.indent(body, '    ')}\n    return vllm_importance_sampling_ratio"
+    )
     scope = {"torch": torch, "math": math}
     exec(source, scope)
     return scope["ratio"]

@@ -30,10 +30,7 @@ BY_HAND = {
     "dpo_norm": ({"beta": 5.0}, softplus(-5 * 0.75)),
     "ipo": ({"beta": 0.5}, (0.75 - 1) ** 2),
     "cdpo": ({"beta": 0.5, "label_smoothing": 0.1}, 0.9 * softplus(-1.0) + 0.1 * softplus(1.0)),
-    "robust": (
-        {"beta": 0.5, "label_smoothing": 0.1},
-        (0.9 * softplus(-1.0) - 0.1 * softplus(1.0)) / 0.8,
-    ),
+    "robust": ({"beta": 0.5, "label_smoothing": 0.1}, (0.9 * softplus(-1.0) - 0.1 * softplus(1.0)) / 0.8),
     "wpo": ({"beta": 0.5}, math.exp(-3.5) * softplus(-1.0)),
     "simpo": ({"beta": 2.0, "gamma": 0.5}, softplus(-(2 * (-2 + 1.5) - 0.5))),
     "orpo": ({"beta": 0.1}, 2.0 + 0.1 * softplus(-(odds(-2.0) - odds(-1.5)))),
@@ -43,20 +40,14 @@ BY_HAND = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_values_worked_by_hand(name):
     options, want = BY_HAND[name]
-    assert LOSSES[name](one(), PreferenceOptions(**options)).item() == pytest.approx(
-        want, rel=1e-12
-    )
+    assert LOSSES[name](one(), PreferenceOptions(**options)).item() == pytest.approx(want, rel=1e-12)
 
 
 def test_kto_by_hand():
     """x = 1, z = 0.5, beta 2: h = 1; good 1 - sigmoid(1), bad 1 - sigmoid(-1), weights 1 and 3."""
     options = PreferenceOptions(beta=2.0, desirable_weight=1.0, undesirable_weight=3.0)
     found = kto(
-        torch.tensor([-4.0, -4.0]),
-        torch.tensor([-5.0, -5.0]),
-        torch.tensor([True, False]),
-        0.5,
-        options,
+        torch.tensor([-4.0, -4.0]), torch.tensor([-5.0, -5.0]), torch.tensor([True, False]), 0.5, options
     )
     sigmoid = 1 / (1 + math.exp(-1))
     assert found.tolist() == pytest.approx([1 - sigmoid, 3 * sigmoid])
@@ -66,12 +57,10 @@ def test_the_recipe_s_numbers_reach_the_losses():
     from posttrain.losses.preference import options_of
     from posttrain.recipe.sections import Preference
 
-    assert [options_of(Preference(loss=n)).beta for n in ("dpo_norm", "simpo", "kto")] == [
-        5,
-        2,
-        0.1,
-    ]
-    given = Preference(loss="kto", beta=0.5, label_smoothing=0.1, gamma=0.7, desirable_weight=2, undesirable_weight=3)  # fmt: skip
+    assert [options_of(Preference(loss=n)).beta for n in ("dpo_norm", "simpo", "kto")] == [5, 2, 0.1]
+    given = Preference(
+        loss="kto", beta=0.5, label_smoothing=0.1, gamma=0.7, desirable_weight=2, undesirable_weight=3
+    )
     assert options_of(given) == PreferenceOptions(0.5, 0.1, 0.7, 2, 3)
 
 
@@ -134,8 +123,14 @@ def test_simpo_is_trls(random_pairs):
     from trl.experimental.cpo import CPOTrainer
 
     means = random_pairs.means(random_pairs.chosen, random_pairs.rejected)
-    trainer = SimpleNamespace(alpha=0.0, beta=2.0, simpo_gamma=0.7, label_smoothing=0.0, loss_type="simpo",
-                              accelerator=SimpleNamespace(device="cpu"))  # fmt: skip
+    trainer = SimpleNamespace(
+        alpha=0.0,
+        beta=2.0,
+        simpo_gamma=0.7,
+        label_smoothing=0.0,
+        loss_type="simpo",
+        accelerator=SimpleNamespace(device="cpu"),
+    )
     want, _, _ = CPOTrainer.cpo_loss(trainer, *means)
     found = LOSSES["simpo"](random_pairs, PreferenceOptions(beta=2.0, gamma=0.7))
     torch.testing.assert_close(found, want)

@@ -14,17 +14,18 @@ from posttrain.models.head import KNOWN, attach_fused_head, logit_view, refuse_u
 
 V = 64
 SHAPE = {
-    "vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64, "pad_token_id": 0,
-}  # fmt: skip
-GPT = {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-MAMBA = {
-    "mamba_d_ssm": 32,
-    "mamba_n_heads": 4,
-    "mamba_d_head": 8,
-    "mamba_d_state": 8,
-    "mamba_chunk_size": 4,
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
 }
+GPT = {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 4}
 FAMILIES = {
     "llama": (SHAPE, {}),
     "mistral": (SHAPE, {}),
@@ -57,14 +58,7 @@ def model_of(kind: str, seed: int = 0, **options) -> nn.Module:
 
     torch.manual_seed(seed)
     config = AutoConfig.for_model(kind, **options)
-    for name in (
-        "attn_pdrop",
-        "embd_pdrop",
-        "resid_pdrop",
-        "attention_dropout",
-        "dropout",
-        "resid_dropout",
-    ):
+    for name in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "dropout", "resid_dropout"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -97,9 +91,7 @@ def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
     """Largest error relative to the norm of its parameter's gradient (or to the mean norm, where that is tiny)."""
     assert found.keys() == expected.keys()
     floor = sum(float(g.norm()) for g in expected.values()) / len(expected) * 1e-3
-    return max(
-        float((found[k] - g).norm()) / max(float(g.norm()), floor) for k, g in expected.items()
-    )
+    return max(float((found[k] - g).norm()) / max(float(g.norm()), floor) for k, g in expected.items())
 
 
 def compare(model: nn.Module, fused: nn.Module | None = None) -> None:
@@ -158,9 +150,7 @@ def test_a_field_nobody_knows_is_measured(monkeypatch):
 
     monkeypatch.setattr(posttrain.models.head, "SOFTCAPS", ())
     model = model_of("gemma2", **{**SHAPE, "final_logit_softcapping": 30.0})
-    with (
-        torch.no_grad()
-    ):  # as a fresh model has it: logits so small that the cap does nothing to them
+    with torch.no_grad():  # as a fresh model has it: logits so small that the cap does nothing to them
         model.get_output_embeddings().weight.mul_(0.01)
     with pytest.raises(RequestError, match="gemma2 does something to its logits"):
         attach_fused_head(model)
@@ -188,9 +178,7 @@ def test_generation_is_the_model_s_own():
 def test_balancing_losses_stay_refused():
     from types import SimpleNamespace
 
-    config = SimpleNamespace(
-        model_type="mixtral", output_router_logits=True, router_aux_loss_coef=0.01
-    )
+    config = SimpleNamespace(model_type="mixtral", output_router_logits=True, router_aux_loss_coef=0.01)
     model = model_of("llama", **SHAPE)
     model.config.get_text_config = lambda: config
     with pytest.raises(RequestError, match="load-balancing"):
@@ -205,12 +193,7 @@ def adapted(tie: bool = False, kind: str = "llama", **options):
     from peft import LoraConfig, get_peft_model
 
     base = model_of(kind, **{**FAMILIES[kind][0], "tie_word_embeddings": tie})
-    settings = {
-        "r": 3,
-        "lora_alpha": 5,
-        "target_modules": ["q_proj", "lm_head"],
-        "task_type": "CAUSAL_LM",
-    }
+    settings = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "lm_head"], "task_type": "CAUSAL_LM"}
     model = get_peft_model(base, LoraConfig(**(settings | options)))
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -227,9 +210,7 @@ def test_lora_on_the_head(kind, tie):
     data = batch()
     own = model(**data, use_cache=False)
     trained = gradients(model, own.loss)
-    assert any("lm_head.lora_A" in k for k in trained) and any(
-        "lm_head.lora_B" in k for k in trained
-    )
+    assert any("lm_head.lora_A" in k for k in trained) and any("lm_head.lora_B" in k for k in trained)
     assert not any("base_layer" in k for k in trained)  # the head itself is frozen
     compare(model)
 
@@ -239,10 +220,7 @@ def test_lora_dropout_falls_on_what_enters_the_adapter():
     attach_fused_head(base)
     data = batch()
     losses = []
-    for extra in (
-        {"use_cache": False},
-        {"segment_ids": (data["labels"] >= 0).long(), "fused": FUSED},
-    ):
+    for extra in ({"use_cache": False}, {"segment_ids": (data["labels"] >= 0).long(), "fused": FUSED}):
         torch.manual_seed(3)
         losses.append(model(**data, **extra).loss.item())
     # The own forward drops entries of all 24 rows, the fused one of the 22 that predict something: not the same
@@ -280,10 +258,13 @@ def test_a_trained_copy_of_the_head():
     [
         ({"use_dora": True}, "DoraLinearVariant"),
         ({"lora_bias": True}, "lora_bias"),
-        ({"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [1]}}, "TrainableTokensWrapper"),
+        (
+            {"target_modules": ["q_proj"], "trainable_token_indices": {"lm_head": [1]}},
+            "TrainableTokensWrapper",
+        ),
     ],
     ids=["dora", "bias", "tokens"],
-)  # fmt: skip
+)
 def test_other_adapters_on_the_head_are_refused_by_name(options, expected):
     kind = "phi" if "lora_bias" in options else "llama"
     _, base = adapted(kind=kind, **options)

@@ -45,8 +45,14 @@ def test_a_gate_may_change_between_a_run_and_its_continuation(recipe):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["evaluate.gates.0.task=aritmetic"], "evaluate.gates[0].task = 'aritmetic' is no task of evaluate.tasks (did you mean 'arithmetic'?)"),
-        (["evaluate.gates.0.max_drop=-0.1"], "evaluate.gates[0].max_drop = -0.1 must be a number of at least 0"),
+        (
+            ["evaluate.gates.0.task=aritmetic"],
+            "evaluate.gates[0].task = 'aritmetic' is no task of evaluate.tasks (did you mean 'arithmetic'?)",
+        ),
+        (
+            ["evaluate.gates.0.max_drop=-0.1"],
+            "evaluate.gates[0].max_drop = -0.1 must be a number of at least 0",
+        ),
         (["evaluate.gates.0.max_drop=.nan"], "evaluate.gates[0].max_drop = nan must be a number"),
         (["evaluate.gates.0.max_drop=.inf"], "evaluate.gates[0].max_drop = inf must be a number"),
         (["evaluate.at_start=false"], "evaluate.gates[0].against = start needs the score of the start model"),
@@ -55,9 +61,12 @@ def test_a_gate_may_change_between_a_run_and_its_continuation(recipe):
         (["evaluate.gates.0.against=last"], "evaluate.gates[0].against"),
         (["evaluate.gates.0.max_dorp=1"], "unknown key 'max_dorp' (did you mean 'max_drop'?)"),
         (["evaluate.gates=[{task: arithmetic, metric: accuracy}]"], "evaluate.gates[0].max_drop is missing"),
-        (["evaluate.gates.0.metric=acuracy"], "evaluate.gates[0].metric = 'acuracy' is no metric of arithmetic (did you mean 'accuracy'?)"),
+        (
+            ["evaluate.gates.0.metric=acuracy"],
+            "evaluate.gates[0].metric = 'acuracy' is no metric of arithmetic (did you mean 'accuracy'?)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_a_recipe_may_not_say(recipe, overrides, expected):
     with pytest.raises(RequestError) as caught:
         preflight(load(recipe, overrides))

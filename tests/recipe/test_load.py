@@ -49,16 +49,28 @@ def test_a_minimal_recipe_loads_with_defaults(recipe):
 @pytest.mark.parametrize(
     ("line", "wrong", "expected"),
     [
-        ("  learning_rate: 1e-3", "  learning_rat: 1e-3", "small.yaml:9: train.learning_rat: unknown key 'learning_rat' (did you mean 'learning_rate'?)"),
-        ("      path: a.jsonl", "      pth: a.jsonl", "small.yaml:7: data.sources[0].pth: unknown key 'pth' (did you mean 'path'?)"),
+        (
+            "  learning_rate: 1e-3",
+            "  learning_rat: 1e-3",
+            "small.yaml:9: train.learning_rat: unknown key 'learning_rat' (did you mean 'learning_rate'?)",
+        ),
+        (
+            "      path: a.jsonl",
+            "      pth: a.jsonl",
+            "small.yaml:7: data.sources[0].pth: unknown key 'pth' (did you mean 'path'?)",
+        ),
         ("stage: sft", "stage: reward", "reward-model training is not part of posttrain yet"),
         ("stage: sft", "stage: stf", "stage = 'stf' (did you mean 'sft'?)"),
-        ("  global_batch_size: 8", "  global_batch_size: eight", "small.yaml:10: train.global_batch_size must be a whole number, not 'eight'"),
+        (
+            "  global_batch_size: 8",
+            "  global_batch_size: eight",
+            "small.yaml:10: train.global_batch_size must be a whole number, not 'eight'",
+        ),
         ("  global_batch_size: 8", "  global_batch_size: 8.5", "must be a whole number, not 8.5"),
         ("name: small", "name: 7", "name must be text, not 7 (in quotes: '7')"),
         ("  max_steps: 10", "  max_steps: true", "train.max_steps must be a whole number, not True"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named_with_file_line_and_spelling(recipe, line, wrong, expected):
     assert line in MINIMAL
     recipe.write_text(MINIMAL.replace(line, wrong))
@@ -71,9 +83,7 @@ def test_all_mistakes_come_at_once(recipe):
     )
     message = fails(recipe)
     assert (
-        "lerning_rate" in message
-        and "max_steps" in message
-        and "train.learning_rate is missing" in message
+        "lerning_rate" in message and "max_steps" in message and "train.learning_rate is missing" in message
     )
 
 
@@ -88,19 +98,28 @@ def test_missing_sections_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("train.warmup_stesp=3", "command line: train.warmup_stesp: unknown key 'warmup_stesp' (did you mean 'warmup_steps'?)"),
+        (
+            "train.warmup_stesp=3",
+            "command line: train.warmup_stesp: unknown key 'warmup_stesp' (did you mean 'warmup_steps'?)",
+        ),
         ("data.sources.0.wieght=3", "command line: data.sources[0].wieght: unknown key"),
         ("data.sources[0].wieght=3", "command line: data.sources[0].wieght: unknown key"),
         ("data.sources.4.weight=3", "data.sources.4.weight=3"),
-        ("train.extra.neftune_noise=5", "TRL's config has no field 'neftune_noise' (did you mean 'neftune_noise_alpha'?)"),
+        (
+            "train.extra.neftune_noise=5",
+            "TRL's config has no field 'neftune_noise' (did you mean 'neftune_noise_alpha'?)",
+        ),
         ("train.extra.learning_rate=5", "write train.learning_rate"),
         ("train.extra.packing=true", "data.padding_free"),
-        ("model.from_config.options.hiden_size=5", "llama has no field 'hiden_size' (did you mean 'hidden_size'?)"),
+        (
+            "model.from_config.options.hiden_size=5",
+            "llama has no field 'hiden_size' (did you mean 'hidden_size'?)",
+        ),
         ("model.from_config.model_type=lama", "no model type 'lama' (did you mean 'llama'?)"),
         ("loss.name=confidense_limited", "did you mean 'confidence_limited'?"),
         ("nonsense", "an override is written key=value"),
     ],
-)  # fmt: skip
+)
 def test_override_mistakes_are_named(recipe, override, expected):
     assert expected in fails(recipe, override)
 
@@ -147,16 +166,31 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
         (["model.init=gpt2"], "exactly one of init"),
         (["model.tokenizer=null"], "model.tokenizer is needed"),
         (["model.tokenizer=builtin:byts"], "did you mean 'builtin:bytes'?"),
-        (["model.from_config=null", "model.init=x", "model.lora={target_modules: [q_proj, lm_head], options: {use_dora: true}}"],
-         "model.lora.options.use_dora is not supported for an adapter on the output head"),
-        (["model.from_config=null", "model.init=x", "model.lora={target_modules: [lm_head], modules_to_save: [lm_head]}"],
-         "lm_head stands in model.lora.target_modules and in modules_to_save"),
+        (
+            [
+                "model.from_config=null",
+                "model.init=x",
+                "model.lora={target_modules: [q_proj, lm_head], options: {use_dora: true}}",
+            ],
+            "model.lora.options.use_dora is not supported for an adapter on the output head",
+        ),
+        (
+            [
+                "model.from_config=null",
+                "model.init=x",
+                "model.lora={target_modules: [lm_head], modules_to_save: [lm_head]}",
+            ],
+            "lm_head stands in model.lora.target_modules and in modules_to_save",
+        ),
         (["loss.z_loss=-1"], "loss.z_loss = -1.0 must be at least 0"),
         (["loss.z_loss=.nan"], "loss.z_loss = nan must be at least 0"),
         (["loss.chunk_rows=0"], "loss.chunk_rows = 0 must be above 0"),
         (["loss.name=dft", "loss.skip_below=-0.1"], "loss.skip_below = -0.1 must be at least 0"),
         (["loss.name=dft", "loss.skip_below=1"], "would skip every token"),
-        (["loss.name=dft", "loss.skip_below=0", "loss.z_loss=1e-4"], "loss.skip_below would leave out the z-loss"),
+        (
+            ["loss.name=dft", "loss.skip_below=0", "loss.z_loss=1e-4"],
+            "loss.skip_below would leave out the z-loss",
+        ),
         (["loss.skip_below=0"], "does nothing for cross_entropy without gates"),
         (["loss.backend=tritn"], "did you mean 'triton'?"),
         (["model.from_config=null", "model.init=x", "model.quantization={}"], "it needs model.lora"),
@@ -167,7 +201,7 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
         (["name=a/b"], "folder name"),
         (["data.sources=[]"], "data.sources is empty"),
     ],
-)  # fmt: skip
+)
 def test_impossible_combinations(recipe, overrides, expected):
     assert expected in fails(recipe, *overrides)
 
@@ -180,7 +214,7 @@ def test_impossible_combinations(recipe, overrides, expected):
         ["loss.p_below=0.9", "loss.skip_below=0"],
         ["loss.z_loss=1e-4", "loss.chunk_rows=128", "loss.backend=triton"],
     ],
-)  # fmt: skip
+)
 def test_possible_combinations(recipe, overrides):
     load(recipe, overrides)
 
@@ -209,9 +243,7 @@ def test_interpolation_that_leads_nowhere(recipe, monkeypatch):
 
 
 def test_the_resolved_recipe_is_the_same_recipe(recipe, tmp_path):
-    first = load(
-        recipe, ["loss.name=confidence_limited", "loss.n=256", "train.learning_rate=5e-06"]
-    )
+    first = load(recipe, ["loss.name=confidence_limited", "loss.n=256", "train.learning_rate=5e-06"])
     saved = tmp_path / "resolved.yaml"
     saved.write_text(to_yaml(first))
     assert load(saved) == first
@@ -226,19 +258,13 @@ def test_hash_follows_what_is_learned_only(recipe):
         "evaluate.tasks=[{name: gsm8k}]",
     ]
     assert {recipe_hash(load(recipe, [o])) for o in same} == {base}
-    other = [
-        "train.seed=1",
-        "loss.reduction=sum",
-        "data.max_length=64",
-        "evaluate.heldout={share: 0.1}",
-    ]
+    other = ["train.seed=1", "loss.reduction=sum", "data.max_length=64", "evaluate.heldout={share: 0.1}"]
     assert base not in {recipe_hash(load(recipe, [o])) for o in other}
 
 
 def test_diff_names_leaves(recipe):
     changed = diff(
-        to_dict(load(recipe)),
-        to_dict(load(recipe, ["data.sources.0.path=b.jsonl", "train.seed=1"])),
+        to_dict(load(recipe)), to_dict(load(recipe, ["data.sources.0.path=b.jsonl", "train.seed=1"]))
     )
     assert changed == {"data.sources[0].path": ("a.jsonl", "b.jsonl"), "train.seed": (42, 1)}
 

@@ -19,9 +19,7 @@ from tests.conftest import ROOT
 from tests.tiny import tiny_model
 
 RECIPES = ROOT / "recipes"
-SHIPPED = [
-    p for folder in ("tulu3-8b", "confidence") for p in sorted((RECIPES / folder).glob("*.yaml"))
-]
+SHIPPED = [p for folder in ("tulu3-8b", "confidence") for p in sorted((RECIPES / folder).glob("*.yaml"))]
 CONVERSATION = [
     {"role": "user", "content": "Name a sea."},
     {"role": "assistant", "content": "The North Sea."},
@@ -29,8 +27,22 @@ CONVERSATION = [
 
 
 def constraint(name: str, **given) -> str:
-    fields = ("N", "quantifier", "end_phrase", "keyword_list", "word", "forbidden_words", "letter", "i", "first_word",
-              "postscript_marker", "options", "section_splitter", "original_prompt", "language")  # fmt: skip
+    fields = (
+        "N",
+        "quantifier",
+        "end_phrase",
+        "keyword_list",
+        "word",
+        "forbidden_words",
+        "letter",
+        "i",
+        "first_word",
+        "postscript_marker",
+        "options",
+        "section_splitter",
+        "original_prompt",
+        "language",
+    )
     return json.dumps({"func_name": name} | dict.fromkeys(fields) | given)
 
 
@@ -39,8 +51,12 @@ def rlvr_row(i: int) -> dict:
         ("gsm8k", f"Question: What is {i} + {i}?\nAnswer:", str(2 * i)),
         ("MATH", f"Question: Halve {i}.\nAnswer:", f"\\frac{{{i}}}{{2}}"),
         ("ifeval", "Write about the sea without commas.", constraint("validate_no_commas")),
-        ("ifeval", "Write at most 2 words.", constraint("validate_word_constraint", N=2, quantifier="at most")),
-    )  # fmt: skip
+        (
+            "ifeval",
+            "Write at most 2 words.",
+            constraint("validate_word_constraint", N=2, quantifier="at most"),
+        ),
+    )
     kind, content, truth = kinds[i % 4]
     row = {"messages": [{"role": "user", "content": content}], "ground_truth": truth}
     return row | {"dataset": kind, "constraint_type": None, "constraint": None}
@@ -48,7 +64,11 @@ def rlvr_row(i: int) -> dict:
 
 def row_of(path: str, i: int) -> dict:
     """Row i as the data set at `path` has it."""
-    problem = {"problem": f"What is {i} + {i}?", "solution": f"It is $\\boxed{{{2 * i}}}$.", "answer": str(2 * i)}  # fmt: skip
+    problem = {
+        "problem": f"What is {i} + {i}?",
+        "solution": f"It is $\\boxed{{{2 * i}}}$.",
+        "answer": str(2 * i),
+    }
     return {
         "allenai/tulu-3-sft-mixture": {"id": str(i), "messages": CONVERSATION, "source": "seas"},
         "allenai/llama-3.1-tulu-3-8b-preference-mixture": {
@@ -69,8 +89,13 @@ def row_of(path: str, i: int) -> dict:
             "header": "import Mathlib\n",
             "formal_proof": "have h : a = a := rfl\n  simp [h]\n  omega\n",
         },
-        "train_answers.json": {"problem": problem["problem"], "answer": problem["answer"], "difficulty": 1.0, "type": "Algebra"},
-    }[path]  # fmt: skip
+        "train_answers.json": {
+            "problem": problem["problem"],
+            "answer": problem["answer"],
+            "difficulty": 1.0,
+            "type": "Algebra",
+        },
+    }[path]
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +109,32 @@ def small(tiny, tmp_path):
 
     def overrides(path: Path, **more) -> list[str]:
         (source,) = yaml.safe_load(path.read_text())["data"]["sources"]
-        key = source["path"].rpartition("/")[2] if "POSTTRAIN_DATA" in source["path"] else source["path"]  # fmt: skip
+        key = source["path"].rpartition("/")[2] if "POSTTRAIN_DATA" in source["path"] else source["path"]
         rows = tmp_path / "rows.jsonl"
         written = [row_of(key, i) | {k: v(i) for k, v in more.items()} for i in range(16)]
         rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in written))
         found = [
-            f"model.init={tiny}", "model.revision=null", "data.max_length=256", f"data.sources.0.path={rows}",
-            "data.sources.0.revision=null", f"output_dir={tmp_path}",
-        ]  # fmt: skip
+            f"model.init={tiny}",
+            "model.revision=null",
+            "data.max_length=256",
+            f"data.sources.0.path={rows}",
+            "data.sources.0.revision=null",
+            f"output_dir={tmp_path}",
+        ]
         if "train:" in path.read_text():
             found += [
-                "train.max_steps=3", "train.num_train_epochs=null", "train.global_batch_size=4",
-                "train.per_device_train_batch_size=2", "train.bf16=false", "train.logging_steps=1", "train.report_to=[]",
-                "checkpoints.keep_best=null", "checkpoints.save_steps=null", "evaluate.tasks=[]", "evaluate.gates=[]",
-            ]  # fmt: skip
+                "train.max_steps=3",
+                "train.num_train_epochs=null",
+                "train.global_batch_size=4",
+                "train.per_device_train_batch_size=2",
+                "train.bf16=false",
+                "train.logging_steps=1",
+                "train.report_to=[]",
+                "checkpoints.keep_best=null",
+                "checkpoints.save_steps=null",
+                "evaluate.tasks=[]",
+                "evaluate.gates=[]",
+            ]
         return found
 
     return overrides
@@ -117,7 +154,7 @@ STAGES = [p for p in SHIPPED if "\nstage: " in p.read_text()]
 def test_hub_models_and_data_are_pinned(path):
     recipe = yaml.safe_load(path.read_text())
     hubs = [recipe["model"]["init"], *(s["path"] for s in recipe["data"]["sources"])]
-    pinned = [recipe["model"].get("revision"), *(s.get("revision") for s in recipe["data"]["sources"])]  # fmt: skip
+    pinned = [recipe["model"].get("revision"), *(s.get("revision") for s in recipe["data"]["sources"])]
     for hub, revision in zip(hubs, pinned, strict=True):
         if not hub.startswith("$"):
             assert re.fullmatch(r"[0-9a-f]{40}", revision or ""), hub
@@ -126,17 +163,17 @@ def test_hub_models_and_data_are_pinned(path):
 def test_there_are_both_sets():
     names = {f"{p.parent.name}/{p.stem}" for p in SHIPPED}
     tulu = {f"tulu3-8b/{name}" for name in ("sft", "dpo", "rlvr", "pipeline")}
-    settings = {f"confidence/{name}" for name in ("math-direct", "math-cot-rollout-p", "proof-steps")}  # fmt: skip
+    settings = {f"confidence/{name}" for name in ("math-direct", "math-cot-rollout-p", "proof-steps")}
     assert names >= tulu | settings
 
 
 def test_tulu_numbers():
     """Tables 11 and 20 of the paper and the published GRPO script, once more by hand."""
     sft, dpo, rlvr = (load(RECIPES / "tulu3-8b" / f"{s}.yaml") for s in ("sft", "dpo", "rlvr"))
-    assert (sft.train.learning_rate, sft.train.warmup_steps, sft.train.num_train_epochs) == (5e-6, 0.03, 2)  # fmt: skip
-    assert (sft.train.global_batch_size, sft.data.max_length, sft.loss.reduction) == (128, 4096, "sum")  # fmt: skip
+    assert (sft.train.learning_rate, sft.train.warmup_steps, sft.train.num_train_epochs) == (5e-6, 0.03, 2)
+    assert (sft.train.global_batch_size, sft.data.max_length, sft.loss.reduction) == (128, 4096, "sum")
     assert (dpo.preference.loss, dpo.preference.beta) == ("dpo_norm", 5)
-    assert (dpo.train.learning_rate, dpo.train.warmup_steps, dpo.train.global_batch_size) == (5e-7, 0.1, 128)  # fmt: skip
+    assert (dpo.train.learning_rate, dpo.train.warmup_steps, dpo.train.global_batch_size) == (5e-7, 0.1, 128)
     assert (dpo.train.num_train_epochs, dpo.data.max_length) == (1, 2048)
     groups = rlvr.train.global_batch_size * rlvr.rollout.steps_per_generation / 16
     assert (rlvr.rollout.num_generations, groups) == (16, 48)
@@ -168,7 +205,7 @@ def test_pipelines_hand_on_models_and_rows(file, waits):
     assert dependencies(pipeline, recipes) == waits
     for name, recipe in recipes.items():  # a hub revision means nothing to a run
         assert (recipe.model.revision is None) == bool(waits[name])
-        assert all((s.revision is None) == (s.path or "").startswith("runs/") for s in recipe.data.sources)  # fmt: skip
+        assert all((s.revision is None) == (s.path or "").startswith("runs/") for s in recipe.data.sources)
 
 
 # ---- three steps of each -----------------------------------------------------------------------------------
@@ -193,9 +230,7 @@ def test_tulu_dpo(small):
     run = train(load_stage(path, small(path), "dpo"))
     rows = metrics(run)
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert rows[0]["loss"] == pytest.approx(
-        0.6931, abs=1e-3
-    )  # -log sigmoid(0) before the first step
+    assert rows[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # -log sigmoid(0) before the first step
     assert rows[0]["tokens/chosen"] == pytest.approx(15)
 
 
@@ -205,9 +240,12 @@ def test_tulu_rlvr(small):
 
     path = RECIPES / "tulu3-8b" / "rlvr.yaml"
     more = [
-        "rollout.backend=transformers", "rollout.vllm={}", "rollout.num_generations=2", "rollout.max_new_tokens=6",
+        "rollout.backend=transformers",
+        "rollout.vllm={}",
+        "rollout.num_generations=2",
+        "rollout.max_new_tokens=6",
         "train.max_steps=4",
-    ]  # fmt: skip
+    ]
     run = train(load_stage(path, [*small(path), *more], "rlvr"))
     assert [row["step"] for row in metrics(run)] == [1, 2, 3, 4]
     seen = {}
@@ -263,8 +301,13 @@ def test_confidence_pass_rate(small):
     from posttrain.pass_rate import train
 
     path = RECIPES / "confidence" / "math-pass-rate.yaml"
-    more = ["rollout.num_generations=2", "rollout.max_new_tokens=4", "max_prompts=4", "model.dtype=float32",
-            "keep={at_least: 0, at_most: 2}"]  # fmt: skip
+    more = [
+        "rollout.num_generations=2",
+        "rollout.max_new_tokens=4",
+        "max_prompts=4",
+        "model.dtype=float32",
+        "keep={at_least: 0, at_most: 2}",
+    ]
     run = train(load_stage(path, [*small(path), *more], "pass_rate"))
     rows = read_jsonl(run.path / "prompts.jsonl")
     assert len(rows) == 4 and {"problem", "solution", "answer", "p"} <= set(rows[0])

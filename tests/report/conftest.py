@@ -21,9 +21,7 @@ import yaml
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
-HOSTILE = (
-    "<script>alert('x')</script><img src=x onerror=alert(1)> $\\frac{1}{ & \"quoted\" | --> }}"
-)
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)> $\\frac{1}{ & \"quoted\" | --> }}"
 STEPS = [300, 600, 900, 1200, 1500, 1800]
 ENTROPY = [(-4.3, 1.7), (-3.5, 1.8), (-3.4, 2.1), (-3.5, 2.7), (-4.2, 3.8), (-5.3, 5.1)]
 LIMITED = [(-4.7, 0.8), (-4.0, 0.8), (-3.8, 0.8), (-3.7, 0.8), (-3.6, 0.7), (-3.6, 0.8)]
@@ -59,9 +57,7 @@ def write_exact_run(path: Path, loss: dict, fit: list, problems: int = 200, ks=N
         for k in ks:
             g = 1 - (1 - p) ** k
             half = 1.96 * float(g.std(ddof=1)) / math.sqrt(problems)
-            scores.append(
-                score(name, "multiplication", f"pass@{k}", float(g.mean()), problems, half)
-            )
+            scores.append(score(name, "multiplication", f"pass@{k}", float(g.mean()), problems, half))
         nll = float(-np.log(p).mean())
         scores.append(score(name, "multiplication", "nll", nll, problems))
         rows = [
@@ -94,18 +90,14 @@ def _metrics(path: Path, loss: dict, rng: np.random.Generator) -> None:
         t = step / 1800
         row = {"step": step, "split": "train", "epoch": 60 * t, "learning_rate": 1e-3 * (1 - t)}
         row["loss"] = float(2.3 * math.exp(-3 * t) + 0.02 + 0.05 * rng.standard_normal() * (1 - t))
-        row["weight_mean"] = (
-            1 - 0.6 * t**0.5 * (1 + 0.05 * rng.standard_normal()) if limited else 1.0
-        )
+        row["weight_mean"] = 1 - 0.6 * t**0.5 * (1 + 0.05 * rng.standard_normal()) if limited else 1.0
         row["weight_below_0.1"] = 0.3 * t if limited else 0.0
         row["segment_logp"] = -9.0 * math.exp(-2 * t) if not limited else -9 * math.exp(-1.0 * t)
         row["entropy"] = 2.2 * math.exp(-1.5 * t)
         row["tokens_per_second"], row["grad_norm"] = 9000.0, 1.0
         rows.append(row)
         if step % 100 == 0:
-            rows.append(
-                {"step": step, "split": "heldout", "loss": 1.4 * math.exp(-2 * t) + 0.5 + t**3}
-            )
+            rows.append({"step": step, "split": "heldout", "loss": 1.4 * math.exp(-2 * t) + 0.5 + t**3})
     lines(path / "metrics.jsonl", rows)
 
 
@@ -115,13 +107,8 @@ def _papers(path: Path, loss: dict) -> None:
     recipe = {
         "stage": "sft",
         "name": path.name,
-        "model": {
-            "init": None,
-            "from_config": {"model_type": "llama", "options": {"hidden_size": 128}},
-        },
-        "data": {
-            "sources": [{"name": "multiplication", "generator": "multiplication", "weight": 3.0}]
-        },
+        "model": {"init": None, "from_config": {"model_type": "llama", "options": {"hidden_size": 128}}},
+        "data": {"sources": [{"name": "multiplication", "generator": "multiplication", "weight": 3.0}]},
         "train": {"learning_rate": 0.001, "global_batch_size": 100, "num_train_epochs": 60.0},
         "loss": loss,
         "evaluate": {"tasks": [task]},
@@ -135,12 +122,7 @@ def _papers(path: Path, loss: dict) -> None:
         "started": "2026-01-14T10:00:00Z",
         "ended": "2026-01-14T10:03:22Z",
         "command": f"posttrain run recipes/{path.name}.yaml",
-        "versions": {
-            "python": "3.11.2",
-            "torch": "2.13.0",
-            "transformers": "5.23.0",
-            "trl": "1.16.0",
-        },
+        "versions": {"python": "3.11.2", "torch": "2.13.0", "transformers": "5.23.0", "trl": "1.16.0"},
         "commit": "1a06b0b",
         "hardware": {"device": "cpu", "cores": 2, "memory_gib": 8},
         "world_size": 1,
@@ -155,18 +137,8 @@ def _papers(path: Path, loss: dict) -> None:
         source("multiplication", 3000, 2991, {"overlong": 7, "empty": 2}, 0.75, 0.7501),
         source("addition", 1000, 1000, {}, 0.25, 0.2499),
     ]
-    mixture = {
-        "fingerprint": "9c1d",
-        "examples_per_epoch": 3991,
-        "examples_total": 239460,
-        "seed": 42,
-    }
-    mixture |= {
-        "weighting": "examples",
-        "temperature": 1.0,
-        "sources": sources,
-        "overlap": "not measured",
-    }
+    mixture = {"fingerprint": "9c1d", "examples_per_epoch": 3991, "examples_total": 239460, "seed": 42}
+    mixture |= {"weighting": "examples", "temperature": 1.0, "sources": sources, "overlap": "not measured"}
     (path / "mixture.json").write_text(json.dumps(mixture))
 
 
@@ -189,9 +161,7 @@ def source(name, read, kept, dropped, asked, realised) -> dict:
     }
 
 
-def write_sampled_run(
-    path: Path, problems: int = 40, samples: int = 8, text: str = HOSTILE
-) -> Path:
+def write_sampled_run(path: Path, problems: int = 40, samples: int = 8, text: str = HOSTILE) -> Path:
     """A run with a sampled task and hostile text wherever text may stand."""
     path.mkdir(parents=True)
     rng = np.random.default_rng(3)
@@ -211,9 +181,7 @@ def write_sampled_run(
                 }
                 for j in range(samples)
             ]
-            rows.append(
-                {"id": f"g{i}", "group": "", "prompt": f"{text} question {i}", "answer": "42"}
-            )
+            rows.append({"id": f"g{i}", "group": "", "prompt": f"{text} question {i}", "answer": "42"})
             rows[-1]["completions"] = completions
         right = [sum(c["value"] for c in row["completions"]) for row in rows]
         for k in (1, 4):
@@ -223,13 +191,7 @@ def write_sampled_run(
         scores.append(score(name, "gsm8k", "tokens_mean", 43.5, problems))
         lines(path / "samples" / name / "gsm8k.jsonl", rows)
     lines(path / "scores.jsonl", scores)
-    run = {
-        "name": path.name,
-        "stage": "sft",
-        "status": "running",
-        "steps": 400,
-        "parent": f"runs/{text}",
-    }
+    run = {"name": path.name, "stage": "sft", "status": "running", "steps": 400, "parent": f"runs/{text}"}
     (path / "run.json").write_text(json.dumps(run | {"command": text, "versions": {text: text}}))
     (path / "recipe.yaml").write_text(yaml.safe_dump({"stage": "sft", "model": {"init": text}}))
     mixture = {"sources": [source(text, 10, 9, {text: 1}, None, 1.0)]}

@@ -42,9 +42,7 @@ def scored(path: Path, table: dict[int, tuple[float, float]], problems: int = 60
     lines(path / "scores.jsonl", scores)
 
 
-def papers(
-    path: Path, stage: str, recipe: dict, parent: tuple[Path, str] | None = None, **run
-) -> None:
+def papers(path: Path, stage: str, recipe: dict, parent: tuple[Path, str] | None = None, **run) -> None:
     """run.json, recipe.yaml, mixture.json."""
     path.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -67,22 +65,37 @@ def rollout(group: int, sample: int, step: int = 13, **values) -> dict:
     """One row of a rollout file; `values` replace what it holds."""
     right = (group + sample) % 3 == 0
     row = {
-        "step": step, "group": group, "sample": sample, "round": 0, "position": 100 * step + group, "source": "gsm8k",
-        "row": group, "where": f"train.jsonl:{group + 1}", "prompt": f"What is {group}*7?\nThink.", "answer": str(7 * group),
-        "completion": f"{group}*7 = {7 * group + (not right)}", "tokens": 20 + sample, "finish": "stop",
-        "reward": 1.2 if right else 0.2, "success": right,
+        "step": step,
+        "group": group,
+        "sample": sample,
+        "round": 0,
+        "position": 100 * step + group,
+        "source": "gsm8k",
+        "row": group,
+        "where": f"train.jsonl:{group + 1}",
+        "prompt": f"What is {group}*7?\nThink.",
+        "answer": str(7 * group),
+        "completion": f"{group}*7 = {7 * group + (not right)}",
+        "tokens": 20 + sample,
+        "finish": "stop",
+        "reward": 1.2 if right else 0.2,
+        "success": right,
         "components": {
-            "math": {"value": float(right), "status": "scored", "reason": "" if right else "another number", "ms": 0.3},
+            "math": {
+                "value": float(right),
+                "status": "scored",
+                "reason": "" if right else "another number",
+                "ms": 0.3,
+            },
             "tags": {"value": 1.0, "status": "scored", "reason": "", "ms": 0.1},
         },
-        "advantage": 0.7 if right else -0.4, "trained": True,
-    }  # fmt: skip
+        "advantage": 0.7 if right else -0.4,
+        "trained": True,
+    }
     return row | values
 
 
-def rollouts(
-    path: Path, step: int, groups: int = 4, samples: int = 4, kind: str = "step", **values
-) -> None:
+def rollouts(path: Path, step: int, groups: int = 4, samples: int = 4, kind: str = "step", **values) -> None:
     """One file; sample 3 of group 1 is cut off, the check of sample 3 of group 2 failed, group 3 was dropped."""
     rows = [rollout(g, s, step, **values) for g in range(groups) for s in range(samples)]
     for row in rows:
@@ -106,28 +119,47 @@ def write_rlvr(
     """Success rises from .30 by .30 over the run; reward is success + 0.2 * tags."""
     policy = {"loss": "dapo", "advantage": advantage, "k": 8, "beta": 0.01, "num_iterations": 1}
     recipe = {
-        "rewards": REWARDS, "policy": policy, "rollout": {"num_generations": 16, "steps_per_generation": 2},
-        "train": {"learning_rate": 5e-5}, "evaluate": {"tasks": [{"name": "arithmetic"}]},
-    }  # fmt: skip
+        "rewards": REWARDS,
+        "policy": policy,
+        "rollout": {"num_generations": 16, "steps_per_generation": 2},
+        "train": {"learning_rate": 5e-5},
+        "evaluate": {"tasks": [{"name": "arithmetic"}]},
+    }
     papers(path, "rlvr", recipe, start, steps=steps)
     rng, rows = np.random.default_rng(len(advantage)), []
     for step in range(1, steps + 1):
         t = (step - 1) / max(steps - 1, 1)
         noise = 0.04 * rng.standard_normal()
-        success, tags = (
-            0.3 + 0.3 * t + noise,
-            min(1.0, 0.5 + (0.7 if advantage == "mean_std" else 0.4) * t),
-        )
+        success, tags = (0.3 + 0.3 * t + noise, min(1.0, 0.5 + (0.7 if advantage == "mean_std" else 0.4) * t))
         row = {
-            "step": step, "split": "train", "loss": 0.01 * noise, "grad_norm": 0.4, "success": success,
-            "reward": success + 0.2 * tags, "reward_std": 0.4, "reward/math": success, "reward/tags": tags,
-            "reward/math/ms": 0.31, "reward/tags/ms": 0.02, "reward/math/unparseable": 0.1 * (1 - t),
-            "completions/mean_length": 60 + 25 * t + 40 * noise, "completions/max_length": 256,
-            "completions/truncated": max(0.0, 0.05 * (1 - t) + 0.2 * noise), "groups/all_right": 0.05 + 0.3 * t,
-            "groups/all_wrong": 0.4 - 0.3 * t, "groups/zero_variance": 0.45 - 0.1 * t, "groups/sampled": 16,
-            "groups/unfilled": 0, "checks_failed": failed, "kl": 0.02 * t, "entropy": 0.9 - 0.5 * t + noise,
-            "clip_ratio/low_mean": 0.001, "clip_ratio/high_mean": 0.004, "seconds/generate": 1.4, "seconds/score": 0.1,
-        }  # fmt: skip
+            "step": step,
+            "split": "train",
+            "loss": 0.01 * noise,
+            "grad_norm": 0.4,
+            "success": success,
+            "reward": success + 0.2 * tags,
+            "reward_std": 0.4,
+            "reward/math": success,
+            "reward/tags": tags,
+            "reward/math/ms": 0.31,
+            "reward/tags/ms": 0.02,
+            "reward/math/unparseable": 0.1 * (1 - t),
+            "completions/mean_length": 60 + 25 * t + 40 * noise,
+            "completions/max_length": 256,
+            "completions/truncated": max(0.0, 0.05 * (1 - t) + 0.2 * noise),
+            "groups/all_right": 0.05 + 0.3 * t,
+            "groups/all_wrong": 0.4 - 0.3 * t,
+            "groups/zero_variance": 0.45 - 0.1 * t,
+            "groups/sampled": 16,
+            "groups/unfilled": 0,
+            "checks_failed": failed,
+            "kl": 0.02 * t,
+            "entropy": 0.9 - 0.5 * t + noise,
+            "clip_ratio/low_mean": 0.001,
+            "clip_ratio/high_mean": 0.004,
+            "seconds/generate": 1.4,
+            "seconds/score": 0.1,
+        }
         for label in ("math", "tags"):
             row |= {f"reward/{label}/{k}": 0.0 for k in ("timeout", "error", "limit")}
         row["reward/math/timeout"] = failed
@@ -148,11 +180,7 @@ def write_dpo(path: Path, start: tuple, scores: dict, fall: float = 30.0, steps:
     for step in range(1, steps + 1):
         t = (step - 1) / (steps - 1)
         row = {"step": step, "split": "train", "loss": 0.69 - 0.4 * t, "pairs": 128}
-        row |= {
-            "rewards/chosen": -0.5 * t,
-            "rewards/rejected": -2.0 * t,
-            "rewards/margins": 1.5 * t,
-        }
+        row |= {"rewards/chosen": -0.5 * t, "rewards/rejected": -2.0 * t, "rewards/margins": 1.5 * t}
         row |= {
             "rewards/accuracies": 0.5 + 0.35 * t,
             "logratio/chosen": -fall * t,
@@ -166,11 +194,7 @@ def write_dpo(path: Path, start: tuple, scores: dict, fall: float = 30.0, steps:
         }
         rows.append(row)
         if step % 10 == 0:
-            held = {
-                "rewards/accuracies": 0.5 + 0.25 * t,
-                "rewards/margins": 1.1 * t,
-                "loss": 0.69 - 0.3 * t,
-            }
+            held = {"rewards/accuracies": 0.5 + 0.25 * t, "rewards/margins": 1.1 * t, "loss": 0.69 - 0.3 * t}
             rows.append({"step": step, "split": "heldout"} | held)
     lines(path / "metrics.jsonl", rows)
     scored(path, scores)
@@ -185,12 +209,7 @@ def write_pairs(path: Path, start: tuple) -> Path:
         "rollout": {"num_generations": 4},
     }
     papers(path, "pairs", recipe, start, chunks=9)
-    found = {
-        "prompts": 200,
-        "completions": 800,
-        "pairs": 120,
-        "success_by_count": [30, 50, 45, 35, 40],
-    }
+    found = {"prompts": 200, "completions": 800, "pairs": 120, "success_by_count": [30, 50, 45, 35, 40]}
     found["none"] = {"all_wrong": 30, "all_right": 40, "too_few": 10}
     found["mean_tokens"] = {"chosen": 31.0, "rejected": 44.2}
     (path / "pairs.json").write_text(json.dumps(found))
@@ -199,11 +218,7 @@ def write_pairs(path: Path, start: tuple) -> Path:
 
 
 def write_pass_rate(path: Path, start: tuple) -> Path:
-    recipe = {
-        "rewards": REWARDS,
-        "keep": {"at_least": 2, "at_most": 5},
-        "rollout": {"num_generations": 8},
-    }
+    recipe = {"rewards": REWARDS, "keep": {"at_least": 2, "at_most": 5}, "rollout": {"num_generations": 8}}
     papers(path, "pass_rate", recipe, start)
     counts = [100, 40, 30, 30, 20, 20, 30, 50, 80]
     found = {"prompts": 400, "completions": 3200, "kept": 100, "success_by_count": counts}
@@ -215,14 +230,10 @@ def write_chain(folder: Path) -> Path:
     """sft -> pairs, pass rates; sft -> dpo -> rlvr with two advantages."""
     sft = folder / "sft"
     papers(
-        sft,
-        "sft",
-        {"loss": {"name": "cross_entropy", "n": 1.0}, "train": {"learning_rate": 1e-3}},
-        steps=200,
+        sft, "sft", {"loss": {"name": "cross_entropy", "n": 1.0}, "train": {"learning_rate": 1e-3}}, steps=200
     )
     train = [
-        {"step": s, "split": "train", "loss": 2.0 / (1 + s / 50), "entropy": 1.0}
-        for s in range(10, 201, 10)
+        {"step": s, "split": "train", "loss": 2.0 / (1 + s / 50), "entropy": 1.0} for s in range(10, 201, 10)
     ]
     lines(sft / "metrics.jsonl", train)
     scored(sft, {0: (-6.0, 1.0), 100: (-2.0, 1.5), 200: (-1.2, 1.8)})
@@ -233,12 +244,7 @@ def write_chain(folder: Path) -> Path:
     after = (folder / "dpo", "step-000050")
     plain = {0: (-0.9, 1.9), 60: (0.2, 2.6), 120: (0.5, 3.4)}
     write_rlvr(folder / "rlvr-plain", "mean_std", after, plain)
-    write_rlvr(
-        folder / "rlvr-passk",
-        "pass_at_k",
-        after,
-        {0: (-0.9, 1.9), 60: (-0.4, 1.9), 120: (0.0, 1.9)},
-    )
+    write_rlvr(folder / "rlvr-passk", "pass_at_k", after, {0: (-0.9, 1.9), 60: (-0.4, 1.9), 120: (0.0, 1.9)})
     names = ("sft", "pairs", "difficulty", "dpo", "rlvr-plain", "rlvr-passk")
     stages = [{"name": n, "run": n, "status": "finished", "seconds": 60.0} for n in names]
     info = {"pipeline": "chain", "stages": stages, "seconds": 300.0}

@@ -52,9 +52,7 @@ def test_card_of_an_unmeasured_checkpoint(tmp_path):
     run = RunData.load(tmp_path / "run")
     card = model_card(run, "step-000010")
     assert card.count("not measured") >= 7 and "Scores of this checkpoint: not measured." in card
-    with pytest.raises(
-        RequestError, match=r"no checkpoint 'step-00001' \(did you mean 'step-000010'\?\)"
-    ):
+    with pytest.raises(RequestError, match=r"no checkpoint 'step-00001' \(did you mean 'step-000010'\?\)"):
         model_card(run, "step-00001")
 
 

@@ -39,12 +39,7 @@ def test_fall_keep_and_lead(made):
     """pass@256: .886 -> .557 is -.329. At the end CE leads pass@1 by .131, CL pass@256 by .413. Between
     N = 4 (-.1) and N = 16 (+.1) the gap is zero at N = 8; 16 is the first measured N where CL is ahead."""
     ce = made(
-        "a",
-        CE,
-        {
-            600: {1: 0.08, 4: 0.2, 16: 0.4, 256: 0.886},
-            1800: {1: 0.165, 4: 0.3, 16: 0.4, 256: 0.557},
-        },
+        "a", CE, {600: {1: 0.08, 4: 0.2, 16: 0.4, 256: 0.886}, 1800: {1: 0.165, 4: 0.3, 16: 0.4, 256: 0.557}}
     )
     cl = made("b", CL, {900: {1: 0.03, 256: 0.96}, 1800: {1: 0.034, 4: 0.2, 16: 0.5, 256: 0.97}})
     assert findings([ce, cl]) == [
@@ -70,15 +65,10 @@ def test_effect_is_not_claimed_from_one_checkpoint_or_noise(made):
     one = {20: {1: 0.1, 256: 0.8}}
     found = findings([made("a", CE, one), made("b", CL, one)])
     assert not any("expected effect" in text for text in found)
-    assert (
-        "differ at pass@256 by no more than noise" in found[-1]
-        and "only scored checkpoint" in found[0]
-    )
+    assert "differ at pass@256 by no more than noise" in found[-1] and "only scored checkpoint" in found[0]
     wide = {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.7}}
     noisy = made("c", CE, wide, half=0.2)
-    assert "keeps pass@256 at .700 (best .800" in findings([noisy])[0], (
-        "a fall within its noise is no fall"
-    )
+    assert "keeps pass@256 at .700 (best .800" in findings([noisy])[0], "a fall within its noise is no fall"
 
 
 def test_a_small_sure_change_is_kept(made):
@@ -127,10 +117,7 @@ def test_no_lead_is_claimed_where_the_largest_n_is_noise(made):
 
 def test_many_runs_name_the_leaders(made):
     """Five runs: ten pairs would bury the page."""
-    runs = [
-        made(f"r{i}", CL | {"n": 2.0**i}, {10: {1: 0.5 - i / 10, 64: 0.5 + i / 10}})
-        for i in range(5)
-    ]
+    runs = [made(f"r{i}", CL | {"n": 2.0**i}, {10: {1: 0.5 - i / 10, 64: 0.5 + i / 10}}) for i in range(5)]
     found = findings(runs)
     assert len(found) == 6
     assert found[-1] == (
@@ -145,9 +132,7 @@ def test_attempts():
 
 
 def test_without_pass_at_k(tmp_path, tables):
-    tables["lines"](
-        tmp_path / "r" / "scores.jsonl", [tables["score"]("step-000010", "t", "parsed", 0.5, 9)]
-    )
+    tables["lines"](tmp_path / "r" / "scores.jsonl", [tables["score"]("step-000010", "t", "parsed", 0.5, 9)])
     assert findings([RunData.load(tmp_path / "r")]) == ["r: t parsed 0.5 at step 10."]
     rows = [{"step": s, "split": "train", "loss": 3.0 / s} for s in (1, 2)]
     tables["lines"](tmp_path / "q" / "metrics.jsonl", rows)

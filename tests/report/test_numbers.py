@@ -26,9 +26,7 @@ def test_crossover_by_hand():
 def test_crossover_ties_and_signs():
     a = points({1: 0.2, 4: 0.5, 16: 0.7, 64: 1.0})
     assert crossovers(a, points({1: 0.1, 4: 0.5, 16: 0.8, 64: 1.0})) == [pytest.approx(4.0)]
-    assert crossovers(a, points({1: 0.1, 4: 0.5, 16: 0.6, 64: 1.0})) == [], (
-        "touches, does not cross"
-    )
+    assert crossovers(a, points({1: 0.1, 4: 0.5, 16: 0.6, 64: 1.0})) == [], "touches, does not cross"
     uneven = points({1: 0.1, 4: 0.5, 16: 1.0, 64: 1.0})
     assert crossovers(a, uneven) == [pytest.approx(4.0)], "the tie itself, not the line across it"
     assert crossovers(a, a) == []
@@ -85,9 +83,7 @@ def test_difference_by_hand(tmp_path, tables):
     d = difference("t", 1, (run, "step-000010"), (run, "step-000020"))
     assert d.low is None, "one problem more on one side: not the same problems"
     d = write(["x", "x", "x", "x"])
-    assert (d.low, d.clear) == (None, False), (
-        "one cluster: the intervals of the scores judge, and overlap"
-    )
+    assert (d.low, d.clear) == (None, False), "one cluster: the intervals of the scores judge, and overlap"
 
 
 def test_difference_is_paired_only_where_samples_reproduce_scores(runs):

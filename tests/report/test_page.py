@@ -47,35 +47,22 @@ def test_pipeline_page_stands_by_itself(page, pipeline):
     assert len(text.encode()) < 2_000_000
     found = Parsed(text)
     assert "script" not in found.tags and "link" not in found.tags and "img" not in found.tags
-    links = [
-        v for _, k, v in found.attributes if k in ("src", "href", "xlink:href", "data", "action")
-    ]
+    links = [v for _, k, v in found.attributes if k in ("src", "href", "xlink:href", "data", "action")]
     assert links and all(v.startswith("#") for v in links), "only references inside the page"
     assert all(v.startswith("#") for v in re.findall(r"url\(([^)]*)\)", text))
     assert not re.search(r"https?:|//[a-z]|@import", text)
     ids = [v for _, k, v in found.attributes if k == "id"]
     assert len(ids) == len(set(ids)), "pictures do not share ids"
     assert {v[1:] for v in links} <= set(ids)
-    for word in (
-        "Cross-entropy",
-        "cross at N ≈",
-        "disk full",
-        "overlong 7",
-        "loss.segment",
-        "step-000300",
-    ):
+    for word in ("Cross-entropy", "cross at N ≈", "disk full", "overlong 7", "loss.segment", "step-000300"):
         assert word in found.text, word
-    assert found.tags.count("svg") == 12, (
-        "3 curves, 2 over steps, 1 histogram, 5 training, 1 mixture"
-    )
+    assert found.tags.count("svg") == 12, "3 curves, 2 over steps, 1 histogram, 5 training, 1 mixture"
 
 
 def test_same_numbers_same_bytes(page, pipeline):
     text = page.read_text(encoding="utf-8")
     assert render(*load_runs([pipeline])) == text
-    assert (
-        write_report([pipeline], pipeline / "again" / "x.html").read_text(encoding="utf-8") == text
-    )
+    assert write_report([pipeline], pipeline / "again" / "x.html").read_text(encoding="utf-8") == text
 
 
 def test_browser_renders(page, chromium, tmp_path):
@@ -166,10 +153,7 @@ def test_score_table_marks_the_best(runs):
     table = score_table(runs[0], "multiplication")
     assert table.columns == ["pass@1", "pass@16", "pass@256", "pass@4096", "nll"]
     best = {
-        m: step
-        for _, step, cells in table.rows
-        for m, c in zip(table.columns, cells, strict=True)
-        if c.best
+        m: step for _, step, cells in table.rows for m, c in zip(table.columns, cells, strict=True) if c.best
     }
     assert best["pass@256"] == 600 and best["pass@1"] == 1800 and best["nll"] == 900
     assert table.problems == 200 and "–" in table.rows[1][2][0].interval
@@ -214,16 +198,12 @@ def test_highlight_escapes_and_keeps_every_character():
     text = "# a <b>\nloss:\n  name: '<script>'\n- k: 1\nplain & text\n  a.b: \"x: y\""
     marked = str(highlight(text))
     assert html.unescape(re.sub(r"</?(i|em)>", "", marked)) == text
-    assert (
-        "<i>name</i>: " in marked and "<em># a &lt;b&gt;</em>" in marked and "<script" not in marked
-    )
+    assert "<i>name</i>: " in marked and "<em># a &lt;b&gt;</em>" in marked and "<script" not in marked
 
 
 def test_the_ring_stands_where_two_curves_cross(runs):
     """Of two runs only: with three the rings would lie on each other."""
-    last = [
-        (f"r{i}", curves(run, "multiplication")["step-001800"], i) for i, run in enumerate(runs)
-    ]
+    last = [(f"r{i}", curves(run, "multiplication")["step-001800"], i) for i, run in enumerate(runs)]
     n = crossovers(last[0][1], last[1][1])
     assert f"cross at N ≈ {n[0]:.2g}" in plots.comparison("x", last)
     assert "cross at" not in plots.comparison("x", [*last, ("r2", last[0][1], 2)])

@@ -29,11 +29,27 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 ANY = st.characters(exclude_categories=())
 """Halves of surrogate pairs too, which JSON can spell."""
-FIELDS = ("step", "group", "round", "position", "prompt", "answer", "completion", "tokens", "finish", "reward", "success",
-          "components", "advantage", "trained", "source", "where")  # fmt: skip
+FIELDS = (
+    "step",
+    "group",
+    "round",
+    "position",
+    "prompt",
+    "answer",
+    "completion",
+    "tokens",
+    "finish",
+    "reward",
+    "success",
+    "components",
+    "advantage",
+    "trained",
+    "source",
+    "where",
+)
 
 
 @pytest.fixture
@@ -106,24 +122,14 @@ def test_chunks_count_where_there_are_no_steps(tmp_path):
 
 def test_best_and_worst_by_hand(tmp_path):
     """Rewards 2 1 1 0 0 -1: best first; of the two 1s the rarer success; a failed one is neither; a prompt once."""
-    values = [
-        (0, 2, 0.1),
-        (1, 1, 0.5),
-        (2, 1, 1.5),
-        (3, 0, -0.2),
-        (4, 0, -0.9),
-        (5, -1, 0),
-        (0, 1.9, 9),
-    ]
+    values = [(0, 2, 0.1), (1, 1, 0.5), (2, 1, 1.5), (3, 0, -0.2), (4, 0, -0.9), (5, -1, 0), (0, 1.9, 9)]
     rows = [
         stages.rollout(g, i, position=g, reward=float(r), advantage=a, completion=f"{r} {a}")
         for i, (g, r, a) in enumerate(values)
     ]
     rows.append(stages.rollout(6, 0, position=6, reward=None, success=None, completion="lost"))
     for g, r in ((7, 0.5), (8, -2.0)):
-        rows.append(
-            stages.rollout(g, 0, position=g, reward=r, finish="length", completion=f"cut {r}")
-        )
+        rows.append(stages.rollout(g, 0, position=g, reward=r, finish="length", completion=f"cut {r}"))
     lines(tmp_path / "rollouts" / "step-000001.jsonl", rows)
     found = {title: [c.text for c in group] for title, group in pick(Rollouts(tmp_path))}
     assert found == {
@@ -135,13 +141,8 @@ def test_best_and_worst_by_hand(tmp_path):
 
 
 def test_equal_rewards_are_not_called_best(tmp_path):
-    lines(
-        tmp_path / "rollouts" / "step-000001.jsonl",
-        [stages.rollout(g, 0, reward=0.0) for g in range(9)],
-    )
-    assert [(t, len(found)) for t, found in pick(Rollouts(tmp_path))] == [
-        ("Samples; every reward is 0", 3)
-    ]
+    lines(tmp_path / "rollouts" / "step-000001.jsonl", [stages.rollout(g, 0, reward=0.0) for g in range(9)])
+    assert [(t, len(found)) for t, found in pick(Rollouts(tmp_path))] == [("Samples; every reward is 0", 3)]
 
 
 def test_only_the_last_files_are_picked_from(run):
@@ -170,10 +171,7 @@ def test_printable_moves_nothing_and_can_be_encoded(text):
 
 
 def test_printable_by_hand():
-    assert (
-        printable("a\x1b[31mb\r\nc\rd\x9b2J\u202eR\ud800")
-        == "a\\x1b[31mb\nc\\x0dd\\x9b2J\\u202eR\\ud800"
-    )
+    assert printable("a\x1b[31mb\r\nc\rd\x9b2J\u202eR\ud800") == "a\\x1b[31mb\nc\\x0dd\\x9b2J\\u202eR\\ud800"
     assert printable("é 漢 👩\u200d🚀\tx") == "é 漢 👩\u200d🚀\tx"
     assert both_ends("abcdefghij", 10) == "abcdefghij"
     assert both_ends("abcdefghijk", 6) == "abcd\n[… 5 more characters …]\njk"
@@ -200,9 +198,7 @@ def _without_pager(path, terminal: bool) -> str:
     """What a pager would be given, or a file."""
     given_to_pager: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "rich.pager.SystemPager.show", lambda self, content: given_to_pager.append(content)
-        )
+        patch.setattr("rich.pager.SystemPager.show", lambda self, content: given_to_pager.append(content))
         printed = shown(path, terminal=terminal, width=50)
     assert bool(given_to_pager) == terminal and (not terminal or printed == "")
     return "".join(given_to_pager) or printed
@@ -229,15 +225,10 @@ def test_shown_by_prompt_with_verdicts(run):
 def test_latest_first_and_limited(run):
     text = shown(run, limit=17)
     heads = [line.split(" · ")[0] for line in text.splitlines() if line.startswith("step ")]
-    assert (
-        heads == ["step 5"] * 4 + ["step 3"]
-        and text.count("reward ") - text.count("mean reward") == 17
-    )
+    assert heads == ["step 5"] * 4 + ["step 3"] and text.count("reward ") - text.count("mean reward") == 17
     assert "the first 17 completions; --sample-limit N shows more" in text
     assert shown(run).count("│ What is") == 12, "48 completions are less than the 50 of the default"
-    assert (
-        "none: no completions (cut) here" in shown(run, where="cut", source="gsm8k", step=1) or True
-    )
+    assert "none: no completions (cut) here" in shown(run, where="cut", source="gsm8k", step=1) or True
 
 
 def test_json_is_the_rows_themselves(run):
@@ -245,17 +236,12 @@ def test_json_is_the_rows_themselves(run):
     assert rows == [r for s in (5, 3, 1) for r in Rollouts(run).rows(s) if r["finish"] == "length"]
     assert len(shown(run, as_json=True).splitlines()) == 48, "no limit where a program reads"
     assert len(shown(run, as_json=True, limit=5).splitlines()) == 5
-    lines(
-        run / "rollouts" / "step-000005.jsonl",
-        [stages.rollout(0, 0, completion="\x9b2J\x1b[2J\ud800")],
-    )
+    lines(run / "rollouts" / "step-000005.jsonl", [stages.rollout(0, 0, completion="\x9b2J\x1b[2J\ud800")])
     assert shown(run, as_json=True, step=5).isascii()
 
 
 def test_a_batch_that_trains_several_steps_holds_them_all(run):
-    (run / "recipe.yaml").write_text(
-        "rollout: {steps_per_generation: 2}\npolicy: {num_iterations: 1}\n"
-    )
+    (run / "recipe.yaml").write_text("rollout: {steps_per_generation: 2}\npolicy: {num_iterations: 1}\n")
     assert "step 3 ·" in shown(run, step=4)
     with pytest.raises(RequestError, match="--step 7: .* no rollouts of that step; it has 1, 3, 5"):
         shown(run, step=7)
@@ -294,18 +280,14 @@ def test_a_megabyte_is_cut_in_its_middle(run):
     huge = stages.rollout(0, 0, completion="\x1b" + "<b>x" * 250_000 + " #### 42")
     lines(run / "rollouts" / "step-000005.jsonl", [huge])
     text = shown(run, step=5)
-    assert (
-        len(text) < 6000 and "more characters" in text and "#### 42" in text and "\\x1b<b>x" in text
-    )
+    assert len(text) < 6000 and "more characters" in text and "#### 42" in text and "\\x1b<b>x" in text
     sample = rollout_groups(RunData.load(run))[0][1][0]
     assert len(sample.text) < 1200 and sample.text.endswith("#### 42")
 
 
 def test_pager_gets_colours_only_where_it_takes_them(run, monkeypatch):
     given_to_pager = []
-    monkeypatch.setattr(
-        "rich.pager.SystemPager.show", lambda self, text: given_to_pager.append(text)
-    )
+    monkeypatch.setattr("rich.pager.SystemPager.show", lambda self, text: given_to_pager.append(text))
     for value in (None, "-X"):
         monkeypatch.setenv("LESS", value) if value else monkeypatch.delenv("LESS", raising=False)
         console = Console(file=io.StringIO(), force_terminal=True, color_system="standard")
@@ -323,9 +305,7 @@ def test_refused_where_there_is_nothing_to_show(tmp_path, run, capsys):
     (tmp_path / "pipe" / "pipeline.json").write_text(json.dumps({"stages": [{"name": "pairs"}]}))
     assert f"name one of its runs: {pairs}" in refused(str(tmp_path / "pipe"), "--rollouts")
     assert "nothing in it is trained" in refused(str(pairs), "--rollouts", "--where", "dropped")
-    assert "--step, --source: only with --rollouts" in refused(
-        str(run), "--step", "1", "--source", "x"
-    )
+    assert "--step, --source: only with --rollouts" in refused(str(run), "--step", "1", "--source", "x")
     (tmp_path / "bare" / "checkpoints").mkdir(parents=True)
     assert "no rollouts (no rollouts/step-*.jsonl)" in refused(str(tmp_path / "bare"), "--rollouts")
     with pytest.raises(SystemExit) as stop:
@@ -340,7 +320,5 @@ def test_without_torch(run):
         f"import sys; from posttrain.cli import main\nassert main(['show', {str(run)!r}, '--rollouts']) == 0\n"
         "sys.exit(str([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == "[]" and "What is 2*7?" in done.stdout

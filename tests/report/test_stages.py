@@ -78,9 +78,7 @@ def test_trend_by_hand():
     one = trend(rows[:1], "x")
     assert (one.first, one.last, one.count, one.error) == (0.0, 0.0, 1, 0.0)
     assert (
-        trend(rows, "y") is None
-        and mean(rows, "y") is None
-        and mean(rows[:3], "x") == pytest.approx(7 / 3)
+        trend(rows, "y") is None and mean(rows, "y") is None and mean(rows[:3], "x") == pytest.approx(7 / 3)
     )
 
 
@@ -102,9 +100,7 @@ def test_facts_of_dpo_by_hand(held):
     """Accuracy .5 + .35 t with t = 0, 1/49 ... 1: the first five average t = 2/49, the last five 47/49."""
     found = facts(held["dpo"])
     assert (
-        found["accuracy"]
-        == f"{share(0.5 + 0.35 * 2 / 49)} → {share(0.5 + 0.35 * 47 / 49)}"
-        == ".514 → .836"
+        found["accuracy"] == f"{share(0.5 + 0.35 * 2 / 49)} → {share(0.5 + 0.35 * 47 / 49)}" == ".514 → .836"
     )
     assert found["log-ratio of chosen"] == "−1.22 → −28.8" and found["margin"] == "0.0612 → 1.44"
     assert found["held-out accuracy"] == f"{share(0.5 + 0.25 * 9 / 49)} → .750"
@@ -122,9 +118,18 @@ def test_facts_of_sampling_by_hand(held):
     }
     assert facts(held["difficulty"])["kept"] == "100 (25% of the prompts)"
     assert facts(held["sft"]) == {} and sampled({"unjudged": 3}) == {"not judged": "3"}
-    odd = [{}, {"prompts": True}, {"success_by_count": [1]}, {"success_by_count": [0, 0]}, {"success_by_count": [1, "x"]},
-           {"success_by_count": [3, -1]}, {"none": [1]}, {"none": {"a": "b"}}, {"mean_tokens": {}},
-           {"mean_tokens": {"chosen": 3, "rejected": None}}]  # fmt: skip
+    odd = [
+        {},
+        {"prompts": True},
+        {"success_by_count": [1]},
+        {"success_by_count": [0, 0]},
+        {"success_by_count": [1, "x"]},
+        {"success_by_count": [3, -1]},
+        {"none": [1]},
+        {"none": {"a": "b"}},
+        {"mean_tokens": {}},
+        {"mean_tokens": {"chosen": 3, "rejected": None}},
+    ]
     assert [sampled(value) for value in odd] == [{}] * 10
 
 
@@ -135,15 +140,9 @@ def test_components_by_hand(held, made):
         ("tags", "0.2", "0.0%", False),
     ]
     assert rows[0]["unparseable"] == "5.0%", "10 % falling to none, evenly"
-    rows = [
-        {"reward/a/b": 1.0, "reward/a/b/ms": 2.0, "reward/timeout": 0.5, "reward/a/b/error": 0.02}
-    ] * 2
-    run = made(
-        "rlvr", {"rewards": [{"name": "x.y:z", "label": "timeout"}, {"name": "unused"}, 3]}, rows
-    )
-    assert components(run) == ["timeout", "a/b"], (
-        "labels may hold a slash, or be called as a status is"
-    )
+    rows = [{"reward/a/b": 1.0, "reward/a/b/ms": 2.0, "reward/timeout": 0.5, "reward/a/b/error": 0.02}] * 2
+    run = made("rlvr", {"rewards": [{"name": "x.y:z", "label": "timeout"}, {"name": "unused"}, 3]}, rows)
+    assert components(run) == ["timeout", "a/b"], "labels may hold a slash, or be called as a status is"
     assert [(r["label"], r["error"], r["loud"]) for r in component_rows(run)] == [
         ("timeout", "–", False),
         ("a/b", "2.0%", True),
@@ -168,12 +167,7 @@ def test_labels_say_the_stage(held, made):
     assert labels(twice) == ["Cross-entropy", "a", "b"], "only those that share one go by name"
     confident = {"policy": {"loss": "grpo", "advantage": "confidence", "k": 16}}
     assert label(made("rlvr", confident)) == "RLVR grpo, confidence advantage N = 16"
-    assert [label(made(stage)) for stage in ("rlvr", "dpo", "sft", "other")] == [
-        "RLVR",
-        "DPO",
-        "run",
-        "run",
-    ]
+    assert [label(made(stage)) for stage in ("rlvr", "dpo", "sft", "other")] == ["RLVR", "DPO", "run", "run"]
 
 
 # ---- warnings -----------------------------------------------------------------------------------------------
@@ -186,17 +180,14 @@ def test_falling_chosen_replies_are_called_out(tmp_path, held):
     ]
     start = (tmp_path / "sft", "step-000200")
     for name, fall in (("level", 0.0), ("rising", -30.0), ("little", 0.05)):
-        assert alerts([RunData.load(stages.write_dpo(tmp_path / name, start, {}, fall))]) == [], (
-            name
-        )
+        assert alerts([RunData.load(stages.write_dpo(tmp_path / name, start, {}, fall))]) == [], name
 
 
 def test_without_a_reference_log_probabilities_are_judged(made):
     """A fall of 2 nats in log-probabilities that scatter by 10 is noise; one of 40 is none."""
     for fall, count in ((2.0, 0), (40.0, 1)):
         rows = [
-            {"logps/chosen": -90 - fall * i / 60 + 10 * (-1) ** i, "logps/rejected": -90.0}
-            for i in range(60)
+            {"logps/chosen": -90 - fall * i / 60 + 10 * (-1) ** i, "logps/rejected": -90.0} for i in range(60)
         ]
         found = alerts([made("dpo", {}, rows, f"fall-{fall}")])
         assert len(found) == count, found
@@ -226,8 +217,18 @@ def test_groups_that_teach_nothing(made):
 
 
 def test_failed_gates_are_said(made):
-    row = {"checkpoint": "step-000040", "step": 40, "task": "gsm8k", "metric": "pass@1", "value": 0.31, "against": "start",
-           "reference": 0.36, "drop": 0.05, "max_drop": 0.03, "action": "mark"}  # fmt: skip
+    row = {
+        "checkpoint": "step-000040",
+        "step": 40,
+        "task": "gsm8k",
+        "metric": "pass@1",
+        "value": 0.31,
+        "against": "start",
+        "reference": 0.36,
+        "drop": 0.05,
+        "max_drop": 0.03,
+        "action": "mark",
+    }
     run = made("rlvr")
     lines(run.path / "gates.jsonl", [row | {"step": 20}, row, {"task": "broken"}])
     assert alerts([RunData.load(run.path)]) == [
@@ -244,10 +245,7 @@ def test_each_stage_is_told_from_its_start(held):
     found = findings(runs)
     told = {text.split(": ")[0]: text for text in found}
     plain, start = held["rlvr-plain"], "step-000000"
-    values = {
-        k: [curve(plain, "arithmetic", c)[k].value for c in (start, "step-000120")]
-        for k in (1, 128)
-    }
+    values = {k: [curve(plain, "arithmetic", c)[k].value for c in (start, "step-000120")] for k in (1, 128)}
     d = {k: difference("arithmetic", k, (plain, start), (plain, "step-000120")) for k in (1, 128)}
     assert d[1].low > 0 > d[128].high
     moves = [
@@ -263,10 +261,7 @@ def test_each_stage_is_told_from_its_start(held):
     between = [text for text in found if text.startswith("Last checkpoints")]
     assert len(between) == 1, "the two runs that start from one checkpoint, and no other pair"
     assert "mean_std advantage leads pass@1" in between[0] and "k = 8 leads pass@128" in between[0]
-    assert (
-        told["Success rates"]
-        == "Success rates: 100 kept of 400 prompts; .481 of the completions right."
-    )
+    assert told["Success rates"] == "Success rates: 100 kept of 400 prompts; .481 of the completions right."
 
 
 def test_the_parent_stands_in_for_a_missing_step_0(chain, tmp_path):
@@ -321,10 +316,7 @@ def test_unscored_stages_are_told_by_what_they_logged(made):
     assert findings([run]) == [
         "RLVR: no checkpoint scored yet; success .250 → .500, reward 0.3 → 0.6 from step 1 to 2."
     ]
-    assert (
-        headline(made("dpo", name="b"), "x") is None
-        and headline(made("pairs", name="c"), "x") is None
-    )
+    assert headline(made("dpo", name="b"), "x") is None and headline(made("pairs", name="c"), "x") is None
     assert "no step logged yet" in findings([made("rlvr", name="d")])[0]
     failed = made("pairs", name="e")
     failed.run["status"] = "failed"
@@ -339,9 +331,7 @@ def hostile_run(path):
     text = HOSTILE + "\x1b[2J\x07\u202e\ud800"
     stages.write_rlvr(path, "mean", (path, text), {}, 6)
     rows = [
-        stages.rollout(
-            g, 0, prompt=text, completion=text, answer=text, source=text, where=text, finish=text
-        )
+        stages.rollout(g, 0, prompt=text, completion=text, answer=text, source=text, where=text, finish=text)
         for g in range(3)
     ]
     rows[0]["components"] = {text: {"value": 0.0, "status": text, "reason": text}}
@@ -380,16 +370,31 @@ def test_page_has_the_stages_in_order(page):
     text = page.read_text(encoding="utf-8")
     found = Parsed(text)
     heads = [re.sub(r"<[^>]+>", "", h) for h in re.findall(r"<h[23]>(.*?)</h[23]>", text)]
-    order = ["arithmetic", "Sampled completions", "Training", "Supervised fine-tuning: Cross-entropy",
-             "Preference optimisation: DPO dpo_norm", "Verifiable rewards: RLVR dapo, mean_std advantage,", "Data",
-             "Samples"]  # fmt: skip
+    order = [
+        "arithmetic",
+        "Sampled completions",
+        "Training",
+        "Supervised fine-tuning: Cross-entropy",
+        "Preference optimisation: DPO dpo_norm",
+        "Verifiable rewards: RLVR dapo, mean_std advantage,",
+        "Data",
+        "Samples",
+    ]
     places = [next(i for i, head in enumerate(heads) if head.startswith(title)) for title in order]
-    assert places == sorted(places) and heads[places[3]] == order[3], (
-        "stages that sample train nothing"
-    )
-    for words in ("Reward: tags", "Log-ratio to the reference", "How often prompts were solved", "pass@1 through the stages",
-                  "Groups without gradient", "timeout, worker lost", "advantage +0.7", "the chosen replies become less likely",
-                  "all wrong 30", "full bars: kept", "stages end to end"):  # fmt: skip
+    assert places == sorted(places) and heads[places[3]] == order[3], "stages that sample train nothing"
+    for words in (
+        "Reward: tags",
+        "Log-ratio to the reference",
+        "How often prompts were solved",
+        "pass@1 through the stages",
+        "Groups without gradient",
+        "timeout, worker lost",
+        "advantage +0.7",
+        "the chosen replies become less likely",
+        "all wrong 30",
+        "full bars: kept",
+        "stages end to end",
+    ):
         assert words in found.text, words
     ids = [v for _, k, v in found.attributes if k == "id"]
     assert len(ids) == len(set(ids)) and len(text) < 2_000_000
@@ -400,9 +405,7 @@ def test_hostile_text_stays_text(page):
     found = Parsed(text)
     assert not {"script", "img"} & set(found.tags)
     assert not [k for _, k, _ in found.attributes if k.startswith("on")]
-    assert (
-        "<script>alert('x')</script>" in found.text and "\\x1b[2J\\x07\\u202e\\ud800" in found.text
-    )
+    assert "<script>alert('x')</script>" in found.text and "\\x1b[2J\\x07\\u202e\\ud800" in found.text
     assert not UNSAFE.search(text)
     hostile = page.parent / "hostile"
     assert not UNSAFE.search(printed(hostile)) and "\\x1b[2J" in printed(hostile)
@@ -472,14 +475,19 @@ def printed(path, **options) -> str:
 
 def test_show_says_what_each_stage_did(chain):
     text = printed(chain)
-    for words in ("accuracy              .514 → .836", "pairs        120", "100 (25% of the prompts)", "success  ",
-                  "rollouts                3 files (posttrain show", "1 file (posttrain show", "less likely"):  # fmt: skip
+    for words in (
+        "accuracy              .514 → .836",
+        "pairs        120",
+        "100 (25% of the prompts)",
+        "success  ",
+        "rollouts                3 files (posttrain show",
+        "1 file (posttrain show",
+        "less likely",
+    ):
         assert words in text, words
     assert "chunk 1 of 9" in text
     value = json.loads(printed(chain / "rlvr-plain", json=True))
-    assert (
-        value["rollouts"] == [1, 61, 119] and value["alerts"] == [] and "success" in value["facts"]
-    )
+    assert value["rollouts"] == [1, 61, 119] and value["alerts"] == [] and "success" in value["facts"]
 
 
 def test_markdown_and_card_say_it_too(chain, held):

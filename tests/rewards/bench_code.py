@@ -27,10 +27,7 @@ from posttrain.types import Example  # noqa: E402
 
 def plain(program: str, columns: dict) -> bool:
     source = f"{columns['prompt']}{program}\n{columns['test']}\ncheck({columns['entry_point']})\n"
-    return (
-        subprocess.run([sys.executable, "-c", source], capture_output=True, timeout=60).returncode
-        == 0
-    )
+    return subprocess.run([sys.executable, "-c", source], capture_output=True, timeout=60).returncode == 0
 
 
 def measure(run, found: list) -> tuple[float, int]:
@@ -51,9 +48,7 @@ def main() -> None:
         (program, columns, tests_of(Example(extra=columns))) for _, program, columns in once
     ] * given.rounds
     load = os.getloadavg()[0]
-    print(
-        f"HumanEval, {len(found)} checks, {os.cpu_count()} cores, load {load:.1f} before the start"
-    )
+    print(f"HumanEval, {len(found)} checks, {os.cpu_count()} cores, load {load:.1f} before the start")
     print(f"{'how':28} {'checks/s':>9} {'right':>7}")
     speed, passed = measure(lambda r: plain(r[0], r[1]), found[: len(once)])
     print(f"{'plain subprocess, no walls':28} {speed:9.1f} {passed:3}/{len(once)}")

@@ -42,9 +42,7 @@ def returns(completion: str, example: Example) -> object:
 
 def raises(completion: str, example: Example) -> Verdict:
     """The error the completion names."""
-    raise {"zero": ZeroDivisionError, "stack": RecursionError, "memory": MemoryError}[completion](
-        "oh"
-    )
+    raise {"zero": ZeroDivisionError, "stack": RecursionError, "memory": MemoryError}[completion]("oh")
 
 
 def busy(completion: str, example: Example) -> Verdict:

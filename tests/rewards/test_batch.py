@@ -24,9 +24,7 @@ EXAMPLE = Example(answer="5")
 
 
 def values(name: str, completions: list[str], **how) -> list[float | None]:
-    return [
-        v.value for v in score_batch(bind(name), completions, [EXAMPLE] * len(completions), **how)
-    ]
+    return [v.value for v in score_batch(bind(name), completions, [EXAMPLE] * len(completions), **how)]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 16])
@@ -62,9 +60,7 @@ def test_an_empty_batch():
 
 def test_a_check_that_hangs_in_c_is_killed_and_the_others_are_judged():
     began = time.monotonic()
-    verdicts = score_batch(
-        bind(f"{PROBES}:busy"), ["", "hang", "", "hang"] + [""] * 60, [EXAMPLE] * 64
-    )
+    verdicts = score_batch(bind(f"{PROBES}:busy"), ["", "hang", "", "hang"] + [""] * 60, [EXAMPLE] * 64)
     took = time.monotonic() - began
     assert [v.value for v in verdicts] == [1.0, 0.0, 1.0, 0.0] + [1.0] * 60
     assert (verdicts[1].status, verdicts[1].reason) == ("scored", "limit")
@@ -89,8 +85,7 @@ def test_a_worker_that_dies_once_costs_nothing_twice_is_an_error(tmp_path):
     verdicts = score_batch(bind(f"{PROBES}:dies"), texts, [EXAMPLE] * 4, workers=1)
     assert [v.value for v in verdicts] == [1.0, None, 1.0, 1.0]
     assert (
-        verdicts[1].status == "error"
-        and "died twice (signal SIGKILL, signal SIGKILL)" in verdicts[1].reason
+        verdicts[1].status == "error" and "died twice (signal SIGKILL, signal SIGKILL)" in verdicts[1].reason
     )
 
 
@@ -141,11 +136,7 @@ def test_a_real_worker_reports_its_state_and_cpu_time():
 def test_what_has_no_verdict_at_the_deadline_is_a_timeout():
     began = time.monotonic()
     verdicts = score_batch(
-        bind(f"{PROBES}:sleeps"),
-        ["0", "1.5", "1.5", "1.5"],
-        [EXAMPLE] * 4,
-        deadline_s=1.0,
-        workers=1,
+        bind(f"{PROBES}:sleeps"), ["0", "1.5", "1.5", "1.5"], [EXAMPLE] * 4, deadline_s=1.0, workers=1
     )
     assert time.monotonic() - began < 5
     assert [v.status for v in verdicts] == ["scored", "timeout", "timeout", "timeout"]
@@ -164,12 +155,8 @@ def test_a_worker_at_work_when_a_batch_ends_is_not_given_to_the_next():
 def test_deadline_of_threads_and_lists():
     verdicts = score_batch(bind("probe-thread"), ["0", "30", "0"], [EXAMPLE] * 3, deadline_s=1.0)
     assert [v.status for v in verdicts] == ["scored", "timeout", "scored"]
-    assert (
-        score_batch(bind("probe-lists"), ["a"], [EXAMPLE], deadline_s=-1.0)[0].status == "timeout"
-    )
-    assert (
-        score_batch(bind("probe-bonus"), ["a"], [EXAMPLE], deadline_s=-1.0)[0].status == "timeout"
-    )
+    assert score_batch(bind("probe-lists"), ["a"], [EXAMPLE], deadline_s=-1.0)[0].status == "timeout"
+    assert score_batch(bind("probe-bonus"), ["a"], [EXAMPLE], deadline_s=-1.0)[0].status == "timeout"
 
 
 def test_threads_keep_order_and_errors_to_themselves():
@@ -235,8 +222,14 @@ print(first, flush=True)
 
 
 def run(then: str, root: Path, **how) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PROGRAM.format(then=then)], cwd=root, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, **how)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(then=then)],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **how,
+    )
 
 
 def gone(pid: int, within_s: float = 10) -> bool:

@@ -12,9 +12,18 @@ from posttrain.rewards.simple.choice import check_row, choice, right_letter
 from posttrain.types import Example
 
 SPELLINGS = [
-    "{0}", "({0})", "{0}.", "Answer: {0}", "The answer is {0}.", "The correct answer is ({0}).", "\\boxed{{{0}}}",
-    "$\\boxed{{\\text{{({0})}}}}$", "**Answer: {0}**", "#### {0}", "So: the final answer is option {0}, as said.",
-]  # fmt: skip
+    "{0}",
+    "({0})",
+    "{0}.",
+    "Answer: {0}",
+    "The answer is {0}.",
+    "The correct answer is ({0}).",
+    "\\boxed{{{0}}}",
+    "$\\boxed{{\\text{{({0})}}}}$",
+    "**Answer: {0}**",
+    "#### {0}",
+    "So: the final answer is option {0}, as said.",
+]
 
 
 def row(answer: str, choices=None) -> Example:
@@ -28,11 +37,7 @@ def test_any_spelling_of_a_letter_is_read(gold, said, spelling):
     assert verdict.details["letter"] == said
 
 
-@given(
-    st.sampled_from("ABCD"),
-    st.sampled_from("ABCD"),
-    st.sampled_from([" or ", ", ", "/", " and ", " & "]),
-)
+@given(st.sampled_from("ABCD"), st.sampled_from("ABCD"), st.sampled_from([" or ", ", ", "/", " and ", " & "]))
 def test_two_letters_are_no_answer(one, two, between):
     verdict = choice(f"Answer: {one}{between}{two}", row(one))
     assert verdict.value == (one == two)

@@ -83,13 +83,7 @@ def test_parts_that_cannot_matter_are_not_run():
         CALLS.clear()
         score(how, first, 1.0)
         assert CALLS == ["pa"], how
-    for how, first in (
-        ("all", 1.0),
-        ("all", None),
-        ("any", 0.0),
-        ("gated", 1.0),
-        ("weighted", 0.0),
-    ):
+    for how, first in (("all", 1.0), ("all", None), ("any", 0.0), ("gated", 1.0), ("weighted", 0.0)):
         CALLS.clear()
         score(how, first, 1.0)
         assert CALLS == ["pa", "pb"], how

@@ -23,10 +23,7 @@ def test_the_value_is_the_weighted_sum_and_every_part_is_kept():
     both = composite(Reward(EQUAL, 2.0, "right"), Reward("probe-bonus", 0.5))
     good, bad = both.grade(["5", "55"], [Example(answer="5")] * 2)
     assert (good.value, good.success, bad.value, bad.success) == (0.5, True, -3.0, False)
-    assert {label: v.value for label, v in good.components.items()} == {
-        "right": 1.0,
-        "probe-bonus": -3.0,
-    }
+    assert {label: v.value for label, v in good.components.items()} == {"right": 1.0, "probe-bonus": -3.0}
 
 
 def test_a_failed_checker_leaves_no_value_rather_than_a_zero():
@@ -61,13 +58,13 @@ def test_a_row_names_its_verifiers_and_shaping_applies_to_all():
     ]
     graded = all_of_them.grade(["5", "5", "5"], rows)
     assert [list(g.components) for g in graded] == [
-        ["part", "probe-bonus"], ["right", "probe-bonus"], ["right", "part", "probe-bonus"]
-    ]  # fmt: skip
+        ["part", "probe-bonus"],
+        ["right", "probe-bonus"],
+        ["right", "part", "probe-bonus"],
+    ]
     assert [g.value for g in graded] == [0.25 - 3, 1 - 3, 1.25 - 3]
     assert [g.success for g in graded] == [False, True, True], "the row's own verifier decides"
-    with pytest.raises(
-        RequestError, match="f:7: column 'rewards' names 'rigth'.*did you mean 'right'"
-    ):
+    with pytest.raises(RequestError, match="f:7: column 'rewards' names 'rigth'.*did you mean 'right'"):
         all_of_them.check_rows([Example(where="f:7", extra={"rewards": "rigth"})])
     with pytest.raises(RequestError, match="names 'probe-bonus', no verifier"):
         all_of_them.check_rows([Example(extra={"rewards": ["probe-bonus"]})])
@@ -84,13 +81,21 @@ def test_rows_are_checked_by_the_rewards_that_apply_to_them():
     ("rewards", "success", "sentence"),
     [
         ([Reward("mat")], None, r"rewards\[0\]: unknown reward 'mat'"),
-        ([Reward(EQUAL), Reward(EQUAL)], None, r"rewards\[1\]: 'tests.rewards.probes:equal' stands twice; .*label"),
+        (
+            [Reward(EQUAL), Reward(EQUAL)],
+            None,
+            r"rewards\[1\]: 'tests.rewards.probes:equal' stands twice; .*label",
+        ),
         ([Reward("probe-bonus")], None, "name at least one verifier"),
         ([Reward(EQUAL, label="right")], Success("rihgt"), "success.reward = 'rihgt'.*did you mean 'right'"),
         ([Reward(EQUAL, label="a"), Reward("probe-bonus")], Success("probe-bonus"), "is no verifier"),
-        ([Reward(EQUAL, options={"ignore": True})], None, "unknown option 'ignore' .did you mean 'ignore_case'"),
+        (
+            [Reward(EQUAL, options={"ignore": True})],
+            None,
+            "unknown option 'ignore' .did you mean 'ignore_case'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_compositions_are_refused(rewards, success, sentence):
     with pytest.raises(RequestError, match=sentence):
         Composite(rewards, success)
@@ -105,9 +110,11 @@ def test_all_that_is_wrong_with_a_composition_is_said_at_once():
 def test_the_summary_counts_by_component():
     """Four rows: right, wrong, checker down, too costly. Means are over what is known: (1+0+0)/3."""
     given = [
-        {"value": 1.0}, {"value": 0.0}, {"value": None, "status": "timeout"},
+        {"value": 1.0},
+        {"value": 0.0},
+        {"value": None, "status": "timeout"},
         {"value": 0.0, "reason": "limit"},
-    ]  # fmt: skip
+    ]
     rows = [Example(extra={"given": each}) for each in given]
     logged = summary(composite(Reward(RETURNS, 2.0, "part")).grade([""] * 4, rows))
     assert logged["reward"] == pytest.approx(2 / 3) and logged["success"] == pytest.approx(1 / 3)

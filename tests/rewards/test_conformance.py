@@ -121,6 +121,4 @@ def test_every_reward_holds_on_its_corpus(name):
     spec = REWARDS[name]
     require("sandbox" if name == "code" else "reward", not spec.lacks, spec.lacks)
     found = conformance(spec)
-    assert found.holds, [
-        (s.line, s.expected, s.completion, s.verdict) for s in found.surprises[:10]
-    ]
+    assert found.holds, [(s.line, s.expected, s.completion, s.verdict) for s in found.surprises[:10]]

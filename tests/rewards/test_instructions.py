@@ -94,16 +94,7 @@ def test_the_verdict_says_what_was_followed_and_why_not():
 
 
 def test_loose_gives_the_eight_variants_that_are_not_empty():
-    assert list(loose("*a\nb*\nc")) == [
-        "*a\nb*\nc",
-        "a\nb\nc",
-        "b*\nc",
-        "b\nc",
-        "*a\nb*",
-        "a\nb",
-        "b*",
-        "b",
-    ]
+    assert list(loose("*a\nb*\nc")) == ["*a\nb*\nc", "a\nb\nc", "b*\nc", "b\nc", "*a\nb*", "a\nb", "b*", "b"]
     assert list(loose("one")) == ["one", "one"]
     assert list(loose("***\n* * *")) == ["***\n* * *", "* * *", "***"]
 
@@ -154,17 +145,35 @@ CASES = [  # text, id, kwargs, followed in mode compat, in mode fixed
     ("1796-13-01", "custom:date_format_list", {}, False, False),
     ("1796-00-31", "custom:date_format_list", {}, True, False),
     ("My answer is yes. Or so.", "detectable_format:constrained_response", {}, True, False),
-    ("Come.\nWith a p.s. inside", "detectable_content:postscript", {"postscript_marker": "P.S."}, True, False),
+    (
+        "Come.\nWith a p.s. inside",
+        "detectable_content:postscript",
+        {"postscript_marker": "P.S."},
+        True,
+        False,
+    ),
     ("a\n  b\n\n\n    c", "format:line_indent", {}, False, True),
     ("and And but", "count:conjunctions", {"small_n": 3}, True, False),
     ("1. - 2. -", "format:list", {"sep": "-"}, True, False),
     ("no stars at all", "format:sub-bullets", {}, True, False),
-    ("IT'S IBM", "change_case:capital_word_frequency", {"capital_frequency": 3, "capital_relation": "at least"}, True, False),
+    (
+        "IT'S IBM",
+        "change_case:capital_word_frequency",
+        {"capital_frequency": 3, "capital_relation": "at least"},
+        True,
+        False,
+    ),
     ("a***b", "length_constraints:number_paragraphs", {"num_paragraphs": 2}, True, False),
-    ("SECTION 1 and SECTION 2", "detectable_format:multiple_sections", {"section_spliter": "SECTION", "num_sections": 2}, True, False),
+    (
+        "SECTION 1 and SECTION 2",
+        "detectable_format:multiple_sections",
+        {"section_spliter": "SECTION", "num_sections": 2},
+        True,
+        False,
+    ),
     ("*a* * b*", "detectable_format:number_highlighted_sections", {"num_highlights": 2}, True, False),
     ("name a tree", "combination:repeat_prompt", {"prompt_to_repeat": "Name a tree"}, True, False),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "id", "kwargs", "compat", "fixed"), CASES)
@@ -221,12 +230,8 @@ def test_options_are_checked_when_a_recipe_is_read():
 
 
 def test_every_row_of_ifeval_is_accepted(data_dir):
-    rows = [
-        json.loads(line) for line in (data_dir / "ifeval/input_data.jsonl").read_text().splitlines()
-    ]
-    assert len(rows) == 541 and {id for one in rows for id in one["instruction_id_list"]} <= {
-        *TABLE
-    }
+    rows = [json.loads(line) for line in (data_dir / "ifeval/input_data.jsonl").read_text().splitlines()]
+    assert len(rows) == 541 and {id for one in rows for id in one["instruction_id_list"]} <= {*TABLE}
     for one in rows:
         for mode in ("compat", "fixed"):
             check_row(Example(prompt=one["prompt"], extra=one), mode=mode)

@@ -15,10 +15,33 @@ from posttrain.rewards.instructions import instructions
 from posttrain.types import Example
 
 PIECES = (
-    "The weather is warm today.", "Dr. Lee paid $3.50.", "Really?", "* a point", "- another", "***", "******", "NASA",
-    "<<A title>>", "*bold*", "**bolder**", "[name]", "P.S. bye", "P.P.S. bye", "Section 1", "SECTION 2", "a, b", "1. One",
-    '"quoted"', "My answer is yes.", '{"a": 1}', "```json\n[1]\n```", "THE END.", "Wait... what?", "Paragraph 2", "",
-)  # fmt: skip
+    "The weather is warm today.",
+    "Dr. Lee paid $3.50.",
+    "Really?",
+    "* a point",
+    "- another",
+    "***",
+    "******",
+    "NASA",
+    "<<A title>>",
+    "*bold*",
+    "**bolder**",
+    "[name]",
+    "P.S. bye",
+    "P.P.S. bye",
+    "Section 1",
+    "SECTION 2",
+    "a, b",
+    "1. One",
+    '"quoted"',
+    "My answer is yes.",
+    '{"a": 1}',
+    "```json\n[1]\n```",
+    "THE END.",
+    "Wait... what?",
+    "Paragraph 2",
+    "",
+)
 BETWEEN = (" ", " ", "\n", "\n\n")
 
 
@@ -41,16 +64,12 @@ def test_agreement_with_the_official_checkers(data_dir):
     lines = (data_dir / "ifeval/input_data.jsonl").read_text().splitlines()
     agreed: dict[str, list[bool]] = {}
     for row in map(json.loads, lines):
-        given = official.InputExample(
-            row["key"], row["instruction_id_list"], row["prompt"], row["kwargs"]
-        )
+        given = official.InputExample(row["key"], row["instruction_id_list"], row["prompt"], row["kwargs"])
         for text in texts(row, rng):
             for strictness in ("strict", "loose"):
                 test = getattr(official, f"test_instruction_following_{strictness}")
                 wanted = test(given, text).follow_instruction_list
-                verdict = instructions(
-                    text, Example(prompt=row["prompt"], extra=row), strictness=strictness
-                )
+                verdict = instructions(text, Example(prompt=row["prompt"], extra=row), strictness=strictness)
                 found = [one["followed"] for one in verdict.details.get("instructions", [])]
                 for id, kwargs, one, two in zip(
                     row["instruction_id_list"],

@@ -63,10 +63,7 @@ def test_sentences_hold_the_text_in_order_and_leave_out_only_space(text):
         ("The U.S. is big. It is.", "The U.S. is big . It is ."),
         ("Wait... what?! -- yes", "Wait ... what ? ! -- yes"),
         ("You cannot; we gonna: 3,000 at 5:30", "You can not ; we gon na : 3,000 at 5:30"),
-        (
-            "'Tis a *bold* state-of-the-art",
-            "' T is a * bold * state-of-the-art".replace("T is", "Tis"),
-        ),
+        ("'Tis a *bold* state-of-the-art", "' T is a * bold * state-of-the-art".replace("T is", "Tis")),
     ],
 )
 def test_tokens(text, expected):

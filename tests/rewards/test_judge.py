@@ -305,13 +305,28 @@ def test_bad_options_and_rows(server, tmp_path):
 @pytest.mark.parametrize(
     ("reply", "score"),
     [
-        ('{"score": 7}', 7), ('```json\n{"score": 6.5}\n```', 6.5), ("It is fine.\nScore: 8", 8),
-        ("Good.\n\n**Score: 8/10**", 8), ("<think>Score: 1</think>Score: 9", 9), ('{"why": "x", "score": 0}', 0),
-        ('{"score": 11}', None), ('{"score": -1}', None), ('{"score": "7"}', None), ('{"score": true}', None),
-        ("7", None), ("Score: 7\nbecause", None), ("The score: 7 or 8", None), ("Score: 70", None), ("[7]", None),
-        ("Score: 7/100", None), ("", None), ("<think>Score: 9", None), ('I say {"score": 7}', None), ('{"score": NaN}', None),
+        ('{"score": 7}', 7),
+        ('```json\n{"score": 6.5}\n```', 6.5),
+        ("It is fine.\nScore: 8", 8),
+        ("Good.\n\n**Score: 8/10**", 8),
+        ("<think>Score: 1</think>Score: 9", 9),
+        ('{"why": "x", "score": 0}', 0),
+        ('{"score": 11}', None),
+        ('{"score": -1}', None),
+        ('{"score": "7"}', None),
+        ('{"score": true}', None),
+        ("7", None),
+        ("Score: 7\nbecause", None),
+        ("The score: 7 or 8", None),
+        ("Score: 70", None),
+        ("[7]", None),
+        ("Score: 7/100", None),
+        ("", None),
+        ("<think>Score: 9", None),
+        ('I say {"score": 7}', None),
+        ('{"score": NaN}', None),
     ],
-)  # fmt: skip
+)
 def test_replies_are_read_strictly(reply, score):
     assert read_score(reply) == score
 

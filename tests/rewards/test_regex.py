@@ -19,13 +19,8 @@ def test_full_and_search():
     assert regex("abc", ROW, "b").value == 0
     assert regex("abc", ROW, "b", match="search").value == 1
     assert regex("abc", ROW, "a.c").value == 1
-    assert (
-        regex("a\nc", ROW, "a.c").value == 1 and regex("a\nc", ROW, "a.c", dot_all=False).value == 0
-    )
-    assert (
-        regex("ABC", ROW, "abc").value == 0
-        and regex("ABC", ROW, "abc", ignore_case=True).value == 1
-    )
+    assert regex("a\nc", ROW, "a.c").value == 1 and regex("a\nc", ROW, "a.c", dot_all=False).value == 0
+    assert regex("ABC", ROW, "abc").value == 0 and regex("ABC", ROW, "abc", ignore_case=True).value == 1
 
 
 def test_a_ban_is_not_kept_by_silence():

@@ -24,9 +24,7 @@ EXAMPLE = Example(answer="5")
 
 
 def test_wrong_names_get_the_nearest_spelling():
-    with pytest.raises(
-        RequestError, match="unknown reward 'mathh'.*did you mean 'math'.*rewards list"
-    ):
+    with pytest.raises(RequestError, match="unknown reward 'mathh'.*did you mean 'math'.*rewards list"):
         bind("mathh")
     with pytest.raises(RequestError, match=r"^rewards\[2\]: unknown reward 'mathh'"):
         bind("mathh", at="rewards[2]")
@@ -34,9 +32,7 @@ def test_wrong_names_get_the_nearest_spelling():
         bind(f"{PROBES}:equals")
     with pytest.raises(RequestError, match="NOT_A_FUNCTION is int, no function"):
         bind(f"{PROBES}:NOT_A_FUNCTION")
-    with pytest.raises(
-        RequestError, match="cannot import tests.rewards.prboes: ModuleNotFoundError"
-    ):
+    with pytest.raises(RequestError, match="cannot import tests.rewards.prboes: ModuleNotFoundError"):
         bind("tests.rewards.prboes:equal")
 
 
@@ -62,9 +58,7 @@ def test_dotted_paths_and_entry_points_reach_the_workers(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert score("halves", "x", EXAMPLE, of=0.5).value == 0.25
     assert score("outside:halves", "x", EXAMPLE).value == 0.5
-    assert find("math").fn is REWARDS["math"].fn, (
-        "a plugin cannot take the place of a built-in reward"
-    )
+    assert find("math").fn is REWARDS["math"].fn, "a plugin cannot take the place of a built-in reward"
     with pytest.raises(RequestError, match="did you mean 'halves'"):
         bind("halvess")
     assert any(p.name == "halves" for p in metadata.entry_points(group="posttrain.rewards"))
@@ -131,10 +125,13 @@ def test_a_reward_must_name_its_options():
     ("row", "sentence"),
     [
         (Example(where="f:3", extra={"tests": ["x"]}), "f:3: reward 'probe-strict' needs column 'answer'"),
-        (Example(answer="1", where="f:4", extra={"test": ["x"]}), "f:4: .*'tests' or 'stdin_tests' .did you mean 'test'"),
+        (
+            Example(answer="1", where="f:4", extra={"test": ["x"]}),
+            "f:4: .*'tests' or 'stdin_tests' .did you mean 'test'",
+        ),
         (Example(answer="x", where="f:5", extra={"tests": ["x"]}), "f:5: .*the answer 'x' is no number"),
     ],
-)  # fmt: skip
+)
 def test_rows_are_checked_at_load_time(row, sentence):
     good = Example(answer="1", extra={"stdin_tests": []})
     bind("probe-strict").check_row(good)
@@ -197,10 +194,7 @@ def test_a_wrong_number_of_verdicts_is_an_error_for_all():
     assert [v.status for v in verdicts] == ["error"] * 3
     assert "2 values for 3 completions" in verdicts[0].reason
     assert len({id(v) for v in verdicts}) == 3
-    assert [v.value for v in score_batch(bind("probe-lists"), ["a", "b"], [EXAMPLE] * 2)] == [
-        1.0,
-        1.0,
-    ]
+    assert [v.value for v in score_batch(bind("probe-lists"), ["a", "b"], [EXAMPLE] * 2)] == [1.0, 1.0]
 
 
 def test_completions_and_rows_must_be_as_many():
@@ -219,26 +213,16 @@ def test_the_catalogue_names_what_the_modules_register():
 
 def test_a_reward_is_imported_when_it_is_asked_for():
     program = "import sys, posttrain.rewards as r; r.bind('exact'); print([m for m in sys.modules if m.startswith('posttrain.rewards.')])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "posttrain.rewards.simple.text" in done.stdout and "posttrain.rewards.math" not in done.stdout
 
 
 def test_importing_all_rewards_needs_no_heavy_library():
-    heavy = (
-        "torch",
-        "transformers",
-        "sympy",
-        "langdetect",
-        "mpmath",
-        "jsonschema",
-        "reasoning_gym",
+    heavy = ("torch", "transformers", "sympy", "langdetect", "mpmath", "jsonschema", "reasoning_gym")
+    program = (
+        f"import sys, posttrain.rewards as r; r.load_all(); print([m for m in {heavy} if m in sys.modules])"
     )
-    program = f"import sys, posttrain.rewards as r; r.load_all(); print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -21,9 +21,7 @@ TEMPLATE = "{% for m in messages %}{{ m.role }} : {{ m.content }} </s> {% endfor
 TEXTS = ["w1", "w2 w3 w4 w5 w6 w7", "w8 w9", "w1 " * 30, "unknown words", "w3 w3 w3"]
 
 
-def make(
-    folder, labels: int = 1, template: str | None = None, pad: bool = True, kind: str = "llama"
-) -> str:
+def make(folder, labels: int = 1, template: str | None = None, pad: bool = True, kind: str = "llama") -> str:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
@@ -37,9 +35,15 @@ def make(
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        kind, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        vocab_size=len(names), num_labels=labels, pad_token_id=0,
-    )  # fmt: skip
+        kind,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        vocab_size=len(names),
+        num_labels=labels,
+        pad_token_id=0,
+    )
     model = AutoModelForSequenceClassification.from_config(config)
     with torch.no_grad():
         head = model.score if kind == "llama" else model.classifier
@@ -75,9 +79,7 @@ def test_a_batch_scores_each_text_as_it_would_alone(path, batch_size):
     verdicts = score(path, TEXTS, squash=False, batch_size=batch_size)
     alone = [raw_score(path, text) for text in TEXTS]
     assert [v.value for v in verdicts] == pytest.approx(alone, abs=1e-4)
-    assert (
-        max(alone) - min(alone) > 0.1
-    )  # the texts are told apart, so an exchanged order would show
+    assert max(alone) - min(alone) > 0.1  # the texts are told apart, so an exchanged order would show
     assert [v.details["tokens"] for v in verdicts] == [1, 6, 2, 30, 2, 3]
 
 
@@ -163,13 +165,8 @@ def test_qwen_shaping_knows_nothing_where_the_verifier_knows_nothing(path, monke
     from posttrain.rewards.simple import text
 
     monkeypatch.setattr(text, "visible", lambda _: 1 / 0)
-    (verdict,) = score(
-        path, ["red"], Example(answer="red"), name="qwen_math_shaping", verifier="exact"
-    )
-    assert (verdict.value, verdict.status) == (
-        None,
-        "error",
-    ) and "exact: ZeroDivision" in verdict.reason
+    (verdict,) = score(path, ["red"], Example(answer="red"), name="qwen_math_shaping", verifier="exact")
+    assert (verdict.value, verdict.status) == (None, "error") and "exact: ZeroDivision" in verdict.reason
     with pytest.raises(RequestError, match="is no verifier"):
         check_row(Example(answer="red"), verifier="repetition")
     with pytest.raises(RequestError, match="needs column 'answer"):

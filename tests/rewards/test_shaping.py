@@ -28,15 +28,7 @@ def test_units():
 
 @pytest.mark.parametrize(
     ("size", "value"),
-    [
-        (0, 0),
-        (16384, 0),
-        (17408, -0.25),
-        (18432, -0.5),
-        (20479, -4095 / 4096),
-        (20480, -1),
-        (30000, -1),
-    ],
+    [(0, 0), (16384, 0), (17408, -0.25), (18432, -0.5), (20479, -4095 / 4096), (20480, -1), (30000, -1)],
 )
 def test_overlong_is_dapos_equation_13(size, value):
     """L_max = 20480, L_cache = 4096: (16384 - L) / 4096 between 16384 and 20480."""
@@ -45,15 +37,7 @@ def test_overlong_is_dapos_equation_13(size, value):
 
 @pytest.mark.parametrize(
     ("size", "tolerance", "value"),
-    [
-        (100, 0, 0),
-        (90, 0, -0.1),
-        (130, 0, -0.3),
-        (130, 30, 0),
-        (131, 30, -0.01),
-        (0, 0, -1),
-        (250, 0, -1),
-    ],
+    [(100, 0, 0), (90, 0, -0.1), (130, 0, -0.3), (130, 30, 0), (131, 30, -0.01), (0, 0, -1), (250, 0, -1)],
 )
 def test_length_target(size, tolerance, value):
     got = length_target("w " * size, ROW, target=100, tolerance=tolerance)

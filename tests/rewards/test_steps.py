@@ -21,8 +21,11 @@ def test_split():
     assert split("a\nb\n\n c \n \nd\n", "paragraph") == ["a\nb", "c", "d"]
     assert split("a\n\n b\nc", "line") == ["a", "b", "c"]
     assert split("Plan:\n1. a\n b 2. c\n2) d\n**3.** e\nStep 4: f\n5.5 g", "numbered") == [
-        "a\n b 2. c", "d", "e", "f\n5.5 g",
-    ]  # fmt: skip
+        "a\n b 2. c",
+        "d",
+        "e",
+        "f\n5.5 g",
+    ]
 
 
 @pytest.mark.parametrize(

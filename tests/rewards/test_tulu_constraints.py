@@ -13,8 +13,22 @@ from posttrain.rewards.instructions.tulu import TULU, decode
 from posttrain.rewards.registry import bind
 from posttrain.types import Example
 
-FIELDS = ("N", "quantifier", "end_phrase", "keyword_list", "word", "forbidden_words", "letter", "i", "first_word",
-          "postscript_marker", "options", "section_splitter", "original_prompt", "language")  # fmt: skip
+FIELDS = (
+    "N",
+    "quantifier",
+    "end_phrase",
+    "keyword_list",
+    "word",
+    "forbidden_words",
+    "letter",
+    "i",
+    "first_word",
+    "postscript_marker",
+    "options",
+    "section_splitter",
+    "original_prompt",
+    "language",
+)
 """Every row of the data has all of them; what the function does not take is null."""
 
 
@@ -45,7 +59,12 @@ CASES = [
     ("validate_choice", {"options": ["yes", "no"]}, "I say yes", "maybe"),
     ("validate_choice", {"options": "yes"}, "yes", "sey"),
     ("validate_highlighted_sections", {"N": 2}, "*a* and *b c*", "**** *a*"),
-    ("validate_sections", {"N": 2, "section_splitter": "Section"}, "SECTION 1 a section 2 b", "Section 1 Section b"),
+    (
+        "validate_sections",
+        {"N": 2, "section_splitter": "Section"},
+        "SECTION 1 a section 2 b",
+        "Section 1 Section b",
+    ),
     ("validate_json_format", {}, '{"a": [1]}', "{a: 1}"),
     ("validate_json_format", {}, "[]", "[" * 100_000),
     ("validate_repeat_prompt", {"original_prompt": "Who?"}, "Who? I.", "I. Who?"),
@@ -57,7 +76,7 @@ CASES = [
     ("validate_end", {"end_phrase": "The end."}, "So. The end.\n", "The end. So"),
     ("validate_quotation", {}, '"a b"\n', '"'),
     ("validate_no_commas", {}, "a b", "a, b"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "kwargs", "good", "bad"), CASES)
@@ -87,12 +106,15 @@ def test_any_text_is_judged(text, case):
         ("42", "no JSON object with func_name"),
         ("[" * 100_000, "no JSON object with func_name"),
         ('{"N": 2}', "no JSON object with func_name"),
-        (ground_truth("validate_titel"), "unknown instruction 'validate_titel' .did you mean 'validate_title'"),
+        (
+            ground_truth("validate_titel"),
+            "unknown instruction 'validate_titel' .did you mean 'validate_title'",
+        ),
         (ground_truth("verify_bullet_points"), "argument 'N' is missing"),
         (ground_truth("validate_title", N=3), "unknown argument 'N'"),
         (ground_truth("validate_word_constraint", N=3, quantifier="above"), "must be 'at least' or"),
     ],
-)  # fmt: skip
+)
 def test_rows_that_cannot_be_judged(answer, words):
     with pytest.raises(ValueError, match=words):
         decode(answer)
@@ -107,6 +129,6 @@ def test_a_paragraph_that_cannot_be():
 def test_ids_come_before_an_answer():
     """An IFEval row keeps its meaning, whatever its answer column holds."""
     extra = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
-    assert instructions("a, b", Example(answer=ground_truth("validate_title"), extra=extra)).value == 0  # fmt: skip
+    assert instructions("a, b", Example(answer=ground_truth("validate_title"), extra=extra)).value == 0
     reward = bind("instructions")
     reward.check_row(Example(answer=ground_truth("validate_title")))

@@ -74,11 +74,6 @@ def test_nothing_raises_and_a_box_is_part_of_its_text(text):
 
 def test_the_time_is_linear():
     began = time.perf_counter()
-    for text in (
-        "\\boxed{" * 300_000,
-        "answer is " * 200_000,
-        "<think>" * 400_000,
-        "\\" * 2_000_000,
-    ):
+    for text in ("\\boxed{" * 300_000, "answer is " * 200_000, "<think>" * 400_000, "\\" * 2_000_000):
         visible(text), boxed(text), stated(text)
     assert time.perf_counter() - began < 10

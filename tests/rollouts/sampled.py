@@ -19,7 +19,7 @@ class Made:
         return 10
 
     def __getitem__(self, i: int) -> Prompt:
-        return Prompt(i, "s", i % 10, [100 + i] * (i % 5 + 1), Asked(f"f:{i}", f"q{i}", {"answer": str(i)}))  # fmt: skip
+        return Prompt(i, "s", i % 10, [100 + i] * (i % 5 + 1), Asked(f"f:{i}", f"q{i}", {"answer": str(i)}))
 
 
 class Scripted:
@@ -36,10 +36,17 @@ class Scripted:
     def generate(self, prompts, n, sampling, seed, streams):
         self.calls.append((list(streams), n, sampling, seed))
         return [
-            Completion(k, j, f"{i}.{j}", list(range(i + j + 1)), "length" if self.cut(i, j) else "stop", [-1.0] * (i + j + 1))
+            Completion(
+                k,
+                j,
+                f"{i}.{j}",
+                list(range(i + j + 1)),
+                "length" if self.cut(i, j) else "stop",
+                [-1.0] * (i + j + 1),
+            )
             for k, i in enumerate(streams)
             for j in range(n)
-        ]  # fmt: skip
+        ]
 
 
 class Judge:
@@ -63,12 +70,16 @@ def graded(value) -> Graded:
     status = "error" if value is None else "scored"
     number = None if value is None else float(value)
     success = None if value is None else number >= 1
-    return Graded(
-        number, success, {"r": Verdict(number, status, "broken" if value is None else "")}
-    )
+    return Graded(number, success, {"r": Verdict(number, status, "broken" if value is None else "")})
 
 
-def group(values: Sequence, lengths: Sequence[int] | None = None, cut: Sequence[int] = (), position: int = 0, prompt: int = 3) -> Group:  # fmt: skip
+def group(
+    values: Sequence,
+    lengths: Sequence[int] | None = None,
+    cut: Sequence[int] = (),
+    position: int = 0,
+    prompt: int = 3,
+) -> Group:
     """A judged group; completion j has `lengths[j]` tokens numbered from 10 j, and is cut off where j is in `cut`."""
     lengths = lengths or [2] * len(values)
     completions = [

@@ -46,7 +46,7 @@ RIGHT_1_OF_8, RIGHT_3_OF_16 = [1.0] + [0.0] * 7, [1.0] * 3 + [0.0] * 13
         ("confidence", 4, RIGHT_3_OF_16, 3.089763, -0.713022),
         ("maxrl", 1, RIGHT_1_OF_8, 7, -1),
     ],
-)  # fmt: skip
+)
 def test_advantages_by_hand(name, k, values, right, wrong):
     found = of(name, values, k)
     assert found[0] == pytest.approx(right, abs=1e-6)
@@ -80,9 +80,7 @@ def test_cut_off_completions_are_trained_masked_or_penalised():
     assert train.advantages.tolist() == mask.advantages.tolist() == [[0.5, 0.5, -0.5, -0.5]]
     assert train.trained.tolist() == [[True] * 4]
     assert mask.trained.tolist() == [[False, True, False, True]]
-    assert mask.valid.tolist() == [[True] * 4], (
-        "masked only after the advantages of the whole group"
-    )
+    assert mask.valid.tolist() == [[True] * 4], "masked only after the advantages of the whole group"
     penalise = judge(made, truncated="penalise", truncated_reward=-3.0)
     assert penalise.rewards.tolist() == [[-3.0, 1.0, -3.0, 0.0]]
     assert penalise.successes.tolist() == [[False, True, False, False]]
@@ -148,12 +146,10 @@ def test_a_batch_by_hand():
     assert first["prompt_ids"].tolist() == [[7, 7, 7, 7], [7, 7, 7, 7]]
     assert first["completion_ids"].tolist() == [[0, 1], [10, 11]]
     assert first["completion_mask"].tolist() == [[1, 1], [0, 0]], "the failed check is not trained"
-    assert (
-        second["prompt_ids"].tolist() == second["prompt_mask"].mul(7).tolist() == [[7, 7], [7, 7]]
-    )
+    assert second["prompt_ids"].tolist() == second["prompt_mask"].mul(7).tolist() == [[7, 7], [7, 7]]
     assert second["completion_ids"].tolist() == [[10, 11, 12], [0, 0, 0]]
     assert second["completion_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert second["advantages"].tolist() == [-0.5, 0.5] and first["advantages"].tolist() == [0.0, 0.0]  # fmt: skip
+    assert second["advantages"].tolist() == [-0.5, 0.5] and first["advantages"].tolist() == [0.0, 0.0]
     assert first["num_items_in_batch"] == second["num_items_in_batch"] == 2 + 3 + 1
     mixed = micro_batches(groups, judge(groups), 9, 1, 4, seed=1)[0]
     assert mixed["prompt_ids"].tolist() == [[7] * 4, [7] * 4, [9, 9, 7, 7], [9, 9, 7, 7]]
@@ -163,7 +159,7 @@ def test_a_batch_by_hand():
     assert mixed["advantages"].dtype == mixed["num_items_in_batch"].dtype == torch.float
 
 
-@pytest.mark.parametrize(("ranks", "micro"), [(1, 1), (1, 4), (1, 16), (2, 2), (2, 8), (4, 4), (4, 1)])  # fmt: skip
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 1), (1, 4), (1, 16), (2, 2), (2, 8), (4, 4), (4, 1)])
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_step_is_the_same_completions_on_any_number_of_ranks(ranks, micro, steps):
     groups = some_groups(8, 4)
@@ -204,7 +200,7 @@ def test_steps_of_a_batch_are_a_seeded_shuffle():
         for seed in (1, 1, 2)
     )
     assert first == again != other
-    ids = {tuple(c): g for g, each in enumerate(groups) for c in (o.token_ids for o in each.completions)}  # fmt: skip
+    ids = {tuple(c): g for g, each in enumerate(groups) for c in (o.token_ids for o in each.completions)}
     assert len({ids[tuple(c)] for c in first[0]}) > 4, "groups are spread over the steps"
 
 
@@ -221,7 +217,7 @@ def test_the_mean_over_tokens_is_that_of_the_step(steps, ranks, seed, data):
     for step in steps_on(ranks, groups, about, steps, 8 // ranks // 2):
         tokens = sum(int(b["completion_mask"].sum()) for b in step)
         accumulation = len(step) // ranks
-        normalizer = float(step[0]["num_items_in_batch"]) / ranks * accumulation / (accumulation * steps)  # fmt: skip
+        normalizer = float(step[0]["num_items_in_batch"]) / ranks * accumulation / (accumulation * steps)
         assert math.isclose(normalizer * ranks, tokens)
 
 

@@ -24,7 +24,10 @@ class Echo:
     positions = None
 
     def __init__(self, tokenizer) -> None:
-        self.ids = {j: tokenizer(f"<{j}>." if j % 2 == 0 else f"<{j}>", add_special_tokens=False)["input_ids"] for j in range(9)}  # fmt: skip
+        self.ids = {
+            j: tokenizer(f"<{j}>." if j % 2 == 0 else f"<{j}>", add_special_tokens=False)["input_ids"]
+            for j in range(9)
+        }
         self.prompts, self.streams, self.settings = [], [], []
 
     def generate(self, prompts, n, sampling, seed, streams):
@@ -47,10 +50,7 @@ class Judge:
     def grade(self, texts, rows, deadline=None):
         assert {row.answer for row in rows} == {"42"} and deadline == 7.0
         self.seen += texts
-        return [
-            Graded(None, None) if "<1>" in t else Graded(0.5 * len(t), len(t) % 2 == 0)
-            for t in texts
-        ]
+        return [Graded(None, None) if "<1>" in t else Graded(0.5 * len(t), len(t) % 2 == 0) for t in texts]
 
 
 @pytest.fixture

@@ -50,7 +50,9 @@ def at(groups) -> list[tuple[int, int]]:
         ((), 2, [(8, 2), (9, 2), (10, 2), (11, 2)], [(i, i // 4) for i in range(8)], 4, 12),
     ],
 )
-def test_groups_that_teach_nothing_are_refilled_up_to_a_bound(good, refill, groups, aside, unfilled, position):  # fmt: skip
+def test_groups_that_teach_nothing_are_refilled_up_to_a_bound(
+    good, refill, groups, aside, unfilled, position
+):
     made, generator = source(mixed(*good), refill=refill), Scripted()
     drawn = made.draw(generator, 4)
     assert (at(drawn.groups), at(drawn.aside), drawn.unfilled) == (groups, aside, unfilled)
@@ -98,7 +100,12 @@ def test_prompts_are_sampled_in_batches_on_their_own_streams():
     assert generator.entered == 1
     _, n, sampling, seed = generator.calls[0]
     assert (n, seed) == (4, 9)
-    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens, sampling.batch_size) == (0.7, 0.9, 5, 8)  # fmt: skip
+    assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens, sampling.batch_size) == (
+        0.7,
+        0.9,
+        5,
+        8,
+    )
     for group in drawn.groups:
         i = group.prompt.position
         assert [c.text for c in group.completions] == [f"{i}.{j}" for j in range(4)]
@@ -114,9 +121,7 @@ def test_another_program_is_called_once_a_round_and_keeps_its_log_probs():
     assert drawn.groups[0].completions[0].log_probs == [-1.0]
     made.rank, made.ranks = 1, 2
     made.gather = lambda mine: [mine, (False, None, [])]
-    with pytest.raises(
-        KeyError
-    ):  # the other rank is not there; this one had nothing to ask and still called
+    with pytest.raises(KeyError):  # the other rank is not there; this one had nothing to ask and still called
         made.draw(generator, 1)
     assert generator.calls[-1][0] == []
 
@@ -181,9 +186,7 @@ def test_a_stop_on_one_rank_stops_all_and_costs_no_prompt():
     def work(rank: int, gather):
         made[rank] = source(mixed(0), refill=2)
         made[rank].rank, made[rank].ranks, made[rank].gather = rank, 2, gather
-        made[rank].asked = lambda: (
-            rank == 1 and len(made[1].rewards.seen) > 5
-        )  # in the second round
+        made[rank].asked = lambda: rank == 1 and len(made[1].rewards.seen) > 5  # in the second round
         made[rank].draw(Scripted(), 4)
 
     first, second = on_ranks(2, work)
@@ -192,7 +195,9 @@ def test_a_stop_on_one_rank_stops_all_and_costs_no_prompt():
     assert len(made[0].rewards.seen) > len(made[1].rewards.seen) >= 6
 
 
-@pytest.mark.parametrize("error", [WorkError("no worker starts"), RequestError("no such rule"), ZeroDivisionError("oh")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error", [WorkError("no worker starts"), RequestError("no such rule"), ZeroDivisionError("oh")]
+)
 @pytest.mark.parametrize("where", ["generate", "judge"])
 def test_a_rank_that_fails_does_not_leave_the_others_waiting(error, where):
     """It raises its own error; the others a sentence that names it."""
@@ -207,13 +212,15 @@ def test_a_rank_that_fails_does_not_leave_the_others_waiting(error, where):
             raise error
 
         if rank == 1:
-            setattr(*((generator, "generate", fail) if where == "generate" else (made.rewards, "grade", fail)))  # fmt: skip
+            setattr(
+                *((generator, "generate", fail) if where == "generate" else (made.rewards, "grade", fail))
+            )
         made.draw(generator, 4)
 
     first, second = on_ranks(2, work)
     assert second is error
     assert isinstance(first, WorkError)
-    assert str(first) == f"process 1 failed while completions were sampled: {type(error).__name__}: {error}"  # fmt: skip
+    assert str(first) == f"process 1 failed while completions were sampled: {type(error).__name__}: {error}"
     assert [made.position for made in sources.values()] == [0, 0]
 
 

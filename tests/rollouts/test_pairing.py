@@ -23,9 +23,17 @@ from posttrain.types import Example
 def row(sample, reward=0.0, success=None, text=None, tokens=5, finish="stop", position=0):
     success = reward is not None and reward >= 1 if success is None else success
     return {
-        "position": position, "sample": sample, "reward": reward, "success": success, "tokens": tokens, "finish": finish,
-        "completion": f"reply {sample}" if text is None else text, "source": "s", "row": 7, "where": "f:8",
-    }  # fmt: skip
+        "position": position,
+        "sample": sample,
+        "reward": reward,
+        "success": success,
+        "tokens": tokens,
+        "finish": finish,
+        "completion": f"reply {sample}" if text is None else text,
+        "source": "s",
+        "row": 7,
+        "where": "f:8",
+    }
 
 
 def rewarded(*rewards, **more):
@@ -106,7 +114,7 @@ def test_a_failed_check_takes_no_part():
 def test_the_gap():
     assert reason("best_worst", rewarded(0.3, 0.6), min_gap=0.5) == "gap_too_small"
     assert pairs("best_worst", rewarded(1.0, 0.9), min_gap=0.1) == [(0, 1)]  # 1 - 0.9 < 0.1 in fp64
-    assert {pairs("best_random", rewarded(0.0, 0.6, 1.0), s, min_gap=0.5)[0] for s in range(50)} == {(2, 0)}  # fmt: skip
+    assert {pairs("best_random", rewarded(0.0, 0.6, 1.0), s, min_gap=0.5)[0] for s in range(50)} == {(2, 0)}
 
 
 def test_the_nearest_length():
@@ -153,24 +161,36 @@ TEXTS = ["", " ", "a", "a ", "b", "c", "dd", "\n\nHuman: x", "e"]
 @st.composite
 def groups(draw):
     """Groups in which equal texts have equal verdicts, as deterministic checkers give them."""
-    verdict = {t.strip(): (draw(st.sampled_from([None, 0.0, 0.5, 1.0])), draw(st.sampled_from([None, True, False])))
-               for t in TEXTS}  # fmt: skip
+    verdict = {
+        t.strip(): (draw(st.sampled_from([None, 0.0, 0.5, 1.0])), draw(st.sampled_from([None, True, False])))
+        for t in TEXTS
+    }
     chosen = draw(st.lists(st.sampled_from(TEXTS), max_size=8))
     found = []
     for i, text in enumerate(chosen):
         reward, success = verdict[text.strip()]
-        made = row(i, reward, text=text, tokens=draw(st.integers(1, 9)),
-                   finish=draw(st.sampled_from(["stop", "stop", "length"])))  # fmt: skip
+        made = row(
+            i,
+            reward,
+            text=text,
+            tokens=draw(st.integers(1, 9)),
+            finish=draw(st.sampled_from(["stop", "stop", "length"])),
+        )
         found.append(made | {"success": success})
     return found
 
 
 @settings(max_examples=300, deadline=None)
-@given(groups(), st.sampled_from(sorted(STRATEGIES)), st.integers(0, 9), st.integers(1, 3),
-       st.sampled_from([0.0, 0.5, 0.6]), st.sampled_from(["none", "closest"]), st.randoms())  # fmt: skip
-def test_every_pair_keeps_the_rules_and_none_is_missed(
-    rows, strategy, seed, most, least, length, shuffler
-):
+@given(
+    groups(),
+    st.sampled_from(sorted(STRATEGIES)),
+    st.integers(0, 9),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.5, 0.6]),
+    st.sampled_from(["none", "closest"]),
+    st.randoms(),
+)
+def test_every_pair_keeps_the_rules_and_none_is_missed(rows, strategy, seed, most, least, length, shuffler):
     options = Pairing(per_prompt=most, min_gap=least, prefer_length=length)
     by_success = strategy == "correct_incorrect"
 
@@ -221,10 +241,21 @@ def line(prompt, chosen="42", rejected="41", **more):
 
 def test_a_row_by_hand():
     assert line("6*7?") == {
-        "prompt": "6*7?", "chosen": "42", "rejected": "41", "chosen_reward": 1.0, "rejected_reward": 0.25,
-        "chosen_tokens": 3, "rejected_tokens": 4, "strategy": "best_worst", "source": "s", "row": 7, "where": "f:8",
-        "checkpoint": "runs/a/checkpoints/step-000010", "chosen_sample": 0, "rejected_sample": 5,
-    }  # fmt: skip
+        "prompt": "6*7?",
+        "chosen": "42",
+        "rejected": "41",
+        "chosen_reward": 1.0,
+        "rejected_reward": 0.25,
+        "chosen_tokens": 3,
+        "rejected_tokens": 4,
+        "strategy": "best_worst",
+        "source": "s",
+        "row": 7,
+        "where": "f:8",
+        "checkpoint": "runs/a/checkpoints/step-000010",
+        "chosen_sample": 0,
+        "rejected_sample": 5,
+    }
     assert line(MESSAGES)["chosen"] == [{"role": "assistant", "content": "42"}]
     assert line("6*7?", is_prefix=True)["rejected_is_prefix"] is True
 

@@ -15,7 +15,7 @@ def rows(*successes):
 
 def test_rates_by_hand():
     assert rate_of(rows(True, False, None, True)) == Rate(2, 3)
-    assert rate_of(rows(True, False, None, True)).columns() == {"p": 2 / 3, "n_right": 2, "n_judged": 3}  # fmt: skip
+    assert rate_of(rows(True, False, None, True)).columns() == {"p": 2 / 3, "n_right": 2, "n_judged": 3}
     assert rate_of(rows(None, None)).columns() == {"p": None, "n_right": 0, "n_judged": 0}
 
 

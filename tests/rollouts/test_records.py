@@ -25,29 +25,50 @@ def made() -> Group:
         Completion(0, 1, "…", [5], "length"),
     ]
     graded = [
-        Graded(1.0, True, {"math": Verdict(1.0, "scored", "", 0.25, {"read": "18"}), "length": Verdict(-0.5)}),
+        Graded(
+            1.0, True, {"math": Verdict(1.0, "scored", "", 0.25, {"read": "18"}), "length": Verdict(-0.5)}
+        ),
         Graded(None, None, {"math": Verdict(None, "timeout", "no verdict", 7.0)}),
-    ]  # fmt: skip
+    ]
     return Group(prompt, completions, graded, round=2)
 
 
 def test_a_row_by_hand(tmp_path):
     rows = rows_of(made(), 3, "<user>q")
     about = {
-        "group": 3, "round": 2, "position": 1234, "source": "gsm8k", "row": 17, "where": "train.jsonl:18",
-        "prompt": "<user>q", "answer": "18", "trained": False,
-    }  # fmt: skip
+        "group": 3,
+        "round": 2,
+        "position": 1234,
+        "source": "gsm8k",
+        "row": 17,
+        "where": "train.jsonl:18",
+        "prompt": "<user>q",
+        "answer": "18",
+        "trained": False,
+    }
     plain = {"status": "scored", "reason": "", "ms": 0.0}
     assert rows == [
-        about | {
-            "sample": 0, "completion": "so 18\n", "tokens": 57, "finish": "stop", "reward": 1.0, "success": True,
+        about
+        | {
+            "sample": 0,
+            "completion": "so 18\n",
+            "tokens": 57,
+            "finish": "stop",
+            "reward": 1.0,
+            "success": True,
             "components": {"math": plain | {"value": 1.0, "ms": 0.25}, "length": plain | {"value": -0.5}},
         },
-        about | {
-            "sample": 1, "completion": "…", "tokens": 1, "finish": "length", "reward": None, "success": None,
+        about
+        | {
+            "sample": 1,
+            "completion": "…",
+            "tokens": 1,
+            "finish": "length",
+            "reward": None,
+            "success": None,
             "components": {"math": {"value": None, "status": "timeout", "reason": "no verdict", "ms": 7.0}},
         },
-    ]  # fmt: skip
+    ]
     path = tmp_path / "rollouts" / "step-000001.jsonl"
     write_rows(path, rows)
     assert read_jsonl(path) == rows
@@ -70,9 +91,7 @@ def test_rows_go_back_into_their_groups():
     assert [[r["sample"] for r in each] for each in found] == [[0, 1]] * 3
 
 
-@pytest.mark.parametrize(
-    "text", ["half \ud800", "nul \x00", "line\u2028sep\u0085", 'quote " \\', ""]
-)
+@pytest.mark.parametrize("text", ["half \ud800", "nul \x00", "line\u2028sep\u0085", 'quote " \\', ""])
 def test_any_text_comes_back(tmp_path, text):
     each = made()
     each.completions[0].text = text

@@ -14,23 +14,21 @@ from hypothesis import strategies as st
 
 from posttrain.recipe.sections import Pairing
 from posttrain.rollouts.pairing import NoPair
-from posttrain.rollouts.step_pairing import (
-    Continuation,
-    cross_model,
-    first_pit,
-    pit,
-    prefixes,
-    value,
-)
+from posttrain.rollouts.step_pairing import Continuation, cross_model, first_pit, pit, prefixes, value
 
 WRONG = "a\nb\nc\nd"
 
 
 def row(sample, text, success, reward=None, finish="stop", tokens=None):
     return {
-        "position": 3, "sample": sample, "success": success, "reward": float(success) if reward is None else reward,
-        "completion": text, "tokens": len(text) + 1 if tokens is None else tokens, "finish": finish,
-    }  # fmt: skip
+        "position": 3,
+        "sample": sample,
+        "success": success,
+        "reward": float(success) if reward is None else reward,
+        "completion": text,
+        "tokens": len(text) + 1 if tokens is None else tokens,
+        "finish": finish,
+    }
 
 
 def tree(solved: dict[str, int], unjudged: int = 0, asked: list | None = None, rewards=None):
@@ -43,10 +41,14 @@ def tree(solved: dict[str, int], unjudged: int = 0, asked: list | None = None, r
                 asked.append(start)
             right = solved[start]
             verdicts = [*[None] * unjudged, *[True] * right, *[False] * k][:k]
-            found.append([
-                Continuation(f"<{start.count(chr(10))}.{i}>", True, v, rewards[i] if rewards else v and float(v))
-                for i, v in enumerate(verdicts)
-            ])  # fmt: skip
+            found.append(
+                [
+                    Continuation(
+                        f"<{start.count(chr(10))}.{i}>", True, v, rewards[i] if rewards else v and float(v)
+                    )
+                    for i, v in enumerate(verdicts)
+                ]
+            )
         return found
 
     return continue_from

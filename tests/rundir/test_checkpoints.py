@@ -24,13 +24,7 @@ def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
 
 
 def score(run: Path, step: int, value: float, metric: str = "pass@1") -> None:
-    row = {
-        "checkpoint": ckpt.name_of(step),
-        "step": step,
-        "task": "t",
-        "metric": metric,
-        "value": value,
-    }
+    row = {"checkpoint": ckpt.name_of(step), "step": step, "task": "t", "metric": metric, "value": value}
     append_line(run / "scores.jsonl", row)
 
 
@@ -101,10 +95,7 @@ def test_references_lead_to_checkpoints(tmp_path):
     for step, value in ((10, 0.3), (20, 0.5), (30, 0.4)):
         score(run, step, value)
     place, parent = ckpt.resolve(str(run))
-    assert Path(place).name == "step-000030" and parent == {
-        "run": str(run),
-        "checkpoint": "step-000030",
-    }
+    assert Path(place).name == "step-000030" and parent == {"run": str(run), "checkpoint": "step-000030"}
     assert Path(ckpt.resolve(f"{run}@best:t/pass@1")[0]).name == "step-000020"
     assert Path(ckpt.resolve(f"{run}@step-000010")[0]).name == "step-000010"
     assert ckpt.resolve(str(run / "checkpoints" / "step-000010"))[1]["checkpoint"] == "step-000010"

@@ -44,11 +44,7 @@ def test_rows_follow_steps_not_the_order_of_writing(tmp_path, tables):
     """Scoring workers finish in any order."""
     rows = [tables["score"](f"step-{s:06d}", "t", "pass@1", s / 1000, 5) for s in (300, 0, 100)]
     tables["lines"](tmp_path / "run" / "scores.jsonl", rows)
-    assert list(RunData.load(tmp_path / "run").rows("t")) == [
-        "step-000000",
-        "step-000100",
-        "step-000300",
-    ]
+    assert list(RunData.load(tmp_path / "run").rows("t")) == ["step-000000", "step-000100", "step-000300"]
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "{", "null", '"x"', "\xff"])
@@ -57,10 +53,7 @@ def test_broken_parts_are_named_not_fatal(tmp_path, content):
         (tmp_path / name).write_text(content, encoding="latin-1")
     (tmp_path / "scores.jsonl").write_text("{]\n[1]\n{}\n")
     run = RunData.load(tmp_path)
-    assert {text.split(":")[0].rpartition("/")[2] for text in run.unread} >= {
-        "run.json",
-        "scores.jsonl",
-    }
+    assert {text.split(":")[0].rpartition("/")[2] for text in run.unread} >= {"run.json", "scores.jsonl"}
     assert (run.run, run.mixture, run.recipe, run.scores) == ({}, {}, {}, [])
 
 
@@ -68,10 +61,7 @@ def test_odd_mixtures_are_tolerated(tmp_path):
     sources = [3, {"name": "a", "dropped": {"x": "y", "z": 2}, "share_asked": "half"}, {}]
     (tmp_path / "mixture.json").write_text(json.dumps({"sources": sources}))
     rows = mixture_rows(RunData.load(tmp_path))
-    assert [(r["name"], r["dropped"], r["asked"]) for r in rows] == [
-        ("a", "2 (z 2)", None),
-        ("?", "0", None),
-    ]
+    assert [(r["name"], r["dropped"], r["asked"]) for r in rows] == [("a", "2 (z 2)", None), ("?", "0", None)]
 
 
 def test_checkpoints_complete_and_partial(runs):

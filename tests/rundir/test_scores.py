@@ -17,9 +17,7 @@ from posttrain.types import Score
 TASK = Task("arithmetic", options={"digits": 1, "train_size": 40, "test_size": 41})
 
 
-def made(
-    step: int, metric="pass@1", value=0.5, task="arithmetic", settings="s", digest=None
-) -> Score:
+def made(step: int, metric="pass@1", value=0.5, task="arithmetic", settings="s", digest=None) -> Score:
     name = f"step-{step:06d}"
     digest = f"d{step}" if digest is None else digest
     return Score(name, step, task, metric, value, 41, value - 0.1, value + 0.1, settings, digest)
@@ -33,8 +31,12 @@ def test_a_measurement_is_stored_once(tmp_path):
     assert store.append([made(3), made(3)]) == 1
     assert store.append([made(1, settings="other", value=0.7)]) == 1
     assert [(r["step"], r["metric"], r["value"]) for r in store.rows()] == [
-        (1, "pass@1", 0.5), (1, "nll", 2.0), (2, "pass@1", 0.5), (3, "pass@1", 0.5), (1, "pass@1", 0.7),
-    ]  # fmt: skip
+        (1, "pass@1", 0.5),
+        (1, "nll", 2.0),
+        (2, "pass@1", 0.5),
+        (3, "pass@1", 0.5),
+        (1, "pass@1", 0.7),
+    ]
     table = store.table()["arithmetic"]
     assert list(table) == ["step-000001", "step-000002", "step-000003"]
     assert table["step-000001"]["pass@1"].value == 0.7  # the last one written
@@ -119,13 +121,7 @@ def test_best(tmp_path):
     store = ScoreStore(tmp_path)
     assert store.best("arithmetic", "pass@1") is None
     store.append(
-        [
-            made(1, value=0.2),
-            made(2, value=0.6),
-            made(3, value=0.4),
-            made(2, "nll", 1.0),
-            made(3, "nll", 3.0),
-        ]
+        [made(1, value=0.2), made(2, value=0.6), made(3, value=0.4), made(2, "nll", 1.0), made(3, "nll", 3.0)]
     )
     assert store.best("arithmetic", "pass@1") == "step-000002"
     assert store.best("arithmetic", "pass@1", greater=False) == "step-000001"
@@ -134,14 +130,10 @@ def test_best(tmp_path):
 
 def test_samples_are_replaced_as_a_whole(tmp_path):
     store = ScoreStore(tmp_path)
-    store.write_samples(
-        "step-000001", "gsm8k", [{"id": "a", "text": "ünï\ud7ff", "logp": -1.5}, {"id": "b"}]
-    )
+    store.write_samples("step-000001", "gsm8k", [{"id": "a", "text": "ünï\ud7ff", "logp": -1.5}, {"id": "b"}])
     path = store.write_samples("step-000001", "gsm8k", [{"id": "c", "logp": float("-inf")}])
     assert path == tmp_path / "samples/step-000001/gsm8k.jsonl"
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"id": "c", "logp": None}
-    ]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"id": "c", "logp": None}]
     assert [p.name for p in path.parent.iterdir()] == ["gsm8k.jsonl"]
 
 

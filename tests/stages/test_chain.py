@@ -69,12 +69,18 @@ def chain(tmp_path, data_dir):
 
     files = {
         "sft": MODEL + common + prompts + ", completion: answer}}\n" + train(1e-3, 8),
-        "pairs": "model: {init: sft}\n" + common + prompts + "}}\n" + REWARDS
+        "pairs": "model: {init: sft}\n"
+        + common
+        + prompts
+        + "}}\n"
+        + REWARDS
         + "pairing: {strategy: best_worst}\nmax_prompts: 12\n",
-        "dpo": 'model: {init: "sft@best:gsm8k/pass@1"}\n' + common + "    - {name: pairs, path: pairs/pairs.jsonl}\n"
+        "dpo": 'model: {init: "sft@best:gsm8k/pass@1"}\n'
+        + common
+        + "    - {name: pairs, path: pairs/pairs.jsonl}\n"
         + train(1e-3, 8),
         "rlvr": "model: {init: dpo}\n" + common + prompts + "}}\n" + REWARDS + train(1e-3, 16),
-    }  # fmt: skip
+    }
     for stage, text in files.items():
         (tmp_path / f"{stage}.yaml").write_text(f"stage: {stage}\nname: {stage}\n{text}")
     path = tmp_path / "pipeline.yaml"
@@ -98,10 +104,15 @@ def test_gsm8k_through_all_stages(chain, environment, capsys):
     logs = "".join(file.read_text()[-1500:] for file in root.glob("*.log"))
     assert done.returncode == 0, done.stderr + logs
 
-    info = {stage: read_json(root / stage / "run.json") for stage in ("sft", "pairs", "dpo", "rlvr")}  # fmt: skip
-    assert {stage: about["status"] for stage, about in info.items()} == dict.fromkeys(info, "finished")  # fmt: skip
+    info = {stage: read_json(root / stage / "run.json") for stage in ("sft", "pairs", "dpo", "rlvr")}
+    assert {stage: about["status"] for stage, about in info.items()} == dict.fromkeys(info, "finished")
     parents = {stage: (about.get("parent") or {}).get("run") for stage, about in info.items()}
-    assert parents == {"sft": None, "pairs": str(root / "sft"), "dpo": str(root / "sft"), "rlvr": str(root / "dpo")}  # fmt: skip
+    assert parents == {
+        "sft": None,
+        "pairs": str(root / "sft"),
+        "dpo": str(root / "sft"),
+        "rlvr": str(root / "dpo"),
+    }
 
     pairs = read_jsonl(root / "pairs" / "pairs.jsonl")
     summary = read_json(root / "pairs" / "pairs.json")
@@ -111,7 +122,9 @@ def test_gsm8k_through_all_stages(chain, environment, capsys):
     mixture = read_json(root / "dpo" / "mixture.json")["sources"][0]
     assert (mixture["rows_kept"], mixture["dropped"]) == (len(pairs), {})
 
-    rollouts = [row for step in (1, 2) for row in read_jsonl(root / "rlvr" / "rollouts" / f"step-{step:06d}.jsonl")]  # fmt: skip
+    rollouts = [
+        row for step in (1, 2) for row in read_jsonl(root / "rlvr" / "rollouts" / f"step-{step:06d}.jsonl")
+    ]
     assert len(rollouts) == 32
     assert [r["position"] for r in rollouts[::4]] == list(range(8)), "each prompt once"
     assert all(set(r["components"]) == {"math", "length_target", "repetition"} for r in rollouts)

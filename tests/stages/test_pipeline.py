@@ -57,21 +57,11 @@ def test_a_failure_blocks_only_those_that_wait(pipeline, environment):
         command, env=environment, capture_output=True, text=True, timeout=280, cwd=pipeline.parent
     )
     assert done.returncode == 1
-    assert (
-        "stage broken: stopped before step" in done.stderr
-        and "stage never: not started" in done.stderr
-    )
+    assert "stage broken: stopped before step" in done.stderr and "stage never: not started" in done.stderr
     assert "Traceback" not in done.stderr
     root = pipeline.parent / "chain"
-    states = {
-        s["name"]: s["status"] for s in json.loads((root / "pipeline.json").read_text())["stages"]
-    }
-    assert states == {
-        "first": "finished",
-        "second": "finished",
-        "broken": "failed",
-        "never": "waiting",
-    }
+    states = {s["name"]: s["status"] for s in json.loads((root / "pipeline.json").read_text())["stages"]}
+    assert states == {"first": "finished", "second": "finished", "broken": "failed", "never": "waiting"}
     parent = json.loads((root / "second" / "run.json").read_text())["parent"]
     assert parent == {"run": str(root / "first"), "checkpoint": "step-000003"}
     assert "Traceback" not in (root / "broken.log").read_text()
@@ -85,6 +75,4 @@ def test_a_failure_blocks_only_those_that_wait(pipeline, environment):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert weights.stat().st_mtime_ns == stamp
-    assert (
-        root / "report.html"
-    ).stat().st_mtime > begun and f"report: {root / 'report.html'}" in done.stdout
+    assert (root / "report.html").stat().st_mtime > begun and f"report: {root / 'report.html'}" in done.stdout

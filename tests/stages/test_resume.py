@@ -17,17 +17,24 @@ from posttrain.rundir import checkpoints as ckpt
 
 STEPS = 60  # enough that three kills always find the run unfinished, however fast the machine
 SETTINGS = [
-    f"train.max_steps={STEPS}", "train.optim=adamw_torch", "train.learning_rate=1e-3", "train.lr_scheduler_type=cosine",
-    "train.log_samples=true", "train.per_device_train_batch_size=2", "checkpoints.save_steps=4", "checkpoints.keep_last=2",
-    "loss.name=confidence_limited", "loss.n=4", "model.options={attention_dropout: 0.1}", "train.max_grad_norm=1",
-]  # fmt: skip
+    f"train.max_steps={STEPS}",
+    "train.optim=adamw_torch",
+    "train.learning_rate=1e-3",
+    "train.lr_scheduler_type=cosine",
+    "train.log_samples=true",
+    "train.per_device_train_batch_size=2",
+    "checkpoints.save_steps=4",
+    "checkpoints.keep_last=2",
+    "loss.name=confidence_limited",
+    "loss.n=4",
+    "model.options={attention_dropout: 0.1}",
+    "train.max_grad_norm=1",
+]
 
 
 def start(recipe: Path, name: str, environment: dict, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "posttrain.sft", str(recipe), f"name={name}", *SETTINGS, *more]
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, cwd=recipe.parent
-    )
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=recipe.parent)
 
 
 def ids_by_step(run: Path) -> dict[int, list]:
@@ -86,9 +93,7 @@ def test_kill_9_at_random_moments(recipe, environment):
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(recipe, environment):
-    process = start(
-        recipe, "asked", environment, "train.max_steps=4000", "checkpoints.save_steps=null"
-    )
+    process = start(recipe, "asked", environment, "train.max_steps=4000", "checkpoints.save_steps=null")
     samples = recipe.parent / "asked" / "samples.jsonl"
     deadline = time.time() + 120
     while not (samples.exists() and len(samples.read_text().splitlines()) >= 3):

@@ -14,9 +14,15 @@ from safetensors.torch import load_file
 @pytest.mark.parametrize(("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3")])
 def test_two_processes_resume(recipe, launch, config, engine):
     overrides = [
-        "name=twice", "train.per_device_train_batch_size=2", "train.optim=adamw_torch", "train.learning_rate=1e-3",
-        "train.lr_scheduler_type=linear", "train.log_samples=true", "checkpoints.save_steps=3", "checkpoints.keep_last=null",
-    ]  # fmt: skip
+        "name=twice",
+        "train.per_device_train_batch_size=2",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-3",
+        "train.lr_scheduler_type=linear",
+        "train.log_samples=true",
+        "checkpoints.save_steps=3",
+        "checkpoints.keep_last=null",
+    ]
     case = {"name": "twice", "recipe": str(recipe), "overrides": overrides, "engine": engine}
     result = launch([case], config)["twice"]
     assert (result["world_size"], result["engine"]) == (2, engine)
@@ -28,9 +34,7 @@ def test_two_processes_resume(recipe, launch, config, engine):
     launch([case], config)
     resumed = load_file(last / "model.safetensors")
     assert max(float((resumed[k] - whole[k]).abs().max()) for k in whole) <= 1e-6
-    again = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()][
-        len(seen) :
-    ]
+    again = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()][len(seen) :]
     assert sorted((r["step"], r["rank"]) for r in again) == [(4, 0), (4, 1), (5, 0), (5, 1)]
     by_place = {(r["step"], r["rank"]): r["ids"] for r in seen}
     assert all(by_place[r["step"], r["rank"]] == r["ids"] for r in again)

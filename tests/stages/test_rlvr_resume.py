@@ -18,11 +18,17 @@ from tests.training.rollouts import positions, rollouts, train, write_recipe
 
 STEPS = 6
 SETTINGS = [
-    f"train.max_steps={STEPS}", "train.optim=adamw_torch", "train.learning_rate=1e-3", "train.lr_scheduler_type=cosine",
-    "train.max_grad_norm=1", "train.per_device_train_batch_size=4", "model.options={attention_dropout: 0.1}",
-    "checkpoints.save_steps=4", "checkpoints.keep_last=null",
+    f"train.max_steps={STEPS}",
+    "train.optim=adamw_torch",
+    "train.learning_rate=1e-3",
+    "train.lr_scheduler_type=cosine",
+    "train.max_grad_norm=1",
+    "train.per_device_train_batch_size=4",
+    "model.options={attention_dropout: 0.1}",
+    "checkpoints.save_steps=4",
+    "checkpoints.keep_last=null",
     "rollout={num_generations: 4, max_new_tokens: 12, batch_size: 8, steps_per_generation: 2, refill: 1}",
-]  # fmt: skip
+]
 # Three batches of rollouts, two steps each, of four prompts in two calls of the generator and refills; a checkpoint after
 # the second batch and the third.
 KILLS = {
@@ -32,11 +38,7 @@ KILLS = {
     "save": ("save", 3, 1, 4),  # the last checkpoint is written, but has no name yet
 }
 """Where, with how many batches done, in which call; the checkpoint that is gone on from."""
-STOPS = {
-    "first": ("generate", 0, 1, 0),
-    "sampling": ("generate", 1, 2, 2),
-    "scoring": ("score", 2, 7, 4),
-}
+STOPS = {"first": ("generate", 0, 1, 0), "sampling": ("generate", 1, 2, 2), "scoring": ("score", 2, 7, 4)}
 """The same; a checkpoint is written then, whether one is due or not."""
 
 
@@ -53,15 +55,17 @@ def ended(tmp_path_factory, tiny, root):
             jobs.append({"name": name, "argv": argv(name), "signal": number} | where)
             jobs.append({"name": f"{name} again", "argv": argv(name)})
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "tests.stages.killed", folder / "jobs.json", folder / "out.json"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=_environment(root), cwd=root)  # fmt: skip
+    command = [sys.executable, "-m", "tests.stages.killed", folder / "jobs.json", folder / "out.json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=400, env=_environment(root), cwd=root
+    )
     assert (folder / "out.json").exists(), done.stderr[-4000:]
     return json.loads((folder / "out.json").read_text()), folder
 
 
 def _environment(root: Path) -> dict[str, str]:
     paths = f"{root}{os.pathsep}{root / 'kernels'}"
-    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CI": "1"}  # fmt: skip
+    return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CI": "1"}
 
 
 def equals_the_whole(folder: Path, name: str) -> None:
@@ -129,11 +133,19 @@ def test_asked_to_stop_while_rollouts_are_made(ended, place):
     assert steps == {step, 4, 6} - {0}
 
 
-@pytest.mark.parametrize("extra", [[], ["model.lora={r: 4, target_modules: [q_proj, lm_head]}"]], ids=["full", "lora"])  # fmt: skip
+@pytest.mark.parametrize(
+    "extra", [[], ["model.lora={r: 4, target_modules: [q_proj, lm_head]}"]], ids=["full", "lora"]
+)
 def test_the_reference_of_a_resumed_run_is_still_the_start_model(tmp_path, tiny, extra):
     path = write_recipe(tmp_path, tiny)
-    settings = ["checkpoints.save_steps=2", "checkpoints.keep_last=null", "policy.beta=0.5", "train.optim=adamw_torch",
-                "train.learning_rate=1e-2", *extra]  # fmt: skip
+    settings = [
+        "checkpoints.save_steps=2",
+        "checkpoints.keep_last=null",
+        "policy.beta=0.5",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-2",
+        *extra,
+    ]
     run = train(path, *settings)
     whole, kept, kl = weights(run, 3), rollouts(run), rows(run)[-1]["kl"]
     shutil.rmtree(run.checkpoints / "step-000003")

@@ -37,13 +37,15 @@ def test_pairs_end_to_end(write_recipe, tmp_path):
         except NoPair as nothing:
             none.append(nothing.reason)
     found = read(made / "pairs.jsonl")
-    assert [(p["row"], p["chosen"], p["rejected"], p.get("rejected_is_prefix", False)) for p in found] == expected  # fmt: skip
+    assert [
+        (p["row"], p["chosen"], p["rejected"], p.get("rejected_is_prefix", False)) for p in found
+    ] == expected
     assert len(found) > 20 and all("2" in p["rejected"] and "2" not in p["chosen"] for p in found)
     by_place = {(r["row"], r["sample"]): r for r in rows}
     for pair in found:
-        chosen, rejected = (by_place[pair["row"], pair[f"{s}_sample"]] for s in ("chosen", "rejected"))  # fmt: skip
+        chosen, rejected = (by_place[pair["row"], pair[f"{s}_sample"]] for s in ("chosen", "rejected"))
         assert (pair["chosen"], pair["chosen_tokens"]) == (chosen["completion"], chosen["tokens"])
-        assert (pair["rejected"], pair["rejected_tokens"]) == (rejected["completion"], rejected["tokens"])  # fmt: skip
+        assert (pair["rejected"], pair["rejected_tokens"]) == (rejected["completion"], rejected["tokens"])
         assert chosen["success"] is True and rejected["success"] is False
         assert pair["where"] == f"{tmp_path}/rows.jsonl:{pair['row'] + 1}"
         assert pair["checkpoint"] == recipe.model.init and pair["source"] == "rows"
@@ -91,9 +93,12 @@ def test_rates_are_those_of_the_model(write_recipe, tmp_path):
     # 320 draws of 1/2: standard deviation .028
     assert abs(np.mean([row["p"] for row in measured]) - 0.5) < 0.09
     assert json.loads((made / "pass_rate.json").read_text()) == {
-        "prompts": 40, "completions": 320, "kept": len(read(made / "kept.jsonl")), "unjudged": 0,
+        "prompts": 40,
+        "completions": 320,
+        "kept": len(read(made / "kept.jsonl")),
+        "unjudged": 0,
         "success_by_count": [list(right.values()).count(c) for c in range(9)],
-    }  # fmt: skip
+    }
     # what loss.p: external reads
     tokenizer = load_tokenizer(str(load(path).model.init))
     source = Source(name="rates", path=str(made / "prompts.jsonl"))
@@ -107,11 +112,15 @@ def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
     """Half of the completions hold a line break; on those the checker breaks."""
     monkeypatch.setenv("TEST_BROKEN", "\n")
     path = write_recipe("pass_rate", prompts(6))
-    with pytest.raises(WorkError, match=r"of 32 checks failed \(broken\), more than rollout.max_failed = 0.1"):  # fmt: skip
+    with pytest.raises(
+        WorkError, match=r"of 32 checks failed \(broken\), more than rollout.max_failed = 0.1"
+    ):
         run(path)
     made = run(path, "rollout.max_failed=1")
     groups = groups_of(rollouts(made))
-    for row, group in zip(read(made / "prompts.jsonl"), sorted(groups, key=lambda g: g[0]["row"]), strict=True):  # fmt: skip
+    for row, group in zip(
+        read(made / "prompts.jsonl"), sorted(groups, key=lambda g: g[0]["row"]), strict=True
+    ):
         known = [r for r in group if "\n" not in r["completion"]]
         assert (row["n_right"], row["n_judged"]) == (sum(r["success"] for r in known), len(known))
     # a prompt of which nothing is known has no rate: it stands nowhere, and is counted
@@ -120,7 +129,7 @@ def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
     monkeypatch.setenv("TEST_BROKEN", "")
     made = run(path, "rollout.max_failed=1")
     for name in ("prompts", "kept"):
-        assert [row["prompt"] for row in read(made / f"{name}.jsonl")] == [f"Count {i}." for i in (0, 2, 4)]  # fmt: skip
+        assert [row["prompt"] for row in read(made / f"{name}.jsonl")] == [f"Count {i}." for i in (0, 2, 4)]
     summary = json.loads((made / "pass_rate.json").read_text())
     assert (summary["prompts"], summary["unjudged"], sum(summary["success_by_count"])) == (6, 3, 3)
     monkeypatch.setenv("TEST_BROKEN", "\n")
@@ -134,9 +143,7 @@ def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
 
 def test_the_first_pit_is_the_first_line_with_a_two(write_recipe):
     """After it nothing is right any more; before it a continuation is right with 1/2, so 24 of them not once in 10^7."""
-    path = write_recipe(
-        "pairs", prompts(12), pairing={"strategy": "first_pit", "continuations": 24}
-    )
+    path = write_recipe("pairs", prompts(12), pairing={"strategy": "first_pit", "continuations": 24})
     made = run(path)
     found = read(made / "pairs.jsonl")
     whole = {(r["row"], r["sample"]): r["completion"] for r in rollouts(made)}
@@ -165,10 +172,7 @@ def test_the_teacher_goes_on_before_the_first_line_with_a_two(write_recipe, tmp_
     whole = {(r["row"], r["sample"]): r["completion"] for r in rollouts(made)}
     none = json.loads((made / "pairs.json").read_text())["none"]
     assert len(found) >= 8 and len(found) + sum(none.values()) == 10
-    assert set(none) <= {
-        "all_right",
-        "no_correction",
-    }  # the teacher never says "2", but may say nothing
+    assert set(none) <= {"all_right", "no_correction"}  # the teacher never says "2", but may say nothing
     for pair in found:
         assert pair["rejected"] == whole[pair["row"], pair["rejected_sample"]]
         lines = pair["rejected"].splitlines(keepends=True)
@@ -190,12 +194,16 @@ def test_what_is_refused(write_recipe, tmp_path):
     assert json.loads((tmp_path / "runs/made/run.json").read_text())["status"] == "finished"
     with pytest.raises(RequestError, match="pairing.teacher: .*no such run or path"):
         run(path, "name=t", "pairing.strategy=cross_model", "pairing.teacher=runs/none")
-    with pytest.raises(RequestError, match="rollout.backend = vllm_colocate: the pairs stage samples with transf"):  # fmt: skip
+    with pytest.raises(
+        RequestError, match="rollout.backend = vllm_colocate: the pairs stage samples with transf"
+    ):
         load(path, ["rollout.backend=vllm_colocate"])
     # nothing to train on is no success; what was counted says why
     easy = [row | {"answer": "9"} for row in prompts(4)]
     path = write_recipe("pairs", easy, "easy")
-    with pytest.raises(WorkError, match="0 pairs of 4 prompts; without one: 4 all_right: .*nothing to train on"):  # fmt: skip
+    with pytest.raises(
+        WorkError, match="0 pairs of 4 prompts; without one: 4 all_right: .*nothing to train on"
+    ):
         run(path)
     assert json.loads((tmp_path / "runs/easy/pairs.json").read_text())["none"] == {"all_right": 4}
     assert json.loads((tmp_path / "runs/easy/run.json").read_text())["status"] == "failed"

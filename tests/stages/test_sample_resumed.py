@@ -72,22 +72,26 @@ def test_what_another_recipe_has_sampled_is_not_taken_over(write_recipe, monkeyp
 
 
 @pytest.mark.slow
-def test_main_process_killed_and_resumed_beside_another_equals_one(
-    write_recipe, tmp_path, monkeypatch
-):
+def test_main_process_killed_and_resumed_beside_another_equals_one(write_recipe, tmp_path, monkeypatch):
     """The second process knows nothing of it; the first, started again, does its own share and waits for the other."""
     quick = {"num_generations": 8, "max_new_tokens": 24, "batch_size": 8}
     whole = run(write_recipe("pairs", prompts(48), "whole", rollout=quick))
     path = write_recipe("pairs", prompts(48), "cut", rollout=quick)
-    shared = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]), "OMP_NUM_THREADS": "1",
-              "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": "2"}  # fmt: skip
+    shared = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "WORLD_SIZE": "2",
+    }
     first, second = (
         subprocess.Popen(
             [sys.executable, "-m", "posttrain.pairs", str(path)],
-            env=os.environ | shared | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env=os.environ | shared | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for rank in range(2)
-    )  # fmt: skip
+    )
     try:
         made = tmp_path / "runs" / "cut"
         deadline = time.monotonic() + 120

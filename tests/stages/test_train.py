@@ -28,20 +28,31 @@ def metrics(run: Path, split: str = "train") -> list[dict]:
 def test_what_a_run_leaves_behind(recipe):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = go(recipe, "loss.name=confidence_limited", "loss.n=16", "evaluate.heldout={share: 0.25, every_steps: 2}",
-             "train.report_to=[tensorboard]")  # fmt: skip
-    info = json.loads((run / "run.json").read_text())
-    assert (info["status"], info["steps"], info["world_size"], info["engine"]) == (
-        "finished",
-        5,
-        1,
-        "single",
+    run = go(
+        recipe,
+        "loss.name=confidence_limited",
+        "loss.n=16",
+        "evaluate.heldout={share: 0.25, every_steps: 2}",
+        "train.report_to=[tensorboard]",
     )
+    info = json.loads((run / "run.json").read_text())
+    assert (info["status"], info["steps"], info["world_size"], info["engine"]) == ("finished", 5, 1, "single")
     assert info["versions"]["trl"].startswith("1.16")
     rows = metrics(run)
     assert [r["step"] for r in rows] == [1, 2, 3, 4, 5]
-    for key in ("loss", "nll", "weight_mean", "weight_below_0.1", "segment_logp", "entropy", "token_accuracy",
-                "tokens_per_second", "peak_memory_mib", "learning_rate", "epoch"):  # fmt: skip
+    for key in (
+        "loss",
+        "nll",
+        "weight_mean",
+        "weight_below_0.1",
+        "segment_logp",
+        "entropy",
+        "token_accuracy",
+        "tokens_per_second",
+        "peak_memory_mib",
+        "learning_rate",
+        "epoch",
+    ):
         assert isinstance(rows[-1][key], float), key
     assert 0 <= rows[-1]["weight_mean"] <= 1
     assert [r["step"] for r in metrics(run, "heldout")] == [2, 4, 5]
@@ -49,9 +60,7 @@ def test_what_a_run_leaves_behind(recipe):
     assert ckpt.is_complete(checkpoint)
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    assert "<|im_start|>" in tokenizer.apply_chat_template(
-        [{"role": "user", "content": "x"}], tokenize=False
-    )
+    assert "<|im_start|>" in tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
     assert model.config.vocab_size == len(tokenizer)
     assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= {
         p.name for p in checkpoint.iterdir()
@@ -70,24 +79,21 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
     from posttrain.data.prepare import HeldoutRows, build
     from posttrain.data.template import load_text
 
-    overrides = ["evaluate.heldout={share: 0.25, every_steps: 5}", "train.per_device_train_batch_size=8",
-                 "train.learning_rate=1e-9"]  # fmt: skip
+    overrides = [
+        "evaluate.heldout={share: 0.25, every_steps: 5}",
+        "train.per_device_train_batch_size=8",
+        "train.learning_rate=1e-9",
+    ]
     run = go(recipe, *overrides)
     loaded = load_stage(recipe, overrides, "sft")
     tokenizer, _ = load_text(loaded, loaded.model.init)
-    prepared = build(
-        loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed
-    )
+    prepared = build(loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed)
     rows = HeldoutRows(prepared)
     assert len(rows) == 12
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(len(rows))])
     model = AutoModelForCausalLM.from_pretrained(loaded.model.init)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
-        :, :-1
-    ]
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch["labels"][:, 1:].flatten()
-    )
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
     assert metrics(run, "heldout")[-1]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -120,17 +126,19 @@ def test_skipped_steps_leave_weights_and_are_counted(recipe, monkeypatch):
         return loss * float("nan") if model.training and self.state.global_step % 2 else loss
 
     monkeypatch.setattr(SftTrainer, "compute_loss", poisoned)
-    run = go(recipe, "guard.on_nan=skip", "checkpoints.save_steps=1", "checkpoints.keep_last=null",
-             "train.optim=adamw_torch", "train.learning_rate=1e-3", "train.per_device_train_batch_size=8")  # fmt: skip
+    run = go(
+        recipe,
+        "guard.on_nan=skip",
+        "checkpoints.save_steps=1",
+        "checkpoints.keep_last=null",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-3",
+        "train.per_device_train_batch_size=8",
+    )
     from safetensors.torch import load_file
 
-    steps = [
-        load_file(c.path / "model.safetensors") for c in ckpt.all_complete(run / "checkpoints")
-    ]
-    moved = [
-        max(float((a[k] - b[k]).abs().max()) for k in a)
-        for a, b in zip(steps, steps[1:], strict=False)
-    ]
+    steps = [load_file(c.path / "model.safetensors") for c in ckpt.all_complete(run / "checkpoints")]
+    moved = [max(float((a[k] - b[k]).abs().max()) for k in a) for a, b in zip(steps, steps[1:], strict=False)]
     assert [m > 0 for m in moved] == [False, True, False, True]  # steps 2 and 4 were skipped
     assert metrics(run)[-1]["skipped_steps"] == 2
 
@@ -157,8 +165,13 @@ def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
 
     from posttrain.commands.export import export
 
-    run = go(recipe, "model.lora={r: 4, alpha: 8}", "train.optim=adamw_torch", "train.learning_rate=1e-2",
-             "train.activation_checkpointing=true")  # fmt: skip
+    run = go(
+        recipe,
+        "model.lora={r: 4, alpha: 8}",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-2",
+        "train.activation_checkpointing=true",
+    )
     checkpoint = run / "checkpoints" / "step-000005"
     assert (checkpoint / "adapter_model.safetensors").is_file()
     assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
@@ -182,8 +195,14 @@ def test_lora_with_a_fully_trained_head(recipe):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    run = go(recipe, "model.lora={r: 4, modules_to_save: [lm_head]}", "train.optim=adamw_torch", "train.learning_rate=1e-2",
-             "checkpoints.save_steps=1", "checkpoints.keep_last=null")  # fmt: skip
+    run = go(
+        recipe,
+        "model.lora={r: 4, modules_to_save: [lm_head]}",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-2",
+        "checkpoints.save_steps=1",
+        "checkpoints.keep_last=null",
+    )
     first, last = (run / "checkpoints" / f"step-00000{s}" for s in (1, 5))
     heads = [load_file(c / "adapter_model.safetensors") for c in (first, last)]
     (key,) = [k for k in heads[0] if "lm_head" in k]
@@ -240,9 +259,9 @@ def test_added_tokens_grow_the_vocabulary(recipe):
     checkpoint = run / "checkpoints" / "step-000001"
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     assert len(tokenizer("<think>", add_special_tokens=False)["input_ids"]) == 1
-    assert AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.shape[
-        0
-    ] == len(tokenizer)
+    assert AutoModelForCausalLM.from_pretrained(checkpoint).get_input_embeddings().weight.shape[0] == len(
+        tokenizer
+    )
 
 
 def test_bfloat16_autocast_runs(recipe):

@@ -58,9 +58,7 @@ def modes(trainer) -> float:
 
     engine = trainer.model_wrapped
     engine.set_gradient_accumulation_boundary(True)
-    ids = torch.randint(
-        3, 200, (2, 12), generator=torch.Generator().manual_seed(int(os.environ["RANK"]))
-    )
+    ids = torch.randint(3, 200, (2, 12), generator=torch.Generator().manual_seed(int(os.environ["RANK"])))
     labels = torch.where(torch.arange(12) < 4, -100, ids)
     found = []
     for mode in ({"fused": {"n": 1.0, "num_segments": 1}}, {"tokens": {}}):
@@ -68,11 +66,7 @@ def modes(trainer) -> float:
         loss = out.loss if out.loss is not None else -out.log_probs.sum() / out.label_mask.sum()
         engine.backward(loss)
         found.append(
-            {
-                n: safe_get_full_grad(p).clone()
-                for n, p in trainer.model.named_parameters()
-                if p.requires_grad
-            }
+            {n: safe_get_full_grad(p).clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
         )
         engine.optimizer.zero_grad()
     a, b = found
@@ -121,9 +115,12 @@ def main(cases: str, out: str) -> int:
             head = trainer.model.get_output_embeddings()
             weight = getattr(head, "base_layer", head).weight
             results[case["name"]] = {
-                "run": str(run.path), "world_size": info["world_size"], "engine": info["engine"], "sharded": sharded(weight),
+                "run": str(run.path),
+                "world_size": info["world_size"],
+                "engine": info["engine"],
+                "sharded": sharded(weight),
                 "modes": modes(trainer) if case.get("modes") else None,
-            }  # fmt: skip
+            }
         except Exception as error:
             traceback.print_exc()
             results[case["name"]] = {"error": f"{type(error).__name__}: {error}"}

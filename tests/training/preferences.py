@@ -17,11 +17,7 @@ COUNT = 40
 def make_pairs(path: Path, count: int = COUNT) -> Path:
     """Pairs whose sides differ in length, either being the longer one."""
     rows = [
-        {
-            "prompt": f"Count {i}.",
-            "chosen": f"good {i} " * (1 + i % 3),
-            "rejected": f"bad {i} " * (1 + i % 4),
-        }
+        {"prompt": f"Count {i}.", "chosen": f"good {i} " * (1 + i % 3), "rejected": f"bad {i} " * (1 + i % 4)}
         for i in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -48,9 +44,7 @@ def write_recipe(tmp_path: Path, tiny: Path) -> Path:
     make_labelled(tmp_path / "labelled.jsonl")
     path = tmp_path / "case.yaml"
     path.write_text(
-        text.replace("stage: sft", "stage: dpo").replace(
-            "learning_rate: 0.5", "learning_rate: 0.05"
-        )
+        text.replace("stage: sft", "stage: dpo").replace("learning_rate: 0.5", "learning_rate: 0.05")
     )
     return path
 
@@ -69,9 +63,7 @@ def train(path: Path, *overrides: str):
 
 def rows(run, split: str = "train") -> list[dict]:
     path = Path(getattr(run, "path", run)) / "metrics.jsonl"
-    return [
-        row for line in path.read_text().splitlines() if (row := json.loads(line))["split"] == split
-    ]
+    return [row for line in path.read_text().splitlines() if (row := json.loads(line))["split"] == split]
 
 
 def weights(run, step: int = 5) -> dict[str, torch.Tensor]:

@@ -18,9 +18,7 @@ rollout: {num_generations: 4, max_new_tokens: 12, batch_size: 64}
 def write_recipe(tmp_path: Path, tiny: Path, prompts: int = 40) -> Path:
     """An RLVR recipe for the tiny model: 8 completions a step, prompts of four lengths; runs go below `tmp_path`."""
     rows = tmp_path / "prompts.jsonl"
-    made = [
-        {"prompt": f"Count {i}." + " Please." * (i % 4), "answer": str(i)} for i in range(prompts)
-    ]
+    made = [{"prompt": f"Count {i}." + " Please." * (i % 4), "answer": str(i)} for i in range(prompts)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in made))
     text = RECIPE.format(out=tmp_path, model=tiny, rows=rows)
     text = text.replace("stage: sft", "stage: rlvr").replace("max_steps: 5", "max_steps: 3")
@@ -66,6 +64,4 @@ def rollouts(run: Any) -> dict[str, list[dict]]:
 
 def positions(run: Any) -> list[int]:
     """The place in the mixture of every group in the files of rollouts, in order."""
-    return [
-        row["position"] for rows in rollouts(run).values() for row in rows if row["sample"] == 0
-    ]
+    return [row["position"] for rows in rollouts(run).values() for row in rows if row["sample"] == 0]

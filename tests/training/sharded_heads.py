@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tokens": {"unit": "own", "tokens": True},
     "tokens-tied": {"unit": "tail", "tie": True, "tokens": True},
     "tokens-lora": {"unit": "own", "lora": True, "tokens": True},
-}  # fmt: skip
+}
 
 
 def rows(rank: int, micro: int) -> dict[str, torch.Tensor]:
@@ -60,12 +60,7 @@ def loss_of(model: nn.Module, data: dict[str, torch.Tensor], count: float, case:
         out = model(**data, tokens={})
         # Any loss of log-probabilities and entropies: here the odds and a bonus.
         return (-(out.log_probs + 0.1 * out.log_probs**2) + 0.3 * out.entropy).sum() / count
-    fused = {
-        "n": 4.0,
-        "num_segments": 3,
-        "normalizer": count,
-        "chunk_rows": 6,
-    }
+    fused = {"n": 4.0, "num_segments": 3, "normalizer": count, "chunk_rows": 6}
     return model(**data, fused=fused).loss
 
 

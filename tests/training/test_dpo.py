@@ -47,21 +47,28 @@ def trl_trainer(tmp_path_factory, tiny):
 
     torch.manual_seed(1)
     made = [
-        {name: torch.randint(3, 200, (size,)).tolist() for name, size in (("prompt", 5), ("chosen", 4 + i), ("rejected", 9 - i))}
+        {
+            name: torch.randint(3, 200, (size,)).tolist()
+            for name, size in (("prompt", 5), ("chosen", 4 + i), ("rejected", 9 - i))
+        }
         for i in range(6)
-    ]  # fmt: skip
+    ]
 
     def build(loss_type: str, **options):
         args = DPOConfig(
-            output_dir=str(tmp_path_factory.mktemp("trl")), loss_type=[loss_type], use_cpu=True, report_to=[], bf16=False,
-            max_length=None, gradient_checkpointing=False, **options,
-        )  # fmt: skip
+            output_dir=str(tmp_path_factory.mktemp("trl")),
+            loss_type=[loss_type],
+            use_cpu=True,
+            report_to=[],
+            bf16=False,
+            max_length=None,
+            gradient_checkpointing=False,
+            **options,
+        )
         model, other = (AutoModelForCausalLM.from_pretrained(tiny) for _ in range(2))
         with torch.no_grad():  # a policy that has moved away from its reference
             for p in model.parameters():
-                p.add_(
-                    0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-                )
+                p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
         messages = [{"prompt": "a", "chosen": "b", "rejected": "c"}]
         tokenizer = AutoTokenizer.from_pretrained(tiny)
         trainer = DPOTrainer(
@@ -94,9 +101,7 @@ def test_the_loss_is_trls_on_the_same_pairs(trl_trainer, ours, theirs, options):
     mask = batch["completion_mask"][:, 1:].bool()
 
     def log_probs(model):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
-            :, :-1
-        ]
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
         found = logits.log_softmax(-1).gather(2, batch["input_ids"][:, 1:, None])[..., 0]
         return (found * mask).sum(1)
 
@@ -139,7 +144,7 @@ def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
     asked = [
         {"name": n, "stage": "dpo", "recipe": str(recipe), "overrides": [f"name={n}", *settings, *more]}
         for n, (more, _) in runs.items()
-    ]  # fmt: skip
+    ]
     results = launch(asked, config)
     for name, (_, whole) in runs.items():
         found = results[name]
@@ -221,18 +226,21 @@ def test_a_resumed_run_whose_references_are_gone_is_refused(dpo):
     shutil.rmtree(run.checkpoints / "step-000005")
     shutil.rmtree(run.path / "reference")
     shutil.rmtree(dpo.parent / "cache" / "reference")
-    with pytest.raises(
-        WorkError, match="reference log-probabilities of 40 pairs are gone.*trained 3 steps"
-    ):
+    with pytest.raises(WorkError, match="reference log-probabilities of 40 pairs are gone.*trained 3 steps"):
         train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
 
 
-@pytest.mark.parametrize(
-    "extra", [[], ["model.lora={r: 4, target_modules: [q_proj]}"]], ids=["full", "lora"]
-)
+@pytest.mark.parametrize("extra", [[], ["model.lora={r: 4, target_modules: [q_proj]}"]], ids=["full", "lora"])
 def test_a_run_goes_on_as_if_it_had_not_stopped(dpo, extra):
-    settings = ["checkpoints.save_steps=3", "checkpoints.keep_last=null", "train.optim=adamw_torch", *extra,
-                "train.learning_rate=1e-3", "train.lr_scheduler_type=linear", "preference.sft_weight=0.1"]  # fmt: skip
+    settings = [
+        "checkpoints.save_steps=3",
+        "checkpoints.keep_last=null",
+        "train.optim=adamw_torch",
+        *extra,
+        "train.learning_rate=1e-3",
+        "train.lr_scheduler_type=linear",
+        "preference.sft_weight=0.1",
+    ]
     run = train(dpo, *settings)
     whole = weights(run)
     shutil.rmtree(run.checkpoints / "step-000005")
@@ -264,13 +272,9 @@ def test_what_is_logged(dpo, caplog):
 
 def test_a_falling_chosen_reply_is_called_out(dpo, caplog):
     """The chosen replies share their words with the rejected ones, so pushing those down takes them along."""
-    made = [
-        {"prompt": "p", "chosen": f"bad {i} bad", "rejected": f"bad {i} bad bad"} for i in range(40)
-    ]
+    made = [{"prompt": "p", "chosen": f"bad {i} bad", "rejected": f"bad {i} bad bad"} for i in range(40)]
     (dpo.parent / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
-    run = train(
-        dpo, "train.learning_rate=0.5", "train.max_steps=12", "preference={loss: dpo, beta: 1}"
-    )
+    run = train(dpo, "train.learning_rate=0.5", "train.max_steps=12", "preference={loss: dpo, beta: 1}")
     assert rows(run)[-1]["logratio/chosen"] < -1
     assert caplog.text.count("the chosen replies have become less likely") == 1
 
@@ -279,31 +283,16 @@ def test_a_falling_chosen_reply_is_called_out(dpo, caplog):
     ("overrides", "sentence"),
     [
         (["preference={loss: kto, sft_weight: 1}"], "sft_weight has no effect on kto"),
-        (
-            ["preference.loss=kto", "train.global_batch_size=1"],
-            "at least 2 for kto: its KL estimate",
-        ),
-        (
-            ["preference.undesirable_weight=2"],
-            "undesirable_weight has no effect on dpo_norm; kto reads",
-        ),
-        (
-            ["preference={loss: orpo, reference: live}"],
-            "preference.reference has no effect on orpo",
-        ),
-        (
-            ["preference={loss: simpo, reference_model: x}"],
-            "reference_model has no effect on simpo",
-        ),
+        (["preference.loss=kto", "train.global_batch_size=1"], "at least 2 for kto: its KL estimate"),
+        (["preference.undesirable_weight=2"], "undesirable_weight has no effect on dpo_norm; kto reads"),
+        (["preference={loss: orpo, reference: live}"], "preference.reference has no effect on orpo"),
+        (["preference={loss: simpo, reference_model: x}"], "reference_model has no effect on simpo"),
         (["preference.reference_revision=main"], "is read only with preference.reference_model"),
         (["preference.reference=alive"], "'alive'.*live"),
         (["preference.loss=simp"], "did you mean 'simpo'"),
         (["preference.beta=0"], "preference.beta = 0.0 must be above 0"),
         (["preference.label_smoothing=0.2"], "label_smoothing has no effect on dpo_norm"),
-        (
-            ["preference={loss: cdpo, label_smoothing: 0.5}"],
-            r"label_smoothing = 0.5 must lie in \[0, 0.5\)",
-        ),
+        (["preference={loss: cdpo, label_smoothing: 0.5}"], r"label_smoothing = 0.5 must lie in \[0, 0.5\)"),
         (["preference.sft_n=0.5"], "preference.sft_n = 0.5 must be at least 1"),
     ],
 )

@@ -33,7 +33,7 @@ LOSSES = {
         "loss.segment=step",
         "loss.reduction=segment_mean",
         "train.learning_rate=0.01",
-    ],  # fmt: skip
+    ],
     "sum": ["loss.name=cross_entropy", "loss.reduction=sum", "train.learning_rate=0.0005"],
     "answer": [
         "loss.name=confidence_limited",
@@ -54,18 +54,28 @@ HEADS = {
 """What stands at the end of the model; the loss is `token_mean` above."""
 
 FSDP2 = {
-    "steps": ["train.learning_rate=8", "train.max_grad_norm=1", "train.activation_checkpointing=true",
-              "guard={on_spike: skip, spike_factor: 1.001, window: 1}",
-              "evaluate.heldout={share: 0.1, every_steps: 2}"],
+    "steps": [
+        "train.learning_rate=8",
+        "train.max_grad_norm=1",
+        "train.activation_checkpointing=true",
+        "guard={on_spike: skip, spike_factor: 1.001, window: 1}",
+        "evaluate.heldout={share: 0.1, every_steps: 2}",
+    ],
     "tied": [],
     "lora": HEADS["lora"],
-}  # fmt: skip
+}
 """What of the trainer has a code path of its own there: the norm, clipping, a skipped step, saving, tied weights,
 adapters beside frozen weights."""
 
-RESUMED = ["train.optim=adamw_torch", "train.learning_rate=1e-3", "train.lr_scheduler_type=linear", "checkpoints.save_steps=3",
-           "checkpoints.keep_last=null", "evaluate.at_start=false",
-           "evaluate.tasks=[{name: arithmetic, options: {digits: 1, train_size: 40, test_size: 4}}]"]  # fmt: skip
+RESUMED = [
+    "train.optim=adamw_torch",
+    "train.learning_rate=1e-3",
+    "train.lr_scheduler_type=linear",
+    "checkpoints.save_steps=3",
+    "checkpoints.keep_last=null",
+    "evaluate.at_start=false",
+    "evaluate.tasks=[{name: arithmetic, options: {digits: 1, train_size: 40, test_size: 4}}]",
+]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def models(tmp_path_factory, tied) -> dict[str, Path]:
         "tied": tied,
         "softcap": tiny_model(folder / "gemma", kind="gemma2", head_dim=8, final_logit_softcapping=2.0),
         "bias": tiny_model(folder / "phi", kind="phi", tie=False),
-    }  # fmt: skip
+    }
 
 
 def rows(run: str, split: str = "train") -> list[dict]:
@@ -89,9 +99,7 @@ def losses(run: str) -> list[float]:
 
 def weights(run: str, step: int = 5) -> dict[str, torch.Tensor]:
     folder = Path(run) / "checkpoints" / f"step-{step:06d}"
-    (file,) = [
-        f for name in ("model", "adapter_model") if (f := folder / f"{name}.safetensors").exists()
-    ]
+    (file,) = [f for name in ("model", "adapter_model") if (f := folder / f"{name}.safetensors").exists()]
     # peft adds the frozen head to an adapter's file, except where it is sharded (ZeRO-3).
     return {k: v for k, v in load_file(file).items() if "base_layer" not in k}
 
@@ -164,9 +172,7 @@ def test_splits_and_engines_agree(recipe, launch, tiny, models, record_property)
             cases = [c | {"modes": c["name"] in ("tied-zero3", "lora-zero3")} for c in cases]
         found |= on_two_ranks(launch, config, cases, engine)
     for name in ("tied-zero3", "lora-zero3"):
-        print(
-            f"{name}: log-probabilities with gradients against the loss: {found[name]['modes']:.1e}"
-        )
+        print(f"{name}: log-probabilities with gradients against the loss: {found[name]['modes']:.1e}")
         assert found[name]["modes"] <= 1e-5
     assert check(found, models, tiny, record_property) == len(LOSSES) + 2 + 2 * len(groups)
 
@@ -183,9 +189,7 @@ def test_fsdp2_agrees(recipe, launch, tiny, models, record_property, tmp_path):
     cases += asked(rollouts, tmp_path, {"dapo": CASES["dapo"]})
     found |= on_two_ranks(launch, "fsdp2.yaml", cases, "fsdp2")
     resumed(found.pop("resumed")["run"])
-    whole = train(
-        rollouts, "train.per_device_train_batch_size=4", "train.max_steps=4", *CASES["dapo"]
-    )
+    whole = train(rollouts, "train.per_device_train_batch_size=4", "train.max_steps=4", *CASES["dapo"])
     equal(Path(found.pop("dapo")["run"]), whole.path)
     assert check(found, models, tiny, record_property) == len(FSDP2)
     ours, reference = (found[f"steps-{e}"]["run"] for e in ("fsdp2", "reference"))
@@ -218,19 +222,13 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     from posttrain.recipe import load_stage
 
     overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]
-    result = launch(
-        [{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}]
-    )["ce"]
+    result = launch([{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}])["ce"]
     loaded = load_stage(recipe, overrides, "sft")
     tokenizer, _ = load_text(loaded, loaded.model.init)
     prepared = build(loaded.data, loaded.loss, tokenizer, seed=loaded.train.seed)
     rows = TrainRows(prepared, 8)
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(8)])
     model = AutoModelForCausalLM.from_pretrained(loaded.model.init)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
-        :, :-1
-    ]
-    expected = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch["labels"][:, 1:].flatten()
-    )
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
     assert losses(result["run"])[0] == pytest.approx(expected.item(), rel=1e-5)

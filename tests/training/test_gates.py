@@ -44,9 +44,16 @@ def test_against_the_start_by_hand(tmp_path):
     (row,) = found.failures
     assert row.pop("drop") == pytest.approx(0.11)
     assert row == {
-        "checkpoint": "step-000030", "step": 30, "task": "t", "metric": "m", "value": 0.69, "against": "start",
-        "reference": 0.8, "max_drop": 0.1, "action": "mark",
-    }  # fmt: skip
+        "checkpoint": "step-000030",
+        "step": 30,
+        "task": "t",
+        "metric": "m",
+        "value": 0.69,
+        "against": "start",
+        "reference": 0.8,
+        "max_drop": 0.1,
+        "action": "mark",
+    }
     assert found.passed == "step-000040" and not found.stop and not found.missing
     assert found.sentences == [
         "gate failed: t/m of step-000030 is 0.69, 0.11 below the start (0.8); evaluate.gates[0].max_drop is 0.1"
@@ -71,7 +78,9 @@ def test_a_score_that_is_better_when_lower(tmp_path):
 
 
 def test_every_gate_must_be_passed(tmp_path):
-    run = write(write(tmp_path, {0: 0.5, 10: 0.6, 20: 0.2, 30: 0.6}), {0: 1.0, 10: 1.0, 20: 1.0, 30: 0.1}, "n")  # fmt: skip
+    run = write(
+        write(tmp_path, {0: 0.5, 10: 0.6, 20: 0.2, 30: 0.6}), {0: 1.0, 10: 1.0, 20: 1.0, 30: 0.1}, "n"
+    )
     found = judge(run, [Gate("t", "m", 0.1), Gate("t", "n", 0.5)])
     assert [(r["step"], r["metric"]) for r in found.failures] == [(20, "m"), (30, "n")]
     assert found.passed == "step-000010"
@@ -98,17 +107,17 @@ def test_the_newest_score_decides_whether_the_run_stops(tmp_path):
 def test_missing_scores_are_said_and_fail_nothing(tmp_path):
     gate = Gate("t", "m", 0.0, action="stop")
     nothing = judge(tmp_path, [gate], "step-000010")
-    assert nothing.missing == [
-        "evaluate.gates[0]: t/m of step-000010 was not judged: it has no score"
-    ]
+    assert nothing.missing == ["evaluate.gates[0]: t/m of step-000010 was not judged: it has no score"]
     run = write(tmp_path, {10: 0.5})
-    assert "the start has no score under the same settings" in judge(run, [gate], "step-000010").missing[0]  # fmt: skip
+    assert "the start has no score under the same settings" in judge(run, [gate], "step-000010").missing[0]
     assert judge(run, [Gate("t", "m", 0.0, "best")], "step-000010").missing == []
     write(run, {0: 0.9})
     later = judge(run, [gate], "step-000020")
     assert later.missing and later.stop  # the newest score is still that of step 10
-    append_line(run / "scores.jsonl", {"checkpoint": "step-000020", "step": 20, "task": "t", "metric": "m",
-                                       "value": None, "settings": "s"})  # fmt: skip
+    append_line(
+        run / "scores.jsonl",
+        {"checkpoint": "step-000020", "step": 20, "task": "t", "metric": "m", "value": None, "settings": "s"},
+    )
     assert judge(run, [gate], "step-000020").missing
 
 
@@ -135,13 +144,13 @@ def test_of_a_checkpoint_that_was_made_twice_the_last_score_counts(tmp_path):
 )
 def test_failures_are_those_of_the_definition(tmp_path_factory, values, limit, against):
     """In twentieths, so that the oracle is exact; mirrored values under the mirrored gate fail alike."""
-    reference = [values[0] if against == "start" else max(values[: i + 1]) for i in range(len(values))]  # fmt: skip
+    reference = [values[0] if against == "start" else max(values[: i + 1]) for i in range(len(values))]
     expected = [i for i, v in enumerate(values) if reference[i] - v > limit]
     for sign in (1, -1):
         run = write(tmp_path_factory.mktemp("g"), {i: sign * v / 20 for i, v in enumerate(values)})
         gate = Gate("t", "m", limit / 20, against, greater_is_better=sign > 0)
         assert failed(run, gate) == expected
-        assert set(failed(run, Gate("t", "m", limit / 20 + 0.05, against, "mark", sign > 0))) <= set(expected)  # fmt: skip
+        assert set(failed(run, Gate("t", "m", limit / 20 + 0.05, against, "mark", sign > 0))) <= set(expected)
 
 
 # ---- the file, and the best checkpoint ---------------------------------------------------------------------------
@@ -154,7 +163,7 @@ def test_the_file_says_the_failures_of_today(tmp_path):
     assert record(run, loose) == [True] and record(run, tight) == [True, True]
     stamp = (run / "gates.jsonl").stat().st_mtime_ns
     assert record(run, tight) == [False, False]
-    assert (run / "gates.jsonl").stat().st_mtime_ns == stamp and read_jsonl(run / "gates.jsonl") == tight  # fmt: skip
+    assert (run / "gates.jsonl").stat().st_mtime_ns == stamp and read_jsonl(run / "gates.jsonl") == tight
     assert record(run, []) == [] and ckpt.gated(run) == set()
 
 
@@ -170,9 +179,7 @@ def test_a_marked_checkpoint_is_never_the_best(tmp_path):
     assert ckpt.best(run, "t", "m") == "step-000010"
     assert ckpt.best(run, "t", "m", among={"step-000020"}) is None
     assert Path(ckpt.resolve(f"{run}@best:t/m")[0]).name == "step-000010"
-    assert (
-        Path(ckpt.resolve(f"{run}@step-000020")[0]).name == "step-000020"
-    )  # by name it can be had
+    assert Path(ckpt.resolve(f"{run}@step-000020")[0]).name == "step-000020"  # by name it can be had
     for name in ("step-000000", "step-000010"):
         append_line(run / "gates.jsonl", {"checkpoint": name})
     with pytest.raises(RequestError, match=r"every checkpoint with a score t/m failed a gate"):
@@ -193,7 +200,9 @@ def test_every_rank_is_told(tmp_path):
     for name in ("stops", "passes", "damaged"):
         write(tmp_path / name, {0: 0.5, 2: 0.5 if name == "passes" else 0.1})
     (tmp_path / "damaged" / "scores.jsonl").write_text("{oops\n{}\n")
-    ended = run_ranks(lambda rank: ["tests.training.gates_worker", rank, tmp_path / "meeting", tmp_path, tmp_path])  # fmt: skip
+    ended = run_ranks(
+        lambda rank: ["tests.training.gates_worker", rank, tmp_path / "meeting", tmp_path, tmp_path]
+    )
     assert [code for code, _ in ended] == [0, 0], ended
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second and first[1:] == ["", ""]
@@ -213,8 +222,17 @@ def scorer(values: dict[str, dict[int, float]]):
             known = {(r["step"], r["metric"]) for r in read_jsonl(run.scores)}
             for metric, by_step in values.items():
                 if (step, metric) not in known:
-                    append_line(run.scores, {"checkpoint": path.name, "step": step, "task": "arithmetic",
-                                             "metric": metric, "value": by_step[step], "settings": "s"})  # fmt: skip
+                    append_line(
+                        run.scores,
+                        {
+                            "checkpoint": path.name,
+                            "step": step,
+                            "task": "arithmetic",
+                            "metric": metric,
+                            "value": by_step[step],
+                            "settings": "s",
+                        },
+                    )
 
         return score
 
@@ -225,7 +243,7 @@ def go(recipe: Path, factory, *overrides: str) -> Path:
     from posttrain.recipe import load_stage
     from posttrain.sft import train
 
-    always = ["evaluate.tasks=[{name: arithmetic}]", "train.max_steps=4", "checkpoints.save_steps=1"]  # fmt: skip
+    always = ["evaluate.tasks=[{name: arithmetic}]", "train.max_steps=4", "checkpoints.save_steps=1"]
     return train(load_stage(recipe, [*always, *overrides], "sft"), factory).path
 
 
@@ -235,17 +253,20 @@ def gate(max_drop: float, action: str) -> str:
 
 def test_a_marked_checkpoint_is_passed_over_by_keep_best(recipe, caplog):
     """pass@1 is best at step 2, whose accuracy fell from 0.8 to 0.6; of what passed, step 3 is the best."""
-    factory, _ = scorer({
-        "pass@1": {0: 0.1, 1: 0.2, 2: 0.9, 3: 0.3, 4: 0.4},
-        "accuracy": {0: 0.8, 1: 0.7, 2: 0.6, 3: 0.75, 4: 0.5},
-    })  # fmt: skip
+    factory, _ = scorer(
+        {
+            "pass@1": {0: 0.1, 1: 0.2, 2: 0.9, 3: 0.3, 4: 0.4},
+            "accuracy": {0: 0.8, 1: 0.7, 2: 0.6, 3: 0.75, 4: 0.5},
+        }
+    )
     keep = ["checkpoints.keep_last=1", "checkpoints.keep_best={task: arithmetic, metric: pass@1}"]
     with caplog.at_level(logging.WARNING):
         run = go(recipe, factory, *keep, gate(0.1, "mark"))
     rows = read_jsonl(run / "gates.jsonl")
     assert [(r["checkpoint"], r["value"], r["reference"]) for r in rows] == [
-        ("step-000002", 0.6, 0.8), ("step-000004", 0.5, 0.8),
-    ]  # fmt: skip
+        ("step-000002", 0.6, 0.8),
+        ("step-000004", 0.5, 0.8),
+    ]
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
     assert [c.step for c in ckpt.all_complete(run / "checkpoints")] == [3, 4]
     assert Path(ckpt.resolve(f"{run}@best:arithmetic/pass@1")[0]).name == "step-000003"

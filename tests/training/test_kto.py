@@ -32,16 +32,27 @@ def theirs(tiny: Path, other: Path, folder: Path, examples: list[dict]) -> tuple
     from trl import KTOConfig, KTOTrainer
 
     args = KTOConfig(
-        output_dir=str(folder), use_cpu=True, report_to=[], bf16=False, max_length=None, gradient_checkpointing=False,
-        per_device_train_batch_size=8, beta=0.2, desirable_weight=1.5, undesirable_weight=0.8,
+        output_dir=str(folder),
+        use_cpu=True,
+        report_to=[],
+        bf16=False,
+        max_length=None,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=8,
+        beta=0.2,
+        desirable_weight=1.5,
+        undesirable_weight=0.8,
         train_sampling_strategy="sequential",
-    )  # fmt: skip
+    )
     model, reference = (AutoModelForCausalLM.from_pretrained(each) for each in (tiny, other))
     some = [{"prompt": "a", "completion": "b", "label": bool(i % 2)} for i in range(8)]
     trainer = KTOTrainer(
-        model=model, ref_model=reference, args=args, train_dataset=Dataset.from_list(some),
+        model=model,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_list(some),
         processing_class=AutoTokenizer.from_pretrained(tiny),
-    )  # fmt: skip
+    )
     for i, example in enumerate(examples):  # as its `_prepare_dataset` rotates a batch
         example["KL_completion_ids"] = examples[i - 1]["completion_ids"]
     model.train()
@@ -56,8 +67,13 @@ def test_a_step_is_trls(path, tiny, tmp_path):
     """Loss, KL, rewards and the step itself; the reference is another model, so that nothing is at its start."""
     other = moved(tiny, tmp_path / "other")
     settings = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.8}
-    run = train(path, *kto(path, reference_model=str(other), **settings), "train.max_steps=1",
-                "train.per_device_train_batch_size=8", "train.log_samples=true")  # fmt: skip
+    run = train(
+        path,
+        *kto(path, reference_model=str(other), **settings),
+        "train.max_steps=1",
+        "train.per_device_train_batch_size=8",
+        "train.log_samples=true",
+    )
     (line,) = (run.path / "samples.jsonl").read_text().splitlines()
     written = [json.loads(line) for line in (tmp_path / "labelled.jsonl").read_text().splitlines()]
     from posttrain.data.tokenizers import load_tokenizer
@@ -66,13 +82,11 @@ def test_a_step_is_trls(path, tiny, tmp_path):
     for _, row in json.loads(line)["ids"]:
         prompt = f"<|im_start|>user\n{written[row]['prompt']}<|im_end|>\n<|im_start|>assistant\n"
         ids = [tokenizer(t).input_ids for t in (prompt, written[row]["completion"] + "<|im_end|>")]
-        examples.append(
-            {"prompt_ids": ids[0], "completion_ids": ids[1], "label": written[row]["label"]}
-        )
+        examples.append({"prompt_ids": ids[0], "completion_ids": ids[1], "label": written[row]["label"]})
     want, after = theirs(tiny, other, tmp_path / "trl", examples)
     found = rows(run)[0]
     assert want["kl"] > 0.1, "a z that is clamped would show nothing"
-    for name in ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen"):  # fmt: skip
+    for name in ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen"):
         assert found[name] == pytest.approx(want[name], rel=1e-4), name
     assert found["count/chosen"] + found["count/rejected"] == 8 == found["completions"]
     start, ours = load_file(tiny / "model.safetensors"), weights(run, 1)
@@ -99,8 +113,13 @@ def test_nothing_depends_on_the_split_or_on_when_the_reference_is_asked(path, ti
     """One micro-batch and references from disk; four without padding and a second model in every step."""
     given = {"reference_model": str(moved(tiny, tmp_path / "other"))}
     whole = train(path, *kto(path, **given), "name=whole", "train.per_device_train_batch_size=8")
-    split = train(path, *kto(path, reference="live", **given), "name=split", "train.per_device_train_batch_size=2",
-                  "data.padding_free=true")  # fmt: skip
+    split = train(
+        path,
+        *kto(path, reference="live", **given),
+        "name=split",
+        "train.per_device_train_batch_size=2",
+        "data.padding_free=true",
+    )
     for a, b in zip(rows(whole), rows(split), strict=True):
         for name in ("loss", "kl", "rewards/margins"):
             assert a[name] == pytest.approx(b[name], abs=1e-5), (a["step"], name)
@@ -114,15 +133,19 @@ def test_lora_needs_no_second_model(path, monkeypatch):
 
     monkeypatch.setattr(dpo, "frozen_reference", None)
     settings = (LORA, "train.max_steps=3", "train.learning_rate=0.5")
-    runs = [train(path, *kto(path, reference=r), f"name={r}", *settings) for r in ("live", "precomputed")]  # fmt: skip
+    runs = [train(path, *kto(path, reference=r), f"name={r}", *settings) for r in ("live", "precomputed")]
     for a, b in zip(*map(rows, runs), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
     assert far(weights(runs[0], 3), weights(runs[1], 3)) <= 1e-6
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(path):
-    settings = [*kto(path), "checkpoints.save_steps=3", "checkpoints.keep_last=null",
-                "evaluate.heldout={share: 0.2, every_steps: 5}"]  # fmt: skip
+    settings = [
+        *kto(path),
+        "checkpoints.save_steps=3",
+        "checkpoints.keep_last=null",
+        "evaluate.heldout={share: 0.2, every_steps: 5}",
+    ]
     run = train(path, *settings)
     whole, held = weights(run), rows(run, "heldout")[-1]
     assert held["completions"] == 8 and held["count/chosen"] + held["count/rejected"] == 8
@@ -138,28 +161,36 @@ def test_held_out_replies_by_hand(path, tiny):
     """Six of them in two batches: one z for all, from prompt i with reply i - 1."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    given = [{"prompt": f"Say {i}.", "completion": f"{'good' if i % 2 else 'bad'} {i} " * (i + 1), "label": i % 2}
-             for i in range(6)]  # fmt: skip
+    given = [
+        {"prompt": f"Say {i}.", "completion": f"{'good' if i % 2 else 'bad'} {i} " * (i + 1), "label": i % 2}
+        for i in range(6)
+    ]
     held = path.parent / "held.jsonl"
     held.write_text("".join(json.dumps(row) + "\n" for row in given))
-    run = train(path, *kto(path, desirable_weight=3.0), "train.learning_rate=0.5",
-                f"evaluate.heldout={{source: {{name: held, path: {held}}}, every_steps: 5}}")  # fmt: skip
+    run = train(
+        path,
+        *kto(path, desirable_weight=3.0),
+        "train.learning_rate=0.5",
+        f"evaluate.heldout={{source: {{name: held, path: {held}}}, every_steps: 5}}",
+    )
     found, tokenizer = rows(run, "heldout")[-1], AutoTokenizer.from_pretrained(tiny)
-    models = [AutoModelForCausalLM.from_pretrained(p).eval() for p in (run.checkpoints / "step-000005", tiny)]  # fmt: skip
+    models = [AutoModelForCausalLM.from_pretrained(p).eval() for p in (run.checkpoints / "step-000005", tiny)]
 
     def ratio(prompt: str, reply: str) -> float:
-        texts = (f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", f"{reply}<|im_end|>")  # fmt: skip
+        texts = (f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", f"{reply}<|im_end|>")
         before, after = (tokenizer(text).input_ids for text in texts)
         ids = torch.tensor([before + after])
         with torch.no_grad():
-            logps = [m(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]) for m in models]  # fmt: skip
+            logps = [m(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]) for m in models]
         policy, start = (float(logp[len(before) - 1 :].sum()) for logp in logps)
         return policy - start
 
     z = max(0.0, np.mean([ratio(given[i]["prompt"], given[i - 1]["completion"]) for i in range(6)]))
     x = [ratio(row["prompt"], row["completion"]) for row in given]
-    value = [3.0 / (1 + np.exp(0.1 * (v - z))) if row["label"] else 1 / (1 + np.exp(0.1 * (z - v)))
-             for v, row in zip(x, given, strict=True)]  # fmt: skip
+    value = [
+        3.0 / (1 + np.exp(0.1 * (v - z))) if row["label"] else 1 / (1 + np.exp(0.1 * (z - v)))
+        for v, row in zip(x, given, strict=True)
+    ]
     assert z > 0.1 and found["kl"] == pytest.approx(z, abs=1e-4)
     assert found["loss"] == pytest.approx(np.mean(value), abs=1e-5)
     assert found["rewards/chosen"] == pytest.approx(0.1 * np.mean(x[1::2]), abs=1e-4)
@@ -172,7 +203,7 @@ def test_held_out_replies_by_hand(path, tiny):
 def test_replies_of_one_kind_only_are_refused(path):
     lines = (path.parent / "labelled.jsonl").read_text().replace("false", "true")
     (path.parent / "labelled.jsonl").write_text(lines)
-    with pytest.raises(RequestError, match="of 40 rows 40 are good and 0 bad; check columns.label of 'rows'"):  # fmt: skip
+    with pytest.raises(RequestError, match="of 40 rows 40 are good and 0 bad; check columns.label of 'rows'"):
         train(path, *kto(path))
     assert not (path.parent / "case").exists()
 

@@ -42,7 +42,7 @@ def test_live_and_precomputed_are_the_same(path, other, monkeypatch):
         assert not list(runs[name, "live"].path.glob("reference/*"))
     first = [rows(runs[name, "live"])[0]["rewards/margins"] for name in ("start", "other")]
     assert first[0] == 0 and abs(first[1]) > 0.01
-    names = {next(runs[n, "precomputed"].path.glob("reference/*.npz")).name for n in ("start", "other")}  # fmt: skip
+    names = {next(runs[n, "precomputed"].path.glob("reference/*.npz")).name for n in ("start", "other")}
     assert len(names) == 2
 
     from posttrain import dpo
@@ -81,11 +81,14 @@ def other_tokenizer(tiny: Path, folder: Path, change) -> Path:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.add_tokens(["<think>"]), "has another tokenizer: '<think>' is its token 2.., the policy has no such"),
+        (
+            lambda t: t.add_tokens(["<think>"]),
+            "has another tokenizer: '<think>' is its token 2.., the policy has no such",
+        ),
         (lambda t: setattr(t, "eos_token", "<|im_end|>"), "its eos_token_id is .*, the policy's"),
     ],
     ids=["token", "eos"],
-)  # fmt: skip
+)
 def test_another_tokenizer(path, tiny, tmp_path, change, sentence):
     place = other_tokenizer(tiny, tmp_path / "changed", change)
     with pytest.raises(RequestError, match=f"preference.reference_model = .*changed.*{sentence}"):
@@ -106,7 +109,7 @@ def test_places_without_a_model(path, tmp_path):
     from posttrain.stages.preflight import preflight
 
     gone = load_stage(str(path), [preference(reference_model="runs/gone")], "dpo")
-    with pytest.raises(RequestError, match="preference.reference_model: runs/gone: no such run or path"):  # fmt: skip
+    with pytest.raises(RequestError, match="preference.reference_model: runs/gone: no such run or path"):
         preflight(gone)
     assert preflight(gone, coming=["runs/gone"]), "a run that an earlier stage will make"
     empty = load_stage(str(path), [preference(reference_model=tmp_path / "empty")], "dpo")
@@ -130,7 +133,7 @@ def test_log_probabilities_of_a_batch_are_not_rounded_under_deepspeed():
             plugin = SimpleNamespace(hf_ds_config=config)
             self.accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
 
-    given = {"reference": torch.tensor([-300.7]), "mismatch": {"reference": torch.tensor([0.1])}, "n": 3}  # fmt: skip
+    given = {"reference": torch.tensor([-300.7]), "mismatch": {"reference": torch.tensor([0.1])}, "n": 3}
     found = Bare()._prepare_inputs(given)
     assert found == given and found["mismatch"]["reference"].dtype == torch.float32
 

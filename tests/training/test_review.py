@@ -31,13 +31,7 @@ def go(recipe: Path, *overrides: str, score=None) -> Path:
 def model_of(kind: str, **options):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shape = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        **options,
-    }
+    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **options}
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
 
@@ -51,25 +45,26 @@ def test_padding_free_is_refused_where_documents_leak():
 
 @pytest.mark.parametrize(
     "field",
-    ["ignore_data_skip", "label_smoothing_factor", "dataloader_drop_last", "logging_strategy", "accelerator_config",
-     "push_to_hub", "parallelism_config", "eos_token", "torch_compile"],
-)  # fmt: skip
+    [
+        "ignore_data_skip",
+        "label_smoothing_factor",
+        "dataloader_drop_last",
+        "logging_strategy",
+        "accelerator_config",
+        "push_to_hub",
+        "parallelism_config",
+        "eos_token",
+        "torch_compile",
+    ],
+)
 def test_fields_that_would_be_ignored_or_change_results_are_refused(recipe, field):
     with pytest.raises(RequestError, match=f"posttrain decides {field}"):
         load_stage(recipe, [f"train.extra.{field}=true"], "sft")
 
 
 def test_every_refused_field_is_a_real_one():
-    gone = set(EXTRA_ELSEWHERE) - {
-        f for stage in ("sft", "dpo", "rlvr") for f in config_fields(stage)
-    }
-    assert gone <= {
-        "enable_jit_checkpoint",
-        "fsdp_config",
-        "push_to_hub",
-        "hub_revision",
-        "use_cpu",
-    }, gone
+    gone = set(EXTRA_ELSEWHERE) - {f for stage in ("sft", "dpo", "rlvr") for f in config_fields(stage)}
+    assert gone <= {"enable_jit_checkpoint", "fsdp_config", "push_to_hub", "hub_revision", "use_cpu"}, gone
 
 
 def test_throughput_does_not_count_scoring(recipe):
@@ -78,8 +73,15 @@ def test_throughput_does_not_count_scoring(recipe):
     def factory(loaded, run, template):
         return lambda path, step: time.sleep(3) if step == 2 else None
 
-    run = go(recipe, "checkpoints.save_steps=2", "train.logging_steps=2", "train.max_steps=4", "train.per_device_train_batch_size=8",
-             "evaluate.at_start=false", score=factory)  # fmt: skip
+    run = go(
+        recipe,
+        "checkpoints.save_steps=2",
+        "train.logging_steps=2",
+        "train.max_steps=4",
+        "train.per_device_train_batch_size=8",
+        "evaluate.at_start=false",
+        score=factory,
+    )
     rates = [r["tokens_per_second"] for r in read_jsonl(run / "metrics.jsonl")]
     assert rates[1] > rates[0] / 4, rates
 
@@ -90,8 +92,12 @@ def test_scoring_and_heldout_do_not_touch_training(recipe):
 
     from posttrain.stages.launch import scorer_for
 
-    settings = ["model.options={attention_dropout: 0.2}", "checkpoints.save_steps=2", "train.optim=adamw_torch",
-                "train.learning_rate=1e-3"]  # fmt: skip
+    settings = [
+        "model.options={attention_dropout: 0.2}",
+        "checkpoints.save_steps=2",
+        "train.optim=adamw_torch",
+        "train.learning_rate=1e-3",
+    ]
     plain = go(recipe, "name=plain", *settings)
     more = go(
         recipe,
@@ -100,9 +106,7 @@ def test_scoring_and_heldout_do_not_touch_training(recipe):
         "evaluate.tasks=[{name: arithmetic, options: {test_size: 20}}]",
         score=scorer_for,
     )
-    a, b = (
-        load_file(r / "checkpoints" / "step-000005" / "model.safetensors") for r in (plain, more)
-    )
+    a, b = (load_file(r / "checkpoints" / "step-000005" / "model.safetensors") for r in (plain, more))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert {r["step"] for r in read_jsonl(more / "scores.jsonl")} == {0, 2, 4, 5}
 
@@ -110,8 +114,14 @@ def test_scoring_and_heldout_do_not_touch_training(recipe):
 def test_a_balancing_loss_is_left_as_the_user_had_it(recipe):
     shape = "{num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 16, shared_expert_intermediate_size: 16, "
     shape += "hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 2}"
-    run = go(recipe, "model.init=null", "model.tokenizer=builtin:bytes", "train.max_steps=1", "train.learning_rate=1e-3",
-             f"model.from_config={{model_type: qwen2_moe, options: {shape}}}")  # fmt: skip
+    run = go(
+        recipe,
+        "model.init=null",
+        "model.tokenizer=builtin:bytes",
+        "train.max_steps=1",
+        "train.learning_rate=1e-3",
+        f"model.from_config={{model_type: qwen2_moe, options: {shape}}}",
+    )
     config = json.loads((run / "checkpoints" / "step-000001" / "config.json").read_text())
     assert not config.get("output_router_logits")
     go(recipe, "name=next", f"model.init={run}", "train.max_steps=1")
@@ -120,13 +130,7 @@ def test_a_balancing_loss_is_left_as_the_user_had_it(recipe):
 def test_best_passes_over_what_is_no_number_or_gone(tmp_path):
     for step, value in ((1, math.nan), (2, 0.5), (3, 0.4)):
         with (tmp_path / "scores.jsonl").open("a") as file:
-            row = {
-                "checkpoint": ckpt.name_of(step),
-                "step": step,
-                "task": "t",
-                "metric": "m",
-                "value": value,
-            }
+            row = {"checkpoint": ckpt.name_of(step), "step": step, "task": "t", "metric": "m", "value": value}
             file.write(json.dumps(row) + "\n")
     assert ckpt.best(tmp_path, "t", "m") == "step-000002"
     assert ckpt.best(tmp_path, "t", "m", among={"step-000003"}) == "step-000003"
@@ -178,9 +182,13 @@ def test_ranks_exchange_their_parts_in_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "expected"),
-    [("train.fp16=true", "train.fp16 does nothing on a CPU"), ("model.dtype=float16", "its updates round to nothing"),
-     ("train.optim=paged_adamw_8bit", "train.optim"), ("train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_type")],
-)  # fmt: skip
+    [
+        ("train.fp16=true", "train.fp16 does nothing on a CPU"),
+        ("model.dtype=float16", "its updates round to nothing"),
+        ("train.optim=paged_adamw_8bit", "train.optim"),
+        ("train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_type"),
+    ],
+)
 def test_settings_that_cannot_work_are_sentences(recipe, override, expected):
     with pytest.raises(RequestError) as caught:
         go(recipe, override)

@@ -33,35 +33,61 @@ def rewarded(*names: str, **options) -> str:
 
 
 def test_what_is_logged_and_kept(rlvr):
-    run = train(rlvr, rewarded("even", "vowels"), "policy={beta: 0.1}", "checkpoints.save_steps=2", "checkpoints.keep_last=null")  # fmt: skip
+    run = train(
+        rlvr,
+        rewarded("even", "vowels"),
+        "policy={beta: 0.1}",
+        "checkpoints.save_steps=2",
+        "checkpoints.keep_last=null",
+    )
     assert list(rollouts(run)) == ["step-000001.jsonl", "step-000002.jsonl", "step-000003.jsonl"]
     for logged, (name, kept) in zip(rows(run), rollouts(run).items(), strict=True):
-        assert [(r["group"], r["sample"]) for r in kept] == [
-            (g, s) for g in range(2) for s in range(4)
-        ]
-        assert {r["step"] for r in kept} == {
-            logged["step"]
-        } and name == f"step-{logged['step']:06d}.jsonl"
+        assert [(r["group"], r["sample"]) for r in kept] == [(g, s) for g in range(2) for s in range(4)]
+        assert {r["step"] for r in kept} == {logged["step"]} and name == f"step-{logged['step']:06d}.jsonl"
         groups = [kept[:4], kept[4:]]
-        of = {key: np.array([[r[key] for r in g] for g in groups], float) for key in ("reward", "success", "tokens", "advantage")}  # fmt: skip
+        of = {
+            key: np.array([[r[key] for r in g] for g in groups], float)
+            for key in ("reward", "success", "tokens", "advantage")
+        }
         part = {c: np.mean([r["components"][c]["value"] for r in kept]) for c in ("even", "vowels")}
         want = {
-            "reward": of["reward"].mean(), "success": of["success"].mean(), "reward/even": part["even"],
-            "reward/vowels": part["vowels"], "reward_std": of["reward"].std(1).mean(),
-            "groups/all_right": (of["success"] == 1).all(1).mean(), "groups/all_wrong": (of["success"] == 0).all(1).mean(),
-            "groups/zero_variance": (of["advantage"] == 0).all(1).mean(), "groups/sampled": 2, "groups/unfilled": 0,
-            "checks_failed": 0, "completions/mean_length": of["tokens"].mean(), "completions/max_length": of["tokens"].max(),
+            "reward": of["reward"].mean(),
+            "success": of["success"].mean(),
+            "reward/even": part["even"],
+            "reward/vowels": part["vowels"],
+            "reward_std": of["reward"].std(1).mean(),
+            "groups/all_right": (of["success"] == 1).all(1).mean(),
+            "groups/all_wrong": (of["success"] == 0).all(1).mean(),
+            "groups/zero_variance": (of["advantage"] == 0).all(1).mean(),
+            "groups/sampled": 2,
+            "groups/unfilled": 0,
+            "checks_failed": 0,
+            "completions/mean_length": of["tokens"].mean(),
+            "completions/max_length": of["tokens"].max(),
             "completions/truncated": np.mean([r["finish"] == "length" for r in kept]),
-        }  # fmt: skip
+        }
         for key, value in want.items():
             assert logged[key] == pytest.approx(value, abs=1e-9), key
-        shares = [f"reward/{c}/{kind}" for c in ("even", "vowels") for kind in ("timeout", "error", "unparseable", "limit")]  # fmt: skip
+        shares = [
+            f"reward/{c}/{kind}"
+            for c in ("even", "vowels")
+            for kind in ("timeout", "error", "unparseable", "limit")
+        ]
         assert {logged[key] for key in shares} == {0.0}
-        more = {"loss", "grad_norm", "learning_rate", "tokens_per_second", "kl", "entropy", "clip_ratio/low_mean",
-                "clip_ratio/high_mean", "seconds/generate", "seconds/score", "reward/even/ms"}  # fmt: skip
-        assert (
-            more <= logged.keys() and logged["tokens_per_second"] > 0 < logged["seconds/generate"]
-        )
+        more = {
+            "loss",
+            "grad_norm",
+            "learning_rate",
+            "tokens_per_second",
+            "kl",
+            "entropy",
+            "clip_ratio/low_mean",
+            "clip_ratio/high_mean",
+            "seconds/generate",
+            "seconds/score",
+            "reward/even/ms",
+        }
+        assert more <= logged.keys() and logged["tokens_per_second"] > 0 < logged["seconds/generate"]
         assert (logged["kl"] == 0) == (logged["step"] == 1), "the reference is the start model"
         centred = of["reward"] - of["reward"].mean(1, keepdims=True)
         spread = of["reward"].std(1, ddof=1, keepdims=True) + 1e-4
@@ -69,11 +95,29 @@ def test_what_is_logged_and_kept(rlvr):
         assert logged["epoch"] == 2 * logged["step"] / 40
     assert positions(run) == list(range(6))
     row = kept[0]
-    assert set(row) == {"step", "group", "sample", "round", "position", "source", "row", "where", "prompt", "answer",
-                        "completion", "tokens", "finish", "reward", "success", "components", "advantage", "trained"}  # fmt: skip
+    assert set(row) == {
+        "step",
+        "group",
+        "sample",
+        "round",
+        "position",
+        "source",
+        "row",
+        "where",
+        "prompt",
+        "answer",
+        "completion",
+        "tokens",
+        "finish",
+        "reward",
+        "success",
+        "components",
+        "advantage",
+        "trained",
+    }
     asked = read_jsonl(rlvr.parent / "prompts.jsonl")[row["row"]]
     assert asked["prompt"] in row["prompt"] and asked["answer"] == row["answer"]
-    assert row["where"].endswith(f"prompts.jsonl:{row['row'] + 1}") and row["prompt"].endswith("assistant\n")  # fmt: skip
+    assert row["where"].endswith(f"prompts.jsonl:{row['row'] + 1}") and row["prompt"].endswith("assistant\n")
     for step in (2, 3):
         facts = json.loads((run.checkpoints / f"step-{step:06d}" / "checkpoint.json").read_text())
         assert (facts["prompts"], facts["epoch"]) == (2 * step, 2 * step / 40)
@@ -82,7 +126,9 @@ def test_what_is_logged_and_kept(rlvr):
 
 def test_micro_batches_and_recomputed_activations_change_nothing(rlvr):
     whole = train(rlvr, "name=whole", "train.per_device_train_batch_size=8")
-    split = train(rlvr, "name=split", "train.per_device_train_batch_size=2", "train.activation_checkpointing=true")  # fmt: skip
+    split = train(
+        rlvr, "name=split", "train.per_device_train_batch_size=2", "train.activation_checkpointing=true"
+    )
     assert rollouts(whole) == rollouts(split)
     for a, b in zip(rows(whole), rows(split), strict=True):
         assert abs(a["loss"] - b["loss"]) <= 1e-6
@@ -92,14 +138,17 @@ def test_micro_batches_and_recomputed_activations_change_nothing(rlvr):
 def test_a_batch_of_rollouts_lasts_two_steps_and_two_passes(rlvr):
     """Three steps are rounded up to four; the advantages are the ones the recipe names."""
     run = train(
-        rlvr, "policy={advantage: maxrl, num_iterations: 2}", "rollout.steps_per_generation=2", "train.logging_steps=2",
+        rlvr,
+        "policy={advantage: maxrl, num_iterations: 2}",
+        "rollout.steps_per_generation=2",
+        "train.logging_steps=2",
         "checkpoints.save_steps=1",
-    )  # fmt: skip
+    )
     assert list(rollouts(run)) == ["step-000001.jsonl"] and run.info()["steps"] == 4
     assert [r["step"] for r in rows(run)] == [2, 4] and "reward" not in rows(run)[1]
     first, second = (r.get("tokens_per_second") for r in rows(run))
     assert first > 0 and second is None, "nothing was sampled, which is not 0 tokens a second"
-    assert [c.name for c in run.checkpoints.iterdir()] == ["step-000004"], "a checkpoint holds no rollouts"  # fmt: skip
+    assert [c.name for c in run.checkpoints.iterdir()] == ["step-000004"], "a checkpoint holds no rollouts"
     kept = rollouts(run)["step-000001.jsonl"]
     assert len(kept) == 16 and positions(run) == [0, 1, 2, 3]
     for group in (kept[i : i + 4] for i in range(0, 16, 4)):
@@ -128,12 +177,17 @@ def test_failed_checks_are_masked_counted_and_called_out(rlvr, caplog):
     for logged, part in zip(rows(run), rollouts(run).values(), strict=True):
         share = sum(r["reward"] is None for r in part) / 8
         assert logged["checks_failed"] == logged["reward/fails/error"] == share
-        assert logged["success"] == pytest.approx(np.mean([r["success"] for r in part if r["success"] is not None]))  # fmt: skip
-    assert "checks failed" in caplog.text and "fails: error (ZeroDivisionError: no such rule)" in caplog.text  # fmt: skip
+        assert logged["success"] == pytest.approx(
+            np.mean([r["success"] for r in part if r["success"] is not None])
+        )
+    assert "checks failed" in caplog.text and "fails: error (ZeroDivisionError: no such rule)" in caplog.text
 
 
 def test_too_many_failed_checks_stop_the_run(rlvr):
-    with pytest.raises(WorkError, match=r"of 8 checks failed \(\d+%\); most often fails: error \(ZeroDivisionError: no such rule\)"):  # fmt: skip
+    with pytest.raises(
+        WorkError,
+        match=r"of 8 checks failed \(\d+%\); most often fails: error \(ZeroDivisionError: no such rule\)",
+    ):
         train(rlvr, rewarded("fails", sides=2), "rollout.max_failed=0.2")
     info = json.loads((rlvr.parent / "case" / "run.json").read_text())
     assert info["status"] == "failed" and "rollout.max_failed = 0.2" in info["error"]
@@ -142,13 +196,16 @@ def test_too_many_failed_checks_stop_the_run(rlvr):
 
 def test_a_check_of_success_that_fails_is_a_failed_check(rlvr):
     """It has no weight in the reward, which is known; but nothing would be trained on."""
-    given = [{"name": f"{HERE}:even", "label": "even"}, {"name": f"{HERE}:fails", "label": "f", "weight": 0, "options": {"sides": 2}}]  # fmt: skip
+    given = [
+        {"name": f"{HERE}:even", "label": "even"},
+        {"name": f"{HERE}:fails", "label": "f", "weight": 0, "options": {"sides": 2}},
+    ]
     with pytest.raises(WorkError, match="checks failed .*f: error"):
         train(rlvr, f"rewards={json.dumps(given)}", "success={reward: f}")
 
 
 def test_a_reward_that_returns_the_wrong_number_of_values(rlvr):
-    with pytest.raises(WorkError, match="8 of 8 checks failed .*the reward gave 7 values for 8 completions"):  # fmt: skip
+    with pytest.raises(WorkError, match="8 of 8 checks failed .*the reward gave 7 values for 8 completions"):
         train(rlvr, rewarded("short"))
 
 
@@ -157,12 +214,17 @@ def test_checks_that_hang_end_at_their_limits(rlvr):
     run = train(rlvr, rewarded("hangs"), "train.max_steps=1", "train.global_batch_size=32")
     (kept,) = rollouts(run).values()
     hung = [r for r in kept if r["components"]["hangs"]["reason"] == "limit"]
-    assert hung and all((r["reward"], r["success"], r["trained"]) == (0.0, False, True) for r in hung)  # fmt: skip
-    assert (
-        rows(run)[0]["reward/hangs/limit"] == len(hung) / 32 and not rows(run)[0]["checks_failed"]
+    assert hung and all((r["reward"], r["success"], r["trained"]) == (0.0, False, True) for r in hung)
+    assert rows(run)[0]["reward/hangs/limit"] == len(hung) / 32 and not rows(run)[0]["checks_failed"]
+    run = train(
+        rlvr,
+        "name=late",
+        rewarded("late"),
+        "train.max_steps=1",
+        "train.global_batch_size=32",
+        "rollout.deadline=1",
+        "rollout.max_failed=1",
     )
-    run = train(rlvr, "name=late", rewarded("late"), "train.max_steps=1", "train.global_batch_size=32",
-                "rollout.deadline=1", "rollout.max_failed=1")  # fmt: skip
     (kept,) = rollouts(run).values()
     lost = [r for r in kept if r["reward"] is None]
     assert lost and {r["components"]["late"]["status"] for r in lost} == {"timeout"}
@@ -176,9 +238,24 @@ def test_the_reference_is_the_start_model_or_the_one_that_is_named(rlvr, tiny, t
     """KL at the first step is 0 against the start model: with an adapter, and of a model that is made from a config."""
     on = ["policy.beta=0.1", "train.max_steps=2", "train.learning_rate=0.5"]
     options = json.loads((tiny / "config.json").read_text())
-    options = {k: options[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                                       "num_key_value_heads", "max_position_embeddings")}  # fmt: skip
-    scratch = json.dumps({"tokenizer": "builtin:bytes", "from_config": {"model_type": "llama", "options": options}, "init": None})  # fmt: skip
+    options = {
+        k: options[k]
+        for k in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+        )
+    }
+    scratch = json.dumps(
+        {
+            "tokenizer": "builtin:bytes",
+            "from_config": {"model_type": "llama", "options": options},
+            "init": None,
+        }
+    )
     for name, more in (("lora", [LORA]), ("scratch", [f"model={scratch}"])):
         logged = rows(train(rlvr, f"name={name}", *on, *more))
         assert logged[0]["kl"] == 0 and logged[1]["kl"] > 1e-6, name
@@ -187,7 +264,7 @@ def test_the_reference_is_the_start_model_or_the_one_that_is_named(rlvr, tiny, t
     run = train(rlvr, "name=full", *on, f"policy.reference={other}")
     assert rows(run)[0]["kl"] > 1e-3
     against = rows(train(rlvr, "name=both", *on, LORA, f"policy.reference={other}"))
-    assert against[0]["kl"] == pytest.approx(rows(run)[0]["kl"], rel=1e-5), "not the adapter's own start"  # fmt: skip
+    assert against[0]["kl"] == pytest.approx(rows(run)[0]["kl"], rel=1e-5), "not the adapter's own start"
 
 
 # ---- dynamic sampling, cut-off completions, epochs ---------------------------------------------------------
@@ -195,7 +272,9 @@ def test_the_reference_is_the_start_model_or_the_one_that_is_named(rlvr, tiny, t
 
 def test_dynamic_sampling_in_a_run(rlvr):
     """One in four is right: a group of two is mixed with a chance of 3/8."""
-    run = train(rlvr, rewarded("even", sides=4), "rollout={num_generations: 2, max_new_tokens: 12, refill: 2}")  # fmt: skip
+    run = train(
+        rlvr, rewarded("even", sides=4), "rollout={num_generations: 2, max_new_tokens: 12, refill: 2}"
+    )
     assert sorted(positions(run)) == list(range(len(positions(run))))
     for logged, kept in zip(rows(run), rollouts(run).values(), strict=True):
         groups = [kept[i : i + 2] for i in range(0, len(kept), 2)]
@@ -204,11 +283,7 @@ def test_dynamic_sampling_in_a_run(rlvr):
         assert len(trained) == 4 and all(g[1]["trained"] == g[0]["trained"] for g in groups)
         assert groups[:4] == trained and {g[0]["advantage"] for g in groups[4:]} <= {None}
         assert logged["groups/sampled"] == len(groups) and mixed
-        assert (
-            logged["groups/unfilled"]
-            == max(0, 4 - len(mixed))
-            == 4 * logged["groups/zero_variance"]
-        )
+        assert logged["groups/unfilled"] == max(0, 4 - len(mixed)) == 4 * logged["groups/zero_variance"]
         assert all(g in trained for g in mixed)
         asked = [sum(g[0]["round"] == n for g in groups) for n in (0, 1, 2)]
         found = [sum(g[0]["round"] == n for g in mixed) for n in (0, 1, 2)]
@@ -224,12 +299,14 @@ def test_cut_off_completions_in_a_run(rlvr):
     (kept,) = rollouts(train(rlvr, "name=mask", *on, short % ("mask", 0))).values()
     cut = [r["finish"] == "length" for r in kept]
     assert 0 < sum(cut) < 32 and [r["trained"] for r in kept] == [not c for c in cut]
-    (penalised,) = rollouts(train(rlvr, "name=penalise", *on, short % ("penalise", -2), "policy.advantage=mean")).values()  # fmt: skip
+    (penalised,) = rollouts(
+        train(rlvr, "name=penalise", *on, short % ("penalise", -2), "policy.advantage=mean")
+    ).values()
     assert [r["completion"] for r in penalised] == [r["completion"] for r in kept]
     for g in range(8):
         group = penalised[4 * g : 4 * g + 4]
         values = [-2.0 if r["finish"] == "length" else r["reward"] for r in group]
-        assert [r["advantage"] for r in group] == pytest.approx([v - np.mean(values) for v in values])  # fmt: skip
+        assert [r["advantage"] for r in group] == pytest.approx([v - np.mean(values) for v in values])
 
 
 def test_epochs_count_prompts(rlvr):
@@ -250,9 +327,14 @@ def test_gsm8k_prompts(rlvr, data_dir, tmp_path):
     kinds = {"math": ({"mode": "gsm8k"}, 1.0), "length_target": ({}, 0.1), "format": ({}, 0.1)}
     given = [{"name": name, "options": o, "weight": w} for name, (o, w) in kinds.items()]
     run = train(
-        rlvr, f"data.sources=[{{name: gsm8k, path: {tmp_path}/gsm8k.jsonl}}]", "data.max_length=400", "train.max_steps=2",
-        f"rewards={json.dumps(given)}", "rollout.max_new_tokens=24", "data.max_drop_share=0.2",
-    )  # fmt: skip
+        rlvr,
+        f"data.sources=[{{name: gsm8k, path: {tmp_path}/gsm8k.jsonl}}]",
+        "data.max_length=400",
+        "train.max_steps=2",
+        f"rewards={json.dumps(given)}",
+        "rollout.max_new_tokens=24",
+        "data.max_drop_share=0.2",
+    )
     for logged, kept in zip(rows(run), rollouts(run).values(), strict=True):
         assert {f"reward/{name}" for name in kinds} | {"reward", "success"} <= logged.keys()
         assert logged["checks_failed"] == 0 and len(kept) == 8

@@ -14,13 +14,26 @@ from tests.training.test_rlvr import LORA, rewarded
 
 CASES = {
     # two steps a batch of rollouts, refills of an odd number of prompts, a frozen reference
-    "dapo": ["policy={beta: 0.1}", rewarded("even", sides=4), "rollout={num_generations: 2, max_new_tokens: 6, refill: 2, steps_per_generation: 2}",
-             "checkpoints.save_steps=2", "checkpoints.keep_last=null"],
+    "dapo": [
+        "policy={beta: 0.1}",
+        rewarded("even", sides=4),
+        "rollout={num_generations: 2, max_new_tokens: 6, refill: 2, steps_per_generation: 2}",
+        "checkpoints.save_steps=2",
+        "checkpoints.keep_last=null",
+    ],
     # an adapter, also on the head; its start is the reference; checks that fail
-    "grpo": ["policy={loss: grpo, beta: 0.1}", LORA, rewarded("fails"), "rollout={num_generations: 4, max_new_tokens: 6, max_failed: 0.9}"],
+    "grpo": [
+        "policy={loss: grpo, beta: 0.1}",
+        LORA,
+        rewarded("fails"),
+        "rollout={num_generations: 4, max_new_tokens: 6, max_failed: 0.9}",
+    ],
     # two passes: ratios leave 1
-    "gspo": ["policy={loss: gspo, num_iterations: 2, advantage: leave_one_out}", "rollout={num_generations: 4, max_new_tokens: 6}"],
-}  # fmt: skip
+    "gspo": [
+        "policy={loss: gspo, num_iterations: 2, advantage: leave_one_out}",
+        "rollout={num_generations: 4, max_new_tokens: 6}",
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +41,29 @@ def wholes(tmp_path_factory, tiny):
     """One process: the recipe, and the run of every case."""
     path = write_recipe(tmp_path_factory.mktemp("wholes"), tiny)
     micro = "train.per_device_train_batch_size=4"
-    return path, {name: train(path, f"name={name}", micro, "train.max_steps=4", *more) for name, more in CASES.items()}  # fmt: skip
+    return path, {
+        name: train(path, f"name={name}", micro, "train.max_steps=4", *more) for name, more in CASES.items()
+    }
 
 
 def asked(recipe: Path, folder: Path, cases: dict[str, list[str]], again: str = "") -> list[dict]:
     """`cases` for two processes; runs go below `folder`. The one named `again` resumes from its last checkpoint but one."""
-    settings = ["train.per_device_train_batch_size=2", "train.max_steps=4", f"data.cache_dir={folder}", f"output_dir={folder}"]  # fmt: skip
+    settings = [
+        "train.per_device_train_batch_size=2",
+        "train.max_steps=4",
+        f"data.cache_dir={folder}",
+        f"output_dir={folder}",
+    ]
     return [
-        {"name": n, "stage": "rlvr", "recipe": str(recipe), "overrides": [f"name={n}", *settings, *more], "again": n == again}
+        {
+            "name": n,
+            "stage": "rlvr",
+            "recipe": str(recipe),
+            "overrides": [f"name={n}", *settings, *more],
+            "again": n == again,
+        }
         for n, more in cases.items()
-    ]  # fmt: skip
+    ]
 
 
 def equal(run: Path, whole: Path, steps: int = 4) -> None:
@@ -48,7 +74,7 @@ def equal(run: Path, whole: Path, steps: int = 4) -> None:
     for step, b in theirs.items():
         for key in ("loss", "entropy", "clip_ratio/high_mean", "kl"):
             assert key in b or key == "kl"
-            near = abs(ours[step].get(key, 0) - b.get(key, 0)) <= 1e-5 * max(1.0, abs(b.get(key, 0)))  # fmt: skip
+            near = abs(ours[step].get(key, 0) - b.get(key, 0)) <= 1e-5 * max(1.0, abs(b.get(key, 0)))
             assert near, (run.name, key, ours[step], b)
         for key in ("reward", "groups/sampled", "checks_failed", "completions/mean_length"):
             assert ours[step].get(key) == b.get(key), (run.name, step, key)
@@ -69,9 +95,7 @@ def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
     for name, found in results.items():
         whole = runs[name]
         assert (found["world_size"], found["engine"]) == (2, engine)
-        assert found["sharded"] or engine != "zero3", (
-            "whole weights on every rank would prove nothing"
-        )
+        assert found["sharded"] or engine != "zero3", "whole weights on every rank would prove nothing"
         equal(Path(found["run"]), whole.path)
     again = tmp_path / "dapo"
     assert [row["step"] for row in rows(again)] == [1, 2, 3, 4, 3, 4]

@@ -42,8 +42,11 @@ def ours(tmp_path, tiny, monkeypatch):
             policy = {"epsilon": 0.02} | policy
         more = {"num_generations": 4, "max_new_tokens": 12, "steps_per_generation": 2} | rollout
         found, _ = trained(
-            write_recipe(tmp_path, tiny), *SETTINGS, f"policy={json.dumps(policy)}", f"rollout={json.dumps(more)}"
-        )  # fmt: skip
+            write_recipe(tmp_path, tiny),
+            *SETTINGS,
+            f"policy={json.dumps(policy)}",
+            f"rollout={json.dumps(more)}",
+        )
         return found, made
 
     return run
@@ -59,9 +62,7 @@ def theirs(folder: Path, model: Path, batches: list, **options):
         def _prepare_inputs(self, batch):
             steps = self.args.steps_per_generation
             if self._step % (steps * self.num_iterations) == 0:
-                self.given = [
-                    self.complete(b) for b in batches[self._step // steps // self.num_iterations]
-                ]
+                self.given = [self.complete(b) for b in batches[self._step // steps // self.num_iterations]]
             return self.given[self._step % steps]
 
         @torch.no_grad()
@@ -77,15 +78,32 @@ def theirs(folder: Path, model: Path, batches: list, **options):
             }
 
     args = GRPOConfig(
-        output_dir=str(folder), use_cpu=True, report_to=[], bf16=False, gradient_checkpointing=False, logging_steps=1,
-        save_strategy="no", learning_rate=0.5, lr_scheduler_type="constant", optim="sgd", max_grad_norm=0, max_steps=4,
-        num_generations=4, max_completion_length=12, per_device_train_batch_size=2, gradient_accumulation_steps=4,
-        disable_tqdm=True, **options,
-    )  # fmt: skip
+        output_dir=str(folder),
+        use_cpu=True,
+        report_to=[],
+        bf16=False,
+        gradient_checkpointing=False,
+        logging_steps=1,
+        save_strategy="no",
+        learning_rate=0.5,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=0,
+        max_steps=4,
+        num_generations=4,
+        max_completion_length=12,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        disable_tqdm=True,
+        **options,
+    )
     trainer = Given(
-        model=AutoModelForCausalLM.from_pretrained(model), reward_funcs=lambda **_: [], args=args,
-        train_dataset=Dataset.from_list([{"prompt": "q"}] * 64), processing_class=AutoTokenizer.from_pretrained(model),
-    )  # fmt: skip
+        model=AutoModelForCausalLM.from_pretrained(model),
+        reward_funcs=lambda **_: [],
+        args=args,
+        train_dataset=Dataset.from_list([{"prompt": "q"}] * 64),
+        processing_class=AutoTokenizer.from_pretrained(model),
+    )
     trainer.train()
     return trainer
 
@@ -112,11 +130,18 @@ def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
     elif name != "cispo":
         options = {"epsilon": 0.02} | options
     trainer = theirs(
-        tmp_path / "theirs", tiny, batches, loss_type=kind, temperature=0.7, num_iterations=2, steps_per_generation=8, **options,
-    )  # fmt: skip
-    clipped = ["cispo_clip_ratio"] if name == "cispo" else ["clip_ratio/low_mean", "clip_ratio/high_mean"]  # fmt: skip
+        tmp_path / "theirs",
+        tiny,
+        batches,
+        loss_type=kind,
+        temperature=0.7,
+        num_iterations=2,
+        steps_per_generation=8,
+        **options,
+    )
+    clipped = ["cispo_clip_ratio"] if name == "cispo" else ["clip_ratio/low_mean", "clip_ratio/high_mean"]
     compare(run, trainer, ["entropy", *clipped, *(["kl"] if "beta" in policy else [])])
-    assert rows(run)[0][clipped[0]] == 0 and max(sum(r[c] for c in clipped) for r in rows(run)) > 0.01  # fmt: skip
+    assert rows(run)[0][clipped[0]] == 0 and max(sum(r[c] for c in clipped) for r in rows(run)) > 0.01
     ours_now, theirs_now = weights(run, 4), trainer.model.state_dict()
     start = type(trainer.model).from_pretrained(tiny).state_dict()
     moved_by = max(float((theirs_now[k] - start[k]).abs().max()) for k in ours_now)
@@ -137,7 +162,7 @@ def test_padding_changes_no_log_probability(kind, tmp_path):
     from posttrain.generation.local import TransformersGenerator
 
     model = tiny_model(tmp_path / "model", kind=kind)
-    run, trainer = trained(write_recipe(tmp_path, model), "train.max_steps=1", "rollout.temperature=0.7")  # fmt: skip
+    run, trainer = trained(write_recipe(tmp_path, model), "train.max_steps=1", "rollout.temperature=0.7")
     policy, pad = trainer.model.eval(), trainer.parts.tokenizer.pad_token_id
     prompts = [[5, 6, 7], list(range(20, 40)), [9]]
     sampled = TransformersGenerator(policy, trainer.parts.tokenizer).generate(
@@ -172,5 +197,5 @@ def padded(rows: list[list[int]], pad: int, left: bool) -> tuple[torch.Tensor, t
     fill = [longest - len(row) for row in rows]
     parts = [([pad] * n, [0] * n, row, [1] * len(row)) for n, row in zip(fill, rows, strict=True)]
     if left:
-        return torch.tensor([a + c for a, _, c, _ in parts]), torch.tensor([b + d for _, b, _, d in parts])  # fmt: skip
-    return torch.tensor([c + a for a, _, c, _ in parts]), torch.tensor([d + b for _, b, _, d in parts])  # fmt: skip
+        return torch.tensor([a + c for a, _, c, _ in parts]), torch.tensor([b + d for _, b, _, d in parts])
+    return torch.tensor([c + a for a, _, c, _ in parts]), torch.tensor([d + b for _, b, _, d in parts])

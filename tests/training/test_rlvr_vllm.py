@@ -46,12 +46,12 @@ class Engine:
 
 
 @pytest.mark.parametrize(("off", "ratio"), [(0.0, 1.0), (0.01, None)])
-def test_rollouts_of_vllm_are_trained_on_with_their_weights(
-    tiny, tmp_path, monkeypatch, off, ratio
-):
+def test_rollouts_of_vllm_are_trained_on_with_their_weights(tiny, tmp_path, monkeypatch, off, ratio):
     """Equal programs weigh 1. Where each token of the sampler is less likely by 0.01, a completion of T tokens weighs e^(T/100)."""
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"{i}+{i}=", "answer": str(2 * i)}) + "\n" for i in range(8)))  # fmt: skip
+    rows.write_text(
+        "".join(json.dumps({"prompt": f"{i}+{i}=", "answer": str(2 * i)}) + "\n" for i in range(8))
+    )
     path = tmp_path / "case.yaml"
     text = RECIPE.format(out=tmp_path, model=tiny, rows=rows).replace("stage: sft", "stage: rlvr")
     path.write_text(text + "rewards: [{name: contains}]\n")
@@ -69,7 +69,10 @@ def test_rollouts_of_vllm_are_trained_on_with_their_weights(
     plain = rlvr.importance_ratio
     monkeypatch.setattr(vllm.VllmGenerator, "start", start)
     monkeypatch.setattr(rlvr, "importance_ratio", kept)
-    more = ["train.max_steps=2", "rollout={num_generations: 4, max_new_tokens: 8, temperature: 0.7, backend: vllm_colocate}"]  # fmt: skip
+    more = [
+        "train.max_steps=2",
+        "rollout={num_generations: 4, max_new_tokens: 8, temperature: 0.7, backend: vllm_colocate}",
+    ]
     run = rlvr.train(load_stage(str(path), more, "rlvr"))
     ((engine,), found) = (engines, torch.cat(ratios))
     assert (engine.calls, engine.synced) == (2, 2), "a call and new weights for each batch"
@@ -83,9 +86,9 @@ def test_the_stop_tokens_are_those_of_the_template(monkeypatch):
     monkeypatch.setattr(VllmGenerator, "start", lambda *all: given.append(all))
     for text, ids in (("<|im_end|>", [7]), ("two tokens", [7, 8])):
         tokenizer = lambda text, add_special_tokens, ids=ids: {"input_ids": ids}  # noqa: E731
-        parts = SimpleNamespace(
-            tokenizer=tokenizer, template=Template("t", "", tokenizer, (), text)
+        parts = SimpleNamespace(tokenizer=tokenizer, template=Template("t", "", tokenizer, (), text))
+        trainer = SimpleNamespace(
+            parts=parts, model="model", accelerator="accelerator", state=SimpleNamespace(global_step=3)
         )
-        trainer = SimpleNamespace(parts=parts, model="model", accelerator="accelerator", state=SimpleNamespace(global_step=3))  # fmt: skip
         vllm.vllm_generator(trainer, "recipe")
     assert [list(one[4]) for one in given] == [[7], []] and given[0][5]() == 3

@@ -24,9 +24,23 @@ from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import OnHost, count
 
 ROWS = [
-    {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "segment_ids": [0, 1, 1, 2], "p": None, "source": 0, "row": 3},
-    {"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "segment_ids": [0, 0, 1], "p": None, "source": 9, "row": 1},
-]  # fmt: skip
+    {
+        "input_ids": [5, 6, 7, 8],
+        "labels": [-100, 6, 7, 8],
+        "segment_ids": [0, 1, 1, 2],
+        "p": None,
+        "source": 0,
+        "row": 3,
+    },
+    {
+        "input_ids": [5, 6, 7],
+        "labels": [-100, -100, 7],
+        "segment_ids": [0, 0, 1],
+        "p": None,
+        "source": 9,
+        "row": 1,
+    },
+]
 
 
 class OnDeviceOnly(TorchDispatchMode):
@@ -48,10 +62,7 @@ def output(device: str) -> FusedOutput:
         "is_top1": mask & mask.roll(1, 1),
         "label_mask": mask,
     }
-    segments = {
-        "coef": torch.tensor([1.0, 0.05, 1.0]),
-        "segment_log_probs": torch.tensor([-2.0, -1.0, -1.0]),
-    }
+    segments = {"coef": torch.tensor([1.0, 0.05, 1.0]), "segment_log_probs": torch.tensor([-2.0, -1.0, -1.0])}
     rest = {"skipped": torch.tensor(1)}
     return FusedOutput(**{k: v.to(device) for k, v in (tokens | segments | rest).items()})
 
@@ -78,9 +89,19 @@ def test_statistics_by_hand():
     means = stats.means(lambda x: x)
     assert means.pop("tokens_per_second") > 0
     assert means == pytest.approx(
-        {"nll": 1.0, "entropy": 2.0, "token_accuracy": 3 / 4, "trained_tokens": 8.0, "weight_mean": 2.05 / 3,
-         "weight_below_0.1": 1 / 3, "segment_logp": -4 / 3, "skipped_rows": 0.25, "share/a": 1.0, "share/b": 0.0},
-    )  # fmt: skip
+        {
+            "nll": 1.0,
+            "entropy": 2.0,
+            "token_accuracy": 3 / 4,
+            "trained_tokens": 8.0,
+            "weight_mean": 2.05 / 3,
+            "weight_below_0.1": 1 / 3,
+            "segment_logp": -4 / 3,
+            "skipped_rows": 0.25,
+            "share/a": 1.0,
+            "share/b": 0.0,
+        }
+    )
     stats.reset()
     assert stats.means(lambda x: x)["trained_tokens"] == 0
     assert "skipped_rows" not in LossStats(torch.device("cpu"), ["a"]).means(lambda x: x)
@@ -113,9 +134,7 @@ def test_host_copies_stay_where_they_are():
     from torch.distributed.utils import _to_kwargs
 
     made = next(
-        iter(
-            DataLoader(ROWS, batch_size=2, collate_fn=HostCopies(Collator(0, False)), num_workers=1)
-        )
+        iter(DataLoader(ROWS, batch_size=2, collate_fn=HostCopies(Collator(0, False)), num_workers=1))
     )
     moved = send_to_device(made, "meta")
     assert moved["labels"].device.type == "meta"
@@ -129,9 +148,7 @@ def test_host_copies_stay_where_they_are():
 @pytest.mark.parametrize(("device", "given"), [("cpu", False), ("cuda", True)])
 def test_the_loss_gets_host_copies_off_the_cpu(device, given):
     trainer = SimpleNamespace(
-        loss_arguments={"n": 2.0},
-        external_p=False,
-        args=SimpleNamespace(device=torch.device(device)),
+        loss_arguments={"n": 2.0}, external_p=False, args=SimpleNamespace(device=torch.device(device))
     )
     data = batch()
     asked = SftTrainer._forward(trainer, lambda **inputs: inputs, data, None)
@@ -161,9 +178,14 @@ def test_a_step_waits_once(monkeypatch, norm):
     guard = StepGuard(Guard())
     guard.judge = lambda loss, grad_norm: seen.append((loss, grad_norm)) or "go"
     trainer = SimpleNamespace(
-        _step_loss=torch.tensor(3.0, dtype=torch.float64), stop=SimpleNamespace(requested=True), guard=guard,
-        reduce=lambda x: 2 * x, args=SimpleNamespace(world_size=2, fp16=False), _last_norm=norm, stop_agreed=False,
-    )  # fmt: skip
+        _step_loss=torch.tensor(3.0, dtype=torch.float64),
+        stop=SimpleNamespace(requested=True),
+        guard=guard,
+        reduce=lambda x: 2 * x,
+        args=SimpleNamespace(world_size=2, fp16=False),
+        _last_norm=norm,
+        stop_agreed=False,
+    )
     waits = Waits(monkeypatch)
     RunTrainer.judge_step(trainer)
     assert waits.count == 1
@@ -190,9 +212,13 @@ def test_a_norm_that_is_not_finite_stops_the_run():
     from posttrain.training.guard import Diverged
 
     trainer = SimpleNamespace(
-        _step_loss=torch.tensor(3.0, dtype=torch.float64), stop=SimpleNamespace(requested=False), guard=StepGuard(Guard()),
-        reduce=lambda x: x.clone(), args=SimpleNamespace(world_size=1, fp16=False), _last_norm=torch.tensor(float("inf")),
+        _step_loss=torch.tensor(3.0, dtype=torch.float64),
+        stop=SimpleNamespace(requested=False),
+        guard=StepGuard(Guard()),
+        reduce=lambda x: x.clone(),
+        args=SimpleNamespace(world_size=1, fp16=False),
+        _last_norm=torch.tensor(float("inf")),
         state=SimpleNamespace(global_step=6),
-    )  # fmt: skip
+    )
     with pytest.raises(Diverged, match="stopped before step 7.*gradient norm inf"):
         RunTrainer.judge_step(trainer)

@@ -29,9 +29,7 @@ def make(rng: Random, level: int) -> tuple[str, str]:
         else:
             rule = "Sort these words by length, shortest first, equal lengths by the alphabet"
             answer = sorted(items, key=lambda one: (len(one), one))
-    prompt = (
-        f"{rule}: {', '.join(items)}\nAnswer with the list, with a comma and a space between two."
-    )
+    prompt = f"{rule}: {', '.join(items)}\nAnswer with the list, with a comma and a space between two."
     return prompt, ", ".join(answer)
 
 

@@ -45,9 +45,7 @@ def make(rng: Random, level: int) -> tuple[str, str]:
     if rng.random() < 0.5:
         asked = f"How many {small}^{square} are {decimal(number)} {large}^{square}?"
         return asked, decimal(number * ratio)
-    return f"How many {large}^{square} are {decimal(number)} {small}^{square}?", decimal(
-        number / ratio
-    )
+    return f"How many {large}^{square} are {decimal(number)} {small}^{square}?", decimal(number / ratio)
 
 
 def _slow(tenths: int) -> str:

@@ -12,12 +12,7 @@ from typing import Any, Protocol
 
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
-from posttrain.data.shapes.prompts import (
-    ColumnWriter,
-    PromptTable,
-    to_prompt,
-    tokenize_prompt,
-)
+from posttrain.data.shapes.prompts import ColumnWriter, PromptTable, to_prompt, tokenize_prompt
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.table import PairTable, Table, TableWriter, TokenTable
 from posttrain.data.tokenize import tokenize_example
@@ -37,7 +32,7 @@ class Shape(Protocol):
         """The examples of a row. Raises RequestError, RowError."""
         ...
 
-    def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow: ...  # fmt: skip
+    def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow: ...
 
     def writer(self, writer: TableWriter, source: schema.Source) -> Any:
         """An object with `add(examples, row)`, called for each row that is kept, and `finish()`; or None."""
@@ -106,15 +101,12 @@ class PromptShape(RowShape):
 
 
 SHAPES: dict[str, Shape] = {
-    "rows": RowShape(), "pairs": PairShape(), "labelled": LabelledShape(), "prompts": PromptShape(),
-}  # fmt: skip
-STAGE_SHAPES = {
-    "sft": "rows",
-    "dpo": "pairs",
-    "rlvr": "prompts",
-    "pairs": "prompts",
-    "pass_rate": "prompts",
+    "rows": RowShape(),
+    "pairs": PairShape(),
+    "labelled": LabelledShape(),
+    "prompts": PromptShape(),
 }
+STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
 """Which shape the sources of a stage have."""
 UNPAIRED = ("kto",)
 """Preference losses of single replies."""

@@ -17,9 +17,17 @@ from posttrain.types import Example
 
 LABEL = "label"
 WORDS = {
-    "true": True, "1": True, "desirable": True, "chosen": True, "good": True,
-    "false": False, "0": False, "undesirable": False, "rejected": False, "bad": False,
-}  # fmt: skip
+    "true": True,
+    "1": True,
+    "desirable": True,
+    "chosen": True,
+    "good": True,
+    "false": False,
+    "0": False,
+    "undesirable": False,
+    "rejected": False,
+    "bad": False,
+}
 """Usual spellings of a label as text."""
 
 
@@ -46,12 +54,8 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
         raise RowError("no_label", f"column {name!r} is empty")
     wanted = truth(value)
     if wanted is None:
-        raise RequestError(
-            f"{where}: column {name!r} must be true or false (1 or 0), not {value!r}"
-        )
-    example = ending_in_reply(
-        to_example({k: v for k, v in row.items() if k != name}, source, where)
-    )
+        raise RequestError(f"{where}: column {name!r} must be true or false (1 or 0), not {value!r}")
+    example = ending_in_reply(to_example({k: v for k, v in row.items() if k != name}, source, where))
     if example.messages is None and not example.prompt:
         raise RequestError(f"{where}: a label judges the reply to a prompt, and this is plain text")
     example.p = float(wanted)

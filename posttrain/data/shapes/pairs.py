@@ -88,16 +88,10 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     if whole and not (prompt and isinstance(row[prompt], list)):
         kept = {"messages": value} | _other(row, columns)
         return ending_in_reply(
-            to_example(
-                kept,
-                replace(source, format="messages", columns=replace(columns, prompt=None)),
-                where,
-            )
+            to_example(kept, replace(source, format="messages", columns=replace(columns, prompt=None)), where)
         )
     if not isinstance(value, str | list):
-        raise RequestError(
-            f"{where}: {name!r} must be text or messages, not {type(value).__name__}"
-        )
+        raise RequestError(f"{where}: {name!r} must be text or messages, not {type(value).__name__}")
     taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]} - {prompt}
     kept = {k: v for k, v in row.items() if k not in taken} | {"completion": value}
     format_ = replace(source, format="prompt_completion", columns=columns)
@@ -115,9 +109,9 @@ def _prompt(example: Example) -> str | list[Message] | None:
 
 
 def _reply(example: Example) -> str:
-    return (
-        (example.completion or "") if example.messages is None else example.messages[-1]["content"]
-    )
+    return (example.completion or "") if example.messages is None else example.messages[-1]["content"]
+
+
 LISTS = ("completions", "responses")
 TEXTS = ("response", "completion", "text", "content")
 RATINGS = ("overall_score", "rating", "score")
@@ -138,9 +132,7 @@ def loose_rating(row: dict[str, Any], source: schema.Source) -> str | None:
     return next((n for n in names if isinstance(row.get(n), int | float | str)), None)
 
 
-def best_and_lower(
-    row: dict[str, Any], column: str, source: schema.Source, where: str
-) -> tuple[Any, Any]:
+def best_and_lower(row: dict[str, Any], column: str, source: schema.Source, where: str) -> tuple[Any, Any]:
     """(chosen, rejected) replies of the list in `column`: text or messages.
 
     Chosen is the highest rating, drawn among equals; rejected is drawn among the strictly lower ones. Replies
@@ -150,9 +142,7 @@ def best_and_lower(
         RequestError: the list is not of a known form.
         RowError: no_rating (fewer than two rated replies), rating_tie (all rated the same).
     """
-    rated = [
-        (score, reply) for score, reply in _rated(row, column, source, where) if score is not None
-    ]
+    rated = [(score, reply) for score, reply in _rated(row, column, source, where) if score is not None]
     if len(rated) < 2:
         raise RowError("no_rating", f"{len(rated)} of the replies in {column!r} have a rating")
     top = max(score for score, _ in rated)
@@ -161,8 +151,7 @@ def best_and_lower(
         raise RowError("rating_tie", f"all {len(rated)} replies in {column!r} are rated {top:g}")
     draw = hashlib.sha256(repr(rated).encode("utf-8", "surrogatepass")).digest()
     return tuple(
-        each[int.from_bytes(draw[at : at + 8], "big") % len(each)]
-        for at, each in ((0, best), (8, lower))
+        each[int.from_bytes(draw[at : at + 8], "big") % len(each)] for at, each in ((0, best), (8, lower))
     )
 
 
@@ -192,9 +181,7 @@ def _rated(
             f"{PARALLEL[0]!r} beside it (another name: columns.rating)"
         )
     if len(row[scores]) != len(entries):
-        raise RequestError(
-            f"{place} holds {len(entries)} replies, {scores!r} {len(row[scores])} ratings"
-        )
+        raise RequestError(f"{place} holds {len(entries)} replies, {scores!r} {len(row[scores])} ratings")
     numbers = [_number(value, f"{where}: column {scores!r}") for value in row[scores]]
     return list(zip(numbers, entries, strict=True))
 

@@ -57,8 +57,8 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
                 f"Name it under columns.prompt of source {source.name!r}"
             )
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
-        reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY  # fmt: skip
-        columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)  # fmt: skip
+        reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
+        columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)
         mapped = replace(source, format="prompt_completion", columns=columns)
         example = to_example(kept | {STANDS_IN: reply}, mapped, where)
     example.completion = None

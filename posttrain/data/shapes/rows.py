@@ -24,13 +24,7 @@ SPELLINGS = {
     "answer": ("answer",),
     "p": ("p",),
 }
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 """HH-RLHF keeps a dialogue in one string."""
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
@@ -123,9 +117,7 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
     return kind
 
 
-def _turns(
-    row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str
-) -> list[Message]:
+def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> list[Message]:
     """The turns of a prompt/completion row; both may be lists of messages, as TRL has them."""
     prompt, completion = row[found["prompt"]], row[found["completion"]]
     if isinstance(prompt, list) and isinstance(completion, list):
@@ -169,15 +161,11 @@ def _message(role: str, content: str) -> Message:
 def _text(value: Any, where: str, column: str) -> str:
     if not isinstance(value, str):
         shown = repr(value)[:60]
-        raise RequestError(
-            f"{where}: {column!r} must be text, not {type(value).__name__} ({shown})"
-        )
+        raise RequestError(f"{where}: {column!r} must be text, not {type(value).__name__} ({shown})")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise RowError(
-            "bad_text", f"{column!r} holds half a character (a lone surrogate)"
-        ) from error
+        raise RowError("bad_text", f"{column!r} holds half a character (a lone surrogate)") from error
     return value
 
 
@@ -189,9 +177,7 @@ def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
     return _text(value, where, column)
 
 
-def _system(
-    row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str
-) -> str | None:
+def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str | None:
     """The row's own system message, else the source's."""
     value = row[found["system"]] if "system" in found else None
     return _text(value, where, found["system"]) if value else source.system
@@ -215,7 +201,5 @@ def _p(row: dict[str, Any], found: dict[str, str], where: str) -> float | None:
     except (TypeError, ValueError):
         p = -1.0
     if isinstance(value, bool) or not 0.0 <= p <= 1.0:  # NaN fails the comparison as well
-        raise RequestError(
-            f"{where}: column {found['p']!r} must be a probability in [0, 1], not {value!r}"
-        )
+        raise RequestError(f"{where}: column {found['p']!r} must be a probability in [0, 1], not {value!r}")
     return p

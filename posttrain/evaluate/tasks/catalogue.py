@@ -44,10 +44,7 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
         return [(f"{at}.name", f"{at}.name = {task.name!r} is no task{near}")]
     cls, problems = TASKS[task.name], Problems()
     options = build(cls.Options, task.options, f"{at}.options", problems)
-    found = [
-        (p.path, p.message if p.path in p.message else f"{p.path}: {p.message}")
-        for p in problems.found
-    ]
+    found = [(p.path, p.message if p.path in p.message else f"{p.path}: {p.message}") for p in problems.found]
     for key, message in _sampler(task) if cls.kind == "sampled" else _unused(task):
         found.append((f"{at}.{key}", f"{at}.{key} {message}"))
     for key in ("limit", "batch_size"):
@@ -76,17 +73,13 @@ def _sampler(task: Task) -> list[tuple[str, str]]:
     if not task.k or min(task.k) < 1 or len(set(task.k)) < len(task.k):
         found.append(("k", f"= {task.k} must list different whole numbers from 1"))
     elif max(task.k) > task.samples:
-        found.append(
-            ("k", f"= {task.k} needs at least {max(task.k)} samples; samples = {task.samples}")
-        )
+        found.append(("k", f"= {task.k} needs at least {max(task.k)} samples; samples = {task.samples}"))
     if task.samples < 1:
         found.append(("samples", f"= {task.samples} must be at least 1"))
     if not 0 <= task.temperature < float("inf"):
         found.append(("temperature", f"= {task.temperature} must be 0 (greedy) or positive"))
     elif task.temperature == 0 and task.samples > 1:
-        found.append(
-            ("samples", f"= {task.samples}, but temperature 0 gives the same text each time")
-        )
+        found.append(("samples", f"= {task.samples}, but temperature 0 gives the same text each time"))
     if not 0 < task.top_p <= 1:
         found.append(("top_p", f"= {task.top_p} must lie in (0, 1]"))
     if task.max_new_tokens < 1:

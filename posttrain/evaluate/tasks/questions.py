@@ -43,10 +43,7 @@ class Questions:
     def __init__(self, task: schema.Task, options: Any) -> None:
         self.options, self.name = options, task.name
         self.source = schema.Source(
-            name=task.name,
-            path=task.path or self.hub,
-            subset=options.subset,
-            split=options.split,
+            name=task.name, path=task.path or self.hub, subset=options.subset, split=options.split
         )
 
     def check(self) -> None:

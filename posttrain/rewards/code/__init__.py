@@ -35,9 +35,14 @@ def missing() -> str | None:
     return None
 
 
-@reward("code", columns=("tests|stdin_tests|test|base_input|plus_input",), check_row=check_row, runs="thread",
+@reward(
+    "code",
+    columns=("tests|stdin_tests|test|base_input|plus_input",),
+    check_row=check_row,
+    runs="thread",
     limit_s=60.0,
-        missing=missing)  # fmt: skip
+    missing=missing,
+)
 def code(
     completion: str,
     example: Example,
@@ -69,9 +74,7 @@ def code(
             f"reward 'code': timeout = {timeout} must be over 0 and at most {row.LONGEST_TIMEOUT:g}"
         )
     if not 64 <= memory_mb <= row.MOST_MEMORY:
-        raise RequestError(
-            f"reward 'code': memory_mb = {memory_mb} must be 64 to {row.MOST_MEMORY}"
-        )
+        raise RequestError(f"reward 'code': memory_mb = {memory_mb} must be 64 to {row.MOST_MEMORY}")
     if float_tolerance is not None and not 0 <= float_tolerance < float("inf"):
         raise RequestError(f"reward 'code': float_tolerance = {float_tolerance} must be 0 or more")
     tests = row.tests_of(example)
@@ -86,6 +89,4 @@ def code(
     try:
         return check.judge(completion, tests, limits, pool(chosen))
     except Unusable as error:
-        return Verdict(
-            None, "error", f"the sandbox does not start: {error}", details={"backend": chosen}
-        )
+        return Verdict(None, "error", f"the sandbox does not start: {error}", details={"backend": chosen})

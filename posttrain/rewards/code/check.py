@@ -62,9 +62,7 @@ def programs(completion: str) -> list[str] | Verdict:
     if text is None:
         return Verdict(0.0, "unparseable", "thinking that never ended")
     if len(text) > extract.LONGEST:
-        return Verdict(
-            0.0, "scored", "limit", details={"limit": f"a program of {len(text)} characters"}
-        )
+        return Verdict(0.0, "scored", "limit", details={"limit": f"a program of {len(text)} characters"})
     found = extract.blocks(text)
     return found or Verdict(0.0, "unparseable", "no program")
 
@@ -72,9 +70,16 @@ def programs(completion: str) -> list[str] | Verdict:
 def payload(found: list[str], tests: Tests, grade: str) -> dict[str, Any]:
     """What the judge reads."""
     return {
-        "blocks": found, "prompt": tests.prompt, "setup": tests.setup, "tests": tests.tests, "grade": grade,
-        "entry_point": tests.entry_point, "inputs": tests.inputs, "reference": tests.reference, "atol": tests.atol,
-    }  # fmt: skip
+        "blocks": found,
+        "prompt": tests.prompt,
+        "setup": tests.setup,
+        "tests": tests.tests,
+        "grade": grade,
+        "entry_point": tests.entry_point,
+        "inputs": tests.inputs,
+        "reference": tests.reference,
+        "atol": tests.atol,
+    }
 
 
 def clock(tests: Tests, limits: Limits) -> float:
@@ -84,9 +89,7 @@ def clock(tests: Tests, limits: Limits) -> float:
 
 def _functions(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdict:
     seconds = clock(tests, limits)
-    whole = (
-        seconds * 2 if tests.kind == "inputs" else seconds
-    )  # the reference takes its time as well
+    whole = seconds * 2 if tests.kind == "inputs" else seconds  # the reference takes its time as well
     ended = slot.judge(frame(payload(found, tests, limits.grade)), whole, limits.memory)
     return functions_verdict(ended, tests, limits.grade, seconds)
 
@@ -124,9 +127,7 @@ def printable(text: str) -> str:
 def limited(what: str, passed: int, total: int, grade: str = "all") -> Verdict:
     """Exhausted time, memory or output: the candidate's fault, whatever the tests before it gave."""
     value = passed / total if grade == "fraction" else 0.0
-    return Verdict(
-        value, "scored", "limit", details={"limit": what, "passed": passed, "total": total}
-    )
+    return Verdict(value, "scored", "limit", details={"limit": what, "passed": passed, "total": total})
 
 
 def signal_name(ended: Ended) -> str:
@@ -148,9 +149,7 @@ def _script(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdi
             slot.stop()
             slot.start()
         most = OUTPUT + 2 * len(expected.encode("utf-8", "surrogatepass"))
-        return slot.script(
-            load, stdin.encode("utf-8", "surrogatepass"), seconds, limits.memory, most
-        )
+        return slot.script(load, stdin.encode("utf-8", "surrogatepass"), seconds, limits.memory, most)
 
     return scripts(run, tests, limits)
 
@@ -170,9 +169,7 @@ def scripts(run: Callable[[str, str, float], Ended], tests: Tests, limits: Limit
             limit = limit or f"{ROW_S:g} s for all tests"
             failures.append(f"test {number}: out of time")
             break
-        why, what = script_failure(
-            run(stdin, expected, allowed), expected, limits.tolerance, allowed
-        )
+        why, what = script_failure(run(stdin, expected, allowed), expected, limits.tolerance, allowed)
         if not why:
             passed += 1
             continue
@@ -192,9 +189,7 @@ def scripts(run: Callable[[str, str, float], Ended], tests: Tests, limits: Limit
     return Verdict(value, "scored", f"{number} of {total} failed: {why}"[:400], details=details)
 
 
-def script_failure(
-    ended: Ended, expected: str, tolerance: float | None, seconds: float
-) -> tuple[str, str]:
+def script_failure(ended: Ended, expected: str, tolerance: float | None, seconds: float) -> tuple[str, str]:
     """(why a run failed, the limit that it hit); two empty strings where it passed."""
     if ended.timed_out:
         return "out of time", f"{seconds:g} s of time"
@@ -208,6 +203,4 @@ def script_failure(
         if last.startswith("MemoryError"):
             return last, "memory"
         return f"the program ended with code {code}" + (f" ({last})" if last else ""), ""
-    return stdio.difference(
-        ended.stdout.decode("utf-8", "surrogateescape"), expected, tolerance
-    ), ""
+    return stdio.difference(ended.stdout.decode("utf-8", "surrogateescape"), expected, tolerance), ""

@@ -97,10 +97,7 @@ def functions(url: str, found: list[str], tests: Tests, limits: check.Limits) ->
     modules = json.dumps([(n, s) for n, s in bundle.modules() if n in MODULES])
     told = {"nonce": nonce, "payload": check.payload(found, tests, limits.grade)}
     run = post(
-        url,
-        SCRIPT.format(modules=modules, memory=limits.memory, seconds=seconds),
-        json.dumps(told),
-        seconds,
+        url, SCRIPT.format(modules=modules, memory=limits.memory, seconds=seconds), json.dumps(told), seconds
     )
     ended = Ended(timed_out=run["status"] == "TimeLimitExceeded")
     for line in reversed((run.get("stdout") or "").splitlines()):
@@ -135,9 +132,7 @@ def post(url: str, program: str, stdin: str, seconds: float) -> dict[str, Any]:
         "run_timeout": seconds,
         "compile_timeout": seconds,
     }
-    request = urllib.request.Request(
-        address, json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=seconds + SPARE_S) as response:
             data = response.read(LARGEST + 1)
@@ -146,13 +141,7 @@ def post(url: str, program: str, stdin: str, seconds: float) -> dict[str, Any]:
         raise Down(str(getattr(error, "reason", error))[:200]) from None
     run = answer.get("run_result") if isinstance(answer, dict) else None
     if answer.get("status") == "SandboxError" if isinstance(answer, dict) else True:
-        raise Down(
-            f"SandboxError: {str(answer.get('message') if isinstance(answer, dict) else '')[:200]}"
-        )
-    if not isinstance(run, dict) or run.get("status") not in (
-        "Finished",
-        "Error",
-        "TimeLimitExceeded",
-    ):
+        raise Down(f"SandboxError: {str(answer.get('message') if isinstance(answer, dict) else '')[:200]}")
+    if not isinstance(run, dict) or run.get("status") not in ("Finished", "Error", "TimeLimitExceeded"):
         raise Down("an answer without `run_result`")
     return run

@@ -101,15 +101,11 @@ def _stdin(value: Any) -> list[tuple[str, str]]:
 def _inputs(out: Tests, row: dict[str, Any]) -> Tests:
     reference = row.get("canonical_solution") or row.get("reference")
     if not isinstance(reference, str) or not out.entry_point:
-        raise ValueError(
-            "inputs without expected outputs need `canonical_solution` and `entry_point`"
-        )
+        raise ValueError("inputs without expected outputs need `canonical_solution` and `entry_point`")
     for name in ("base_input", "plus_input"):
         value = row.get(name) or []
         value = _json(value) if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(
-            isinstance(args, (list, tuple)) for args in value
-        ):
+        if not isinstance(value, list) or not all(isinstance(args, (list, tuple)) for args in value):
             raise ValueError(f"`{name}` must be a list of lists of arguments")
         out.inputs += [list(args) for args in value]
     if not out.inputs:
@@ -140,11 +136,7 @@ def _number(row: dict[str, Any], name: str, most: float) -> float | None:
     value = row.get(name)
     if value is None:
         return None
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not 0 <= value < float("inf")
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ValueError(f"`{name}` is {value!r}, no number from 0")
     if name == "timeout" and not value:
         raise ValueError("`timeout` is 0 seconds")

@@ -60,9 +60,7 @@ def score_batch(
         )
     rows = [as_example(example) for example in examples]
     if deadline_s is None:
-        deadline_s = DEADLINE_S + STARVED * bound.spec.limit_s * len(rows) / (
-            workers or share_of_cores()
-        )
+        deadline_s = DEADLINE_S + STARVED * bound.spec.limit_s * len(rows) / (workers or share_of_cores())
     until = time.monotonic() + deadline_s
     if bound.spec.runs == "worker":
         return _Processes(bound, completions, rows, until, pool(workers), done).run()
@@ -74,9 +72,7 @@ def score_batch(
             done()
         return verdicts
     if bound.spec.runs == "batch":
-        return _threads(
-            [lambda: call_batch(bound, list(completions), rows)], len(rows), until, 1, done
-        )
+        return _threads([lambda: call_batch(bound, list(completions), rows)], len(rows), until, 1, done)
     jobs = [lambda c=c, r=r: [call(bound, c, r)] for c, r in zip(completions, rows, strict=True)]
     return _threads(jobs, len(rows), until, workers or 2 * share_of_cores(), done)
 
@@ -129,9 +125,14 @@ class _Processes:
     """One batch on the pool: what is left to do, and which worker has which checks."""
 
     def __init__(
-        self, bound: Bound, completions: Sequence[str], rows: list[Example], until: float, workers: Pool,
+        self,
+        bound: Bound,
+        completions: Sequence[str],
+        rows: list[Example],
+        until: float,
+        workers: Pool,
         done: Callable[[], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.bound, self.completions, self.rows, self.until = bound, completions, rows, until
         self.pool, self.done = workers, done
         self.todo = deque(range(len(rows)))
@@ -139,11 +140,7 @@ class _Processes:
         self.verdicts: list[Verdict | None] = [None] * len(rows)
         self.lost: dict[int, str] = {}
         self.unstarted = 0
-        self.header = {
-            "name": bound.name,
-            "options": bound.options,
-            "path": [p for p in sys.path if p],
-        }
+        self.header = {"name": bound.name, "options": bound.options, "path": [p for p in sys.path if p]}
 
     def run(self) -> list[Verdict]:
         try:
@@ -222,9 +219,7 @@ class _Processes:
         self.pool.give(worker, alive=False)
         self.unstarted = 0 if worker.began else self.unstarted + 1
         if self.unstarted >= TRIES:
-            raise WorkError(
-                f"reward {self.bound.name!r}: its worker processes do not start ({how})"
-            )
+            raise WorkError(f"reward {self.bound.name!r}: its worker processes do not start ({how})")
         if worker.began:
             first = chunk[0]
             if first in self.lost:

@@ -36,9 +36,7 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        start = (
-            "import sys; from posttrain.rewards.engine.worker import main; sys.exit(main(sys.argv[1:]))"
-        )
+        start = "import sys; from posttrain.rewards.engine.worker import main; sys.exit(main(sys.argv[1:]))"
         command = [sys.executable, "-c", start]
         arguments = [str(theirs.fileno()), str(MEMORY_MB), str(os.getpid())]
         self.process = subprocess.Popen(

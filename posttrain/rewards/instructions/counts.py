@@ -9,14 +9,7 @@ import re
 
 from posttrain.rewards.instructions.sentences import sentences
 from posttrain.rewards.instructions.table import at_least, exactly, instruction, unless
-from posttrain.rewards.instructions.words import (
-    MARKS,
-    PUNCTUATION,
-    WORD,
-    bare_words,
-    tokens,
-    word_count,
-)
+from posttrain.rewards.instructions.words import MARKS, PUNCTUATION, WORD, bare_words, tokens, word_count
 
 NAMES = """
 Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin Harper
@@ -151,9 +144,7 @@ def sentence_type(text: str) -> str:
 def sentence_balance(text: str) -> str:
     """As many sentences that end with `.` as with `?` and with `!`."""
     found = _endings(text)
-    return unless(
-        len(set(found)) == 1, "{} ending with '.', {} with '?', {} with '!'".format(*found)
-    )
+    return unless(len(set(found)) == 1, "{} ending with '.', {} with '?', {} with '!'".format(*found))
 
 
 def _endings(text: str) -> tuple[int, int, int]:

@@ -46,9 +46,7 @@ def postscript(text: str, postscript_marker: str, fixed: bool) -> str:
     if fixed:
         pattern, text = rf"^[ \t>*_#]*{pattern}", text.strip().partition("\n")[2]
     try:
-        return unless(
-            re.search(pattern, text, re.MULTILINE) is not None, f"no postscript {marker!r}"
-        )
+        return unless(re.search(pattern, text, re.MULTILINE) is not None, f"no postscript {marker!r}")
     except re.error as error:
         raise ValueError(f"{marker!r} is no regular expression ({error})") from None
 

@@ -63,6 +63,4 @@ def nth_paragraph_first_word(
     if fixed:
         word = re.match(r"\w*(?:-\w+)*", word)[0]
     wanted = first_word.strip() if fixed else first_word
-    return unless(
-        word == wanted.lower(), f"paragraph {nth_paragraph} begins with {word!r}, not {wanted!r}"
-    )
+    return unless(word == wanted.lower(), f"paragraph {nth_paragraph} begins with {word!r}, not {wanted!r}")

@@ -210,9 +210,7 @@ def title_case(text: str) -> str:
 @instruction("format:output_template")
 def output_template(text: str) -> str:
     """The three headings of the template."""
-    missing = [
-        one for one in ("My Answer:", "My Conclusion:", "Future Outlook:") if one not in text
-    ]
+    missing = [one for one in ("My Answer:", "My Conclusion:", "Future Outlook:") if one not in text]
     return unless(not missing, f"without {' '.join(missing)}")
 
 

@@ -153,9 +153,7 @@ def alliteration_increment(text: str) -> str:
         pairs = [one == two for one, two in zip(firsts, firsts[1:], strict=False)]
         # a run of k words has k - 1 pairs: a pair that begins a run counts two words
         count = sum(
-            2 if not before else 1
-            for before, pair in zip([False, *pairs], pairs, strict=False)
-            if pair
+            2 if not before else 1 for before, pair in zip([False, *pairs], pairs, strict=False) if pair
         )
         if count <= last:
             return f"sentence {number} has {count} alliterating words, the one before {last}"

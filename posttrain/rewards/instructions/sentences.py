@@ -121,9 +121,7 @@ def _token_ends(token: str, following: str) -> bool:
     ends = not (short or ellipsis)
     if not (short or ellipsis or initial or number):
         return ends
-    plain = (
-        following.lower()[:-1] if len(following) > 1 and following[-1] == "." else following.lower()
-    )
+    plain = following.lower()[:-1] if len(following) > 1 and following[-1] == "." else following.lower()
     if (short or ellipsis) and not initial and following[0].isupper():
         ends = plain in STARTERS or _no_name(plain)
     if initial or number:

@@ -13,9 +13,7 @@ COMMAS = re.compile("[,\uff0c\u060c\u3001]")
 
 
 @instruction("change_case:capital_word_frequency")
-def capital_word_frequency(
-    text: str, capital_frequency: int, capital_relation: Relation, fixed: bool
-) -> str:
+def capital_word_frequency(text: str, capital_frequency: int, capital_relation: Relation, fixed: bool) -> str:
     """Words in capitals, `I` and `A` among them. `compat` counts Treebank tokens (`DON'T` is two)."""
     words = WORDS.findall(text) if fixed else tokens(text)
     count = sum(1 for word in words if word.isupper())

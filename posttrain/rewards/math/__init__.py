@@ -42,9 +42,7 @@ def check_gold(example: Any, mode: Mode = "math", **options: Any) -> None:
         raise ValueError("the row has no answer" if answer is None else f"the answer is {answer!r}")
     gold = understand_gold(answer)
     if mode == "choice" and letter_of(gold.text) is None:
-        raise ValueError(
-            f"the answer {answer[:60]!r} is no letter from A to J, which mode 'choice' needs"
-        )
+        raise ValueError(f"the answer {answer[:60]!r} is no letter from A to J, which mode 'choice' needs")
     if mode == "numeric" and (not gold.nodes or isinstance(gold.nodes[0], Words)):
         raise ValueError(f"the answer {answer[:60]!r} is no number, which mode {mode!r} needs")
     if mode == "gsm8k" and plain_number(gold.text) is None:
@@ -58,9 +56,7 @@ def _warm() -> None:
     context()
 
 
-@reward(
-    "math", columns=("answer",), check_row=check_gold, runs="worker", limit_s=2.0, prepare=_warm
-)
+@reward("math", columns=("answer",), check_row=check_gold, runs="worker", limit_s=2.0, prepare=_warm)
 def math(
     completion: str,
     example: Any,
@@ -123,10 +119,7 @@ def _letters(gold: str, found: str | None) -> Verdict:
         return Verdict(0.0, "unparseable", "no final letter")
     right = found == wanted
     return Verdict(
-        float(right),
-        "scored",
-        "" if right else "another letter",
-        details={"answer": found, "tier": "exact"},
+        float(right), "scored", "" if right else "another letter", details={"answer": found, "tier": "exact"}
     )
 
 

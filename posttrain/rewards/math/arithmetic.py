@@ -28,9 +28,7 @@ Value = Any
 LARGEST_GAMMA = 1000
 LONGEST_DECIMAL = 1500
 """Digits that a constant of 1,000 characters can be made to have, but for powers."""
-PLAIN = frozenset(
-    str.split("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan ln log10 exp cbrt")
-)
+PLAIN = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan ln log10 exp cbrt"))
 MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 
 
@@ -104,9 +102,7 @@ class Arithmetic:
         for value in values[1:]:
             if isinstance(total, Fraction) != isinstance(value, Fraction):
                 total, value = self.mpf(total), self.mpf(value)
-            self._spend(
-                _bits(total) * _bits(value) >> 10 if isinstance(total, Fraction) else self.digits
-            )
+            self._spend(_bits(total) * _bits(value) >> 10 if isinstance(total, Fraction) else self.digits)
             total = self._seen(total + value if kind == "add" else total * value)
         return total
 
@@ -250,9 +246,7 @@ class Arithmetic:
             if n > LARGEST_FACTORIAL:
                 raise TooCostly(f"the factorial of {n:,}" if n < 10**9 else "a huge factorial")
             self._spend(n * n // 4)
-            return Fraction(
-                math.factorial(n) if name == "factorial" else math.prod(range(n, 0, -2))
-            )
+            return Fraction(math.factorial(n) if name == "factorial" else math.prod(range(n, 0, -2)))
         if name == "factorial2":
             raise Undefined("a double factorial of no whole number")
         self._gamma(x)

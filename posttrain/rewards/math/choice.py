@@ -17,13 +17,9 @@ ALONE = re.compile(
     r"(?:\s*[.):]+(?=\s|$)|(?=\s*$)|(?<=\))(?=\s))(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-IN_SENTENCE = re.compile(
-    r"\W*(?:(?:option|choice)\s+)?(?:\(([A-Ja-j])\)|([A-J])(?![\w'])(?!\s+[a-z]+\s))"
-)
+IN_SENTENCE = re.compile(r"\W*(?:(?:option|choice)\s+)?(?:\(([A-Ja-j])\)|([A-J])(?![\w'])(?!\s+[a-z]+\s))")
 ANSWER = re.compile(r"\b(?:answer|option|choice)\**\s*(?:is|:)\s*\**:?\s*", re.IGNORECASE)
-ANOTHER = re.compile(
-    r"^\W*(?:or|and|,|/|&)\s*\W*[A-J](?![\w'])|\([A-J]\)|\b(?:or|and)\s+\(?[A-J]\b"
-)
+ANOTHER = re.compile(r"^\W*(?:or|and|,|/|&)\s*\W*[A-J](?![\w'])|\([A-J]\)|\b(?:or|and)\s+\(?[A-J]\b")
 
 
 def letter_of(text: str) -> str | None:

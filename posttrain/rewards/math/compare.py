@@ -10,17 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from posttrain.rewards.math.equality import EXACT, Tolerance, equal, proportional
-from posttrain.rewards.math.nodes import (
-    Chain,
-    Items,
-    Matrix,
-    Named,
-    Node,
-    Region,
-    Relation,
-    Scalar,
-    Words,
-)
+from posttrain.rewards.math.nodes import Chain, Items, Matrix, Named, Node, Region, Relation, Scalar, Words
 from posttrain.rewards.math.notation import as_scalar, same_notation
 from posttrain.rewards.math.regions import as_region, same_region
 from posttrain.rewards.math.tree import Tree, add, mul, negative, num, symbols
@@ -171,9 +161,7 @@ def _matrices(gold: Node, answer: Node, policy: Policy) -> bool:
 
 
 def _in_order(gold: tuple[Node, ...], answer: tuple[Node, ...], policy: Policy) -> bool:
-    return len(gold) == len(answer) and all(
-        same(a, b, policy) for a, b in zip(gold, answer, strict=True)
-    )
+    return len(gold) == len(answer) and all(same(a, b, policy) for a, b in zip(gold, answer, strict=True))
 
 
 def _items(gold: Node, answer: Node, policy: Policy) -> bool:
@@ -215,9 +203,7 @@ def _bare_tuple(gold: Items, answer: Items, policy: Policy) -> bool:
     if bare.kind != "list" or ordered.brackets not in ("()", "[]"):
         return False
     names = [n.name for n in bare.items if isinstance(n, Named)]
-    named = (
-        len(names) == len(bare.items) and len(set(names)) == len(names) and names == sorted(names)
-    )
+    named = len(names) == len(bare.items) and len(set(names)) == len(names) and names == sorted(names)
     if not named and (len(bare.items) < 3 or names or gold.kind != "tuple"):
         return False
     return _in_order(gold.items, answer.items, policy)

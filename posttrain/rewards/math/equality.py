@@ -35,16 +35,7 @@ RANGES = (
     (5, 300),
     (1, 2),
 )
-FURTHER = (
-    (100, 1000),
-    (-1000, -100),
-    (5, 50),
-    (-60, -5),
-    (1000, 10**5),
-    (0, 1),
-    (20, 200),
-    (-1, 0),
-)
+FURTHER = ((100, 1000), (-1000, -100), (5, 50), (-60, -5), (1000, 10**5), (0, 1), (20, 200), (-1, 0))
 """For functions that are real nowhere near 0."""
 ENOUGH = 4
 
@@ -112,9 +103,7 @@ def _same_number(gold: Tree, answer: Tree, within: Tolerance) -> bool:
     return _agree(sums, gold, answer, {}, first, second)
 
 
-def _agree(
-    sums: Arithmetic, gold: Tree, answer: Tree, point: dict, first: Value, second: Value
-) -> bool:
+def _agree(sums: Arithmetic, gold: Tree, answer: Tree, point: dict, first: Value, second: Value) -> bool:
     """Do two values at one point stand for the same number?"""
     if isinstance(first, Fraction) and isinstance(second, Fraction):
         return first == second
@@ -225,11 +214,7 @@ def proportional(first: Tree, second: Tree, positive: bool = False) -> bool:
             continue
         if a == 0 or b == 0:
             continue
-        ratio = (
-            a / b
-            if isinstance(a, Fraction) and isinstance(b, Fraction)
-            else sums.mpf(a) / sums.mpf(b)
-        )
+        ratio = a / b if isinstance(a, Fraction) and isinstance(b, Fraction) else sums.mpf(a) / sums.mpf(b)
         if not real(sums, ratio):
             continue
         if factor is None:

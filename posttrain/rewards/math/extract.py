@@ -15,9 +15,7 @@ from posttrain.rewards.math.limits import LONGEST, TooCostly
 from posttrain.rewards.math.prose import last_match, last_number, number_after
 from posttrain.rewards.simple.visible import after_thinking
 
-BOX = re.compile(
-    r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>[0-9A-Za-z.,/+-]+))|\\.|[{}]", re.DOTALL
-)
+BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>[0-9A-Za-z.,/+-]+))|\\.|[{}]", re.DOTALL)
 BEFORE, AFTER = 20_000, 50_000
 """Characters around the last box that are searched."""
 TAIL = 100_000

@@ -85,9 +85,7 @@ class _Parser(Cursor):
 
     @staticmethod
     def mixed_value(whole: Fraction, top: Fraction, bottom: Fraction) -> Tree:
-        if not (
-            whole.denominator == top.denominator == bottom.denominator == 1 and 0 < top < bottom
-        ):
+        if not (whole.denominator == top.denominator == bottom.denominator == 1 and 0 < top < bottom):
             raise Unreadable("two numbers side by side")
         return num(whole + top / bottom)
 
@@ -134,11 +132,7 @@ class _Parser(Cursor):
         self.take()
         top, bottom = self.argument(), self.argument()
         values = [tree[1], *(t[1] for t in (top, bottom) if t[0] == "num")]
-        if (
-            len(values) == 3
-            and all(v.denominator == 1 for v in values)
-            and 0 < values[1] < values[2]
-        ):
+        if len(values) == 3 and all(v.denominator == 1 for v in values) and 0 < values[1] < values[2]:
             return num(values[0] + values[1] / values[2])
         self.at = start
         return tree
@@ -199,9 +193,7 @@ class _Parser(Cursor):
             self.expect("|")
             self.bars -= 1
             return ("fn", "abs", (tree,))
-        raise Unreadable(
-            f"{token[1]!r} is out of place" if token is not END else "an unfinished expression"
-        )
+        raise Unreadable(f"{token[1]!r} is out of place" if token is not END else "an unfinished expression")
 
     def symbol(self, name: str) -> Tree:
         if self.op("_"):
@@ -259,9 +251,7 @@ class _Parser(Cursor):
                 parts = [self.power()]
             else:
                 parts = [self.power()]
-                while (
-                    self.starts() and self.peek()[0] not in ("fn", "num") and not self.op("(", "[")
-                ):
+                while self.starts() and self.peek()[0] not in ("fn", "num") and not self.op("(", "["):
                     parts.append(self.power())
             tree = negative(mul(parts)) if minus else mul(parts)
         self.depth -= 1

@@ -23,15 +23,7 @@ MATRIX = re.compile(
     re.DOTALL,
 )
 WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
-KINDS = {
-    ("(", ")"),
-    ("[", "]"),
-    ("(", "]"),
-    ("[", ")"),
-    ("{", "}"),
-    (r"\{", r"\}"),
-    (r"\langle", r"\rangle"),
-}
+KINDS = {("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("{", "}"), (r"\{", r"\}"), (r"\langle", r"\rangle")}
 LEVELS = 100
 
 
@@ -144,11 +136,7 @@ def _matrix(match: re.Match[str], level: int) -> Node:
     if not cells or len({len(row) for row in cells}) != 1:
         raise Unreadable("rows of different lengths")
     if factor is not None:
-        if (
-            not all(isinstance(c, Scalar) for row in cells for c in row)
-            or factor.unit
-            or factor.percent
-        ):
+        if not all(isinstance(c, Scalar) for row in cells for c in row) or factor.unit or factor.percent:
             raise Unreadable("a factor before a matrix that is not of numbers")
         cells = [[Scalar(mul([factor.tree, c.tree])) for c in row] for row in cells]
     return Matrix(tuple(tuple(row) for row in cells))

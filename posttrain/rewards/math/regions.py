@@ -127,17 +127,12 @@ def minus_points(whole: Node, points: Node) -> tuple[Piece, ...]:
     for point in pieces_of(points):
         for index, piece in enumerate(pieces):
             try:
-                inside = (
-                    compare_ends(piece.low, point.low) < 0 < compare_ends(piece.high, point.low)
-                )
+                inside = compare_ends(piece.low, point.low) < 0 < compare_ends(piece.high, point.low)
             except Undefined:
                 raise Unreadable("a difference with variables") from None
             if inside:
                 cut = Piece(piece.low, point.low, piece.low_closed, False)
-                pieces[index : index + 1] = [
-                    cut,
-                    Piece(point.low, piece.high, False, piece.high_closed),
-                ]
+                pieces[index : index + 1] = [cut, Piece(point.low, piece.high, False, piece.high_closed)]
                 break
     return tuple(pieces)
 

@@ -6,17 +6,7 @@ import re
 from collections.abc import Callable
 
 from posttrain.rewards.math.limits import Unreadable
-from posttrain.rewards.math.nodes import (
-    Chain,
-    Items,
-    Named,
-    Node,
-    Piece,
-    Region,
-    Relation,
-    Scalar,
-    Words,
-)
+from posttrain.rewards.math.nodes import Chain, Items, Named, Node, Piece, Region, Relation, Scalar, Words
 from posttrain.rewards.math.regions import INFINITY
 from posttrain.rewards.math.scalar import read_scalar
 from posttrain.rewards.math.tree import Tree, negative, symbols
@@ -108,10 +98,7 @@ def _side(text: str) -> Tree:
 def _unequal(parts: list[str]) -> Node:
     left, right = _side(parts[0]), _side(parts[1])
     if is_name(parts[0]) and not symbols(right):
-        pieces = (
-            Piece(negative(INFINITY), right, False, False),
-            Piece(right, INFINITY, False, False),
-        )
+        pieces = (Piece(negative(INFINITY), right, False, False), Piece(right, INFINITY, False, False))
         return Region(pieces, name_of(parts[0]))
     return Relation(left, "≠", right)
 
@@ -133,16 +120,9 @@ def _ordered(parts: list[str], marks: list[str]) -> Node:
                 )
                 return Region((piece,), name_of(parts[at]))
         return Relation(trees[0], "≤" if closed[0] else "<", trees[1])
-    if (
-        len(parts) == 3
-        and is_name(parts[1])
-        and _free(trees[1], trees[0])
-        and _free(trees[1], trees[2])
-    ):
+    if len(parts) == 3 and is_name(parts[1]) and _free(trees[1], trees[0]) and _free(trees[1], trees[2]):
         return Region((Piece(trees[0], trees[2], *closed),), name_of(parts[1]))
-    relations = [
-        Relation(a, "≤" if c else "<", b) for a, b, c in zip(trees, trees[1:], closed, strict=False)
-    ]
+    relations = [Relation(a, "≤" if c else "<", b) for a, b, c in zip(trees, trees[1:], closed, strict=False)]
     return Items("tuple", tuple(relations), "<>")
 
 
@@ -154,10 +134,7 @@ def _absolute(parts: list[str], trees: list[Tree], closed: bool) -> Region | Non
             below = negative(bound)
             if at == 0:
                 return Region((Piece(below, bound, closed, closed),), name)
-            outer = (
-                Piece(negative(INFINITY), below, False, closed),
-                Piece(bound, INFINITY, closed, False),
-            )
+            outer = (Piece(negative(INFINITY), below, False, closed), Piece(bound, INFINITY, closed, False))
             return Region(outer, name)
     return None
 

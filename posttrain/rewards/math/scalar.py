@@ -17,8 +17,7 @@ PLAIN = re.compile(r"([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.
 TEMPERATURE = re.compile(r"(.*?)\s*°\s*(?:\\text\{\s*([CF])\s*\}|([CF]))", re.DOTALL)
 IN_TEXT = re.compile(r"(.*[^\s*/+^-])\s*\\text\{([^{}]*)\}\s*(\^\s*\{?[0-9]\}?)?", re.DOTALL)
 IN_PLAIN = re.compile(
-    r"(.*?[0-9)}\]!°%])(\s*)([A-Za-z€£¥¢][A-Za-z€£¥¢ .]*(?:/[A-Za-z. ]+)?(?:\^\{?[0-9]\}?)?)",
-    re.DOTALL,
+    r"(.*?[0-9)}\]!°%])(\s*)([A-Za-z€£¥¢][A-Za-z€£¥¢ .]*(?:/[A-Za-z. ]+)?(?:\^\{?[0-9]\}?)?)", re.DOTALL
 )
 ANGLE = re.compile(r"sin|cos|tan|cot|sec|csc")
 """A final degree sign in a function is no unit of the result."""

@@ -96,9 +96,16 @@ UNITS |= {
 AMBIGUOUS = frozenset(str.split("m g s h l L N J W V"))
 """Single letters that are a unit only after a number and a space, as they may be variables."""
 SCALES = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-    "millions": 10**6, "billions": 10**9, "thousands": 10**3,
-}  # fmt: skip
+    "hundred": 10**2,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "millions": 10**6,
+    "billions": 10**9,
+    "thousands": 10**3,
+}
 STOP = frozenset(
     str.split(
         "and or not no is are was were be if else then than to from of the a an in at by on with for it that this these its "
@@ -146,13 +153,7 @@ def _factor(text: str, in_text: bool) -> Unit | None:
     if match is None:
         return None
     before, name, power, after = match.groups()
-    exponent = (
-        int(power)
-        if power
-        else SQUARES[(before or after or "").rstrip(".")]
-        if before or after
-        else 1
-    )
+    exponent = int(power) if power else SQUARES[(before or after or "").rstrip(".")] if before or after else 1
     unit = UNITS.get(name) or UNITS.get(name.lower()) or _counted(name, in_text)
     if unit is None or not 1 <= exponent <= 4:
         return None

@@ -121,10 +121,7 @@ def decide(gold: Reading, raw_gold: str, answer: str, policy: Policy) -> tuple[s
     if cleaned and not words and squeezed(cleaned) == gold.short:
         return "normalised", ""
     given = _read(cleaned)
-    if any(
-        isinstance(n, Words) and n.text == normal(IN_TEXT.sub(r" \1 ", given.text))
-        for n in gold.nodes
-    ):
+    if any(isinstance(n, Words) and n.text == normal(IN_TEXT.sub(r" \1 ", given.text)) for n in gold.nodes):
         return "normalised", ""
     if not given.nodes:
         return "unreadable", f"the answer is not readable: {given.why}"
@@ -158,8 +155,7 @@ def _number(tree: Tree) -> bool:
     if tree[0] == "num":
         return True
     return tree[0] == "mul" and all(
-        part[0] == "num" or (part[0] == "pow" and part[1][0] == "num" == part[2][0])
-        for part in tree[1]
+        part[0] == "num" or (part[0] == "pow" and part[1][0] == "num" == part[2][0]) for part in tree[1]
     )
 
 

@@ -15,9 +15,19 @@ NUMBERS = {word: n for n, word in enumerate(SMALL)} | {w: 20 + 10 * n for n, w i
 NUMBERS |= {f"{t}-{s}": NUMBERS[t] + NUMBERS[s] for t in TENS for s in SMALL[1:10]}
 NUMBERS |= {key.replace("-", " "): value for key, value in NUMBERS.items() if "-" in key}
 EMPTY = frozenset(
-    {"no solution", "no solutions", "none", "no real solution", "no real solutions", "empty set", "the empty set",
-     "no real roots", "no such number", "empty"}
-)  # fmt: skip
+    {
+        "no solution",
+        "no solutions",
+        "none",
+        "no real solution",
+        "no real solutions",
+        "empty set",
+        "the empty set",
+        "no real roots",
+        "no such number",
+        "empty",
+    }
+)
 REALS = frozenset({"all real numbers", "all reals", "real numbers", "all real x"})
 SYNONYMS = {
     "dne": "does not exist",

@@ -80,8 +80,15 @@ def judge(
     if concurrency < 1 or retries < 0:
         raise RequestError("reward 'judge': concurrency must be 1 or more, retries 0 or more")
     endpoint = Endpoint(
-        url, model, key_env, max_tokens, retries, timeout_s, time.monotonic() + deadline_s, cache_folder(cache)
-    )  # fmt: skip
+        url,
+        model,
+        key_env,
+        max_tokens,
+        retries,
+        timeout_s,
+        time.monotonic() + deadline_s,
+        cache_folder(cache),
+    )
     with endpoint, ThreadPoolExecutor(concurrency) as threads:
         judged = _Judged(endpoint, rubric, compare, swap, show_answer, max_characters)
         return list(threads.map(judged.verdict, completions, examples))
@@ -104,9 +111,7 @@ class _Judged:
         if not text:
             return Verdict(0.0, "unparseable", "nothing to judge")
         if len(text) > self.max_characters:
-            return Verdict(
-                0.0, reason="limit", details={"limit": f"{self.max_characters} characters"}
-            )
+            return Verdict(0.0, reason="limit", details={"limit": f"{self.max_characters} characters"})
         other = None if self.compare == "none" else _other(example, self.compare)
         try:
             scores = [self._score(text, example, other, first=True)]

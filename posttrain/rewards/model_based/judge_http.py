@@ -76,9 +76,7 @@ class Endpoint:
         if self.key_env:
             key = os.environ.get(self.key_env, "")
             if not key:
-                raise RequestError(
-                    f"reward 'judge': the environment variable {self.key_env} is empty"
-                )
+                raise RequestError(f"reward 'judge': the environment variable {self.key_env} is empty")
             if not key.isascii() or not key.isprintable():
                 raise RequestError(f"reward 'judge': {self.key_env} holds no API key")
             headers["Authorization"] = f"Bearer {key}"
@@ -88,9 +86,7 @@ class Endpoint:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def ask(
-        self, messages: list[dict[str, str]], keep: str | None, good: Callable[[str], bool]
-    ) -> str:
+    def ask(self, messages: list[dict[str, str]], keep: str | None, good: Callable[[str], bool]) -> str:
         """The reply to `messages`; one that is not `good` is asked for once more, then given as it is.
 
         `keep` names the question in the cache (None: not kept); only good replies are kept.
@@ -141,15 +137,11 @@ class Endpoint:
         left = self.until - time.monotonic()
         if left <= 0:
             raise Unanswered("deadline", "no reply before the deadline")
-        body = {
-            "model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens
-        }  # fmt: skip
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
         with self._lock:
             self.requests += 1
         try:
-            status, headers, data = self._post(
-                json.dumps(body).encode("ascii"), min(self.timeout_s, left)
-            )
+            status, headers, data = self._post(json.dumps(body).encode("ascii"), min(self.timeout_s, left))
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             raise Unanswered("again", f"{self.url}: {type(error).__name__}") from None
         if status in AGAIN:
@@ -158,9 +150,7 @@ class Endpoint:
                 failure.after_s = min(float(headers.get("retry-after", 0)), LONGEST_PAUSE_S)
             raise failure
         if status != 200:
-            raise Unanswered(
-                "refused" if status in REFUSED else "down", f"{self.url}: HTTP {status}"
-            )
+            raise Unanswered("refused" if status in REFUSED else "down", f"{self.url}: HTTP {status}")
         try:
             return str(json.loads(data)["choices"][0]["message"]["content"] or "")
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):

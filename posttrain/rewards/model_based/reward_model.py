@@ -62,10 +62,7 @@ def _inner(verifier: str, verifier_options: dict[str, Any] | None) -> Bound:
 
 
 def check_row(
-    example: Example,
-    verifier: str = "math",
-    verifier_options: dict[str, Any] | None = None,
-    **_: Any,
+    example: Example, verifier: str = "math", verifier_options: dict[str, Any] | None = None, **_: Any
 ) -> None:
     """Raises where the verifier cannot judge the row."""
     _inner(verifier, verifier_options).check_row(example)
@@ -138,8 +135,7 @@ def _scores(
             mask_B_T = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
             with torch.inference_mode():
                 logits_B_1 = scorer(
-                    input_ids=tokens_B_T.to(scorer.device),
-                    attention_mask=mask_B_T.to(scorer.device),
+                    input_ids=tokens_B_T.to(scorer.device), attention_mask=mask_B_T.to(scorer.device)
                 ).logits
             for i, row, score in zip(at, rows, logits_B_1.float()[:, 0].tolist(), strict=True):
                 found[i] = (score, len(row), len(ids[i]) > len(row))

@@ -13,9 +13,7 @@ from posttrain.rewards.registry import reward
 from posttrain.rewards.simple.visible import stated, visible
 from posttrain.types import Example, Verdict
 
-WRAPPED = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}|[$*`{}]|\\[(),;!\[\]]"
-)
+WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}|[$*`{}]|\\[(),;!\[\]]")
 LETTER = re.compile(r"[(\[]?(?:option |choice )?[(\[]?([A-Za-z])(?![\w'])[)\]]*", re.IGNORECASE)
 MORE = re.compile(r"\s*(?:,|/|\bor\b|\band\b|&|-|\u2013)?\s*[(\[]?([A-Z])(?![\w'])[)\]]*")
 REST = re.compile(r"\s*(?:$|[.,:;)\]]|\b(?:because|since|as|which)\b)")

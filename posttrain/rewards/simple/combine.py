@@ -26,9 +26,7 @@ def _parts(rewards: list[dict[str, Any]], how: How) -> Parts:
     found: Parts = []
     for i, part in enumerate(rewards):
         at = f"reward 'combine': rewards[{i}]"
-        if set(part) - {"name", "options", "weight", "label"} or not isinstance(
-            part.get("name"), str
-        ):
+        if set(part) - {"name", "options", "weight", "label"} or not isinstance(part.get("name"), str):
             raise RequestError(f"{at} takes name, options, weight and label")
         label, weight = part.get("label") or part["name"], part.get("weight", 1.0)
         bound = bind(part["name"], part.get("options"), at)
@@ -43,10 +41,7 @@ def _parts(rewards: list[dict[str, Any]], how: How) -> Parts:
 
 
 def check_row(
-    example: Example,
-    rewards: list[dict[str, Any]],
-    how: How = "all",
-    gate_at_least: float = 1.0,
+    example: Example, rewards: list[dict[str, Any]], how: How = "all", gate_at_least: float = 1.0
 ) -> None:
     """Raises where a part cannot judge the row, or the parts are wrong."""
     for _, _, bound in _parts(rewards, how):
@@ -90,13 +85,10 @@ def _decided(how: How, found: dict[str, Verdict], k: int, gate: float) -> bool:
     return how in DECISIVE and DECISIVE[how] in values
 
 
-def _together(
-    how: How, found: dict[str, Verdict], weights: dict[str, float], gate: float
-) -> Verdict:
+def _together(how: How, found: dict[str, Verdict], weights: dict[str, float], gate: float) -> Verdict:
     details = {
         "parts": {
-            label: {"value": v.value, "status": v.status, "reason": v.reason}
-            for label, v in found.items()
+            label: {"value": v.value, "status": v.status, "reason": v.reason} for label, v in found.items()
         }
     }
     first = next(iter(found))

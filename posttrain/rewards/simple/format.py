@@ -93,9 +93,7 @@ def _json(text: str, schema: dict[str, Any] | None) -> str:
     """What is wrong with the JSON; "" where nothing is. Names that stand twice and NaN are no JSON here."""
     fenced = FENCE.fullmatch(text)
     try:
-        value = json.loads(
-            fenced[1] if fenced else text, parse_constant=_refuse, object_pairs_hook=_once
-        )
+        value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse, object_pairs_hook=_once)
     except RecursionError:
         return "JSON nested too deeply"
     except ValueError as error:

@@ -34,9 +34,7 @@ def prepare() -> None:
     _factory()
 
 
-def check_row(
-    example: Example, language: str = "en", share: float = 1.0, at_least_letters: int = 20
-) -> None:
+def check_row(example: Example, language: str = "en", share: float = 1.0, at_least_letters: int = 20) -> None:
     """Raises where the language is none that can be told."""
     if missing():
         return
@@ -46,15 +44,9 @@ def check_row(
             raise error(f"language {code!r} cannot be told{did_you_mean(code, _codes())}")
 
 
-@reward(
-    "language", check_row=check_row, runs="worker", limit_s=10.0, missing=missing, prepare=prepare
-)
+@reward("language", check_row=check_row, runs="worker", limit_s=10.0, missing=missing, prepare=prepare)
 def language(
-    completion: str,
-    example: Example,
-    language: str = "en",
-    share: float = 1.0,
-    at_least_letters: int = 20,
+    completion: str, example: Example, language: str = "en", share: float = 1.0, at_least_letters: int = 20
 ) -> Verdict:
     """Whether the visible text is in a language, every paragraph of it.
 

@@ -17,9 +17,7 @@ Match = Literal["full", "search"]
 COLUMN = "pattern"
 
 
-def _pattern(
-    example: Example, pattern: str | None, ignore_case: bool, dot_all: bool
-) -> re.Pattern[str]:
+def _pattern(example: Example, pattern: str | None, ignore_case: bool, dot_all: bool) -> re.Pattern[str]:
     """The row's pattern, else the option's. Raises ValueError for a bad row, RequestError for a bad option."""
     row = example.extra.get(COLUMN)
     text = pattern if row is None else row

@@ -75,11 +75,7 @@ def length_target(
 
 @reward("overlong", runs="inline", shaping=True)
 def overlong(
-    completion: str,
-    example: Example,
-    max_length: int = 20480,
-    cache: int = 4096,
-    unit: Unit = "tokens",
+    completion: str, example: Example, max_length: int = 20480, cache: int = 4096, unit: Unit = "tokens"
 ) -> Verdict:
     """DAPO's soft overlong punishment: 0, then linear to -1 over the last `cache` before `max_length`.
 
@@ -117,7 +113,5 @@ def repetition(
     distinct = len(set(zip(*(itertools.islice(items, i, None) for i in range(n)), strict=False)))
     share = 1 - distinct / total
     return Verdict(
-        penalty * share + 0.0,
-        reason=f"{share:.0%} repeated" if share else "",
-        details={"share": share},
+        penalty * share + 0.0, reason=f"{share:.0%} repeated" if share else "", details={"share": share}
     )

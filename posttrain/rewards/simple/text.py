@@ -64,9 +64,7 @@ def _given(completion: str, take: Take) -> str | Verdict:
 
 
 @reward("exact", columns=("answer|answers",), check_row=check_row, runs="inline")
-def exact(
-    completion: str, example: Example, normalise: Normalise = "squad", take: Take = "all"
-) -> Verdict:
+def exact(completion: str, example: Example, normalise: Normalise = "squad", take: Take = "all") -> Verdict:
     """Whether the text equals a reference answer, once both are normalised.
 
     `take`: `all` the visible text, `stated` the last box or what follows `answer is`, `Answer:`, `####`.
@@ -80,9 +78,7 @@ def exact(
 
 
 @reward("f1", columns=("answer|answers",), check_row=check_row, runs="inline")
-def f1(
-    completion: str, example: Example, normalise: Normalise = "squad", take: Take = "all"
-) -> Verdict:
+def f1(completion: str, example: Example, normalise: Normalise = "squad", take: Take = "all") -> Verdict:
     """Word overlap with the nearest reference answer: F1 of the multisets of words.
 
     2 PR / (P + R); word order does not count. `take` as for `exact`.

@@ -74,11 +74,7 @@ def solve_sorting(prompt: str) -> str:
     while left:  # selection, one at a time
         best = left[0]
         for one in left:
-            best = (
-                one
-                if (by(one) > by(best) if "large to small" in rule else by(one) < by(best))
-                else best
-            )
+            best = one if (by(one) > by(best) if "large to small" in rule else by(one) < by(best)) else best
         left.remove(best)
         found.append(best)
     return ", ".join(found)
@@ -98,9 +94,7 @@ def solve_calendar(prompt: str) -> str:
     days = [int(n) for n in re.findall(r"(\d+) days", prompt)]
     if prompt.startswith("Today"):
         name = re.search(names, prompt)[0]
-        monday = datetime.date(2024, 1, 1) + datetime.timedelta(
-            names.split("|").index(name) + days[0]
-        )
+        monday = datetime.date(2024, 1, 1) + datetime.timedelta(names.split("|").index(name) + days[0])
         return monday.strftime("%A")
     if "Which weekday" in prompt:
         return dates[0].strftime("%A")
@@ -129,25 +123,14 @@ def solve_logic(prompt: str) -> str:
     while len(asked) > 1:
         asked = asked.replace("not T", "F").replace("not F", "T")
         asked = re.sub(
-            r"\((\w) (\w+) (\w)\)",
-            lambda m: "T" if m[1] + m[3] in truth[m[2]].split() else "F",
-            asked,
+            r"\((\w) (\w+) (\w)\)", lambda m: "T" if m[1] + m[3] in truth[m[2]].split() else "F", asked
         )
     return {"T": "true", "F": "false"}[asked]
 
 
 def solve_units(prompt: str) -> str:
     """Everything in units of the International System first."""
-    scale = {
-        "m": 1,
-        "g": 1,
-        "l": 1,
-        "t": 10**6,
-        "seconds": 1,
-        "minutes": 60,
-        "hours": 3600,
-        "days": 86400,
-    }
+    scale = {"m": 1, "g": 1, "l": 1, "t": 10**6, "seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
     prefix = {"m": Fraction(1, 1000), "c": Fraction(1, 100), "d": Fraction(1, 10), "k": 1000}
     scale |= {p + u: prefix[p] for u in "mgl" for p in "mcdk"} | {"km/h": Fraction(5, 18), "m/s": 1}
     wanted, given = re.fullmatch(r"How many (\S+) are (.*)\?", prompt).groups()
@@ -238,12 +221,7 @@ def test_the_seed_decides_and_a_larger_set_begins_with_the_smaller(name, level, 
 
 
 def test_rows_are_the_same_on_every_machine():
-    assert [row["answer"] for row in rows("arithmetic_chain", 3, 4)] == [
-        "-289",
-        "-924",
-        "41",
-        "-18",
-    ]
+    assert [row["answer"] for row in rows("arithmetic_chain", 3, 4)] == ["-289", "-924", "41", "-18"]
     assert rows("calendar", 3, 1)[0]["prompt"] == "Which weekday is 1936-08-07?"
 
 
@@ -260,13 +238,7 @@ def test_the_named_reward_accepts_the_answer_and_no_other(name):
 
 
 def test_levels_get_harder():
-    for name in (
-        "arithmetic_chain",
-        "boolean_logic",
-        "set_operations",
-        "string_edit",
-        "count_letters",
-    ):
+    for name in ("arithmetic_chain", "boolean_logic", "set_operations", "string_edit", "count_letters"):
         lengths = [sum(len(row["prompt"]) for row in rows(name, level)) for level in LEVELS]
         assert lengths == sorted(lengths), name
 
@@ -281,10 +253,7 @@ def test_levels_get_harder():
         ({"split": "tset"}, r"unknown split 'tset' \(did you mean 'test'\?\)"),
         ({"train_size": 0}, r"train_size must be at least 1"),
         ({"verifier": 1}, r"verifier must be true or false, not 1"),
-        (
-            {"train_size": 40_000, "level": 1},
-            r"level 1 gave \d+ different train problems, 40000 were",
-        ),
+        ({"train_size": 40_000, "level": 1}, r"level 1 gave \d+ different train problems, 40000 were"),
     ],
 )
 def test_wrong_options(options, message):

@@ -21,9 +21,20 @@ def labelled(row, **columns):
 
 @pytest.mark.parametrize(
     ("value", "want"),
-    [(True, 1.0), (1, 1.0), (1.0, 1.0), ("True", 1.0), (" 1 ", 1.0), ("desirable", 1.0), (False, 0.0), (0, 0.0), ("false", 0.0),
-     ("0", 0.0), ("rejected", 0.0)],
-)  # fmt: skip
+    [
+        (True, 1.0),
+        (1, 1.0),
+        (1.0, 1.0),
+        ("True", 1.0),
+        (" 1 ", 1.0),
+        ("desirable", 1.0),
+        (False, 0.0),
+        (0, 0.0),
+        ("false", 0.0),
+        ("0", 0.0),
+        ("rejected", 0.0),
+    ],
+)
 def test_spellings_of_a_label(value, want):
     example = labelled({"prompt": "p", "completion": "c", "label": value})
     assert (example.prompt, example.completion, example.p) == ("p", "c", want)
@@ -31,8 +42,13 @@ def test_spellings_of_a_label(value, want):
 
 
 @pytest.mark.parametrize(
-    "row", [{"messages": TALK}, {"prompt": TALK[:1], "completion": TALK[1:]}, {"prompt": "p", "completion": "c", "system": "s"}]
-)  # fmt: skip
+    "row",
+    [
+        {"messages": TALK},
+        {"prompt": TALK[:1], "completion": TALK[1:]},
+        {"prompt": "p", "completion": "c", "system": "s"},
+    ],
+)
 def test_conversations(row):
     example = labelled(row | {"label": 1, "p": 0.25})
     assert example.messages[-2:] == TALK and example.p == 1.0
@@ -55,15 +71,23 @@ def test_rows_that_are_dropped(row, reason):
 @pytest.mark.parametrize(
     ("row", "columns", "sentence"),
     [
-        ({"prompt": "p", "completion": "c", "labl": 1}, {}, "no column 'label' .did you mean 'labl'.*columns.label"),
-        ({"prompt": "p", "chosen": "c", "rejected": "r"}, {}, "it holds pairs: choose another preference.loss"),
+        (
+            {"prompt": "p", "completion": "c", "labl": 1},
+            {},
+            "no column 'label' .did you mean 'labl'.*columns.label",
+        ),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            {},
+            "it holds pairs: choose another preference.loss",
+        ),
         ({"prompt": "p", "completion": "c", "label": 4}, {}, "'label' must be true or false .1 or 0., not 4"),
         ({"prompt": "p", "completion": "c", "label": -1}, {}, "not -1"),
         ({"prompt": "p", "completion": "c", "label": "maybe"}, {}, "not 'maybe'"),
         ({"prompt": "p", "completion": "c", "label": 1}, {"label": "good"}, "no column 'good'"),
         ({"text": "c", "label": 1}, {}, "a label judges the reply to a prompt"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(row, columns, sentence):
     with pytest.raises(RequestError, match=f"rows.csv:4: .*{sentence}"):
         labelled(row, **columns)

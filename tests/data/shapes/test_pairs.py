@@ -47,11 +47,7 @@ def test_text(row):
         {"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
         {"prompt": "p", "chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
         {"prompt": [user("p")], "chosen": [bot("c")], "rejected": [bot("r")]},
-        {
-            "messages": [user("x")],
-            "chosen": [user("p"), bot("c")],
-            "rejected": [user("p"), bot("r")],
-        },
+        {"messages": [user("x")], "chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
         {"chosen": "\n\nHuman: p\n\nAssistant: c", "rejected": "\n\nHuman: p\n\nAssistant: r"},
     ],
 )
@@ -78,10 +74,16 @@ def test_alpaca_input_system_and_named_columns():
         ({"chosen": [], "rejected": [user("p"), bot("r")]}, "no_chosen"),
         ({"prompt": "", "chosen": "c", "rejected": "r"}, "no_prompt"),
         ({"chosen": [user("p"), bot("c")], "rejected": [user("q"), bot("r")]}, "prompt_mismatch"),
-        ({"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("x"), user("p"), bot("r")]}, "prompt_mismatch"),
-        ({"chosen": [user("p"), bot("c"), user("?")], "rejected": [user("p"), bot("r")]}, "no_assistant_turn"),
+        (
+            {"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("x"), user("p"), bot("r")]},
+            "prompt_mismatch",
+        ),
+        (
+            {"chosen": [user("p"), bot("c"), user("?")], "rejected": [user("p"), bot("r")]},
+            "no_assistant_turn",
+        ),
     ],
-)  # fmt: skip
+)
 def test_pairs_that_teach_nothing_are_dropped(row, reason):
     with pytest.raises(RowError) as error:
         pair(row)
@@ -91,13 +93,19 @@ def test_pairs_that_teach_nothing_are_dropped(row, reason):
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"prompt": "p", "choosen": "c", "rejected": "r"}, "pairs.jsonl:7: .*'chosen' .did you mean 'choosen'"),
-        ({"prompt": "p", "completion": "c", "label": 1}, "single replies with a label are for preference.loss: kto"),
+        (
+            {"prompt": "p", "choosen": "c", "rejected": "r"},
+            "pairs.jsonl:7: .*'chosen' .did you mean 'choosen'",
+        ),
+        (
+            {"prompt": "p", "completion": "c", "label": 1},
+            "single replies with a label are for preference.loss: kto",
+        ),
         ({"prompt": "p", "chosen": "c", "rejected": 3}, "'rejected' must be text or messages, not int"),
         ({"chosen": "c", "rejected": "r"}, "no column is known to hold the prompt"),
         ({"chosen": [{"role": "x", "content": "c"}], "rejected": [bot("r")]}, "unknown role 'x'"),
     ],
-)  # fmt: skip
+)
 def test_rows_that_are_no_pairs_are_refused(row, sentence):
     with pytest.raises(RequestError, match=sentence):
         pair(row)
@@ -105,9 +113,7 @@ def test_rows_that_are_no_pairs_are_refused(row, sentence):
 
 def test_real_preference_sets(data_dir):
     """1,100 alpaca rows, of which some hold the same reply twice; 2,312 transcripts, of which some differ early."""
-    rows = json.loads(
-        (data_dir / "preference_small" / "instruction-data-with-preference.json").read_text()
-    )
+    rows = json.loads((data_dir / "preference_small" / "instruction-data-with-preference.json").read_text())
     with gzip.open(data_dir / "hh_rlhf_harmless" / "test.jsonl.gz", "rt") as file:
         transcripts = [json.loads(line) for line in file]
     kept, reasons = 0, []

@@ -24,7 +24,7 @@ AGAIN = {"role": "user", "content": "again"}
 
 
 def source(**named) -> Source:
-    columns = {k: v for k, v in named.items() if k in Columns.__dataclass_fields__ and k != "system"}  # fmt: skip
+    columns = {k: v for k, v in named.items() if k in Columns.__dataclass_fields__ and k != "system"}
     own = {k: v for k, v in named.items() if k not in columns}
     return Source(name="s", path="s.jsonl", columns=Columns(**columns), **own)
 
@@ -61,7 +61,7 @@ def asked(row: dict, **named):
         ({"messages": "\n\nHuman: u"}, [USER]),
         ({"messages": "\n\nHuman: u\n\nAssistant: a\n\nHuman: again"}, [USER, SAID, AGAIN]),
     ],
-)  # fmt: skip
+)
 def test_every_usual_shape(row, want):
     assert asked(row) == want
 
@@ -81,7 +81,7 @@ def test_every_usual_shape(row, want):
         ({"prompt": "q", "messages": [USER]}, {"format": "prompt_completion"}, "q"),
         ({"prompt": "q", "messages": [USER]}, {"format": "messages", "prompt": "prompt"}, [USER]),
     ],
-)  # fmt: skip
+)
 def test_named_columns_count_first(row, named, want):
     assert asked(row, **named) == want
 
@@ -132,15 +132,16 @@ def test_a_source_that_does_not_fit_is_refused_in_the_reader_s_words(row, named,
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "assistant"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from", "value"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "content", "from", "value"]), inner)
+    ),
     max_leaves=6,
-)  # fmt: skip
+)
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    st.dictionaries(st.sampled_from(["prompt", "messages", "system", "answer", "text"]), ANYTHING)
-)
+@given(st.dictionaries(st.sampled_from(["prompt", "messages", "system", "answer", "text"]), ANYTHING))
 def test_a_hostile_row_is_a_prompt_or_a_sentence(row):
     try:
         asked(row)
@@ -172,12 +173,12 @@ def test_training_samples_from_the_tokens_that_evaluation_samples_from(style, ro
     before, reply = _answer_tokens(problem, tokenizer, load_template(style, tokenizer), "t")
     assert found.input_ids.tolist() == before and reply
     asked_of = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
-    trained = row_of([*asked_of, {"role": "assistant", "content": "x"}], style, tokenizer, train_on="last")  # fmt: skip
+    trained = row_of([*asked_of, {"role": "assistant", "content": "x"}], style, tokenizer, train_on="last")
     assert trained.input_ids.tolist()[: len(before)] == before
 
 
 def test_the_generation_prompt_by_hand():
-    found = tokenize_prompt(to_prompt({"prompt": "q"}, source(), "f:1"), BYTES, Data([], template="chatml"))  # fmt: skip
+    found = tokenize_prompt(to_prompt({"prompt": "q"}, source(), "f:1"), BYTES, Data([], template="chatml"))
     assert BYTES.decode(found.input_ids) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -197,17 +198,22 @@ def prepared(data: Data):
 
 
 def test_a_prompt_at_the_limit_is_kept_and_one_above_is_not(data):
-    around = len(tokenize_prompt(to_prompt({"prompt": "q"}, source(), ""), BYTES, data).input_ids) - 1  # fmt: skip
+    around = len(tokenize_prompt(to_prompt({"prompt": "q"}, source(), ""), BYTES, data).input_ids) - 1
     at, above = "x" * (100 - around), "x" * (101 - around)
     write(data, [{"prompt": at}] * 9 + [{"prompt": above}])
     data.max_drop_share = 0.1
     table = prepared(data)
     assert table.stats["dropped"] == {"overlong": 1} and set(table.lengths) == {100}
     data.max_drop_share = 0.05
-    with pytest.raises(RequestError, match=r"1 of 10 rows \(10.0%\) are dropped.*1 overlong.*p.jsonl:10: overlong: 101 tokens"):  # fmt: skip
+    with pytest.raises(
+        RequestError,
+        match=r"1 of 10 rows \(10.0%\) are dropped.*1 overlong.*p.jsonl:10: overlong: 101 tokens",
+    ):
         prepared(data)
     data.overlong = "error"
-    with pytest.raises(RequestError, match="p.jsonl:10: the prompt has 101 tokens, more than data.max_length = 100"):  # fmt: skip
+    with pytest.raises(
+        RequestError, match="p.jsonl:10: the prompt has 101 tokens, more than data.max_length = 100"
+    ):
         prepared(data)
 
 
@@ -252,7 +258,7 @@ def test_any_text_comes_back(texts):
 def test_damage_is_named(data):
     write(data, [{"prompt": f"q{i}", "answer": "1"} for i in range(3)])
     folder = prepared(data).folder
-    for name, broken in (("columns.idx", b""), ("columns.idx", b"12345678"), ("columns.jsonl", b"{}\n")):  # fmt: skip
+    for name, broken in (("columns.idx", b""), ("columns.idx", b"12345678"), ("columns.jsonl", b"{}\n")):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(broken)
         with pytest.raises(WorkError, match="damaged; delete the folder"):

@@ -35,11 +35,22 @@ def replies(*ratings, text="response", score="overall_score"):
         ({"prompt": "p", "completions": replies("1", "4", text="content", score="score")}, {}),
         ({"prompt": "p", "responses": ["r0", "r1"], "ratings": [-1, 0]}, {}),
         ({"prompt": "p", "completions": ["r0", "r1"], "scores": [0.1, 0.2]}, {}),
-        ({"prompt": "p", "answers": ["r0", "r1"], "votes": [0.1, 0.2]}, {"completion": "answers", "rating": "votes"}),
-        ({"prompt": "p", "completions": [{"response": "r0", "fine": 1, "rating": 9}, {"response": "r1", "fine": 2, "rating": 1}]},
-         {"rating": "fine"}),
+        (
+            {"prompt": "p", "answers": ["r0", "r1"], "votes": [0.1, 0.2]},
+            {"completion": "answers", "rating": "votes"},
+        ),
+        (
+            {
+                "prompt": "p",
+                "completions": [
+                    {"response": "r0", "fine": 1, "rating": 9},
+                    {"response": "r1", "fine": 2, "rating": 1},
+                ],
+            },
+            {"rating": "fine"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_usual_forms(row, columns):
     assert pair(row, **columns) == ("r1", "r0")
 
@@ -49,7 +60,7 @@ def test_the_usual_forms(row, columns):
     st.integers(0, 9),
 )
 def test_the_best_against_a_strictly_lower_one(ratings, i):
-    row = {"prompt": "p", "completions": [{"text": f"{i} {j}", "rating": r} for j, r in enumerate(ratings)]}  # fmt: skip
+    row = {"prompt": "p", "completions": [{"text": f"{i} {j}", "rating": r} for j, r in enumerate(ratings)]}
     rated = {entry["text"]: entry["rating"] for entry in row["completions"]}
     chosen, rejected = pair(row)
     assert rated[chosen] == max(ratings) > rated[rejected]
@@ -85,16 +96,32 @@ def test_rows_that_teach_nothing_are_dropped(completions, reason):
 @pytest.mark.parametrize(
     ("row", "columns", "sentence"),
     [
-        ({"completions": [{"response": "x", "stars": 4}]}, {}, "have response, stars, but no rating; name the rating under"),
-        ({"completions": [{"answer": "x", "rating": 4}]}, {}, "but no text .response, completion, text, content"),
+        (
+            {"completions": [{"response": "x", "stars": 4}]},
+            {},
+            "have response, stars, but no rating; name the rating under",
+        ),
+        (
+            {"completions": [{"answer": "x", "rating": 4}]},
+            {},
+            "but no text .response, completion, text, content",
+        ),
         ({"completions": replies(1, 2)}, {"rating": "stars"}, "but no rating 'stars'"),
         ({"completions": replies(True, False)}, {}, "'overall_score' is True, not a rating.*kto"),
-        ({"completions": ["x", "y"]}, {}, "replies without ratings: give objects with response and rating, or a list 'ratings'"),
+        (
+            {"completions": ["x", "y"]},
+            {},
+            "replies without ratings: give objects with response and rating, or a list 'ratings'",
+        ),
         ({"completions": ["x", "y"], "ratings": [1]}, {}, "holds 2 replies, 'ratings' 1 ratings"),
-        ({"completion": "x", "rating": 4}, {}, "one rated reply a row .'rating'.; rows of one prompt are not gathered"),
+        (
+            {"completion": "x", "rating": 4},
+            {},
+            "one rated reply a row .'rating'.; rows of one prompt are not gathered",
+        ),
         ({"messages": [], "score": 4.0}, {}, "completions: ..text, rating"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_row_of_rated_replies(row, columns, sentence):
     with pytest.raises(RequestError, match=rf"rated.jsonl:3.*{sentence}"):
         pair({"prompt": "p"} | row, **columns)

@@ -46,15 +46,7 @@ def test_usual_spellings(row, prompt, completion, answer):
 
 
 def test_named_columns_come_first():
-    row = {
-        "prompt": "no",
-        "q": "p",
-        "completion": "no",
-        "a": "c",
-        "text": "t",
-        "n": "3",
-        "rate": 0.5,
-    }
+    row = {"prompt": "no", "q": "p", "completion": "no", "a": "c", "text": "t", "n": "3", "rate": 0.5}
     names = Columns(prompt="q", completion="a", answer="n", p="rate")
     found = example(row, columns=names)
     assert (found.prompt, found.completion, found.answer, found.p) == ("p", "c", "3", 0.5)
@@ -88,14 +80,9 @@ def test_conversations():
 
 
 def test_the_row_is_not_changed():
-    row = {
-        "messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>"}]
-    }
+    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>"}]}
     example(row, system="s", options={"strip_calculator": True})
-    assert row["messages"] == [
-        {"role": "user", "content": "u"},
-        {"role": "assistant", "content": "<<1>>"},
-    ]
+    assert row["messages"] == [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>"}]
 
 
 def test_system_messages():
@@ -126,8 +113,16 @@ CHAT = [{"role": "user", "content": "u"}]
 @pytest.mark.parametrize(
     ("row", "more", "message"),
     [
-        ({"promt": "p", "text": "t"}, {"columns": Columns(prompt="prompt")}, r"no column 'prompt' \(columns\.prompt\) \(did you mean 'promt'\?\)"),
-        ({"question": "q"}, {}, r"no column is known to hold the completion; the row has question\. Name it under columns\.completion of source 's'"),
+        (
+            {"promt": "p", "text": "t"},
+            {"columns": Columns(prompt="prompt")},
+            r"no column 'prompt' \(columns\.prompt\) \(did you mean 'promt'\?\)",
+        ),
+        (
+            {"question": "q"},
+            {},
+            r"no column is known to hold the completion; the row has question\. Name it under columns\.completion of source 's'",
+        ),
         ({"completion": "q"}, {}, r"hold the prompt; the row has completion"),
         ({"a": 1, "b": 2}, {}, r"hold the text; the row has a, b"),
         ({}, {}, r"the row has no column at all"),
@@ -138,20 +133,32 @@ CHAT = [{"role": "user", "content": "u"}]
         ({"messages": "hello"}, {}, r"column 'messages' holds str, not a list"),
         ({"messages": None}, {}, r"holds NoneType, not a list"),
         ({"messages": ["hi"]}, {}, r"message 0: not an object"),
-        ({"messages": [*CHAT, {"role": "asistant", "content": "a"}]}, {}, r"column 'messages', message 1: unknown role 'asistant' \(did you mean 'assistant'\?\)"),
+        (
+            {"messages": [*CHAT, {"role": "asistant", "content": "a"}]},
+            {},
+            r"column 'messages', message 1: unknown role 'asistant' \(did you mean 'assistant'\?\)",
+        ),
         ({"messages": [{"role": "tool", "content": "a"}]}, {}, r"unknown role 'tool' \(one of: "),
         ({"messages": [{"role": ["user"], "content": "a"}]}, {}, r"unknown role \['user'\]"),
-        ({"messages": [{"role": "user", "contents": "a"}]}, {}, r"no 'content' \(did you mean 'contents'\?\)"),
+        (
+            {"messages": [{"role": "user", "contents": "a"}]},
+            {},
+            r"no 'content' \(did you mean 'contents'\?\)",
+        ),
         ({"messages": [{"role": "user", "content": None}]}, {}, r"'content' must be text, not NoneType"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not list"),
-        ({"prompt": "p", "completion": "c", "p": 1.5}, {}, r"column 'p' must be a probability in \[0, 1\], not 1\.5"),
+        (
+            {"prompt": "p", "completion": "c", "p": 1.5},
+            {},
+            r"column 'p' must be a probability in \[0, 1\], not 1\.5",
+        ),
         ({"prompt": "p", "completion": "c", "p": -0.1}, {}, r"not -0\.1"),
         ({"prompt": "p", "completion": "c", "p": math.nan}, {}, r"not nan"),
         ({"prompt": "p", "completion": "c", "p": True}, {}, r"not True"),
         ({"prompt": "p", "completion": "c", "p": "high"}, {}, r"not 'high'"),
         ({"prompt": "p", "completion": "c", "p": [1]}, {}, r"not \[1\]"),
     ],
-)  # fmt: skip
+)
 def test_data_that_does_not_fit(row, more, message):
     with pytest.raises(RequestError, match=message) as caught:
         example(row, **more)

@@ -45,9 +45,14 @@ class Arena:
         self.secret, self.target = self.folder / "secret", self.folder / "target"
         self.listeners = []
         os.environ["POSTTRAIN_SECRET"] = "1"
-        self.words = {"secret": self.secret, "target": self.target, "pid": os.getpid(),
-                      "python": os.path.realpath(sys.executable), "socket": self.folder / "socket",
-                      "abstract": f"posttrain-arena-{os.getpid()}"}  # fmt: skip
+        self.words = {
+            "secret": self.secret,
+            "target": self.target,
+            "pid": os.getpid(),
+            "python": os.path.realpath(sys.executable),
+            "socket": self.folder / "socket",
+            "abstract": f"posttrain-arena-{os.getpid()}",
+        }
         for family, address, kind in (
             (socket.AF_INET, ("127.0.0.1", 0), socket.SOCK_STREAM),
             (socket.AF_UNIX, str(self.folder / "socket"), socket.SOCK_STREAM),
@@ -123,9 +128,7 @@ def children() -> list[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                above[int(name)] = int(
-                    Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
-                )
+                above[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
             except OSError:
                 continue
     found, todo = [], [os.getpid()]

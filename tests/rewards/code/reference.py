@@ -55,9 +55,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(FILES))
     parser.add_argument("--backend", default="auto")
     given = parser.parse_args()
-    data = Path(
-        os.environ.get("POSTTRAIN_DATA", Path(__file__).resolve().parents[4] / "shared/data")
-    )
+    data = Path(os.environ.get("POSTTRAIN_DATA", Path(__file__).resolve().parents[4] / "shared/data"))
     for name in given.names:
         found = list(rows(name, data))
         start = time.monotonic()

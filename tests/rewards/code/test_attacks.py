@@ -24,8 +24,13 @@ def interpreter() -> str | None:
         if not os.path.exists(path) or not runtime.reachable(path):
             continue
         told = subprocess.run(
-            [path, "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True,
-            env={}, user=STRANGER if os.getuid() == 0 else None, cwd="/")  # fmt: skip
+            [path, "-c", "import sys; print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            env={},
+            user=STRANGER if os.getuid() == 0 else None,
+            cwd="/",
+        )
         if told.returncode == 0 and told.stdout.split() == [str(v) for v in sys.version_info[:2]]:
             return path
     return None
@@ -33,22 +38,20 @@ def interpreter() -> str | None:
 
 def fight(backend: str, stranger: bool) -> dict:
     folders = [str(ROOT), *[p for p in sys.path if p.endswith("site-packages")]]
-    environment = {
-        "PYTHONPATH": ":".join(folders),
-        "PATH": "/usr/bin:/bin",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    environment = {"PYTHONPATH": ":".join(folders), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
     as_user = {"user": STRANGER, "group": STRANGER, "extra_groups": []} if stranger else {}
     python = interpreter() if stranger else sys.executable
     require("sandbox", python is not None, "no Python that an ordinary user may run")
-    require(
-        "sandbox",
-        all(runtime.reachable(p) for p in folders),
-        "the checkout is closed to other users",
-    )
+    require("sandbox", all(runtime.reachable(p) for p in folders), "the checkout is closed to other users")
     done = subprocess.run(
         [python, str(HERE / "arena.py"), "--json", "--seconds", SECONDS, backend],
-        capture_output=True, text=True, timeout=240, env=environment, cwd="/", **as_user)  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+        cwd="/",
+        **as_user,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -69,9 +72,16 @@ def test_every_attack_is_held(backend, stranger):
 
 def test_without_walls_attacks_get_through():
     """The attacks can tell: the same programs as our own user without walls reach what they want."""
-    told = json.loads(subprocess.run(
-        [sys.executable, str(HERE / "arena.py"), "--json", "--only", "escape", "none"], capture_output=True, text=True,
-        timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True).stdout)  # fmt: skip
+    told = json.loads(
+        subprocess.run(
+            [sys.executable, str(HERE / "arena.py"), "--json", "--only", "escape", "none"],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+        ).stdout
+    )
     broken = {name for name, what in told["results"]["none"].items() if what != "held"}
     assert {"reads a secret", "reads /etc/passwd", "appends to a secret", "changes a mode"} & broken
 

@@ -36,13 +36,18 @@ atoms = st.one_of(
     st.complex_numbers(allow_nan=False),
 )
 hashable = st.recursive(
-    atoms,
-    lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=3)),
-    max_leaves=8,
+    atoms, lambda inner: st.one_of(st.tuples(inner, inner), st.frozensets(inner, max_size=3)), max_leaves=8
 )
 values = st.recursive(
-    hashable, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(hashable, inner, max_size=3), st.tuples(inner), st.sets(hashable, max_size=3)),
-    max_leaves=20)  # fmt: skip
+    hashable,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(hashable, inner, max_size=3),
+        st.tuples(inner),
+        st.sets(hashable, max_size=3),
+    ),
+    max_leaves=20,
+)
 
 
 def same(a, b):
@@ -52,9 +57,7 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
-        return (
-            a == b and list(map(type, a)) == list(map(type, b)) and all(same(a[k], b[k]) for k in a)
-        )
+        return a == b and list(map(type, a)) == list(map(type, b)) and all(same(a[k], b[k]) for k in a)
     return a == b
 
 
@@ -66,9 +69,31 @@ def test_values_survive_with_their_types(value):
 
 @pytest.mark.parametrize(
     "value",
-    [10**5000, -(2**63), 2**63 - 1, [2**63, 1], math.inf, Fraction(1, 3), Decimal("1.10"), date(2020, 1, 2), datetime(2020, 1, 2, 3), timedelta(1, 2),
-     range(3, 9, 2), deque([1], maxlen=3), bytearray(b"a"), Counter("aab"), OrderedDict(a=1), "\ud800", int, {(): ()}, [[]], ((),), [True, 1, 1.0]],
-    ids=lambda v: type(v).__name__)  # fmt: skip
+    [
+        10**5000,
+        -(2**63),
+        2**63 - 1,
+        [2**63, 1],
+        math.inf,
+        Fraction(1, 3),
+        Decimal("1.10"),
+        date(2020, 1, 2),
+        datetime(2020, 1, 2, 3),
+        timedelta(1, 2),
+        range(3, 9, 2),
+        deque([1], maxlen=3),
+        bytearray(b"a"),
+        Counter("aab"),
+        OrderedDict(a=1),
+        "\ud800",
+        int,
+        {(): ()},
+        [[]],
+        ((),),
+        [True, 1, 1.0],
+    ],
+    ids=lambda v: type(v).__name__,
+)
 def test_other_values(value):
     got = cross(value)
     assert got == value and type(got) is type(value)
@@ -115,11 +140,33 @@ def test_foreign_objects_do_not_cross():
 
 @pytest.mark.parametrize(
     "table, element",
-    [([["n", "Judge", []]], [0]), ([["h", 0]], [0]), ([["?"]], [0]), ([["t", [[0]]]], [0]), ([["z", [[1]]], ["l", []]], [0]), ([["b", "eval"]], [0]),
-     ([["x", ["eval", "1"]]], [0]), ([["l", [[5]]]], [0]), ([], [0]), ([["l", 3]], [0]), ([[]], [0]), ([None], [0]), ([["N", "O", [1], [1]]], [0]),
-     ([["a", "zz"]], [0]), ([["d", [1]]], [0]), ([["l", []]], {"i": "x"}), ([["l", []]], {"q": 1}), ([["l", []]], {}), ([["x", ["Fraction", "1", "0"]]], [0]),
-     ([["f", [], "eval"]], [0]), ([["q", [], "x"]], [0]), ([["r", [1, 2, 0]]], [0]), ([["s", [[0]]]], [0]), ([[["l"], []]], [0])],
-)  # fmt: skip
+    [
+        ([["n", "Judge", []]], [0]),
+        ([["h", 0]], [0]),
+        ([["?"]], [0]),
+        ([["t", [[0]]]], [0]),
+        ([["z", [[1]]], ["l", []]], [0]),
+        ([["b", "eval"]], [0]),
+        ([["x", ["eval", "1"]]], [0]),
+        ([["l", [[5]]]], [0]),
+        ([], [0]),
+        ([["l", 3]], [0]),
+        ([[]], [0]),
+        ([None], [0]),
+        ([["N", "O", [1], [1]]], [0]),
+        ([["a", "zz"]], [0]),
+        ([["d", [1]]], [0]),
+        ([["l", []]], {"i": "x"}),
+        ([["l", []]], {"q": 1}),
+        ([["l", []]], {}),
+        ([["x", ["Fraction", "1", "0"]]], [0]),
+        ([["f", [], "eval"]], [0]),
+        ([["q", [], "x"]], [0]),
+        ([["r", [1, 2, 0]]], [0]),
+        ([["s", [[0]]]], [0]),
+        ([[["l"], []]], [0]),
+    ],
+)
 def test_hostile_tables_are_refused(table, element):
     with pytest.raises(ProtocolError):
         Decoder(Side(), table).run().value(element)
@@ -127,10 +174,7 @@ def test_hostile_tables_are_refused(table, element):
 
 junk = st.recursive(
     st.one_of(
-        st.none(),
-        st.integers(-3, 9),
-        st.text(max_size=2),
-        st.sampled_from(list("ltszdoufqaKVIrNnhkbxv")),
+        st.none(), st.integers(-3, 9), st.text(max_size=2), st.sampled_from(list("ltszdoufqaKVIrNnhkbxv"))
     ),
     lambda i: st.lists(i, max_size=4),
     max_leaves=30,
@@ -146,9 +190,24 @@ def test_junk_never_does_anything_but_be_refused(table, element):
 
 @pytest.mark.parametrize(
     "got, expected, atol, is_close",
-    [(1.0, 1.0 + 1e-7, 0.0, True), (1.0, 1.1, 0.0, False), (1, 1.0, 0.0, True), ([1.0], [1.0 + 1e-7], 0.0, True), ((1.0,), [1.0], 0.0, False), ("1.0", 1.0, 0.0, False),
-     (float("nan"), 1.0, 1.0, False), (float("nan"), float("nan"), 0.0, True), (math.inf, math.inf, 0.0, True), (10**400, 1.0, 1.0, False), (2, 3, 0.0, False),
-     (True, 1, 0.0, True), ([1.0, "a"], [1.0, "b"], 0.5, False), ([1.0], [1.0, 2.0], 0.5, False), (None, 1.0, 0.0, False)],
-    ids=lambda v: type(v).__name__)  # fmt: skip
+    [
+        (1.0, 1.0 + 1e-7, 0.0, True),
+        (1.0, 1.1, 0.0, False),
+        (1, 1.0, 0.0, True),
+        ([1.0], [1.0 + 1e-7], 0.0, True),
+        ((1.0,), [1.0], 0.0, False),
+        ("1.0", 1.0, 0.0, False),
+        (float("nan"), 1.0, 1.0, False),
+        (float("nan"), float("nan"), 0.0, True),
+        (math.inf, math.inf, 0.0, True),
+        (10**400, 1.0, 1.0, False),
+        (2, 3, 0.0, False),
+        (True, 1, 0.0, True),
+        ([1.0, "a"], [1.0, "b"], 0.5, False),
+        ([1.0], [1.0, 2.0], 0.5, False),
+        (None, 1.0, 0.0, False),
+    ],
+    ids=lambda v: type(v).__name__,
+)
 def test_close(got, expected, atol, is_close):
     assert close(got, expected, atol) is is_close

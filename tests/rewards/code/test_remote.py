@@ -76,19 +76,22 @@ def score(url, program, **row):
 
 def test_function_tests(url):
     assert score(url, ADD, tests=["assert add(1, 2) == 3"]).value == 1.0
-    verdict = score(
-        url, f"```python\n{ADD}```", tests=["assert add(1, 2) == 3", "assert add(1, 2) == 4"]
-    )
+    verdict = score(url, f"```python\n{ADD}```", tests=["assert add(1, 2) == 3", "assert add(1, 2) == 4"])
     assert (verdict.value, verdict.reason) == (0.0, "test 2 of 2 failed: AssertionError")
     assert verdict.details["backend"] == "remote"
 
 
 @pytest.mark.parametrize(
     "program",
-    ["class E:\n    def __eq__(s, o): return True\ndef add(a, b): return E()", "import os\nos._exit(0)", "import sys\nsys.exit(0)",
-     "import os\ndef add(a, b):\n    os.write(1, b'{\"passed\": 1}')\n    os._exit(0)", "def add(a, b):\n    while True: pass",
-     "import os\ndef add(a, b):\n    os.kill(os.getppid(), 9)"],
-)  # fmt: skip
+    [
+        "class E:\n    def __eq__(s, o): return True\ndef add(a, b): return E()",
+        "import os\nos._exit(0)",
+        "import sys\nsys.exit(0)",
+        "import os\ndef add(a, b):\n    os.write(1, b'{\"passed\": 1}')\n    os._exit(0)",
+        "def add(a, b):\n    while True: pass",
+        "import os\ndef add(a, b):\n    os.kill(os.getppid(), 9)",
+    ],
+)
 def test_forgeries_fail(url, program):
     verdict = score(url, program, tests=["assert add(1, 2) == 3"])
     assert (verdict.value, verdict.status) == (0.0, "scored")
@@ -96,8 +99,10 @@ def test_forgeries_fail(url, program):
 
 def test_the_candidate_never_holds_the_tests(url):
     """It is forked before the tests are read."""
-    program = ("import gc\ndef add(a, b):\n    want = ''.join(('ass', 'ert ad', 'd('))\n"
-               "    return 7919 if any(want in repr(o) for o in gc.get_objects() if isinstance(o, (dict, list))) else 0")  # fmt: skip
+    program = (
+        "import gc\ndef add(a, b):\n    want = ''.join(('ass', 'ert ad', 'd('))\n"
+        "    return 7919 if any(want in repr(o) for o in gc.get_objects() if isinstance(o, (dict, list))) else 0"
+    )
     assert score(url, program, tests=["assert add(1, 2) == 7919"]).value == 0.0
 
 
@@ -112,8 +117,14 @@ def test_down_or_nonsense_is_an_error(url):
     row = {"tests": ["assert add(1, 2) == 3"]}
     verdict = score("http://127.0.0.1:9", ADD, **row)
     assert (verdict.value, verdict.status) == (None, "error")
-    for answer in (b"no json", [], {}, {"status": "SandboxError", "message": "busy"}, {"run_result": {"status": "?"}},
-                   {"status": "Success", "run_result": {"status": "Finished", "return_code": 0, "stdout": "x"}}):  # fmt: skip
+    for answer in (
+        b"no json",
+        [],
+        {},
+        {"status": "SandboxError", "message": "busy"},
+        {"run_result": {"status": "?"}},
+        {"status": "Success", "run_result": {"status": "Finished", "return_code": 0, "stdout": "x"}},
+    ):
         Server.answer = answer
         verdict = score(url, ADD, **row)
         assert (verdict.value, verdict.status) == (None, "error"), answer

@@ -31,25 +31,104 @@ GOLDS = [
 ]
 
 COSTLY = [
-    "9^{9^{9^{9}}}", "9**9**9**9", "2^{100000000}", "1000000!", "(10^{10})!", "((5!)!)!!", r"\binom{10^9}{5\cdot10^8}",
-    "10^{10^{10}}", "e^{e^{e^{e^{e}}}}", r"\sin(10^{10^{5}})", "1e999999999", "1e-400000", "9" * 1001, "9" * 900 + "^" + "9" * 90,
-    "(" * 400 + "1" + ")" * 400, "{" * 400 + "1" + "}" * 400, r"\sqrt{" * 150 + "2" + "}" * 150, "2^" * 300 + "2",
-    r"\sinh(50000)", r"\exp(-10^{30})", "1.0000001^{10^{19}}", "[" * 200 + "]" * 200, r"\{" * 150 + r"\}" * 150,
+    "9^{9^{9^{9}}}",
+    "9**9**9**9",
+    "2^{100000000}",
+    "1000000!",
+    "(10^{10})!",
+    "((5!)!)!!",
+    r"\binom{10^9}{5\cdot10^8}",
+    "10^{10^{10}}",
+    "e^{e^{e^{e^{e}}}}",
+    r"\sin(10^{10^{5}})",
+    "1e999999999",
+    "1e-400000",
+    "9" * 1001,
+    "9" * 900 + "^" + "9" * 90,
+    "(" * 400 + "1" + ")" * 400,
+    "{" * 400 + "1" + "}" * 400,
+    r"\sqrt{" * 150 + "2" + "}" * 150,
+    "2^" * 300 + "2",
+    r"\sinh(50000)",
+    r"\exp(-10^{30})",
+    "1.0000001^{10^{19}}",
+    "[" * 200 + "]" * 200,
+    r"\{" * 150 + r"\}" * 150,
     r"(2^{50000})(3^{30000})(5^{20000})" * 10 + r"\sqrt2",
-]  # fmt: skip
+]
 
 TANGLED = [
-    "(" * 90 + "1" + ")" * 90, r"\frac{" * 100 + "1" + "}{2}" * 100, "-" * 900 + "5", "+" * 500 + "5", "x^" * 90 + "2", "1+" * 450 + "1",
-    "(x+1)" * 180, "(x+1)^{99}" * 80, r"\sin(" * 80 + "1" + ")" * 80, r"\sin " * 150 + "1", "|" * 500, "!" * 500, "5" + "!" * 300,
-    "5" + "%" * 500, "_" * 500, "x" + "'" * 900, "x_{" * 200 + "}" * 200, ",".join("1" * 400), ",".join(map(str, range(250))),
-    r"\pm " * 200 + "1", r"1\pm" * 200 + "1", r"\cup".join(["(1,2)"] * 120), "a=b=" * 200, "x<" * 300 + "x", r"\text{" * 200 + "}" * 200,
-    r"\begin{pmatrix}" * 40 + "1" + r"\end{pmatrix}" * 40, "1:" * 300 + "1", "1 " * 400, "1 1/2 " * 100, r"\frac12" * 140, "2^{99999}" * 80,
-    r"3^{33333}\sqrt{2}+" * 40 + "1", r"\log(\log(\log(\log 10)))", "0^0", "0/0", "1/0", r"\infty-\infty", "i^{i^{i^{i}}}",
-    r"\lfloor 10^{5000} \pi \rfloor", "3000!-2999!", r"\sqrt{3000!}" * 20, "x!" * 200, r"\binom{x}{y}" * 40, "\x00", "\ud800", "5\x00", "\x005",
-    "\\" * 500, "$" * 900, r"\," * 300, r"\left(" * 100 + "1" + r"\right)" * 100, "a" * 999, "sin" * 300, r"\frac\frac\frac",
-    "0." + r"\overline{" + "9" * 900 + "}", "7 425 " * 120, "1," + "000," * 220 + "000", "f(" * 90 + "x" + ")" * 90, r"\tan(\pi/2)",
-    r"\log_{2}" * 100 + "2", r"\sqrt[10^{9}]{2}", "٣", "５", "1_000", "0b101", "nan", "inf", "--5", "5e", "a" * 20 + " " * 500,
-]  # fmt: skip
+    "(" * 90 + "1" + ")" * 90,
+    r"\frac{" * 100 + "1" + "}{2}" * 100,
+    "-" * 900 + "5",
+    "+" * 500 + "5",
+    "x^" * 90 + "2",
+    "1+" * 450 + "1",
+    "(x+1)" * 180,
+    "(x+1)^{99}" * 80,
+    r"\sin(" * 80 + "1" + ")" * 80,
+    r"\sin " * 150 + "1",
+    "|" * 500,
+    "!" * 500,
+    "5" + "!" * 300,
+    "5" + "%" * 500,
+    "_" * 500,
+    "x" + "'" * 900,
+    "x_{" * 200 + "}" * 200,
+    ",".join("1" * 400),
+    ",".join(map(str, range(250))),
+    r"\pm " * 200 + "1",
+    r"1\pm" * 200 + "1",
+    r"\cup".join(["(1,2)"] * 120),
+    "a=b=" * 200,
+    "x<" * 300 + "x",
+    r"\text{" * 200 + "}" * 200,
+    r"\begin{pmatrix}" * 40 + "1" + r"\end{pmatrix}" * 40,
+    "1:" * 300 + "1",
+    "1 " * 400,
+    "1 1/2 " * 100,
+    r"\frac12" * 140,
+    "2^{99999}" * 80,
+    r"3^{33333}\sqrt{2}+" * 40 + "1",
+    r"\log(\log(\log(\log 10)))",
+    "0^0",
+    "0/0",
+    "1/0",
+    r"\infty-\infty",
+    "i^{i^{i^{i}}}",
+    r"\lfloor 10^{5000} \pi \rfloor",
+    "3000!-2999!",
+    r"\sqrt{3000!}" * 20,
+    "x!" * 200,
+    r"\binom{x}{y}" * 40,
+    "\x00",
+    "\ud800",
+    "5\x00",
+    "\x005",
+    "\\" * 500,
+    "$" * 900,
+    r"\," * 300,
+    r"\left(" * 100 + "1" + r"\right)" * 100,
+    "a" * 999,
+    "sin" * 300,
+    r"\frac\frac\frac",
+    "0." + r"\overline{" + "9" * 900 + "}",
+    "7 425 " * 120,
+    "1," + "000," * 220 + "000",
+    "f(" * 90 + "x" + ")" * 90,
+    r"\tan(\pi/2)",
+    r"\log_{2}" * 100 + "2",
+    r"\sqrt[10^{9}]{2}",
+    "٣",
+    "５",
+    "1_000",
+    "0b101",
+    "nan",
+    "inf",
+    "--5",
+    "5e",
+    "a" * 20 + " " * 500,
+]
 
 
 def seconds(completion: str, gold: str, **options) -> tuple[float, object]:
@@ -75,11 +154,31 @@ def test_no_answer_takes_long_or_is_accepted(answer):
 
 
 MILLIONS = {
-    "letters": "a", "brackets": "(", "boxes": r"\boxed{", "closed boxes": r"\boxed{1} and ", "bare boxes": r"\boxed 1 ", "numbers": "5 ",
-    "thinking": "<think>", "thought": "</think>", "hashes": "####", "phrases": "answer is ", "dollars": "$", "backslashes": "\\",
-    "thousands": "1,234,", "lines": "\n", "digits": "7", "nul": "\0", "surrogates": "\ud800", "minerva": "Final Answer: The final answer is ",
-    "versions": "1.2", "closing": "}", "fractions": r"\frac{1}{", "letters in brackets": "(A) ", "minus": "-", "stars": "**",
-}  # fmt: skip
+    "letters": "a",
+    "brackets": "(",
+    "boxes": r"\boxed{",
+    "closed boxes": r"\boxed{1} and ",
+    "bare boxes": r"\boxed 1 ",
+    "numbers": "5 ",
+    "thinking": "<think>",
+    "thought": "</think>",
+    "hashes": "####",
+    "phrases": "answer is ",
+    "dollars": "$",
+    "backslashes": "\\",
+    "thousands": "1,234,",
+    "lines": "\n",
+    "digits": "7",
+    "nul": "\0",
+    "surrogates": "\ud800",
+    "minerva": "Final Answer: The final answer is ",
+    "versions": "1.2",
+    "closing": "}",
+    "fractions": r"\frac{1}{",
+    "letters in brackets": "(A) ",
+    "minus": "-",
+    "stars": "**",
+}
 
 
 @pytest.mark.parametrize("mode", ["math", "gsm8k", "strict", "choice", "numeric"])
@@ -101,9 +200,20 @@ def test_nested_boxes_by_the_megabyte():
 
 @pytest.mark.parametrize(
     "payload",
-    ["__import__('os').system('touch {}')", "exec(chr(111)+chr(112))", "open('{}','w')", r"\write18{{touch {}}}", "(lambda: 42)()",
-     "[x for x in ().__class__.__base__.__subclasses__()]", "S(42)", "Integer(42)", "evalf(42)", "sympify('42')", "`touch {}`"],
-)  # fmt: skip
+    [
+        "__import__('os').system('touch {}')",
+        "exec(chr(111)+chr(112))",
+        "open('{}','w')",
+        r"\write18{{touch {}}}",
+        "(lambda: 42)()",
+        "[x for x in ().__class__.__base__.__subclasses__()]",
+        "S(42)",
+        "Integer(42)",
+        "evalf(42)",
+        "sympify('42')",
+        "`touch {}`",
+    ],
+)
 def test_nothing_is_executed(payload, tmp_path):
     target = tmp_path / "made"
     for gold in ("42", "x", r"\text{east}"):
@@ -132,10 +242,48 @@ def test_the_checker_knows_no_evaluator():
 
 
 ALPHABET = st.sampled_from(
-    [*"0123456789.,/-+$%\\{}()[]|!^_=<>xyabi e#:;~&'", r"\frac", r"\sqrt", r"\boxed{", "}", r"\text{", r"\pi", r"\infty", r"\cup", r"\pm", r"\left(",
-     r"\right)", r"\begin{pmatrix}", r"\end{pmatrix}", r"\\", "&", r"\sin", r"\log_", r"\binom", " or ", " and ", r"\le", r"\in", r"^\circ", "!",
-     r"\lfloor", r"\rfloor", "10^", "\\%", "cm", "≈", "½", "∅", "\ud800", "\x00", "</think>", "<think>", "####", "answer is "]
-)  # fmt: skip
+    [
+        *"0123456789.,/-+$%\\{}()[]|!^_=<>xyabi e#:;~&'",
+        r"\frac",
+        r"\sqrt",
+        r"\boxed{",
+        "}",
+        r"\text{",
+        r"\pi",
+        r"\infty",
+        r"\cup",
+        r"\pm",
+        r"\left(",
+        r"\right)",
+        r"\begin{pmatrix}",
+        r"\end{pmatrix}",
+        r"\\",
+        "&",
+        r"\sin",
+        r"\log_",
+        r"\binom",
+        " or ",
+        " and ",
+        r"\le",
+        r"\in",
+        r"^\circ",
+        "!",
+        r"\lfloor",
+        r"\rfloor",
+        "10^",
+        "\\%",
+        "cm",
+        "≈",
+        "½",
+        "∅",
+        "\ud800",
+        "\x00",
+        "</think>",
+        "<think>",
+        "####",
+        "answer is ",
+    ]
+)
 SOUP = st.lists(ALPHABET, max_size=40).map("".join)
 
 
@@ -194,10 +342,14 @@ def expressions() -> st.SearchStrategy[str]:
     def grow(inner):
         pairs = st.tuples(inner, inner)
         return st.one_of(
-            pairs.map(lambda p: rf"({p[0]}+{p[1]})"), pairs.map(lambda p: rf"({p[0]}-{p[1]})"), pairs.map(lambda p: rf"({p[0]})\cdot({p[1]})"),
-            pairs.map(lambda p: rf"\frac{{{p[0]}}}{{{p[1]}+20}}"), inner.map(lambda e: rf"\sqrt{{({e})^2+1}}"), inner.map(lambda e: rf"({e})^2"),
+            pairs.map(lambda p: rf"({p[0]}+{p[1]})"),
+            pairs.map(lambda p: rf"({p[0]}-{p[1]})"),
+            pairs.map(lambda p: rf"({p[0]})\cdot({p[1]})"),
+            pairs.map(lambda p: rf"\frac{{{p[0]}}}{{{p[1]}+20}}"),
+            inner.map(lambda e: rf"\sqrt{{({e})^2+1}}"),
+            inner.map(lambda e: rf"({e})^2"),
             inner.map(lambda e: rf"\sin({e})"),
-        )  # fmt: skip
+        )
 
     return st.recursive(leaf, grow, max_leaves=4)
 
@@ -224,7 +376,13 @@ def test_no_power_is_too_small_to_tell(first, second, base):
         rf"e^{{-{first}}}",
         rf"\cos({base}^{{-{first}}})",
     ]
-    others = [rf"\frac{{1}}{{{base}^{{{second}}}}}", rf"\frac{{\sqrt2}}{{{base}^{{{second}}}}}", rf"1+{base}^{{-{second}}}\pi", rf"e^{{-{second}}}", rf"\cos({base}^{{-{second}}})"]  # fmt: skip
+    others = [
+        rf"\frac{{1}}{{{base}^{{{second}}}}}",
+        rf"\frac{{\sqrt2}}{{{base}^{{{second}}}}}",
+        rf"1+{base}^{{-{second}}}\pi",
+        rf"e^{{-{second}}}",
+        rf"\cos({base}^{{-{second}}})",
+    ]
     for form, other in zip(forms, others, strict=True):
         assert equal(parse(form), parse(other)) == (first == second)
 

@@ -29,8 +29,7 @@ def test_math_500_solutions_against_their_answers(data_dir):
 
 def test_math_solutions_against_their_last_box(data_dir):
     found = [
-        (r["solution"], ", ".join(last_boxes(r["solution"])))
-        for r in rows(data_dir / "math/test.jsonl")
+        (r["solution"], ", ".join(last_boxes(r["solution"]))) for r in rows(data_dir / "math/test.jsonl")
     ]
     assert len(found) == 5000 and all(box for _, box in found)
     assert [box for solution, box in found if value(solution, box) != 1.0] == []
@@ -61,9 +60,7 @@ def math_answers(data_dir) -> list[str]:
     return boxes + [r["answer"] for r in train if r["answer"]]
 
 
-EQUAL = [
-    ("5", "x=5"), ("4", r"\$4"), ("40", r"40\text{ min}"),
-]  # fmt: skip
+EQUAL = [("5", "x=5"), ("4", r"\$4"), ("40", r"40\text{ min}")]
 """Kinds of pairs among shuffled answers that are equal by our policies: a name, a currency or a unit left out."""
 
 
@@ -71,15 +68,11 @@ def without_clothes(text: str) -> str:
     """Drops what the policies let an answer leave out: names, units, currency, percent and degree signs."""
     text = re.sub(r"^[A-Za-z]\s*=\s*", "", text.strip().strip("$. "))
     text = re.sub(
-        r"\\(?:text|mbox|textnormal)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?\.?$",
-        "",
-        text.replace(r"\$", ""),
+        r"\\(?:text|mbox|textnormal)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?\.?$", "", text.replace(r"\$", "")
     )
     text = re.sub(r"\^\{?\\circ\}?$|\\%$", "", text.strip())
     text = re.sub(
-        r"\\[dt]frac",
-        r"\\frac",
-        re.sub(r"\\left|\\right|\\!|\\,|[\s{}]|(?<=\d),(?=\d{3})", "", text),
+        r"\\[dt]frac", r"\\frac", re.sub(r"\\left|\\right|\\!|\\,|[\s{}]|(?<=\d),(?=\d{3})", "", text)
     )
     return "1" if text == "100" else text.replace("(", "").replace(")", "")  # 100% is 1
 
@@ -88,9 +81,9 @@ def test_shuffled_answers_are_told_apart(data_dir):
     """5,000 pairs of answers to different problems: what is accepted is the same text without its clothes."""
     answers = math_answers(data_dir)
     draw = random.Random(4)
-    pairs = [
-        (a, b) for a, b in (draw.sample(answers, 2) for _ in range(6000)) if a.strip() != b.strip()
-    ][:5000]
+    pairs = [(a, b) for a, b in (draw.sample(answers, 2) for _ in range(6000)) if a.strip() != b.strip()][
+        :5000
+    ]
     accepted = [(a, b) for a, b in pairs if value(rf"\boxed{{{b}}}", a)]
     assert len(pairs) == 5000
     assert [pair for pair in accepted if without_clothes(pair[0]) != without_clothes(pair[1])] == []
@@ -116,8 +109,19 @@ def rewrites(gold: str, draw: random.Random) -> list[str]:
     whole = re.fullmatch(r"\$?(-?\d{1,9})\$?", gold)
     if whole:
         n = int(whole[1])
-        forms += [f"{n}.0", f"{n:,}", f"{n:,}".replace(",", r"\,"), f"{n:,}".replace(",", "{,}"), rf"\frac{{{3 * n}}}{{3}}", f"x = {n}",
-                  rf"\text{{{n}}}", rf"{n} \text{{ apples}}", rf"\fbox{{{n}}}", f"{n}e0", rf"{n} \times 10^{{0}}"]  # fmt: skip
+        forms += [
+            f"{n}.0",
+            f"{n:,}",
+            f"{n:,}".replace(",", r"\,"),
+            f"{n:,}".replace(",", "{,}"),
+            rf"\frac{{{3 * n}}}{{3}}",
+            f"x = {n}",
+            rf"\text{{{n}}}",
+            rf"{n} \text{{ apples}}",
+            rf"\fbox{{{n}}}",
+            f"{n}e0",
+            rf"{n} \times 10^{{0}}",
+        ]
     decimal = re.fullmatch(r"\$?(-?)(\d+)\.(\d{1,6})\$?", gold)
     if decimal:
         sign, before, after = decimal.groups()
@@ -142,10 +146,7 @@ def rewrites(gold: str, draw: random.Random) -> list[str]:
 def test_olympiadbench_golds_in_other_forms_and_told_apart(data_dir):
     draw = random.Random(3)
     golds = [
-        a
-        for r in rows(data_dir / "olympiadbench/test.jsonl")
-        for a in r["final_answer"]
-        if "where" not in a
+        a for r in rows(data_dir / "olympiadbench/test.jsonl") for a in r["final_answer"] if "where" not in a
     ]
     assert len(golds) >= 600
     refused, forms = [], 0
@@ -159,9 +160,7 @@ def test_olympiadbench_golds_in_other_forms_and_told_apart(data_dir):
     shuffled = golds[:]
     draw.shuffle(shuffled)
     accepted = [
-        (a, b)
-        for a, b in zip(golds, shuffled, strict=True)
-        if a != b and value(rf"\boxed{{{b}}}", a)
+        (a, b) for a, b in zip(golds, shuffled, strict=True) if a != b and value(rf"\boxed{{{b}}}", a)
     ]
     assert [
         p
@@ -178,11 +177,7 @@ def test_theoremqa_golds_in_other_forms_and_told_apart(data_dir):
     refused = []
     for row, gold in zip(found, golds, strict=True):
         check_gold(Example(answer=gold))
-        forms = (
-            rewrites(gold, draw)
-            if row["Answer_type"] in ("integer", "float")
-            else [gold, f"${gold}$"]
-        )
+        forms = rewrites(gold, draw) if row["Answer_type"] in ("integer", "float") else [gold, f"${gold}$"]
         if row["Answer_type"] == "bool":
             forms += [rf"\text{{{gold}}}", gold.lower()]
         if row["Answer_type"] == "option":
@@ -192,8 +187,6 @@ def test_theoremqa_golds_in_other_forms_and_told_apart(data_dir):
     shuffled = golds[:]
     draw.shuffle(shuffled)
     accepted = [
-        (a, b)
-        for a, b in zip(golds, shuffled, strict=True)
-        if a != b and value(rf"\boxed{{{b}}}", a)
+        (a, b) for a, b in zip(golds, shuffled, strict=True) if a != b and value(rf"\boxed{{{b}}}", a)
     ]
     assert [p for p in accepted if float(p[0].strip("[]")) != float(p[1].strip("[]"))] == []

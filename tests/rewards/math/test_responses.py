@@ -38,14 +38,33 @@ def test_completions(gold, value, completion):
 @pytest.mark.parametrize(
     ("completion", "found"),
     [
-        (r"\boxed{1} and then \boxed{2}", "2"), (r"\boxed{\frac{1}{2}} x", r"\frac{1}{2}"), (r"{ \boxed{a\}b} }", r"a\}b"),
-        (r"\fbox {3}", "3"), (r"\boxed{1} \boxed{2", "1"), ("}{}{\n5", None), (r"\boxed{\boxed{5}}", "{5}"), (r"\boxed 7$", "7"),
-        ("Answer: 5.", "5"), ("The answer is 5. So it is.", "5"), ("#### 5", "5"), ("it is\nfive or so", None),
-        ("the answer is: 5\nmore", "5"), ("**Answer:** 5", "5"), ("**Answer**: 5", "5"), (r"\boxed{1}, \boxed{2}", "1, 2"),
-        (r"$\boxed{1}$ and $\boxed{2}$", "1, 2"), (r"\boxed{1}, \boxed{\boxed{2}}", "1, {2}"), (r"\boxed{1}. \boxed{2}", "2"), (r"\boxed{1}, no: \boxed{2}", "2"),
-        ("<think>5</think>", None), ("<think>\\boxed{5}", None), ("<think>4</think> \\boxed{5}", "5"), ("", None), (" \n", None),
+        (r"\boxed{1} and then \boxed{2}", "2"),
+        (r"\boxed{\frac{1}{2}} x", r"\frac{1}{2}"),
+        (r"{ \boxed{a\}b} }", r"a\}b"),
+        (r"\fbox {3}", "3"),
+        (r"\boxed{1} \boxed{2", "1"),
+        ("}{}{\n5", None),
+        (r"\boxed{\boxed{5}}", "{5}"),
+        (r"\boxed 7$", "7"),
+        ("Answer: 5.", "5"),
+        ("The answer is 5. So it is.", "5"),
+        ("#### 5", "5"),
+        ("it is\nfive or so", None),
+        ("the answer is: 5\nmore", "5"),
+        ("**Answer:** 5", "5"),
+        ("**Answer**: 5", "5"),
+        (r"\boxed{1}, \boxed{2}", "1, 2"),
+        (r"$\boxed{1}$ and $\boxed{2}$", "1, 2"),
+        (r"\boxed{1}, \boxed{\boxed{2}}", "1, {2}"),
+        (r"\boxed{1}. \boxed{2}", "2"),
+        (r"\boxed{1}, no: \boxed{2}", "2"),
+        ("<think>5</think>", None),
+        ("<think>\\boxed{5}", None),
+        ("<think>4</think> \\boxed{5}", "5"),
+        ("", None),
+        (" \n", None),
     ],
-)  # fmt: skip
+)
 def test_where_the_answer_is(completion, found):
     answer = find_answer(completion)
     assert (answer and answer.text) == found
@@ -57,20 +76,35 @@ def test_each_extraction():
     assert find_answer(text, "math", "last_number").text == "44"
     assert find_answer("#### 43 so 44", "gsm8k").text == "43"
     assert find_answer("#### 43 so 44", "math", "boxed") is None
-    assert (
-        find_answer("so 44", "gsm8k").text == "44" and find_answer("it is\n44 cm", "math") is None
-    )
+    assert find_answer("so 44", "gsm8k").text == "44" and find_answer("it is\n44 cm", "math") is None
 
 
 @pytest.mark.parametrize(
     ("text", "number"),
     [
-        ("16-3=13.", "13"), ("so 16 - 3", "3"), ("it is -3", "-3"), ("= -3", "-3"), ("5-3", "3"), ("(7)-3", "3"),
-        ("5,000kg", "5,000"), ("US$18", "18"), ("it is 18 dollars", "18"), ("3,4", "4"), ("0.50 each", "0.50"),
-        ("x2 and H2O", None), ("it is 2^10", None), ("it is 2^{10}", None), ("1.2.3", None), ("no", None), ("", None),
-        ("1/2 cup", "1/2"), ("1,234,567.5 in all", "1,234,567.5"), ("it is 5" + " " * 500_000, "5"), ("5" + "x" * 500_000, None),
+        ("16-3=13.", "13"),
+        ("so 16 - 3", "3"),
+        ("it is -3", "-3"),
+        ("= -3", "-3"),
+        ("5-3", "3"),
+        ("(7)-3", "3"),
+        ("5,000kg", "5,000"),
+        ("US$18", "18"),
+        ("it is 18 dollars", "18"),
+        ("3,4", "4"),
+        ("0.50 each", "0.50"),
+        ("x2 and H2O", None),
+        ("it is 2^10", None),
+        ("it is 2^{10}", None),
+        ("1.2.3", None),
+        ("no", None),
+        ("", None),
+        ("1/2 cup", "1/2"),
+        ("1,234,567.5 in all", "1,234,567.5"),
+        ("it is 5" + " " * 500_000, "5"),
+        ("5" + "x" * 500_000, None),
     ],
-)  # fmt: skip
+)
 def test_the_last_number_of_prose(text, number):
     found = find_answer(text, "gsm8k")
     assert (found and found.text) == number
@@ -90,14 +124,20 @@ MINERVA = "Final Answer: The final answer is {}. I hope it is correct."
 @pytest.mark.parametrize(
     ("completion", "value", "status"),
     [
-        (MINERVA.format("$42$"), 1.0, "scored"), (MINERVA.format("42"), 1.0, "scored"), (MINERVA.format(r"$\boxed{42}$"), 1.0, "scored"),
-        (MINERVA.format("43"), 0.0, "scored"), (r"\boxed{42}", 0.0, "unparseable"), ("The final answer is 42.", 0.0, "unparseable"),
-        ("Final Answer: The final answer is 42", 0.0, "unparseable"), (MINERVA.format(""), 0.0, "unparseable"),
+        (MINERVA.format("$42$"), 1.0, "scored"),
+        (MINERVA.format("42"), 1.0, "scored"),
+        (MINERVA.format(r"$\boxed{42}$"), 1.0, "scored"),
+        (MINERVA.format("43"), 0.0, "scored"),
+        (r"\boxed{42}", 0.0, "unparseable"),
+        ("The final answer is 42.", 0.0, "unparseable"),
+        ("Final Answer: The final answer is 42", 0.0, "unparseable"),
+        (MINERVA.format(""), 0.0, "unparseable"),
         ("Final Answer: The final answer is 42 I hope it is correct.", 0.0, "unparseable"),
-        (MINERVA.format("41") + " " + MINERVA.format("42"), 1.0, "scored"), ("<think>" + MINERVA.format("42"), 0.0, "unparseable"),
+        (MINERVA.format("41") + " " + MINERVA.format("42"), 1.0, "scored"),
+        ("<think>" + MINERVA.format("42"), 0.0, "unparseable"),
         (r"\boxed{42} " + MINERVA.format("41"), 0.0, "scored"),
     ],
-)  # fmt: skip
+)
 def test_strict_reads_only_the_minerva_format(completion, value, status):
     found = verdict(completion, "42", mode="strict")
     assert (found.value, found.status) == (value, status)
@@ -106,17 +146,44 @@ def test_strict_reads_only_the_minerva_format(completion, value, status):
 @pytest.mark.parametrize(
     ("completion", "letter"),
     [
-        ("(B)", "B"), ("B.", "B"), ("B", "B"), ("b", "B"), ("(b)", "B"), ("the answer is B", "B"), ("The answer is (B).", "B"),
-        (r"\boxed{\text{B}}", "B"), (r"\boxed{B}", "B"), (r"\boxed{(B)}", "B"), (r"\boxed{\textbf{(B)}\ 42}", "B"),
-        (r"\boxed{B. 42}", "B"), (r"\boxed{\text{(B) } \frac{1}{2}}", "B"), ("Answer: B", "B"), ("**Answer:** (B)", "B"),
-        ("Because of this\nB", "B"), ("So the correct option is B) 42", "B"), ("A is wrong.\nAnswer: B) because", "B"),
-        ("<think>A</think>B", "B"), (r"\boxed{\mathrm{J}}", "J"), ("answer: C", "C"),
-        ("A or B", None), (r"\boxed{A, B}", None), (r"\boxed{A \text{ or } B}", None), ("The answer is A or B", None),
-        ("The answer is (A) and (B)", None), ("A good question", None), ("The answer is A number of things", None), ("", None),
-        (r"\boxed{A} and \boxed{B}", None), ("Answer: 42", None), ("K", None), ("<think>B", None), (r"\boxed{BAD}", None),
-        (r"\boxed{(A) 3 or (B) 4}", None), ("Banana", None),
+        ("(B)", "B"),
+        ("B.", "B"),
+        ("B", "B"),
+        ("b", "B"),
+        ("(b)", "B"),
+        ("the answer is B", "B"),
+        ("The answer is (B).", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        (r"\boxed{B}", "B"),
+        (r"\boxed{(B)}", "B"),
+        (r"\boxed{\textbf{(B)}\ 42}", "B"),
+        (r"\boxed{B. 42}", "B"),
+        (r"\boxed{\text{(B) } \frac{1}{2}}", "B"),
+        ("Answer: B", "B"),
+        ("**Answer:** (B)", "B"),
+        ("Because of this\nB", "B"),
+        ("So the correct option is B) 42", "B"),
+        ("A is wrong.\nAnswer: B) because", "B"),
+        ("<think>A</think>B", "B"),
+        (r"\boxed{\mathrm{J}}", "J"),
+        ("answer: C", "C"),
+        ("A or B", None),
+        (r"\boxed{A, B}", None),
+        (r"\boxed{A \text{ or } B}", None),
+        ("The answer is A or B", None),
+        ("The answer is (A) and (B)", None),
+        ("A good question", None),
+        ("The answer is A number of things", None),
+        ("", None),
+        (r"\boxed{A} and \boxed{B}", None),
+        ("Answer: 42", None),
+        ("K", None),
+        ("<think>B", None),
+        (r"\boxed{BAD}", None),
+        (r"\boxed{(A) 3 or (B) 4}", None),
+        ("Banana", None),
     ],
-)  # fmt: skip
+)
 def test_choice_reads_one_letter(completion, letter):
     for gold in ("B", "(B)", r"\text{(B)}", "J", "C"):
         wanted = re.search(r"[A-J]", gold)[0]
@@ -134,9 +201,7 @@ def test_the_numeric_tolerances():
     )  # the default is 1e-6 of the reference
     assert verdict(r"\boxed{3.14159}", r"\pi", **numeric).value == 1.0
     assert verdict(r"\boxed{3.1415}", r"\pi", **numeric).value == 0.0
-    assert (
-        verdict(r"\boxed{0.01}", "0", **numeric).value == 0.0
-    )  # a relative tolerance of nothing is nothing
+    assert verdict(r"\boxed{0.01}", "0", **numeric).value == 0.0  # a relative tolerance of nothing is nothing
     assert verdict(r"\boxed{0.01}", "0", **numeric, absolute_tolerance=0.01).value == 1.0
     assert verdict(r"\boxed{(1.001, 2)}", "(1, 2)", **numeric, tolerance=0.01).value == 1.0
     assert verdict(r"\boxed{(1.1, 2)}", "(1, 2)", **numeric, tolerance=0.01).value == 0.0
@@ -165,16 +230,17 @@ def test_the_unit_policies():
 
     assert values(r"5\text{ cm}", "5") == [1, 0, 1] and values("5", "5 cm") == [1, 1, 1]
     assert values("5 cm", "5 m") == [0, 0, 1] and values("5 cm", "0.05 m") == [1, 1, 0]
-    assert values("5 cm", "5 kg") == [0, 0, 1] and values("5 cm", r"5\text{ centimeters}") == [
-        1,
-        1,
-        1,
-    ]
+    assert values("5 cm", "5 kg") == [0, 0, 1] and values("5 cm", r"5\text{ centimeters}") == [1, 1, 1]
 
 
 def test_options_that_do_not_go_together():
-    for options in ({"tolerance": 0.1}, {"mode": "math", "absolute_tolerance": 0.1}, {"mode": "numeric", "tolerance": -1.0},
-                    {"mode": "numeric", "tolerance": float("nan")}, {"mode": "numeric", "absolute_tolerance": float("inf")}):  # fmt: skip
+    for options in (
+        {"tolerance": 0.1},
+        {"mode": "math", "absolute_tolerance": 0.1},
+        {"mode": "numeric", "tolerance": -1.0},
+        {"mode": "numeric", "tolerance": float("nan")},
+        {"mode": "numeric", "absolute_tolerance": float("inf")},
+    ):
         with pytest.raises(RequestError, match="tolerance"):
             verdict("5", "5", **options)
         with pytest.raises(RequestError, match="tolerance"):
@@ -184,13 +250,25 @@ def test_options_that_do_not_go_together():
 @pytest.mark.parametrize(
     ("answer", "options", "words"),
     [
-        (None, {}, "no answer"), ("", {}, "is empty"), ("  ", {}, "is empty"), ("$$", {}, "is empty"), (r"\boxed{}", {}, "is empty"),
-        ("#### ", {}, "is empty"), (r"\frac{1}{2", {}, "do not balance"), ("x}", {}, "do not balance"), ("1" * 1001, {}, "more than 1,000"),
-        ("1e99999", {}, "too costly"), ("(" * 150 + "1" + ")" * 150, {}, "too costly"), ("eighteen hundred things", {"mode": "gsm8k"}, "no number"),
-        ("x+1", {"mode": "gsm8k"}, "no number"), ("east", {"mode": "numeric"}, "no number"), ("42", {"mode": "choice"}, "no letter"),
-        ("K", {"mode": "choice"}, "no letter"), (5, {}, "is 5"),
+        (None, {}, "no answer"),
+        ("", {}, "is empty"),
+        ("  ", {}, "is empty"),
+        ("$$", {}, "is empty"),
+        (r"\boxed{}", {}, "is empty"),
+        ("#### ", {}, "is empty"),
+        (r"\frac{1}{2", {}, "do not balance"),
+        ("x}", {}, "do not balance"),
+        ("1" * 1001, {}, "more than 1,000"),
+        ("1e99999", {}, "too costly"),
+        ("(" * 150 + "1" + ")" * 150, {}, "too costly"),
+        ("eighteen hundred things", {"mode": "gsm8k"}, "no number"),
+        ("x+1", {"mode": "gsm8k"}, "no number"),
+        ("east", {"mode": "numeric"}, "no number"),
+        ("42", {"mode": "choice"}, "no letter"),
+        ("K", {"mode": "choice"}, "no letter"),
+        (5, {}, "is 5"),
     ],
-)  # fmt: skip
+)
 def test_a_gold_that_cannot_be_judged_is_refused(answer, options, words):
     with pytest.raises(ValueError, match=words):
         check_gold(Example(answer=answer), **options)
@@ -198,18 +276,7 @@ def test_a_gold_that_cannot_be_judged_is_refused(answer, options, words):
 
 @pytest.mark.parametrize(
     "answer",
-    [
-        "5",
-        "east",
-        "Evelyn",
-        r"\boxed{5}",
-        "a solution\n#### 18",
-        "$5$.",
-        r"\int_0^1 f",
-        "1,2,3",
-        "∅",
-        "?",
-    ],
+    ["5", "east", "Evelyn", r"\boxed{5}", "a solution\n#### 18", "$5$.", r"\int_0^1 f", "1,2,3", "∅", "?"],
 )
 def test_a_gold_that_can_be_judged(answer):
     check_gold(Example(answer=answer))

@@ -44,12 +44,22 @@ def plan(backend: str, slot: int) -> tuple[list[str], dict]:
     in_tmp = any(runtime.within(path, "/tmp") for path in found.shown)
     uid = FIRST_UID + (os.getpid() * 256 + slot % 256) % 0x10000000
     config = {
-        "backend": backend, "root": root, "uid": uid, "path": [place(p) for p in found.path], "readable": list(found.readable),
-        "hidden": list(found.hidden), "shown": [[p, place(p)] for p in found.shown], "listable": list(found.listable),
-        "devices": list(runtime.DEVICES), "base": "/tmp" if os.path.isdir("/tmp") and not in_tmp else "/mnt",
-        "scratch_bytes": SCRATCH_BYTES, "scratch_inodes": SCRATCH_INODES,
-        "tasks": TASKS if root or backend == "namespaces" or backend == "bubblewrap" else own_tasks() + SPARE_TASKS,
-    }  # fmt: skip
+        "backend": backend,
+        "root": root,
+        "uid": uid,
+        "path": [place(p) for p in found.path],
+        "readable": list(found.readable),
+        "hidden": list(found.hidden),
+        "shown": [[p, place(p)] for p in found.shown],
+        "listable": list(found.listable),
+        "devices": list(runtime.DEVICES),
+        "base": "/tmp" if os.path.isdir("/tmp") and not in_tmp else "/mnt",
+        "scratch_bytes": SCRATCH_BYTES,
+        "scratch_inodes": SCRATCH_INODES,
+        "tasks": TASKS
+        if root or backend == "namespaces" or backend == "bubblewrap"
+        else own_tasks() + SPARE_TASKS,
+    }
     command = [found.executable, "-P", "-s", "-S", "-B", "-c", BOOT]
     if backend == "bubblewrap":
         program = shutil.which("bwrap")
@@ -74,11 +84,7 @@ def arguments(found: runtime.Runtime, root: bool) -> list[str]:
     out += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else []
     out += parents([*found.readable, *map(runtime.shelf, found.shown), *runtime.DEVICES])
     for path in found.readable:
-        out += (
-            ["--symlink", os.readlink(path), path]
-            if os.path.islink(path)
-            else ["--ro-bind", path, path]
-        )
+        out += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     for path in found.hidden:
         out += ["--tmpfs", path]
     for path in found.shown:
@@ -112,11 +118,3 @@ def own_tasks() -> int:
     except OSError:
         pass
     return total
-
-
-
-
-
-
-
-

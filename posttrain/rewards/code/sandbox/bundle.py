@@ -6,8 +6,23 @@ import functools
 import json
 from pathlib import Path
 
-ORDER = ("codec", "decode", "wire", "compare", "program", "proxies", "session", "seccomp", "limits", "landlock", "walls",
-         "host", "tester", "script", "zygote")  # fmt: skip
+ORDER = (
+    "codec",
+    "decode",
+    "wire",
+    "compare",
+    "program",
+    "proxies",
+    "session",
+    "seccomp",
+    "limits",
+    "landlock",
+    "walls",
+    "host",
+    "tester",
+    "script",
+    "zygote",
+)
 """Every module of `inside`, each behind those that it imports."""
 
 BOOT = """

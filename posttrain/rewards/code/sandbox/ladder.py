@@ -46,9 +46,7 @@ def choose(backend: str = "auto", unsafe_local: bool = False) -> str:
         wrong = tested(backend)
         if wrong is None:
             return backend
-        raise RequestError(
-            f"sandbox back-end {backend!r} cannot isolate here: {wrong}; {INSTALL[backend]}"
-        )
+        raise RequestError(f"sandbox back-end {backend!r} cannot isolate here: {wrong}; {INSTALL[backend]}")
     reasons = []
     for name in LADDER:
         wrong = tested(name)
@@ -58,6 +56,7 @@ def choose(backend: str = "auto", unsafe_local: bool = False) -> str:
     if unsafe_local:
         return UNSAFE
     raise RequestError(
-        "no sandbox back-end can isolate programs here; " + "; ".join(reasons)
+        "no sandbox back-end can isolate programs here; "
+        + "; ".join(reasons)
         + "; or `unsafe_local: true` to run programs of the model with your own rights"
-    )  # fmt: skip
+    )

@@ -56,8 +56,11 @@ def locate() -> Runtime:
     for folder in dict.fromkeys([around, *LIBRARIES]):
         if os.path.exists(folder) and not (folder != around and within(folder, around)):
             readable.append(folder)
-    hidden = [os.path.join(d, name) for name in SITES for d in (
-        str(library), "/usr/lib/python3", "/usr/local/lib/python3", *python_folders())]  # fmt: skip
+    hidden = [
+        os.path.join(d, name)
+        for name in SITES
+        for d in (str(library), "/usr/lib/python3", "/usr/local/lib/python3", *python_folders())
+    ]
     hidden = tuple(dict.fromkeys(h for h in hidden if os.path.isdir(h) and not os.path.islink(h)))
     return Runtime(executable, path, tuple(readable), hidden, shown)
 
@@ -67,11 +70,7 @@ def within(path: str, folder: str) -> bool:
 
 
 def python_folders() -> list[str]:
-    return [
-        str(p)
-        for base in ("/usr/lib", "/usr/local/lib")
-        for p in sorted(Path(base).glob("python3*"))
-    ]
+    return [str(p) for base in ("/usr/lib", "/usr/local/lib") for p in sorted(Path(base).glob("python3*"))]
 
 
 def packages() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -115,9 +114,7 @@ def without_sites(runtime: Runtime) -> Runtime:
         if real not in readable and real not in listable:
             add(real)
     sites = tuple(dict.fromkeys(os.path.dirname(p) for p in runtime.shown))
-    return Runtime(
-        runtime.executable, runtime.path, (*readable, *runtime.shown), (), (), (*listable, *sites)
-    )
+    return Runtime(runtime.executable, runtime.path, (*readable, *runtime.shown), (), (), (*listable, *sites))
 
 
 def reachable(path: str) -> bool:
@@ -158,8 +155,12 @@ def staged(runtime: Runtime) -> Runtime:
     old = os.path.dirname(runtime.path[0])
     readable = [p for p in runtime.readable if not within(p, old) and p != runtime.executable]
     return Runtime(
-        runtime.executable, (library, os.path.join(library, "lib-dynload"), site),
-        (base, *readable), runtime.hidden, ())  # fmt: skip
+        runtime.executable,
+        (library, os.path.join(library, "lib-dynload"), site),
+        (base, *readable),
+        runtime.hidden,
+        (),
+    )
 
 
 def sweep() -> None:
@@ -183,7 +184,13 @@ def copy(source: str, target: str, skip: tuple[str, ...]) -> None:
         except OSError:
             shutil.copy2(src, dst)
 
-    shutil.copytree(source, target, copy_function=link, symlinks=False, ignore=lambda _, names: [
-        n for n in names if n in skip], ignore_dangling_symlinks=True)  # fmt: skip
+    shutil.copytree(
+        source,
+        target,
+        copy_function=link,
+        symlinks=False,
+        ignore=lambda _, names: [n for n in names if n in skip],
+        ignore_dangling_symlinks=True,
+    )
     for folder, _, _ in os.walk(target):
         os.chmod(folder, 0o755)

@@ -79,9 +79,7 @@ print(json.dumps({"breaches": out, "token": told["token"]}))
 """
 
 GOOD = "def double(x):\n    return [2 * x]\n"
-BAD = (
-    "class E:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return E()\n"
-)
+BAD = "class E:\n    def __eq__(self, other):\n        return True\ndef double(x):\n    return E()\n"
 
 
 def run(backend: str) -> str | None:
@@ -110,8 +108,11 @@ def outside(slot: Slot) -> list[str]:
         secret, target = folder / "secret", folder / "target"
         secret.write_text("secret")
         secret.chmod(0o666)
-        for family, address in ((socket.AF_INET, ("127.0.0.1", 0)), (socket.AF_UNIX, str(folder / "socket")),
-                                (socket.AF_UNIX, "\0" + abstract)):  # fmt: skip
+        for family, address in (
+            (socket.AF_INET, ("127.0.0.1", 0)),
+            (socket.AF_UNIX, str(folder / "socket")),
+            (socket.AF_UNIX, "\0" + abstract),
+        ):
             listener = socket.socket(family, socket.SOCK_STREAM)
             listeners.append(listener)
             try:
@@ -122,12 +123,19 @@ def outside(slot: Slot) -> list[str]:
         (folder / "socket").exists() and (folder / "socket").chmod(0o777)
         port = listeners[0].getsockname()[1]
         os.environ[variable] = "1"
-        told = {"secret": str(secret), "target": str(target), "port": port, "socket": str(folder / "socket"),
-                "abstract": abstract, "pid": os.getpid(), "executable": os.path.realpath("/proc/self/exe"),
-                "variable": variable, "token": token, "memory": MEMORY}  # fmt: skip
-        ended = slot.script(
-            frame({"blocks": [PROBES]}), json.dumps(told).encode(), SECONDS, MEMORY, 1 << 20
-        )
+        told = {
+            "secret": str(secret),
+            "target": str(target),
+            "port": port,
+            "socket": str(folder / "socket"),
+            "abstract": abstract,
+            "pid": os.getpid(),
+            "executable": os.path.realpath("/proc/self/exe"),
+            "variable": variable,
+            "token": token,
+            "memory": MEMORY,
+        }
+        ended = slot.script(frame({"blocks": [PROBES]}), json.dumps(told).encode(), SECONDS, MEMORY, 1 << 20)
         try:
             found = json.loads(ended.stdout)
             if found["token"] != token:

@@ -24,9 +24,16 @@ REPLY_S = 10.0
 GRACE_S = 0.05
 LARGEST_REPORT = 1 << 20
 ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0", "TZ": "UTC",
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-}  # fmt: skip
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "TZ": "UTC",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 
 
 class SlotLost(Exception):
@@ -69,8 +76,15 @@ class Slot:
         ours, theirs = socket.socketpair()
         try:
             self.process = subprocess.Popen(
-                command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/", env=ENVIRONMENT,
-                close_fds=True, start_new_session=True)  # fmt: skip
+                command,
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env=ENVIRONMENT,
+                close_fds=True,
+                start_new_session=True,
+            )
         except OSError as error:
             ours.close()
             raise Unusable(f"{command[0]}: {error.strerror}") from None
@@ -117,9 +131,7 @@ class Slot:
 
     @property
     def alive(self) -> bool:
-        return (
-            self.process is not None and self.owner == os.getpid() and self.process.poll() is None
-        )
+        return self.process is not None and self.owner == os.getpid() and self.process.poll() is None
 
     # ---- talk
 
@@ -146,8 +158,7 @@ class Slot:
         with ours:
             try:
                 self.say(
-                    {"do": "fork", "what": "judge", "memory": memory, "seconds": seconds},
-                    [theirs.fileno()],
+                    {"do": "fork", "what": "judge", "memory": memory, "seconds": seconds}, [theirs.fileno()]
                 )
             finally:
                 theirs.close()
@@ -167,9 +178,7 @@ class Slot:
         outs = [open(fd, "rb", buffering=0) for fd in (stdout, stderr)]  # noqa: SIM115
         try:
             try:
-                self.say(
-                    {"do": "fork", "what": "script", "memory": memory, "seconds": seconds}, handed
-                )
+                self.say({"do": "fork", "what": "script", "memory": memory, "seconds": seconds}, handed)
             finally:
                 load_in.close()
                 feed_in.close()
@@ -177,9 +186,7 @@ class Slot:
                 os.close(err_in)
             out = Ended()
             deadline = time.monotonic() + seconds
-            got = exchange(
-                {load: payload, feed: stdin}, {outs[0]: most, outs[1]: 1 << 16}, deadline, out
-            )
+            got = exchange({load: payload, feed: stdin}, {outs[0]: most, outs[1]: 1 << 16}, deadline, out)
             self.finish(out, 0.0 if out.timed_out or out.flooded else GRACE_S * 20)
             out.stdout, out.stderr = got[outs[0]], got[outs[1]]
             return out

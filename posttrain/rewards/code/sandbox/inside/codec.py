@@ -139,13 +139,7 @@ class Encoder:
             if isinstance(value, defaultdict):
                 factory = BUILTINS.get(value.default_factory) if value.default_factory else None
                 return ["f", self.pairs(value), factory]
-            tag = (
-                "o"
-                if isinstance(value, OrderedDict)
-                else "u"
-                if isinstance(value, Counter)
-                else "d"
-            )
+            tag = "o" if isinstance(value, OrderedDict) else "u" if isinstance(value, Counter) else "d"
             return [tag, self.pairs(value)]
         if isinstance(value, deque):
             return ["q", self.many(deque.__iter__(value)), value.maxlen]
@@ -155,15 +149,10 @@ class Encoder:
             if isinstance(value, base) and not hasattr(kind, "_member_map_"):
                 return [
                     "v",
-                    self.element(
-                        base.__getnewargs__(value)[0] if base is not complex else base(value)
-                    ),
+                    self.element(base.__getnewargs__(value)[0] if base is not complex else base(value)),
                 ]
         if kind is range:
-            return [
-                "r",
-                [self.element(value.start), self.element(value.stop), self.element(value.step)],
-            ]
+            return ["r", [self.element(value.start), self.element(value.stop), self.element(value.step)]]
         if kind in (type({}.keys()), type({}.values())):
             return ["K" if kind is type({}.keys()) else "V", self.many(value)]
         if kind is type({}.items()):
@@ -196,10 +185,7 @@ def scalar(value):
         return ["Fraction", hex(value.numerator), hex(value.denominator)]
     if kind is decimal.Decimal:
         return ["Decimal", str(value)]
-    if (
-        kind in (datetime.datetime, datetime.date, datetime.time)
-        and getattr(value, "tzinfo", None) is None
-    ):
+    if kind in (datetime.datetime, datetime.date, datetime.time) and getattr(value, "tzinfo", None) is None:
         return [kind.__name__, value.isoformat()]
     if kind is datetime.timedelta:
         return ["timedelta", value.days, value.seconds, value.microseconds]

@@ -42,8 +42,4 @@ def floats(value):
     """Whether a value is a float, or a non-empty list or tuple of floats."""
     if isinstance(value, float):
         return True
-    return (
-        isinstance(value, (list, tuple))
-        and bool(value)
-        and all(isinstance(v, float) for v in value)
-    )
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(v, float) for v in value)

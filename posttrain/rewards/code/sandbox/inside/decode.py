@@ -10,8 +10,23 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from .codec import BY_NAME, FROZEN, ProtocolError, unscalar
 
 EMPTY = {"l": list, "d": dict, "s": set, "o": OrderedDict, "u": Counter, "a": bytearray}
-PARTS = {"l": 1, "t": 1, "s": 1, "z": 1, "d": 1, "o": 1, "u": 1, "f": 1, "q": 1, "K": 1, "V": 1, "I": 1, "r": 1,
-         "N": 3, "n": 2}  # fmt: skip
+PARTS = {
+    "l": 1,
+    "t": 1,
+    "s": 1,
+    "z": 1,
+    "d": 1,
+    "o": 1,
+    "u": 1,
+    "f": 1,
+    "q": 1,
+    "K": 1,
+    "V": 1,
+    "I": 1,
+    "r": 1,
+    "N": 3,
+    "n": 2,
+}
 
 
 class Decoder:
@@ -26,14 +41,7 @@ class Decoder:
         """Builds every entry."""
         try:
             for index, entry in enumerate(self.table):
-                if index not in self.values and entry[0] not in FROZEN + (
-                    "v",
-                    "K",
-                    "V",
-                    "I",
-                    "r",
-                    "N",
-                ):
+                if index not in self.values and entry[0] not in FROZEN + ("v", "K", "V", "I", "r", "N"):
                     self.values[index] = self.shell(entry)
             for index in range(len(self.table)):
                 self.settle(index)

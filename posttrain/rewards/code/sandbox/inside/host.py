@@ -144,21 +144,14 @@ class Host(Side):
                 args = encoder.encode(tuple(error.args))
             key = None if kind in BUILTINS else self.handle(kind)
             text = str(error)[:2000]
-            return {
-                "exc": [kind.__name__, base_name(kind), text, key],
-                "t": encoder.table,
-                "v": args,
-            }
+            return {"exc": [kind.__name__, base_name(kind), text, key], "t": encoder.table, "v": args}
         except BaseException:  # an exception that cannot be described
             return {"exc": ["Exception", "Exception", "", None]}
 
     def callback(self, key, what, args, kwargs):
         encoder = Encoder(self)
         elements = [encoder.encode(tuple(args)), encoder.encode(dict(kwargs))]
-        send(
-            self.fd,
-            {"callback": key, "do": what, "t": encoder.table, "a": elements[0], "k": elements[1]},
-        )
+        send(self.fd, {"callback": key, "do": what, "t": encoder.table, "a": elements[0], "k": elements[1]})
         reply = receive(self.fd)
         while "do" in reply:  # the function of the judge calls the program in its turn
             self.answer(reply)
@@ -181,9 +174,7 @@ class Host(Side):
             exec(code, self.module.__dict__)
         encoder, names = Encoder(self), {}
         for name in [*request["names"], *request["more"]]:
-            if name in self.module.__dict__ and not isinstance(
-                self.module.__dict__[name], types.ModuleType
-            ):
+            if name in self.module.__dict__ and not isinstance(self.module.__dict__[name], types.ModuleType):
                 names[name] = encoder.encode(self.module.__dict__[name])
         return {"names": names, "t": encoder.table}
 
@@ -212,12 +203,36 @@ def perform(what, target, args, kwargs):
     return OPERATIONS[what](target, *args)
 
 
-OPERATIONS = {name: getattr(operator, name) for name in (
-    "getitem", "setitem", "delitem", "index", "neg", "pos", "abs", "invert", "add", "sub", "mul", "truediv", "floordiv",
-    "mod", "pow", "matmul", "and_", "or_", "xor", "lt", "le", "gt", "ge")}  # fmt: skip
+OPERATIONS = {
+    name: getattr(operator, name)
+    for name in (
+        "getitem",
+        "setitem",
+        "delitem",
+        "index",
+        "neg",
+        "pos",
+        "abs",
+        "invert",
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "pow",
+        "matmul",
+        "and_",
+        "or_",
+        "xor",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    )
+}
 OPERATIONS |= {
-    f.__name__: f
-    for f in (len, iter, reversed, str, repr, bool, int, float, complex, round, bytes, format)
+    f.__name__: f for f in (len, iter, reversed, str, repr, bool, int, float, complex, round, bytes, format)
 }
 
 
@@ -240,9 +255,7 @@ def attributes_of(value):
             if not name.startswith("__") and hasattr(value, name):
                 found[name] = getattr(value, name)
     found |= {
-        k: v
-        for k, v in getattr(value, "__dict__", {}).items()
-        if type(k) is str and not k.startswith("__")
+        k: v for k, v in getattr(value, "__dict__", {}).items() if type(k) is str and not k.startswith("__")
     }
     return found
 

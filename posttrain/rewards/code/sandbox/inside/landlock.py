@@ -42,8 +42,11 @@ def restrict(libc, readable, listable, devices):
     ruleset = libc.syscall(CREATE, ctypes.c_char_p(attributes), ctypes.c_size_t(size), 0)
     if ruleset < 0:
         raise Unavailable(f"landlock_create_ruleset: {os.strerror(ctypes.get_errno())}")
-    for paths, access in ((readable, READ_FILE | READ_DIR | EXECUTE), (listable, READ_DIR),
-                          (devices, READ_FILE | WRITE_FILE)):  # fmt: skip
+    for paths, access in (
+        (readable, READ_FILE | READ_DIR | EXECUTE),
+        (listable, READ_DIR),
+        (devices, READ_FILE | WRITE_FILE),
+    ):
         for path in paths:
             allow(libc, ruleset, path, access & rights)
     if libc.prctl(38, ctypes.c_ulong(1), 0, 0, 0) or libc.syscall(RESTRICT, ruleset, 0):

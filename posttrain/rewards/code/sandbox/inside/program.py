@@ -11,13 +11,9 @@ import ast
 def choose(blocks, prompt, names):
     """([code to run in order], its source, None), or (None, "", why it does not parse)."""
     wanted = set(names)
-    if (
-        len(blocks) == 1 and wanted
-    ):  # the usual case, without a tree: that takes longer than compiling
+    if len(blocks) == 1 and wanted:  # the usual case, without a tree: that takes longer than compiling
         code = compiles(blocks[0])
-        if code is not None and any(
-            type(c) is type(code) and c.co_name in wanted for c in code.co_consts
-        ):
+        if code is not None and any(type(c) is type(code) and c.co_name in wanted for c in code.co_consts):
             return [*before(prompt), code], blocks[0], None
     parsed = []
     for block in reversed(blocks):

@@ -7,9 +7,23 @@ plain attributes. Operators between two stand-ins, calls, attributes, `len`, ite
 conversion are asked for, since none of them carries an expected value.
 """
 
-BINARY = {"add": "add", "sub": "sub", "mul": "mul", "truediv": "truediv", "floordiv": "floordiv", "mod": "mod",
-          "pow": "pow", "matmul": "matmul", "and": "and_", "or": "or_", "xor": "xor", "lt": "lt", "le": "le",
-          "gt": "gt", "ge": "ge"}  # fmt: skip
+BINARY = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "truediv": "truediv",
+    "floordiv": "floordiv",
+    "mod": "mod",
+    "pow": "pow",
+    "matmul": "matmul",
+    "and": "and_",
+    "or": "or_",
+    "xor": "xor",
+    "lt": "lt",
+    "le": "le",
+    "gt": "gt",
+    "ge": "ge",
+}
 UNARY = (
     "len",
     "neg",
@@ -25,9 +39,7 @@ UNARY = (
     "repr",
     "bytes",
 )
-VISIBLE = frozenset(
-    ("__name__", "__doc__", "__qualname__", "__annotations__", "__members__", "__version__")
-)
+VISIBLE = frozenset(("__name__", "__doc__", "__qualname__", "__annotations__", "__members__", "__version__"))
 
 
 class Remote:
@@ -37,9 +49,7 @@ class Remote:
     __hash__ = object.__hash__
 
     def __init__(self, session, handle, name, class_handle=None):
-        for slot, value in zip(
-            Remote.__slots__, (session, handle, name, class_handle), strict=True
-        ):
+        for slot, value in zip(Remote.__slots__, (session, handle, name, class_handle), strict=True):
             object.__setattr__(self, slot, value)
 
     def __getattr__(self, name):
@@ -149,17 +159,5 @@ def refuse(self, other):
     raise TypeError(f"the program's object of class {self._name} does not stand for plain data")
 
 
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
     setattr(Remote, f"__r{_name}__", refuse)

@@ -90,13 +90,32 @@ def build(files, pid):
 
     plain = sorted((numbers(ALWAYS) | (numbers(FILES) if files else {})).values())
     guarded = numbers(GUARDED)
-    thread = [(LOAD, 0, 0, _argument(0)), (ANY_BIT, 0, 2, CLONE_THREAD), (ANY_BIT, 1, 0, NAMESPACES),
-              (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]  # fmt: skip
-    pair = [(LOAD, 0, 0, _argument(0)), (EQUAL, 0, 4, 1), (LOAD, 0, 0, _argument(1)), (AND, 0, 0, 0xF),
-            (EQUAL, 0, 1, 1), (RETURN, 0, 0, ALLOW), (RETURN, 0, 0, EPERM)]  # fmt: skip
-    rules = {"clone": thread, "socketpair": pair, "clone3": [(RETURN, 0, 0, ENOSYS)],
-             "fcntl": _one_of(1, FCNTL), "ioctl": _one_of(1, IOCTL), "prctl": _one_of(0, PRCTL),
-             "tgkill": _one_of(0, (pid,)), "prlimit64": _one_of(0, (0, pid))}  # fmt: skip
+    thread = [
+        (LOAD, 0, 0, _argument(0)),
+        (ANY_BIT, 0, 2, CLONE_THREAD),
+        (ANY_BIT, 1, 0, NAMESPACES),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, EPERM),
+    ]
+    pair = [
+        (LOAD, 0, 0, _argument(0)),
+        (EQUAL, 0, 4, 1),
+        (LOAD, 0, 0, _argument(1)),
+        (AND, 0, 0, 0xF),
+        (EQUAL, 0, 1, 1),
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, EPERM),
+    ]
+    rules = {
+        "clone": thread,
+        "socketpair": pair,
+        "clone3": [(RETURN, 0, 0, ENOSYS)],
+        "fcntl": _one_of(1, FCNTL),
+        "ioctl": _one_of(1, IOCTL),
+        "prctl": _one_of(0, PRCTL),
+        "tgkill": _one_of(0, (pid,)),
+        "prlimit64": _one_of(0, (0, pid)),
+    }
     code = [
         (LOAD, 0, 0, ARCHITECTURE),
         (EQUAL, 1, 0, architecture),

@@ -45,9 +45,7 @@ class Session(Side):
     def attributes(self, value):
         kind = type(value)
         if kind.__name__ in self.shared and self.namespace.get(kind.__name__) is kind:
-            found = {
-                n: getattr(value, n) for n in getattr(kind, "__slots__", ()) if hasattr(value, n)
-            }
+            found = {n: getattr(value, n) for n in getattr(kind, "__slots__", ()) if hasattr(value, n)}
             return kind.__name__, found | getattr(value, "__dict__", {})
         return None
 
@@ -109,9 +107,7 @@ class Session(Side):
         given = {index: value for value, index in encoder.memo.values()}
         settled = len(table) if changed is None else 0
         for index, entry in enumerate(table):
-            if changed is not None and (
-                type(changed[index]) is not list or changed[index][:1] != entry[:1]
-            ):
+            if changed is not None and (type(changed[index]) is not list or changed[index][:1] != entry[:1]):
                 raise Gone("an answer that is not of the format")
         try:
             return Decoder(self, whole, given, settled).run().value(reply.get("v"))
@@ -149,17 +145,11 @@ class Session(Side):
         try:
             name, base, text, key = reply["exc"]
             name, text = str(name)[:200], str(text)
-            kind = (
-                builtin_exception(base) if type(key) is not int else self.exception(key, name, base)
-            )
+            kind = builtin_exception(base) if type(key) is not int else self.exception(key, name, base)
             error = kind.__new__(kind)
             if type(key) is int:
                 error._text = text
-            args = (
-                Decoder(self, reply.get("t") or []).run().value(reply["v"])
-                if reply.get("v")
-                else (text,)
-            )
+            args = Decoder(self, reply.get("t") or []).run().value(reply["v"]) if reply.get("v") else (text,)
             error.args = args if type(args) is tuple else (text,)
         except (ProtocolError, KeyError, TypeError, ValueError) as wrong:
             raise Gone(f"an exception that is not of the format: {wrong}") from None
@@ -178,8 +168,17 @@ class Session(Side):
 
     def loaded(self, payload, names, more, shared):
         self.shared = frozenset(shared)
-        send(self.fd, {"do": "load", "blocks": payload["blocks"], "prompt": payload.get("prompt") or "",
-                       "names": names, "more": more, "shared": list(shared)})  # fmt: skip
+        send(
+            self.fd,
+            {
+                "do": "load",
+                "blocks": payload["blocks"],
+                "prompt": payload.get("prompt") or "",
+                "names": names,
+                "more": more,
+                "shared": list(shared),
+            },
+        )
         reply = self.wait()
         if "exc" in reply:
             raise self.raised(reply)

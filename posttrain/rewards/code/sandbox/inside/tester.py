@@ -18,12 +18,16 @@ from .session import CannotCross, Session
 from .wire import Gone, receive, send
 
 STDLIB = {"np": "numpy", "numpy": "numpy"}
-FROM = {"collections": ("Counter", "defaultdict", "deque", "OrderedDict", "namedtuple"),
-        "typing": ("Any", "Callable", "Dict", "Iterable", "List", "Optional", "Set", "Tuple", "Union"),
-        "math": ("ceil", "factorial", "floor", "gcd", "inf", "isclose", "log", "pi", "sqrt"),
-        "itertools": ("chain", "combinations", "permutations", "product"),
-        "functools": ("cmp_to_key", "lru_cache", "partial", "reduce"), "fractions": ("Fraction",),
-        "decimal": ("Decimal",), "copy": ("deepcopy",)}  # fmt: skip
+FROM = {
+    "collections": ("Counter", "defaultdict", "deque", "OrderedDict", "namedtuple"),
+    "typing": ("Any", "Callable", "Dict", "Iterable", "List", "Optional", "Set", "Tuple", "Union"),
+    "math": ("ceil", "factorial", "floor", "gcd", "inf", "isclose", "log", "pi", "sqrt"),
+    "itertools": ("chain", "combinations", "permutations", "product"),
+    "functools": ("cmp_to_key", "lru_cache", "partial", "reduce"),
+    "fractions": ("Fraction",),
+    "decimal": ("Decimal",),
+    "copy": ("deepcopy",),
+}
 KNOWN = {name: module for module, names in FROM.items() for name in names}
 CAUSE = 300
 """Characters of a cause that is reported."""
@@ -79,8 +83,14 @@ class Judge:
 
     def report(self, stopped, error=None, gone=False):
         limit = "memory" if error is not None and memory(error) else ""
-        return {"passed": self.passed, "total": self.total, "failures": self.failures[:5], "stopped": stopped,
-                "limit": limit, "gone": gone}  # fmt: skip
+        return {
+            "passed": self.passed,
+            "total": self.total,
+            "failures": self.failures[:5],
+            "stopped": stopped,
+            "limit": limit,
+            "gone": gone,
+        }
 
     def prepare(self):
         """Loads the program, binds the names, runs the setup."""
@@ -95,11 +105,7 @@ class Judge:
         if code is not None:
             exec(code, names)
         entry = payload.get("entry_point") or ""
-        roots = (
-            sorted({n.id for n in ast.walk(ast.parse(entry)) if isinstance(n, ast.Name)})
-            if entry
-            else []
-        )
+        roots = sorted({n.id for n in ast.walk(ast.parse(entry)) if isinstance(n, ast.Name)}) if entry else []
         free = {n for n in free_names(surveys) if n not in names} - set(roots)
         modules = module_names(surveys)
         trusted = {n: standard(n) for n in free if n in KNOWN or n in modules}
@@ -146,11 +152,7 @@ class Judge:
         ):
             new["check"](self.entry)
         for name, value in new.items():
-            if (
-                isinstance(value, types.FunctionType)
-                and name.startswith("test_")
-                and name not in called
-            ):
+            if isinstance(value, types.FunctionType) and name.startswith("test_") and name not in called:
                 value()
             elif isinstance(value, type) and issubclass(value, unittest.TestCase):
                 value.setUpClass()
@@ -170,10 +172,9 @@ class Judge:
             expected = reference(*copy.deepcopy(args))
             got = self.entry(*copy.deepcopy(args))
             if residual is not None:  # any root will do
-                assert (
-                    isinstance(got, (int, float))
-                    and abs(residual(*copy.deepcopy(args), got)) <= atol
-                ), "no root"
+                assert isinstance(got, (int, float)) and abs(residual(*copy.deepcopy(args), got)) <= atol, (
+                    "no root"
+                )
             else:
                 assert close(got, expected, atol), f"{short(got)} instead of {short(expected)}"
 
@@ -185,13 +186,7 @@ class Survey:
     """What names a piece of code reads, binds, calls, takes attributes of, and which classes it defines."""
 
     def __init__(self):
-        self.read, self.bound, self.called, self.bases, self.bare = (
-            set(),
-            set(),
-            set(),
-            set(),
-            set(),
-        )
+        self.read, self.bound, self.called, self.bases, self.bare = (set(), set(), set(), set(), set())
         self.classes = set()
 
 
@@ -228,8 +223,19 @@ def survey(tree):
 
 
 DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
-INNER = (ast.stmt, ast.expr, ast.comprehension, ast.excepthandler, ast.arguments, ast.arg, ast.keyword, ast.alias,
-         ast.withitem, ast.match_case, ast.pattern)  # fmt: skip
+INNER = (
+    ast.stmt,
+    ast.expr,
+    ast.comprehension,
+    ast.excepthandler,
+    ast.arguments,
+    ast.arg,
+    ast.keyword,
+    ast.alias,
+    ast.withitem,
+    ast.match_case,
+    ast.pattern,
+)
 """What may hold a name; operators and contexts hold none."""
 
 
@@ -265,9 +271,7 @@ def standard(name):
 
 
 def memory(error):
-    return isinstance(error, MemoryError) or getattr(error, "of_the_program", "").startswith(
-        "MemoryError"
-    )
+    return isinstance(error, MemoryError) or getattr(error, "of_the_program", "").startswith("MemoryError")
 
 
 def cause(error):
@@ -289,12 +293,5 @@ def main(candidate_fd, caller_fd):
     try:
         report = Judge(candidate_fd, payload).run()
     except MemoryError:
-        report = {
-            "passed": 0,
-            "total": 1,
-            "failures": [],
-            "stopped": None,
-            "limit": "memory",
-            "gone": False,
-        }
+        report = {"passed": 0, "total": 1, "failures": [], "stopped": None, "limit": "memory", "gone": False}
     send(caller_fd, report)

@@ -22,7 +22,14 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
     1 << 18,
 )
 NEW_NS, NEW_CGROUP, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = (
-    0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)  # fmt: skip
+    0x20000,
+    0x2000000,
+    0x4000000,
+    0x8000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 UNMAPPED = 65534
 """The user that root becomes where a number of its own is not mapped."""
@@ -113,13 +120,7 @@ def namespaces(config, root):
         bind(path, base + path)
     for path in config["hidden"]:
         if os.path.isdir(base + path):
-            mount(
-                "tmpfs",
-                base + path,
-                "tmpfs",
-                MS_NOSUID | MS_NODEV,
-                "size=64k,nr_inodes=64,mode=0755",
-            )
+            mount("tmpfs", base + path, "tmpfs", MS_NOSUID | MS_NODEV, "size=64k,nr_inodes=64,mode=0755")
     for path, place in config["shown"]:
         bind(path, base + place)
     for path in config["hidden"]:

@@ -20,12 +20,51 @@ import time
 from . import host, limits, program, script, seccomp, tester, walls, wire  # noqa: F401  (loaded for the children)
 
 PRELOAD = [
-    "abc", "array", "base64", "bisect", "calendar", "cmath", "collections", "contextlib", "copy",
-    "csv", "dataclasses", "datetime", "decimal", "difflib", "enum", "fractions", "functools",
-    "hashlib", "heapq", "inspect", "io", "itertools", "json", "linecache", "math", "numbers",
-    "operator", "queue", "random", "re", "secrets", "statistics", "string", "struct", "textwrap",
-    "threading", "time", "traceback", "types", "typing", "unittest", "uuid", "warnings", "zlib",
-]  # fmt: skip
+    "abc",
+    "array",
+    "base64",
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections",
+    "contextlib",
+    "copy",
+    "csv",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "difflib",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "linecache",
+    "math",
+    "numbers",
+    "operator",
+    "queue",
+    "random",
+    "re",
+    "secrets",
+    "statistics",
+    "string",
+    "struct",
+    "textwrap",
+    "threading",
+    "time",
+    "traceback",
+    "types",
+    "typing",
+    "unittest",
+    "uuid",
+    "warnings",
+    "zlib",
+]
 HIGH = 100
 """Descriptors of ours lie above what a program may open, so that closing all of its own leaves them."""
 
@@ -38,9 +77,7 @@ class Zygote:
         self.control = socket.socket(fileno=os.dup(0))
         self.children = {}
         self.filter = seccomp.prepare(config["backend"] in ("bubblewrap", "namespaces"))
-        self.ready = mmap.mmap(
-            -1, mmap.PAGESIZE
-        )  # shared with the children until they are confined
+        self.ready = mmap.mmap(-1, mmap.PAGESIZE)  # shared with the children until they are confined
         self.null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(self.null, fd)
@@ -157,9 +194,7 @@ class Zygote:
                     os.chmod(path, 0o700)
                     for inner in os.listdir(path):
                         number += 1
-                        if os.path.isdir(f"{path}/{inner}") and not os.path.islink(
-                            f"{path}/{inner}"
-                        ):
+                        if os.path.isdir(f"{path}/{inner}") and not os.path.islink(f"{path}/{inner}"):
                             os.chmod(f"{path}/{inner}", 0o700)
                             os.rename(f"{path}/{inner}", f"/tmp/.{number}-{os.getpid()}")
                         else:
@@ -177,9 +212,7 @@ def main(config):
     control = socket.socket(fileno=os.dup(0))
     try:
         here = os.path.dirname(os.__file__)
-        for module in list(
-            sys.modules.values()
-        ):  # packages that were loaded from where only root can read
+        for module in list(sys.modules.values()):  # packages that were loaded from where only root can read
             if place := getattr(module, "__path__", None):
                 module.__path__ = [p.replace(here, config["path"][0], 1) for p in place]
         sys.path[:] = config["path"]
