@@ -17,6 +17,7 @@ from posttrain.errors import WorkError
 from posttrain.recipe.sections import Gate
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.gates import record
+from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-9
@@ -54,7 +55,7 @@ class Measured:
     def of(cls, run: Path, gate: Gate) -> Measured:
         found = [
             {row["step"]: row for row in rows}  # the one written last, of a checkpoint made twice
-            for rows in ckpt.scores(run, gate.task, gate.metric).values()
+            for rows in scores(run, gate.task, gate.metric).values()
         ]
         return cls(gate, sorted(found, key=len, reverse=True))
 

@@ -21,7 +21,7 @@ from reference import rows  # noqa: E402
 
 from posttrain.rewards.code import check  # noqa: E402
 from posttrain.rewards.code.row import tests_of  # noqa: E402
-from posttrain.rewards.code.sandbox import backends, pool  # noqa: E402
+from posttrain.rewards.code.sandbox import ladder, pool  # noqa: E402
 from posttrain.types import Example  # noqa: E402
 
 
@@ -52,8 +52,8 @@ def main() -> None:
     print(f"{'how':28} {'checks/s':>9} {'right':>7}")
     speed, passed = measure(lambda r: plain(r[0], r[1]), found[: len(once)])
     print(f"{'plain subprocess, no walls':28} {speed:9.1f} {passed:3}/{len(once)}")
-    for backend in backends.LADDER:
-        if wrong := backends.tested(backend):
+    for backend in ladder.LADDER:
+        if wrong := ladder.tested(backend):
             print(f"{backend:28} not here: {wrong}")
             continue
         slots, limits = pool.pool(backend), check.Limits(60.0)

@@ -15,7 +15,7 @@ from posttrain.base.files import append_line, read_jsonl
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.sections import Gate
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.gates import record
+from posttrain.rundir.gates import gated, record
 from posttrain.training.gates import GateFailed, enforce, judge
 from tests.ranks import run_ranks
 
@@ -164,7 +164,7 @@ def test_the_file_says_the_failures_of_today(tmp_path):
     stamp = (run / "gates.jsonl").stat().st_mtime_ns
     assert record(run, tight) == [False, False]
     assert (run / "gates.jsonl").stat().st_mtime_ns == stamp and read_jsonl(run / "gates.jsonl") == tight
-    assert record(run, []) == [] and ckpt.gated(run) == set()
+    assert record(run, []) == [] and gated(run) == set()
 
 
 def test_a_marked_checkpoint_is_never_the_best(tmp_path):

@@ -12,7 +12,7 @@ from typing import Literal
 
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, row
-from posttrain.rewards.code.sandbox import backends
+from posttrain.rewards.code.sandbox import ladder
 from posttrain.rewards.code.sandbox.backends import Unusable
 from posttrain.rewards.code.sandbox.pool import pool
 from posttrain.rewards.registry import reward
@@ -29,7 +29,7 @@ def check_row(example: Example, **options) -> None:
 def missing() -> str | None:
     """Why no program can be isolated on this machine; None if one can."""
     try:
-        backends.choose("auto")
+        ladder.choose("auto")
     except RequestError as error:
         return str(error)
     return None
@@ -85,7 +85,7 @@ def code(
         if not url:
             raise RequestError("reward 'code': backend 'remote' needs `url`, the server's address")
         return remote.judge(completion, tests, limits, url)
-    chosen = backends.choose(backend, unsafe_local)
+    chosen = ladder.choose(backend, unsafe_local)
     try:
         return check.judge(completion, tests, limits, pool(chosen))
     except Unusable as error:

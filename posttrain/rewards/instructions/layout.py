@@ -80,10 +80,7 @@ def _bullet_lines(text: str) -> int:
 @instruction("detectable_format:constrained_response")
 def constrained_response(text: str, fixed: bool) -> str:
     """Holds one of three answers; `fixed`: is one of them, but for quotes and emphasis."""
-    if fixed:
-        followed = text.strip().strip("*_\"'` \n") in OPTIONS
-    else:
-        followed = any(one in text for one in OPTIONS)
+    followed = text.strip().strip("*_\"'` \n") in OPTIONS if fixed else any(one in text for one in OPTIONS)
     return unless(followed, "none of 'My answer is yes.', '... no.', '... maybe.'")
 
 

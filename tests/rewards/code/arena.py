@@ -25,7 +25,7 @@ from attacks import Attack, attacks
 
 from posttrain.rewards.code import check
 from posttrain.rewards.code.row import tests_of
-from posttrain.rewards.code.sandbox import backends, pool
+from posttrain.rewards.code.sandbox import ladder, pool
 from posttrain.rewards.code.sandbox.backends import Unusable
 from posttrain.types import Example
 
@@ -83,10 +83,7 @@ class Arena:
         before = self.secret.stat()
         if attack.before:
             self.score(attack.before, {"stdin_tests": [{"stdin": "", "stdout": ""}]})
-        if attack.tests:
-            row = {"tests": attack.tests}
-        else:
-            row = {"stdin_tests": [{"stdin": "", "stdout": "OUT"}]}
+        row = {"tests": attack.tests} if attack.tests else {"stdin_tests": [{"stdin": "", "stdout": "OUT"}]}
         start = time.monotonic()
         verdict = self.score(attack.program, row)
         spent = time.monotonic() - start
@@ -165,9 +162,7 @@ def main() -> int:
     if given.json:
         print(json.dumps({"uid": os.getuid(), "results": results}))
         return 0
-    print(
-        f"as user {os.getuid()}; self-tests: { {b: backends.tested(b) or 'holds' for b in given.backends} }"
-    )
+    print(f"as user {os.getuid()}; self-tests: { {b: ladder.tested(b) or 'holds' for b in given.backends} }")
     names = list(dict.fromkeys(n for r in results.values() for n in r))
     print(f"{'attack':44} " + " ".join(f"{b:14}" for b in given.backends))
     for name in names:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.rewards.code.sandbox import backends, runtime
+from posttrain.rewards.code.sandbox import ladder, runtime
 from tests.conftest import ROOT, require
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def fight(backend: str, stranger: bool) -> dict:
 @pytest.mark.parametrize("stranger", [False, True], ids=["this user", "ordinary user"])
 @pytest.mark.parametrize("backend", ["bubblewrap", "landlock"])
 def test_every_attack_is_held(backend, stranger):
-    require("sandbox", backends.tested(backend) is None, f"{backend}: {backends.tested(backend)}")
+    require("sandbox", ladder.tested(backend) is None, f"{backend}: {ladder.tested(backend)}")
     if stranger and os.getuid() != 0:
         pytest.skip("only root can become another user; `this user` is the ordinary one")
     told = fight(backend, stranger)

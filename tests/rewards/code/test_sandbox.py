@@ -17,7 +17,7 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, code
 from posttrain.rewards.code.row import tests_of as row_tests
-from posttrain.rewards.code.sandbox import backends, pool, runtime, selftest
+from posttrain.rewards.code.sandbox import ladder, pool, runtime, selftest
 from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 from posttrain.types import Example
 from tests.conftest import ROOT, require
@@ -28,7 +28,7 @@ ROW = Example(extra={"tests": ["assert add(2, 3) == 5"]})
 
 @pytest.fixture(scope="module", params=["bubblewrap", "namespaces", "landlock"])
 def own(request):
-    wrong = backends.tested(request.param)
+    wrong = ladder.tested(request.param)
     require("sandbox", wrong is None, f"{request.param}: {wrong}")
     found = pool.Pool(request.param, size=1)
     yield found
@@ -49,15 +49,15 @@ def test_the_self_test_sees_missing_walls():
 
 
 def test_a_named_back_end_that_does_not_hold_is_refused(monkeypatch):
-    monkeypatch.setitem(backends._tested, "bubblewrap", "a program in it reads a file outside")
+    monkeypatch.setitem(ladder._tested, "bubblewrap", "a program in it reads a file outside")
     with pytest.raises(RequestError, match="bubblewrap.*reads a file outside.*install bubblewrap"):
         code(ADD, ROW, backend="bubblewrap")
-    assert backends.choose("auto") != "bubblewrap"
+    assert ladder.choose("auto") != "bubblewrap"
 
 
 def test_nothing_holds(monkeypatch):
-    for name in backends.LADDER:
-        monkeypatch.setitem(backends._tested, name, "no")
+    for name in ladder.LADDER:
+        monkeypatch.setitem(ladder._tested, name, "no")
     with pytest.raises(RequestError, match="unsafe_local"):
         code(ADD, ROW)
     from posttrain.rewards.code import missing
@@ -218,7 +218,7 @@ def test_nothing_is_left_after_many_checks(own):
 
 def test_close_ends_every_process():
     before = descendants()
-    found = pool.Pool(backends.choose(), size=2)
+    found = pool.Pool(ladder.choose(), size=2)
     score(found, ADD)
     assert descendants() != before
     found.close()
@@ -234,7 +234,7 @@ def test_the_end_of_the_caller_ends_the_sandbox():
         "for b in sys.argv[1:]:\n    with pool(b).slot(9) as s:\n        s.start()\n"
         "print('up', flush=True)\ntime.sleep(60)\n"
     )
-    usable = [b for b in backends.LADDER if backends.tested(b) is None]
+    usable = [b for b in ladder.LADDER if ladder.tested(b) is None]
     run = subprocess.Popen(
         [sys.executable, "-c", program, *usable],
         stdout=subprocess.PIPE,
@@ -255,19 +255,19 @@ def test_the_end_of_the_caller_ends_the_sandbox():
 
 def test_a_forked_copy_has_slots_of_its_own():
     assert code(ADD, ROW).value == 1.0
-    here = [s.process.pid for s in pool.pool(backends.choose()).all if s.process]
+    here = [s.process.pid for s in pool.pool(ladder.choose()).all if s.process]
     child = os.fork()
     if child == 0:
         try:
             right = not pool._pools and code(ADD, ROW).value == 1.0
-            mine = [s.process.pid for s in pool.pool(backends.choose()).all if s.process]
+            mine = [s.process.pid for s in pool.pool(ladder.choose()).all if s.process]
             pool.close_all()
             os._exit(0 if right and mine and not set(mine) & set(here) else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert code(ADD, ROW).value == 1.0
-    assert [s.process.pid for s in pool.pool(backends.choose()).all if s.process][:1] == here[:1]
+    assert [s.process.pid for s in pool.pool(ladder.choose()).all if s.process][:1] == here[:1]
 
 
 def test_stop_twice_and_before_start():

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from posttrain.base.process import cores
-from posttrain.rewards.code.sandbox import backends
+from posttrain.rewards.code.sandbox import ladder
 from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ def _after_fork() -> None:
                 slot.control.close()
             slot.control = slot.process = None
     _pools.clear()
-    backends.after_fork()
+    ladder.after_fork()
 
 
 atexit.register(close_all)
