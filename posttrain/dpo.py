@@ -21,7 +21,6 @@ from trl import DPOConfig
 
 from posttrain.data.cache import cache_root
 from posttrain.data.collate import count_tokens
-from posttrain.data.prepare import TrainRows
 from posttrain.losses.preference import (
     LOSSES,
     NO_REFERENCE,
@@ -33,19 +32,22 @@ from posttrain.losses.preference import (
 )
 from posttrain.models.load import head_without_adapter
 from posttrain.recipe import DpoRecipe
+from posttrain.recipe.sections import Preference
 from posttrain.rundir.checkpoints import digest, resolve
-from posttrain.stages.launch import stage_main
-from posttrain.stages.train import run_stage
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.launch import launch_training
+from posttrain.stages.train import MakeScorer, TrainStage, run_training
 from posttrain.training.kto import KtoTrainer
 from posttrain.training.metrics import PairStats
-from posttrain.training.parts import StageParts
+from posttrain.training.parts import RowParts
 from posttrain.training.preference import PreferenceTrainer
 from posttrain.training.reference import (
     Key,
     Reference,
-    ReferenceRows,
+    ReferencedRows,
     ReferenceStore,
     frozen_reference,
+    referenced,
     refuse_other_reference,
     store_name,
 )
@@ -77,13 +79,12 @@ class DpoTrainer(PreferenceTrainer):
     remedy = ": usual for losses that only see the difference; preference.sft_weight holds them up"
 
     @classmethod
-    def mixed(cls, recipe: DpoRecipe, parts: StageParts, rows: Any, heldout: Any, known: Any) -> tuple:
-        """(rows, held-out rows, fingerprints of what the reference is asked besides the sources' rows)."""
-        return rows, heldout, []
+    def mixed(cls, parts: RowParts, known: dict[Key, Any], batch: int, max_length: int) -> ReferencedRows:
+        """The rows of the run, each with the reference's log-probabilities once `known` holds them."""
+        return referenced(parts, known)
 
-    def setup_loss(self, recipe: DpoRecipe, parts: StageParts) -> dict[str, PairStats]:
-        """Takes what the recipe says of the loss; returns the windows of what is logged."""
-        given = recipe.preference
+    def setup_loss(self, given: Preference, parts: RowParts) -> dict[str, PairStats]:
+        """Sets the loss; returns the windows of what is logged."""
         self.loss_name, self.sft_weight, self.sft_n = given.loss, given.sft_weight, given.sft_n
         self.options: PreferenceOptions = options_of(given)
         referenced = given.loss not in NO_REFERENCE
@@ -120,60 +121,60 @@ class DpoTrainer(PreferenceTrainer):
 # ---- what a run of this stage is made of -------------------------------------------------------------------
 
 
-def build(recipe: DpoRecipe, parts: StageParts) -> PreferenceTrainer:
-    """The trainer of this stage, from what `run_stage` has loaded."""
+def arguments(recipe: DpoRecipe) -> dict[str, Any]:
+    """Arguments of TRL's DPOConfig that only this stage sets."""
+    # The reference is ours (training/reference.py); asked to precompute, TRL loads no second model.
+    return {"max_length": None, "precompute_ref_log_probs": True}
+
+
+def build(recipe: DpoRecipe, parts: RowParts) -> PreferenceTrainer:
+    """The trainer of this stage."""
     kind = KtoTrainer if recipe.preference.loss == "kto" else DpoTrainer
     placeholder = Dataset.from_list([{"prompt_ids": [0], "chosen_ids": [0], "rejected_ids": [0]}])
     with head_without_adapter(parts.model):
         trainer = kind(
             model=parts.model,
-            args=parts.args,
+            args=parts.arguments,
             data_collator=kind.facts_of(parts.collator),
             train_dataset=placeholder,
             processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
+            peft_config=parts.adapter,
         )
     known: dict[Key, Any] = {}
-    rows = ReferenceRows(TrainRows(parts.prepared, parts.total_examples), known)
-    heldout = parts.heldout_rows()
-    heldout = None if heldout is None else ReferenceRows(heldout, known)
-    rows, heldout, more = kind.mixed(recipe, parts, rows, heldout, known)
+    rows = kind.mixed(parts, known, recipe.train.global_batch_size, recipe.data.max_length)
     reference = None
     if recipe.preference.loss not in NO_REFERENCE:
-        tables = [*parts.prepared.fingerprints, *more]
-        reference = _reference(recipe, parts, trainer, tables, rows, heldout, known)
-    trainer.setup_run(parts.run, rows, parts.guard, parts.stop, parts.facts, recipe.train.log_samples)
-    trainer.setup_preference(reference, heldout, trainer.setup_loss(recipe, parts))
+        reference = _reference(recipe, parts, trainer, rows, known)
+    trainer.setup_run(parts, rows.train, recipe.train.log_samples)
+    trainer.setup_preference(reference, rows.heldout, trainer.setup_loss(recipe.preference, parts))
     return trainer
 
 
 def _reference(
     recipe: DpoRecipe,
-    parts: StageParts,
+    parts: RowParts,
     trainer: PreferenceTrainer,
-    tables: list[str],
-    rows: Any,
-    heldout: Any,
+    rows: ReferencedRows,
     known: dict[Key, Any],
 ) -> Reference:
-    """The reference of a run; a second model is loaded where the policy cannot stand for it."""
+    """The reference of a run; a second model is loaded where the policy cannot take its place."""
     given = recipe.preference
     reference = Reference(live=given.reference == "live", other=given.reference_model is not None)
     if not reference.live:
         model = _reference_digest(recipe, parts)
-        names = [store_name(model, table) for table in tables]
+        names = [store_name(model, table) for table in [*parts.prepared.fingerprints, *rows.fingerprints]]
         folder = cache_root(recipe.data).parent / "reference"
         reference.store = ReferenceStore(folder, parts.run.path / "reference", names)
         known.update(reference.store.load())
         reference.known = known
-        reference.wanted = rows.places() | (heldout.places() if heldout is not None else {})
+        reference.wanted = rows.train.places() | (rows.heldout.places() if rows.heldout is not None else {})
     needed = reference.live and recipe.model.lora is None
     if needed or (reference.other and (reference.live or reference.missing)):
         reference.model = frozen_reference(
             recipe.model,
             given.reference_model,
             parts.tokenizer,
-            parts.init,
+            parts.start,
             recipe.train.seed,
             trainer.accelerator,
             given.reference_revision,
@@ -181,31 +182,38 @@ def _reference(
     return reference
 
 
-def _reference_digest(recipe: DpoRecipe, parts: StageParts) -> str:
-    """A content hash of the reference, and of the precision it is run in."""
+def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:
+    """A content hash of the reference, and of the precision of its forward."""
     named, made = recipe.preference.reference_model, ""
     if named is not None:
         place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision
     else:
-        place, revision = parts.init, recipe.model.revision
+        place, revision = parts.start, recipe.model.revision
         made = f" {recipe.model.from_config} {recipe.train.seed}"
     weights = digest(place) if place is not None and place.is_dir() else ""
     weights = weights or f"{place} {revision}{made}"
     return f"{weights} {parts.model.dtype} {recipe.train.bf16} {recipe.train.fp16}"
 
 
-def train(recipe: DpoRecipe, score_factory=None):
-    """Run the stage; see `posttrain.stages.train.run_stage`."""
+STAGE = TrainStage(DPOConfig, arguments, build)
+
+
+def train(recipe: DpoRecipe, make_scorer: MakeScorer | None = None) -> RunDir:
+    """Run the stage; see `posttrain.stages.train.run_training`."""
     given = recipe.preference
     refuse_other_reference(
-        recipe, given.reference_model, "preference.reference_model", given.reference_revision
+        recipe.model,
+        recipe.data.template,
+        given.reference_model,
+        "preference.reference_model",
+        given.reference_revision,
     )
-    return run_stage(recipe, build, DPOConfig, score_factory)
+    return run_training(recipe, STAGE, make_scorer)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m posttrain.dpo RECIPE [key=value ...]`."""
-    return stage_main("dpo", train, sys.argv[1:] if argv is None else argv)
+    """`python -m posttrain.dpo RECIPE [key=value ...]`; returns the exit code."""
+    return launch_training("dpo", train, argv)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from posttrain.rollouts.rates import Rate, by_count, rate_of
 from posttrain.rollouts.records import Row, groups_of
 from posttrain.rollouts.step_pairing import SAMPLED
 from posttrain.rundir.directory import RunDir
-from posttrain.stages.launch import sampling_main
-from posttrain.stages.sample import Sampler, run_sampling
+from posttrain.stages.launch import launch_sampling
+from posttrain.stages.sample import Loaded, Sampler, run_sampling
 
 log = logging.getLogger("posttrain.pairs")  # also as `__main__`
 
@@ -97,7 +97,7 @@ class PairsStage:
         return summary
 
     def _written(self, pair: Pair, prompt: Prompt, about: Row) -> Row:
-        row = written(pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.checkpoint)
+        row = written(pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.loaded.origin)
         return row | ({"teacher": self.options.teacher} if self.options.teacher else {})
 
     def _strategy(self) -> Callable[[Prompt, list[Row]], list[Pair]]:
@@ -105,17 +105,17 @@ class PairsStage:
         options, seed, name = self.options, self.recipe.seed, self.options.strategy
         if name in STRATEGIES:
             return lambda prompt, rows: STRATEGIES[name](rows, options, seed)
-        own = self.sampler
-        student = self._continuer(own.generator, own.tokenizer, own.template)
+        student = self._continuer(self.sampler.loaded)
         continuer = student
         if name == "cross_model":
-            generator, tokenizer, template, _ = own.load(str(options.teacher))
-            continuer = self._continuer(generator, tokenizer, template)
+            continuer = self._continuer(self.sampler.load(str(options.teacher)))
         return lambda prompt, rows: SAMPLED[name](rows, options, seed, continuer.of(prompt), student.count)
 
-    def _continuer(self, generator: Any, tokenizer: Any, template: Any) -> Continuer:
+    def _continuer(self, by: Loaded) -> Continuer:
         rollout, rewards = self.recipe.rollout, self.sampler.rewards
-        return Continuer(generator, tokenizer, template, rewards, rollout, self.recipe.seed, self._judged)
+        return Continuer(
+            by.generator, by.tokenizer, by.template, rewards, rollout, self.recipe.seed, self._judged
+        )
 
     def _judged(self, continuations: int, failed: int) -> None:
         self.continued += continuations
@@ -130,14 +130,14 @@ class PairsStage:
             )
 
 
-def train(recipe: PairsRecipe) -> RunDir:
+def sample(recipe: PairsRecipe) -> RunDir:
     """Run the stage; see `posttrain.stages.sample.run_sampling`."""
     return run_sampling(recipe, PairsStage)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m posttrain.pairs RECIPE [key=value ...]`."""
-    return sampling_main("pairs", train, sys.argv[1:] if argv is None else argv)
+    """`python -m posttrain.pairs RECIPE [key=value ...]`; returns the exit code."""
+    return launch_sampling("pairs", sample, argv)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from posttrain.rollouts.groups import Prompt
 from posttrain.rollouts.rates import Rate, by_count, rate_of
 from posttrain.rollouts.records import Row, groups_of
 from posttrain.rundir.directory import RunDir
-from posttrain.stages.launch import sampling_main
+from posttrain.stages.launch import launch_sampling
 from posttrain.stages.sample import Sampler, run_sampling
 
 log = logging.getLogger("posttrain.pass_rate")  # also as `__main__`
@@ -97,14 +97,14 @@ class PassRateStage:
         return kept
 
 
-def train(recipe: PassRateRecipe) -> RunDir:
+def sample(recipe: PassRateRecipe) -> RunDir:
     """Run the stage; see `posttrain.stages.sample.run_sampling`."""
     return run_sampling(recipe, PassRateStage)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m posttrain.pass_rate RECIPE [key=value ...]`."""
-    return sampling_main("pass_rate", train, sys.argv[1:] if argv is None else argv)
+    """`python -m posttrain.pass_rate RECIPE [key=value ...]`; returns the exit code."""
+    return launch_sampling("pass_rate", sample, argv)
 
 
 if __name__ == "__main__":

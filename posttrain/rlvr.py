@@ -24,31 +24,35 @@ from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 
 from posttrain.base.files import write_rows
+from posttrain.base.process import world_size
 from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
 from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
+from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
 from posttrain.models.head import attach_fused_head
 from posttrain.models.load import head_without_adapter
 from posttrain.recipe import RlvrRecipe
+from posttrain.recipe.plan import batch_plan
 from posttrain.rewards.compose import Composite
 from posttrain.rollouts.batch import Inputs, judged, micro_batches
 from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.records import rows_of
 from posttrain.rollouts.stats import RolloutStats, mean_of_window
-from posttrain.stages.launch import stage_main
-from posttrain.stages.train import run_stage
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.launch import launch_training
+from posttrain.stages.train import MakeScorer, TrainStage, run_training
 from posttrain.training.engines import whole_model
-from posttrain.training.parts import StageParts
+from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, refuse_other_reference, without_adapter
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
-LOUD = 0.01
-"""A share of failed checks above this is said aloud."""
+WARN_ABOVE = 0.01
+"""A share of failed checks above this is logged as a warning."""
 
 
 class Ticks(torch.utils.data.Dataset):
@@ -67,7 +71,7 @@ class Ticks(torch.utils.data.Dataset):
 class RlvrTrainer(RunTrainer, GRPOTrainer):
     """TRL's GRPOTrainer with our rollouts, the fused head and posttrain's checkpoints."""
 
-    def setup_rollouts(self, recipe: RlvrRecipe, parts: StageParts, rewards: Composite) -> None:
+    def setup_rollouts(self, recipe: RlvrRecipe, parts: PromptParts, rewards: Composite) -> None:
         """Replaces TRL's fused head and its sampling by ours; call after `setup_run`."""
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
         self.recipe, self.parts = recipe, parts
@@ -75,7 +79,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         if self.beta and (recipe.policy.reference or not is_peft_model(self.model)):
             place = recipe.policy.reference
             self.ref_model = frozen_reference(
-                recipe.model, place, parts.tokenizer, parts.init, recipe.train.seed, self.accelerator
+                recipe.model, place, parts.tokenizer, parts.start, recipe.train.seed, self.accelerator
             )
         self.source = RolloutSource(
             Prompts(parts.prepared),
@@ -90,9 +94,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self.stats = {"train": RolloutStats()}
         self._correction = "none"
         if recipe.rollout.backend != "transformers":
-            from posttrain.generation.vllm import vllm_generator
-
-            self._vllm = vllm_generator(self, recipe)
+            self._vllm = vllm_generator(self, recipe.model, recipe.data.max_length, recipe.rollout)
             self._correction = recipe.rollout.vllm.correction
             # what TRL's loss asks before it multiplies by the importance ratio
             self.use_vllm = True
@@ -127,7 +129,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             if self.state.global_step:
                 self._save_checkpoint(self.model_wrapped)
             raise Stopped(
-                f"stopped after step {self.state.global_step}; the same command goes on from there"
+                f"stopped after step {self.state.global_step}; run the same command to resume"
             ) from stop
         about = judged(drawn.groups, recipe.policy, recipe.rollout)
         self._write(drawn, about)
@@ -229,7 +231,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
         failed = [g for g in graded if g.failed]
         share, most = len(failed) / len(graded), self.recipe.rollout.max_failed
-        if share <= min(LOUD, most):
+        if share <= min(WARN_ABOVE, most):
             return
         reasons = Counter(
             f"{label}: {v.status}" + (f" ({v.reason})" if v.reason else "")
@@ -263,21 +265,51 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self.source.position = facts["prompts"]
 
 
-def build(recipe: RlvrRecipe, parts: StageParts) -> RlvrTrainer:
-    """The trainer of this stage, from what `run_stage` has loaded."""
+LOSSES = {"gspo": ("grpo", "sequence")}
+"""Loss of the recipe -> (loss_type, importance_sampling_level) of TRL, where they are not (its name, token)."""
+EPSILON = {"gspo": (3e-4, 4e-4), "cispo": (0.2, 5.0)}
+"""Usual (epsilon, epsilon_high) by loss; (0.2, the same) for the others."""
+
+
+def arguments(recipe: RlvrRecipe) -> dict[str, Any]:
+    """Arguments of TRL's GRPOConfig that only this stage sets. Rollouts, rewards and the reference are ours."""
+    policy, rollout = recipe.policy, recipe.rollout
+    loss, level = LOSSES.get(policy.loss, (policy.loss, "token"))
+    low, high = EPSILON.get(policy.loss, (0.2, None))
+    low = low if policy.epsilon is None else policy.epsilon
+    if policy.epsilon_high is not None or policy.epsilon is not None:
+        high = policy.epsilon_high
+    accumulation = batch_plan(recipe.train, world_size()).accumulation
+    return {
+        "num_generations": rollout.num_generations,
+        "max_completion_length": rollout.max_new_tokens,
+        "temperature": rollout.temperature,
+        "top_p": rollout.top_p,
+        "steps_per_generation": accumulation * rollout.steps_per_generation,
+        "num_iterations": policy.num_iterations,
+        "loss_type": loss,
+        "importance_sampling_level": level,
+        "epsilon": low,
+        "epsilon_high": low if high is None else high,
+        "beta": 0.0,  # set once our reference is loaded
+        "shuffle_dataset": False,
+    }
+
+
+def build(recipe: RlvrRecipe, parts: PromptParts) -> RlvrTrainer:
+    """The trainer of this stage."""
     rewards = Composite(recipe.rewards, recipe.success)
     with head_without_adapter(parts.model):
         trainer = RlvrTrainer(
             model=parts.model,
             reward_funcs=_none,
-            args=parts.args,
+            args=parts.arguments,
             train_dataset=Dataset.from_list([{"prompt": "."}]),
             processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
+            peft_config=parts.adapter,
         )
     trainer.data_collator = torch.tensor
-    ticks = Ticks(parts.args.max_steps * recipe.train.global_batch_size)
-    trainer.setup_run(parts.run, ticks, parts.guard, parts.stop, parts.facts)
+    trainer.setup_run(parts, Ticks(parts.arguments.max_steps * recipe.train.global_batch_size))
     trainer.setup_rollouts(recipe, parts, rewards)
     return trainer
 
@@ -287,15 +319,18 @@ def _none(completions: list[Any], **columns: Any) -> list[float]:
     raise NotImplementedError
 
 
-def train(recipe: RlvrRecipe, score_factory=None):
-    """Run the stage; see `posttrain.stages.train.run_stage`."""
-    refuse_other_reference(recipe, recipe.policy.reference, "policy.reference")
-    return run_stage(recipe, build, GRPOConfig, score_factory)
+STAGE = TrainStage(GRPOConfig, arguments, build)
+
+
+def train(recipe: RlvrRecipe, make_scorer: MakeScorer | None = None) -> RunDir:
+    """Run the stage; see `posttrain.stages.train.run_training`."""
+    refuse_other_reference(recipe.model, recipe.data.template, recipe.policy.reference, "policy.reference")
+    return run_training(recipe, STAGE, make_scorer)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m posttrain.rlvr RECIPE [key=value ...]`."""
-    return stage_main("rlvr", train, sys.argv[1:] if argv is None else argv)
+    """`python -m posttrain.rlvr RECIPE [key=value ...]`; returns the exit code."""
+    return launch_training("rlvr", train, argv)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,17 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flops_per_device
 
 from posttrain.data.collate import count_tokens
-from posttrain.data.prepare import TrainRows
+from posttrain.data.prepare import HeldoutRows
 from posttrain.losses import confidence
 from posttrain.models.head import FusedOutput, attach_fused_head
 from posttrain.models.load import head_without_adapter
 from posttrain.recipe import SftRecipe
-from posttrain.stages.launch import stage_main
-from posttrain.stages.train import run_stage
+from posttrain.recipe.schema import Loss
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.launch import launch_training
+from posttrain.stages.train import MakeScorer, TrainStage, run_training
 from posttrain.training.metrics import LossStats
-from posttrain.training.parts import StageParts
+from posttrain.training.parts import RowParts
 from posttrain.training.trainer import RunTrainer
 from posttrain_kernels import OnHost, count
 
@@ -56,14 +58,14 @@ class HostCopies:
 class SftTrainer(RunTrainer, SFTTrainer):
     """TRL's SFTTrainer with the mixture's order, the fused loss and posttrain's checkpoints."""
 
-    def setup_loss(self, recipe: SftRecipe, sources: list[str], heldout: Any | None) -> None:
+    def setup_loss(self, loss: Loss, sources: list[str], heldout: HeldoutRows | None) -> None:
         """Replaces TRL's fused head by ours; call after `setup_run`."""
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
-        self.loss_arguments = confidence.arguments(recipe.loss)
-        self.reduction = recipe.loss.reduction
-        self.external_p = recipe.loss.p == "external"
+        self.loss_arguments = confidence.arguments(loss)
+        self.reduction = loss.reduction
+        self.external_p = loss.p == "external"
         self.heldout = heldout
-        skipping = recipe.loss.skip_below is not None
+        skipping = loss.skip_below is not None
         self.stats = {mode: LossStats(self.args.device, sources, skipping) for mode in ("train", "heldout")}
 
     def _get_num_items_in_batch(self, batch_samples, device):
@@ -104,20 +106,11 @@ class SftTrainer(RunTrainer, SFTTrainer):
                 means["mfu"] = compute_mfu(flops, means["tokens_per_second"], self.args.world_size, peak)
         return means
 
-    @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+    def heldout_metrics(self) -> dict[str, float]:
         """Held-out loss: exact sums over all rows and ranks, not a mean of batch means."""
-        with self.untimed():
-            self.stats["heldout"].reset()
-            metrics = self._heldout_means()
-        return self.log_heldout(metrics, metric_key_prefix)
-
-    def _heldout_means(self) -> dict[str, float]:
-        self.model.eval()
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for real, batch in self.dealt(
-            [partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))]
-        ):
+        rows = [partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))]
+        for real, batch in self.dealt(rows):
             with self.compute_loss_context_manager():
                 one = torch.ones((), device=self.args.device)
                 out = self._forward(self.model_wrapped, batch, one)
@@ -125,52 +118,54 @@ class SftTrainer(RunTrainer, SFTTrainer):
                 self.stats["heldout"].add(out, batch)
                 total[0] += out.loss.double()
                 total[1] += self._count(batch)
-        self.model.train()
         loss, items = self.reduce(total).tolist()
-        return {
-            "loss": loss / (1.0 if self.reduction == "sum" else max(items, 1.0)),
-            **self.extra_metrics("heldout"),
-        }
+        per_item = loss / (1.0 if self.reduction == "sum" else max(items, 1.0))
+        return {"loss": per_item, **self.extra_metrics("heldout")}
 
 
-def build(recipe: SftRecipe, parts: StageParts) -> SftTrainer:
-    """The trainer of this stage, from what `run_stage` has loaded."""
+def arguments(recipe: SftRecipe) -> dict[str, Any]:
+    """Arguments of TRL's SFTConfig that only this stage sets."""
+    return {
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "completion_only_loss": False,
+        "shuffle_dataset": False,
+    }
+
+
+def build(recipe: SftRecipe, parts: RowParts) -> SftTrainer:
+    """The trainer of this stage."""
     config = parts.model.config.get_text_config()
     router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
+    # TRL wants a data set; the rows of the mixture take its place in `setup_run`
+    placeholder = Dataset.from_list([{"input_ids": [0], "labels": [0]}])
     with head_without_adapter(parts.model):
         trainer = SftTrainer(
             model=parts.model,
-            args=parts.args,
+            args=parts.arguments,
             data_collator=HostCopies(parts.collator),
-            train_dataset=Dataset.from_list(
-                [{"input_ids": [0], "labels": [0]}]
-            ),  # TRL wants one; ours comes next
+            train_dataset=placeholder,
             processing_class=parts.tokenizer,
-            peft_config=parts.peft_config,
+            peft_config=parts.adapter,
         )
     for name, value in router.items():
         setattr(config, name, value)
-    prepared = parts.prepared
-    trainer.setup_run(
-        parts.run,
-        TrainRows(prepared, parts.total_examples),
-        parts.guard,
-        parts.stop,
-        parts.facts,
-        recipe.train.log_samples,
-    )
-    trainer.setup_loss(recipe, prepared.names, parts.heldout_rows())
+    trainer.setup_run(parts, parts.train_rows(), recipe.train.log_samples)
+    trainer.setup_loss(recipe.loss, parts.prepared.names, parts.heldout_rows())
     return trainer
 
 
-def train(recipe: SftRecipe, score_factory=None):
-    """Run the stage; see `posttrain.stages.train.run_stage`."""
-    return run_stage(recipe, build, SFTConfig, score_factory)
+STAGE = TrainStage(SFTConfig, arguments, build)
+
+
+def train(recipe: SftRecipe, make_scorer: MakeScorer | None = None) -> RunDir:
+    """Run the stage; see `posttrain.stages.train.run_training`."""
+    return run_training(recipe, STAGE, make_scorer)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`python -m posttrain.sft RECIPE [key=value ...]`."""
-    return stage_main("sft", train, sys.argv[1:] if argv is None else argv)
+    """`python -m posttrain.sft RECIPE [key=value ...]`; returns the exit code."""
+    return launch_training("sft", train, argv)
 
 
 if __name__ == "__main__":

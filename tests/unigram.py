@@ -106,7 +106,7 @@ def run(path: Path, *overrides: str) -> Path:
     from posttrain.recipe import load
 
     recipe = load(path, list(overrides))
-    return (pairs if recipe.stage == "pairs" else pass_rate).train(recipe).path
+    return (pairs if recipe.stage == "pairs" else pass_rate).sample(recipe).path
 
 
 def rollouts(run: Path) -> list[dict]:

@@ -12,12 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from posttrain.data.shapes.catalogue import SHAPES, shape_of
+from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
 from posttrain.data.tokenize import RowError, TokenRow
 from posttrain.recipe import Recipe
+from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss
 
 COLOURS = (
@@ -40,7 +41,7 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     "spans": [[text, segment]]}, with segments as in `Span`; of a preference pair one for each `side`, of a labelled reply its
     label as `side`.
     """
-    tokenizer, _ = load_text(recipe, start)
+    tokenizer, _ = load_text(recipe.model, recipe.data.template, start)
     shape, labelled = SHAPES[shape_of(recipe)], shape_of(recipe) == "labelled"
     loss = getattr(recipe, "loss", Loss())
     data = replace(recipe.data, train_on="last") if recipe.stage == "dpo" else recipe.data

@@ -18,7 +18,7 @@ from typing import Any
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.recipe import Recipe
+from posttrain.recipe.schema import Model
 from posttrain.types import Message
 
 FOLDER = Path(__file__).parent / "templates"
@@ -205,20 +205,19 @@ def _file(name: str) -> str:
         raise RequestError(f"template {path}: not UTF-8") from None
 
 
-def load_text(recipe: Recipe, start: str) -> tuple[Any, Any]:
-    """(tokenizer, template), with every token that the recipe or the template needs.
+def load_text(model: Model, template: str, start: str) -> tuple[Any, Template]:
+    """(tokenizer, template), with every token that `model` or the template needs.
 
     `start` is the place that `model.init` stands for; its tokenizer is used where the recipe names none.
     `model.revision` is the model's: a tokenizer named apart is taken as it is.
     """
-    model = recipe.model
     revision = None if model.tokenizer else model.revision
     tokenizer = load_tokenizer(model.tokenizer or start, revision, model.trust_remote_code)
-    template = load_template(recipe.data.template, tokenizer)
-    tokens = [*model.add_tokens, *template.missing_tokens(tokenizer)]
+    loaded = load_template(template, tokenizer)
+    tokens = [*model.add_tokens, *loaded.missing_tokens(tokenizer)]
     if tokens:
         tokenizer.add_special_tokens(
             {"additional_special_tokens": tokens}, replace_extra_special_tokens=False
         )
-    template.apply_to(tokenizer)
-    return tokenizer, template
+    loaded.apply_to(tokenizer)
+    return tokenizer, loaded

@@ -17,14 +17,15 @@ adapters into the weights it copies), `model.revision` (vLLM reads the config by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling
 from posttrain.generation.local import end_tokens, refuse_prompts
-from posttrain.recipe import RlvrRecipe
+from posttrain.recipe.schema import Model
+from posttrain.recipe.sections import TrainRollout
 
 MODES = {"vllm_colocate": "colocate", "vllm_server": "server"}
 """`rollout.backend` -> TRL's mode."""
@@ -33,19 +34,24 @@ SERVED = ("server_base_url", "server_timeout")
 
 
 def vllm_settings(
-    recipe: RlvrRecipe, ranks: int, stops: Sequence[int] = (), positions: int | None = None
+    start: Model,
+    max_length: int,
+    rollout: TrainRollout,
+    ranks: int,
+    stops: Sequence[int] = (),
+    positions: int | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of `VLLMGeneration` besides the model, the accelerator and the tokenizer.
 
-    `ranks`: processes of the launch. `stops`: token ids that end a completion, the model's own besides. `positions`: the
+    `start`: the recipe's section `model`. `max_length`: tokens of a prompt at most. `ranks`: processes of the launch. `stops`: token ids that end a completion, the model's own besides. `positions`: the
     model's longest sequence.
 
     Raises:
         RequestError: settings that exclude each other, or that vLLM cannot have.
     """
-    r = recipe.rollout
-    length = recipe.data.max_length + r.max_new_tokens
-    wrong = list(_wrong(recipe, ranks))
+    r = rollout
+    length = max_length + r.max_new_tokens
+    wrong = list(_wrong(start, rollout, ranks))
     if positions is not None and length > positions:
         wrong.append(f"data.max_length + rollout.max_new_tokens = {length} is above the model's {positions}")
     if wrong:
@@ -57,7 +63,7 @@ def vllm_settings(
         own["max_model_length"] = length
     return own | {
         "mode": mode,
-        "trust_remote_code": recipe.model.trust_remote_code,
+        "trust_remote_code": start.trust_remote_code,
         "temperature": r.temperature,
         "top_p": r.top_p,
         "max_completion_length": r.max_new_tokens,
@@ -66,9 +72,8 @@ def vllm_settings(
     }
 
 
-def _wrong(recipe: RlvrRecipe, ranks: int):
-    """Sentences about `rollout`, of what cannot work."""
-    r, model = recipe.rollout, recipe.model
+def _wrong(model: Model, r: TrainRollout, ranks: int) -> Iterator[str]:
+    """A sentence for each setting of `rollout` that cannot work."""
     if r.backend not in MODES:
         yield f"rollout.backend = {r.backend} is not vLLM"
         return
@@ -123,11 +128,13 @@ def refuse_raw_log_probs(info: dict[str, Any]) -> None:
         )
 
 
-def vllm_generator(trainer: Any, recipe: RlvrRecipe) -> VllmGenerator:
+def vllm_generator(trainer: Any, start: Model, max_length: int, rollout: TrainRollout) -> VllmGenerator:
     """What `trainer`, an RLVR trainer that is set up, samples with: an engine that gets its weights after each step."""
     parts = trainer.parts
     return VllmGenerator.start(
-        recipe,
+        start,
+        max_length,
+        rollout,
         trainer.model,
         trainer.accelerator,
         parts.tokenizer,
@@ -148,7 +155,9 @@ class VllmGenerator:
     @classmethod
     def start(
         cls,
-        recipe: RlvrRecipe,
+        start: Model,
+        max_length: int,
+        rollout: TrainRollout,
         model: Any,
         accelerator: Any,
         tokenizer: Any,
@@ -161,18 +170,18 @@ class VllmGenerator:
             RequestError: see `vllm_settings`; no vLLM.
             WorkError: the server does not answer in time.
         """
-        refuse_without_vllm(recipe.rollout.backend)
+        refuse_without_vllm(rollout.backend)
         stops = end_tokens(model, tokenizer, stop_token_ids)
-        _refuse_grown(recipe.rollout.backend, model)
+        _refuse_grown(rollout.backend, model)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        settings = vllm_settings(recipe, accelerator.num_processes, stops, positions)
+        settings = vllm_settings(start, max_length, rollout, accelerator.num_processes, stops, positions)
         from trl.generation.vllm_generation import VLLMGeneration
 
         try:
             engine = VLLMGeneration(model, accelerator, tokenizer, **settings)
         except ConnectionError as error:
             raise WorkError(f"rollout.vllm: {error}") from error
-        corrected = recipe.rollout.vllm.correction != "none"
+        corrected = rollout.vllm.correction != "none"
         if corrected and engine.mode == "server" and accelerator.is_main_process:
             refuse_raw_log_probs(engine.vllm_client.get_server_info())
         return cls(engine, tokenizer, stops, step)

@@ -13,6 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
@@ -20,8 +21,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from posttrain.errors import RequestError
 from posttrain.models.head import refuse_unsupported_head
-from posttrain.recipe import TrainRecipe
-from posttrain.recipe.schema import Model
+from posttrain.recipe.schema import Lora, Model
 
 log = logging.getLogger(__name__)
 
@@ -194,13 +194,10 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     return model.eval().to(device)
 
 
-def lora_config(recipe: TrainRecipe) -> Any:
+def lora_config(lora: Lora | None) -> LoraConfig | None:
     """peft's LoraConfig, or None for full fine-tuning."""
-    lora = recipe.model.lora
     if lora is None:
         return None
-    from peft import LoraConfig
-
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
     try:
         return LoraConfig(

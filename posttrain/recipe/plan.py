@@ -10,8 +10,12 @@ import math
 from dataclasses import dataclass
 
 from posttrain.errors import RequestError
-from posttrain.recipe import Recipe, RlvrRecipe
+from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe
 from posttrain.recipe.schema import Train
+
+STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
+UNPAIRED = ("kto",)
+"""Preference losses of single replies."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,13 @@ def batch_plan(train: Train, ranks: int) -> BatchPlan:
     return BatchPlan(
         train.per_device_train_batch_size, ranks, train.global_batch_size // step, train.global_batch_size
     )
+
+
+def shape_of(recipe: Recipe) -> str:
+    """What a row of the recipe's sources is, a name of `posttrain.data.shapes.catalogue.SHAPES`."""
+    if isinstance(recipe, DpoRecipe) and recipe.preference.loss in UNPAIRED:
+        return "labelled"
+    return STAGE_SHAPES[recipe.stage]
 
 
 def rhythm(recipe: Recipe) -> int:

@@ -1,12 +1,11 @@
 """The command line of a stage: `python -m posttrain.sft RECIPE [key=value ...]`, alone or under a launcher.
 
-Wires training to evaluation (the scorer is handed in here), sets up logging, turns failures into exit codes and
-leaves the process group in order.
+Wires training to evaluation and report (the scorer is handed in here), sets up logging, turns failures into exit codes
+and ends the process group in order. Left out: the work itself (`train.py`, `sample.py`).
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
@@ -14,32 +13,51 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from transformers.utils.logging import disable_progress_bar
+
 from posttrain.base.files import write_text
 from posttrain.base.process import guarded, rank, world_size
+from posttrain.evaluate.checkpoint import score_checkpoint
 from posttrain.recipe import TrainRecipe, load_stage
+from posttrain.report.card import model_card
+from posttrain.report.page import write_report
+from posttrain.report.scorecard import write_scorecard
+from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
+from posttrain.rundir.reading import RunData
 
 log = logging.getLogger(__name__)
 
 
-def stage_main(stage: str, train: Callable, argv: list[str]) -> int:
-    """Command line of a stage: RECIPE [key=value ...]; returns the exit code."""
+def launch_training(stage: str, train: Callable[..., RunDir], argv: list[str] | None) -> int:
+    """Runs `train(recipe, scorer_for)` for the command line `argv` (default: that of the process); the exit code."""
 
-    def work() -> None:
-        run = train(load_stage(argv[0], argv[1:], stage), scorer_for)
+    def work(path: str, overrides: list[str]) -> None:
+        run = train(load_stage(path, overrides, stage), scorer_for)
         if rank() == 0:
-            describe(run)
+            last = all_complete(run.checkpoints)[-1]
+            write_text(run.path / "README.md", model_card(RunData.load(run.path), last.name))
+            _announce(run)
 
-    code = _main(stage, work, argv)
+    code = _launch(stage, work, argv)
     _leave(code)
     return code
 
 
+def launch_sampling(stage: str, sample: Callable[..., RunDir], argv: list[str] | None) -> int:
+    """As `launch_training`, for a stage that samples: no process group, no checkpoints, no scores."""
+
+    def work(path: str, overrides: list[str]) -> None:
+        run = sample(load_stage(path, overrides, stage))
+        if rank() == 0:
+            _announce(run)
+
+    return _launch(stage, work, argv)
+
+
 def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Path, int], None] | None:
     """The `Scorer` of a run: scores every task of its recipe, then renews the scorecard; None without tasks."""
-    from posttrain.evaluate.checkpoint import score_checkpoint
-    from posttrain.report.scorecard import write_scorecard
-
     tasks = recipe.evaluate.tasks
     if not tasks:
         return None
@@ -54,31 +72,21 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
     return score
 
 
-def sampling_main(stage: str, run_stage: Callable, argv: list[str]) -> int:
-    """As `stage_main`, for a stage that samples: no process group, no checkpoints, no scores."""
-
-    def work() -> None:
-        run = run_stage(load_stage(argv[0], argv[1:], stage))
-        if rank() == 0:
-            from posttrain.report.page import write_report
-
-            log.info("%s is finished; report: %s", run.path, write_report([run.path]))
-
-    return _main(stage, work, argv)
+def _announce(run: RunDir) -> None:
+    log.info("%s is finished; report: %s", run.path, write_report([run.path]))
 
 
-def _main(stage: str, work: Callable[[], None], argv: list[str]) -> int:
+def _launch(stage: str, work: Callable[[str, list[str]], None], argv: list[str] | None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
         return 0 if argv else 2
     setup_logging()
-    return guarded(work)
+    return guarded(lambda: work(argv[0], argv[1:]))
 
 
 def _leave(code: int) -> None:
     """End the process group on purpose: left to the interpreter's exit, its threads may abort the process."""
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         return
     if code == 0:
@@ -91,25 +99,12 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def describe(run: RunDir) -> None:
-    """The report and the model card of a finished run."""
-    from posttrain.report.card import model_card
-    from posttrain.report.page import write_report
-    from posttrain.rundir.checkpoints import all_complete
-    from posttrain.rundir.reading import RunData
-
-    last = all_complete(run.checkpoints)[-1]
-    write_text(run.path / "README.md", model_card(RunData.load(run.path), last.name))
-    log.info("%s is finished; report: %s", run.path, write_report([run.path]))
-
-
 def setup_logging() -> None:
     """Our own messages on stderr, from the main process; the libraries' only from warnings up."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        quiet = importlib.import_module("transformers.utils.logging")
-        quiet.disable_progress_bar()
+        disable_progress_bar()
     level = logging.INFO if rank() == 0 else logging.ERROR
     for name in ("posttrain", "posttrain_kernels"):
         logging.getLogger(name).setLevel(level)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import refuse_unwritable
-from posttrain.data.shapes.catalogue import SHAPES, Shape, shape_of
+from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.prompts import Asked, columns_of
 from posttrain.data.sources import list_files, open_rows
 from posttrain.data.tokens import RowError
@@ -21,6 +21,7 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
 from posttrain.recipe import Recipe, TrainRecipe
 from posttrain.recipe.build import Problems
+from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
 from posttrain.rundir.checkpoints import resolve
 

@@ -1,8 +1,8 @@
 """One run of a stage that samples and judges (pairs, pass_rate): from a checked recipe to a file of rows.
 
-Prompts are taken in chunks. What was sampled of a chunk lies in `rollouts/chunk-000012.jsonl`, what the stage makes of it
-in `parts/chunk-000012.jsonl`, each written whole: a killed run goes on with the first chunk that has no part, and
-samples no whole chunk twice. Processes take chunks in turn; the first waits for the parts of the others. Left out: vLLM.
+Prompts are taken in chunks. The completions of a chunk are in `rollouts/chunk-000012.jsonl`, what the stage makes of
+them in `parts/chunk-000012.jsonl`, each written in one step: a killed run resumes at the first chunk
+without a part, and samples no whole chunk twice. Ranks take chunks in turn; rank 0 waits for the parts of the others. Left out: vLLM.
 """
 
 from __future__ import annotations
@@ -16,49 +16,68 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
 
 from posttrain.base.files import read_jsonl, timestamp, write_json, write_rows
 from posttrain.base.process import rank, world_size
 from posttrain.base.stop import Stopped, StopRequest
+from posttrain.data.prepare import build as prepare
+from posttrain.data.template import Template, load_text
+from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
+from posttrain.generation.base import Generator
+from posttrain.generation.local import TransformersGenerator
+from posttrain.models.load import load_model
 from posttrain.recipe import SampleRecipe, recipe_hash
+from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss, Model
+from posttrain.recipe.sections import Rollout
+from posttrain.rewards.compose import Composite
 from posttrain.rollouts.groups import Prompt, Prompts, judge, sample
 from posttrain.rollouts.records import Row, rows_of
+from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
-from posttrain.stages.train import record_failure
+from posttrain.stages.preflight import preflight
+from posttrain.stages.record import claimed
+from posttrain.training.hardware import commit, hardware, versions
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 1800.0
 """Seconds that the main process waits for the next chunk of another one."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class Loaded:
+    """A model that samples."""
+
+    generator: Generator
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    origin: str
+    """Where its weights came from."""
+
+
+@dataclass(frozen=True)
 class Sampler:
     """What a stage may need besides the groups of a chunk."""
 
     recipe: SampleRecipe
     run: RunDir
-    tokenizer: Any
-    template: Any
-    generator: Any
-    rewards: Any
-    checkpoint: str
-    """Where the model that samples came from."""
+    loaded: Loaded
+    rewards: Composite
 
-    def load(self, place: str) -> Any:
-        """(generator, tokenizer, template, where it came from) of another model (a teacher), with its own tokenizer, and
-        its own template if it has one."""
-        from posttrain.data.tokenizers import load_tokenizer
-        from posttrain.rundir.checkpoints import resolve
-
-        own = Model(**{k: getattr(self.recipe.model, k) for k in ("dtype", "attention", "trust_remote_code")})
+    def load(self, place: str) -> Loaded:
+        """Another model (a teacher) with its own tokenizer, and with its own template if it has one."""
+        own = self.recipe.model
+        start = Model(
+            init=place, dtype=own.dtype, attention=own.attention, trust_remote_code=own.trust_remote_code
+        )
         tokenizer = load_tokenizer(resolve(place)[0], None, own.trust_remote_code)
         template = "tokenizer" if tokenizer.chat_template else self.recipe.data.template
-        data = replace(self.recipe.data, template=template)
-        return load_generator(replace(self.recipe, model=replace(own, init=place), data=data))
+        return load_generator(start, template, self.recipe.seed)
 
 
 class SamplingStage(Protocol):
@@ -76,96 +95,55 @@ class SamplingStage(Protocol):
 
 
 def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]) -> RunDir:
-    """Sample, judge and make the products of `recipe`; returns its run directory. Raises RequestError, WorkError."""
-    from posttrain.stages.preflight import preflight
-
+    """Sample, check and make the products of `recipe`; returns its run directory. Raises RequestError, WorkError."""
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    main = rank() == 0
-    if main:
-        _claim(recipe, run)
-    try:
-        with StopRequest() as stop:
-            _run(recipe, run, stage, stop)
-    except BaseException as error:
-        begun = run.info().get("status") == "running"  # else it was refused before that
-        if main and begun:
-            record_failure(run, error)
-        raise
-    finally:
-        run.unlock()
+    with claimed(run, recipe) as resumed, StopRequest() as stop:
+        if rank() == 0 and not resumed:
+            for stale in run.path.glob("rollouts/chunk-*"):
+                stale.unlink()  # of an attempt that had made nothing of it yet
+        _run(recipe, run, stage, stop)
     return run
 
 
-def _claim(recipe: SampleRecipe, run: RunDir) -> None:
-    run.lock()
-    try:
-        if not run.check_same(recipe):
-            for stale in run.path.glob("rollouts/chunk-*"):
-                stale.unlink()  # of an attempt that had made nothing of it yet
-    except BaseException:
-        run.unlock()
-        raise
-
-
-def load_generator(recipe: SampleRecipe) -> tuple[Any, Any, Any, str]:
-    """(generator, tokenizer, template, where it came from) of the model that `recipe` names."""
-    import torch
-
-    from posttrain.data.template import load_text
-    from posttrain.generation.local import TransformersGenerator
-    from posttrain.models.load import load_model
-    from posttrain.rundir.checkpoints import resolve
-
-    init = None if recipe.model.init is None else resolve(recipe.model.init)[0]
-    tokenizer, template = load_text(recipe, str(init))
-    model = load_model(replace(recipe.model, lora=None), init, tokenizer, recipe.seed)
+def load_generator(start: Model, template: str, seed: int) -> Loaded:
+    """The model of the recipe's section `model`, without an adapter to train, ready to sample."""
+    init = None if start.init is None else resolve(start.init)[0]
+    tokenizer, loaded = load_text(start, template, str(init))
+    model = load_model(replace(start, lora=None), init, tokenizer, seed)
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    generator = TransformersGenerator(model.eval().to(device), tokenizer, template.stops)
-    return generator, tokenizer, template, str(init or recipe.model.init or "random weights")
+    generator = TransformersGenerator(model.eval().to(device), tokenizer, loaded.stops)
+    return Loaded(generator, tokenizer, loaded, str(init or start.init or "random weights"))
 
 
-def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
-    from posttrain.data.prepare import build as prepare
-    from posttrain.data.shapes.catalogue import shape_of
-    from posttrain.rewards.compose import Composite
-    from posttrain.rundir.checkpoints import resolve
-    from posttrain.training.hardware import commit, hardware, versions
-
-    main, begun = rank() == 0, time.time()
-    generator, tokenizer, template, checkpoint = load_generator(recipe)
-    prepared = prepare(recipe.data, Loss(), tokenizer, seed=recipe.seed, is_main=main, shape=shape_of(recipe))
-    rewards = Composite(recipe.rewards, recipe.success)
+def _run(
+    recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], stop: StopRequest
+) -> None:
+    begun = time.time()
+    loaded = load_generator(recipe.model, recipe.data.template, recipe.seed)
+    prepared = prepare(
+        recipe.data,
+        Loss(),
+        loaded.tokenizer,
+        seed=recipe.seed,
+        is_main=rank() == 0,
+        shape=shape_of(recipe),
+    )
     prompts = Prompts(prepared)
     count = min(len(prompts), recipe.max_prompts or len(prompts))
     chunks = Chunks(run, count, recipe, prepared.mixture.fingerprint)
-    if main:
-        init = recipe.model.init
-        parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
-        run.start(
-            recipe,
-            {
-                "command": " ".join(sys.argv),
-                "versions": versions(),
-                "commit": commit(),
-                "hardware": hardware(),
-                "world_size": world_size(),
-                "prompts": count,
-                "chunks": len(chunks),
-                "chunk_size": chunks.size,
-                "parent": parent,
-                "data_fingerprint": prepared.mixture.fingerprint,
-            },
-        )
-    made = stage(Sampler(recipe, run, tokenizer, template, generator, rewards, checkpoint))
+    if rank() == 0:
+        _record_start(recipe, run, chunks, prepared.mixture.fingerprint)
+    sampler = Sampler(recipe, run, loaded, Composite(recipe.rewards, recipe.success))
+    made = stage(sampler)
     stop.training = True
     with _bar(recipe.name, len(chunks.mine())) as advance:
         for number in chunks.mine():
             _refuse_stop(stop, chunks)
             if not chunks.part(number).exists():
-                _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer)
+                _chunk(sampler, made, chunks, number, prompts)
             advance()
-    if not main:
+    if rank() != 0:
         return
     chunks.wait(lambda: _refuse_stop(stop, chunks))
     summary = made.finish(row for n in range(len(chunks)) for row in read_jsonl(chunks.part(n)))
@@ -174,38 +152,59 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
     run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
-def _refuse_stop(stop: Any, chunks: Chunks) -> None:
+def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, fingerprint: str) -> None:
+    init = recipe.model.init
+    parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
+    run.start(
+        recipe,
+        {
+            "command": " ".join(sys.argv),
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(),
+            "world_size": world_size(),
+            "prompts": chunks.count,
+            "chunks": len(chunks),
+            "chunk_size": chunks.size,
+            "parent": parent,
+            "data_fingerprint": fingerprint,
+        },
+    )
+
+
+def _refuse_stop(stop: StopRequest, chunks: Chunks) -> None:
     if stop.requested:
         done = f"{chunks.done()} of {len(chunks)} chunks sampled"
-        raise Stopped(f"stopped with {done}; the same command goes on from there")
+        raise Stopped(f"stopped with {done}; run the same command to resume")
 
 
-def _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer) -> None:
-    asked, file = [prompts[i] for i in chunks.prompts(number)], chunks.rollouts(number)
+def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, prompts: Prompts) -> None:
+    """Samples and checks one chunk, unless its rollouts are there, and writes what the stage makes of it."""
+    rollout, file = sampler.recipe.rollout, chunks.rollouts(number)
+    asked = [prompts[i] for i in chunks.prompts(number)]
     rows = read_jsonl(file)
-    if not rows or _too_many_failed(rows, recipe):  # what was at fault then may be repaired now
-        groups = sample(generator, asked, recipe.rollout, recipe.seed)
-        judge(groups, rewards, recipe.rollout)
+    if not rows or _too_many_failed(rows, rollout):  # what was at fault then may be repaired now
+        groups = sample(sampler.loaded.generator, asked, rollout, sampler.recipe.seed)
+        judge(groups, sampler.rewards, rollout)
+        decode = sampler.loaded.tokenizer.decode
         rows = [
-            row
-            for group in groups
-            for row in rows_of(group, group.prompt.position, tokenizer.decode(group.prompt.ids))
+            row for group in groups for row in rows_of(group, group.prompt.position, decode(group.prompt.ids))
         ]
         write_rows(file, rows)
-    why = _too_many_failed(rows, recipe)
+    why = _too_many_failed(rows, rollout)
     if why:
         raise WorkError(f"{why}; see {file}")
     write_rows(chunks.part(number), made.part(asked, rows))
 
 
-def _too_many_failed(rows: list[Row], recipe: SampleRecipe) -> str:
+def _too_many_failed(rows: list[Row], rollout: Rollout) -> str:
     """A sentence if more checks failed than may; else nothing."""
     failed = [row for row in rows if row["reward"] is None or row["success"] is None]
-    if len(failed) <= recipe.rollout.max_failed * len(rows):
+    if len(failed) <= rollout.max_failed * len(rows):
         return ""
     parts = failed[0]["components"].values()
     why = next((p["reason"] or p["status"] for p in parts if p["value"] is None), "no verdict")
-    most = f"rollout.max_failed = {recipe.rollout.max_failed:g}"
+    most = f"rollout.max_failed = {rollout.max_failed:g}"
     return f"{len(failed)} of {len(rows)} checks failed ({why}), more than {most}"
 
 

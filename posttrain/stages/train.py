@@ -1,7 +1,8 @@
-"""One run of one stage, from a checked recipe to a finished run directory; shared by sft, dpo and rlvr.
+"""One run of a stage that trains (sft, dpo, rlvr), from a checked recipe to a finished run directory.
 
-Order matters: the data first (no GPU is touched while rows are prepared), then the trainer's arguments (which
-set up ZeRO-3 before the model is loaded), then the model. Each stage gives a `build` that makes its trainer.
+The order of the steps matters: the data first (no GPU is used while rows are prepared), then the trainer's arguments
+(which set up ZeRO-3 before the model is loaded), then the model. Left out: the command line (`launch.py`), and what a
+stage trains with (`sft.py`, `dpo.py`, `rlvr.py`).
 """
 
 from __future__ import annotations
@@ -12,213 +13,246 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainingArguments
+
 from posttrain.base.files import timestamp
 from posttrain.base.process import rank, world_size
+from posttrain.base.stop import Stopped, StopRequest
+from posttrain.data.collate import Collator, PairCollator
+from posttrain.data.manifest import manifest, summary, write_manifest
+from posttrain.data.prepare import Prepared
+from posttrain.data.prepare import build as prepare
+from posttrain.data.template import Template, load_text
 from posttrain.errors import RequestError, WorkError
-from posttrain.models.load import lora_config
-from posttrain.recipe import TrainRecipe, recipe_hash
+from posttrain.losses.confidence import refuse_backend
+from posttrain.models.load import load_model, lora_config, refuse_leaking_documents
+from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
+from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_of, shape_of, steps_of
 from posttrain.recipe.schema import Loss
+from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
-from posttrain.training.engines import engine
-from posttrain.training.parts import StageParts
+from posttrain.stages.preflight import preflight
+from posttrain.stages.record import claimed
+from posttrain.training.arguments import trainer_arguments, trains_on_cpu
+from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
+from posttrain.training.engines import engine, refuse_fsdp
+from posttrain.training.guard import StepGuard
+from posttrain.training.hardware import commit, hardware, versions
+from posttrain.training.parts import Parts, PromptParts, RowParts
+from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
+MakeScorer = Callable[[TrainRecipe, RunDir, Template], Scorer | None]
+"""Makes the callable that scores each checkpoint; handed in, so that training imports no evaluation."""
 
 
-def run_stage(
-    recipe: TrainRecipe, build: Callable, config_class: type, score_factory: Callable | None
-) -> RunDir:
-    """Train `recipe`; returns its run directory. Raises `RequestError` / `WorkError`.
+@dataclass(frozen=True)
+class TrainStage:
+    """What distinguishes one training stage from another; each stage module has one."""
 
-    `score_factory(recipe, run, template) -> Scorer` makes the callable that scores each checkpoint.
-    """
-    from posttrain.base.stop import StopRequest
-    from posttrain.losses.confidence import refuse_backend
-    from posttrain.stages.preflight import preflight
-    from posttrain.training import engines
-    from posttrain.training.arguments import trains_on_cpu
+    config_class: type[TrainingArguments]
+    """TRL's config class."""
+    arguments: Callable[[Any], dict[str, Any]]
+    """Recipe -> arguments of that class that only this stage sets."""
+    build: Callable[[Any, Any], RunTrainer]
+    """(recipe, its `Parts`) -> the trainer."""
 
+
+@dataclass(frozen=True)
+class RunData:
+    """The rows of a run and the text side of its model."""
+
+    start: Path | None
+    parent: dict[str, Any] | None
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    shape: str
+    prepared: Prepared
+    steps: int
+    rows: int
+
+
+def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer | None = None) -> RunDir:
+    """Train `recipe`; returns its run directory. Raises `RequestError` and `WorkError`."""
     on_cpu = trains_on_cpu()
-    # Asked of the launcher, not of the trainer: what accelerate has made of it comes too late.
-    engines.refuse(recipe, on_cpu)
-    if hasattr(recipe, "loss"):
+    # The launcher's environment is checked, not the trainer's state: accelerate silently falls back to another engine.
+    refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu)
+    if isinstance(recipe, SftRecipe):
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    main = rank() == 0
-    if main:
-        run.lock()
-        run.check_same(recipe)
-    try:
-        with StopRequest() as stop:
-            _run(recipe, run, build, config_class, score_factory, stop)
-    except BaseException as error:
-        if main and run.path.is_dir():
-            record_failure(run, error)
-        raise
-    finally:
-        run.unlock()
+    with claimed(run, recipe), StopRequest() as stop:
+        _train(recipe, stage, run, make_scorer, stop)
     return run
 
 
-def record_failure(run: RunDir, error: BaseException) -> None:
-    """What run.json says of a run that has ended by `error`."""
-    from posttrain.base.stop import Stopped
-    from posttrain.training.gates import GateFailed
-
-    if not run.info():
-        return  # refused before it began: nothing half-written
-    stopped = isinstance(error, Stopped | GateFailed | KeyboardInterrupt)
-    try:
-        run.update(
-            status="stopped" if stopped else "failed",
-            ended=timestamp(),
-            error=str(error) or type(error).__name__,
-        )
-    except WorkError:  # a full disk: the failure that led here is the one to report
-        log.error("run.json could not be written either")
-
-
-def _run(recipe, run, build, config_class, score_factory, stop) -> None:
-    from posttrain.base.stop import Stopped
-    from posttrain.data.collate import Collator, PairCollator
-    from posttrain.data.manifest import manifest, summary, write_manifest
-    from posttrain.data.prepare import build as prepare
-    from posttrain.data.shapes.catalogue import shape_of
-    from posttrain.data.template import load_text
-    from posttrain.models.load import load_model, refuse_leaking_documents
-    from posttrain.recipe.plan import batch_plan, rows_of, steps_of
-    from posttrain.rundir import checkpoints as ckpt
-    from posttrain.training.arguments import trainer_arguments
-    from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback
-    from posttrain.training.guard import StepGuard
-    from posttrain.training.hardware import commit, hardware, versions
-
-    main = rank() == 0
+def _train(
+    recipe: TrainRecipe, stage: TrainStage, run: RunDir, make_scorer: MakeScorer | None, stop: StopRequest
+) -> None:
     batch_plan(recipe.train, world_size())
+    data = _prepare(recipe)
+    arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
+    _refuse_other_world(arguments)
+    begun = time.time()
+    parts = _load(recipe, run, data, arguments, stop)
+    trainer = _build(recipe, stage, parts)
+    if rank() == 0:  # only now: a model that cannot be loaded leaves no run behind
+        _record_start(recipe, run, data, arguments)
+    score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
+    console, scoring = _add_callbacks(recipe, trainer, data, score)
+    trainer.accelerator.wait_for_everyone()
+    last = _take_up(trainer, parts)
+    try:
+        stop.training = True
+        if last is None or last.step < data.steps:
+            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+        else:  # trained to the end before, and perhaps stopped while it was scored
+            scoring.score_again(last)
+    finally:
+        console.close()
+    done = trainer.state.global_step
+    if trainer.stop_agreed and done < data.steps:
+        raise Stopped(f"stopped after step {done} of {data.steps}; run the same command to resume")
+    if rank() == 0:
+        _clear_meetings(run)
+        seconds = run.info().get("seconds", 0) + time.time() - begun
+        run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
+
+
+def _prepare(recipe: TrainRecipe) -> RunData:
+    """Tokenised rows and the number of steps. Raises `RequestError` where the mixture cannot feed them."""
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
-    tokenizer, template = load_text(recipe, str(init))
+    tokenizer, template = load_text(recipe.model, recipe.data.template, str(init))
     shape = shape_of(recipe)
     data = recipe.data if shape == "rows" else replace(recipe.data, train_on="last")
     prepared = prepare(
         data,
-        getattr(recipe, "loss", Loss()),
+        recipe.loss if isinstance(recipe, SftRecipe) else Loss(),
         tokenizer,
         recipe.evaluate.heldout,
         seed=recipe.train.seed,
-        is_main=main,
+        is_main=rank() == 0,
         shape=shape,
     )
-    max_steps = steps_of(recipe, len(prepared.mixture))
-    total = rows_of(recipe, max_steps)
-    prepared.mixture.check(total)
+    steps = steps_of(recipe, len(prepared.mixture))
+    rows = rows_of(recipe, steps)
+    prepared.mixture.check(rows)
+    parent = parent or ({"init": recipe.model.init} if recipe.model.init else None)
+    return RunData(init and Path(init), parent, tokenizer, template, shape, prepared, steps, rows)
 
-    facts = {
-        "recipe_hash": recipe_hash(recipe),
-        "global_batch_size": recipe.train.global_batch_size,
-        "examples_per_epoch": len(prepared.mixture),
-        "max_length": recipe.data.max_length,
-        "template": recipe.data.template,
-        "data_fingerprint": prepared.mixture.fingerprint,
-        "parent": parent or ({"init": recipe.model.init} if recipe.model.init else None),
-    }
-    args = trainer_arguments(recipe, config_class, run, max_steps)
-    if args.world_size != world_size():
+
+def _refuse_other_world(arguments: TrainingArguments) -> None:
+    if arguments.world_size != world_size():
         raise WorkError(
-            f"launched with WORLD_SIZE={world_size()} but accelerate runs {args.world_size} process(es): "
+            f"launched with WORLD_SIZE={world_size()} but accelerate runs {arguments.world_size} process(es): "
             "check distributed_type in the accelerate config (MULTI_CPU starts one)"
         )
-    begun = time.time()
-    model = load_model(recipe.model, init, tokenizer, recipe.train.seed)
+
+
+def _load(
+    recipe: TrainRecipe, run: RunDir, data: RunData, arguments: TrainingArguments, stop: StopRequest
+) -> Parts:
+    """Loads the model; all that the stage builds its trainer from."""
+    model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed)
     if recipe.data.padding_free:
         refuse_leaking_documents(model)
-    collator = Collator(tokenizer.pad_token_id, recipe.data.padding_free)
-    parts = StageParts(
-        run,
-        tokenizer,
-        prepared,
-        PairCollator(collator) if shape == "pairs" else collator,
-        model,
-        lora_config(recipe),
-        StepGuard(recipe.guard),
-        stop,
-        total,
-        args,
-        init and Path(init),
-        template,
-        facts,
-    )
+    shared = {
+        "run": run,
+        "tokenizer": data.tokenizer,
+        "template": data.template,
+        "prepared": data.prepared,
+        "rows": data.rows,
+        "model": model,
+        "start": data.start,
+        "adapter": lora_config(recipe.model.lora),
+        "arguments": arguments,
+        "guard": StepGuard(recipe.guard),
+        "stop": stop,
+        "facts": {
+            "recipe_hash": recipe_hash(recipe),
+            "global_batch_size": recipe.train.global_batch_size,
+            "examples_per_epoch": len(data.prepared.mixture),
+            "max_length": recipe.data.max_length,
+            "template": recipe.data.template,
+            "data_fingerprint": data.prepared.mixture.fingerprint,
+            "parent": data.parent,
+        },
+    }
+    if isinstance(recipe, RlvrRecipe):
+        return PromptParts(**shared)
+    collator = Collator(data.tokenizer.pad_token_id, recipe.data.padding_free)
+    return RowParts(**shared, collator=PairCollator(collator) if data.shape == "pairs" else collator)
+
+
+def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
     try:
-        trainer = build(recipe, parts)
+        return stage.build(recipe, parts)
     except ValueError as error:
         if "Target modules" not in str(error):
             raise
         raise RequestError(f"model.lora.target_modules: {error}") from error
-    if main:  # only now: a model that cannot be loaded leaves no run behind
-        run.start(
-            recipe,
-            {
-                "command": " ".join(sys.argv),
-                "versions": versions(),
-                "commit": commit(),
-                "hardware": hardware(),
-                "world_size": args.world_size,
-                "engine": engine(args),
-                "steps": max_steps,
-                "data_fingerprint": facts["data_fingerprint"],
-                "parent": facts["parent"],
-            },
-        )
-        account = manifest(prepared, total)
-        write_manifest(run.mixture, account)
-        for line in summary(account):
-            log.info(line)
-        ckpt.remove_leftovers(run.checkpoints)
-        _clear_meetings(run)
-    score = score_factory(recipe, run, template) if score_factory is not None else None
-    console, scoring = ConsoleCallback(recipe.name), ScoreCallback(trainer, recipe, score)
-    _replace_callbacks(
-        trainer, FlowCallback(trainer, recipe, parts.heldout_rows() is not None), scoring, console
+
+
+def _record_start(recipe: TrainRecipe, run: RunDir, data: RunData, arguments: TrainingArguments) -> None:
+    """run.json and mixture.json; what a killed run left half-written is removed."""
+    run.start(
+        recipe,
+        {
+            "command": " ".join(sys.argv),
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(),
+            "world_size": arguments.world_size,
+            "engine": engine(arguments),
+            "steps": data.steps,
+            "data_fingerprint": data.prepared.mixture.fingerprint,
+            "parent": data.parent,
+        },
     )
-    trainer.accelerator.wait_for_everyone()
-    last = ckpt.last_resumable(run.checkpoints)
+    account = manifest(data.prepared, data.rows)
+    write_manifest(run.mixture, account)
+    for line in summary(account):
+        log.info(line)
+    ckpt.remove_leftovers(run.checkpoints)
+    _clear_meetings(run)
+
+
+def _add_callbacks(
+    recipe: TrainRecipe, trainer: RunTrainer, data: RunData, score: Scorer | None
+) -> tuple[ConsoleCallback, ScoreCallback]:
+    """Ours in place of the library's that print."""
+    for noisy in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(noisy)
+    every = rhythm(recipe)
+    save, heldout = recipe.checkpoints.save_steps, recipe.evaluate.heldout
+    flow = FlowCallback(
+        trainer,
+        rhythm=every,
+        save_steps=None if save is None else aligned(save, every),
+        heldout_steps=heldout.every_steps if heldout and data.prepared.heldout_table is not None else None,
+    )
+    scoring = ScoreCallback(trainer, recipe.evaluate, recipe.checkpoints, score)
+    console = ConsoleCallback(recipe.name)
+    for callback in (flow, scoring, console):
+        trainer.add_callback(callback)
+    return console, scoring
+
+
+def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
+    """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start."""
+    last = ckpt.last_resumable(parts.run.checkpoints)
     if last is not None:
         log.info("resuming from %s", last.path)
         parts.guard.load(last.facts().get("guard", {}))
         trainer.resume_from(last.facts())
-    try:
-        stop.training = True
-        if last is None or last.step < max_steps:
-            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-        elif score is not None:
-            score(last.path, last.step)
-            scoring.judge(last.name)
-    finally:
-        console.close()
-    if trainer.stop_agreed and trainer.state.global_step < max_steps:
-        raise Stopped(
-            f"stopped after step {trainer.state.global_step} of {max_steps}; the same command goes on from there"
-        )
-    if main:
-        _clear_meetings(run)
-        seconds = run.info().get("seconds", 0) + time.time() - begun
-        run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
+    return last
 
 
 def _clear_meetings(run: RunDir) -> None:
     """Remove the places where ranks met to score: those of this run, or of a killed one."""
     for place in run.path.glob(".score-*"):
         shutil.rmtree(place) if place.is_dir() else place.unlink()
-
-
-def _replace_callbacks(trainer: Any, *ours: Any) -> None:
-    from transformers import PrinterCallback, ProgressCallback
-
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
-    for callback in ours:
-        trainer.add_callback(callback)

@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from posttrain.errors import PosttrainError
-from posttrain.recipe import Recipe
-from posttrain.recipe.plan import aligned, rhythm
+from posttrain.recipe.schema import Checkpoints, Evaluate
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.training.gates import enforce
 from posttrain.training.trainer import RunTrainer
@@ -33,12 +32,12 @@ Scorer = Callable[[Path, int], None]
 class FlowCallback(TrainerCallback):
     """Decides when to save, to measure the held-out loss, to guard and to stop."""
 
-    def __init__(self, trainer: RunTrainer, recipe: Recipe, heldout: bool) -> None:
-        self.trainer, self.recipe = trainer, recipe
-        self.rhythm = rhythm(recipe)
-        save = recipe.checkpoints.save_steps
-        self.save_steps = None if save is None else aligned(save, self.rhythm)
-        self.every = recipe.evaluate.heldout.every_steps if recipe.evaluate.heldout and heldout else None
+    def __init__(
+        self, trainer: RunTrainer, *, rhythm: int, save_steps: int | None, heldout_steps: int | None
+    ) -> None:
+        """`rhythm`: steps that belong together (`recipe.plan.rhythm`), of which `save_steps` is a multiple; None: never."""
+        self.trainer, self.rhythm = trainer, rhythm
+        self.save_steps, self.every = save_steps, heldout_steps
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.judge_step()
@@ -58,8 +57,10 @@ class FlowCallback(TrainerCallback):
 class ScoreCallback(TrainerCallback):
     """Scores each checkpoint as it is saved, judges it by the gates, then rotates."""
 
-    def __init__(self, trainer: RunTrainer, recipe: Recipe, score: Scorer | None) -> None:
-        self.trainer, self.recipe, self.score = trainer, recipe, score
+    def __init__(
+        self, trainer: RunTrainer, evaluate: Evaluate, checkpoints: Checkpoints, score: Scorer | None
+    ) -> None:
+        self.trainer, self.evaluate, self.checkpoints, self.score = trainer, evaluate, checkpoints, score
         self.passed = ""
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -68,7 +69,7 @@ class ScoreCallback(TrainerCallback):
 
     def _begin(self, state) -> None:
         folder = self.trainer.run.checkpoints
-        if state.global_step == 0 and self.score is not None and self.recipe.evaluate.at_start:
+        if state.global_step == 0 and self.score is not None and self.evaluate.at_start:
             self.trainer._save_checkpoint(self.trainer.model_wrapped, resumable=False)
         whole = ckpt.all_complete(folder)
         for checkpoint in whole:  # a kill between saving and scoring left these unscored
@@ -83,6 +84,12 @@ class ScoreCallback(TrainerCallback):
             if state.is_world_process_zero:
                 self.rotate()
             self.trainer.accelerator.wait_for_everyone()
+
+    def score_again(self, checkpoint: ckpt.Checkpoint) -> None:
+        """For a run whose training is done: its last checkpoint, which a kill may have left unscored. Errors are raised."""
+        if self.score is not None:
+            self.score(checkpoint.path, checkpoint.step)
+            self.judge(checkpoint.name)
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
@@ -101,10 +108,10 @@ class ScoreCallback(TrainerCallback):
             GateFailed: the run must stop; on every rank.
         """
         main = self.trainer.is_world_process_zero()
-        self.passed = enforce(self.trainer.run.path, self.recipe.evaluate.gates, newest, main)
+        self.passed = enforce(self.trainer.run.path, self.evaluate.gates, newest, main)
 
     def rotate(self) -> None:
-        rule, run = self.recipe.checkpoints, self.trainer.run
+        rule, run = self.checkpoints, self.trainer.run
         keep = {self.passed}  # with gates, one that passed is always there
         if rule.keep_best is not None:
             by = rule.keep_best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import resource
 import subprocess
@@ -13,13 +12,14 @@ from typing import Any
 
 import torch
 
+from posttrain import __version__
+from posttrain.base.process import cores
+
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "datasets", "peft", "triton")
 
 
 def versions() -> dict[str, str]:
     """Installed versions of what decides a result."""
-    from posttrain import __version__
-
     found = {"posttrain": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -31,8 +31,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Host, CPU cores this process may use, and GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    out: dict[str, Any] = {"machine": platform.machine(), "cpu_cores": cores, "system": platform.platform()}
+    out: dict[str, Any] = {"machine": platform.machine(), "cpu_cores": cores(), "system": platform.platform()}
     if torch.cuda.is_available():
         out["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return out

@@ -21,10 +21,11 @@ from posttrain.data.collate import count_tokens
 from posttrain.data.tokenize import IGNORED
 from posttrain.errors import RequestError
 from posttrain.losses.preference import PreferenceOptions, kto, options_of
-from posttrain.recipe import DpoRecipe
+from posttrain.recipe.sections import Preference
 from posttrain.training.metrics import ReplyStats
-from posttrain.training.parts import StageParts
+from posttrain.training.parts import RowParts
 from posttrain.training.preference import PreferenceTrainer
+from posttrain.training.reference import Key, ReferencedRows, referenced
 
 log = logging.getLogger(__name__)
 BALANCE = (1.0, 4 / 3)
@@ -65,21 +66,21 @@ class KtoTrainer(PreferenceTrainer):
     z: torch.Tensor
 
     @classmethod
-    def mixed(cls, recipe: DpoRecipe, parts: StageParts, rows: Any, heldout: Any, known: Any) -> tuple:
-        """(rows, held-out rows, fingerprints of what the reference is asked besides the sources' rows)."""
-        size, most = recipe.train.global_batch_size, recipe.data.max_length
-        sources, mixture = len(parts.prepared.fingerprints), parts.prepared.mixture
-        prints = [f"mismatched {mixture.fingerprint} {size} {most}"]
-        rows = MismatchedRows(rows, size, most, sources, known)
-        if heldout is not None:
-            prints.append(f"mismatched {parts.prepared.heldout_table.fingerprint} {most}")
-            heldout = MismatchedRows(heldout, len(heldout), most, sources + 1, known)
-        return rows, heldout, prints
+    def mixed(cls, parts: RowParts, known: dict[Key, Any], batch: int, max_length: int) -> ReferencedRows:
+        """As of any preference stage, and each row with its mismatched row within the global batch of `batch` rows."""
+        rows, sources = referenced(parts, known), len(parts.prepared.fingerprints)
+        prints = [f"mismatched {parts.prepared.mixture.fingerprint} {batch} {max_length}"]
+        train, heldout = MismatchedRows(rows.train, batch, max_length, sources, known), None
+        if rows.heldout is not None:
+            prints.append(f"mismatched {parts.prepared.heldout_table.fingerprint} {max_length}")
+            size = len(rows.heldout)
+            heldout = MismatchedRows(rows.heldout, size, max_length, sources + 1, known)
+        return ReferencedRows(train, heldout, prints)
 
-    def setup_loss(self, recipe: DpoRecipe, parts: StageParts) -> dict[str, ReplyStats]:
-        """Takes what the recipe says of the loss; returns the windows of what is logged."""
-        self.options: PreferenceOptions = options_of(recipe.preference)
-        check_labels(parts.prepared, parts.total_examples, self.options)
+    def setup_loss(self, given: Preference, parts: RowParts) -> dict[str, ReplyStats]:
+        """Sets the loss; returns the windows of what is logged."""
+        self.options: PreferenceOptions = options_of(given)
+        check_labels(parts.prepared, parts.rows, self.options)
         return {mode: ReplyStats(self.args.device, parts.prepared.names) for mode in ("train", "heldout")}
 
     # ---- z -------------------------------------------------------------------------------------------------
@@ -170,10 +171,6 @@ def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
             below,
             advice,
         )
-
-
-Key = tuple[int, int]
-"""(source, row of the source); of a mismatched row (a number that is no source's, position)."""
 
 
 class MismatchedRows:

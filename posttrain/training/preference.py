@@ -102,17 +102,6 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         with self.quiet(), without_adapter(self, True):
             yield self.model_wrapped
 
-    @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        """The policy without gradient, and so without recomputed activations."""
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.model.train(training)
-
     def reference_of(self, batch: dict[str, Any]) -> torch.Tensor | None:
         """Log-probabilities of the reference, as `log_probs`; None where the loss reads none. Collective if live."""
         if self.reference is None:
@@ -173,16 +162,12 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
     remedy = ""
     """What the log says besides when chosen replies become less likely."""
 
-    @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Held-out loss, rewards and margins over all held-out rows and ranks."""
-        with self.untimed():
-            self.stats["heldout"].reset()
-            with self.quiet():
-                self.measure([partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))])
-            metrics = self.extra_metrics("heldout")
+    def heldout_metrics(self) -> dict[str, float]:
+        """Held-out loss, rewards and margins."""
+        self.measure([partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))])
+        metrics = self.extra_metrics("heldout")
         metrics.pop("tokens_per_second")
-        return self.log_heldout(metrics, metric_key_prefix)
+        return metrics
 
 
 class ReferenceCallback(TrainerCallback):

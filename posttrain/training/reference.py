@@ -28,9 +28,11 @@ from posttrain.models.head import attach_fused_head
 from posttrain.models.load import load_model
 from posttrain.recipe.schema import Model
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.training.parts import RowParts
 
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 Key = tuple[int, int]
-"""(source, row of the source)."""
+"""(source, row of the source); of a mismatched row (kto.py) (a number above those of the sources, position)."""
 
 
 class ReferenceRows:
@@ -84,6 +86,45 @@ class ReferenceStore:
         return self.run_copy / f"{name}.npz"
 
 
+@dataclass
+class Reference:
+    """Where the log-probabilities of the reference come from.
+
+    model   a second, frozen model, prepared; None: the policy itself, before its first step or with its adapters off
+    live    asked in every step; else `missing` of `wanted` are asked once, and `known` and `store` keep them
+    other   it is not the start model, so it can be asked again at any time
+    """
+
+    model: Any = None
+    live: bool = False
+    other: bool = False
+    store: ReferenceStore | None = None
+    known: dict[Key, Any] = field(default_factory=dict)
+    wanted: dict[Key, Callable[[], Any]] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[Key]:
+        return sorted(key for key in self.wanted if key not in self.known)
+
+
+@dataclass(frozen=True)
+class ReferencedRows:
+    """The rows of a preference run."""
+
+    train: Any
+    heldout: Any | None
+    fingerprints: list[str] = field(default_factory=list)
+    """Of rows that the reference is asked about besides those of the sources."""
+
+
+def referenced(parts: RowParts, known: dict[Key, np.ndarray]) -> ReferencedRows:
+    """The rows of `parts`, each with `reference` once `known` holds it."""
+    heldout = parts.heldout_rows()
+    return ReferencedRows(
+        ReferenceRows(parts.train_rows(), known), None if heldout is None else ReferenceRows(heldout, known)
+    )
+
+
 def store_name(model: str, table: str) -> str:
     """Name of the file for reference `model` (a content hash) and prepared table `table` (its fingerprint)."""
     return hashlib.sha256(f"reference 1 {model} {table}".encode()).hexdigest()[:32]
@@ -112,9 +153,6 @@ def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def frozen_reference(
@@ -147,13 +185,17 @@ def frozen_reference(
     return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
-def refuse_other_reference(recipe: Any, place: str | None, key: str, revision: str | None = None) -> None:
-    """Before rows are prepared and models loaded: raises `RequestError` where the reference in `place` reads other tokens."""
+def refuse_other_reference(
+    model: Model, template: str, place: str | None, key: str, revision: str | None = None
+) -> None:
+    """Raises `RequestError` where the reference in `place` has another tokenizer than the policy (`model`, `template`).
+
+    Called before rows are prepared and models loaded; `key` is the recipe's key that names the reference.
+    """
     if place is None:
         return
-    model = recipe.model
     start = None if model.init is None else ckpt.resolve(model.init)[0]
-    policy, _ = load_text(recipe, str(start))
+    policy, _ = load_text(model, template, str(start))
     what = f"{key} = {place!r}"
     try:
         where = ckpt.resolve(place)[0]
@@ -189,24 +231,3 @@ def without_adapter(trainer: Any, on: bool) -> Iterator[None]:
             yield
     else:
         yield
-
-
-@dataclass
-class Reference:
-    """Where the log-probabilities of the reference come from.
-
-    model   a second, frozen model, prepared; None: the policy itself, before its first step or with its adapters off
-    live    asked in every step; else `missing` of `wanted` are asked once, and `known` and `store` keep them
-    other   it is not the start model, so it can be asked again at any time
-    """
-
-    model: Any = None
-    live: bool = False
-    other: bool = False
-    store: ReferenceStore | None = None
-    known: dict[Key, Any] = field(default_factory=dict)
-    wanted: dict[Key, Callable[[], Any]] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> list[Key]:
-        return sorted(key for key in self.wanted if key not in self.known)

@@ -18,14 +18,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from transformers import Trainer
 
 from posttrain.base.files import append_line
-from posttrain.base.stop import StopRequest
 from posttrain.errors import RequestError
-from posttrain.rundir.directory import RunDir
-from posttrain.training import engines
-from posttrain.training.guard import Diverged, StepGuard
+from posttrain.training.engines import refuse_pretence
+from posttrain.training.guard import Diverged
 from posttrain.training.hardware import memory_mib
+from posttrain.training.parts import Parts
 from posttrain.training.saving import CheckpointWriter
 
 log = logging.getLogger(__name__)
@@ -34,22 +34,19 @@ log = logging.getLogger(__name__)
 class RunTrainer(CheckpointWriter):
     """Mixin; call `setup_run` right after `__init__`."""
 
+    heldout_metrics: Callable[[], dict[str, float]]
+    """Means over the held-out rows, whose window of `stats` is empty; collective. Defined by stages that have such rows."""
+    stats: dict[str, Any]
+    """The windows of what is logged, by "train" and "heldout"; set by the stage."""
     loss_is_scaled_for_ga = True  # our losses are divided by the count of the whole optimizer step
 
     def _send_telemetry(self) -> None:
         """TRL reports usage to its makers from here; nothing leaves the machine unless asked."""
 
-    def setup_run(
-        self,
-        run: RunDir,
-        rows: Dataset,
-        guard: StepGuard,
-        stop: StopRequest,
-        facts: dict[str, Any],
-        log_samples: bool = False,
-    ) -> None:
-        """`rows` is the run's whole sequence of examples; `facts` go into every checkpoint.json."""
-        self.run, self.guard, self.stop, self.facts = run, guard, stop, facts
+    def setup_run(self, parts: Parts, rows: Dataset, log_samples: bool = False) -> None:
+        """`rows` is the run's whole sequence of examples."""
+        self.run, self.stop, self.facts = parts.run, parts.stop, parts.facts
+        self.guard = guard = parts.guard
         self.train_dataset = rows
         self.log_samples = log_samples
         self._step_loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
@@ -62,7 +59,7 @@ class RunTrainer(CheckpointWriter):
                 "DeepSpeed steps inside backward" if plugin is not None else "the fp16 scaler skips by itself"
             )
             raise RequestError(f"guard: skip cannot be honoured here ({what}); use stop")
-        engines.refuse_pretence(self.accelerator)
+        refuse_pretence(self.accelerator)
 
     # ---- order of rows -------------------------------------------------------------------------------------
 
@@ -157,6 +154,17 @@ class RunTrainer(CheckpointWriter):
         finally:
             self.stats["train"].since += time.perf_counter() - begun
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """The model in eval mode and without gradient, and so without recomputed activations."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.model.train(training)
+
     def floating_point_ops(self, inputs) -> int:
         """transformers recounts all parameters on every micro-batch for this; nothing here reads it."""
         return 0
@@ -212,6 +220,13 @@ class RunTrainer(CheckpointWriter):
         # past TRL's own `log`, which averages metrics that this trainer does not collect
         self._base_log(logs, start_time)
 
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """The stage's held-out metrics, over all held-out rows and ranks, logged as `<prefix>_<name>`."""
+        with self.untimed(), self.quiet():
+            self.stats["heldout"].reset()
+            metrics = self.heldout_metrics()
+        return self.log_heldout(metrics, metric_key_prefix)
+
     def log_heldout(self, metrics: dict[str, float], prefix: str) -> dict[str, float]:
         """Logs the means of a held-out pass as `<prefix>_<name>`, shares of sources left out; what `evaluate` returns."""
         logged = {f"{prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")}
@@ -220,8 +235,6 @@ class RunTrainer(CheckpointWriter):
         return logged
 
     def _base_log(self, logs: dict[str, float], start_time: float | None) -> None:
-        from transformers import Trainer
-
         Trainer.log(self, logs, start_time)
 
     def _write_metrics(self, split: str, values: dict[str, float]) -> None:

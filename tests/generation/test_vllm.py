@@ -57,13 +57,21 @@ def recipe(
     )
 
 
+def sections(asked: RlvrRecipe) -> tuple:
+    return asked.model, asked.data.max_length, asked.rollout
+
+
+def settings_of(asked: RlvrRecipe, **given) -> dict:
+    return vllm_settings(*sections(asked), **given)
+
+
 # ---- settings ----------------------------------------------------------------------------------------------
 
 
 def test_settings_are_arguments_of_trl():
     known = inspect.signature(VLLMGeneration.__init__).parameters
     for backend in ("vllm_colocate", "vllm_server"):
-        found = vllm_settings(recipe(backend), ranks=4, stops=[9, 3], positions=64)
+        found = settings_of(recipe(backend), ranks=4, stops=[9, 3], positions=64)
         assert not set(found) - set(known)
         inspect.signature(VLLMGeneration.__init__).bind(None, "model", "accelerator", "tokenizer", **found)
         assert found["max_completion_length"] == 24 and found["logprobs"] == 0
@@ -73,12 +81,12 @@ def test_settings_are_arguments_of_trl():
 
 def test_each_mode_has_its_own_settings():
     vllm = Vllm(gpu_memory_utilization=0.5, tensor_parallel_size=2, enable_sleep_mode=True)
-    found = vllm_settings(recipe(vllm=vllm), ranks=4)
+    found = settings_of(recipe(vllm=vllm), ranks=4)
     assert found["mode"] == "colocate" and "server_base_url" not in found
     assert found["gpu_memory_utilization"] == 0.5 and found["enable_sleep_mode"] is True
     assert (found["max_model_length"], found["max_num_seqs"]) == (40 + 24, 32 * 2)
     served = Vllm(server_base_url="http://gpu7:9000", server_timeout=9.0)
-    found = vllm_settings(recipe("vllm_server", vllm=served), ranks=4)
+    found = settings_of(recipe("vllm_server", vllm=served), ranks=4)
     assert found["mode"] == "server" and "gpu_memory_utilization" not in found
     assert (found["server_base_url"], found["server_timeout"]) == ("http://gpu7:9000", 9.0)
 
@@ -96,13 +104,13 @@ def test_each_mode_has_its_own_settings():
 )
 def test_settings_that_cannot_work(asked, words):
     with pytest.raises(RequestError, match=words):
-        vllm_settings(asked, ranks=4)
+        settings_of(asked, ranks=4)
 
 
 def test_more_than_the_models_positions():
-    assert vllm_settings(recipe(), ranks=1, positions=64)
+    assert settings_of(recipe(), ranks=1, positions=64)
     with pytest.raises(RequestError, match="= 64 is above the model's 63"):
-        vllm_settings(recipe(), ranks=1, positions=63)
+        settings_of(recipe(), ranks=1, positions=63)
 
 
 def test_without_vllm_the_request_is_wrong(monkeypatch):
@@ -210,7 +218,7 @@ def start(monkeypatch, digits, tmp_path):
         parts = SimpleNamespace(tokenizer=digits, template=Template("t", "", digits, (), "4"))
         state = SimpleNamespace(global_step=0)
         trainer = SimpleNamespace(model=model, accelerator=accelerator, parts=parts, state=state)
-        generator = vllm_generator(trainer, recipe(backend, **rollout))
+        generator = vllm_generator(trainer, *sections(recipe(backend, **rollout)))
         generator.trainer = trainer
         return generator
 
@@ -376,7 +384,7 @@ def test_a_colocated_engine_follows_the_weights(tmp_path, digits):
     model = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).cuda()
     asked = recipe(vllm=Vllm(gpu_memory_utilization=0.3))
     step = [0]
-    generator = VllmGenerator.start(asked, model, Accelerator(), digits, step=lambda: step[0])
+    generator = VllmGenerator.start(*sections(asked), model, Accelerator(), digits, step=lambda: step[0])
     sampling = Sampling(temperature=0.7, max_new_tokens=16)
     for step[0] in (0, 1):
         found = generator.generate(PROMPTS, 8, sampling, seed=0)

@@ -86,7 +86,7 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
     ]
     run = go(recipe, *overrides)
     loaded = load_stage(recipe, overrides, "sft")
-    tokenizer, _ = load_text(loaded, loaded.model.init)
+    tokenizer, _ = load_text(loaded.model, loaded.data.template, loaded.model.init)
     prepared = build(loaded.data, loaded.loss, tokenizer, loaded.evaluate.heldout, seed=loaded.train.seed)
     rows = HeldoutRows(prepared)
     assert len(rows) == 12

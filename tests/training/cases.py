@@ -27,9 +27,9 @@ def fsdp_on_cpu() -> None:
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
-    from posttrain.training import engines
+    import posttrain.stages.train as stages
 
-    plain, refuse = AcceleratorState.__init__, engines.refuse
+    plain, refuse = AcceleratorState.__init__, stages.refuse_fsdp
 
     def with_fsdp(self, *args, fsdp_plugin=None, **options):
         plain(self, *args, fsdp_plugin=fsdp_plugin, **options)
@@ -40,7 +40,7 @@ def fsdp_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = with_fsdp
-    engines.refuse = lambda recipe, on_cpu: refuse(recipe, False)
+    stages.refuse_fsdp = lambda model, train, stage, on_cpu: refuse(model, train, stage, False)
 
 
 def sharded(weight) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,8 @@ def train(path: Path, *overrides: str):
 
 def trained(path: Path, *overrides: str) -> tuple[Any, Any]:
     """The run directory and the trainer."""
-    from trl import GRPOConfig
-
     from posttrain import rlvr
-    from posttrain.stages.train import run_stage
+    from posttrain.stages.train import run_training
 
     kept = []
 
@@ -47,7 +46,8 @@ def trained(path: Path, *overrides: str) -> tuple[Any, Any]:
         kept.append(rlvr.build(recipe, parts))
         return kept[-1]
 
-    run = run_stage(load_stage(str(path), list(overrides), "rlvr"), build, GRPOConfig, None)
+    stage = replace(rlvr.STAGE, build=build)
+    run = run_training(load_stage(str(path), list(overrides), "rlvr"), stage)
     return run, kept[0]
 
 

@@ -210,7 +210,7 @@ def test_references_are_those_of_the_start_model(dpo, tiny):
     from posttrain.recipe.schema import Loss
 
     recipe = load_stage(str(dpo), ["data.train_on=last"], "dpo")
-    tokenizer, _ = load_text(recipe, str(tiny))
+    tokenizer, _ = load_text(recipe.model, recipe.data.template, str(tiny))
     table = prepare_sources(recipe.data.sources, recipe.data, Loss(), tokenizer, shape="pairs")[0]
     model = AutoModelForCausalLM.from_pretrained(tiny).eval()
     for i in (0, 7, 39):

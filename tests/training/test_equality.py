@@ -224,7 +224,7 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]
     result = launch([{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}])["ce"]
     loaded = load_stage(recipe, overrides, "sft")
-    tokenizer, _ = load_text(loaded, loaded.model.init)
+    tokenizer, _ = load_text(loaded.model, loaded.data.template, loaded.model.init)
     prepared = build(loaded.data, loaded.loss, tokenizer, seed=loaded.train.seed)
     rows = TrainRows(prepared, 8)
     batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(8)])

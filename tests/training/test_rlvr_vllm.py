@@ -90,5 +90,5 @@ def test_the_stop_tokens_are_those_of_the_template(monkeypatch):
         trainer = SimpleNamespace(
             parts=parts, model="model", accelerator="accelerator", state=SimpleNamespace(global_step=3)
         )
-        vllm.vllm_generator(trainer, "recipe")
-    assert [list(one[4]) for one in given] == [[7], []] and given[0][5]() == 3
+        vllm.vllm_generator(trainer, "start", 40, "rollout")
+    assert [list(one[6]) for one in given] == [[7], []] and given[0][7]() == 3

@@ -106,13 +106,3 @@ SHAPES: dict[str, Shape] = {
     "labelled": LabelledShape(),
     "prompts": PromptShape(),
 }
-STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
-"""Which shape the sources of a stage have."""
-UNPAIRED = ("kto",)
-"""Preference losses of single replies."""
-
-
-def shape_of(recipe: Any) -> str:
-    """Name of the shape that the sources of `recipe` have."""
-    shape = STAGE_SHAPES[recipe.stage]
-    return "labelled" if shape == "pairs" and recipe.preference.loss in UNPAIRED else shape
