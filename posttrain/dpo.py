@@ -1,11 +1,12 @@
-"""Preference optimisation on pairs; a thin subclass of TRL's DPOTrainer. On single replies with a label: kto.py.
+"""Preference optimisation on pairs; a thin subclass of TRL's DPOTrainer.
 
     posttrain dpo my-dpo.yaml preference.beta=1
     accelerate launch --config_file launch/ddp.yaml -m posttrain.dpo my-dpo.yaml
 
-What is ours: rows come from the mixture, log-probabilities from the fused head (no T x V logits), those of the
-reference are computed once and kept or asked live (training/preference.py), and the loss is a function of
-losses/preference.py. Left out: a reference that moves, vision models.
+Ours are the rows (from the mixture), the log-probabilities (from the fused head, without T x V logits), the
+reference (computed once and kept, or live: training/preference.py) and the loss (a function in
+losses/preference.py). Single replies with a label go to training/kto.py. Left out: a reference that moves,
+vision models.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from posttrain.training.reference import (
 
 
 class PairFacts:
-    """A collator around `collator` (a `PairCollator`) that adds what the loss needs of each side.
+    """Wraps a `PairCollator` and adds what the loss needs from each side.
 
     `side_tokens` int64 [2P] trained tokens, `reference` float32 [2P] if every row has it, `num_tokens` (int).
     """
@@ -76,7 +77,9 @@ class DpoTrainer(PreferenceTrainer):
     """The losses of pairs."""
 
     facts_of = PairFacts
-    remedy = ": usual for losses that only see the difference; preference.sft_weight holds them up"
+    remedy = (
+        "; this is usual for losses that only see the difference, and preference.sft_weight counteracts it"
+    )
 
     @classmethod
     def mixed(cls, parts: RowParts, known: dict[Key, Any], batch: int, max_length: int) -> ReferencedRows:

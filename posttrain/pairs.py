@@ -1,10 +1,12 @@
-"""Preference pairs from a checkpoint: n completions a prompt, judged by the reward registry, paired by a strategy.
+"""Preference pairs from a checkpoint: n completions for each prompt, scored by the rewards, paired by a
+strategy.
 
     posttrain pairs my-pairs.yaml pairing.strategy=best_random
     accelerate launch --config_file launch/ddp.yaml -m posttrain.pairs my-pairs.yaml
 
-`runs/<name>/pairs.jsonl` holds the pairs with where they come from, and is read by a dpo stage as it stands; `pairs.json`
-counts prompts, pairs and the reasons why prompts gave none. Left out: pairs across prompts, judging pairs by comparison.
+`runs/<name>/pairs.jsonl` has the pairs and where they come from; a dpo stage reads it as it is. `pairs.json`
+counts prompts, pairs and the reasons why a prompt gave no pair. Left out: pairs across prompts, comparing two
+replies directly.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ log = logging.getLogger("posttrain.pairs")  # also as `__main__`
 
 
 class PairsStage:
-    """A part has one row a prompt: its counts, and its pairs or the reason for none."""
+    """A part has one row for each prompt: its counts, and its pairs or the reason why it has none."""
 
     product = "pairs"
 
@@ -61,7 +63,7 @@ class PairsStage:
         return found
 
     def finish(self, parts: Iterator[Row]) -> dict[str, Any]:
-        """Raises WorkError where not one pair was found; the summary is written even so."""
+        """Raises WorkError where no pair was found; the summary is written all the same."""
         path = self.sampler.run.path / "pairs.jsonl"
         counts: Counter[str] = Counter()
         none: Counter[str] = Counter()
@@ -85,13 +87,13 @@ class PairsStage:
             "mean_tokens": {side: total / made for side, total in tokens.items()} if made else {},
         }
         reasons = ", ".join(f"{n} {reason}" for reason, n in none.most_common())
-        said = f"{made} pairs of {counts['prompts']} prompts"
-        said += f"; without one: {reasons}" if none else ""
+        said = f"{made} pairs from {counts['prompts']} prompts"
+        said += f"; prompts without a pair: {reasons}" if none else ""
         if not made:
             write_json(self.sampler.run.path / "pairs.json", summary)
             raise WorkError(
-                f"{said}: there is nothing to train on. Other prompts, more completions a prompt, a higher temperature "
-                "or another pairing.strategy may give pairs"
+                f"{said}: there is nothing to train on. Try other prompts, a higher rollout.num_generations "
+                "or rollout.temperature, or another pairing.strategy"
             )
         log.info("%s: %s", path, said)
         return summary
@@ -101,7 +103,7 @@ class PairsStage:
         return row | ({"teacher": self.options.teacher} if self.options.teacher else {})
 
     def _strategy(self) -> Callable[[Prompt, list[Row]], list[Pair]]:
-        """The recipe's strategy, with what it samples with."""
+        """The recipe's strategy as a function of a prompt and its rows."""
         options, seed, name = self.options, self.recipe.seed, self.options.strategy
         if name in STRATEGIES:
             return lambda prompt, rows: STRATEGIES[name](rows, options, seed)
@@ -114,19 +116,20 @@ class PairsStage:
     def _continuer(self, by: Loaded) -> Continuer:
         rollout, rewards = self.recipe.rollout, self.sampler.rewards
         return Continuer(
-            by.generator, by.tokenizer, by.template, rewards, rollout, self.recipe.seed, self._judged
+            by.generator, by.tokenizer, by.template, rewards, rollout, self.recipe.seed, self._count_checks
         )
 
-    def _judged(self, continuations: int, failed: int) -> None:
+    def _count_checks(self, continuations: int, failed: int) -> None:
         self.continued += continuations
         self.failed += failed
 
     def _refuse_failures(self) -> None:
-        """Values of steps say nothing where too many checks of a chunk's continuations failed."""
+        """Values of solution steps mean nothing where too many checks of a chunk's continuations failed."""
         most = self.recipe.rollout.max_failed
         if self.failed > most * self.continued:
             raise WorkError(
-                f"{self.failed} of {self.continued} checks of continuations failed, more than rollout.max_failed = {most:g}"
+                f"{self.failed} of {self.continued} checks of continuations failed, "
+                f"more than rollout.max_failed = {most:g}"
             )
 
 

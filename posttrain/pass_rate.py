@@ -1,10 +1,11 @@
-"""How often a checkpoint solves each prompt: n completions a prompt, judged by the reward registry.
+"""How often a checkpoint solves each prompt: n completions for each prompt, scored by the rewards.
 
     posttrain pass-rate my-rates.yaml keep.at_least=1 keep.at_most=7
 
-`runs/<name>/prompts.jsonl` has the measured rows of every source, all columns as they were, with `p` (share right),
-`n_right` and `n_judged` besides: what `loss.p: external` reads. `kept.jsonl` has those that are neither too easy nor too
-hard (2 to 5 of 8 in Qwen2.5-Math, arXiv 2409.12122). `pass_rate.json` counts. Left out: rates by skill or source.
+`runs/<name>/prompts.jsonl` has the measured rows of every source with all their columns, and in addition `p`
+(share right), `n_right` and `n_judged`, which `loss.p: external` reads. `kept.jsonl` has the rows that are
+neither too easy nor too hard (2 to 5 of 8 in Qwen2.5-Math, arXiv 2409.12122). `pass_rate.json` has the
+counts. Left out: rates by source.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ log = logging.getLogger("posttrain.pass_rate")  # also as `__main__`
 
 
 class PassRateStage:
-    """A part has one row a prompt: where it stands and how many completions were right."""
+    """A part has one row for each prompt: its place and how many completions were right."""
 
     product = "pass_rate"
 
@@ -46,7 +47,7 @@ class PassRateStage:
         return found
 
     def finish(self, parts: Iterator[Row]) -> dict[str, Any]:
-        """Of a prompt that the mixture repeats, the first measurement counts."""
+        """Where the mixture repeats a prompt, its first measurement counts."""
         rates: dict[tuple[str, int], Rate] = {}
         completions = 0
         for row in parts:
@@ -75,7 +76,7 @@ class PassRateStage:
     def _write(self, rates: dict[tuple[str, int], Rate]) -> int:
         """Both files, in the order of the sources; returns the number of rows kept.
 
-        A prompt of which nothing could be judged stands in neither: it has no rate.
+        A prompt none of whose completions could be checked is in neither: it has no rate.
         """
         kept, met = 0, 0
         with lines_to(self.run.path / "prompts.jsonl") as add, lines_to(self.run.path / "kept.jsonl") as keep:

@@ -3,9 +3,10 @@
     posttrain rlvr my-rlvr.yaml policy.advantage=pass_at_k policy.k=4
     accelerate launch --config_file launch/ddp.yaml -m posttrain.rlvr my-rlvr.yaml
 
-What is ours: prompts come from the mixture, completions from the Generator, rewards from the registry, advantages from
-losses/advantage.py over whole groups, log-probabilities from the fused head (no T x V logits). TRL's own are the clipped
-losses and the KL term. Left out: value models (PPO), tools and several turns, rewards inside a completion.
+Ours are the prompts (from the mixture), completions (from a Generator), rewards (from the registry),
+advantages (losses/advantage.py, over whole groups) and log-probabilities (from the fused head, without T x V
+logits). TRL's are the clipped losses and the KL term. Left out: value models (PPO), tools and several turns,
+rewards inside a completion.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ WARN_ABOVE = 0.01
 
 
 class Ticks(torch.utils.data.Dataset):
-    """The clock of the training loop: rollouts come from elsewhere, its batches only count micro-batches."""
+    """The data set of the training loop: rollouts come from elsewhere, its batches only count
+    micro-batches."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -72,7 +74,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
     """TRL's GRPOTrainer with our rollouts, the fused head and posttrain's checkpoints."""
 
     def setup_rollouts(self, recipe: RlvrRecipe, parts: PromptParts, rewards: Composite) -> None:
-        """Replaces TRL's fused head and its sampling by ours; call after `setup_run`."""
+        """Replaces TRL's fused head and its sampling with ours; call after `setup_run`."""
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
         self.recipe, self.parts = recipe, parts
         self.beta = recipe.policy.beta
@@ -96,7 +98,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         if recipe.rollout.backend != "transformers":
             self._vllm = vllm_generator(self, recipe.model, recipe.data.max_length, recipe.rollout)
             self._correction = recipe.rollout.vllm.correction
-            # what TRL's loss asks before it multiplies by the importance ratio
+            # TRL's loss checks these before it multiplies by the importance ratio
             self.use_vllm = True
             self.vllm_importance_sampling_correction = self._correction != "none"
 
@@ -124,8 +126,9 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         try:
             drawn = self.source.draw(self._generating, size)
         except Interrupted as stop:
-            # The weights are those of the last step: save them, and nothing is lost but this batch. Before the first one
-            # there is nothing to save, and a start draws random numbers that a resumed run would not.
+            # The weights are those of the last step: save them, and only this batch is lost. Before the first
+            # step there is nothing to save, and a fresh start draws random numbers that a resumed run would
+            # not.
             if self.state.global_step:
                 self._save_checkpoint(self.model_wrapped)
             raise Stopped(
@@ -152,7 +155,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         return {name: value.to(self.args.device) for name, value in batch.items()}
 
     def _with_old(self, batch: Inputs) -> Inputs:
-        """Adds what the loss needs of the policy that sampled, and of the reference."""
+        """Adds the log-probabilities of the policy that sampled and of the reference, where the loss needs
+        them."""
         sampled, mask = batch.pop("sampled_log_probs"), batch["completion_mask"]
         corrected = self._correction != "none"
         apart = self.args.steps_per_generation * self.num_iterations
@@ -190,7 +194,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         compute_entropy=False,
         **other,
     ) -> tuple[Tensor, Tensor | None, None]:
-        """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C], by the fused head."""
+        """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C]."""
         labels = input_ids.masked_fill(attention_mask == 0, -100)
         labels[:, :-logits_to_keep] = -100
         with self.accelerator.autocast():
@@ -207,10 +211,10 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         return out.log_probs[:, kept], out.entropy[:, kept] if compute_entropy else None, None
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """The losses count for themselves."""
+        """TRL's losses do their own counting."""
         return None
 
-    # ---- what is kept and said of rollouts -----------------------------------------------------------------
+    # ---- rollouts on disk, failed checks ------------------------------------------------------------------
 
     def _write(self, drawn: Drawn, about: Any) -> None:
         """`rollouts/step-N.jsonl`, N the first step it trains."""
@@ -227,7 +231,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         write_rows(self.run.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
 
     def _refuse_failures(self, drawn: Drawn) -> None:
-        """Raises WorkError where too many checks failed; says so where some did."""
+        """Raises WorkError where too many checks failed; logs a warning where some did."""
         graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
         failed = [g for g in graded if g.failed]
         share, most = len(failed) / len(graded), self.recipe.rollout.max_failed
@@ -239,9 +243,10 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             for label, v in g.components.items()
             if v.value is None
         )
-        what = f"{len(failed)} of {len(graded)} checks failed ({share:.0%}); most often {reasons.most_common(1)[0][0]}"
+        what = f"{len(failed)} of {len(graded)} checks failed ({share:.0%}), most often "
+        what += reasons.most_common(1)[0][0]
         if share > most:
-            raise WorkError(f"{what}. More than rollout.max_failed = {most:g}: the run stops")
+            raise WorkError(f"{what}; rollout.max_failed = {most:g} allows fewer, so the run stops")
         log.warning("step %d: %s; they are left out", self.state.global_step + 1, what)
 
     # ---- logs and checkpoints ------------------------------------------------------------------------------
@@ -261,18 +266,20 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         return super().checkpoint_facts(folder, resumable) | {"prompts": self.source.position}
 
     def resume_from(self, facts: dict[str, Any]) -> None:
-        """Goes on with the prompt after the last one that was trained on."""
+        """Continues with the prompt after the last one that was trained on."""
         self.source.position = facts["prompts"]
 
 
 LOSSES = {"gspo": ("grpo", "sequence")}
-"""Loss of the recipe -> (loss_type, importance_sampling_level) of TRL, where they are not (its name, token)."""
+"""Loss of the recipe -> TRL's (loss_type, importance_sampling_level), where they are not (its name,
+"token")."""
 EPSILON = {"gspo": (3e-4, 4e-4), "cispo": (0.2, 5.0)}
 """Usual (epsilon, epsilon_high) by loss; (0.2, the same) for the others."""
 
 
 def arguments(recipe: RlvrRecipe) -> dict[str, Any]:
-    """Arguments of TRL's GRPOConfig that only this stage sets. Rollouts, rewards and the reference are ours."""
+    """Arguments of TRL's GRPOConfig that only this stage sets; rollouts, rewards and the reference are
+    ours."""
     policy, rollout = recipe.policy, recipe.rollout
     loss, level = LOSSES.get(policy.loss, (policy.loss, "token"))
     low, high = EPSILON.get(policy.loss, (0.2, None))
@@ -315,7 +322,7 @@ def build(recipe: RlvrRecipe, parts: PromptParts) -> RlvrTrainer:
 
 
 def _none(completions: list[Any], **columns: Any) -> list[float]:
-    """TRL wants a reward function; rewards come from the registry before it would ask."""
+    """TRL requires a reward function; it is never called, since the rewards are known before."""
     raise NotImplementedError
 
 

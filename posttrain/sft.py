@@ -3,9 +3,9 @@
     posttrain sft recipes/gsm8k-sft.yaml train.learning_rate=1e-5
     accelerate launch --config_file launch/ddp.yaml -m posttrain.sft recipes/gsm8k-sft.yaml
 
-What is ours: rows come from the mixture (so TRL's own preparation is skipped), the loss is computed inside the
-output head, and one global count of tokens or segments normalises each optimizer step whatever the accumulation
-and the number of ranks. Left out: vision models, tools, sequence parallelism.
+Ours are the rows (from the mixture, so TRL's preparation is skipped), the loss (computed inside the output
+head), and one global count of tokens or segments that normalises each optimizer step, whatever the
+accumulation and the number of ranks. Left out: vision models, tools, sequence parallelism.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ from posttrain_kernels import OnHost, count
 
 MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
 ROUTER = ("output_router_logits", "router_aux_loss_coef")
-"""TRL switches the balancing loss of mixture-of-experts models on in the config; it is put back as it was."""
+"""TRL enables the balancing loss of mixture-of-experts models in the config; the old values are restored."""
 
 
 class HostCopies:
-    """A collator around `collator` that leaves in the batch what the host must know of it, so that no step waits for
-    the device to say it: `host` (an `OnHost`, shifted like the loss's arguments) and `num_tokens` (int)."""
+    """Wraps a collator and keeps what the host must know about a batch, so that no step has to wait for the
+    device.
+
+    `host` is an `OnHost`, shifted like the loss's arguments; `num_tokens` an int.
+    """
 
     def __init__(self, collator: Any) -> None:
         self.collator = collator
@@ -59,7 +62,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
     """TRL's SFTTrainer with the mixture's order, the fused loss and posttrain's checkpoints."""
 
     def setup_loss(self, loss: Loss, sources: list[str], heldout: HeldoutRows | None) -> None:
-        """Replaces TRL's fused head by ours; call after `setup_run`."""
+        """Replaces TRL's fused head with ours; call after `setup_run`."""
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
         self.loss_arguments = confidence.arguments(loss)
         self.reduction = loss.reduction
@@ -73,7 +76,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
         if self.reduction == "sum":
             return torch.ones((), device=device)
         local = sum(self._count(batch) for batch in batch_samples)
-        # Filled in, not copied: a copy of a number to the device would wait for it.
+        # Filled, not copied: copying a number to the device would wait for it.
         return self.reduce(torch.full((), local, dtype=torch.float64, device=device)).clamp(min=1)
 
     def _count(self, batch: dict[str, Any]) -> int:
@@ -90,7 +93,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
         return model(**{k: batch[k] for k in MODEL_KEYS if k in batch}, fused=fused)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, which DDP averages over."""
+        """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, since DDP averages."""
         out = self._forward(model, inputs, num_items_in_batch)
         self.stats["train" if model.training else "heldout"].add(out, inputs)
         loss = out.loss if num_items_in_batch is None else out.loss * self.args.world_size

@@ -1,7 +1,7 @@
 """The command line of a stage: `python -m posttrain.sft RECIPE [key=value ...]`, alone or under a launcher.
 
-Wires training to evaluation and report (the scorer is handed in here), sets up logging, turns failures into exit codes
-and ends the process group in order. Left out: the work itself (`train.py`, `sample.py`).
+Connects training to evaluation and report (the scorer is handed in here), sets up logging, turns failures
+into exit codes and ends the process group in order. Left out: the work itself (`train.py`, `sample.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 
 def launch_training(stage: str, train: Callable[..., RunDir], argv: list[str] | None) -> int:
-    """Runs `train(recipe, scorer_for)` for the command line `argv` (default: that of the process); the exit code."""
+    """Runs `train(recipe, scorer_for)` for the command line `argv` (default: the process's); returns the exit
+    code."""
 
     def work(path: str, overrides: list[str]) -> None:
         run = train(load_stage(path, overrides, stage), scorer_for)
@@ -57,7 +58,8 @@ def launch_sampling(stage: str, sample: Callable[..., RunDir], argv: list[str] |
 
 
 def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Path, int], None] | None:
-    """The `Scorer` of a run: scores every task of its recipe, then renews the scorecard; None without tasks."""
+    """The `Scorer` of a run: scores every task of its recipe, then renews the scorecard; None without
+    tasks."""
     tasks = recipe.evaluate.tasks
     if not tasks:
         return None

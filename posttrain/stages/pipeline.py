@@ -1,8 +1,9 @@
-"""Runs a pipeline: stages as processes of their own, in parallel where nothing stands between them, one report.
+"""Runs a pipeline: stages as processes of their own, in parallel where nothing stands between them, one
+report.
 
-`runs/<pipeline>/` holds pipeline.json, one run directory and one log a stage, and report.html. A stage that is
-finished is not run again; a stopped one goes on from its last checkpoint. Left out: other machines (the cluster
-launcher submits stages as jobs instead).
+`runs/<pipeline>/` holds pipeline.json, one run directory and one log a stage, and report.html. A stage that
+is finished is not run again; a stopped one goes on from its last checkpoint. Left out: other machines (the
+cluster launcher submits stages as jobs instead).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
 
 
 def _places(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
-    """(section, key, separator) of every value that may name an earlier stage: models `stage@best:...`, files `stage/pairs.jsonl`."""
+    """(section, key, separator) of every value that may name an earlier stage: models `stage@best:...`, files
+    `stage/pairs.jsonl`."""
     for section, key in MODELS:
         holder = getattr(recipe, section, None)
         if getattr(holder, key, None) is not None:
@@ -84,7 +86,8 @@ def dependencies(pipeline: Pipeline, recipes: dict[str, Recipe]) -> dict[str, se
 def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: str | None = None) -> Path:
     """Run every stage; returns the report. Raises `WorkError` naming the stages that failed and their logs.
 
-    A failed stage keeps those that wait for it from starting; the others run on. `accelerate`: config that launches each.
+    A failed stage keeps those that wait for it from starting; the others run on. `accelerate`: config that
+    launches each.
     """
     pipeline = load_pipeline(path, overrides)
     recipes = stage_recipes(pipeline, Path(path))
@@ -220,7 +223,8 @@ class _Display:
 
 
 def launcher(accelerate: str | None) -> list[str]:
-    """The command in front of `-m posttrain.<stage>`: the interpreter, or accelerate with the config `accelerate`."""
+    """The command in front of `-m posttrain.<stage>`: the interpreter, or accelerate with the config
+    `accelerate`."""
     if accelerate is None:
         return [sys.executable]
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
@@ -276,8 +280,8 @@ class Running:
         return (rows[-1]["step"], total, f"loss {rows[-1]['loss']:.4g}") if rows else (0, total, "preparing")
 
     def stop(self) -> None:
-        """Ask; the stage saves a checkpoint and ends. A launcher would end its processes on SIGTERM before they have saved:
-        they are asked by USR1, which it ignores, and again until they listen."""
+        """Ask; the stage saves a checkpoint and ends. A launcher would end its processes on SIGTERM before
+        they have saved: they are asked by USR1, which it ignores, and again until they listen."""
         if self.process.poll() is None:
             if self.launched:
                 os.killpg(self.process.pid, signal.SIGUSR1)

@@ -1,7 +1,7 @@
 """What can be known of a recipe before anything is loaded: tasks, files, first rows, start model, lengths.
 
-Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left out:
-whatever needs the hub or a tokenizer; only the first row of a source is read.
+Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left
+out: whatever needs the hub or a tokenizer; only the first row of a source is read.
 """
 
 from __future__ import annotations

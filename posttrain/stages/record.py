@@ -1,6 +1,6 @@
-"""A run directory while a stage works in it: claimed by this process, and told in run.json how the work ended.
+"""A run directory while a stage works in it: locked by this process, with the outcome recorded in run.json.
 
-Shared by the stages that train and those that sample. Left out: what the directory holds (`rundir/directory.py`).
+Shared by the stages that train and those that sample. Left out: the directory itself (`rundir/directory.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def claimed(run: RunDir, recipe: Recipe) -> Iterator[bool]:
-    """Locks `run` for `recipe` on the main process; yields whether a run of this very recipe lies there already.
+    """Locks `run` for `recipe` on the main process; yields whether it already holds a run of this recipe.
 
-    Where the block fails, run.json records it. A finished run stays finished, and a run that was refused before it
-    began leaves nothing behind.
+    Where the block fails, run.json records it. A finished run stays finished; a run that was refused before
+    it began leaves nothing behind.
 
     Raises:
         RequestError: another process writes the directory, or it holds a run of another recipe.

@@ -1,8 +1,9 @@
-"""One run of a stage that samples and judges (pairs, pass_rate): from a checked recipe to a file of rows.
+"""One run of a stage that samples and scores (pairs, pass_rate): from a checked recipe to a file of rows.
 
-Prompts are taken in chunks. The completions of a chunk are in `rollouts/chunk-000012.jsonl`, what the stage makes of
-them in `parts/chunk-000012.jsonl`, each written in one step: a killed run resumes at the first chunk
-without a part, and samples no whole chunk twice. Ranks take chunks in turn; rank 0 waits for the parts of the others. Left out: vLLM.
+Prompts are taken in chunks. The completions of a chunk are in `rollouts/chunk-000012.jsonl`, what the stage
+makes of them in `parts/chunk-000012.jsonl`, each written in one step: a killed run resumes at the first chunk
+without a part and samples no whole chunk twice. Ranks take chunks in turn; rank 0 waits for the parts of the
+others. Left out: vLLM.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from posttrain.training.hardware import commit, hardware, versions
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 1800.0
-"""Seconds that the main process waits for the next chunk of another one."""
+"""Seconds that rank 0 waits for the next chunk of another rank."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,12 @@ class Sampler:
 
 
 class SamplingStage(Protocol):
-    """What is made of the groups; a class a stage. `product` names its files: `<product>.jsonl`, `<product>.json`."""
+    """What a stage makes of the groups. `product` names its files: `<product>.jsonl`, `<product>.json`."""
 
     product: str
 
     def part(self, prompts: list[Prompt], rows: list[Row]) -> list[Row]:
-        """The rows made of a chunk; `rows` are the completions of its prompts as the rollout files have them."""
+        """The rows made of a chunk; `rows` are the completions of its prompts as in the rollout files."""
         ...
 
     def finish(self, parts: Iterator[Row]) -> dict[str, Any]:
@@ -95,13 +96,16 @@ class SamplingStage(Protocol):
 
 
 def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]) -> RunDir:
-    """Sample, check and make the products of `recipe`; returns its run directory. Raises RequestError, WorkError."""
+    """Sample, score and make the products of `recipe`; returns its run directory.
+
+    Raises `RequestError` and `WorkError`.
+    """
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     with claimed(run, recipe) as resumed, StopRequest() as stop:
         if rank() == 0 and not resumed:
             for stale in run.path.glob("rollouts/chunk-*"):
-                stale.unlink()  # of an attempt that had made nothing of it yet
+                stale.unlink()  # of an attempt that never finished a chunk
         _run(recipe, run, stage, stop)
     return run
 
@@ -198,7 +202,7 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
 
 
 def _too_many_failed(rows: list[Row], rollout: Rollout) -> str:
-    """A sentence if more checks failed than may; else nothing."""
+    """A sentence where more checks failed than `rollout.max_failed` allows; else empty."""
     failed = [row for row in rows if row["reward"] is None or row["success"] is None]
     if len(failed) <= rollout.max_failed * len(rows):
         return ""
@@ -209,9 +213,13 @@ def _too_many_failed(rows: list[Row], rollout: Rollout) -> str:
 
 
 class Chunks:
-    """The prompts 0 .. count - 1 in chunks of about `rollout.batch_size` completions, dealt to the ranks in turn.
+    """The prompts 0 .. count - 1 in chunks of about `rollout.batch_size` completions, dealt to the ranks in
+    turn.
 
-    A run that goes on keeps its chunks, also under another batch size. Raises RequestError where its sources have changed.
+    A resumed run keeps its chunks, also under another batch size.
+
+    Raises:
+        RequestError: the sources of a resumed run have changed.
     """
 
     def __init__(self, run: RunDir, count: int, recipe: SampleRecipe, fingerprint: str) -> None:
@@ -223,7 +231,8 @@ class Chunks:
         )
         if before.get("data_fingerprint", fingerprint) != fingerprint:
             raise RequestError(
-                f"{run.path}: the rows of its sources are not those it began with; choose another name=..., or remove the folder"
+                f"{run.path}: the rows of its sources have changed since it began; choose another name=..., "
+                "or remove the folder"
             )
 
     def __len__(self) -> int:
@@ -245,7 +254,7 @@ class Chunks:
         return sum(self.part(n).exists() for n in range(len(self)))
 
     def wait(self, poll: Callable[[], None]) -> None:
-        """Until every part is there. Raises WorkError where none has come for `PATIENCE_S`."""
+        """Waits until every part is there. Raises WorkError where none has come for `PATIENCE_S`."""
         done, since = -1, time.monotonic()
         while (now := self.done()) < len(self):
             poll()
@@ -254,7 +263,7 @@ class Chunks:
             if time.monotonic() - since > PATIENCE_S:
                 missing = [n for n in range(len(self)) if not self.part(n).exists()]
                 raise WorkError(
-                    f"no chunk of another process came for {PATIENCE_S / 60:g} minutes; missing are {missing[:8]}"
+                    f"no rank has finished a chunk for {PATIENCE_S / 60:g} minutes; missing: {missing[:8]}"
                 )
             time.sleep(0.1)
 

@@ -1,8 +1,8 @@
 """One run of a stage that trains (sft, dpo, rlvr), from a checked recipe to a finished run directory.
 
-The order of the steps matters: the data first (no GPU is used while rows are prepared), then the trainer's arguments
-(which set up ZeRO-3 before the model is loaded), then the model. Left out: the command line (`launch.py`), and what a
-stage trains with (`sft.py`, `dpo.py`, `rlvr.py`).
+The order of the steps matters: the data first (no GPU is used while rows are prepared), then the trainer's
+arguments (they set up ZeRO-3 before the model is loaded), then the model. Left out: the command line
+(`launch.py`), and what makes one stage different from another (`sft.py`, `dpo.py`, `rlvr.py`).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RunData:
 def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer | None = None) -> RunDir:
     """Train `recipe`; returns its run directory. Raises `RequestError` and `WorkError`."""
     on_cpu = trains_on_cpu()
-    # The launcher's environment is checked, not the trainer's state: accelerate silently falls back to another engine.
+    # Checked in the launcher's environment: accelerate may silently fall back to another engine later.
     refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu)
     if isinstance(recipe, SftRecipe):
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
@@ -148,8 +148,8 @@ def _prepare(recipe: TrainRecipe) -> RunData:
 def _refuse_other_world(arguments: TrainingArguments) -> None:
     if arguments.world_size != world_size():
         raise WorkError(
-            f"launched with WORLD_SIZE={world_size()} but accelerate runs {arguments.world_size} process(es): "
-            "check distributed_type in the accelerate config (MULTI_CPU starts one)"
+            f"launched with WORLD_SIZE={world_size()}, but accelerate runs {arguments.world_size} "
+            "process(es); check distributed_type in the accelerate config (MULTI_CPU starts one)"
         )
 
 

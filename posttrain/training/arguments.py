@@ -1,8 +1,8 @@
 """The `train` section of a recipe as arguments of TRL's config class.
 
-Saving, held-out evaluation and scoring are driven by posttrain's own callbacks, so the library's strategies for them are
-switched off here; so is everything that would leave the machine. Left out: what only one stage sets; each stage module has
-a function `arguments`.
+Saving, held-out evaluation and scoring are driven by posttrain's own callbacks, so the library's strategies
+for them are switched off here; so is everything that would leave the machine. Left out: what only one stage
+sets (the function `arguments` of each stage module).
 """
 
 from __future__ import annotations

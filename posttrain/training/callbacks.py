@@ -1,7 +1,7 @@
-"""When things happen in a run: saving, held-out loss, scoring, gates, rotation, progress.
+"""When a run saves, measures the held-out loss, scores, checks gates, rotates checkpoints and shows progress.
 
 Scoring is a callable handed in (`Scorer`), so that training never imports evaluation. A failed evaluation is
-logged and never fails training; only a gate whose recipe says so ends it.
+logged and does not end the run; only a gate with `action: stop` does.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from posttrain.training.trainer import RunTrainer
 log = logging.getLogger(__name__)
 
 SHOWN = {"weight_mean": "F", "reward": "reward", "rewards/accuracies": "accuracy"}
-"""What a line of progress says besides loss and speed, where it is logged."""
+"""Shown in a line of progress beside loss and speed, where logged."""
 Scorer = Callable[[Path, int], None]
-"""`score(checkpoint folder, step)`: called on all ranks after a checkpoint is whole, returns when all are done."""
+"""`score(checkpoint folder, step)`: called on all ranks once a checkpoint is complete; returns when all are
+done."""
 
 
 class FlowCallback(TrainerCallback):
@@ -35,12 +36,13 @@ class FlowCallback(TrainerCallback):
     def __init__(
         self, trainer: RunTrainer, *, rhythm: int, save_steps: int | None, heldout_steps: int | None
     ) -> None:
-        """`rhythm`: steps that belong together (`recipe.plan.rhythm`), of which `save_steps` is a multiple; None: never."""
+        """`rhythm`: steps that belong together (`recipe.plan.rhythm`); `save_steps` is a multiple of it.
+        None: never."""
         self.trainer, self.rhythm = trainer, rhythm
         self.save_steps, self.every = save_steps, heldout_steps
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.judge_step()
+        self.trainer.check_step()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.write_samples()
@@ -55,7 +57,7 @@ class FlowCallback(TrainerCallback):
 
 
 class ScoreCallback(TrainerCallback):
-    """Scores each checkpoint as it is saved, judges it by the gates, then rotates."""
+    """Scores each checkpoint as it is saved, checks the gates, then rotates."""
 
     def __init__(
         self, trainer: RunTrainer, evaluate: Evaluate, checkpoints: Checkpoints, score: Scorer | None
@@ -74,22 +76,22 @@ class ScoreCallback(TrainerCallback):
         whole = ckpt.all_complete(folder)
         for checkpoint in whole:  # a kill between saving and scoring left these unscored
             self._score(checkpoint.path, checkpoint.step)
-        self.judge(whole[-1].name if whole else None)
+        self.check_gates(whole[-1].name if whole else None)
 
     def on_save(self, args, state, control, **kwargs):
         with self.trainer.untimed():
             name = ckpt.name_of(state.global_step)
             self._score(self.trainer.run.checkpoints / name, state.global_step)
-            self.judge(name)
+            self.check_gates(name)
             if state.is_world_process_zero:
                 self.rotate()
             self.trainer.accelerator.wait_for_everyone()
 
     def score_again(self, checkpoint: ckpt.Checkpoint) -> None:
-        """For a run whose training is done: its last checkpoint, which a kill may have left unscored. Errors are raised."""
+        """Scores the last checkpoint of a run that has trained to the end and may have been killed then."""
         if self.score is not None:
             self.score(checkpoint.path, checkpoint.step)
-            self.judge(checkpoint.name)
+            self.check_gates(checkpoint.name)
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
@@ -98,10 +100,10 @@ class ScoreCallback(TrainerCallback):
             self.score(path, step)
         except PosttrainError as error:
             log.error("scoring %s failed: %s", path.name, error)
-        except Exception as error:  # whatever went wrong in an evaluation, training goes on
+        except Exception as error:  # a failed evaluation does not end training
             log.error("scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True)
 
-    def judge(self, newest: str | None) -> None:
+    def check_gates(self, newest: str | None) -> None:
         """Compares the scores with the gates, `newest` being the last checkpoint; called on all ranks.
 
         Raises:
@@ -112,7 +114,7 @@ class ScoreCallback(TrainerCallback):
 
     def rotate(self) -> None:
         rule, run = self.checkpoints, self.trainer.run
-        keep = {self.passed}  # with gates, one that passed is always there
+        keep = {self.passed}  # with gates, one that passed is always kept
         if rule.keep_best is not None:
             by = rule.keep_best
             there = {c.name for c in ckpt.all_complete(run.checkpoints)}
@@ -121,7 +123,7 @@ class ScoreCallback(TrainerCallback):
 
 
 class ConsoleCallback(TrainerCallback):
-    """A progress bar on a terminal; one short line a log otherwise. Main process only."""
+    """A progress bar on a terminal, one short line for each log otherwise. Main process only."""
 
     def __init__(self, name: str) -> None:
         self.name = name

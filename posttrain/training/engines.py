@@ -1,7 +1,8 @@
-"""The distributed engines: which one a run has, what is refused under FSDP, and a sharded model in one piece for sampling.
+"""Distributed engines: which one a run has, what is refused under FSDP, and a sharded model gathered for
+sampling.
 
-Of FSDP, torch's `fully_shard` through accelerate is supported, as in launch/fsdp2.yaml. Left out: FSDP1, weights offloaded
-to the host, meshes of more than one dimension, quantised weights, fp16.
+Of FSDP, torch's `fully_shard` through accelerate is supported, as in launch/fsdp2.yaml. Left out: FSDP1,
+weights offloaded to the host, meshes of more than one dimension, quantised weights, fp16.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def refuse_fsdp(model: Model, train: Train, stage: str, on_cpu: bool) -> None:
 
 
 def refuse_pretence(accelerator: Any) -> None:
-    """Raises `RequestError` where FSDP2 was asked for and something else was set up, or the other way round."""
+    """Raises `RequestError` where FSDP2 was asked for and another engine was set up, or the reverse."""
     if fsdp_asked() != bool(accelerator.is_fsdp2):
         got = str(accelerator.distributed_type).rpartition(".")[2]
         what = "was asked for" if fsdp_asked() else "was not asked for"
@@ -86,7 +87,10 @@ def engine(args: Any) -> str:
 
 @contextlib.contextmanager
 def whole_model(model: nn.Module, accelerator: Any) -> Iterator[nn.Module]:
-    """`model` is what the engine wraps. Collective: all ranks enter and leave together."""
+    """Yields the unwrapped model with all its weights gathered; `model` is what the engine wraps.
+
+    Collective: all ranks enter and leave together.
+    """
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3:
         with (
@@ -111,8 +115,11 @@ def whole_model(model: nn.Module, accelerator: Any) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def _no_roll_call(engine: Any) -> Iterator[None]:
-    """Takes off the hook of ZeRO-3 that TRL leaves on: at each forward of the whole model all ranks compare what they have
-    run, so that one whose completions are shorter, or that has fewer prompts, would keep the others waiting for ever."""
+    """Removes a ZeRO-3 hook that TRL leaves in place.
+
+    At each forward of the whole model it makes all ranks compare what they have run, so that a rank with
+    shorter completions or fewer prompts would keep the others waiting forever.
+    """
     offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
     offload.fwd_pre_hook.remove()
     try:

@@ -1,8 +1,9 @@
-"""Which checkpoints failed a gate of `evaluate.gates`: a named score that fell too far while another was trained for.
+"""Which checkpoints failed a gate of `evaluate.gates`: a score that fell too far while another one was
+trained for.
 
-Everything follows from scores.jsonl and the gates of today, and nothing is remembered: a resumed run says the same
-again, and a gate that is relaxed takes its marks back. `gates.jsonl` is a copy of the failures for whoever has no
-recipe at hand. Left out: intervals; a drop within the noise of few problems fails too.
+The result follows from scores.jsonl and the current gates alone: a resumed run comes to the same result, and
+relaxing a gate removes its marks. `gates.jsonl` is a copy of the failures for readers without the recipe.
+Left out: intervals; a drop within the noise of few problems fails too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from posttrain.errors import WorkError
 from posttrain.recipe.sections import Gate
 from posttrain.rundir import checkpoints as ckpt
@@ -21,16 +24,16 @@ from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
 ROUNDING = 1e-9
-"""0.8 - 0.7 is above 0.1 in floating point; no gate shall fail on that."""
+"""0.8 - 0.7 is above 0.1 in floating point; a gate must not fail on that."""
 
 
 class GateFailed(WorkError):
-    """A gate with `action: stop` failed; the checkpoint is whole and scored."""
+    """A gate with `action: stop` failed; the checkpoint is complete and scored."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the gates say of a run."""
+class GateReport:
+    """The result of checking the gates of a run."""
 
     failures: list[dict[str, Any]]
     """Rows of gates.jsonl, by step."""
@@ -39,7 +42,7 @@ class Judgement:
     passed: str
     """Name of the newest checkpoint that passed every gate, or empty."""
     missing: list[str]
-    """A sentence for each gate that could not be judged for the newest checkpoint."""
+    """A sentence for each gate that could not be checked for the newest checkpoint."""
     stop: str
     """Why the run must not go on, or empty."""
 
@@ -93,11 +96,14 @@ def fails(verdict: dict[str, Any]) -> bool:
     return verdict["drop"] > verdict["max_drop"] + ROUNDING
 
 
-def judge(run: Path, gates: Sequence[Gate], newest: str | None = None) -> Judgement:
-    """Judges every scored checkpoint of `run`; `newest` is the one that was scored last. Raises `WorkError` where
-    scores.jsonl is damaged.
+def check(run: Path, gates: Sequence[Gate], newest: str | None = None) -> GateReport:
+    """Checks every scored checkpoint of `run`; `newest` is the one that was scored last.
 
-    A run must stop where the newest score of a gate with `action: stop` fails: one that failed and recovered is marked.
+    A run must stop where the newest score of a gate with `action: stop` fails; one that failed and recovered
+    is marked.
+
+    Raises:
+        WorkError: scores.jsonl is damaged.
     """
     measured = [Measured.of(run, gate) for gate in gates]
     steps = sorted(set().union(*(m.steps() for m in measured)))
@@ -116,7 +122,8 @@ def judge(run: Path, gates: Sequence[Gate], newest: str | None = None) -> Judgem
         if all(verdict is not None and not fails(verdict) for verdict in verdicts):
             passed = verdicts[0]["checkpoint"]
     missing = [
-        f"evaluate.gates[{i}]: {m.gate.task}/{m.gate.metric} of {newest} was not judged: {_lacking(m, newest)}"
+        f"evaluate.gates[{i}]: {m.gate.task}/{m.gate.metric} of {newest} was not checked: "
+        f"{_lacking(m, newest)}"
         for i, m in enumerate(measured)
         if newest is not None and m.verdict(_step(newest)) is None
     ]
@@ -126,22 +133,24 @@ def judge(run: Path, gates: Sequence[Gate], newest: str | None = None) -> Judgem
         if stops
         else ""
     )
-    return Judgement(failures, sentences, passed, missing, stop)
+    return GateReport(failures, sentences, passed, missing, stop)
 
 
 def sentence(index: int, row: dict[str, Any], greater_is_better: bool) -> str:
-    """What a failure says to the reader."""
+    """A failure as a sentence for the log."""
     side = "below" if greater_is_better else "above"
     reference = "the start" if row["against"] == "start" else "the best so far"
     return (
-        f"gate failed: {row['task']}/{row['metric']} of {row['checkpoint']} is {row['value']:.4g}, {row['drop']:.4g} "
-        f"{side} {reference} ({row['reference']:.4g}); evaluate.gates[{index}].max_drop is {row['max_drop']:g}"
+        f"gate failed: {row['task']}/{row['metric']} of {row['checkpoint']} is {row['value']:.4g}, "
+        f"{row['drop']:.4g} {side} {reference} ({row['reference']:.4g}); "
+        f"evaluate.gates[{index}].max_drop is {row['max_drop']:g}"
     )
 
 
 def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) -> str:
-    """Judges, records and says it, on the main process; tells every rank. Name of the newest checkpoint that passed
-    (main process), or empty.
+    """Checks, records and logs the failures on the main process, and tells every rank.
+
+    Returns the name of the newest checkpoint that passed (main process), or an empty string.
 
     Raises:
         GateFailed: the run must stop; on every rank, with the sentence of the main process.
@@ -149,15 +158,15 @@ def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) ->
     passed = stop = ""
     if main:
         try:
-            found = judge(run, gates, newest)
+            found = check(run, gates, newest)
             passed, stop = found.passed, found.stop
             for said, new in zip(found.sentences, record(run, found.failures), strict=True):
-                if new:  # what an earlier start said is not said again
+                if new:  # an earlier start has logged the others
                     log.warning("%s; the checkpoint does not count as the best", said)
             for said in found.missing:
                 log.warning("%s", said)
-        except Exception as error:  # the other ranks wait for an answer, whatever went wrong
-            log.error("the gates were not judged: %s", error)
+        except Exception as error:  # the other ranks wait for an answer in any case
+            log.error("the gates were not checked: %s", error)
     if gates:
         stop = _from_main(stop)
     if stop:
@@ -167,8 +176,6 @@ def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) ->
 
 def _from_main(text: str) -> str:
     """The `text` of rank 0, on every rank."""
-    import torch.distributed as dist
-
     box = [text]
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)

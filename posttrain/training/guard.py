@@ -1,7 +1,7 @@
 """Watches every optimizer step for NaN, infinity and loss spikes, before the weights change.
 
-The decision is made from the loss summed over ranks, so that all ranks decide alike. A skipped step leaves
-weights and optimizer state as they were (gradients are dropped); the learning-rate schedule goes on.
+The decision depends on the loss summed over ranks, so that all ranks make the same one. A skipped step leaves
+weights and optimizer state unchanged (its gradients are dropped); the learning-rate schedule advances.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Decision = Literal["go", "skip", "stop"]
 
 
 class StepGuard:
-    """State machine of the guard; pure, no torch. `state()`/`load()` make a resumed run decide alike."""
+    """State machine of the guard; pure, no torch. `state()`/`load()` let a resumed run decide as the
+    uninterrupted one."""
 
     def __init__(self, config: Guard) -> None:
         self.config = config
@@ -26,7 +27,7 @@ class StepGuard:
         self.skipped = 0
         self.reason = ""
 
-    def judge(self, loss: float, grad_norm: float | None) -> Decision:
+    def decide(self, loss: float, grad_norm: float | None) -> Decision:
         """What to do with a step of global `loss` and gradient norm (None where unknown)."""
         bad = not math.isfinite(loss) or (grad_norm is not None and not math.isfinite(grad_norm))
         action: str = "ignore"
@@ -36,7 +37,8 @@ class StepGuard:
         elif self.config.on_spike != "ignore" and len(self.recent) == self.config.window:
             usual = statistics.median(self.recent)
             if 0 < self.config.spike_factor * usual < loss:
-                self.reason = f"loss {loss:g} is {loss / usual:.1f} times the median of the last {self.config.window} steps"
+                times = f"{loss / usual:.1f} times the median of the last {self.config.window} steps"
+                self.reason = f"loss {loss:g} is {times}"
                 action = self.config.on_spike
         if action == "ignore":
             self.recent.append(loss)

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, devices; peak memory and model FLOP utilisation where they are known."""
+"""Software versions, commit and devices of a run, and its peak memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "datasets
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides a result."""
+    """Installed versions of the packages that decide a result."""
     found = {"posttrain": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

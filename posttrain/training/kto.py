@@ -1,10 +1,12 @@
-"""KTO: preference optimisation on single replies that are labelled good or bad (arXiv 2402.01306). `posttrain dpo` with
-`preference.loss: kto` runs it; rows have a prompt, a reply and a label (data/shapes/labelled.py).
+"""KTO: preference optimisation on single replies that are labelled good or bad (arXiv 2402.01306).
 
-Why it is no subclass of TRL's KTOTrainer: that one estimates the KL within each micro-batch, so its loss changes with
-accumulation and ranks. Here z is the mean over the whole global batch of log pi - log ref of mismatched rows
-(training/kto.py), at least 0 and without gradient, taken before the step's first backward. With one micro-batch on
-one process the two are equal. Left out: APO's unpaired loss, which has no z.
+`posttrain dpo` with `preference.loss: kto` runs it; a row has a prompt, a reply and a label
+(data/shapes/labelled.py).
+
+It does not subclass TRL's KTOTrainer, which estimates the KL within each micro-batch, so that its loss
+changes with accumulation and ranks. Here z is the mean of log pi - log ref over the mismatched rows of the
+whole global batch, at least 0 and without gradient, computed before the step's first backward. With one
+micro-batch on one process the two are equal. Left out: APO's unpaired loss, which has no z.
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ from posttrain.training.reference import Key, ReferencedRows, referenced
 
 log = logging.getLogger(__name__)
 BALANCE = (1.0, 4 / 3)
-"""Where weight x number of good replies over that of bad ones should lie (section 4.2 of the paper)."""
+"""Range of (weight x number) of good replies over that of bad ones (section 4.2 of the paper)."""
 
 
 class LabelledFacts:
-    """A collator around `collator` (a `Collator`) for rows with a `mismatch`; P rows are P segments.
+    """Wraps a `Collator`, for rows with a `mismatch`; P rows are P segments.
 
-    `desirable` bool [P], `reply_tokens` int64 [P] trained tokens, `num_tokens` (int), `mismatch` (a batch of the
-    mismatched rows); `reference` float32 [P] in both if every row has it.
+    Adds `desirable` bool [P], `reply_tokens` int64 [P] (trained tokens), `num_tokens` (int), `mismatch` (a
+    batch of the mismatched rows), and `reference` float32 [P] in both if every row has it.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -67,7 +69,8 @@ class KtoTrainer(PreferenceTrainer):
 
     @classmethod
     def mixed(cls, parts: RowParts, known: dict[Key, Any], batch: int, max_length: int) -> ReferencedRows:
-        """As of any preference stage, and each row with its mismatched row within the global batch of `batch` rows."""
+        """As in `DpoTrainer`, and each row with its mismatched row within the global batch of `batch`
+        rows."""
         rows, sources = referenced(parts, known), len(parts.prepared.fingerprints)
         prints = [f"mismatched {parts.prepared.mixture.fingerprint} {batch} {max_length}"]
         train, heldout = MismatchedRows(rows.train, batch, max_length, sources, known), None
@@ -113,9 +116,9 @@ class KtoTrainer(PreferenceTrainer):
     def losses(self, model, batch: dict[str, Any]) -> torch.Tensor:
         reference = self.reference_of(batch)
         log_probs = self.log_probs(model, batch)
-        return self._judged("train", log_probs, reference, self.z, batch)
+        return self._losses_of("train", log_probs, reference, self.z, batch)
 
-    def _judged(self, mode: str, log_probs, reference, z, batch: dict[str, Any]) -> torch.Tensor:
+    def _losses_of(self, mode: str, log_probs, reference, z, batch: dict[str, Any]) -> torch.Tensor:
         """The loss of each reply [P], added to the stats."""
         loss = kto(log_probs, reference, batch["desirable"], z, self.options)
         ratios = (log_probs - reference).detach()
@@ -136,11 +139,11 @@ class KtoTrainer(PreferenceTrainer):
                 held.append((log_probs, reference, {name: batch[name] for name in facts}))
         z = self._estimate(ratios)
         for log_probs, reference, batch in held:
-            self._judged("heldout", log_probs, reference, z, batch)
+            self._losses_of("heldout", log_probs, reference, z, batch)
 
 
 def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
-    """Both labels must be there; a warning where their weights do not make up for their numbers.
+    """Logs a warning where the weights of good and bad replies do not balance their numbers.
 
     Raises:
         RequestError: all rows have the same label.
@@ -152,7 +155,8 @@ def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
     if sum(good) in (0, sum(rows)):
         raise RequestError(
             f"preference.loss = kto needs good and bad replies: of {sum(rows)} rows {sum(good)} are good and "
-            f"{sum(rows) - sum(good)} bad; check columns.label of {', '.join(repr(name) for name, _ in tables)}"
+            f"{sum(rows) - sum(good)} bad; check columns.label of "
+            f"{', '.join(repr(name) for name, _ in tables)}"
         )
     n_good = sum(s * g / n for s, g, n in zip(shown, good, rows, strict=True))
     n_bad = sum(s * (n - g) / n for s, g, n in zip(shown, good, rows, strict=True))
@@ -161,10 +165,10 @@ def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
         advice = ""
         if n_good and n_bad:
             low, high = (side * below / n_good for side in BALANCE)
-            advice = f"; preference.desirable_weight between {low:.3g} and {high:.3g} would do"
+            advice = f"; set preference.desirable_weight between {low:.3g} and {high:.3g}"
         log.warning(
-            "about %.0f good and %.0f bad replies are trained on, weighted %.3g to %.3g: the paper of KTO wants a ratio "
-            "between 1 and 4/3%s",
+            "training on about %.0f good and %.0f bad replies, weighted %.3g to %.3g; the KTO paper "
+            "recommends a ratio between 1 and 4/3%s",
             n_good,
             n_bad,
             above,
@@ -174,10 +178,10 @@ def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
 
 
 class MismatchedRows:
-    """`rows` with `mismatch`, a row as they are: `size` rows make a global batch.
+    """`rows`, each with a row `mismatch`; `size` rows make a global batch.
 
-    A mismatched row is cut at `max_length` tokens. `source` stands for a source in its key; `known` has the reference's
-    log-probabilities by key (see training/reference.py).
+    A mismatched row is cut at `max_length` tokens. `source` is the source number in its key; `known` has the
+    log-probabilities of the reference by key (see training/reference.py).
     """
 
     def __init__(
@@ -205,16 +209,17 @@ class MismatchedRows:
         return row | {"source": self.source, "row": i}
 
     def places(self) -> dict[Key, Callable[[], dict[str, Any]]]:
-        """What the reference is asked: every row once, every mismatch."""
+        """The rows whose reference log-probabilities are needed: every row once, every mismatch."""
         own = {(self.source, i): partial(self.mismatch, i) for i in range(len(self))}
         return self.rows.places() | own
 
 
 def joined(row: dict[str, Any], other: dict[str, Any], max_length: int) -> dict[str, Any]:
-    """The prompt of `row` with the reply of `other`: {"input_ids", "labels", "segment_ids": int32 [L], "p": None}.
+    """The prompt of `row` with the reply of `other`.
 
-    The prompt is what stands before the first trained token, the reply the trained tokens with their end of turn.
-    At least one token of the reply is left, since `row` itself fits.
+    Returns {"input_ids", "labels", "segment_ids": int32 [L], "p": None}. The prompt is everything before the
+    first trained token, the reply the trained tokens with their end of turn. At least one token of the reply
+    is left, since `row` itself fits.
     """
     prompt = row["input_ids"][: int(np.argmax(row["labels"] != IGNORED))]
     reply = other["input_ids"][other["labels"] != IGNORED]

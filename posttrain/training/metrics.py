@@ -1,6 +1,8 @@
-"""Sums over micro-batches that become the logged means: kept on the device, reduced across ranks once a log line.
+"""Sums over micro-batches that become logged means: kept on the device, reduced across ranks once per log
+line.
 
-Left out: anything that would need the logits; the fused head returns what is summed here.
+`LossStats` for supervised fine-tuning, `PairStats` and `ReplyStats` for preference stages. Left out: anything
+that would need the logits; the fused head returns what is summed here.
 """
 
 from __future__ import annotations
@@ -165,7 +167,8 @@ class PairStats(Window):
         sft: tuple[Tensor, Tensor],
         batch: dict,
     ) -> None:
-        """Add a micro-batch: `loss` [B] of the pairs, `rewards` of both sides [B], `sft` its loss and weight F [B]."""
+        """Add a micro-batch: `loss` [B] of the pairs, `rewards` of both sides [B], `sft` loss and weight F
+        [B]."""
         chosen, rejected = rewards
         zero = torch.zeros_like(chosen)
         ratios = (zero, zero) if pairs.ref_chosen is None else pairs.ratios
@@ -197,7 +200,7 @@ class PairStats(Window):
 
 
 class ReplyStats(Window):
-    """Of single replies: `chosen` are the desirable ones. A side that the window does not hold is not logged."""
+    """For single replies; `chosen` are the desirable ones. A side missing from the window is not logged."""
 
     names = REPLY_NAMES
 
@@ -205,7 +208,8 @@ class ReplyStats(Window):
     def add(
         self, loss: Tensor, log_probs: Tensor, ratios: Tensor, rewards: Tensor, kl: Tensor, batch: dict
     ) -> None:
-        """Add a micro-batch: `loss`, `log_probs`, `ratios` to the reference, `rewards` [B]; `kl` of its step."""
+        """Add a micro-batch: `loss`, `log_probs`, `ratios` to the reference, `rewards` [B]; `kl` of the
+        step."""
         values = [torch.ones_like(loss), loss, kl.expand(len(loss))]
         desirable = batch["desirable"]
         for side in (desirable, ~desirable):

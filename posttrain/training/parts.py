@@ -1,6 +1,7 @@
-"""What the trainer of a stage is built from, as values; one dataclass for each kind of stage.
+"""The parts from which a stage builds its trainer; one dataclass for each kind of stage.
 
-Left out: how they are made (`stages/train.py`), and the parts of stages that only sample (`stages/sample.py`).
+Left out: how they are made (`stages/train.py`), and the parts of stages that only sample
+(`stages/sample.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What every preference loss trains on: log-probabilities by the fused head, and those of a reference.
+"""`PreferenceTrainer`: log-probabilities of policy and reference, which every preference loss is computed
+from.
 
-The reference is the start model, or another one. Precomputed, its log-probabilities are made before the first step and
-kept (reference.py); live, it is asked in every step. Either way no logits of size T x V exist. Left out: the losses, and what a
-batch holds (dpo.py, kto.py); a reference that moves.
+The reference is the start model or another one. Precomputed, its log-probabilities are computed before the
+first step and kept (reference.py); live, it runs in every step. Either way no T x V logits exist. Left out:
+the losses and what is in a batch (dpo.py, kto.py); a reference that moves.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         return dataset
 
     def setup_preference(self, reference: Reference | None, heldout: Any, stats: dict[str, Any]) -> None:
-        """Replaces TRL's fused head by ours; call after `setup_run`. `reference`: None where the loss reads none."""
+        """Replaces TRL's fused head with ours; call after `setup_run`. `reference`: None where the loss has
+        none."""
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
         self.reference, self.heldout, self.stats = reference, heldout, stats
         self.add_callback(ReferenceCallback(self))
@@ -51,11 +53,13 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
 
     @torch.no_grad()
     def prepare_reference(self) -> None:
-        """Before the first step, unless live: the log-probabilities that are not known yet are computed and kept, and a
-        second model is let go. Collective.
+        """Before the first step, unless live: computes and keeps the missing log-probabilities, then frees a
+        second model.
+
+        Collective.
 
         Raises:
-            WorkError: a resumed run whose file of them is gone: the model is not the reference any more.
+            WorkError: a resumed run has lost its file of them, and the model is no longer the reference.
         """
         given = self.reference
         if given is None or given.live:
@@ -64,11 +68,12 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         fixed = given.other or is_peft_model(self.model)
         if missing and self.state.global_step and not fixed:
             raise WorkError(
-                f"{given.store.run_copy}: the reference log-probabilities of {len(missing)} {self.what} are gone, and the "
-                f"model has trained {self.state.global_step} steps: start the run again in another directory"
+                f"{given.store.run_copy}: the reference log-probabilities of {len(missing)} {self.what} are "
+                f"missing, and the model has already trained {self.state.global_step} steps; start again "
+                "in a new run directory"
             )
         if missing:
-            log.info("reference log-probabilities of %d %s", len(missing), self.what)
+            log.info("computing reference log-probabilities of %d %s", len(missing), self.what)
             with self.untimed():
                 given.known.update(self._computed([given.wanted[key] for key in missing]))
         if self.is_world_process_zero():
@@ -94,7 +99,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
 
     @contextlib.contextmanager
     def as_reference(self) -> Iterator[Any]:
-        """The model that is the reference, for forwards without gradient."""
+        """Yields the model that is the reference, for forwards without gradient."""
         if self.reference.model is not None:
             with torch.no_grad():
                 yield self.reference.model
@@ -103,7 +108,8 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
             yield self.model_wrapped
 
     def reference_of(self, batch: dict[str, Any]) -> torch.Tensor | None:
-        """Log-probabilities of the reference, as `log_probs`; None where the loss reads none. Collective if live."""
+        """Log-probabilities of the reference, as `log_probs`; None where the loss has none. Collective if
+        live."""
         if self.reference is None:
             return None
         if not self.reference.live:
@@ -135,7 +141,8 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         return torch.full((), float(local * self.args.world_size), device=device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum over rows / `num_items_in_batch` (None: mean of this batch), times ranks, which DDP averages over."""
+        """Sum over rows / `num_items_in_batch` (None: mean of this batch), times ranks, since DDP
+        averages."""
         losses = self.losses(model, inputs)
         if num_items_in_batch is None:
             return losses.mean()
@@ -153,14 +160,14 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
             if not self._called_out and means.get("logratio/chosen", 0.0) < -1.0:
                 self._called_out = True
                 log.warning(
-                    "the chosen replies have become less likely than under the reference (%.1f nats each)%s",
+                    "chosen replies have become less likely than under the reference (%.1f nats each)%s",
                     means["logratio/chosen"],
                     self.remedy,
                 )
         return means
 
     remedy = ""
-    """What the log says besides when chosen replies become less likely."""
+    """Appended to the warning that chosen replies become less likely."""
 
     def heldout_metrics(self) -> dict[str, float]:
         """Held-out loss, rewards and margins."""
@@ -171,7 +178,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
 
 
 class ReferenceCallback(TrainerCallback):
-    """Asks for the reference once the engine has the model and before the first batch is read."""
+    """Prepares the reference once the engine has the model, before the first batch is read."""
 
     def __init__(self, trainer: PreferenceTrainer) -> None:
         self.trainer = trainer

@@ -1,8 +1,9 @@
-"""Log-probabilities of the reference model, computed once before the first step and kept.
+"""The reference of a preference run: its model, and its log-probabilities, computed before the first step and
+kept.
 
-They are kept by content: a file a source and reference model in the cache of tables, where another run finds them, and
-a copy in the run directory, without which a resumed run could not know them. They are complete or an error. Left out:
-which model is the reference and who asks it (preference.py), a reference that moves.
+They are kept by content: one file per source and reference model in the cache, where another run finds them,
+and a copy in the run directory, which a resumed run needs. Missing values are an error. Left out: when the
+reference runs (preference.py), a reference that moves.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from posttrain.training.parts import RowParts
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 Key = tuple[int, int]
-"""(source, row of the source); of a mismatched row (kto.py) (a number above those of the sources, position)."""
+"""(source, row of the source); of a mismatched row (kto.py): (a number above those of the sources,
+position)."""
 
 
 class ReferenceRows:
-    """Rows with `reference` where `known` has it: nats, summed over tokens, [2] of a pair (chosen, rejected), else [1]."""
+    """Rows with `reference` where `known` has it: nats summed over tokens, [2] for a pair (chosen, rejected),
+    else [1]."""
 
     def __init__(self, rows: Any, known: dict[Key, np.ndarray]) -> None:
         self.rows, self.known = rows, known
@@ -50,7 +53,7 @@ class ReferenceRows:
         return row if found is None else row | {"reference": found}
 
     def places(self) -> dict[Key, Callable[[], dict[str, Any]]]:
-        """What the reference is asked: a call that reads it, for every row once."""
+        """The rows whose reference log-probabilities are needed, each once, as a call that reads it."""
         found: dict[Key, Callable[[], dict[str, Any]]] = {}
         for i in range(len(self)):
             key = self.rows.key(i)
@@ -66,7 +69,7 @@ class ReferenceStore:
         self.folder, self.run_copy, self.names = folder, run_copy, list(names)
 
     def load(self) -> dict[Key, np.ndarray]:
-        """What is known of this run's pairs: its own copy first, then the cache."""
+        """The known log-probabilities of this run, from its own copy and from the cache."""
         found: dict[Key, np.ndarray] = {}
         for source, name in enumerate(self.names):
             for path in (self.folder / f"{name}.npz", self._own(name)):
@@ -75,7 +78,8 @@ class ReferenceStore:
         return found
 
     def save(self, known: dict[Key, np.ndarray], wanted: set[Key]) -> None:
-        """Main process: the run's pairs beside the run, everything known in the cache."""
+        """Main process: writes those of this run into its directory, and all that are known into the
+        cache."""
         for source, name in enumerate(self.names):
             rows = sorted(r for s, r in known if s == source)
             _write(self.folder / f"{name}.npz", rows, [known[source, r] for r in rows])
@@ -90,9 +94,9 @@ class ReferenceStore:
 class Reference:
     """Where the log-probabilities of the reference come from.
 
-    model   a second, frozen model, prepared; None: the policy itself, before its first step or with its adapters off
-    live    asked in every step; else `missing` of `wanted` are asked once, and `known` and `store` keep them
-    other   it is not the start model, so it can be asked again at any time
+    model   a second, frozen model; None: the policy itself, before its first step or with its adapters off
+    live    it runs in every step; otherwise once, for those of `wanted` that are `missing`
+    other   it is not the start model, so it can be loaded again at any time
     """
 
     model: Any = None
@@ -126,7 +130,7 @@ def referenced(parts: RowParts, known: dict[Key, np.ndarray]) -> ReferencedRows:
 
 
 def store_name(model: str, table: str) -> str:
-    """Name of the file for reference `model` (a content hash) and prepared table `table` (its fingerprint)."""
+    """File name for reference `model` (a content hash) and prepared table `table` (its fingerprint)."""
     return hashlib.sha256(f"reference 1 {model} {table}".encode()).hexdigest()[:32]
 
 
@@ -135,16 +139,16 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path) as file:
             return file["rows"], file["log_probs"]
     except (OSError, ValueError, KeyError) as error:
-        raise WorkError(f"{path} is damaged ({error}); delete it") from error
+        raise WorkError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
 def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
-    """Whole or not there."""
+    """In one step: a reader sees the whole file or none."""
     if not rows:
         return
     log_probs = np.stack(values).astype(np.float32)
     if not np.isfinite(log_probs).all():
-        raise WorkError("the reference model gives NaN or infinite log-probabilities")
+        raise WorkError("the reference model returned NaN or infinite log-probabilities")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}.npz")
     try:
@@ -164,9 +168,11 @@ def frozen_reference(
     accelerator: Any,
     revision: str | None = None,
 ) -> nn.Module:
-    """The reference in `place` (as `model.init`; None: the start model at `start`), its head fused, prepared, in eval mode.
+    """The reference at `place` (as `model.init`; None: the start model at `start`), frozen, fused and
+    prepared.
 
-    `model` is the policy's section of the recipe, `tokenizer` the policy's: `refuse_other_reference` has compared them.
+    `model` is the policy's section of the recipe and `tokenizer` the policy's, which `refuse_other_reference`
+    compared.
 
     Raises:
         RequestError: it cannot be loaded.
@@ -188,7 +194,7 @@ def frozen_reference(
 def refuse_other_reference(
     model: Model, template: str, place: str | None, key: str, revision: str | None = None
 ) -> None:
-    """Raises `RequestError` where the reference in `place` has another tokenizer than the policy (`model`, `template`).
+    """Raises `RequestError` where the reference at `place` has another tokenizer than the policy.
 
     Called before rows are prepared and models loaded; `key` is the recipe's key that names the reference.
     """
@@ -212,11 +218,11 @@ def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
         if ours.get(token) != number:
             has = "no such token" if token not in ours else f"it as {ours[token]}"
             raise RequestError(
-                f"{what} has another tokenizer: {token!r} is its token {number}, the policy has {has}"
+                f"{what} has another tokenizer: {token!r} is token {number} there, the policy has {has}"
             )
     missing = sorted(ours.keys() - theirs.keys(), key=ours.__getitem__)
     if missing:
-        raise RequestError(f"{what} has another tokenizer: the policy's {missing[0]!r} is unknown to it")
+        raise RequestError(f"{what} has another tokenizer: the policy's {missing[0]!r} is missing from it")
     for name in SPECIAL:
         a, b = getattr(policy, name), getattr(reference, name)
         if a != b:
@@ -225,7 +231,7 @@ def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
 
 @contextlib.contextmanager
 def without_adapter(trainer: Any, on: bool) -> Iterator[None]:
-    """Where `on` and the model has an adapter: the model as it was before it."""
+    """Disables the adapter of the model, where `on` and it has one."""
     if on and is_peft_model(trainer.model):
         with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
             yield

@@ -1,7 +1,8 @@
-"""Writing and reading checkpoints of a trainer: whole or not at all, on every rank alike. A mixin of `RunTrainer`.
+"""`CheckpointWriter`, a mixin of `RunTrainer`: writes checkpoints completely or not at all, on every rank;
+reads them.
 
-What a checkpoint is on disk stands in `checkpoints.py`. Left out: sharded weights in a checkpoint; under ZeRO-3
-they are gathered, so that `from_pretrained` loads what was saved.
+The format on disk is described in rundir/checkpoints.py. Left out: sharded weights; under ZeRO-3 they are
+gathered, so that `from_pretrained` loads what was saved.
 """
 
 from __future__ import annotations
@@ -45,11 +46,7 @@ class CheckpointWriter:
         try:
             with ckpt.clean_on_error(tmp, main):
                 self._write_checkpoint(tmp, resumable)
-        except (
-            OSError,
-            RuntimeError,
-            SafetensorError,
-        ) as caught:  # a full disk: of the weights, of torch.save, of small files
+        except (OSError, RuntimeError, SafetensorError) as caught:  # what a full disk raises, by kind of file
             error = caught
         failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
         if not failed and main:
@@ -64,7 +61,7 @@ class CheckpointWriter:
                 shutil.rmtree(tmp, ignore_errors=True)
             reason = error or "another rank failed"
             raise WorkError(
-                f"{final} could not be written: {reason}. Earlier checkpoints are whole"
+                f"{final} could not be written: {reason}. Earlier checkpoints are intact"
             ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
@@ -80,8 +77,10 @@ class CheckpointWriter:
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """As the library has it. A full state dict of FSDP2 holds a tied weight under both of its names, no longer
-        known to be one tensor; a checkpoint of any other engine has it once."""
+        """Drops the second name of a tied weight from FSDP2's full state dict.
+
+        There both names hold a copy; a checkpoint of any other engine has the weight once.
+        """
         if state_dict is not None and self.is_fsdp_enabled:
             tied = getattr(self.model, "all_tied_weights_keys", None) or {}
             state_dict = {k: v for k, v in state_dict.items() if k not in tied}
@@ -113,7 +112,7 @@ class CheckpointWriter:
 
 @contextlib.contextmanager
 def _readable(checkpoint: str | None) -> Iterator[None]:
-    """Names the checkpoint where one of its files is damaged, and what to do about it."""
+    """Turns errors from damaged files of a checkpoint into a sentence that names it and what to do."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -122,5 +121,5 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise WorkError(
             f"{checkpoint} is damaged and cannot be resumed: {reason}. "
-            "Remove that folder to go on from the checkpoint before it, or from the start"
+            "Remove that folder to resume from the checkpoint before it, or to start over"
         ) from error

@@ -1,8 +1,8 @@
 """`RunTrainer`: what posttrain adds to any of TRL's trainers, as a mixin in front of it.
 
-The order of rows is the mixture's; checkpoints are written under a temporary name and renamed; every log line
-goes to metrics.jsonl; every optimizer step passes the guard; Ctrl-C and SIGTERM end in a checkpoint. The loss
-itself is the stage's business (`sft.py`). Left out: hyperparameter search, hub pushes, `auto_find_batch_size`.
+Rows come in the mixture's order; checkpoints are written under a temporary name and renamed; every log line
+goes to metrics.jsonl; every optimizer step passes the guard; Ctrl-C and SIGTERM end with a checkpoint. The
+loss is defined by the stage (`sft.py`). Left out: hyperparameter search, hub pushes, `auto_find_batch_size`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class RunTrainer(CheckpointWriter):
     """Mixin; call `setup_run` right after `__init__`."""
 
     heldout_metrics: Callable[[], dict[str, float]]
-    """Means over the held-out rows, whose window of `stats` is empty; collective. Defined by stages that have such rows."""
+    """Means over the held-out rows; collective. Defined by stages that have such rows."""
     stats: dict[str, Any]
     """The windows of what is logged, by "train" and "heldout"; set by the stage."""
     loss_is_scaled_for_ga = True  # our losses are divided by the count of the whole optimizer step
 
     def _send_telemetry(self) -> None:
-        """TRL reports usage to its makers from here; nothing leaves the machine unless asked."""
+        """TRL would report usage from here; nothing leaves the machine unless the recipe asks for it."""
 
     def setup_run(self, parts: Parts, rows: Dataset, log_samples: bool = False) -> None:
         """`rows` is the run's whole sequence of examples."""
@@ -58,13 +58,14 @@ class RunTrainer(CheckpointWriter):
             what = (
                 "DeepSpeed steps inside backward" if plugin is not None else "the fp16 scaler skips by itself"
             )
-            raise RequestError(f"guard: skip cannot be honoured here ({what}); use stop")
+            raise RequestError(f"guard.on_nan and guard.on_spike cannot be skip here ({what}); use stop")
         refuse_pretence(self.accelerator)
 
     # ---- order of rows -------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Positions 0, 1, 2, ... in micro-batches dealt to the ranks in turn: step k is always the same rows."""
+        """Positions 0, 1, 2, ... in micro-batches dealt to the ranks in turn: step k has the same rows on any
+        number."""
         loader = DataLoader(
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size,
@@ -79,10 +80,11 @@ class RunTrainer(CheckpointWriter):
     def dealt(
         self, rows: Sequence[Callable[[], Any]], collate: Callable[[Any], Any] | None = None
     ) -> Iterator[tuple[bool, dict[str, Any]]]:
-        """`rows` (each a call that reads one) in micro-batches, dealt to the ranks in turn, ready for the model.
+        """`rows` (each a call that reads one) in micro-batches, dealt to the ranks in turn, ready for the
+        model.
 
-        (True, batch), or (False, a batch again) where a rank has none left: all ranks run as many forwards,
-        because ZeRO-3 gathers in each.
+        Yields (True, batch), or (False, a batch once more) where a rank has none left: all ranks run the same
+        number of forwards, because ZeRO-3 gathers in each.
         """
         micro, world = self.args.per_device_eval_batch_size, self.args.world_size
         starts = range(0, len(rows), micro)
@@ -96,8 +98,11 @@ class RunTrainer(CheckpointWriter):
     # ---- one optimizer step --------------------------------------------------------------------------------
 
     def _prepare_input(self, data):
-        """As the library, which under DeepSpeed would cast every float of a batch to the engine's precision: ours
-        are log-probabilities and success rates, which bf16 would round by up to a nat."""
+        """Keeps the floats of a batch as they are.
+
+        Under DeepSpeed the library casts them to the engine's precision; ours are log-probabilities and
+        success rates, which bf16 would round by up to a nat.
+        """
         if isinstance(data, torch.Tensor):
             return data.to(self.args.device)
         return super()._prepare_input(data)
@@ -109,10 +114,11 @@ class RunTrainer(CheckpointWriter):
         self._step_loss += loss.double()
         return loss
 
-    def judge_step(self) -> None:
-        """Before the weights change: agree on loss and stop requests, then go, skip or stop.
+    def check_step(self) -> None:
+        """Before the weights change: agrees on loss and stop requests, then lets the step go, skips it or
+        stops.
 
-        The one place of a step that waits for the device: for the loss, the requests and the norm together.
+        The only place in a step that waits for the device, once for the loss, the requests and the norm.
         """
         asked = torch.full_like(self._step_loss, float(self.stop.requested))  # filled, not copied
         values = self.reduce(torch.stack([self._step_loss, asked]))
@@ -122,15 +128,15 @@ class RunTrainer(CheckpointWriter):
             values = torch.cat([values, norm.detach().to(values).reshape(1)])
         loss, asked, *norms = values.tolist()
         norm = norms[0] if norms else norm
-        decision = self.guard.judge(loss / self.args.world_size, norm if not self.args.fp16 else None)
+        decision = self.guard.decide(loss / self.args.world_size, norm if not self.args.fp16 else None)
         if decision == "stop":
             raise Diverged(
-                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint is good; "
-                "lower the learning rate, or set guard.on_nan / guard.on_spike to skip"
+                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint "
+                "is not affected; lower train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
             )
         if decision == "skip":
             log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
-            self.model.zero_grad(set_to_none=True)  # optimizers pass over parameters without a gradient
+            self.model.zero_grad(set_to_none=True)  # optimizers ignore parameters without a gradient
         if asked:
             self.stop_agreed = True  # the step's end decides when (callbacks.py)
 
@@ -138,7 +144,7 @@ class RunTrainer(CheckpointWriter):
     _last_norm: torch.Tensor | float | None = None
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """As the library has it; kept for `judge_step`, which reads it."""
+        """As in the library; kept for `check_step`."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()  # collective: under FSDP2 each rank holds a part of it
@@ -166,7 +172,7 @@ class RunTrainer(CheckpointWriter):
             self.model.train(training)
 
     def floating_point_ops(self, inputs) -> int:
-        """transformers recounts all parameters on every micro-batch for this; nothing here reads it."""
+        """Not used here, and transformers would count all parameters on every micro-batch for it."""
         return 0
 
     def store_flos(self) -> None:
@@ -181,7 +187,7 @@ class RunTrainer(CheckpointWriter):
             return super().create_scheduler(*args, **kwargs)
 
     def write_samples(self) -> None:
-        """One line of row ids for the optimizer step that just ended."""
+        """Writes the row ids of the optimizer step that just ended."""
         if self.log_samples:
             line = {"step": self.state.global_step, "rank": self.args.process_index, "ids": self._step_ids}
             append_line(self.run.path / "samples.jsonl", line)
@@ -205,7 +211,7 @@ class RunTrainer(CheckpointWriter):
     # ---- logs ----------------------------------------------------------------------------------------------
 
     def extra_metrics(self, mode: str) -> dict[str, float]:
-        """Collective: what the stage adds to a log line. Overridden by stages."""
+        """What the stage adds to a log line. Collective. Overridden by stages."""
         return {}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -217,7 +223,7 @@ class RunTrainer(CheckpointWriter):
             self._write_metrics("train", logs)
         elif any(key.startswith("eval_") for key in logs):
             self._write_metrics("heldout", {k.removeprefix("eval_"): v for k, v in logs.items()})
-        # past TRL's own `log`, which averages metrics that this trainer does not collect
+        # skips TRL's own `log`, which averages metrics that this trainer does not collect
         self._base_log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
@@ -228,7 +234,8 @@ class RunTrainer(CheckpointWriter):
         return self.log_heldout(metrics, metric_key_prefix)
 
     def log_heldout(self, metrics: dict[str, float], prefix: str) -> dict[str, float]:
-        """Logs the means of a held-out pass as `<prefix>_<name>`, shares of sources left out; what `evaluate` returns."""
+        """Logs the means of a held-out pass as `<prefix>_<name>`, without the shares of sources; returns
+        them."""
         logged = {f"{prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")}
         self.log(logged)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
@@ -246,7 +253,7 @@ class RunTrainer(CheckpointWriter):
         append_line(self.run.metrics, row)
 
     def resume_from(self, facts: dict[str, Any]) -> None:
-        """Takes up what the stage has left in a checkpoint's checkpoint.json. Overridden by stages."""
+        """Restores what the stage keeps in checkpoint.json. Overridden by stages."""
 
     def epoch(self) -> float:
         """Passes over the mixture so far."""
@@ -256,7 +263,7 @@ class RunTrainer(CheckpointWriter):
 
 @contextlib.contextmanager
 def _as_request(key: str) -> Iterator[None]:
-    """What the library refuses (a package that is missing, settings that do not fit) is the recipe's mistake."""
+    """Turns what the library refuses (a missing package, settings that do not fit) into a `RequestError`."""
     try:
         yield
     except (ImportError, ValueError, TypeError) as error:
@@ -264,5 +271,5 @@ def _as_request(key: str) -> Iterator[None]:
 
 
 def _json_number(value: float) -> float | str:
-    """NaN and infinity are no JSON; they are kept as text."""
+    """NaN and infinity are not JSON; they are kept as text."""
     return value if math.isfinite(value) else str(value)

@@ -16,7 +16,7 @@ from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.sections import Gate
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.gates import gated, record
-from posttrain.training.gates import GateFailed, enforce, judge
+from posttrain.training.gates import GateFailed, check, enforce
 from tests.ranks import run_ranks
 
 
@@ -31,7 +31,7 @@ def write(run: Path, values: dict[int, float], metric: str = "m", settings: str 
 
 
 def failed(run: Path, *gates: Gate) -> list[int]:
-    return [row["step"] for row in judge(run, gates).failures]
+    return [row["step"] for row in check(run, gates).failures]
 
 
 # ---- the judgement ---------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def failed(run: Path, *gates: Gate) -> list[int]:
 def test_against_the_start_by_hand(tmp_path):
     """0.8 at the start, 0.1 allowed: 0.7 is just allowed (0.8 - 0.7 is 0.10000000000000009), 0.69 is not."""
     run = write(tmp_path, {0: 0.8, 10: 0.9, 20: 0.7, 30: 0.69, 40: 0.71})
-    found = judge(run, [Gate("t", "m", 0.1)])
+    found = check(run, [Gate("t", "m", 0.1)])
     (row,) = found.failures
     assert row.pop("drop") == pytest.approx(0.11)
     assert row == {
@@ -65,7 +65,7 @@ def test_against_the_best_by_hand(tmp_path):
     run = write(tmp_path, {0: 0.8, 10: 0.9, 20: 0.7, 30: 0.85, 40: 1.0})
     assert failed(run, Gate("t", "m", 0.1, "best")) == [20]
     assert failed(run, Gate("t", "m", 0.04, "best")) == [20, 30]
-    assert judge(run, [Gate("t", "m", 0.1, "best")]).failures[0]["reference"] == 0.9
+    assert check(run, [Gate("t", "m", 0.1, "best")]).failures[0]["reference"] == 0.9
     assert failed(run, Gate("t", "m", 0.0)) == [20]  # against the start 0.85 and 0.9 are gains
 
 
@@ -73,7 +73,7 @@ def test_a_score_that_is_better_when_lower(tmp_path):
     run = write(tmp_path, {0: 2.0, 10: 1.5, 20: 1.9, 30: 2.2}, "nll")
     assert failed(run, Gate("t", "nll", 0.1, greater_is_better=False)) == [30]
     assert failed(run, Gate("t", "nll", 0.1, "best", greater_is_better=False)) == [20, 30]
-    said = judge(run, [Gate("t", "nll", 0.1, greater_is_better=False)]).sentences[0]
+    said = check(run, [Gate("t", "nll", 0.1, greater_is_better=False)]).sentences[0]
     assert "is 2.2, 0.2 above the start (2)" in said
 
 
@@ -81,44 +81,44 @@ def test_every_gate_must_be_passed(tmp_path):
     run = write(
         write(tmp_path, {0: 0.5, 10: 0.6, 20: 0.2, 30: 0.6}), {0: 1.0, 10: 1.0, 20: 1.0, 30: 0.1}, "n"
     )
-    found = judge(run, [Gate("t", "m", 0.1), Gate("t", "n", 0.5)])
+    found = check(run, [Gate("t", "m", 0.1), Gate("t", "n", 0.5)])
     assert [(r["step"], r["metric"]) for r in found.failures] == [(20, "m"), (30, "n")]
     assert found.passed == "step-000010"
-    both = judge(run, [Gate("t", "m", 0.1), Gate("t", "m", 0.2, action="stop")])
+    both = check(run, [Gate("t", "m", 0.1), Gate("t", "m", 0.2, action="stop")])
     assert [(r["step"], r["action"]) for r in both.failures] == [(20, "mark"), (20, "stop")]
 
 
 def test_the_newest_score_decides_whether_the_run_stops(tmp_path):
     gate = Gate("t", "m", 0.1, action="stop")
     run = write(tmp_path, {0: 0.5, 10: 0.5, 20: 0.1})
-    assert judge(run, [gate]).stop == (
+    assert check(run, [gate]).stop == (
         "gate failed: t/m of step-000020 is 0.1, 0.4 below the start (0.5); evaluate.gates[0].max_drop is 0.1. "
         "The last checkpoint that passed is step-000010. The run stops here until evaluate.gates is changed"
     )
     write(run, {30: 0.5})
-    recovered = judge(run, [gate])
+    recovered = check(run, [gate])
     assert recovered.stop == "" and [r["step"] for r in recovered.failures] == [20]
     none = write(tmp_path / "n", {0: 0.5, 10: 0.1})
     write(none, {10: 0.5}, "other")
-    hard = judge(none, [gate, Gate("t", "other", 0.1, "best")])
+    hard = check(none, [gate, Gate("t", "other", 0.1, "best")])
     assert "No checkpoint passed" in hard.stop  # step 0 has no score of the second gate
 
 
 def test_missing_scores_are_said_and_fail_nothing(tmp_path):
     gate = Gate("t", "m", 0.0, action="stop")
-    nothing = judge(tmp_path, [gate], "step-000010")
-    assert nothing.missing == ["evaluate.gates[0]: t/m of step-000010 was not judged: it has no score"]
+    nothing = check(tmp_path, [gate], "step-000010")
+    assert nothing.missing == ["evaluate.gates[0]: t/m of step-000010 was not checked: it has no score"]
     run = write(tmp_path, {10: 0.5})
-    assert "the start has no score under the same settings" in judge(run, [gate], "step-000010").missing[0]
-    assert judge(run, [Gate("t", "m", 0.0, "best")], "step-000010").missing == []
+    assert "the start has no score under the same settings" in check(run, [gate], "step-000010").missing[0]
+    assert check(run, [Gate("t", "m", 0.0, "best")], "step-000010").missing == []
     write(run, {0: 0.9})
-    later = judge(run, [gate], "step-000020")
+    later = check(run, [gate], "step-000020")
     assert later.missing and later.stop  # the newest score is still that of step 10
     append_line(
         run / "scores.jsonl",
         {"checkpoint": "step-000020", "step": 20, "task": "t", "metric": "m", "value": None, "settings": "s"},
     )
-    assert judge(run, [gate], "step-000020").missing
+    assert check(run, [gate], "step-000020").missing
 
 
 def test_only_scores_measured_alike_are_compared(tmp_path):
@@ -158,7 +158,7 @@ def test_failures_are_those_of_the_definition(tmp_path_factory, values, limit, a
 
 def test_the_file_says_the_failures_of_today(tmp_path):
     run = write(tmp_path, {0: 0.5, 10: 0.1, 20: 0.3})
-    tight, loose = (judge(run, [Gate("t", "m", limit)]).failures for limit in (0.1, 0.3))
+    tight, loose = (check(run, [Gate("t", "m", limit)]).failures for limit in (0.1, 0.3))
     assert record(run, []) == [] and not (run / "gates.jsonl").exists()
     assert record(run, loose) == [True] and record(run, tight) == [True, True]
     stamp = (run / "gates.jsonl").stat().st_mtime_ns
@@ -192,7 +192,7 @@ def test_a_damaged_file_of_scores_fails_no_run(tmp_path, caplog):
     broken.write_text("{oops\n" + broken.read_text())
     with caplog.at_level(logging.ERROR):
         assert enforce(tmp_path, [Gate("t", "m", 0.1, action="stop")], "step-000010", True) == ""
-    assert "the gates were not judged" in caplog.text and "scores.jsonl:1" in caplog.text
+    assert "the gates were not checked" in caplog.text and "scores.jsonl:1" in caplog.text
 
 
 def test_every_rank_is_told(tmp_path):

@@ -143,7 +143,7 @@ def test_best_passes_over_what_is_no_number_or_gone(tmp_path):
 
 def test_a_loss_of_zero_is_no_spike():
     guard = StepGuard(Guard(on_spike="stop", window=2))
-    assert [guard.judge(x, 1.0) for x in (0.0, 0.0, 0.1)] == ["go", "go", "go"]
+    assert [guard.decide(x, 1.0) for x in (0.0, 0.0, 0.1)] == ["go", "go", "go"]
 
 
 def test_a_rank_that_fails_does_not_keep_the_others_waiting(tmp_path):

@@ -176,7 +176,7 @@ class Waits:
 def test_a_step_waits_once(monkeypatch, norm):
     seen = []
     guard = StepGuard(Guard())
-    guard.judge = lambda loss, grad_norm: seen.append((loss, grad_norm)) or "go"
+    guard.decide = lambda loss, grad_norm: seen.append((loss, grad_norm)) or "go"
     trainer = SimpleNamespace(
         _step_loss=torch.tensor(3.0, dtype=torch.float64),
         stop=SimpleNamespace(requested=True),
@@ -187,7 +187,7 @@ def test_a_step_waits_once(monkeypatch, norm):
         stop_agreed=False,
     )
     waits = Waits(monkeypatch)
-    RunTrainer.judge_step(trainer)
+    RunTrainer.check_step(trainer)
     assert waits.count == 1
     assert seen == [(3.0, None if norm is None else 1.5)]
     assert trainer.stop_agreed  # where the run then stops is decided at the step's end
@@ -221,4 +221,4 @@ def test_a_norm_that_is_not_finite_stops_the_run():
         state=SimpleNamespace(global_step=6),
     )
     with pytest.raises(Diverged, match="stopped before step 7.*gradient norm inf"):
-        RunTrainer.judge_step(trainer)
+        RunTrainer.check_step(trainer)
