@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.files import write_text
-from posttrain.base.process import guarded, rank, world_size
+from posttrain.base.process import log_to_stderr, quiet_libraries, rank, world_size
 from posttrain.recipe import TrainRecipe, load_stage
 from posttrain.rundir.directory import RunDir
 
@@ -72,7 +73,7 @@ def _main(stage: str, work: Callable[[], None], argv: list[str]) -> int:
         print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
         return 0 if argv else 2
     setup_logging()
-    return guarded(work)
+    return exit_code_of(work)
 
 
 def _leave(code: int) -> None:
@@ -104,12 +105,8 @@ def describe(run: RunDir) -> None:
 
 
 def setup_logging() -> None:
-    """Our own messages on stderr, from the main process; the libraries' only from warnings up."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    """Messages of posttrain on stderr, from the main process; those of the libraries only from warnings up."""
+    log_to_stderr()
+    quiet_libraries()
     if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-        quiet = importlib.import_module("transformers.utils.logging")
-        quiet.disable_progress_bar()
-    level = logging.INFO if rank() == 0 else logging.ERROR
-    for name in ("posttrain", "posttrain_kernels"):
-        logging.getLogger(name).setLevel(level)
+        importlib.import_module("transformers.utils.logging").disable_progress_bar()

@@ -7,7 +7,6 @@ samples no whole chunk twice. Processes take chunks in turn; the first waits for
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -16,11 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from posttrain.base.files import read_jsonl, timestamp, write_json, write_rows
-from posttrain.base.process import rank, world_size
+from posttrain.base.files import read_jsonl, timestamp, write_json, write_jsonl
+from posttrain.base.process import local_rank, rank, world_size
+from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import SampleRecipe, recipe_hash
@@ -30,7 +27,6 @@ from posttrain.rollouts.records import Row, rows_of
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.train import record_failure
 
-log = logging.getLogger(__name__)
 PATIENCE_S = 1800.0
 """Seconds that the main process waits for the next chunk of another one."""
 
@@ -120,7 +116,7 @@ def load_generator(recipe: SampleRecipe) -> tuple[Any, Any, Any, str]:
     init = None if recipe.model.init is None else resolve(recipe.model.init)[0]
     tokenizer, template = load_text(recipe, str(init))
     model = load_model(replace(recipe.model, lora=None), init, tokenizer, recipe.seed)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     generator = TransformersGenerator(model.eval().to(device), tokenizer, template.stops)
     return generator, tokenizer, template, str(init or recipe.model.init or "random weights")
 
@@ -158,13 +154,14 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable, stop: Any) -> None:
             },
         )
     made = stage(Sampler(recipe, run, tokenizer, template, generator, rewards, checkpoint))
-    stop.training = True
-    with _bar(recipe.name, len(chunks.mine())) as advance:
+    stop.can_save = True
+    with ProgressBars("chunk") as bars:
+        bars.add(recipe.name, len(chunks.mine()))
         for number in chunks.mine():
             _refuse_stop(stop, chunks)
             if not chunks.part(number).exists():
                 _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer)
-            advance()
+            bars.advance(recipe.name)
     if not main:
         return
     chunks.wait(lambda: _refuse_stop(stop, chunks))
@@ -191,11 +188,11 @@ def _chunk(chunks, number, prompts, generator, rewards, recipe, made, tokenizer)
             for group in groups
             for row in rows_of(group, group.prompt.position, tokenizer.decode(group.prompt.ids))
         ]
-        write_rows(file, rows)
+        write_jsonl(file, rows)
     why = _too_many_failed(rows, recipe)
     if why:
         raise WorkError(f"{why}; see {file}")
-    write_rows(chunks.part(number), made.part(asked, rows))
+    write_jsonl(chunks.part(number), made.part(asked, rows))
 
 
 def _too_many_failed(rows: list[Row], recipe: SampleRecipe) -> str:
@@ -258,29 +255,3 @@ class Chunks:
                     f"no chunk of another process came for {PATIENCE_S / 60:g} minutes; missing are {missing[:8]}"
                 )
             time.sleep(0.1)
-
-
-class _bar:
-    """A bar on a terminal, a line every half minute elsewhere; main process only."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done, self.said = name, total, 0, time.monotonic()
-        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        shown = rank() == 0 and sys.stderr.isatty()
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
-
-    def __enter__(self) -> Callable[[], None]:
-        self.bar.start()
-        task = self.bar.add_task(self.name, total=self.total)
-
-        def advance() -> None:
-            self.done += 1
-            self.bar.advance(task)
-            if self.bar.disable and time.monotonic() - self.said > 30:
-                self.said = time.monotonic()
-                log.info("%s: chunk %d of %d", self.name, self.done, self.total)
-
-        return advance
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()

@@ -191,7 +191,7 @@ def _run(recipe, run, build, config_class, score_factory, stop) -> None:
         parts.guard.load(last.facts().get("guard", {}))
         trainer.resume_from(last.facts())
     try:
-        stop.training = True
+        stop.can_save = True
         if last is None or last.step < max_steps:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         elif score is not None:

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from posttrain.base.process import world_size
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import RlvrRecipe, TrainRecipe
 from posttrain.recipe.plan import batch_plan
@@ -20,7 +21,7 @@ from posttrain.rundir.directory import RunDir
 def trainer_arguments(recipe: TrainRecipe, config_class: type, run: RunDir, max_steps: int) -> Any:
     """An instance of `config_class` (SFTConfig, ...) for `recipe`."""
     train = recipe.train
-    plan = batch_plan(train, int(os.environ.get("WORLD_SIZE", "1")))
+    plan = batch_plan(train, world_size())
     if train.fp16 and trains_on_cpu():
         raise RequestError("train.fp16 does nothing on a CPU; use bf16, or neither")
     values: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import resource
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from posttrain.base.process import usable_cores
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "datasets", "peft", "triton")
 
@@ -31,8 +32,11 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Host, CPU cores this process may use, and GPUs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    out: dict[str, Any] = {"machine": platform.machine(), "cpu_cores": cores, "system": platform.platform()}
+    out: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpu_cores": usable_cores(),
+        "system": platform.platform(),
+    }
     if torch.cuda.is_available():
         out["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return out
