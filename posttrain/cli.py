@@ -35,11 +35,12 @@ def main(argv: list[str] | None = None) -> int:
         command.error(f"unrecognized argument {unknown[0]!r}{near}")
     if rest:
         options.overrides = [*options.overrides, *rest]
-    from posttrain.base.process import guarded, quiet_libraries
+    from posttrain.base.exit_codes import exit_code_of
+    from posttrain.base.process import quiet_libraries
 
     quiet_libraries()
 
-    return guarded(lambda: COMMANDS[options.command][1](options))
+    return exit_code_of(lambda: COMMANDS[options.command][1](options))
 
 
 def _console(**options: Any) -> Any:
@@ -111,9 +112,9 @@ def _stage(options: argparse.Namespace, stage: str) -> int:
     from posttrain.recipe import load_stage
 
     load_stage(options.recipe, options.overrides, stage)  # before the slow imports
-    from posttrain.base.process import importing
+    from posttrain.base.stop import exit_on_interrupt
 
-    with importing():
+    with exit_on_interrupt():
         module = importlib.import_module(f"posttrain.{stage}")
 
     return module.main([options.recipe, *options.overrides])

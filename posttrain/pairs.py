@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from posttrain.base.files import lines_to, write_json
+from posttrain.base.files import stream_jsonl, write_json
 from posttrain.errors import WorkError
 from posttrain.recipe import PairsRecipe
 from posttrain.rollouts.continuations import Continuer
@@ -69,7 +69,7 @@ class PairsStage:
         none: Counter[str] = Counter()
         tokens: Counter[str] = Counter()
         rates = []
-        with lines_to(path) as add:
+        with stream_jsonl(path) as add:
             for row in parts:
                 counts.update(prompts=1, completions=row["completions"], pairs=len(row["pairs"]))
                 none.update([row["none"]] if row["none"] else [])

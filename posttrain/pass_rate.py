@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.base.files import lines_to
+from posttrain.base.files import stream_jsonl
 from posttrain.data.sources import open_rows
 from posttrain.errors import WorkError
 from posttrain.recipe import PassRateRecipe
@@ -79,7 +79,10 @@ class PassRateStage:
         A prompt none of whose completions could be checked is in neither: it has no rate.
         """
         kept, met = 0, 0
-        with lines_to(self.run.path / "prompts.jsonl") as add, lines_to(self.run.path / "kept.jsonl") as keep:
+        with (
+            stream_jsonl(self.run.path / "prompts.jsonl") as add,
+            stream_jsonl(self.run.path / "kept.jsonl") as keep,
+        ):
             for source in self.recipe.data.sources:
                 for number, (_, row) in enumerate(open_rows(source)):
                     rate = rates.get((source.name, number))

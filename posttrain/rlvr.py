@@ -24,7 +24,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from trl import GRPOConfig, GRPOTrainer
 
-from posttrain.base.files import write_rows
+from posttrain.base.files import write_jsonl
 from posttrain.base.process import world_size
 from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
@@ -228,7 +228,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
                 value = float(about.advantages[number, i]) if kept else None
                 trained = kept and bool(about.trained[number, i])
                 rows.append({"step": step} | row | {"advantage": value, "trained": trained})
-        write_rows(self.run.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
+        write_jsonl(self.run.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
 
     def _refuse_failures(self, drawn: Drawn) -> None:
         """Raises WorkError where too many checks failed; logs a warning where some did."""

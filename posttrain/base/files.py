@@ -13,13 +13,11 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
-
-Row = dict[str, Any]
 
 
 def timestamp() -> str:
@@ -41,7 +39,7 @@ def write_text(path: str | Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -54,17 +52,41 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def append_line(path: str | Path, value: Any) -> None:
-    """Add `value` as one JSON line, on disk when this returns. Writers of several processes take turns.
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+    """`write_text` of `rows`, one JSON line each."""
+    write_text(path, "".join(_json_line(row) for row in rows))
 
-    A torn last line, left by a process that was killed, is removed first.
+
+@contextlib.contextmanager
+def stream_jsonl(path: Path) -> Iterator[Callable[[Any], None]]:
+    """As `write_jsonl` for more rows than fit in memory: yields the function that adds one.
+
+    `path` is replaced when the block ends, and untouched where it fails. Values that JSON does not know (dates in a
+    user's columns) are written as text.
     """
-    line = json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            yield lambda row: file.write(_json_line(row, default=str))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_jsonl(path: str | Path, row: Any) -> None:
+    """Add `row` as one JSON line, on disk when this returns. Several processes may append to one file.
+
+    A torn last line, left by a process that was killed, is removed first. Raises WorkError where the disk refuses.
+    """
+    line = _json_line(row).encode()
     try:
         with open(path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             _mend(file)
-            file.write(line.encode())
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -116,31 +138,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def sync_folder(folder: str | Path) -> None:
-    """Make names created or renamed in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: str | Path) -> None:
+    """Make the content of a file, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _mend(file) -> None:
-    """Cut `file` back to its last whole line; a last line that is whole JSON only gets its newline."""
-    size = file.seek(0, os.SEEK_END)
-    start, tail = size, b""
-    while start and b"\n" not in tail:
-        step = min(start, 1 << 16)
-        start -= step
-        file.seek(start)
-        tail = file.read(step) + tail
-    torn = tail.rpartition(b"\n")[2]
-    if torn:
-        try:
-            json.loads(torn)
-            file.write(b"\n")
-        except ValueError:
-            file.truncate(size - len(torn))
 
 
 def number(value: Any) -> float | None:
@@ -162,29 +166,30 @@ def refuse_unwritable(folder: Path) -> None:
         raise RequestError(f"{folder}: no permission to write in {there}")
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Replaces `path` in one step."""
-    lines = [json.dumps(plain(row), ensure_ascii=False, allow_nan=False) for row in rows]
-    text = "".join(line + "\n" for line in lines)
-    # half a character (a lone surrogate) as JSON spells it: UTF-8 cannot
-    write_text(path, text.encode(errors="backslashreplace").decode())
+def cache_home() -> Path:
+    """$POSTTRAIN_CACHE, or ~/.cache/posttrain: the folder under which posttrain caches what it can make again."""
+    return Path(os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain").expanduser()
 
 
-@contextlib.contextmanager
-def lines_to(path: Path) -> Iterator[Callable[[Row], None]]:
-    """A function that adds a row to a file of any size; `path` is replaced when the block ends, untouched where it fails."""
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+def _json_line(row: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """One line of a JSONL file; a lone surrogate is written as its JSON escape, because UTF-8 has no bytes for it."""
+    line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=default) + "\n"
+    return line.encode(errors="backslashreplace").decode()
 
-            def add(row: Row) -> None:
-                line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=str)
-                file.write(line + "\n")
 
-            yield add
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _mend(file) -> None:
+    """Cut `file` back to its last whole line; a last line that is whole JSON only gets its newline."""
+    size = file.seek(0, os.SEEK_END)
+    start, tail = size, b""
+    while start and b"\n" not in tail:
+        step = min(start, 1 << 16)
+        start -= step
+        file.seek(start)
+        tail = file.read(step) + tail
+    torn = tail.rpartition(b"\n")[2]
+    if torn:
+        try:
+            json.loads(torn)
+            file.write(b"\n")
+        except ValueError:
+            file.truncate(size - len(torn))

@@ -1,96 +1,61 @@
-"""Runs a piece of work for a command line: failures become one sentence on stderr and an exit code."""
+"""What this process is: its cores, its rank among the processes of a launch, and what it prints on standard error.
+
+The launchers (accelerate, torchrun, Slurm through accelerate) give each process its ranks in the environment.
+Left out: signals (stop.py), exit codes (exit_codes.py).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-from posttrain.errors import PosttrainError
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.EIO,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-)
-"""What the machine refuses. Not ENOENT: a file we expected and did not make is a defect of ours."""
 
 
-def guarded(work: Callable[[], Any]) -> int:
-    """The exit code of `work()`: what it returns where that is an int, else 0; 1 or 2 where it fails."""
-    try:
-        code = work()
-    except PosttrainError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; what is whole stays, the same command goes on from it", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # `posttrain show | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno in FULL:
-            place = f" ({error.filename})" if error.filename else ""
-            reason = f"the disk is full{place}; free some space and run the same command again"
-        elif error.errno in REFUSED and error.filename:
-            reason = f"{os.fspath(error.filename)}: {error.strerror}"
-        else:
-            raise
-        print(f"error: {reason}", file=sys.stderr)
-        return 1
-    return code if isinstance(code, int) else 0
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Ctrl-C while the libraries are imported ends the process at once: nothing has begun, and some of them swallow
-    a KeyboardInterrupt half-way and fail later with something else."""
-
-    def leave(number: int, frame: Any) -> None:
-        os.write(2, b"interrupted before anything had begun\n")
-        os._exit(1)
-
-    before = signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def cores() -> int:
-    """Cores this process may run on, at least 1."""
+def usable_cores() -> int:
+    """CPU cores this process may run on, at least 1."""
     return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
 
 
-def quiet_libraries() -> None:
-    """No progress bars where nobody watches; no word from DeepSpeed that a machine without a GPU has none.
+def rank() -> int:
+    """The number of this process among those of its launch; 0 is the main process."""
+    return _from_launcher("RANK", 0)
 
-    DeepSpeed says so on standard output, where `--json` prints. Whatever the user has set stays.
+
+def world_size() -> int:
+    """Processes of the launch, over all machines."""
+    return _from_launcher("WORLD_SIZE", 1)
+
+
+def local_rank() -> int:
+    """The number of this process among those of its machine: the index of its GPU."""
+    return _from_launcher("LOCAL_RANK", 0)
+
+
+def local_world_size() -> int:
+    """Processes of the launch on this machine."""
+    return _from_launcher("LOCAL_WORLD_SIZE", 1)
+
+
+def _from_launcher(variable: str, alone: int) -> int:
+    return int(os.environ.get(variable) or alone)
+
+
+def log_to_stderr() -> None:
+    """Messages of posttrain on standard error, from the main process; other libraries' only from warnings up."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    level = logging.INFO if rank() == 0 else logging.ERROR
+    for name in ("posttrain", "posttrain_kernels"):
+        logging.getLogger(name).setLevel(level)
+
+
+def quiet_libraries() -> None:
+    """No progress bars of libraries without a terminal, and no message from DeepSpeed that there is no GPU.
+
+    DeepSpeed prints it on standard output, where `--json` prints. Variables that the user has set are kept.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     devices = ("nvidia0", "nvidiactl", "kfd", "dri", "dxg", "accel")
     if not any((Path("/dev") / name).exists() for name in devices):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))

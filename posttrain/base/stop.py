@@ -1,13 +1,15 @@
-"""Ctrl-C, SIGTERM and Slurm's SIGUSR1 become a flag that the training loop agrees on across ranks.
+"""Signals: Ctrl-C, SIGTERM and Slurm's SIGUSR1 become a flag that a loop reads when it can save and end.
 
-The loop then writes a checkpoint and ends. A second Ctrl-C ends at once (the last whole checkpoint stays), and so
-does the first one before training has begun: there is nothing to save.
+Training ranks agree on the flag (training/trainer.py), sampling and pipelines read their own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -21,15 +23,26 @@ class Stopped(WorkError):
 
 
 class StopRequest:
-    """Context manager: installs the handlers, restores the old ones."""
+    """Context manager: turns `signals` into `requested`, and restores the old handlers at its end.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.training = False
+    Until `can_save` is set there is nothing to save, and a signal raises KeyboardInterrupt at once; so does a
+    second Ctrl-C (the last complete checkpoint stays). With `interrupts=False` neither does. `notice` is what the
+    user is told when the first signal arrives.
+    """
+
+    def __init__(
+        self,
+        signals: Sequence[signal.Signals] = SIGNALS,
+        notice: str = "saving a checkpoint, then stopping",
+        interrupts: bool = True,
+    ) -> None:
+        self.signals, self.notice, self.interrupts = signals, notice, interrupts
+        self.requested = False
+        self.can_save = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
+        for number in self.signals:
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -38,13 +51,25 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self.training or (self.signal is not None and number == signal.SIGINT):
+        second = self.requested and number == signal.SIGINT
+        if self.interrupts and (second or not self.can_save):
             raise KeyboardInterrupt
-        if self.signal is None:
-            name = signal.Signals(number).name
-            print(f"\n{name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True)
-        self.signal = number
+        if not self.requested:
+            print(f"\n{signal.Signals(number).name}: {self.notice}", file=sys.stderr, flush=True)
+        self.requested = True
 
-    @property
-    def requested(self) -> bool:
-        return self.signal is not None
+
+@contextlib.contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """While the libraries are imported, Ctrl-C ends the process at once: nothing has started, and some libraries
+    swallow a KeyboardInterrupt during their import and fail later with another error."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(2, b"interrupted before anything had started\n")
+        os._exit(1)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -21,7 +21,7 @@ from posttrain.errors import RequestError
 from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import check_task
 from posttrain.recipe import load
-from posttrain.recipe.build import Problems, build
+from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.load import apply_override
 from posttrain.recipe.schema import Task
 from posttrain.report.scorecard import write_scorecard
@@ -93,8 +93,8 @@ def _task(task: Task, overrides: list[str]) -> Task:
     for override in overrides:
         apply_override(values, override, f"the settings of task {task.name}")
     problems = Problems()
-    built = build(Task, OmegaConf.to_container(values), "", problems)
-    found = [p.message if p.path in p.message else f"{p.path}: {p.message}" for p in problems.found]
+    built = to_dataclass(Task, OmegaConf.to_container(values), "", problems)
+    found = [str(p) for p in problems.found]
     if built is not None:
         found = [message for _, message in check_task(built, f"task {task.name}")]
     if found:

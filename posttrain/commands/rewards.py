@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from posttrain.commands.score_rewards import _bar, _opened, _score
+from posttrain.base.progress import ProgressBars
+from posttrain.commands.score_rewards import _opened, _score
 from posttrain.errors import WorkError
 from posttrain.rewards import load_all
 from posttrain.rewards.conformance import Conformance, conformance, corpus_of, read_corpus
@@ -70,11 +71,11 @@ def check_rewards(names: list[str], console: Console, as_json: bool, markdown: b
     """Conformance of the named rewards, or of all. Raises `WorkError` where one does not hold."""
     specs = [find(name) for name in names] or [find(name) for name in load_all()]
     found = []
-    with _bar() as bar:
+    with ProgressBars("row", transient=True) as bars:
         for spec in specs:
             path = corpus_of(spec)
-            task = bar.add_task(spec.name, total=len(read_corpus(path)) if path else 0)
-            found.append(conformance(spec, done=lambda task=task: bar.advance(task)))
+            bars.add(spec.name, len(read_corpus(path)) if path else 0)
+            found.append(conformance(spec, done=lambda name=spec.name: bars.advance(name)))
     if as_json:
         print(json.dumps([each.to_dict() for each in found]))
     elif markdown:
@@ -141,9 +142,9 @@ def check_file(
         WorkError: there are such rows; they are printed.
     """
     bound, completions, examples = _opened(name, file, options, columns, reference)
-    with _bar() as bar:
-        task = bar.add_task(name, total=len(examples))
-        verdicts = _score(bound, completions, examples, lambda: bar.advance(task))
+    with ProgressBars("row", transient=True) as bars:
+        bars.add(name, len(examples))
+        verdicts = _score(bound, completions, examples, lambda: bars.advance(name))
     bad = [(e, v) for e, v in zip(examples, verdicts, strict=True) if v.value != 1.0]
     for example, verdict in bad:
         value = "no value" if verdict.value is None else f"{verdict.value:g}"

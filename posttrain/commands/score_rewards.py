@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from rich.console import Console, Group
 from rich.panel import Panel
-from rich.progress import Progress
 from rich.text import Text
 
+from posttrain.base.progress import ProgressBars
 from posttrain.data import readers
 from posttrain.data.shapes.prompts import to_row
 from posttrain.errors import RequestError, did_you_mean
@@ -68,11 +68,11 @@ def score_file(name: str, file: Path, options: list[str], columns: list[str], ex
     """
     bound, completions, examples = _opened(name, file, options, columns)
     broken = 0
-    with _bar() as bar:
-        task = bar.add_task(name, total=len(examples))
+    with ProgressBars("completion", transient=True) as bars:
+        bars.add(name, len(examples))
         for start in range(0, len(examples), LOT):
             lot = slice(start, start + LOT)
-            verdicts = _score(bound, completions[lot], examples[lot], lambda: bar.advance(task))
+            verdicts = _score(bound, completions[lot], examples[lot], lambda: bars.advance(name))
             broken += sum(verdict.details.get("row") == "broken" for verdict in verdicts)
             for completion, example, verdict in zip(completions[lot], examples[lot], verdicts, strict=True):
                 _say(completion, example, verdict, explain)
@@ -112,10 +112,6 @@ def _opened(
     for example in examples:
         bound.check_columns(example)
     return bound, completions, examples
-
-
-def _bar() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> None:

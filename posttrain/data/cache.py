@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.files import cache_home
+from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.sources import Rows, open_rows
@@ -60,7 +59,7 @@ def prepare_sources(
 ) -> list[Table]:
     """The tables of `sources`, in order. Call it on every rank: where `is_main` is false it only waits.
 
-    `progress` replaces the bar that is shown where stderr is a terminal. `shape`: what a row is (shapes.py).
+    `progress` replaces the progress bar. `shape`: what a row is (shapes.py).
 
     Raises:
         RequestError: too many rows dropped or truncated, no row left, or the source itself is wrong.
@@ -70,14 +69,15 @@ def prepare_sources(
     fingerprint = tokenizer_fingerprint(tokenizer)
     form = SHAPES[shape]
     tables = []
-    with _bar(progress, show=is_main and sys.stderr.isatty()) as progress:
+    with ProgressBars("row", main=is_main and progress is None) as bars:
         for source in sources:
             rows = open_rows(source)
             key = _key(rows, source, data, loss, tokenizer, fingerprint, form)
             folder = cache_root(data) / key
             what = f"source {source.name!r}"
             if not folder.is_dir() and is_main:
-                make = partial(_make, folder, rows, source, data, loss, tokenizer, progress, form)
+                report = _report(progress, bars, source.name, rows)
+                make = partial(_make, folder, rows, source, data, loss, tokenizer, report, form)
                 make_once(folder, make, what, deadline)
             elif not folder.is_dir():
                 wait_for(folder, what, deadline)
@@ -101,8 +101,7 @@ def prepare_source(
 
 def cache_root(data: schema.Data) -> Path:
     """data.cache_dir, else $POSTTRAIN_CACHE, else ~/.cache/posttrain; the tables lie in `tables`."""
-    chosen = data.cache_dir or os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain"
-    return Path(chosen).expanduser() / "tables"
+    return (Path(data.cache_dir).expanduser() if data.cache_dir else cache_home()) / "tables"
 
 
 def tokenizer_fingerprint(tokenizer) -> str:
@@ -152,11 +151,20 @@ def _digest(described: Any) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _report(progress: Progress | None, bars: ProgressBars, name: str, rows: Rows) -> Callable[[int], None]:
+    """Takes the number of rows done; rows are counted in advance only where their total is shown."""
+    if progress is not None:
+        return lambda done: progress(name, done, len(rows))
+    task = f"preparing {name}"
+    bars.add(task, len(rows) if bars.drawn else None)
+    return lambda done: bars.update(task, done)
+
+
 def _make(
-    folder: Path, rows: Rows, source, data, loss, tokenizer, progress: Progress | None, shape: Shape
+    folder: Path, rows: Rows, source, data, loss, tokenizer, report: Callable[[int], None], shape: Shape
 ) -> None:
     """Reads, maps, tokenises and writes every row of a source; of a pair both sides or neither."""
-    began, total = time.perf_counter(), len(rows) if progress else 0
+    began = time.perf_counter()
     dropped: Counter[str] = Counter()
     shown: list[str] = []
     read = truncated = 0
@@ -180,8 +188,9 @@ def _make(
             if lost and len(shown) < SHOWN:
                 shown.append(f"{where}: {lost}")
             read += 1
-            if progress and (read % 256 == 0 or read == total):
-                progress(source.name, read, total)
+            if read % 256 == 0:
+                report(read)
+        report(read)
         if beside is not None:
             beside.finish()
         writer.finish(
@@ -222,26 +231,3 @@ def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[st
         f"{reasons}. First: {'; '.join(stats['examples_of_drops'])}. "
         f"Remedy: {'; or '.join(dict.fromkeys(advice))}"
     )
-
-
-@contextmanager
-def _bar(progress: Progress | None, show: bool) -> Iterator[Progress | None]:
-    """The callable given, or else a bar on stderr if `show`, or else nothing."""
-    if progress or not show:
-        yield progress
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    about = TextColumn("preparing {task.description}")
-    columns = (about, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, Any] = {}
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-
-        def update(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done)
-
-        yield update

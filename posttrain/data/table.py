@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from posttrain.base.files import plain, sync_folder
+from posttrain.base.files import plain, sync
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import WorkError
 
@@ -250,13 +250,13 @@ class TableWriter:
         for path in self.temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        sync_folder(self.temporary)
+        sync(self.temporary)
         try:
             os.rename(self.temporary, self.folder)
         except OSError:
             if not self.folder.is_dir():  # else another process was first with the same rows
                 raise
-        sync_folder(self.folder.parent)
+        sync(self.folder.parent)
         return TokenTable(self.folder)
 
     def _flush(self) -> None:

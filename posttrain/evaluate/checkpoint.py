@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import write_text
+from posttrain.base.process import local_rank
 from posttrain.errors import WorkError
 from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import metrics
@@ -54,7 +54,7 @@ def score_checkpoint(
     if not missing:
         return []
     if device is None:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     devices = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         new = []

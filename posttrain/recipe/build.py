@@ -27,6 +27,10 @@ class Problem:
     path: str
     message: str
 
+    def __str__(self) -> str:
+        """The message, with its path in front unless the message contains it."""
+        return self.message if self.path in self.message else f"{self.path}: {self.message}"
+
 
 @dataclass
 class Problems:
@@ -65,7 +69,7 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def build(cls: type, value: Any, path: str, problems: Problems) -> Any:
+def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
     """An instance of dataclass `cls` from mapping `value`, or None if anything in it was wrong."""
     where = path or "the recipe"
     if not isinstance(value, dict):
@@ -115,7 +119,7 @@ def _convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
         problems.add(path, f"{path} must be a mapping with text keys, not {_show(value)}")
         return None
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, path, problems)
+        return to_dataclass(hint, value, path, problems)
     return _scalar(hint, value, path, problems)
 
 

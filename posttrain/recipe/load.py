@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.recipe.build import Problems, build
+from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.recipes import STAGES, Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.rules import check_pipeline, check_recipe
 
@@ -39,7 +39,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
     values, lines = _read(path, overrides or [])
     problems = Problems()
     if "pipeline" in values:
-        result = build(Pipeline, values, "", problems)
+        result = to_dataclass(Pipeline, values, "", problems)
         if result is not None:
             check_pipeline(result, path, problems)
     else:
@@ -49,7 +49,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
         if stage not in STAGES:
             text = "is missing" if stage is None else f"= {stage!r}"
             raise RequestError(f"{path}: stage {text}{did_you_mean(stage or '', STAGES)}")
-        result = build(STAGES[stage], values, "", problems)
+        result = to_dataclass(STAGES[stage], values, "", problems)
         if result is not None:
             check_recipe(result, problems)
     if problems:
@@ -153,8 +153,7 @@ def _describe(problems: Problems, path: Path, lines: dict[str, int], overrides: 
             while near and near not in lines:
                 near = re.sub(r"(\.[^.\[\]]*|\[\d+\]|^[^.\[\]]*)$", "", near)
             place = f"{path}:{lines[near]}" if near else str(path)
-        prefix = "" if problem.path in problem.message or not problem.path else f"{problem.path}: "
-        out.append(f"{place}: {prefix}{problem.message}")
+        out.append(f"{place}: {problem}")
     return "\n".join(out)
 
 

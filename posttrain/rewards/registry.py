@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from posttrain.base.registry import Registry
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.recipe.build import Problems, build
+from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.rewards.catalogue import MODULES
 from posttrain.types import Example, Verdict
 
@@ -178,7 +178,7 @@ def bind(name: str, options: dict[str, Any] | None = None, at: str = "") -> Boun
     except RequestError as error:
         raise RequestError(f"{where}{error}") from None
     problems = Problems()
-    built = build(spec.options, dict(options or {}), "", problems)
+    built = to_dataclass(spec.options, dict(options or {}), "", problems)
     if problems:
         said = [p.message.replace("unknown key", "unknown option") for p in problems.found]
         raise RequestError("\n".join(f"{where}reward {name!r}: {sentence}" for sentence in said))

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
-from posttrain.base.files import Row
 from posttrain.rollouts.groups import Group
+
+Row = dict[str, Any]
+"""One line of a rollout file."""
 
 
 def rows_of(group: Group, number: int, text: str) -> list[Row]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import xxhash
 
-from posttrain.base.files import read_json, write_json
+from posttrain.base.files import read_json, sync, write_json
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
 from posttrain.rundir.scores import scores
@@ -100,19 +100,11 @@ def finish(tmp: Path, final: Path, facts: dict[str, Any]) -> None:
     write_json(tmp / "checkpoint.json", facts)
     (tmp / "COMPLETE").touch()
     for file in [*tmp.rglob("*"), tmp]:
-        _fsync(file)
+        sync(file)
     if final.exists():  # a half-written one from an older kill: COMPLETE ones are never rewritten
         shutil.rmtree(final)
     os.replace(tmp, final)
-    _fsync(final.parent)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import plain, read_jsonl, write_rows
+from posttrain.base.files import plain, read_jsonl, write_jsonl
 
 GATES = "gates.jsonl"
 
@@ -24,5 +24,5 @@ def record(run: Path, failures: list[dict[str, Any]]) -> list[bool]:
     path, rows = run / GATES, [plain(row) for row in failures]
     known = read_jsonl(path)
     if rows != known:
-        write_rows(path, rows)
+        write_jsonl(path, rows)
     return [row not in known for row in rows]

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import append_line, plain, read_jsonl, write_rows
+from posttrain.base.files import append_jsonl, plain, read_jsonl, write_jsonl
 from posttrain.errors import WorkError
 from posttrain.types import Score
 
@@ -47,13 +47,13 @@ class ScoreStore:
                     raise WorkError(
                         f"{score.task}/{score.metric} of {score.checkpoint} is not a finite number"
                     )
-                append_line(self.path, row)
+                append_jsonl(self.path, row)
         return len(new)
 
     def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:
         """`samples/<checkpoint>/<task>.jsonl`, replaced as a whole."""
         path = self.run_dir / "samples" / checkpoint / f"{task}.jsonl"
-        write_rows(path, rows)
+        write_jsonl(path, rows)
         return path
 
     @contextlib.contextmanager

@@ -16,8 +16,9 @@ from typing import Any
 import torch.distributed as dist
 from transformers.utils.logging import disable_progress_bar
 
+from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.files import write_text
-from posttrain.base.process import guarded, rank, world_size
+from posttrain.base.process import log_to_stderr, quiet_libraries, rank, world_size
 from posttrain.evaluate.checkpoint import score_checkpoint
 from posttrain.recipe import TrainRecipe, load_stage
 from posttrain.report.card import model_card
@@ -84,7 +85,7 @@ def _launch(stage: str, work: Callable[[str, list[str]], None], argv: list[str] 
         print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
         return 0 if argv else 2
     setup_logging()
-    return guarded(lambda: work(argv[0], argv[1:]))
+    return exit_code_of(lambda: work(argv[0], argv[1:]))
 
 
 def _leave(code: int) -> None:
@@ -102,11 +103,8 @@ def _leave(code: int) -> None:
 
 
 def setup_logging() -> None:
-    """Our own messages on stderr, from the main process; the libraries' only from warnings up."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    """Messages of posttrain on stderr, from the main process; those of the libraries only from warnings up."""
+    log_to_stderr()
+    quiet_libraries()
     if not sys.stderr.isatty():
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         disable_progress_bar()
-    level = logging.INFO if rank() == 0 else logging.ERROR
-    for name in ("posttrain", "posttrain_kernels"):
-        logging.getLogger(name).setLevel(level)

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from posttrain.base.files import read_json, read_jsonl, timestamp, write_json, write_text
-from posttrain.base.process import cores
+from posttrain.base.process import usable_cores
+from posttrain.base.progress import ProgressBars
+from posttrain.base.stop import StopRequest
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Pipeline, Recipe, load, to_yaml
 from posttrain.recipe.load import load_stage
@@ -119,15 +120,21 @@ def _drive(
     begun = time.time()
     states: dict[str, dict[str, Any]] = {n: {"name": n, "run": n, "status": "waiting"} for n in recipes}
     facts = {"pipeline": pipeline.pipeline, "stages": list(states.values()), "started": timestamp()}
-    threads = max(1, cores() // min(pipeline.parallel, len(recipes)))
+    threads = max(1, usable_cores() // min(pipeline.parallel, len(recipes)))
     running: dict[str, Running] = {}
-    with _Stopping() as stopping, _Display(console, list(recipes)) as display:
+    notice = "the stages save a checkpoint, then the pipeline stops"
+    with (
+        StopRequest((signal.SIGINT, signal.SIGTERM), notice, interrupts=False) as stop,
+        ProgressBars("step", elapsed=True, console=console) as bars,
+    ):
+        for name in recipes:
+            bars.add(name, note="waiting")
         while True:
             for name, state in states.items():
                 ready = state["status"] == "waiting" and len(running) < pipeline.parallel
                 if (
                     ready
-                    and not stopping.asked
+                    and not stop.requested
                     and all(states[o]["status"] == "finished" for o in waits[name])
                 ):
                     if finished(recipes[name]):
@@ -136,17 +143,18 @@ def _drive(
                     running[name] = Running(recipes[name], root, threads, accelerate)
                     state |= {"status": "running", "started": timestamp()}
                     write_json(root / "pipeline.json", facts)
+                    bars.update(name, note="preparing", print_line=True)
             for name, stage in list(running.items()):
-                if stopping.asked:
+                if stop.requested:
                     stage.stop()
                 code = stage.process.poll()
-                display.show(name, *stage.progress(), code)
+                _show(bars, name, stage, code)
                 if code is not None:
                     del running[name]
                     states[name] |= {"seconds": round(time.time() - stage.begun, 1)}
                     states[name] |= stage.ending(code)
                     write_json(root / "pipeline.json", facts)
-            if not running and not (_startable(states, waits) and not stopping.asked):
+            if not running and not (_startable(states, waits) and not stop.requested):
                 break
             time.sleep(0.5)
     write_json(
@@ -170,56 +178,12 @@ def load_pipeline(path: str, overrides: list[str]) -> Pipeline:
     return pipeline
 
 
-class _Stopping:
-    """Ctrl-C and SIGTERM end the pipeline after its stages have saved."""
-
-    asked = False
-
-    def __enter__(self) -> _Stopping:
-        self.before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if not self.asked:
-            print("\nstopping: the stages save a checkpoint first", file=sys.stderr, flush=True)
-        self.asked = True
-
-
-class _Display:
-    """A bar a stage on a terminal; otherwise a line a stage every half minute and at its end."""
-
-    def __init__(self, console: Console, names: list[str]) -> None:
-        self.console = console
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.tasks = {n: self.bars.add_task(n, total=None, note="waiting") for n in names}
-        self.said = dict.fromkeys(names, 0.0)
-
-    def __enter__(self) -> _Display:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.bars.stop()
-
-    def show(self, name: str, done: int, total: int, note: str, code: int | None) -> None:
-        if code is not None:
-            note = "finished" if code == 0 else "failed"
-        self.bars.update(self.tasks[name], completed=done, total=total or None, note=note)
-        if self.bars.disable and (code is not None or time.monotonic() - self.said[name] > 30):
-            self.said[name] = time.monotonic()
-            self.console.print(f"{name}: step {done}/{total or '?'}  {note}")
+def _show(bars: ProgressBars, name: str, stage: Running, code: int | None) -> None:
+    """The progress of a stage; `code`: its exit code, once it has ended."""
+    done, total, note = stage.progress()
+    if code is not None:
+        note = "finished" if code == 0 else "failed"
+    bars.update(name, done, total or None, note, print_line=code is not None)
 
 
 def launcher(accelerate: str | None) -> list[str]:

@@ -74,12 +74,7 @@ def preflight(
     _lengths(recipe, folders["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""
-        raise RequestError(
-            "\n".join(
-                prefix + (p.message if p.path in p.message else f"{p.path}: {p.message}")
-                for p in problems.found
-            )
-        )
+        raise RequestError("\n".join(f"{prefix}{p}" for p in problems.found))
     return files
 
 

@@ -8,7 +8,6 @@ others. Left out: vLLM.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -18,12 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.base.files import read_jsonl, timestamp, write_json, write_rows
-from posttrain.base.process import rank, world_size
+from posttrain.base.files import read_jsonl, timestamp, write_json, write_jsonl
+from posttrain.base.process import local_rank, rank, world_size
+from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
@@ -45,7 +43,6 @@ from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed
 from posttrain.training.hardware import commit, hardware, versions
 
-log = logging.getLogger(__name__)
 PATIENCE_S = 1800.0
 """Seconds that rank 0 waits for the next chunk of another rank."""
 
@@ -115,7 +112,7 @@ def load_generator(start: Model, template: str, seed: int) -> Loaded:
     init = None if start.init is None else resolve(start.init)[0]
     tokenizer, loaded = load_text(start, template, str(init))
     model = load_model(replace(start, lora=None), init, tokenizer, seed)
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     generator = TransformersGenerator(model.eval().to(device), tokenizer, loaded.stops)
     return Loaded(generator, tokenizer, loaded, str(init or start.init or "random weights"))
 
@@ -140,13 +137,14 @@ def _run(
         _record_start(recipe, run, chunks, prepared.mixture.fingerprint)
     sampler = Sampler(recipe, run, loaded, Composite(recipe.rewards, recipe.success))
     made = stage(sampler)
-    stop.training = True
-    with _bar(recipe.name, len(chunks.mine())) as advance:
+    stop.can_save = True
+    with ProgressBars("chunk") as bars:
+        bars.add(recipe.name, len(chunks.mine()))
         for number in chunks.mine():
             _refuse_stop(stop, chunks)
             if not chunks.part(number).exists():
                 _chunk(sampler, made, chunks, number, prompts)
-            advance()
+            bars.advance(recipe.name)
     if rank() != 0:
         return
     chunks.wait(lambda: _refuse_stop(stop, chunks))
@@ -194,11 +192,11 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
         rows = [
             row for group in groups for row in rows_of(group, group.prompt.position, decode(group.prompt.ids))
         ]
-        write_rows(file, rows)
+        write_jsonl(file, rows)
     why = _too_many_failed(rows, rollout)
     if why:
         raise WorkError(f"{why}; see {file}")
-    write_rows(chunks.part(number), made.part(asked, rows))
+    write_jsonl(chunks.part(number), made.part(asked, rows))
 
 
 def _too_many_failed(rows: list[Row], rollout: Rollout) -> str:
@@ -266,29 +264,3 @@ class Chunks:
                     f"no rank has finished a chunk for {PATIENCE_S / 60:g} minutes; missing: {missing[:8]}"
                 )
             time.sleep(0.1)
-
-
-class _bar:
-    """A bar on a terminal, a line every half minute elsewhere; main process only."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done, self.said = name, total, 0, time.monotonic()
-        columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        shown = rank() == 0 and sys.stderr.isatty()
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not shown)
-
-    def __enter__(self) -> Callable[[], None]:
-        self.bar.start()
-        task = self.bar.add_task(self.name, total=self.total)
-
-        def advance() -> None:
-            self.done += 1
-            self.bar.advance(task)
-            if self.bar.disable and time.monotonic() - self.said > 30:
-                self.said = time.monotonic()
-                log.info("%s: chunk %d of %d", self.name, self.done, self.total)
-
-        return advance
-
-    def __exit__(self, *exc: object) -> None:
-        self.bar.stop()

@@ -107,7 +107,7 @@ def _train(
     trainer.accelerator.wait_for_everyone()
     last = _take_up(trainer, parts)
     try:
-        stop.training = True
+        stop.can_save = True
         if last is None or last.step < data.steps:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # trained to the end before, and perhaps stopped while it was scored

@@ -7,14 +7,12 @@ logged and does not end the run; only a gate with `action: stop` does.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from posttrain.base.progress import ProgressBars
 from posttrain.errors import PosttrainError
 from posttrain.recipe.schema import Checkpoints, Evaluate
 from posttrain.rundir import checkpoints as ckpt
@@ -127,30 +125,18 @@ class ConsoleCallback(TrainerCallback):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.console = Console(stderr=True)
-        self.bar: Progress | None = None
+        self.bars: ProgressBars | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and sys.stderr.isatty():
-            columns = (
-                TextColumn(self.name),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self.bar = Progress(*columns, console=self.console)
-            self.task = self.bar.add_task(
-                self.name, total=state.max_steps, completed=state.global_step, note=""
-            )
-            self.bar.start()
+        self.bars = ProgressBars("step", main=state.is_world_process_zero, line_seconds=None)
+        self.bars.add(self.name, state.max_steps, state.global_step)
+        self.bars.start()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.update(self.task, completed=state.global_step)
+        self.bars.update(self.name, state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
+        if self.bars is None or not logs or "loss" not in logs:
             return
         parts = [f"loss {logs['loss']:.4g}"]
         for key, name in SHOWN.items():
@@ -158,19 +144,12 @@ class ConsoleCallback(TrainerCallback):
                 parts.append(f"{name} {logs[key]:.3f}")
         if "tokens_per_second" in logs:
             parts.append(f"{logs['tokens_per_second']:,.0f} tok/s")
-        if self.bar is not None:
-            self.bar.update(self.task, note="  ".join(parts))
-        else:
-            print(
-                f"{self.name}: step {state.global_step}/{state.max_steps}  {'  '.join(parts)}",
-                file=sys.stderr,
-                flush=True,
-            )
+        self.bars.update(self.name, state.global_step, note="  ".join(parts), print_line=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.close()
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
+        """Stop drawing."""
+        if self.bars is not None:
+            self.bars.close()

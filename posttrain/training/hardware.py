@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from posttrain import __version__
-from posttrain.base.process import cores
+from posttrain.base.process import usable_cores
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "datasets", "peft", "triton")
 
@@ -31,7 +31,11 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Host, CPU cores this process may use, and GPUs."""
-    out: dict[str, Any] = {"machine": platform.machine(), "cpu_cores": cores(), "system": platform.platform()}
+    out: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cpu_cores": usable_cores(),
+        "system": platform.platform(),
+    }
     if torch.cuda.is_available():
         out["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return out

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer
 
-from posttrain.base.files import append_line
+from posttrain.base.files import append_jsonl
 from posttrain.errors import RequestError
 from posttrain.training.engines import refuse_pretence
 from posttrain.training.guard import Diverged
@@ -190,7 +190,7 @@ class RunTrainer(CheckpointWriter):
         """Writes the row ids of the optimizer step that just ended."""
         if self.log_samples:
             line = {"step": self.state.global_step, "rank": self.args.process_index, "ids": self._step_ids}
-            append_line(self.run.path / "samples.jsonl", line)
+            append_jsonl(self.run.path / "samples.jsonl", line)
             self._step_ids = []
 
     def reduce(self, values: torch.Tensor) -> torch.Tensor:
@@ -250,7 +250,7 @@ class RunTrainer(CheckpointWriter):
         row = {"step": self.state.global_step, "split": split, "time": round(time.time(), 3)}
         row |= {k: _json_number(v) for k, v in values.items() if isinstance(v, int | float)}
         row["epoch"] = self.epoch()
-        append_line(self.run.metrics, row)
+        append_jsonl(self.run.metrics, row)
 
     def resume_from(self, facts: dict[str, Any]) -> None:
         """Restores what the stage keeps in checkpoint.json. Overridden by stages."""

@@ -9,7 +9,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from posttrain.base.files import append_line, read_jsonl, write_json, write_text
+from posttrain.base.files import append_jsonl, read_jsonl, write_json, write_text
 from posttrain.errors import WorkError
 
 fork = multiprocessing.get_context("fork")
@@ -38,7 +38,7 @@ def test_what_cannot_be_written_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(WorkError, match="cannot write .*/x/y"):
         write_text(tmp_path / "x" / "y", "no folder")
     with pytest.raises(WorkError, match="cannot append"):
-        append_line(tmp_path / "none" / "y", {})
+        append_jsonl(tmp_path / "none" / "y", {})
 
 
 def test_a_reader_that_has_the_old_file_open_keeps_it_whole(tmp_path):
@@ -53,7 +53,7 @@ def test_lines_in_order_and_no_file_is_no_lines(tmp_path):
     path = tmp_path / "m.jsonl"
     assert read_jsonl(path) == []
     for i in range(3):
-        append_line(path, {"i": i, "loss": float("nan"), "text": "a\nb"})
+        append_jsonl(path, {"i": i, "loss": float("nan"), "text": "a\nb"})
     assert read_jsonl(path) == [{"i": i, "loss": None, "text": "a\nb"} for i in range(3)]
     assert path.read_text().count("\n") == 3
 
@@ -61,11 +61,11 @@ def test_lines_in_order_and_no_file_is_no_lines(tmp_path):
 @pytest.mark.parametrize("torn", ['{"i": 1', "{", '{"text": "\xc3', "x" * 200_000])
 def test_a_torn_last_line_is_ignored_and_then_cut_off(tmp_path, torn):
     path = tmp_path / "m.jsonl"
-    append_line(path, {"i": 0})
+    append_jsonl(path, {"i": 0})
     with open(path, "ab") as file:
         file.write(torn.encode("latin-1"))
     assert read_jsonl(path) == [{"i": 0}]
-    append_line(path, {"i": 2})
+    append_jsonl(path, {"i": 2})
     assert read_jsonl(path) == [{"i": 0}, {"i": 2}]
 
 
@@ -73,7 +73,7 @@ def test_a_last_line_that_only_lacks_its_newline_counts(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"i": 0}')
     assert read_jsonl(path) == [{"i": 0}]
-    append_line(path, {"i": 1})
+    append_jsonl(path, {"i": 1})
     assert read_jsonl(path) == [{"i": 0}, {"i": 1}]
 
 
@@ -86,7 +86,7 @@ def test_damage_in_the_middle_is_named(tmp_path):
 
 def _append_many(path, who):
     for i in range(100):
-        append_line(path, {"who": who, "i": i, "pad": "x" * 5000})
+        append_jsonl(path, {"who": who, "i": i, "pad": "x" * 5000})
 
 
 def test_two_writers_do_not_tear_each_others_lines(tmp_path):
@@ -107,7 +107,7 @@ def test_a_writer_waits_for_its_turn(tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         held.write(b'{"half": ')
         held.flush()
-        child = fork.Process(target=append_line, args=(path, {"i": 1}), daemon=True)
+        child = fork.Process(target=append_jsonl, args=(path, {"i": 1}), daemon=True)
         child.start()
         child.join(0.3)
         assert child.is_alive()

@@ -91,15 +91,15 @@ def test_no_permission_to_read(call, plain_recipe, rows_file, tmp_path):
 
 
 def test_what_the_machine_refuses_is_a_sentence(tmp_path, capsys):
-    from posttrain.base.process import guarded
+    from posttrain.base.exit_codes import exit_code_of
 
     def refused():
         raise PermissionError(13, "Permission denied", "/data/rows.jsonl")
 
-    assert guarded(refused) == 1
+    assert exit_code_of(refused) == 1
     assert capsys.readouterr().err == "error: /data/rows.jsonl: Permission denied\n"
     with pytest.raises(FileNotFoundError):  # a file we expected: a defect keeps its traceback
-        guarded((tmp_path / "nothing").read_text)
+        exit_code_of((tmp_path / "nothing").read_text)
 
 
 GOOD = {"prompt": "a", "completion": "b", "answer": "b"}

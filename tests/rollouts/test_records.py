@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from posttrain.base.files import read_jsonl, write_rows
+from posttrain.base.files import read_jsonl, write_jsonl
 from posttrain.data.shapes.prompts import Asked
 from posttrain.errors import WorkError
 from posttrain.generation.base import Completion
@@ -70,17 +70,17 @@ def test_a_row_by_hand(tmp_path):
         },
     ]
     path = tmp_path / "rollouts" / "step-000001.jsonl"
-    write_rows(path, rows)
+    write_jsonl(path, rows)
     assert read_jsonl(path) == rows
     assert path.read_bytes().count(b"\n") == 2 and "…".encode() in path.read_bytes()
 
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "step-000001.jsonl"
-    write_rows(path, rows_of(made(), 0, "q") * 3)
-    write_rows(path, rows_of(made(), 0, "q")[:1])
+    write_jsonl(path, rows_of(made(), 0, "q") * 3)
+    write_jsonl(path, rows_of(made(), 0, "q")[:1])
     assert len(read_jsonl(path)) == 1 and [p.name for p in tmp_path.iterdir()] == [path.name]
-    write_rows(path, [])
+    write_jsonl(path, [])
     assert path.read_text() == "" and read_jsonl(path) == []
 
 
@@ -97,7 +97,7 @@ def test_any_text_comes_back(tmp_path, text):
     each.completions[0].text = text
     each.prompt.asked.columns["answer"] = text
     path = tmp_path / "a.jsonl"
-    write_rows(path, rows_of(each, 0, text))
+    write_jsonl(path, rows_of(each, 0, text))
     first, second = read_jsonl(path)
     assert first["completion"] == first["prompt"] == second["answer"] == text
 
@@ -105,7 +105,7 @@ def test_any_text_comes_back(tmp_path, text):
 def test_numbers_that_json_lacks_are_null(tmp_path):
     rows = rows_of(made(), 0, "q")
     rows[0]["advantage"] = math.nan
-    write_rows(tmp_path / "a.jsonl", rows)
+    write_jsonl(tmp_path / "a.jsonl", rows)
     line = (tmp_path / "a.jsonl").read_text().splitlines()[0]
     assert json.loads(line)["advantage"] is None and "NaN" not in line
 
@@ -113,4 +113,4 @@ def test_numbers_that_json_lacks_are_null(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "rollouts").write_text("a file")
     with pytest.raises(WorkError, match="rollouts"):
-        write_rows(tmp_path / "rollouts" / "step-000001.jsonl", [])
+        write_jsonl(tmp_path / "rollouts" / "step-000001.jsonl", [])

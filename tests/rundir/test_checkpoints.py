@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.base.files import append_line
+from posttrain.base.files import append_jsonl
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
 
@@ -25,7 +25,7 @@ def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
 
 def score(run: Path, step: int, value: float, metric: str = "pass@1") -> None:
     row = {"checkpoint": ckpt.name_of(step), "step": step, "task": "t", "metric": metric, "value": value}
-    append_line(run / "scores.jsonl", row)
+    append_jsonl(run / "scores.jsonl", row)
 
 
 def test_half_written_ones_are_skipped_with_a_message(tmp_path, caplog):
@@ -145,5 +145,5 @@ def test_best_compares_only_what_was_measured_alike(tmp_path):
         "value": 1.0,
         "settings": "limit5",
     }
-    append_line(tmp_path / "scores.jsonl", row)
+    append_jsonl(tmp_path / "scores.jsonl", row)
     assert ckpt.best(tmp_path, "t", "pass@1") == "step-000002"

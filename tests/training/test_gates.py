@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.base.files import append_line, read_jsonl
+from posttrain.base.files import append_jsonl, read_jsonl
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.sections import Gate
 from posttrain.rundir import checkpoints as ckpt
@@ -114,7 +114,7 @@ def test_missing_scores_are_said_and_fail_nothing(tmp_path):
     write(run, {0: 0.9})
     later = check(run, [gate], "step-000020")
     assert later.missing and later.stop  # the newest score is still that of step 10
-    append_line(
+    append_jsonl(
         run / "scores.jsonl",
         {"checkpoint": "step-000020", "step": 20, "task": "t", "metric": "m", "value": None, "settings": "s"},
     )
@@ -175,13 +175,13 @@ def test_a_marked_checkpoint_is_never_the_best(tmp_path):
         (folder / "checkpoint.json").write_text("{}")
         (folder / "COMPLETE").touch()
     assert ckpt.best(run, "t", "m") == "step-000020"
-    append_line(run / "gates.jsonl", {"checkpoint": "step-000020"})
+    append_jsonl(run / "gates.jsonl", {"checkpoint": "step-000020"})
     assert ckpt.best(run, "t", "m") == "step-000010"
     assert ckpt.best(run, "t", "m", among={"step-000020"}) is None
     assert Path(ckpt.resolve(f"{run}@best:t/m")[0]).name == "step-000010"
     assert Path(ckpt.resolve(f"{run}@step-000020")[0]).name == "step-000020"  # by name it can be had
     for name in ("step-000000", "step-000010"):
-        append_line(run / "gates.jsonl", {"checkpoint": name})
+        append_jsonl(run / "gates.jsonl", {"checkpoint": name})
     with pytest.raises(RequestError, match=r"every checkpoint with a score t/m failed a gate"):
         ckpt.resolve(f"{run}@best:t/m")
 
@@ -222,7 +222,7 @@ def scorer(values: dict[str, dict[int, float]]):
             known = {(r["step"], r["metric"]) for r in read_jsonl(run.scores)}
             for metric, by_step in values.items():
                 if (step, metric) not in known:
-                    append_line(
+                    append_jsonl(
                         run.scores,
                         {
                             "checkpoint": path.name,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from posttrain.base.files import append_line, read_jsonl
+from posttrain.base.files import append_jsonl, read_jsonl
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.checkpoint import Meeting
 from posttrain.models.load import refuse_leaking_documents
@@ -134,7 +134,7 @@ def test_best_passes_over_what_is_no_number_or_gone(tmp_path):
             file.write(json.dumps(row) + "\n")
     assert ckpt.best(tmp_path, "t", "m") == "step-000002"
     assert ckpt.best(tmp_path, "t", "m", among={"step-000003"}) == "step-000003"
-    append_line(
+    append_jsonl(
         tmp_path / "scores.jsonl",
         {"checkpoint": "step-000009", "step": 9, "task": "t", "metric": "m", "value": None},
     )

@@ -15,7 +15,7 @@ from posttrain.evaluate.tasks import (  # noqa: F401  (importing registers)
     worked,
 )
 from posttrain.evaluate.tasks.base import TASKS, EvalTask
-from posttrain.recipe.build import Problems, build
+from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.schema import Task
 
 ATTEMPTS = tuple(2**i for i in range(13))
@@ -34,7 +34,7 @@ def load_task(task: Task) -> EvalTask:
     if wrong:
         raise RequestError("\n".join(message for _, message in wrong))
     cls = TASKS[task.name]
-    return cls(task, build(cls.Options, task.options, "options", Problems()))
+    return cls(task, to_dataclass(cls.Options, task.options, "options", Problems()))
 
 
 def check_task(task: Task, at: str) -> list[tuple[str, str]]:
@@ -43,8 +43,8 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
         near = did_you_mean(task.name, TASKS)
         return [(f"{at}.name", f"{at}.name = {task.name!r} is no task{near}")]
     cls, problems = TASKS[task.name], Problems()
-    options = build(cls.Options, task.options, f"{at}.options", problems)
-    found = [(p.path, p.message if p.path in p.message else f"{p.path}: {p.message}") for p in problems.found]
+    options = to_dataclass(cls.Options, task.options, f"{at}.options", problems)
+    found = [(p.path, str(p)) for p in problems.found]
     for key, message in _sampler(task) if cls.kind == "sampled" else _unused(task):
         found.append((f"{at}.{key}", f"{at}.{key} {message}"))
     for key in ("limit", "batch_size"):

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
-from posttrain.base.process import cores
+from posttrain.base.process import local_world_size, usable_cores
 from posttrain.rewards.engine.worker import pack, unpack
 
 MEMORY_MB = 4096
@@ -158,8 +158,7 @@ class Pool:
 
 def share_of_cores() -> int:
     """Cores for this process: those of the machine, shared with its other ranks."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return max(1, cores() // max(1, ranks))
+    return max(1, usable_cores() // max(1, local_world_size()))
 
 
 _POOLS: dict[tuple[int, int], Pool] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import write_text
+from posttrain.base.files import cache_home, write_text
 from posttrain.errors import RequestError, WorkError
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -42,8 +42,7 @@ def cache_folder(chosen: str | None) -> Path | None:
     """`chosen`, else `judge` under $POSTTRAIN_CACHE or ~/.cache/posttrain; None where it is ""."""
     if chosen == "":
         return None
-    base = os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain"
-    return Path(chosen or Path(base) / "judge").expanduser()
+    return Path(chosen).expanduser() if chosen else cache_home() / "judge"
 
 
 def key_of(settings: dict[str, Any]) -> str:

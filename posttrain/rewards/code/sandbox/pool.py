@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from posttrain.base.process import cores
+from posttrain.base.process import usable_cores
 from posttrain.rewards.code.sandbox import ladder
 from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 
@@ -29,7 +29,7 @@ class Pool:
     """Slots of one back-end."""
 
     def __init__(self, backend: str, size: int | None = None):
-        self.backend, self.size = backend, size or cores()
+        self.backend, self.size = backend, size or usable_cores()
         self.idle = [Slot(backend, number) for number in reversed(range(self.size))]
         self.all = list(self.idle)
         self.turn = threading.Lock()

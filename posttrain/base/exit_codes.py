@@ -1,0 +1,56 @@
+"""Exit codes of commands: 0 fine, 1 the work failed, 2 the request was wrong; a failure is one sentence on stderr.
+
+Failures of the machine that a user can put right (a full disk, a missing permission) count as failed work.
+Anything else is a defect of posttrain and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from posttrain.errors import PosttrainError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+"""What the machine refuses. Not ENOENT: a file that posttrain expected and did not make is a defect."""
+
+
+def exit_code_of(work: Callable[[], Any]) -> int:
+    """Run `work` and return the exit code: its result where that is an int, else 0; 1 or 2 where it fails."""
+    try:
+        code = work()
+    except PosttrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; finished work is kept: run the same command to resume", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `posttrain show | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            place = f" ({error.filename})" if error.filename else ""
+            reason = f"the disk is full{place}; free some space and run the same command again"
+        elif error.errno in REFUSED and error.filename:
+            reason = f"{os.fspath(error.filename)}: {error.strerror}"
+        else:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        return 1
+    return code if isinstance(code, int) else 0
