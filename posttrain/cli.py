@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
             raise RequestError(f"--accelerate {config}: no such file{near}")
     if isinstance(recipe, Pipeline):
         from posttrain.rundir.reading import PipelineData
-        from posttrain.stages.pipeline import run_pipeline
+        from posttrain.stages.schedule import run_pipeline
 
         page = run_pipeline(options.recipe, options.overrides, _console(stderr=True), options.accelerate)
         _say_findings(PipelineData.load(page.parent).runs, page)
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
 def _accelerate(options: argparse.Namespace, stage: str) -> int:
     import subprocess
 
-    from posttrain.stages.pipeline import launcher
+    from posttrain.stages.stage_process import launcher
 
     work = ["-m", f"posttrain.{stage}", options.recipe, *options.overrides]
     return subprocess.call([*launcher(options.accelerate), *work])

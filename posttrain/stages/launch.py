@@ -103,7 +103,8 @@ def _leave(code: int) -> None:
 
 
 def setup_logging() -> None:
-    """Messages of posttrain on stderr, from the main process; those of the libraries only from warnings up."""
+    """Messages of posttrain on stderr, from the main process; those of the libraries only from warnings
+    up."""
     log_to_stderr()
     quiet_libraries()
     if not sys.stderr.isatty():

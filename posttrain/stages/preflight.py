@@ -23,6 +23,7 @@ from posttrain.recipe import Recipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
+from posttrain.rewards.compose import Composite
 from posttrain.rundir.checkpoints import resolve
 
 MODELS = (
@@ -119,8 +120,6 @@ def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
 
 def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: Problems) -> None:
     """Names, options, what this machine lacks, and the columns of each source's first row."""
-    from posttrain.rewards.compose import Composite
-
     try:
         rewards = Composite(recipe.rewards, recipe.success)
         wrong = rewards.missing()

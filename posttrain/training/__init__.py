@@ -1,1 +1,6 @@
-"""What the stages share: run directory, checkpoints, stopping, guards, statistics, logging, TRL arguments."""
+"""Training: what the stages that train share: the mixin over TRL's trainers, callbacks, guard, gates,
+checkpoints, engines, the reference of preference runs, and what is logged.
+
+Left out: the stages' own losses (`posttrain.sft`, `dpo`, `rlvr`), and evaluation, which is handed in as a
+callable. May import base, recipe, data, rundir, generation, rewards, kernels, losses, models and rollouts.
+"""

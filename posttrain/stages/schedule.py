@@ -1,0 +1,134 @@
+"""Runs a pipeline: stages as processes, in parallel where neither waits for the other, then one report.
+
+`runs/<pipeline>/` holds pipeline.json, one run directory and one log for each stage, and report.html. A
+finished stage is not run again; a stopped one resumes from its last checkpoint. Left out: other machines.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from posttrain.base.files import timestamp, write_json
+from posttrain.base.process import usable_cores
+from posttrain.base.progress import ProgressBars
+from posttrain.base.stop import StopRequest
+from posttrain.errors import WorkError
+from posttrain.recipe import Pipeline, Recipe
+from posttrain.report.page import write_report
+from posttrain.stages.pipeline import dependencies, load_pipeline, stage_recipes
+from posttrain.stages.preflight import preflight
+from posttrain.stages.stage_process import StageProcess, finished
+
+POLL_S = 0.5
+
+
+def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: str | None = None) -> Path:
+    """Run every stage; returns the report.
+
+    A failed stage keeps those that wait for it from starting; the others run on. `accelerate`: the config
+    that launches each stage.
+
+    Raises:
+        RequestError: the pipeline or a recipe is wrong; nothing was started.
+        WorkError: names the stages that failed and their logs.
+    """
+    pipeline = load_pipeline(path, overrides)
+    recipes = stage_recipes(pipeline, Path(path))
+    root = Path(pipeline.output_dir) / pipeline.pipeline
+    coming = {str(root / name) for name in recipes}
+    for name, recipe in recipes.items():
+        preflight(recipe, coming, f"{path}: stage {name!r}")
+    root.mkdir(parents=True, exist_ok=True)
+    states = _Schedule(pipeline, recipes, root, accelerate).run(console)
+    unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
+    if unfinished:
+        lines = [
+            f"stage {n}: {s['error']} (log: {root / n}.log)" if "error" in s else f"stage {n}: not started"
+            for n, s in unfinished.items()
+        ]
+        raise WorkError("\n".join([*lines, "run the same command to resume from the last checkpoints"]))
+    return write_report([root])
+
+
+class _Schedule:
+    """Starts stages as they become ready, watches them, and keeps pipeline.json up to date."""
+
+    def __init__(
+        self, pipeline: Pipeline, recipes: dict[str, Recipe], root: Path, accelerate: str | None
+    ) -> None:
+        self.recipes, self.root, self.accelerate = recipes, root, accelerate
+        self.parallel = pipeline.parallel
+        self.threads = max(1, usable_cores() // min(pipeline.parallel, len(recipes)))
+        self.waits = dependencies(pipeline, recipes)
+        self.states: dict[str, dict[str, Any]] = {
+            n: {"name": n, "run": n, "status": "waiting"} for n in recipes
+        }
+        self.running: dict[str, StageProcess] = {}
+        self.begun = time.time()
+        self.facts = {
+            "pipeline": pipeline.pipeline,
+            "stages": list(self.states.values()),
+            "started": timestamp(),
+        }
+
+    def run(self, console: Console) -> dict[str, dict[str, Any]]:
+        """Until nothing runs and nothing more can start; the state of each stage by name."""
+        notice = "the stages save a checkpoint, then the pipeline stops"
+        with (
+            StopRequest((signal.SIGINT, signal.SIGTERM), notice, interrupts=False) as stop,
+            ProgressBars("step", elapsed=True, console=console) as bars,
+        ):
+            for name in self.recipes:
+                bars.add(name, note="waiting")
+            while True:
+                if not stop.requested:
+                    self._start_ready(bars)
+                self._watch(bars, stop.requested)
+                startable = not stop.requested and any(self._ready(name) for name in self.states)
+                if not self.running and not startable:
+                    break
+                time.sleep(POLL_S)
+        self.facts |= {"ended": timestamp(), "seconds": round(time.time() - self.begun, 1)}
+        self._write()
+        return self.states
+
+    def _ready(self, name: str) -> bool:
+        waits = self.waits[name]
+        return self.states[name]["status"] == "waiting" and all(
+            self.states[other]["status"] == "finished" for other in waits
+        )
+
+    def _start_ready(self, bars: ProgressBars) -> None:
+        for name, state in self.states.items():
+            if len(self.running) >= self.parallel or not self._ready(name):
+                continue
+            if finished(self.recipes[name]):
+                state |= {"status": "finished", "seconds": 0.0}
+                continue
+            self.running[name] = StageProcess(self.recipes[name], self.root, self.threads, self.accelerate)
+            state |= {"status": "running", "started": timestamp()}
+            self._write()
+            bars.update(name, note="preparing", print_line=True)
+
+    def _watch(self, bars: ProgressBars, stopping: bool) -> None:
+        for name, stage in list(self.running.items()):
+            if stopping:
+                stage.stop()
+            code = stage.process.poll()
+            done, total, note = stage.progress()
+            if code is not None:
+                note = "finished" if code == 0 else "failed"
+            bars.update(name, done, total or None, note, print_line=code is not None)
+            if code is not None:
+                del self.running[name]
+                seconds = round(time.time() - stage.begun, 1)
+                self.states[name] |= {"seconds": seconds} | stage.ending(code)
+                self._write()
+
+    def _write(self) -> None:
+        write_json(self.root / "pipeline.json", self.facts)
