@@ -80,64 +80,6 @@ def test_no_package_index_is_named(files):
         assert not found, f"{path}: {found[0]}"
 
 
-# ---- the README's tree -------------------------------------------------------------------------------------
-
-
-def tree() -> list[tuple[str, str]]:
-    """Lines of the README's tree as (folder, rest of the line); a line that opens a folder has no name of a file."""
-    readme = (ROOT / "README.md").read_text()
-    block = re.search(r"## The tree\n+```\n(.*?)```", readme, re.DOTALL)[1]
-    lines, open_folders = [], {-2: ""}
-    for line in block.splitlines():
-        indent, first = len(line) - len(line.lstrip()), line.split()[0]
-        parent = open_folders[max(i for i in open_folders if i < indent)]
-        folder = parent + first[: first.rfind("/") + 1]
-        open_folders = {i: f for i, f in open_folders.items() if i < indent} | {indent: folder}
-        lines.append((folder, line.strip()[first.rfind("/") + 1 :]))
-    return lines
-
-
-def test_the_readme_names_every_module():
-    """By a line of its own folder; in passing, on the line that opens the folder, only where no line follows."""
-    opening: dict[str, str] = {}
-    listed: dict[str, str] = {}
-    for folder, text in tree():
-        if text.startswith(" "):
-            opening[folder] = text
-        else:
-            listed[folder] = f"{listed.get(folder, '')} {re.split(r'  +', text)[0]}"
-    said = opening | listed
-    modules = [
-        p for top in ("posttrain", "kernels") for p in (ROOT / top).rglob("*.py") if p.name != "__init__.py"
-    ]
-    missing = [
-        str(p.relative_to(ROOT))
-        for p in modules
-        if not re.search(rf"\b{p.stem}\b", said.get(f"{p.parent.relative_to(ROOT)}/", ""))
-    ]
-    assert not missing, f"not in the tree of README.md: {missing}"
-
-
-def test_the_readme_names_nothing_that_is_gone():
-    lines = tree()
-    assert len(lines) > 30
-    for folder, text in lines:
-        assert (ROOT / folder).is_dir(), folder
-        for name in re.findall(r"[\w./-]+\.(?:py|yaml|toml|sh|md)\b", text):
-            assert any((ROOT / base / name).exists() for base in (folder, "")), f"{folder}: {name}"
-        if folder.count("/") == 2 and folder.startswith("posttrain/") and not text.startswith(" "):
-            for name in re.split(r"\s{2,}", text)[0].split():
-                assert (ROOT / folder / f"{name.removesuffix('.py')}.py").is_file(), folder + name
-
-
-def test_the_readme_points_at_files_that_exist():
-    text = (ROOT / "README.md").read_text()
-    top = "recipes|launch|posttrain|kernels|tests"
-    named = set(re.findall(rf"\b(?:{top})/[\w/.-]+\.(?:yaml|py|sh|png|md)\b", text))
-    assert len(named) > 10
-    assert not [name for name in named if not (ROOT / name).is_file()]
-
-
 # ---- recipes -----------------------------------------------------------------------------------------------
 
 
