@@ -202,6 +202,6 @@ def test_a_reference_with_another_tokenizer(rlvr, call, tmp_path):
     vocabulary["model"]["vocab"] |= {a: y, b: x}
     file.write_text(json.dumps(vocabulary))
     call("rlvr", rlvr, f"policy={{beta: 0.1, reference: {other}}}").refuses(
-        f"policy.reference = '{other}' has another tokenizer", "is its token"
+        f"policy.reference = '{other}' has another tokenizer", "is token"
     )
     assert not (tmp_path / "case").exists()

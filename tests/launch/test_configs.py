@@ -102,7 +102,7 @@ def test_fsdp_on_a_cpu_is_refused_before_anything_is_written(tiny_recipe, monkey
 
     fsdp_environment(monkeypatch, ACCELERATE_USE_CPU="true")
     assert main([str(tiny_recipe), "name=fsdp"]) == 2
-    assert re.search(r"FSDP: without a GPU .* runs DDP.*zero3", capsys.readouterr().err)
+    assert re.search(r"FSDP: without a GPU, .* runs DDP.*zero3", capsys.readouterr().err)
     assert not (tiny_recipe.parent / "fsdp" / "run.json").exists()
 
 

@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 os.environ["CI"] = "1"
@@ -92,13 +93,13 @@ def main(cases: str, out: str) -> int:
     for case in json.loads(Path(cases).read_text()):
         name = case.get("stage", "sft")
         stage = importlib.import_module(f"posttrain.{name}")
-        build = stage.build
+        plain = stage.STAGE
 
-        def kept(recipe, parts, build=build):
+        def kept(recipe, parts, build=plain.build):
             trainers.append(build(recipe, parts))
             return trainers[-1]
 
-        stage.build = kept
+        stage.STAGE = replace(plain, build=kept)
         try:
             recipe = load_stage(case["recipe"], case["overrides"], name)
             run = stage.train(recipe, scorer_for)
@@ -125,7 +126,7 @@ def main(cases: str, out: str) -> int:
             traceback.print_exc()
             results[case["name"]] = {"error": f"{type(error).__name__}: {error}"}
         finally:
-            stage.build = build
+            stage.STAGE = plain
     if rank() == 0:
         Path(out).write_text(json.dumps(results))
     return 0

@@ -226,7 +226,7 @@ def test_a_resumed_run_whose_references_are_gone_is_refused(dpo):
     shutil.rmtree(run.checkpoints / "step-000005")
     shutil.rmtree(run.path / "reference")
     shutil.rmtree(dpo.parent / "cache" / "reference")
-    with pytest.raises(WorkError, match="reference log-probabilities of 40 pairs are gone.*trained 3 steps"):
+    with pytest.raises(WorkError, match="reference log-probabilities of 40 pairs are missing.*already trained 3 steps"):
         train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
 
 

@@ -211,7 +211,7 @@ def test_replies_of_one_kind_only_are_refused(path):
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [
-        ((1.0, 1.0), "about 16 good and 24 bad .* weighted 16 to 24.*between 1.5 and 2 would"),
+        ((1.0, 1.0), "about 16 good and 24 bad .* weighted 16 to 24.*between 1.5 and 2"),
         ((1.5, 1.0), None),
         ((2.0, 1.0), None),
         ((2.01, 1.0), "weighted 32.2 to 24"),

@@ -83,7 +83,7 @@ def other_tokenizer(tiny: Path, folder: Path, change) -> Path:
     [
         (
             lambda t: t.add_tokens(["<think>"]),
-            "has another tokenizer: '<think>' is its token 2.., the policy has no such",
+            "has another tokenizer: '<think>' is token 2.. there, the policy has no such",
         ),
         (lambda t: setattr(t, "eos_token", "<|im_end|>"), "its eos_token_id is .*, the policy's"),
     ],
@@ -97,7 +97,7 @@ def test_another_tokenizer(path, tiny, tmp_path, change, sentence):
 
 
 def test_a_policy_with_a_token_more(path, other, tmp_path):
-    with pytest.raises(RequestError, match="the policy's '<think>' is unknown to it"):
+    with pytest.raises(RequestError, match="the policy's '<think>' is missing from it"):
         train(path, preference(reference_model=other), "model.add_tokens=['<think>']")
 
 
