@@ -40,7 +40,7 @@ from posttrain.data.problems.base import Family
 from posttrain.data.problems.operands import ADDITION, MULTIPLICATION
 from posttrain.data.problems.reasoning_gym import REASONING_GYM
 from posttrain.errors import RequestError
-from posttrain.recipe.build import Problems, build
+from posttrain.recipe.build import Problems, to_dataclass
 
 MODULES = (arithmetic, calendar, equation, letters, logic, sequence, sets, sorting, string_edit, units)
 FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in MODULES}
@@ -117,7 +117,7 @@ def generate(name: str, options: Mapping[str, Any] | None = None) -> list[dict[s
 def check(name: str, options: Mapping[str, Any]) -> Any:
     """The typed options, without making rows; raises as `generate` does."""
     problems = Problems()
-    typed = build(find(name).options, dict(options), "", problems)
+    typed = to_dataclass(find(name).options, dict(options), "", problems)
     if problems:
         wrong = "; ".join(p.message.replace("unknown key", "unknown option") for p in problems.found)
         raise RequestError(f"generator {name}: {wrong}")
