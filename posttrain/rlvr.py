@@ -28,6 +28,7 @@ from posttrain.base.files import write_jsonl
 from posttrain.base.process import world_size
 from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
+from posttrain.data.tokens import IGNORED
 from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
@@ -195,8 +196,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         **other,
     ) -> tuple[Tensor, Tensor | None, None]:
         """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C]."""
-        labels = input_ids.masked_fill(attention_mask == 0, -100)
-        labels[:, :-logits_to_keep] = -100
+        labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
+        labels[:, :-logits_to_keep] = IGNORED
         with self.accelerator.autocast():
             out = model(
                 input_ids=input_ids,

@@ -1,12 +1,13 @@
-"""A named registry: a decorator, a lookup that helps with spelling, and nothing else.
+"""A named registry: a decorator and a lookup that helps with spelling; and objects by a dotted path.
 
-Plugins by entry point or dotted path are resolved by the registries built on this one (rewards, tasks).
+Entry points are resolved by the registries built on this one (rewards, tasks).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from posttrain.errors import RequestError, did_you_mean
 
@@ -43,3 +44,25 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._items))
+
+
+def import_path(path: str, kind: str) -> Callable[..., Any]:
+    """The function at `package.module:name`, for a `kind` ("generator", ...) that is not registered.
+
+    Raises:
+        RequestError: the module cannot be imported, or has no function of that name.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing the code of others can raise anything
+        raise RequestError(
+            f"{kind} {path!r}: cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from None
+    found = getattr(module, attribute, None)
+    if found is None:
+        near = did_you_mean(attribute, (name for name in dir(module) if not name.startswith("_")))
+        raise RequestError(f"{kind} {path!r}: {module_name} has no {attribute!r}{near}")
+    if not callable(found):
+        raise RequestError(f"{kind} {path!r}: {attribute} is {type(found).__name__}, not a function")
+    return found

@@ -16,7 +16,7 @@ from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
-from posttrain.data.tokenize import RowError, TokenRow
+from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss
@@ -66,7 +66,7 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
                 facts |= {
                     **({"side": side} if side else {}),
                     "tokens": len(tokenized.input_ids),
-                    "trained": int((tokenized.labels != -100).sum()),
+                    "trained": int((tokenized.labels != IGNORED).sum()),
                     "segments": int(tokenized.segment_ids.max()),
                     "spans": spans(tokenized, tokenizer),
                 }
@@ -81,7 +81,7 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
 def spans(row: TokenRow, tokenizer) -> list[Span]:
     """One row as text, cut where the segment changes; bytes of one character stay together."""
     marks = [
-        None if label == -100 else int(segment)
+        None if label == IGNORED else int(segment)
         for label, segment in zip(row.labels, row.segment_ids, strict=True)
     ]
     out = []

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from posttrain.base.progress import ProgressBars
 from posttrain.data import readers
-from posttrain.data.shapes.prompts import to_row
+from posttrain.data.shapes.prompts import reward_example
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed
@@ -52,7 +52,7 @@ def read_rows(
             near = did_you_mean(completion, row) if text is None else f": {type(text).__name__}"
             raise RequestError(f"{where}: needs a column {completion!r} with text{near}")
         completions.append(text)
-        examples.append(to_row(row, where))
+        examples.append(reward_example(row, where))
     return completions, examples
 
 

@@ -1,7 +1,8 @@
 """Sources to tables of tokens, in a cache under the hash of everything that decides their content.
 
-Rows that cannot be trained on are dropped, counted by reason and shown; too many of them are an error. Left out:
-who does the work and who waits (once.py), mixing (mixture.py), tokenising on several cores.
+Rows that cannot be used are dropped and counted by reason, the first few of each with their place; too many
+of them are an error. Left out: which process works and which wait (make_once.py), mixing (mixture.py),
+tokenising on several cores.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.sources import Rows, open_rows
-from posttrain.data.table import Table, TableWriter, TokenTable
+from posttrain.data.table import Table, TableWriter
 from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
 CODE = 1
-"""Raise this when the same rows give other tokens: tables of an older code are left alone and made anew."""
+"""Raise this when the same rows give other tokens: tables of older code are then no longer found."""
 FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
-"""Columns named in every table's key; later ones only where they are set, so that older tables keep their names."""
+"""Columns that every key has; later ones only if set, so that older tables keep their names."""
 SHOWN = 5
-"""Dropped rows named in a message."""
+"""Lost rows kept for each reason, and lost rows named in a message."""
 Progress = Callable[[str, int, int], None]
 """Called with (source, rows done, rows in all)."""
 log = logging.getLogger(__name__)
@@ -59,11 +60,11 @@ def prepare_sources(
 ) -> list[Table]:
     """The tables of `sources`, in order. Call it on every rank: where `is_main` is false it only waits.
 
-    `progress` replaces the progress bar. `shape`: what a row is (shapes.py).
+    `progress` replaces the progress bar. `shape` is the name of the shape that the rows have.
 
     Raises:
-        RequestError: too many rows dropped or truncated, no row left, or the source itself is wrong.
-        WorkError: the disk refuses, or data.prepare_timeout is over.
+        RequestError: too many rows are dropped or truncated, no row is left, or the source itself is wrong.
+        WorkError: the disk refuses, or data.prepare_timeout has run out.
     """
     deadline = time.monotonic() + 60 * data.prepare_timeout
     fingerprint = tokenizer_fingerprint(tokenizer)
@@ -87,27 +88,15 @@ def prepare_sources(
     return tables
 
 
-def prepare_source(
-    source: schema.Source,
-    data: schema.Data,
-    loss: schema.Loss,
-    tokenizer,
-    *,
-    progress: Progress | None = None,
-) -> TokenTable:
-    """The table of one source, from the cache or made now; see `prepare_sources`."""
-    return prepare_sources([source], data, loss, tokenizer, True, progress)[0]
-
-
 def cache_root(data: schema.Data) -> Path:
-    """data.cache_dir, else $POSTTRAIN_CACHE, else ~/.cache/posttrain; the tables lie in `tables`."""
+    """The folder `tables` in data.cache_dir, else in $POSTTRAIN_CACHE, else in ~/.cache/posttrain."""
     return (Path(data.cache_dir).expanduser() if data.cache_dir else cache_home()) / "tables"
 
 
 def tokenizer_fingerprint(tokenizer) -> str:
-    """SHA-256 of what a fast tokenizer does: vocabulary, merges, normaliser, special tokens, chat template."""
+    """SHA-256 of what a fast tokenizer does: vocabulary, merges, normaliser, special tokens, template."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for state in ("padding", "truncation"):  # left behind by earlier calls; of no effect on rows
+    for state in ("padding", "truncation"):  # left by earlier calls, without effect on rows
         backend.pop(state, None)
     return _digest([backend, tokenizer.special_tokens_map, tokenizer.chat_template])
 
@@ -118,7 +107,7 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Sha
     for name in (data.template, "plain"):
         try:
             templates.append(load_template(name, tokenizer).source)
-        except RequestError:  # plain text needs none; where one is needed, tokenising says so
+        except RequestError:  # plain text needs no template; for other rows tokenising raises this again
             templates.append(name)
     return _digest(
         {
@@ -142,7 +131,7 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Sha
 
 
 def _set_columns(source: schema.Source) -> dict[str, str | None]:
-    """The named columns."""
+    """The named columns, and null for those of `FIRST_COLUMNS` that are not."""
     columns = asdict(source.columns)
     return {k: v for k, v in columns.items() if v is not None or k in FIRST_COLUMNS}
 
@@ -163,15 +152,12 @@ def _report(progress: Progress | None, bars: ProgressBars, name: str, rows: Rows
 def _make(
     folder: Path, rows: Rows, source, data, loss, tokenizer, report: Callable[[int], None], shape: Shape
 ) -> None:
-    """Reads, maps, tokenises and writes every row of a source; of a pair both sides or neither."""
+    """Reads, tokenises and writes every row of a source; both sides of a pair or neither."""
     began = time.perf_counter()
-    dropped: Counter[str] = Counter()
-    shown: list[str] = []
-    read = truncated = 0
+    lost, read = _Lost(), 0
     with TableWriter(folder) as writer:
         beside = shape.writer(writer, source)
         for where, row in rows:
-            lost = ""
             try:
                 examples = shape.read(row, source, where)
                 made = [shape.tokenize(each, tokenizer, data, loss) for each in examples]
@@ -180,37 +166,44 @@ def _make(
                 if beside is not None:
                     beside.add(examples, row)
                 if any(tokens.truncated for tokens in made):
-                    truncated += 1
-                    lost = "truncated"
+                    lost.add("truncated", where, f"cut to {data.max_length} tokens")
             except RowError as error:
-                dropped[error.reason] += 1
-                lost = str(error)
-            if lost and len(shown) < SHOWN:
-                shown.append(f"{where}: {lost}")
+                lost.add(error.reason, where, error.detail)
             read += 1
             if read % 256 == 0:
                 report(read)
         report(read)
         if beside is not None:
             beside.finish()
-        writer.finish(
-            {
-                "fingerprint": folder.name,
-                "files": rows.files,
-                "rows_read": read,
-                "dropped": dict(dropped.most_common()),
-                "truncated": truncated,
-                "examples_of_drops": shown,
-            }
-        )
+        writer.finish({"fingerprint": folder.name, "files": rows.files, "rows_read": read, **lost.stats()})
     seconds = time.perf_counter() - began
     log.info("source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read, seconds, read / seconds)
 
 
-def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:
-    """Refuses a source of which too much is lost.
+class _Lost:
+    """The dropped and truncated rows of a source: how many for each reason, and the first few."""
 
-    Judged on the finished table: every rank says the same, and a larger data.max_drop_share costs no new work.
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: list[dict[str, str]] = []
+
+    def add(self, reason: str, where: str, detail: str) -> None:
+        self.counts[reason] += 1
+        if self.counts[reason] <= SHOWN:
+            self.examples.append({"reason": reason, "where": where, "detail": detail})
+
+    def stats(self) -> dict[str, Any]:
+        """What a table keeps of them."""
+        dropped = {reason: n for reason, n in self.counts.most_common() if reason != "truncated"}
+        truncated = self.counts["truncated"]
+        return {"dropped": dropped, "truncated": truncated, "dropped_examples": self.examples}
+
+
+def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:
+    """Refuses a source that loses too many rows.
+
+    It reads the finished table, so every rank decides the same, and a larger data.max_drop_share needs no new
+    table.
     """
     lost = Counter(stats["dropped"])
     if stats["truncated"]:
@@ -228,6 +221,15 @@ def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[st
         excess = "so none is left to train on"
     raise RequestError(
         f"{what}: {count} of {read} rows ({count / max(read, 1):.1%}) are dropped or truncated, {excess}: "
-        f"{reasons}. First: {'; '.join(stats['examples_of_drops'])}. "
+        f"{reasons}. First: {'; '.join(_first_lost(stats))}. "
         f"Remedy: {'; or '.join(dict.fromkeys(advice))}"
     )
+
+
+def _first_lost(stats: dict[str, Any]) -> list[str]:
+    """Place and reason of the first lost rows; tables made before `dropped_examples` have them as text."""
+    if "dropped_examples" not in stats:
+        return stats["examples_of_drops"]
+    return [
+        ": ".join(filter(None, (e["where"], e["reason"], e["detail"]))) for e in stats["dropped_examples"]
+    ][:SHOWN]

@@ -1,9 +1,10 @@
-"""Dataset rows to a batch of tensors, padded or padding-free.
+"""Rows of a prepared data set to a batch of tensors, padded or padding-free.
 
-Segments get numbers that are unique in the batch, and no document's first token is trained: nothing of its own
-document predicts it. Padding-free batches are one row of documents whose position ids restart. transformers isolates
-such documents only when there is no attention mask and no cache (`use_cache=False`), so none is made here. Left out:
-which rows go together (the trainer's sampler), padding on the left (generation).
+Each is a document of the batch. Segments get numbers that are unique in the batch, and the first token of a
+document is never trained, because nothing in the document predicts it. A padding-free batch is one sequence
+of documents whose position ids restart. transformers isolates such documents only without an attention mask
+and without a cache (`use_cache=False`), so no mask is made here. Left out: which rows go together (the
+trainer's sampler), padding on the left (generation/).
 """
 
 from __future__ import annotations
@@ -14,28 +15,26 @@ from typing import Any
 import numpy as np
 import torch
 
-IGNORED = -100
+from posttrain.data.tokens import IGNORED
 
 
 class Collator:
-    """Makes batches of `TrainRows` rows.
+    """Makes batches of the rows of `TrainRows` and `HeldoutRows`.
 
-    pad_id              the token that fills up
-    padding_free        documents one after the other in one row instead of a row each
-    pad_to_multiple_of  the length L of the batch is rounded up to this
+    pad_id        the token used for padding
+    padding_free  documents are joined into one sequence instead of padded to the longest
     """
 
-    def __init__(self, pad_id: int, padding_free: bool, pad_to_multiple_of: int | None = None) -> None:
+    def __init__(self, pad_id: int, padding_free: bool) -> None:
         self.pad_id, self.padding_free = pad_id, padding_free
-        self.multiple = pad_to_multiple_of or 1
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """`rows` documents to a batch; B = 1 and L their total length if padding-free, else B = rows, L the longest.
+        """A batch of `rows`: B = 1 and L their total length if padding-free, else B = rows and L the longest.
 
-        input_ids, labels (unshifted, -100 = not trained), segment_ids (0 = none, else 1 .. num_segments over the
-        whole batch): int64 [B, L]. num_segments: int. attention_mask int64 [B, L], or position_ids int64 [1, L].
-        segment_p: float32 [num_segments], the row's p for each of its segments, if all rows carry one.
-        example_ids: int64 [rows, 2], source and row.
+        input_ids int64 [B, L]. labels int64 [B, L], unshifted, IGNORED where not trained. segment_ids int64
+        [B, L], 0 for none, otherwise 1 .. num_segments over the batch. num_segments: int. attention_mask
+        int64 [B, L], or position_ids int64 [1, L]. segment_p float32 [num_segments], the row's p for each of
+        its segments, if all rows have one. example_ids int64 [rows, 2]: source, and row of the source.
         """
         ids = [np.asarray(row["input_ids"], dtype=np.int64) for row in rows]
         labels = [np.array(row["labels"], dtype=np.int64) for row in rows]
@@ -60,7 +59,7 @@ class Collator:
         return batch
 
     def _padded(self, ids: list, labels: list, segments: list) -> dict[str, torch.Tensor]:
-        length = self._round_up(max(len(part) for part in ids))
+        length = max(len(part) for part in ids)
         ones = [np.ones(len(part), dtype=np.int64) for part in ids]
         return {
             "input_ids": _stack(ids, length, self.pad_id),
@@ -70,12 +69,6 @@ class Collator:
         }
 
     def _joined(self, ids: list, labels: list, segments: list) -> dict[str, torch.Tensor]:
-        total = sum(len(part) for part in ids)
-        fill = self._round_up(total) - total
-        if fill:  # a document of its own, so that it is isolated like the others
-            ids = [*ids, np.full(fill, self.pad_id)]
-            labels = [*labels, np.full(fill, IGNORED)]
-            segments = [*segments, np.zeros(fill, dtype=np.int64)]
         positions = [np.arange(len(part)) for part in ids]
         return {
             name: torch.from_numpy(np.concatenate(parts)).long()[None]
@@ -87,18 +80,15 @@ class Collator:
             )
         }
 
-    def _round_up(self, length: int) -> int:
-        return -(-length // self.multiple) * self.multiple
-
 
 def count_tokens(batch: dict[str, Any]) -> int:
-    """Tokens of a collated batch, padding left out."""
+    """Tokens of a collated batch without padding."""
     real = batch.get("attention_mask")
     return batch["input_ids"].numel() if real is None else int(real.sum())
 
 
 class PairCollator:
-    """Makes batches of preference pairs with a `Collator`: the chosen sides first, then the rejected ones."""
+    """Makes batches of preference pairs by a `Collator`: first the chosen sides, then the rejected ones."""
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
@@ -106,7 +96,8 @@ class PairCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """As `Collator` on 2 x `rows` documents; example_ids int64 [rows, 2]: source and row of each pair.
 
-        With one segment a document, segment i + 1 is the chosen side of pair i, segment rows + i + 1 its rejected side.
+        With one segment per document, segment i + 1 is the chosen side of pair i and segment rows + i + 1 its
+        rejected side.
         """
         sides = [row[side] for side in ("chosen", "rejected") for row in rows]
         batch = self.collator(sides)
@@ -115,7 +106,7 @@ class PairCollator:
 
 
 def _stack(parts: list[np.ndarray], length: int, fill: int) -> torch.Tensor:
-    """int64 [len(parts), length], filled up on the right."""
+    """int64 [len(parts), length], filled on the right."""
     out = np.full((len(parts), length), fill, dtype=np.int64)
     for row, part in zip(out, parts, strict=True):
         row[: len(part)] = part

@@ -1,8 +1,9 @@
-"""A folder made once: one process works, under a file lock; the others wait for the folder.
+"""A folder made once: one process works under a file lock, the others wait for the folder.
 
-They wait with a deadline and stop at once where the work has failed, with its own words. The lock is flock's, so a
-holder that died does not block. Works across machines that share the file system: what counts is the finished folder
-(renamed into place) or the note `<folder>.failed`. Left out: what the work is (tabulate.py).
+They wait until a deadline, and stop at once with the same message if the work fails. The lock is that of
+flock, so a process that died does not block others. It works across machines that share a file system,
+because all that counts is the finished folder (renamed into place) or the note `<folder>.failed`. Left out:
+what the work is (cache.py).
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from posttrain.base.files import write_json
 from posttrain.errors import PosttrainError, RequestError, WorkError
 
 POLL = 0.5
-"""Seconds between two looks while waiting."""
+"""Seconds between two checks while waiting."""
 
 
 def make_once(folder: Path, make: Callable[[], object], what: str, deadline: float) -> None:
-    """Runs `make`, which creates `folder`, unless it is there or another process is at it: then that is awaited.
+    """Runs `make`, which creates `folder`, unless it exists or another process makes it, for which it waits.
 
-    `what` names the work in messages ("source 'gsm8k'"); `deadline` is in the terms of time.monotonic().
-    Half-made folders `<folder>.tmp-*` of processes that were killed are removed.
+    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). Unfinished
+    folders `<folder>.tmp-*` of processes that were killed are removed.
 
     Raises:
         WorkError: the disk refuses, or the deadline passed while another process held the lock.
@@ -41,8 +42,8 @@ def make_once(folder: Path, make: Callable[[], object], what: str, deadline: flo
         lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL)
     except Timeout:
         raise WorkError(
-            f"{what}: another process prepares the same rows and has held {lock.lock_file} until "
-            "data.prepare_timeout was over; wait for it, or raise the timeout"
+            f"{what}: another process is preparing the same rows and still held {lock.lock_file} when "
+            "data.prepare_timeout ran out; wait for it, or raise the timeout"
         ) from None
     except OSError as error:
         raise _refused(folder, what, error) from error
@@ -54,7 +55,7 @@ def make_once(folder: Path, make: Callable[[], object], what: str, deadline: flo
 
 
 def _make(folder: Path, make: Callable[[], object], what: str) -> None:
-    """Under the lock."""
+    """Makes the folder, while this process holds the lock."""
     for abandoned in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(abandoned, ignore_errors=True)
     note = _note(folder)
@@ -71,18 +72,18 @@ def _make(folder: Path, make: Callable[[], object], what: str) -> None:
 
 
 def wait_for(folder: Path, what: str, deadline: float) -> None:
-    """Until another process has made `folder`, or has failed.
+    """Returns when another process has made `folder`.
 
-    A note that stood here before counts only if it must come true again: a wrong request, since the folder's name
-    stands for everything asked. A full disk of yesterday does not.
+    An older note counts only if the failure must repeat itself: a wrong request does, because the name of the
+    folder covers everything that was requested; a full disk does not.
 
-    Raises RequestError or WorkError with the words of the failure; WorkError at the deadline.
+    Raises RequestError or WorkError with the message of the failure, and WorkError at the deadline.
     """
     note = _note(folder)
     before = _read(note)
     while True:
         if folder.parent.is_dir():
-            os.listdir(folder.parent)  # makes a network file system look again
+            os.listdir(folder.parent)  # makes a network file system refresh its cache
         if folder.is_dir():
             return
         failure = _read(note)
@@ -93,8 +94,8 @@ def wait_for(folder: Path, what: str, deadline: float) -> None:
         if time.monotonic() >= deadline:
             earlier = f" (an earlier attempt failed: {before['text']})" if before else ""
             raise WorkError(
-                f"{what}: waited until data.prepare_timeout was over for the main process to make {folder}; "
-                f"it has neither finished nor failed: see its log, or raise the timeout{earlier}"
+                f"{what}: waited for the main process to make {folder} until data.prepare_timeout ran out, "
+                f"but it has neither finished nor failed; see its log, or raise the timeout{earlier}"
             )
         time.sleep(POLL)
 
@@ -107,7 +108,7 @@ def _leave(note: Path, error: Exception) -> None:
     known = isinstance(error, PosttrainError)
     text = str(error) if known else f"the main process failed: {type(error).__name__}: {error}"
     code = error.exit_code if known else WorkError.exit_code
-    with suppress(WorkError):  # on a full disk; the error itself is what matters
+    with suppress(WorkError):  # the disk may be full; the error itself is raised anyway
         write_json(note, {"text": text, "exit_code": code, "at": time.time()})
 
 
@@ -122,8 +123,8 @@ def _refused(folder: Path, what: str, error: OSError) -> WorkError:
     try:
         free = f"{shutil.disk_usage(folder.parent).free / 2**30:.1f} GiB free"
     except OSError:
-        free = "not there"
+        free = "the folder does not exist"
     return WorkError(
         f"{what}: cannot write prepared rows to {folder.parent} ({free}): {error.strerror or error}. Nothing "
-        "half-written is left. Make room, or choose another place with data.cache_dir or POSTTRAIN_CACHE"
+        "incomplete is left there. Free some space, or set data.cache_dir or POSTTRAIN_CACHE to another place"
     )

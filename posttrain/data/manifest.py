@@ -1,6 +1,7 @@
 """mixture.json: what a run was trained on, source by source, in numbers that can be checked.
 
-Counts, not contents. Left out: overlap with test sets, which is said to be not measured.
+It has counts, and the places of a few dropped rows with the reason, but no contents. Left out: overlap with
+test sets, for which it says "not measured".
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from posttrain.recipe import schema
 
 
 def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
-    """The account of a run of `total_examples` examples (optimizer steps times global batch).
+    """The contents of mixture.json for a run of `total_examples` (optimizer steps times global batch).
 
-    Shares are in units of `weighting`: of the examples, or of the trained tokens (mean tokens a row times examples).
-    `examples_seen` and `repeats` (1.0: every row once) are what the run will have shown at its end. `rows_kept`,
-    `tokens` and `trained_tokens` count the whole source; `rows_used` what the caps and the held-out share left.
+    Shares are in units of `weighting`: of the examples, or of the trained tokens (mean tokens of a row times
+    examples). `examples_seen` and `repeats` (1.0: every row once) are those at the end of the run.
+    `rows_kept`, `tokens` and `trained_tokens` count the complete source, `rows_used` the rows that caps and
+    the held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped
+    for each reason and, under `truncated`, those that were cut; null where the cached table was made before
+    they were kept.
     """
     mixture = prepared.mixture
     seen, repeats = mixture.counts(total_examples), mixture.repeats(total_examples)
@@ -51,7 +55,7 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
 
 
 def write_manifest(path: str | Path, account: dict[str, Any]) -> None:
-    """Writes mixture.json in one step; WorkError where the disk refuses."""
+    """Writes mixture.json in one step. Raises WorkError where the disk refuses."""
     write_json(path, account)
 
 
@@ -63,12 +67,24 @@ def _described(source: schema.Source, table: Table) -> dict[str, Any]:
         "path": source.path or source.generator,
         "files": stats["files"],
         **{name: stats[name] for name in kept},
+        "dropped_examples": _dropped_examples(stats),
         "fingerprint": table.fingerprint,
     }
 
 
+def _dropped_examples(stats: dict[str, Any]) -> dict[str, list[dict[str, str]]] | None:
+    """The lost rows that a table names, by reason; None if it lost some but does not record them."""
+    kept = stats.get("dropped_examples")
+    if kept is None:
+        return None if stats["dropped"] or stats["truncated"] else {}
+    found: dict[str, list[dict[str, str]]] = {}
+    for lost in kept:
+        found.setdefault(lost["reason"], []).append({"where": lost["where"], "detail": lost["detail"]})
+    return found
+
+
 def _heldout(prepared: Prepared) -> dict[str, Any]:
-    """The `heldout` entry, if rows are held out: how many of which source, and their trained tokens."""
+    """The entry `heldout`, if rows are held out: how many of which source, and their trained tokens."""
     table, names = prepared.heldout_table, [*prepared.names, "heldout source"]
     if table is None:
         return {}
@@ -85,7 +101,7 @@ def _heldout(prepared: Prepared) -> dict[str, Any]:
 
 
 def summary(account: dict[str, Any]) -> list[str]:
-    """A line a source: rows kept, what was dropped or truncated and its share. Nothing is cut silently."""
+    """A line for each source: rows kept, and how many were dropped or truncated for which reason."""
     lines = []
     for source in account["sources"]:
         read, dropped = source["rows_read"], source["dropped"]

@@ -1,10 +1,10 @@
 """The two orders a mixture is made of, as pure functions: which row of a source, which source of a mixture.
 
-`permute` walks a seeded permutation of range(n) without storing it. `Schedule` says which source stands at
-position i so that every prefix realises the weights to within one example per source. Both give random access;
-neither grows with the number of examples (`Schedule` keeps one small array of counts every 65 536 positions).
-Left out: what the sources hold, caps, epochs and errors in the user's words (mixture.py). The permutation is
-for shuffling; it is not cryptographic.
+`permute` is a seeded permutation of range(n) that is never stored. `Schedule` gives the source at position i
+such that every prefix realises the weights to within one example per source. Both have random access, and the
+memory of neither grows with the number of examples (`Schedule` keeps one small array of counts every 65,536
+positions). Left out: the contents of the sources, caps, epochs and errors that name recipe keys (mixture.py).
+The permutation is for shuffling; it is not cryptographic.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from math import gcd, isqrt, lcm
 import numpy as np
 
 ROUNDS, SMALL_ROUNDS, SMALL = 8, 16, 256
-"""Feistel rounds, and rounds below SMALL elements: with eight, the orders of six elements are not equally likely."""
+"""Feistel rounds, and those below SMALL elements, where eight do not make all orders equally likely."""
 BLOCK = 1 << 16
-"""Positions of a schedule computed, and kept, together."""
+"""Positions of a schedule that are computed and kept together."""
 MAX_PERIOD = 1 << 20
-"""Weights that are not short decimals are rounded to shares of this."""
+"""Weights that are not short decimals are rounded to multiples of 1 / MAX_PERIOD."""
 
 _MASK = (1 << 64) - 1
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -38,20 +38,21 @@ def key_of(*parts: object) -> int:
 
 @lru_cache(maxsize=4096)
 def _network(n: int, key: int) -> tuple[int, int, tuple[int, ...]]:
-    """Sides a * b >= n of the domain, and the round keys."""
+    """Sides a, b of the domain (a * b >= n), and the round keys."""
     a = isqrt(n - 1) + 1
     b = -(-n // a)
-    # With both sides odd every round is an even permutation, and half of all orders would never be seen.
+    # With both sides odd every round is an even permutation, and half of all orders would never occur.
     rounds = SMALL_ROUNDS if n < SMALL else ROUNDS
     return a, b + b % 2, tuple(key_of(key, r) for r in range(rounds))
 
 
 def permute(i: int, n: int, key: int) -> int:
-    """Element i of the permutation of range(n) that `key` names. O(1) time and memory.
+    """Element i of the permutation of range(n) that belongs to `key`. O(1) time and memory.
 
-    A generalised Feistel network over Z_a x Z_b, a ~ b ~ sqrt(n), with cycle walking: an image outside range(n)
-    is sent through again until it falls inside (Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
-    a * b exceeds n by about 2 sqrt(n) at most, so a walk is rare. The round function is the finaliser of splitmix64.
+    A generalised Feistel network over Z_a x Z_b, a ~ b ~ sqrt(n), with cycle walking: an image outside
+    range(n) is mapped again until it falls inside (Black & Rogaway 2002, "Ciphers with arbitrary finite
+    domains"). a * b exceeds n by about 2 sqrt(n) at most, so this is rare. The round function is the
+    finaliser of splitmix64.
     """
     if not 0 <= i < n:
         raise IndexError(f"element {i} of a permutation of {n}")
@@ -83,7 +84,7 @@ def permute_array(indices: np.ndarray, n: int, key: int) -> np.ndarray:
     while walking.size:
         left, right = np.divmod(out[walking].astype(np.uint64), b64)
         for r in range(0, len(keys), 2):
-            # The scalar version adds before it reduces; reduce first here, where the sum would wrap.
+            # The scalar version adds before it reduces; here the sum would wrap, so reduce first.
             left = (left + _finalise(right + np.uint64(keys[r])) % a64) % a64
             right = (right + _finalise(left + np.uint64(keys[r + 1])) % b64) % b64
         image = (left * b64 + right).astype(np.int64)
@@ -100,11 +101,11 @@ def _finalise(x: np.ndarray) -> np.ndarray:
 
 
 def integer_weights(weights: Sequence[float | int | Fraction]) -> tuple[tuple[int, ...], float]:
-    """Whole numbers in the proportions of `weights`, and the largest change of a share that rounding made.
+    """Whole numbers in the proportions of `weights`, and the largest change of a share by rounding.
 
-    Short decimals and whole numbers come out exactly (0.7, 0.2, 0.1 -> 7, 2, 1; change 0). Where their sum would
-    exceed MAX_PERIOD they are rounded to shares of it, by largest remainder, and a positive weight stays positive.
-    Weights are finite, not negative, not all zero.
+    Short decimals and whole numbers are exact (0.7, 0.2, 0.1 -> 7, 2, 1; change 0). Where their sum would
+    exceed MAX_PERIOD they are rounded to shares of it by largest remainder, and a positive weight stays
+    positive. Weights must be finite, not negative and not all zero.
     """
     # `repr` is the shortest decimal of a float, so 0.1 is a tenth and not 3602879701896397 / 2**55.
     exact = [Fraction(repr(float(w))) if isinstance(w, float) else Fraction(w) for w in weights]
@@ -127,23 +128,24 @@ def integer_weights(weights: Sequence[float | int | Fraction]) -> tuple[tuple[in
 
 
 class Schedule:
-    """Which source stands at position i >= 0, for whole-number weights W_s with period P = sum W_s.
+    """The source at each position i >= 0, for whole-number weights W_s with period P = sum W_s.
 
-    For m sources and every i, |examples of s among the first i - i W_s / P| <= 1 - 1 / (2m - 2) < 1, and after P
-    positions the counts are W_s exactly. Tijdeman 1980, "The chairman assignment problem", Discrete Mathematics
-    32:323-330, theorem 1: of the sources whose next example may come, take the one whose deadline is nearest.
+    For m sources and every i, |examples of s among the first i - i W_s / P| <= 1 - 1 / (2m - 2) < 1, and
+    after P positions the counts are exactly W_s. Tijdeman 1980, "The chairman assignment problem", Discrete
+    Mathematics 32:323-330, theorem 1: of the sources whose next example may come, take the one whose deadline
+    is nearest.
 
-    The choice at a position depends only on the counts before it, so a block of positions can be computed from the
-    counts at its start; about 1 microsecond a position, once, for as far as the first pass gets.
+    The choice at a position depends only on the counts before it, so a block of positions is computed from
+    the counts at its start. The first pass over the positions costs about 1 microsecond each.
     """
 
     def __init__(self, weights: Sequence[int]) -> None:
         if not weights or min(weights) < 0 or not any(weights):
-            raise ValueError(f"weights must be whole, not negative, and one positive: {weights}")
+            raise ValueError(f"weights must be whole numbers of at least 0, one of them positive: {weights}")
         common = gcd(*weights)
         self.weights = tuple(w // common for w in weights)
         self.period = sum(self.weights)
-        self._starts = {0: (0,) * len(self.weights)}  # counts at the start of each block, as far as known
+        self._starts = {0: (0,) * len(self.weights)}  # counts at the start of each known block
         self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __getitem__(self, i: int) -> tuple[int, int]:
@@ -169,9 +171,9 @@ class Schedule:
         return counts
 
     def _block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sources [BLOCK] of a block, and which example of its source within the block each is, [BLOCK].
+        """Sources [BLOCK] of a block, and the number of each example among those of its source there [BLOCK].
 
-        The blocks before it are passed through once.
+        The blocks before it are computed once.
         """
         for before in range(len(self._starts) - 1, number):
             self._compute(before)
@@ -196,13 +198,13 @@ class Schedule:
 def _chairmen(weights: Sequence[int], counts: list[int], first: int, stop: int) -> list[int]:
     """The sources at positions first..stop-1, given the counts before `first`, which it advances.
 
-    With d = 2m - 2, example c of a source of weight W may not come before position (c + 1/d) P / W (counted from 1),
-    and must not come after floor((c + 1 - 1/d) P / W) + 1. Whole-number deadlines suffice: earliest deadline first
-    meets every set of unit jobs that can be met at all, and Tijdeman proves that this one can.
+    With d = 2m - 2, example c of a source of weight W must not come before position (c + 1/d) P / W (counted
+    from 1) nor after floor((c + 1 - 1/d) P / W) + 1. Whole-number deadlines are enough: earliest deadline
+    first meets every set of unit jobs that can be met at all, and Tijdeman proves that this one can be met.
     """
     m, period = len(weights), sum(weights)
     d = max(2, 2 * m - 2)
-    # Heaps of time * m + source: a number compares faster than a tuple. `-(-x // y)` rounds up.
+    # Heaps of time * m + source, because numbers compare faster than tuples. `-(-x // y)` rounds up.
     waiting = [-(-period * (counts[s] * d + 1) // (d * w)) * m + s for s, w in enumerate(weights) if w]
     heapify(waiting)
     ready: list[int] = []

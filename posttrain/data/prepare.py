@@ -1,7 +1,7 @@
-"""From the `data` section of a recipe to what training reads: prepared tables, their mixture, rows held out.
+"""From the `data` section of a recipe to what training reads: tables, their mixture, held-out rows.
 
-`build` is called on every rank; it prepares each source once (tabulate.py, once.py) and then opens the same files
-everywhere. Left out: batches (collate.py), the account of what was used (manifest.py).
+`build` is called on every rank. It prepares each source once (cache.py, make_once.py) and then opens the same
+files on every rank. Left out: batches (collate.py), mixture.json (manifest.py).
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.cache import Progress, prepare_source, prepare_sources
-from posttrain.data.mixture import Mixture
+from posttrain.data.cache import Progress, prepare_sources
+from posttrain.data.mixture import MixedSource, Mixture
 from posttrain.data.order import key_of, permute_array, schedule
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
-__all__ = ["HeldoutRows", "Prepared", "TrainRows", "build", "prepare_source", "prepare_sources"]
-
 
 @dataclass
 class Prepared:
     """The data of a run.
 
-    tables           what is trained on of each source, held-out rows taken away
+    tables           the rows of each source that are trained on, without the held-out ones
     mixture          the order of their rows
-    heldout_table    rows never trained on, at most `max_examples`; None if none were asked for
-    heldout_sources  for each part of heldout_table the index of its source; len(tables) is a source of its own
-    fingerprints     of the sources' whole tables, that source of its own last
+    heldout_table    rows that are never trained on, at most `max_examples`; None if nothing is held out
+    heldout_sources  the index of the source of each part of heldout_table; len(tables) for the source
+                     of its own that the recipe names under `evaluate.heldout`
+    fingerprints     of the complete tables of the sources, that of `evaluate.heldout.source` last
     """
 
     data: schema.Data
@@ -57,10 +56,12 @@ def build(
     progress: Progress | None = None,
     shape: str = "rows",
 ) -> Prepared:
-    """Prepares (or, where `is_main` is false, waits for) every source, and mixes them; `shape`: what a row is.
+    """Prepares every source, or waits for it where `is_main` is false, and mixes them.
 
-    Raises RequestError and WorkError as `prepare_sources` and `Mixture`; RequestError also where a held-out share
-    leaves nothing to train on, or where `loss.p: external` meets rows without p.
+    `shape` is the name of the shape that the rows have.
+
+    Raises RequestError and WorkError as `prepare_sources` and `Mixture` do; RequestError also where a
+    held-out share leaves nothing to train on, and where `loss.p` is `external` but rows have no p.
     """
     sources = list(data.sources)
     own = heldout.source if heldout else None
@@ -76,17 +77,11 @@ def build(
     elif heldout and heldout.share is not None:
         tables, parts = _split(tables, [s.name for s in sources], heldout)
     mixture = Mixture(
-        [len(table) for table in tables],
-        [s.name for s in sources],
-        [s.weight for s in sources],
+        [_mixed(source, table) for source, table in zip(sources, tables, strict=True)],
         seed=seed,
         shuffle=data.shuffle,
-        caps=[s.max_examples for s in sources],
-        max_repeats=[s.max_repeats for s in sources],
         weighting=data.weighting,
-        mean_tokens=[float(table.trained.mean()) for table in tables],
         temperature=data.temperature,
-        fingerprints=[table.fingerprint for table in tables],
     )
     joined = JoinedTable(list(parts.values())) if parts else None
     prints = [table.fingerprint for table in prepared]
@@ -94,34 +89,33 @@ def build(
 
 
 class TrainRows:
-    """Positions start .. start + total - 1 of a mixture as dataset rows, for a map-style loader.
+    """Positions 0 .. total - 1 of a mixture as a map-style data set.
 
-    A row is {"input_ids", "labels", "segment_ids": int32 [L], "p": float or None, "source": int, "row": int};
-    `row` is its number in the source as it was read, so that it can be looked up there. A preference pair is
+    An item is {"input_ids", "labels", "segment_ids": int32 [L], "p": float or None, "source": int, "row":
+    int}; `row` is its number in the source, by which it can be found there. The item of a preference pair is
     {"chosen": {...}, "rejected": {...}, "source", "row"}.
     """
 
-    def __init__(self, prepared: Prepared, total: int, start: int = 0) -> None:
-        self._mixture, self._tables = prepared.mixture, prepared.tables
-        self._total, self._start = total, start
+    def __init__(self, prepared: Prepared, total: int) -> None:
+        self._mixture, self._tables, self._total = prepared.mixture, prepared.tables, total
 
     def __len__(self) -> int:
         return self._total
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not 0 <= i < self._total:
-            raise IndexError(f"example {i} of {self._total}")
-        source, row = self._mixture[self._start + i]
+            raise IndexError(f"position {i} of {self._total}")
+        source, row = self._mixture[i]
         return _dataset_row(self._tables[source], row, source)
 
     def key(self, i: int) -> tuple[int, int]:
-        """(source, row of the source) of row i, without reading it."""
-        source, row = self._mixture[self._start + i]
+        """(source, row of the source) of item i, without reading it."""
+        source, row = self._mixture[i]
         return source, self._tables[source].origin(row)
 
 
 class HeldoutRows:
-    """The held-out rows as dataset rows (see `TrainRows`), in a fixed order."""
+    """The held-out rows in a fixed order, as items like those of `TrainRows`."""
 
     def __init__(self, prepared: Prepared) -> None:
         if prepared.heldout_table is None:
@@ -141,6 +135,18 @@ class HeldoutRows:
         return self._sources[part], self._table.tables[part].origin(row)
 
 
+def _mixed(source: schema.Source, table: Table) -> MixedSource:
+    return MixedSource(
+        source.name,
+        len(table),
+        weight=source.weight,
+        cap=source.max_examples,
+        max_repeats=source.max_repeats,
+        mean_tokens=float(table.trained.mean()),
+        fingerprint=table.fingerprint,
+    )
+
+
 def _dataset_row(table: Table, i: int, source: int) -> dict[str, Any]:
     found, about = table[i], {"source": source, "row": table.origin(i)}
     if isinstance(found, TokenRow):
@@ -156,11 +162,14 @@ def _fields(row: TokenRow) -> dict[str, Any]:
 def _split(
     tables: Sequence[Table], names: Sequence[str], heldout: schema.Heldout
 ) -> tuple[list[Table], dict[int, Table]]:
-    """Takes the share out of every table. What is trained on does not depend on `max_examples`: of the rows taken
-    out at most so many are kept for measuring, spread over the sources by size."""
+    """Takes the share out of every table: (tables to train on, held-out part by index of the source).
+
+    What is trained on does not depend on `max_examples`: of the rows taken out, at most that many are
+    measured, spread over the sources by size.
+    """
     share = heldout.share or 0.0
     if not 0 < share < 1:
-        raise RequestError(f"evaluate.heldout.share = {share} must lie between 0 and 1, both excluded")
+        raise RequestError(f"evaluate.heldout.share = {share} must be above 0 and below 1")
     out = [max(1, round(share * len(table))) for table in tables]
     for table, name, n in zip(tables, names, out, strict=True):
         if n >= len(table):
@@ -179,7 +188,7 @@ def _split(
 
 
 def _choose(sizes: list[int], most: int) -> list[int]:
-    """At most `most` rows in all, spread in proportion to `sizes`, within one of the exact share."""
+    """At most `most` rows in total, spread in proportion to `sizes`, within one row of the exact share."""
     return schedule(tuple(sizes)).counts(min(most, sum(sizes)))
 
 
@@ -192,5 +201,5 @@ def _check_p(sources: Sequence[schema.Source], tables: Sequence[TokenTable], los
         if loss.p == "external" and table.stats["rows_with_p"] < len(table):
             raise RequestError(
                 f"loss.p = external, but source {source.name!r} has rows without a probability; "
-                "name its column under columns.p"
+                "name the column under columns.p"
             )

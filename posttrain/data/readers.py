@@ -1,9 +1,10 @@
-"""One file to rows: JSONL, JSON, CSV, Parquet and Arrow, each a generator of `(where, dict)`.
+"""The rows of one file: JSONL, JSON, CSV, Parquet and Arrow, each read by a generator of `(where, row)`.
 
-JSONL, CSV, Parquet and Arrow are streamed; a JSON array is parsed whole, the only way `json` knows.
-CSV goes through the standard library, not pyarrow: every cell stays text, so an answer `0408` keeps
-its zero. A broken file is a `RequestError` that names the file and the line. Left out: which files
-make up a source, and the meaning of the columns.
+A row is a dict of columns; `where` is `file:line` or `file[index]`. JSONL, CSV, Parquet and Arrow are
+streamed; a JSON array is parsed at once, because `json` has no other way. CSV is read by the standard
+library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero. A broken file is a
+`RequestError` that names the file and the line. Left out: which files make up a source, and what the columns
+mean.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import IO, Any
 from posttrain.errors import RequestError
 
 Row = tuple[str, dict[str, Any]]
+"""(where, columns)."""
 BOM = b"\xef\xbb\xbf"
 
 
 def kind_of(path: Path) -> str | None:
-    """The reader for a file, by its suffix (`.gz` looked through); None if there is none."""
+    """The kind of a file by its suffix (`.jsonl.gz` is jsonl); None if no reader knows it."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     gzipped = bool(suffixes) and suffixes[-1] == ".gz"
     suffix = suffixes[-2] if gzipped and len(suffixes) > 1 else (suffixes or [""])[-1]
@@ -37,7 +39,7 @@ def read(path: Path) -> Iterator[Row]:
     """The rows of one file, in file order.
 
     Raises:
-        RequestError: the file cannot be read, or a row is broken or no object; with the line.
+        RequestError: the file cannot be read, or a row is broken or not an object; with the line.
     """
     with _readable(path):
         yield from READERS[kind_of(path) or "none"](path)
@@ -69,7 +71,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(1-based number, bytes) of every line that is not blank, without mark and line end."""
+    """(1-based number, bytes) of every line that is not blank, without byte-order mark and line end."""
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.removeprefix(BOM).strip() if number == 1 else line.strip()
@@ -88,7 +90,7 @@ def _parse(line: bytes, where: str) -> Any:
         return json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file first"
+            f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
         ) from None
     except json.JSONDecodeError as error:
         raise RequestError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
@@ -99,16 +101,16 @@ def _parse(line: bytes, where: str) -> Any:
 def _object(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
-    raise RequestError(f"{where}: a row must be a JSON object, this is {_shape(value)}")
+    raise RequestError(f"{where}: a row must be a JSON object, not {_json_type(value)}")
 
 
-def _shape(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
     return names.get(type(value), "a number")
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """An array of objects, or one object a line under the name `.json` (AQuA-RAT ships so)."""
+    """An array of objects, or one object per line under the suffix `.json`, as AQuA-RAT has it."""
     first = next(_lines(path), None)
     if first is None:
         return
@@ -116,27 +118,27 @@ def _json(path: Path) -> Iterator[Row]:
         try:
             json.loads(first[1])
         except ValueError:
-            value = _whole(path)
+            value = _parse_at_once(path)
             raise RequestError(
-                f"{path}: holds {_shape(value) if not isinstance(value, dict) else 'one object'}; "
-                "rows are an array of objects, or one object a line"
+                f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
+                "rows must be an array of objects, or one object per line"
             ) from None
         yield from _jsonl(path)
         return
-    value = _whole(path)
+    value = _parse_at_once(path)
     for index, row in enumerate(value):
         where = f"{path}[{index}]"
         yield where, _object(row, where)
 
 
-def _whole(path: Path) -> Any:
+def _parse_at_once(path: Path) -> Any:
     with _open(path) as file:
         raw = file.read().removeprefix(BOM)
     try:
         return json.loads(raw.decode())
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start) + 1
-        raise RequestError(f"{path}:{number}: not UTF-8; convert the file first") from None
+        raise RequestError(f"{path}:{number}: not UTF-8; convert the file to UTF-8") from None
     except json.JSONDecodeError as error:
         raise RequestError(
             f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}"
@@ -155,22 +157,24 @@ def _csv(path: Path) -> Iterator[Row]:
             if header is None:
                 return
             if len(set(header)) < len(header) or "" in header:
-                raise RequestError(f"{path}:1: the header repeats a column or leaves one unnamed")
+                raise RequestError(f"{path}:1: the header has a repeated or an empty column name")
             for cells in reader:
                 where = f"{path}:{reader.line_num}"
                 if not cells:
                     continue
                 if len(cells) != len(header):
-                    raise RequestError(f"{where}: {len(cells)} cells under {len(header)} columns")
+                    raise RequestError(
+                        f"{where}: {len(cells)} cells, but the header has {len(header)} columns"
+                    )
                 yield where, dict(zip(header, cells, strict=True))
         except UnicodeDecodeError:
-            raise RequestError(f"{path}:{_bad_line(path)}: not UTF-8; convert it first") from None
+            raise RequestError(f"{path}:{_bad_line(path)}: not UTF-8; convert the file to UTF-8") from None
         except csv.Error as error:
             raise RequestError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
 
 
 def _bad_line(path: Path) -> int:
-    """The first line that is not UTF-8 (the decoder reads in blocks and cannot say)."""
+    """The first line that is not UTF-8; the decoder reads in blocks and does not know."""
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -1,9 +1,8 @@
-"""A source of a recipe to rows: local files, a hub data set or a generator behind one small face.
+"""The rows of a source: local files, a data set of the hub or a generator, behind one small interface.
 
-`open_rows(source)` has a length, yields `(where, row)` in a fixed order, lists its files and
-carries a fingerprint of the content. `list_files` answers `posttrain check` without reading a row;
-importing this module imports neither torch nor datasets nor pyarrow. Left out: what the columns
-mean (`examples`).
+`open_rows(source)` has a length, yields `(where, row)` in a fixed order, lists its files and carries a
+fingerprint of the content. `list_files` serves `posttrain check` without reading a row; importing this module
+imports neither torch nor datasets nor pyarrow. Left out: what the columns mean (shapes/).
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.recipe import schema
 
 FILE_OPTIONS = {"strip_calculator"}
-"""Keys that `options` of a file or hub source may hold (see `examples`)."""
+"""Keys that `options` of a file or hub source may contain: see shapes/rows.py."""
 SIDECARS = {"dataset_info.json", "state.json"}
-"""What `datasets.save_to_disk` writes beside its .arrow files; no rows."""
+"""What `datasets.save_to_disk` writes beside its .arrow files; they contain no rows."""
 
 
 class Rows(Protocol):
@@ -40,7 +39,7 @@ class Rows(Protocol):
 
 
 def open_rows(source: schema.Source) -> Rows:
-    """The rows of `source`; nothing of a streamed file is kept in memory.
+    """The rows of `source`; files are streamed and not kept in memory.
 
     Raises:
         RequestError: no such file, an unknown suffix, no rows, a broken row, unknown options.
@@ -52,7 +51,7 @@ def open_rows(source: schema.Source) -> Rows:
     paths = _local_files(source)
     rows = HubRows(source) if paths is None else FileRows(paths)
     if next(iter(rows), None) is None:
-        raise RequestError(f"source {source.name!r}: {source.path} holds no rows")
+        raise RequestError(f"source {source.name!r}: {source.path} has no rows")
     return rows
 
 
@@ -60,7 +59,7 @@ def list_files(source: schema.Source) -> list[dict[str, Any]]:
     """[{"path", "bytes"}] of a local source, without reading it; [] for a generator or a hub id.
 
     Raises:
-        RequestError: as `open_rows`, so far as names and options can tell.
+        RequestError: as `open_rows`, as far as names and options show it.
     """
     _check(source)
     paths = None if source.generator else _local_files(source)
@@ -76,7 +75,7 @@ class FileRows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files' bytes, each with its length; names do not count."""
+        """SHA-256 over the digests of the files, in order; their names do not count."""
         total = hashlib.sha256()
         for path in self._paths:
             with open(path, "rb") as file:
@@ -96,13 +95,19 @@ class FileRows:
 
 
 class GeneratorRows:
-    """Rows made by a registered generator."""
+    """Rows made by a generator.
+
+    Name and options stand for the rows of a built-in one. The code of other functions may change under the
+    same name, so their fingerprint covers the rows themselves.
+    """
 
     def __init__(self, source: schema.Source) -> None:
         self.files: list[dict[str, Any]] = []
         self._name = source.generator or ""
         self._rows = catalogue.generate(self._name, source.options)
-        described = json.dumps([self._name, source.options], sort_keys=True)
+        plain_function = isinstance(catalogue.find(self._name), catalogue.FunctionGenerator)
+        content = [self._rows] if plain_function else []
+        described = json.dumps([self._name, source.options, *content], sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -114,22 +119,22 @@ class GeneratorRows:
 
 
 class HubRows:
-    """A data set of the Hugging Face hub, through `datasets` and its cache."""
+    """A data set of the Hugging Face hub, read through `datasets` and its cache."""
 
     def __init__(self, source: schema.Source) -> None:
         from datasets import load_dataset
 
         self.files: list[dict[str, Any]] = []
         self._path = str(source.path)
-        asked = f"{self._path} (split {source.split!r}, subset {source.subset!r})"
+        wanted = f"{self._path} (split {source.split!r}, subset {source.subset!r})"
         try:
             self._data = load_dataset(self._path, source.subset, split=source.split, revision=source.revision)
         except (ValueError, KeyError, FileNotFoundError) as error:
-            raise RequestError(f"source {source.name!r}: hub data set {asked}: {error}") from error
+            raise RequestError(f"source {source.name!r}: hub data set {wanted}: {error}") from error
         except Exception as error:  # the hub client raises its own and httpx's errors alike
             raise WorkError(
-                f"source {source.name!r}: hub data set {asked} could not be loaded: {error}; "
-                f"and there is no file or folder {self._path!r} here"
+                f"source {source.name!r}: hub data set {wanted} could not be loaded: {error}. "
+                f"There is no local file or folder {self._path!r} either"
             ) from error
         described = json.dumps([self._path, source.revision, self._data._fingerprint])
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
@@ -143,10 +148,10 @@ class HubRows:
 
 
 def _check(source: schema.Source) -> None:
-    """One origin, and options that it knows."""
+    """Refuses a source with two origins or none, and options that its origin does not know."""
     named = f"source {source.name!r}"
     if bool(source.generator) == (source.path is not None):
-        raise RequestError(f"{named}: give either `path` or `generator`")
+        raise RequestError(f"{named}: set either path or generator")
     if source.generator:
         catalogue.check(source.generator, source.options)
         return
@@ -168,7 +173,7 @@ def _local_files(source: schema.Source) -> list[Path] | None:
     if path.exists():
         if readers.kind_of(path) is None:
             known = ", ".join(readers.KINDS)
-            raise RequestError(f"{named}: {path} has none of the suffixes {known} (or .jsonl.gz)")
+            raise RequestError(f"{named}: {path} does not end in one of {known} (or .jsonl.gz)")
         return [path]
     if glob.has_magic(text):
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
@@ -183,7 +188,7 @@ def _local_files(source: schema.Source) -> list[Path] | None:
 
 
 def _folder(path: Path, named: str) -> list[Path]:
-    """Readable files right inside a folder. Hidden files and other suffixes are passed over."""
+    """The readable files directly inside a folder; hidden files and other suffixes are skipped."""
     inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
     files = [child for child in inside if child.is_file() and readers.kind_of(child)]
     if any(child.suffix == ".arrow" for child in files):
@@ -193,7 +198,7 @@ def _folder(path: Path, named: str) -> list[Path]:
     if not inside:
         raise RequestError(f"{named}: the folder {path} is empty")
     names = ", ".join(child.name for child in inside[:5])
-    hint = f"; its subfolders are read with {path}/**/*.jsonl"
+    hint = f"; to read its subfolders, write {path}/**/*.jsonl"
     hint = hint if any(child.is_dir() for child in inside) else ""
     raise RequestError(
         f"{named}: the folder {path} has no file ending in {', '.join(readers.KINDS)} (it has: {names}){hint}"
@@ -201,9 +206,9 @@ def _folder(path: Path, named: str) -> list[Path]:
 
 
 def _missing(path: Path) -> str:
-    """No such file; with the nearest name in the deepest folder that does exist."""
+    """Says that there is no such file, with the nearest name in the deepest folder that exists."""
     if "$" in str(path):
-        return f"no such file: {path} ($ is not expanded here; write ${{oc.env:NAME}})"
+        return f"no such file: {path} ($NAME is not expanded in a recipe; write ${{oc.env:NAME}})"
     missing = path
     while not missing.parent.is_dir():
         missing = missing.parent

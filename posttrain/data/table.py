@@ -1,9 +1,9 @@
 """Tokenised rows on disk, read through memory maps.
 
-A table is a folder: `input_ids.bin` (int32 a token), `marks.bin` (one byte a token, from which labels and segments
-are rebuilt), `rows.bin` (28 bytes a row) and `table.json` (counts). It is written under a temporary name and
-renamed when complete, so a folder of the right name is whole. Five bytes a token; nothing of it stays in memory.
-Left out: making the rows (prepare.py), appending to a table.
+A table is a folder: `input_ids.bin` (int32 for each token), `marks.bin` (one byte for each token, from which
+labels and segments are rebuilt), `rows.bin` (28 bytes for each row) and `table.json` (counts). It is written
+under a temporary name and renamed when complete, so a folder of the right name is complete. It takes five
+bytes per token on disk and none in memory. Left out: making the rows (cache.py), appending to a table.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from posttrain.base.files import plain, sync
-from posttrain.data.tokens import TokenRow
+from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.errors import WorkError
 
 IDS, MARKS, ROWS = "input_ids.bin", "marks.bin", "rows.bin"
 TRAINED, IN_SEGMENT, SEGMENT_START = 1, 2, 4
 ROW = np.dtype([("end", "<i8"), ("origin", "<i8"), ("trained", "<i4"), ("p", "<f8")])
-"""`end`: one past the row's last token. `origin`: the row's number in the source. `p`: NaN where there is none."""
+"""`end`: one past the last token. `origin`: the number of the row in the source. `p`: NaN if none."""
 BUFFER = 1 << 20
-"""Tokens held before they are written."""
+"""Tokens kept in memory before they are written."""
 
 
 class Table(Protocol):
-    """What the trainer's side reads: a `TokenTable`, a `PairTable` or a part of one."""
+    """What training reads: a `TokenTable`, a `PairTable` or a part of one."""
 
     fingerprint: str
     stats: dict[str, Any]
@@ -46,7 +46,7 @@ class Table(Protocol):
 
 
 class TokenTable:
-    """The table in `folder`. `lengths` and `trained` (tokens a row) are arrays [rows].
+    """The table in `folder`. `lengths` and `trained` (tokens of each row) are arrays [rows].
 
     Raises WorkError where the folder is damaged.
     """
@@ -61,7 +61,8 @@ class TokenTable:
             self._rows = _map(self.folder / ROWS, ROW, rows)
         except (OSError, ValueError, KeyError) as error:
             raise WorkError(
-                f"the prepared rows in {self.folder} are damaged ({error}); delete the folder"
+                f"the prepared rows in {self.folder} are damaged ({error}); "
+                "delete the folder to prepare them again"
             ) from error
         self.fingerprint: str = self.stats["fingerprint"]
 
@@ -69,12 +70,12 @@ class TokenTable:
         return len(self._rows)
 
     def __getitem__(self, i: int) -> TokenRow:
-        """Row i as a copy. `truncated` is counted in `stats` and not kept a row."""
+        """Row i as a copy. `truncated` is not kept for each row; `stats` counts it."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         span = slice(int(self._rows["end"][i - 1]) if i else 0, int(self._rows["end"][i]))
         ids, marks, p = np.array(self._ids[span]), self._marks[span], float(self._rows["p"][i])
-        labels = np.where(marks & TRAINED, ids, np.int32(-100))
+        labels = np.where(marks & TRAINED, ids, np.int32(IGNORED))
         numbers = np.cumsum(marks & SEGMENT_START > 0, dtype=np.int32)
         segment_ids = np.where(marks & IN_SEGMENT, numbers, np.int32(0))
         return TokenRow(ids, labels, segment_ids, None if np.isnan(p) else p)
@@ -89,15 +90,15 @@ class TokenTable:
 
     @property
     def p(self) -> np.ndarray:
-        """The rows' `p`, NaN where there is none: of labelled rows the label, 0 or 1."""
+        """The `p` of each row, NaN where there is none; for labelled rows the label, 0 or 1."""
         return np.array(self._rows["p"])
 
     def origin(self, i: int) -> int:
-        """The number of row i in the source as it was read, drops counted."""
+        """The number of row i in the source, where dropped rows count too."""
         return int(self._rows["origin"][i])
 
     def __reduce__(self) -> tuple:
-        """Worker processes open the files themselves; a memory map would be sent by value."""
+        """Worker processes open the files themselves, because a memory map would be sent by value."""
         return type(self), (self.folder,)
 
 
@@ -131,7 +132,7 @@ class PairTable:
 
 
 class SubsetTable:
-    """Some rows of a table, in the given order. `stats` are those of the whole table."""
+    """Some rows of a table, in the given order. `stats` are those of the complete table."""
 
     def __init__(self, table: Table, rows: np.ndarray) -> None:
         self.table, self.rows = table, np.asarray(rows, dtype=np.int64)
@@ -164,7 +165,7 @@ class SubsetTable:
 
 
 class JoinedTable:
-    """Tables one after the other; `locate(i)` says which, and which of its rows."""
+    """Tables one after the other; `locate(i)` gives the table and the row of it."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
         self.tables = list(tables)
@@ -188,13 +189,15 @@ class JoinedTable:
 
 
 class TableWriter:
-    """Streams rows to `<folder>.tmp-<pid>`; `finish` renames it to `folder`. As a context manager it removes what
-    was not finished. Memory is bounded by BUFFER tokens and a row."""
+    """Streams rows to `<folder>.tmp-<pid>`, which `finish` renames to `folder`.
+
+    As a context manager it removes what was not finished. Memory is bounded by BUFFER tokens and one row.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.temporary = self.folder.with_name(f"{self.folder.name}.tmp-{os.getpid()}")
-        shutil.rmtree(self.temporary, ignore_errors=True)  # of an earlier process with our id
+        shutil.rmtree(self.temporary, ignore_errors=True)  # left by an earlier process with this id
         self.temporary.mkdir(parents=True)
         self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
         self._ids: list[np.ndarray] = []
@@ -209,8 +212,8 @@ class TableWriter:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def add(self, row: TokenRow, origin: int) -> None:
-        """Add a row, number `origin` of the source. ValueError if it is no row that can be rebuilt."""
-        trained, in_segment = row.labels != -100, row.segment_ids > 0
+        """Add row number `origin` of the source. Raises ValueError if it cannot be rebuilt from the files."""
+        trained, in_segment = row.labels != IGNORED, row.segment_ids > 0
         steps = np.diff(row.segment_ids[in_segment], prepend=0)
         if (
             trained[0]
@@ -218,7 +221,7 @@ class TableWriter:
             or (in_segment & ~trained).any()
             or (steps >> 1).any()  # a step is 0 or 1
         ):
-            raise ValueError(f"row {origin}: labels or segments break the contract of TokenRow")
+            raise ValueError(f"row {origin}: labels or segments are not as TokenRow describes them")
         marks = trained * np.uint8(TRAINED) + in_segment * np.uint8(IN_SEGMENT)
         marks[in_segment] += (steps * SEGMENT_START).astype(np.uint8)
         self._ids.append(np.asarray(row.input_ids, dtype="<i4"))
@@ -236,7 +239,7 @@ class TableWriter:
             self._flush()
 
     def finish(self, stats: dict[str, Any]) -> TokenTable:
-        """Completes the table. `stats` are kept with the counts of rows and tokens."""
+        """Completes the table; `stats` are kept beside the counts of rows and tokens."""
         self._flush()
         counts = {
             "rows_kept": self.rows,
@@ -254,7 +257,7 @@ class TableWriter:
         try:
             os.rename(self.temporary, self.folder)
         except OSError:
-            if not self.folder.is_dir():  # else another process was first with the same rows
+            if not self.folder.is_dir():  # otherwise another process made the same table first
                 raise
         sync(self.folder.parent)
         return TokenTable(self.folder)
@@ -270,7 +273,7 @@ class TableWriter:
 
 
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    """A read-only map of `count` items; ValueError if the file is not of that size."""
+    """A read-only map of `count` items. Raises ValueError if the file has another size."""
     if not count:  # an empty file cannot be mapped
         return np.zeros(0, dtype)
     size = path.stat().st_size

@@ -1,10 +1,10 @@
-"""Chat templates: messages to text, and where in that text the assistant speaks.
+"""Chat templates: messages to text, and which spans of that text are assistant turns.
 
-The spans come from prefix differences, never from searching for role markers: what generation would
-start from, `render(messages[:k], add_generation_prompt=True)`, must begin the full text, and the
-turn is what follows it, up to and including the end of turn. A template for which that fails is
-refused. Rendering is transformers' own (`ImmutableSandboxedEnvironment`), so a saved checkpoint
-renders the same text elsewhere. Left out: tools, images, several named templates in one tokenizer.
+The spans come from prefix differences, never from searching for role markers: the prompt that generation
+would start from, `render(messages[:k], add_generation_prompt=True)`, must be a prefix of the full text, and
+the turn is what follows it, up to and including the end of turn. A template for which that fails is refused.
+Rendering is that of transformers (`ImmutableSandboxedEnvironment`), so a saved checkpoint renders the same
+text elsewhere. Left out: tools, images, several named templates in one tokenizer.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from posttrain.types import Message
 FOLDER = Path(__file__).parent / "templates"
 NAMES = ("tokenizer", "chatml", "llama3", "tulu", "plain")
 TOKENS = re.compile(r"\{#-? tokens: (.*?) -?#\}\s*")
-"""A template file may open with the tokens it wants the tokenizer to hold as one piece each."""
+"""A template file may begin with the strings that must be one token each."""
 PROBE = "Zq7"
-"""Stands for a reply while the end of turn is looked for."""
+"""The reply by which the end of turn is found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An assistant turn in a text: content [begin, content_end), the end of turn up to `end`."""
+    """An assistant turn in a text: content in [begin, content_end), its end of turn in [content_end, end)."""
 
     begin: int
     content_end: int
@@ -40,7 +40,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Template:
-    """A template bound to a tokenizer (whose special tokens it writes)."""
+    """A template bound to a tokenizer, whose special tokens it writes."""
 
     name: str
     source: str
@@ -56,23 +56,24 @@ class Template:
 
     @property
     def stops(self) -> list[int]:
-        """The token that generation stops at; none where the end of turn is several."""
+        """The token that generation stops at; empty where the end of turn is several tokens."""
         return self.end_ids if len(self.end_ids) == 1 else []
 
     def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         """The text of a conversation, or of a prompt for the assistant's next turn.
 
         Raises:
-            RowError: template_error, where the template refuses the conversation (roles that do not
-                alternate, say) or reaches for what the sandbox forbids.
+            RowError: template_error, where the template refuses the conversation (for example because its
+                roles do not alternate) or does what the sandbox forbids.
         """
         return _render(self.source, self.tokenizer, messages, add_generation_prompt)
 
     def turns(self, messages: list[Message], last_only: bool = False) -> tuple[str, list[Turn]]:
-        """The full text, and the assistant turns in it (or only the last one).
+        """The full text, and the assistant turns in it, or only the last one.
 
         Raises:
-            RequestError: an earlier rendering is no prefix of a later one, or a turn has no end.
+            RequestError: an earlier rendering is not a prefix of a later one, or a turn has no end.
+            RowError: template_error.
         """
         text = self.render(messages)
         spoken = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
@@ -91,7 +92,7 @@ class Template:
             tokenizer.chat_template = self.source
 
     def missing_tokens(self, tokenizer) -> list[str]:
-        """Tokens of the template that `tokenizer` would break into pieces: the model's to add."""
+        """Tokens of the template that `tokenizer` lacks and would split: they have to be added."""
         vocabulary = tokenizer.get_vocab()
         return [token for token in self.tokens if token not in vocabulary]
 
@@ -101,9 +102,9 @@ class Template:
         same = next((i for i, (a, b) in enumerate(zip(start, text, strict=False)) if a != b), None)
         at = min(len(start), len(text)) if same is None else same
         raise RequestError(
-            f"template {self.name!r}: at message {k} (assistant), {what} is no prefix of what "
-            f"follows, so no mask can be drawn. It goes on with {start[at : at + 60]!r}, the text "
-            f"with {text[at : at + 60]!r}. Choose another template, or train_on: last"
+            f"template {self.name!r}: at message {k} (assistant), {what} is not a prefix of the text that "
+            f"follows, so the trained tokens cannot be found. It continues with {start[at : at + 60]!r}, "
+            f"the text with {text[at : at + 60]!r}. Choose another data.template, or set data.train_on: last"
         )
 
     def _turn(self, begin: int, text: str, content: str, k: int) -> Turn:
@@ -111,8 +112,8 @@ class Template:
         end = content_end + len(self.end_of_turn)
         if content_end < 0 or text[end:].strip():
             raise RequestError(
-                f"template {self.name!r}: message {k} (assistant) does not end with "
-                f"{self.end_of_turn!r} but with {text[max(begin, len(text) - 60) :]!r}"
+                f"template {self.name!r}: message {k} (assistant) must end with {self.end_of_turn!r}, "
+                f"but ends with {text[max(begin, len(text) - 60) :]!r}"
             )
         if content.strip() not in text[begin:content_end]:
             raise RowError("template_error", f"the template changes the text of message {k}")
@@ -120,15 +121,14 @@ class Template:
 
 
 def load_template(name: str, tokenizer) -> Template:
-    """The template `name`: `tokenizer`, one of ours, or a path to a .jinja file.
+    """The template `name`: `tokenizer`, a built-in one, or a path to a .jinja file.
 
-    Ours, and files, begin with the tokenizer's begin-of-text token where it would add one to a raw
-    text and they do not write it themselves. So a rendered text is always tokenised without special
-    tokens.
+    Built-in templates and files begin with the tokenizer's begin-of-text token where the tokenizer would add
+    one to a raw text and the template does not write it. A rendered text is therefore always tokenised
+    without special tokens.
 
     Raises:
-        RequestError: unknown name, missing or broken file, no template in the tokenizer, no end
-            of turn.
+        RequestError: unknown name, missing or broken file, no template in the tokenizer, no end of turn.
     """
     if name == "tokenizer":
         source = _own_template(tokenizer)
@@ -154,7 +154,10 @@ def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) 
         raise RequestError(f"template {name!r}: {error.detail}") from error
     end_of_turn = text.rpartition(PROBE)[2].strip()
     if not end_of_turn:
-        raise RequestError(f"template {name!r}: nothing closes an assistant turn: a model would never stop")
+        raise RequestError(
+            f"template {name!r}: nothing closes an assistant turn, so a model would never learn to stop; "
+            "write an end-of-turn token after it"
+        )
     return Template(name, source, tokenizer, tokens, end_of_turn)
 
 
@@ -163,7 +166,7 @@ def _render(source: str, tokenizer, messages: list[Message], add_generation_prom
 
     try:
         rendered = tokenizer.apply_chat_template(
-            [messages],  # a batch of one: an empty conversation is no batch of none
+            [messages],  # a batch of one, because an empty list of messages would be an empty batch
             chat_template=source,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
@@ -180,8 +183,8 @@ def _own_template(tokenizer) -> str:
     except ValueError as error:
         others = ", ".join(NAMES[1:])
         raise RequestError(
-            f"template 'tokenizer': the tokenizer has no chat template; choose one of {others}, "
-            "or a path to a .jinja file"
+            "template 'tokenizer': the tokenizer has no chat template; set data.template to one of "
+            f"{others}, or to the path of a .jinja file"
         ) from error
 
 
@@ -194,7 +197,7 @@ def _file(name: str) -> str:
     path = Path(name).expanduser()
     if path.suffix != ".jinja" and "/" not in name:
         near = did_you_mean(name, NAMES)
-        raise RequestError(f"unknown template {name!r}{near}, or a path to a .jinja file")
+        raise RequestError(f"unknown template {name!r}{near}; a .jinja file needs its path")
     try:
         return path.read_text(encoding="utf-8").rstrip("\n")
     except OSError as error:
@@ -202,14 +205,14 @@ def _file(name: str) -> str:
         near = did_you_mean(path.name, siblings)
         raise RequestError(f"template {path}: {error.strerror}{near}") from None
     except UnicodeDecodeError:
-        raise RequestError(f"template {path}: not UTF-8") from None
+        raise RequestError(f"template {path}: not UTF-8; convert the file to UTF-8") from None
 
 
 def load_text(model: Model, template: str, start: str) -> tuple[Any, Template]:
-    """(tokenizer, template), with every token that `model` or the template needs.
+    """(tokenizer, template), with every token that `model` or the template adds.
 
-    `start` is the place that `model.init` stands for; its tokenizer is used where the recipe names none.
-    `model.revision` is the model's: a tokenizer named apart is taken as it is.
+    `start` is the resolved `model.init`; its tokenizer is used where the recipe names none. `model.revision`
+    applies to that tokenizer only, not to one named in `model.tokenizer`.
     """
     revision = None if model.tokenizer else model.revision
     tokenizer = load_tokenizer(model.tokenizer or start, revision, model.trust_remote_code)

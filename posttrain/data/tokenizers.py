@@ -1,8 +1,8 @@
-"""Tokenizers: from the hub, from a folder, or built in for small models that start from nothing.
+"""Tokenizers: from the hub, from a folder, or built in for small models trained from scratch.
 
-`builtin:digits` has one token a character of arithmetic; `builtin:bytes` one a byte, so it loses
-nothing of any text. Both are plain `tokenizers` objects and save and load like any other. Left out:
-training a tokenizer, slow (Python) tokenizers, which have no character offsets.
+`builtin:digits` has one token for each character of arithmetic, `builtin:bytes` one for each byte, so it
+loses no text. Both are plain `tokenizers` objects that are saved and loaded like any other. Left out:
+training a tokenizer, and slow (Python) tokenizers, which have no character offsets.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def load_tokenizer(
     """A fast tokenizer with a padding and an end token.
 
     Raises:
-        RequestError: no such tokenizer, no fast version of it, no end token.
+        RequestError: there is no such tokenizer, it has no fast version, or it has no end token.
     """
     if name.startswith("builtin:"):
         if name not in BUILTIN:
@@ -34,12 +34,12 @@ def load_tokenizer(
         return BUILTIN[name]()
     tokenizer = _from_pretrained(name, revision, trust_remote_code)
     if not tokenizer.is_fast:
-        raise RequestError(f"tokenizer {name}: has no fast version; masks need character offsets")
+        raise RequestError(f"tokenizer {name} has no fast version, whose character offsets the masks need")
     if tokenizer.eos_token is None:
-        raise RequestError(f"tokenizer {name}: has no end token (eos_token)")
+        raise RequestError(f"tokenizer {name} has no end token (eos_token)")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-        log.warning("tokenizer %s has no padding token; %r pads", name, tokenizer.eos_token)
+        log.warning("tokenizer %s has no padding token; %r is used for padding", name, tokenizer.eos_token)
     return tokenizer
 
 
@@ -50,14 +50,14 @@ def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
     local = name[:1] in (".", "/", "~") or path.exists()
     if not name.strip() or (local and not path.is_dir()):
         builtin = " or ".join(BUILTIN)
-        raise RequestError(f"tokenizer: no folder {name!r} (a folder, a hub id, {builtin})")
+        raise RequestError(f"tokenizer: no such folder: {name!r}; name a folder, a hub id, {builtin}")
     try:
         return AutoTokenizer.from_pretrained(
             str(path) if local else name, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
         if local and not (path / "tokenizer.json").is_file():
-            raise RequestError(f"tokenizer: {name} holds none (no tokenizer.json)") from error
+            raise RequestError(f"tokenizer: {name} has no tokenizer.json") from error
         reason = str(error).strip().split("\n")[0]
         if not local:
             reason = f"there is no such folder here, and as a hub id: {reason}"
@@ -75,7 +75,7 @@ def _digits() -> PreTrainedTokenizerFast:
 
 
 def _bytes() -> PreTrainedTokenizerFast:
-    """Token id = byte value below 256."""
+    """Token ids below 256 are byte values."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab=_byte_letters(), merges=[]))
@@ -85,7 +85,7 @@ def _bytes() -> PreTrainedTokenizerFast:
 
 
 def _byte_letters() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte -> the byte, as `tokenizers.ByteLevel` has it."""
+    """The printable character that stands for each byte in GPT-2 and `tokenizers.ByteLevel` -> the byte."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = [byte for byte in range(256) if byte not in printable]
     return {chr(b if b in printable else 256 + hidden.index(b)): b for b in range(256)}

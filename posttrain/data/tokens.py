@@ -1,4 +1,4 @@
-"""What tokenisation yields: a row of tokens, or the reason why there is none."""
+"""What tokenising an example gives: a row of tokens, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 
 from posttrain.errors import PosttrainError
 
+IGNORED = -100
+"""The label of a token that is not trained, as in torch's cross_entropy and in transformers."""
+
 
 class RowError(PosttrainError):
-    """A row that cannot be trained on: it is dropped, and counted under `reason`.
+    """A row that cannot be used: it is dropped and counted under `reason`.
 
-    `reason` is a short slug (overlong, no_completion, mask_mismatch, ...); `detail` a sentence.
+    `reason` is a short name (overlong, no_completion, mask_mismatch, ...), `detail` a sentence. The README of
+    this room lists every reason.
     """
 
     exit_code = 2
@@ -27,10 +31,10 @@ class RowError(PosttrainError):
 class TokenRow:
     """One example as tokens: three int32 arrays [L].
 
-    `labels` are unshifted (labels[i] is input_ids[i] or -100, not trained; labels[0] is always
-    -100). `segment_ids` number the segments of the trained tokens 1..S in order; 0 is no segment.
-    `p` is the example's external success probability. `truncated`: tokens were cut at the end to
-    fit.
+    `labels` are unshifted: labels[i] is input_ids[i], or IGNORED where the token is not trained; labels[0] is
+    always IGNORED. `segment_ids` number the segments of the trained tokens 1..S in order; 0 is no segment.
+    `p` is the example's external success probability, or its label. `truncated`: tokens were cut at the end
+    to fit.
     """
 
     input_ids: np.ndarray

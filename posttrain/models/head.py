@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from posttrain.data.tokens import IGNORED
 from posttrain.errors import RequestError
 from posttrain_kernels import LossOutput, TokenOutput, confidence_limited, token_log_probs
 
@@ -144,7 +145,7 @@ def _output(out: LossOutput | TokenOutput, target: torch.Tensor) -> FusedOutput:
     return FusedOutput(
         loss=fields.get("loss"),
         is_top1=out.correct.view(target.shape),
-        label_mask=target != -100,
+        label_mask=target != IGNORED,
         **by_token,
         **{name: fields.get(name) for name in ("segment_log_probs", "coef", "skipped")},
     )

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.shapes.prompts import to_row
+from posttrain.data.shapes.prompts import reward_example
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.engine.pool import STARVED
@@ -126,7 +126,7 @@ def conformance(
         examples = []
         for row in rows:
             columns = {k: v for k, v in row.items() if k not in (*ABOUT, "line", "completion")}
-            examples.append(to_row(columns, f"{path}:{row['line']}"))
+            examples.append(reward_example(columns, f"{path}:{row['line']}"))
         texts = [row["completion"] for row in rows]
         for row, verdict in zip(
             rows, score_batch(bound, texts, examples, workers=workers, done=done), strict=True

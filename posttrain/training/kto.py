@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from posttrain.data.collate import count_tokens
-from posttrain.data.tokenize import IGNORED
+from posttrain.data.tokens import IGNORED
 from posttrain.errors import RequestError
 from posttrain.losses.preference import PreferenceOptions, kto, options_of
 from posttrain.recipe.sections import Preference

@@ -105,10 +105,10 @@ def test_what_the_machine_refuses_is_a_sentence(tmp_path, capsys):
 GOOD = {"prompt": "a", "completion": "b", "answer": "b"}
 BAD_DATA = {
     "no such file": (None, ["rows2.jsonl", "no such file"]),
-    "empty": ("", ["rows2.jsonl holds no rows"]),
+    "empty": ("", ["rows2.jsonl has no rows"]),
     "broken first line": ("{oops\n", ["rows2.jsonl:1: broken JSON"]),
-    "no answer": ('{"prompt": "a"}\n', ["rows2.jsonl:1", "hold the completion", "columns.completion"]),
-    "a list": ("[1]\n", ["rows2.jsonl:1: a row must be a JSON object, this is an array"]),
+    "no answer": ('{"prompt": "a"}\n', ["rows2.jsonl:1", "with the completion was found", "columns.completion"]),
+    "a list": ("[1]\n", ["rows2.jsonl:1: a row must be a JSON object, not an array"]),
 }
 
 
@@ -128,7 +128,7 @@ def test_bad_data_in_the_first_row(call, plain_recipe, tmp_path, case, command):
     ("second", "overrides", "words"),
     [
         ("{oops", [], ["rows2.jsonl:2: broken JSON"]),
-        ('{"prompt": "a"}', [], ["rows2.jsonl:2", "hold the completion"]),
+        ('{"prompt": "a"}', [], ["rows2.jsonl:2", "with the completion was found"]),
         (json.dumps(GOOD | {"completion": "x" * 400}), [], ["1 overlong", "raise data.max_length"]),
         (json.dumps(GOOD), ["data.max_length=4"], ["none is left to train on", "2 overlong"]),
         (
@@ -190,7 +190,7 @@ def test_a_template_the_tokenizer_does_not_have(call, recipe, tiny, tmp_path):
     bare = shutil.copytree(tiny, tmp_path / "bare")
     (bare / "chat_template.jinja").unlink()
     call("run", recipe, f"model.init={bare}", "data.template=tokenizer").refuses(
-        "has no chat template; choose one of chatml"
+        "has no chat template; set data.template to one of chatml"
     )
     call("chat", bare, stdin="hi\n").refuses("bare has no chat template")
 

@@ -51,12 +51,12 @@ def test_a_padded_batch_by_hand():
 
 
 def test_a_padding_free_batch_by_hand():
-    batch = Collator(pad_id=1, padding_free=True, pad_to_multiple_of=4)([A, B, C])
+    batch = Collator(pad_id=1, padding_free=True)([A, B, C])
     assert values(batch) == {
-        "input_ids": [[5, 6, 7, 8, 9, 901, 3, 4, 2, 1, 1, 1]],
-        "labels": [[-100, -100, 7, 8, -100, 901, -100, 4, 2, -100, -100, -100]],
-        "segment_ids": [[0, 0, 1, 2, 0, 0, 0, 3, 3, 0, 0, 0]],
-        "position_ids": [[0, 1, 2, 3, 0, 1, 0, 1, 2, 0, 1, 2]],
+        "input_ids": [[5, 6, 7, 8, 9, 901, 3, 4, 2]],
+        "labels": [[-100, -100, 7, 8, -100, 901, -100, 4, 2]],
+        "segment_ids": [[0, 0, 1, 2, 0, 0, 0, 3, 3]],
+        "position_ids": [[0, 1, 2, 3, 0, 1, 0, 1, 2]],
         "num_segments": 3,
         "segment_p": [0.5, 0.5, 0.25],
         "example_ids": [[0, 11], [1, 3], [0, 12]],
@@ -81,12 +81,6 @@ def test_p_is_there_only_if_every_row_has_one():
     assert Collator(0, False)([B])["segment_p"].tolist() == []  # no segment at all
 
 
-def test_padding_to_a_multiple():
-    assert Collator(0, False, 8)([A, B])["input_ids"].shape == (2, 8)
-    assert Collator(0, False, 4)([A, B])["input_ids"].shape == (2, 4)
-    assert Collator(0, True, 3)([A, B])["input_ids"].shape == (1, 6)
-
-
 @st.composite
 def batches(draw):
     rows = []
@@ -100,9 +94,9 @@ def batches(draw):
 
 
 @settings(deadline=None)
-@given(batches(), st.sampled_from([None, 4]))
-def test_both_forms_hold_the_same_tokens(rows, multiple):
-    padded, joined = Collator(1, False, multiple)(rows), Collator(1, True, multiple)(rows)
+@given(batches())
+def test_both_forms_hold_the_same_tokens(rows):
+    padded, joined = Collator(1, False)(rows), Collator(1, True)(rows)
     kept = padded["attention_mask"].bool()
     n = int(kept.sum())
     for name in ("input_ids", "labels", "segment_ids"):
@@ -145,7 +139,7 @@ def test_documents_in_one_row_do_not_see_each_other(kind, attention):
         inputs = {name: batch[name] for name in names if name in batch}
         return model(**inputs, use_cache=False).logits.log_softmax(-1)
 
-    packed = log_probs(Collator(0, True, 8)(rows))[0]
+    packed = log_probs(Collator(0, True)(rows))[0]
     padded = log_probs(Collator(0, False)(rows))
     begin = 0
     for i, document in enumerate(rows):

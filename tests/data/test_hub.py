@@ -58,5 +58,5 @@ def test_a_hub_that_is_out_of_reach(monkeypatch):
     with pytest.raises(RequestError, match="org/name .*'tarin'.*Unknown split"):
         open_rows(source("org/name", split="tarin"))
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(WorkError, match="org/name.*Couldn't reach the Hub; and there is no file"):
+    with pytest.raises(WorkError, match=r"org/name.*Couldn't reach the Hub\. There is no local file"):
         open_rows(source("org/name"))

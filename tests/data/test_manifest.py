@@ -43,6 +43,9 @@ def test_the_account_agrees_with_counting(prepared, tmp_path):
     assert first["repeats"] == 21 / 5 and second["repeats"] == 1.0
     assert (first["rows_read"], first["rows_kept"], first["rows_used"]) == (12, 11, 5)
     assert first["dropped"] == {"no_completion": 1} and first["truncated"] == 0
+    assert first["dropped_examples"] == {
+        "no_completion": [{"where": f"{first['path']}:1", "detail": "column 'completion' is empty"}]
+    }
     assert first["trained_tokens"] == 11 * 2  # "b" and the end of turn
     assert first["files"] == [
         {"path": first["path"], "bytes": 12 * len('{"prompt": "a", "completion": "b"}\n') - 1}
@@ -71,6 +74,7 @@ def test_every_source_has_the_keys_readers_count_on(prepared):
         "rows_kept",
         "dropped",
         "truncated",
+        "dropped_examples",
         "tokens",
         "trained_tokens",
         "share_asked",
@@ -81,3 +85,16 @@ def test_every_source_has_the_keys_readers_count_on(prepared):
     ]
     for source in manifest(prepared, 0)["sources"]:
         assert set(wanted) <= set(source)
+
+
+def test_a_table_older_than_the_record_of_dropped_rows_says_that_it_has_none(prepared):
+    """Caches made before `dropped_examples` have the first lost rows as text only."""
+    stats = prepared.tables[0].stats
+    kept = stats.pop("dropped_examples")
+    try:
+        stats["examples_of_drops"] = ["a.jsonl:1: no_completion: column 'completion' is empty"]
+        first, second = manifest(prepared, 1)["sources"]
+        assert first["dropped_examples"] is None and first["dropped"] == {"no_completion": 1}
+    finally:
+        stats.pop("examples_of_drops")
+        stats["dropped_examples"] = kept

@@ -26,7 +26,7 @@ def test_a_wrong_span_cannot_leave(monkeypatch, shift):
         return ids, starts + shift, ends + shift, decoded
 
     monkeypatch.setattr(module, "_encode", moved)
-    with pytest.raises(RowError, match="mask_mismatch: trained .*Hello"):
+    with pytest.raises(RowError, match="mask_mismatch: the trained tokens end with .*, not with 'Hello"):
         row_of([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
 
 
@@ -40,7 +40,9 @@ def test_ids_that_are_not_the_text_cannot_leave(monkeypatch):
         return ids, starts, ends, decoded
 
     monkeypatch.setattr(module, "_encode", wrong)
-    with pytest.raises(RowError, match=r"mask_mismatch: trained 'HelloA', wanted 'Hello<\|im_end"):
+    with pytest.raises(
+        RowError, match=r"mask_mismatch: the trained tokens end with 'HelloA', not with 'Hello<\|im_end"
+    ):
         row_of(pair("Hi", "Hello"))
 
 

@@ -79,8 +79,9 @@ def test_nothing_to_permute():
 @pytest.mark.parametrize(
     ("weights", "sources"),
     [
-        # (2, 1, 1): e = 1/4, P = 4. A may come at ceil((c + 1/4) 2) = 1, 3 and must by floor((c + 3/4) 2) + 1 = 2, 4;
-        # B and C may come at 1 and must by 4. So A (due 2), B, A (due 4, the lower index), C.
+        # (2, 1, 1): e = 1/4, P = 4. A may come at ceil((c + 1/4) 2) = 1, 3 and must by
+        # floor((c + 3/4) 2) + 1 = 2, 4; B and C may come at 1 and must by 4.
+        # So A (due 2), B, A (due 4, the lower index), C.
         ((2, 1, 1), "ABAC"),
         # (3, 1): e = 1/2. A from 1, 2, 4 and by 1, 3, 4; B from 2 and by 3.
         ((3, 1), "AABA"),

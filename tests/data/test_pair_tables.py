@@ -6,11 +6,13 @@ import json
 
 import pytest
 
+from posttrain.data.cache import prepare_sources
 from posttrain.data.collate import Collator, PairCollator
-from posttrain.data.prepare import HeldoutRows, TrainRows, build, prepare_source, prepare_sources
+from posttrain.data.prepare import HeldoutRows, TrainRows, build
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Data, Heldout, Loss, Source
+from tests.data.tokens import prepare_source
 
 LOSS = Loss(segment="completion")
 

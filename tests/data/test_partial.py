@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.prepare import prepare_sources
+from posttrain.data.cache import prepare_sources
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError

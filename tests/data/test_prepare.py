@@ -1,4 +1,5 @@
-"""Preparing sources: cached by content, once whatever the processes, refused in words, held-out rows never trained."""
+"""Preparing sources: cached by content, made once by any number of processes; held-out rows are never
+trained."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from posttrain.data import cache, make_once
-from posttrain.data.prepare import HeldoutRows, TrainRows, build, prepare_source, prepare_sources
+from posttrain.data.cache import prepare_sources
+from posttrain.data.prepare import HeldoutRows, TrainRows, build
 from posttrain.data.shapes import catalogue
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.schema import Columns, Data, Heldout, Loss, Source
+from tests.data.tokens import prepare_source
 
 fork = multiprocessing.get_context("fork")
 
@@ -143,13 +146,31 @@ def test_too_many_drops_say_what_where_and_what_to_do(data, tokenizer, tmp_path)
     table = prepare_source(source, replace(data, max_drop_share=0.6), Loss(), tokenizer)
     assert table.stats["dropped"] == {"overlong": 6, "no_completion": 1} and len(table) == 5
     assert [table.origin(i) for i in range(5)] == [0, 1, 8, 10, 11]
+    kept = table.stats["dropped_examples"]
+    places = {r: [k["where"] for k in kept if k["reason"] == r] for r in ("overlong", "no_completion")}
+    assert places == {"overlong": [f"{path}:{n}" for n in range(3, 8)], "no_completion": [f"{path}:10"]}
+    assert {k["detail"] for k in kept} == {"322 tokens", "column 'completion' is empty"}
     assert len(folders(data)) == 1
     cut = replace(data, overlong="truncate", max_drop_share=0.5)
-    with pytest.raises(RequestError, match="6 truncated, 1 no_completion"):
+    with pytest.raises(
+        RequestError, match="6 truncated, 1 no_completion.* First: .*:3: truncated: cut to 200"
+    ):
         prepare_source(source, cut, Loss(), tokenizer)
     assert (
         prepare_source(source, replace(cut, max_drop_share=7 / 12), Loss(), tokenizer).stats["truncated"] == 6
     )
+
+
+def test_a_table_of_an_older_version_still_names_its_first_lost_rows(data, tokenizer, tmp_path):
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"prompt": "a", "completion": ""}\n{"prompt": "a", "completion": "b"}\n')
+    source = Source(name="one", path=str(path))
+    table = prepare_source(source, replace(data, max_drop_share=0.5), Loss(), tokenizer)
+    stats = table.stats | {"examples_of_drops": ["one.jsonl:1: no_completion: as it was"]}
+    del stats["dropped_examples"]
+    (table.folder / "table.json").write_text(json.dumps(stats))
+    with pytest.raises(RequestError, match="First: one.jsonl:1: no_completion: as it was"):
+        prepare_source(source, data, Loss(), tokenizer)
 
 
 def test_nothing_left_is_an_error_whatever_is_allowed(data, tokenizer, tmp_path):
@@ -302,11 +323,11 @@ def test_an_epoch_of_dataset_rows(two, tokenizer):
     assert set(row) == {"input_ids", "labels", "segment_ids", "p", "source", "row"}
     number = row["row"] if row["source"] == 0 else 500 + row["row"]
     assert f"say {number}<" in text_of(row, tokenizer)
-    later = TrainRows(prepared, 7, start=43)
-    assert [text_of(r, tokenizer) for r in later] == [text_of(rows[43 + i], tokenizer) for i in range(7)]
+    few = TrainRows(prepared, 7)
+    assert [text_of(r, tokenizer) for r in few] == [text_of(rows[i], tokenizer) for i in range(7)]
     assert np.array_equal(pickle.loads(pickle.dumps(rows))[9]["labels"], rows[9]["labels"])
     with pytest.raises(IndexError):
-        later[7]
+        few[7]
     assert build(two, Loss(), tokenizer, seed=1).mixture.fingerprint == prepared.mixture.fingerprint
     assert build(two, Loss(), tokenizer, seed=2).mixture.fingerprint != prepared.mixture.fingerprint
 

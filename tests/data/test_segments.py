@@ -73,7 +73,7 @@ def test_segments_of_several_turns_go_on_counting():
 
 
 def test_answers():
-    with pytest.raises(RowError, match="no_answer_marker: no '####'"):
+    with pytest.raises(RowError, match="no_answer_marker: a trained turn has no '####'"):
         segments_of(pair("####", "7"), segment="answer", answer_marker="####")
     with pytest.raises(RequestError, match="needs loss.answer_marker"):
         segments_of(pair("Q", "7"), segment="answer")

@@ -127,30 +127,30 @@ GOOD = b'{"text": "a"}\n'
     [
         ("a.jsonl", GOOD + b'{"text": }\n', r"a\.jsonl:2: broken JSON: Expecting value.*column 10"),
         ("a.jsonl", GOOD + b"[1, 2]\n", r"a\.jsonl:2: a row must be a JSON object, .*an array"),
-        ("a.jsonl", GOOD + b"null\n", r"a\.jsonl:2: .* this is null"),
+        ("a.jsonl", GOOD + b"null\n", r"a\.jsonl:2: .* not null"),
         ("a.jsonl", GOOD + b'{"text": "\xff"}\n', r"a\.jsonl:2: not UTF-8 \(byte 11"),
         ("a.jsonl", GOOD + b"[" * 200_000 + b"\n", r"a\.jsonl:2: broken JSON"),
         ("a.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}\n", r"a\.jsonl:2: broken JSON: Exceeds"),
         ("a.jsonl", "\ufeff{}".encode("utf-16"), r"a\.jsonl:1: not UTF-8"),
-        ("a.jsonl", b"", r"source 'numbers': .*a\.jsonl holds no rows"),
-        ("a.jsonl", b"\n \n", r"holds no rows"),
+        ("a.jsonl", b"", r"source 'numbers': .*a\.jsonl has no rows"),
+        ("a.jsonl", b"\n \n", r"has no rows"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read: Not a gzipped file"),
         ("a.jsonl.gz", gzip.compress(GOOD * 9, mtime=0)[:-12], r"a\.jsonl\.gz: cannot be read"),
         ("a.json", b'[{"a": 1},\n {"a": }]', r"a\.json:2: broken JSON: .* column 8"),
-        ("a.json", b'[{"a": 1}, 3]', r"a\.json\[1\]: a row must be .* this is a number"),
-        ("a.json", b'{\n "a": 1\n}', r"a\.json: holds one object; rows are an array"),
+        ("a.json", b'[{"a": 1}, 3]', r"a\.json\[1\]: a row must be .* not a number"),
+        ("a.json", b'{\n "a": 1\n}', r"a\.json: contains one object; rows must be an array"),
         ("a.json", b'[\n"\xff"]', r"a\.json:2: not UTF-8"),
-        ("a.json", b"[]", r"holds no rows"),
-        ("a.csv", b"q,a\n1,2\n1,2,3\n", r"a\.csv:3: 3 cells under 2 columns"),
-        ("a.csv", b"q,q\n1,2\n", r"a\.csv:1: the header repeats"),
+        ("a.json", b"[]", r"has no rows"),
+        ("a.csv", b"q,a\n1,2\n1,2,3\n", r"a\.csv:3: 3 cells, but the header has 2 columns"),
+        ("a.csv", b"q,q\n1,2\n", r"a\.csv:1: the header has a repeated"),
         ("a.csv", b'q,a\n1,"2\n', r"a\.csv:\d: broken CSV"),
         ("a.csv", b"q,a\n1,2\n\xff,2\n", r"a\.csv:3: not UTF-8"),
-        ("a.csv", b"q,a\n", r"holds no rows"),
+        ("a.csv", b"q,a\n", r"has no rows"),
         ("a.parquet", b"PAR1 no", r"a\.parquet: not a Parquet file"),
         ("a.arrow", b"no arrow at all", r"a\.arrow: not an Arrow file"),
         ("a.arrow", b"", r"a\.arrow"),
-        ("a.txt", b"hello", r"a\.txt has none of the suffixes \.jsonl, \.ndjson"),
-        ("a.parquet.gz", b"", r"none of the suffixes"),
+        ("a.txt", b"hello", r"a\.txt does not end in one of \.jsonl, \.ndjson"),
+        ("a.parquet.gz", b"", r"does not end in one of"),
     ],
 )
 def test_broken_files_are_named_with_their_line(tmp_path, name, content, message):
@@ -213,10 +213,10 @@ def test_missing_paths_say_what_is_near(tmp_path, monkeypatch):
         ("data/*.parquet", r"no readable file matches data/\*\.parquet"),
         ("empty", r"the folder empty is empty"),
         ("notes", r"no file ending in .*\(it has: a\.txt\)"),
-        ("nested", r"subfolders are read with nested/\*\*/\*\.jsonl"),
+        ("nested", r"to read its subfolders, write nested/\*\*/\*\.jsonl"),
         ("", r"the path is empty .*environment variable"),
         ("  ", r"the path is empty"),
-        ("$DATA/train.jsonl", r"\$ is not expanded here; write \$\{oc\.env:NAME\}"),
+        ("$DATA/train.jsonl", r"\$NAME is not expanded in a recipe; write \$\{oc\.env:NAME\}"),
         ("gsm8k", r"no such file or folder: gsm8k"),
     ]:
         with pytest.raises(RequestError, match=message):
@@ -227,9 +227,9 @@ def test_missing_paths_say_what_is_near(tmp_path, monkeypatch):
 
 def test_exactly_one_origin_and_known_options(tmp_path):
     write_jsonl(tmp_path / "a.jsonl")
-    with pytest.raises(RequestError, match="either `path` or `generator`"):
+    with pytest.raises(RequestError, match="set either path or generator"):
         open_rows(Source(name="x"))
-    with pytest.raises(RequestError, match="either `path` or `generator`"):
+    with pytest.raises(RequestError, match="set either path or generator"):
         open_rows(Source(name="x", path="a.jsonl", generator="addition"))
     with pytest.raises(RequestError, match="'strip_calculater' .did you mean 'strip_calculator'"):
         list_files(source(tmp_path / "a.jsonl", options={"strip_calculater": True}))

@@ -138,7 +138,9 @@ def test_the_tokenizers_own_template():
     # a reply that quotes the end of turn does not end there
     text, [turn] = template.turns([{"role": "assistant", "content": "say <end> twice"}])
     assert text[turn.begin : turn.end] == "say <end> twice<end>"
-    with pytest.raises(RequestError, match="has no chat template; choose one of chatml, llama3"):
+    with pytest.raises(
+        RequestError, match="has no chat template; set data.template to one of chatml, llama3"
+    ):
         load_template("tokenizer", bytes_with())
 
 
@@ -151,7 +153,7 @@ def test_a_template_that_drops_earlier_turns_is_refused():
         template.turns(TALK)
     message = str(caught.value)
     assert "template 'tokenizer': at message 2 (assistant)" in message
-    assert "no prefix" in message and "'assistant>Hello<end>'" in message and "'user>Bye" in message
+    assert "is not a prefix" in message and "'assistant>Hello<end>'" in message and "'user>Bye" in message
     # the last turn alone has a mask: it is rendered as generation would see it
     text, [turn] = template.turns(TALK[:4] + [{"role": "assistant", "content": "x"}], last_only=True)
     assert text[turn.begin : turn.end] == "x<end>"
@@ -167,18 +169,18 @@ def test_a_template_that_never_ends_a_turn_is_refused():
     with pytest.raises(RequestError, match="nothing closes an assistant turn"):
         own("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     ends_last = "{% for m in messages %}{{ m.content }}{% if loop.last %}<end>{% endif %}{% endfor %}"
-    with pytest.raises(RequestError, match="no prefix"):
+    with pytest.raises(RequestError, match="is not a prefix"):
         own(ends_last).turns(TALK)
     ends_some = (
         "{% for m in messages %}{{ m.content }}{% if 'l' not in m.content %}<end>{% endif %}{% endfor %}"
     )
-    with pytest.raises(RequestError, match="message 1 .assistant. does not end with '<end>'"):
+    with pytest.raises(RequestError, match="message 1 .assistant. must end with '<end>'"):
         own(ends_some).turns(TALK[1:3])
 
 
 def test_a_template_that_goes_on_after_the_end_is_refused():
     goes_on = "{% for m in messages %}{{ m.content }}<end>{{ 'and more' if 'l' in m.content }}{% endfor %}"
-    with pytest.raises(RequestError, match="does not end with '<end>' but with 'Hello<end>and more'"):
+    with pytest.raises(RequestError, match="must end with '<end>', but ends with 'Hello<end>and more'"):
         own(goes_on).turns(TALK[1:3])
 
 

@@ -165,7 +165,7 @@ def test_text_that_a_tokenizer_loses_drops_the_row():
 
     tokenizer = byte_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("b", "")
-    with pytest.raises(RowError, match="mask_mismatch: tokenising loses 'b'"):
+    with pytest.raises(RowError, match="mask_mismatch: the tokens lose 'b'"):
         row_of(pair("abc", "d"), "plain", tokenizer)
 
 
@@ -173,7 +173,7 @@ def test_a_slow_tokenizer_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(RequestError, match="slow one, without character offsets"):
+    with pytest.raises(RequestError, match="slow one; masks need the character offsets"):
         row_of(pair("a", "b"), tokenizer=Slow())
 
 
@@ -195,6 +195,6 @@ def test_overlong_rows():
     assert row.truncated and row.input_ids.tolist() == list(b"12*34=04")
     assert row.labels.tolist() == [-100] * 6 + list(b"04")
     assert row.segment_ids.tolist() == [0] * 6 + [1, 1]
-    with pytest.raises(RowError, match="^overlong: 11 tokens; cut"):
+    with pytest.raises(RowError, match="^overlong: 11 tokens; after truncation"):
         row_of(example, "plain", max_length=6, overlong="truncate")
     assert not row_of(example, "plain", max_length=11, overlong="truncate").truncated

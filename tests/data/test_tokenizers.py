@@ -59,7 +59,7 @@ def test_a_missing_padding_token_is_said(tmp_path, caplog):
     tokenizer.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
         assert load_tokenizer(str(tmp_path)).pad_token == "<eos>"
-    assert "has no padding token; '<eos>' pads" in caplog.text
+    assert "has no padding token; '<eos>' is used for padding" in caplog.text
 
 
 def test_a_missing_end_token_is_refused(tmp_path):
@@ -75,10 +75,10 @@ def test_names_that_mean_nothing(tmp_path):
     (tmp_path / "broken" / "tokenizer.json").write_text("{}")
     for name, message in [
         ("builtin:byte", r"unknown tokenizer 'builtin:byte' \(did you mean 'builtin:bytes'\?\)"),
-        (str(tmp_path / "nope"), r"no folder .*nope.* \(a folder, a hub id, builtin:digits"),
-        ("./nope", r"no folder './nope'"),
-        ("", r"no folder ''"),
-        (str(tmp_path / "broken" / "tokenizer.json"), r"no folder"),
+        (str(tmp_path / "nope"), r"no such folder: .*nope.*; name a folder, a hub id, builtin:digits"),
+        ("./nope", r"no such folder: './nope'"),
+        ("", r"no such folder: ''"),
+        (str(tmp_path / "broken" / "tokenizer.json"), r"no such folder"),
         (str(tmp_path / "broken"), r"tokenizer .*broken: "),
         ("a/b/c/d", r"tokenizer a/b/c/d: "),
     ]:

@@ -1,13 +1,15 @@
-"""Tokenizers, conversations and checks that the tests of tokenisation share."""
+"""Tokenizers, conversations, a source and checks that the tests of this room share."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from posttrain.data.cache import prepare_sources
+from posttrain.data.table import Table
 from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.data.tokens import TokenRow
-from posttrain.recipe.schema import Data, Loss
+from posttrain.recipe.schema import Data, Loss, Source
 from posttrain.types import Example
 
 STYLES = ["chatml", "llama3", "tulu", "plain"]
@@ -112,3 +114,8 @@ def check(row: TokenRow, marked: str, tokenizer=BYTES) -> None:
 
 def trained(row: TokenRow, tokenizer=BYTES) -> str:
     return tokenizer.decode(row.labels[row.labels >= 0].tolist())
+
+
+def prepare_source(source: Source, data: Data, loss: Loss, tokenizer, progress=None) -> Table:
+    """The table of one source of rows."""
+    return prepare_sources([source], data, loss, tokenizer, progress=progress)[0]

@@ -33,9 +33,9 @@ def test_no_task_is_both_allowed_and_refused():
     ("example", "message"),
     [
         (row("countdown"), "'countdown' is not allowed: its scorer evaluates model text"),
-        (row("mazes"), r"is none of the 32 allowed tasks \(did you mean 'maze'\?\)"),
-        (row(5), "task 5 is none"),
-        (row(None), "task None is none"),
+        (row("mazes"), r"is not one of the 32 allowed tasks \(did you mean 'maze'\?\)"),
+        (row(5), "task 5 is not one"),
+        (row(None), "task None is not one"),
         (row(None, metadata={"source_dataset": "puzzle24"}), "'puzzle24' is not allowed"),
         (row(None, metadata='{"source_dataset": "puzzle24"}'), "'puzzle24' is not allowed"),
         (row(None, metadata="[1]"), "metadata' must be an object"),

@@ -205,7 +205,7 @@ def test_references_are_those_of_the_start_model(dpo, tiny):
     (own,) = (run.path / "reference").glob("*.npz")
     with np.load(own) as found:
         known = dict(zip(found["rows"].tolist(), found["log_probs"], strict=True))
-    from posttrain.data.prepare import prepare_sources
+    from posttrain.data.cache import prepare_sources
     from posttrain.data.template import load_text
     from posttrain.recipe.schema import Loss
 

@@ -1,37 +1,7 @@
-"""Generated problems with answers that are known by construction: ten families of five levels each.
+"""Generators: rows that are made instead of read, each a problem whose answer is known by construction.
 
-`FAMILIES` maps the name of a generator to its family; a new one is a small file and a name here.
+`catalogue` lists them and checks their options. `operands` has multiplication and addition over all pairs of
+operands; a family (`base.Family`) is one small file each, so that a problem can be read beside its answer;
+`reasoning_gym` reaches the package of that name. Left out: worked solutions of the families, curricula (a
+mixture of sources of several levels is one).
 """
-
-from __future__ import annotations
-
-from posttrain.data.problems import (
-    arithmetic,
-    calendar,
-    equation,
-    letters,
-    logic,
-    sequence,
-    sets,
-    sorting,
-    string_edit,
-    units,
-)
-from posttrain.data.problems.base import Family, TaskOptions
-
-__all__ = ["FAMILIES", "Family", "TaskOptions"]
-FAMILIES = {
-    module.FAMILY.name: module.FAMILY
-    for module in (
-        arithmetic,
-        calendar,
-        equation,
-        letters,
-        logic,
-        sequence,
-        sets,
-        sorting,
-        string_edit,
-        units,
-    )
-}

@@ -1,4 +1,4 @@
-"""Sums of terms in whole numbers: products from level 2, brackets from 3, exact quotients from 4."""
+"""Sums of whole-number terms: products from level 2, brackets from level 3, exact quotients from level 4."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from random import Random
 from posttrain.data.problems.base import Family
 
 LARGEST = (0, 99, 99, 99, 250, 999)
-"""Operand by level."""
+"""The largest operand at each level."""
 
 
 def make(rng: Random, level: int) -> tuple[str, str]:

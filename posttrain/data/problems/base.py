@@ -1,7 +1,9 @@
-"""A family of generated problems: how one is made, at which level, and how many go to which split.
+"""A family of generated problems: how one problem is made at each level, and how many go to which split.
 
-A problem belongs to `train` or `test` by a hash of its text, whatever the seed: the two never share a problem. Rows are
-the same on every machine. Left out: a curriculum (a mixture of sources of several levels is one), worked solutions.
+A problem is the text of a question and its known answer; the row made of it has them in the columns `prompt`,
+`completion` and `answer`. It belongs to `train` or `test` by a hash of its text, whatever the seed, so the
+two never share a problem. Rows are the same on every machine. Left out: worked solutions, levels that rise
+during training.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from posttrain.errors import RequestError, did_you_mean
 
 LEVELS = 5
 TEST_SHARE = 5
-"""One problem in so many is a test problem."""
+"""One problem in TEST_SHARE is a test problem."""
 PATIENCE = 5000
-"""Draws without a new problem, before the level counts as exhausted."""
+"""Draws without a new problem after which the level counts as exhausted."""
 
 
 def check_split(options: Any, name: str) -> None:
-    """Raises `RequestError` where `split`, `train_size` or `test_size` of a generator's options is wrong."""
+    """Raises `RequestError` if `split`, `train_size` or `test_size` of a generator's options is wrong."""
     if options.split not in ("train", "test"):
         near = did_you_mean(options.split, ("train", "test"))
         raise RequestError(f"generator {name}: unknown split {options.split!r}{near}")
@@ -43,7 +45,7 @@ class TaskOptions:
     test_size: int = 200
     seed: int = 0
     verifier: bool = False
-    """Whether rows name their reward in a column `rewards`, for a mixture that is judged by several."""
+    """Whether rows name their reward in a column `rewards`, for a mixture that several rewards judge."""
 
     def check(self, name: str) -> None:
         """Raises `RequestError` for a value out of range."""
@@ -54,7 +56,7 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class Family:
-    """`make(rng, level)` gives the text of a problem and its answer; `reward` is the verifier that fits."""
+    """A generator: `make(rng, level)` gives text and answer of a problem; `reward` is a fitting verifier."""
 
     name: str
     make: Callable[[Random, int], tuple[str, str]]
@@ -63,10 +65,10 @@ class Family:
     options = TaskOptions
 
     def __call__(self, options: TaskOptions) -> list[dict[str, str]]:
-        """Rows {prompt, completion, answer, id}, each problem once.
+        """Rows {prompt, completion, answer, id}, each problem once; with `verifier` also {rewards}.
 
         Raises:
-            RequestError: the level has not as many problems.
+            RequestError: the level has fewer problems than requested.
         """
         rng = Random(f"{self.name} {options.level} {options.split} {options.seed}")
         size = options.train_size if options.split == "train" else options.test_size
@@ -81,7 +83,7 @@ class Family:
         if len(rows) < size:
             raise RequestError(
                 f"generator {self.name}: level {options.level} gave {len(rows)} different "
-                f"{options.split} problems, {size} were asked for"
+                f"{options.split} problems, but {size} were requested"
             )
         for prompt, row in rows.items():
             row["id"] = f"{self.name}-{options.level}-{_digest(prompt).hex()}"
@@ -91,7 +93,7 @@ class Family:
 
 
 def is_test(prompt: str) -> bool:
-    """Whether a problem is one of the test split."""
+    """Whether a problem belongs to the test split."""
     return int.from_bytes(_digest(prompt), "big") % TEST_SHARE == 0
 
 

@@ -1,6 +1,6 @@
-"""Dates of the Gregorian calendar: weekdays after days, days after a date, weekdays of dates, days between dates.
+"""Dates of the Gregorian calendar: weekdays, days after a date, days between dates.
 
-Days are counted by an own formula; nothing depends on a time zone or on the machine.
+Days are counted by a formula of its own, so nothing depends on a time zone or on the machine.
 """
 
 from __future__ import annotations

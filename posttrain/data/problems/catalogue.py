@@ -1,69 +1,50 @@
-"""Rows that are made, not read: the registry of generators, and arithmetic for the exact evaluation task.
+"""The generators that a source of a recipe may name, and the check of their options.
 
-Pure Python, and the same numbers on every machine; other families are in `generated`. `train` and `test` of
-`multiplication` and `addition` are the two ends of one seeded permutation of all operand pairs, so they are
-disjoint, and either keeps its rows when the other's size changes. Pairs are ordered: `34*12=` may be tested
-while `12*34=` was trained on. Left out: carries inside a worked completion, operands of different length.
+A generator is a function of its options that returns or yields rows, dicts of columns like those of a file:
+
+    def squares(size: int = 100, start: int = 1):
+        for n in range(start, start + size):
+            yield {"prompt": f"{n}*{n}=", "completion": str(n * n), "answer": str(n * n)}
+
+    GENERATORS.register("squares")(squares)
+
+A recipe then says `generator: squares` and `options: {size: 500}`. Without an edit here it names the function
+by a dotted path, `generator: my_package.my_module:squares`. The options are the parameters, typed by their
+annotations as those of rewards are; a `ValueError` refuses a value. The function must give the same rows each
+time it is called, on every rank. The built-in generators are objects that declare a dataclass as `options`
+instead, which `posttrain check` can check without making a row. Left out: what the columns mean (shapes/).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from posttrain.base.registry import Registry
-from posttrain.data.problems import FAMILIES
-from posttrain.data.problems.base import check_split
+from posttrain.base.registry import Registry, import_path
+from posttrain.data.problems import (
+    arithmetic,
+    calendar,
+    equation,
+    letters,
+    logic,
+    sequence,
+    sets,
+    sorting,
+    string_edit,
+    units,
+)
+from posttrain.data.problems.base import Family
+from posttrain.data.problems.operands import ADDITION, MULTIPLICATION
 from posttrain.data.problems.reasoning_gym import REASONING_GYM
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError
+from posttrain.recipe.build import Problems, to_dataclass
 
-
-@dataclass(frozen=True)
-class ArithmeticOptions:
-    """Which operand pairs there are, and which of them are rows."""
-
-    digits: int = 2
-    """Digits of each operand, without a leading zero: 2 is 10..99, 8,100 ordered pairs."""
-    split: str = "train"
-    """`train` or `test`."""
-    train_size: int = 3000
-    test_size: int = 1000
-    seed: int = 0
-
-    def check(self, name: str) -> None:
-        if self.digits not in (1, 2, 3):
-            raise RequestError(f"generator {name}: digits must be 1, 2 or 3, not {self.digits}")
-        check_split(self, name)
-        if self.train_size + self.test_size > self.pairs:
-            raise RequestError(
-                f"generator {name}: train_size + test_size is "
-                f"{self.train_size + self.test_size}, but there are {self.pairs} problems"
-            )
-
-    @property
-    def pairs(self) -> int:
-        return (9 * 10 ** (self.digits - 1)) ** 2
-
-
-@dataclass(frozen=True)
-class AnswerOptions(ArithmeticOptions):
-    """Settings of `multiplication` and `addition`."""
-
-    worked: bool = False
-    """Whether the completion is a chain of thought: one part a place, highest first, then `=` and the answer, all
-    without leading zeros. The pairs and their order stay the same."""
-    skip: int = 0
-    """Training problems to pass over first: those that an earlier stage has seen."""
-
-    def check(self, name: str) -> None:
-        super().check(name)
-        if self.skip < 0 or self.skip + self.train_size + self.test_size > self.pairs:
-            raise RequestError(
-                f"generator {name}: skip = {self.skip} with train_size + test_size = "
-                f"{self.train_size + self.test_size} is not within the {self.pairs} problems"
-            )
+MODULES = (arithmetic, calendar, equation, letters, logic, sequence, sets, sorting, string_edit, units)
+FAMILIES: dict[str, Family] = {module.FAMILY.name: module.FAMILY for module in MODULES}
+"""The families by name; a new one is a small file and its module above."""
 
 
 class Options(Protocol):
@@ -74,113 +55,93 @@ class Options(Protocol):
 
 
 class Generator(Protocol):
-    """Makes rows of its `options`."""
+    """Makes the rows that its `options` ask for."""
 
     options: type[Any]
 
     def __call__(self, options: Any, /) -> list[dict[str, Any]]: ...
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """A generator of all pairs of operands."""
+class FunctionGenerator:
+    """A plain function as a generator: its options are its parameters.
 
-    make: Callable[[AnswerOptions], list[dict[str, str]]]
+    Raises RequestError where the options cannot be read from the signature.
+    """
 
-    options = AnswerOptions
+    def __init__(self, name: str, function: Callable[..., Iterable[dict[str, Any]]]) -> None:
+        self.name, self.function = name, function
+        self.options = _options_of(name, function)
 
-    def __call__(self, options: AnswerOptions) -> list[dict[str, str]]:
-        return self.make(options)
+    def __call__(self, options: Any) -> list[dict[str, Any]]:
+        """The rows. Raises RequestError if the function raises ValueError or gives no rows, or not dicts."""
+        try:
+            rows = list(self.function(**vars(options)))
+        except ValueError as error:
+            raise RequestError(f"generator {self.name}: {error}") from error
+        for index, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise RequestError(
+                    f"generator {self.name}: row {index} is {type(row).__name__}, not a dict of columns"
+                )
+        if not rows:
+            raise RequestError(f"generator {self.name}: these options give no row")
+        return rows
 
 
-GENERATORS: Registry[Generator] = Registry("generator")
-WANTED = {int: "a whole number", bool: "true or false", str: "text"}
+GENERATORS: Registry[Any] = Registry("generator")
+"""By name: objects with `options` (`Generator`), and plain functions."""
+for _made in (MULTIPLICATION, ADDITION, *FAMILIES.values(), REASONING_GYM):
+    GENERATORS.register(_made.name)(_made)
+
+
+def find(name: str) -> Generator:
+    """The generator that a recipe names: a registered one, or `package.module:function`.
+
+    Raises:
+        RequestError: no such generator, or its options cannot be read.
+    """
+    own = name not in GENERATORS and ":" in name
+    made = import_path(name, "generator") if own else GENERATORS[name]
+    return made if hasattr(made, "options") else FunctionGenerator(name, made)
 
 
 def generate(name: str, options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Rows {prompt, completion, answer, id} of a registered generator.
+    """The rows of a generator; the built-in ones give {prompt, completion, answer, id}.
 
     Raises:
         RequestError: unknown generator or option, a value of the wrong type or out of range.
     """
-    return GENERATORS[name](check(name, options or {}))
+    return find(name)(check(name, options or {}))
 
 
 def check(name: str, options: Mapping[str, Any]) -> Any:
     """The typed options, without making rows; raises as `generate` does."""
-    kind = GENERATORS[name].options
-    known = {field.name: type(field.default) for field in fields(kind)}
-    for key, value in options.items():
-        if key not in known:
-            near = did_you_mean(key, known)
-            raise RequestError(f"generator {name}: unknown option {key!r}{near}")
-        if type(value) is not known[key]:  # a bool is an int to isinstance
-            wanted = WANTED[known[key]]
-            raise RequestError(f"generator {name}: {key} must be {wanted}, not {value!r}")
-    typed = kind(**options)
+    problems = Problems()
+    typed = to_dataclass(find(name).options, dict(options), "", problems)
+    if problems:
+        wrong = "; ".join(p.message.replace("unknown key", "unknown option") for p in problems.found)
+        raise RequestError(f"generator {name}: {wrong}")
     typed.check(name)
     return typed
 
 
-def _arithmetic(name: str):
-    def add(make: Callable[[AnswerOptions], list[dict[str, str]]]):
-        GENERATORS.register(name)(Arithmetic(make))
-        return make
-
-    return add
-
-
-@_arithmetic("multiplication")
-def multiplication(options: AnswerOptions) -> list[dict[str, str]]:
-    """`12*34=` -> `0408`: the product in 2 x digits places. Worked: `360+48=408`, that is 12*30 + 12*4."""
-
-    def parts(a: int, b: int) -> list[int]:
-        return [a * part for part in _places(b)]
-
-    return _rows(options, "*", parts, width=2 * options.digits)
-
-
-@_arithmetic("addition")
-def addition(options: AnswerOptions) -> list[dict[str, str]]:
-    """`12+34=` -> `046`: the sum in digits + 1 places. Worked: `40+6=46`, that is (10+30) + (2+4)."""
-
-    def parts(a: int, b: int) -> list[int]:
-        return [x + y for x, y in zip(_places(a), _places(b), strict=True)]
-
-    return _rows(options, "+", parts, width=options.digits + 1)
-
-
-def _places(number: int) -> list[int]:
-    """What each digit stands for, highest first: 304 -> [300, 0, 4]."""
-    digits = str(number)
-    return [int(digit) * 10**place for place, digit in enumerate(reversed(digits))][::-1]
-
-
-def _rows(
-    options: AnswerOptions, sign: str, split: Callable[[int, int], list[int]], width: int
-) -> list[dict[str, str]]:
-    """Rows whose answer is the sum of `split(a, b)`; zero-padded to `width` unless worked."""
-    order = list(range(options.pairs))
-    random.Random(options.seed).shuffle(order)
-    train = options.split == "train"
-    chosen = order[options.skip :][: options.train_size] if train else order[-options.test_size :]
-    low = 10 ** (options.digits - 1)
-    rows = []
-    for index in chosen:
-        a, b = (low + part for part in divmod(index, 9 * low))
-        parts = split(a, b)
-        answer = str(sum(parts)) if options.worked else f"{sum(parts):0{width}d}"
-        thought = f"{'+'.join(map(str, parts))}=" if options.worked else ""
-        rows.append(
-            {
-                "prompt": f"{a}{sign}{b}=",
-                "completion": thought + answer,
-                "answer": answer,
-                "id": f"{a}{sign}{b}",
-            }
-        )
-    return rows
-
-
-for _name, _family in {**FAMILIES, REASONING_GYM.name: REASONING_GYM}.items():
-    GENERATORS.register(_name)(_family)
+def _options_of(name: str, function: Callable[..., Any]) -> type[Any]:
+    """A dataclass of the parameters of `function`."""
+    try:
+        hints = typing.get_type_hints(function)
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError, NameError) as error:
+        raise RequestError(f"generator {name}: its options cannot be read: {error}") from None
+    fields: list[tuple[str, Any, Any]] = []
+    for p in parameters:
+        if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+            raise RequestError(
+                f"generator {name}: parameter {p.name!r} cannot be an option; name each option"
+            )
+        given = p.default is not p.empty
+        hint = hints.get(p.name, type(p.default) if given else str)
+        default = dataclasses.field(default_factory=lambda v=p.default: v) if given else dataclasses.field()
+        fields.append((p.name, hint, default))
+    return dataclasses.make_dataclass(
+        "Options", fields, kw_only=True, namespace={"check": lambda self, name: None}
+    )

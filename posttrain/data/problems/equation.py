@@ -1,4 +1,4 @@
-"""Linear equations in one unknown: one step, two steps, x on both sides, brackets, and answers that are fractions."""
+"""Linear equations in one unknown: one step, two steps, x on both sides, brackets, fractional answers."""
 
 from __future__ import annotations
 

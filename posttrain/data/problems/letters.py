@@ -1,4 +1,4 @@
-"""Counting letters: in one word, in several, a pair of letters, vowels, words that hold a letter."""
+"""Counting letters: in one word, in several, a pair of letters, vowels, words that contain a letter."""
 
 from __future__ import annotations
 

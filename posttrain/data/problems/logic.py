@@ -1,4 +1,4 @@
-"""Expressions of true and false: not, and, or, from level 3 xor, from level 5 implication, deeper with the level."""
+"""Boolean expressions of not, and, or; xor from level 3, implication from level 5, deeper with each level."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Problems of the package reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), where it is installed.
+"""Problems of the package reasoning-gym (Stojanovski et al. 2025, arXiv 2505.24760), if it is installed.
 
-Only the tasks of `ALLOWED`: their scorer compares the answer with the one right text. Left out: the nine whose scorers
-evaluate model text (`EVALUATES`), those that parse it in ways of their own, and curricula.
+Only the tasks of `ALLOWED`, whose scorer compares the answer with the one right text. Left out: the nine
+whose scorers evaluate model text (`EVALUATES`), those that parse it in their own way, and curricula.
 """
 
 from __future__ import annotations
@@ -59,28 +59,28 @@ EVALUATES = (
     "spiral_matrix",
     "string_insertion",
 )
-"""Tasks whose scorers run model text through `eval` or a parser that does."""
+"""Tasks whose scorers pass model text to `eval` or to a parser that does."""
 BATCH = 200
-"""Problems that are drawn at once."""
+"""Problems drawn at once."""
 PATIENCE = 5
-"""Batches without a new problem, before a task counts as exhausted."""
+"""Batches without a new problem after which a task counts as exhausted."""
 
 
 def missing() -> str | None:
-    """What to install where the package is not there."""
+    """What to install, if the package is missing."""
     if importlib.util.find_spec("reasoning_gym") is not None:
         return None
     return "reasoning-gym is not installed: pip install 'posttrain[reasoning-gym]'"
 
 
 def check_task(task: Any) -> str:
-    """`task` if it is allowed. Raises ValueError with the reason why it is not."""
+    """`task`, if it is allowed. Raises ValueError with the reason otherwise."""
     if task in ALLOWED:
         return task
     if task in EVALUATES:
         raise ValueError(f"task {task!r} is not allowed: its scorer evaluates model text")
     near = did_you_mean(task, ALLOWED) if isinstance(task, str) else ""
-    raise ValueError(f"task {task!r} is none of the {len(ALLOWED)} allowed tasks{near}")
+    raise ValueError(f"task {task!r} is not one of the {len(ALLOWED)} allowed tasks{near}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class GymOptions:
 
     task: str = "basic_arithmetic"
     split: str = "train"
-    """`train` or `test`: told apart by a hash of the question, whatever the seed."""
+    """`train` or `test`, by a hash of the question, whatever the seed."""
     train_size: int = 1000
     test_size: int = 200
     seed: int = 0
@@ -97,14 +97,14 @@ class GymOptions:
     """Whether rows name their reward in a column `rewards`."""
 
     def check(self, name: str) -> None:
-        """Raises `RequestError` for a value out of range, or where the package is not installed."""
+        """Raises `RequestError` for a value out of range, or if the package is not installed."""
         try:
             check_task(self.task)
         except ValueError as error:
             raise RequestError(f"generator {name}: {error}") from None
         check_split(self, name)
-        if said := missing():
-            raise RequestError(f"generator {name}: {said}")
+        if lacking := missing():
+            raise RequestError(f"generator {name}: {lacking}")
 
 
 class Gym:
@@ -115,7 +115,7 @@ class Gym:
     options = GymOptions
 
     def __call__(self, options: GymOptions) -> list[dict[str, Any]]:
-        """Rows of one task, each question once. Raises `RequestError` where there are too few."""
+        """Rows of one task, each question once. Raises `RequestError` if there are too few."""
         import reasoning_gym
 
         test = options.split == "test"
@@ -134,7 +134,7 @@ class Gym:
             draw, missed = draw + 1, 0 if len(rows) > before else missed + 1
         raise RequestError(
             f"generator {self.name}: task {options.task} gave {len(rows)} different "
-            f"{options.split} problems, {size} were asked for"
+            f"{options.split} problems, but {size} were requested"
         )
 
 

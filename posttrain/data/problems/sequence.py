@@ -1,4 +1,4 @@
-"""The next term of a sequence: steps, factors, growing steps, sums of the two terms before, two sequences in turn."""
+"""The next term of a sequence: steps, factors, growing steps, sums of two terms, two interleaved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of whole numbers: union, intersection, difference, and from level 3 on several operations in brackets."""
+"""Sets of whole numbers: union, intersection, difference; several operations in brackets from level 3."""
 
 from __future__ import annotations
 

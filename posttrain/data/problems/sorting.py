@@ -1,4 +1,4 @@
-"""Sorting: whole numbers up and down, then words by the alphabet, by their last letter, by length."""
+"""Sorting: whole numbers up or down, then words by the alphabet, from their last letter, by length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A chain of edits to a made-up word, one more with each level: reverse, rotate, swap, delete, replace, insert, double."""
+"""Edits of a made-up word, one more per level: reverse, rotate, swap, delete, replace, insert, double."""
 
 from __future__ import annotations
 

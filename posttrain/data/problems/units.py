@@ -1,4 +1,4 @@
-"""Units of length, mass, volume, time and speed. Every answer is a decimal number that ends."""
+"""Units of length, mass, volume, time and speed. Every answer is a finite decimal."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def _slow(tenths: int) -> str:
 
 
 def decimal(number: Fraction) -> str:
-    """A fraction as a decimal number without zeros at its end. Raises ValueError where it has no end."""
+    """A fraction as a decimal without trailing zeros. Raises ValueError if the decimal is not finite."""
     digits = 0
     while (number * 10**digits).denominator != 1:
         digits += 1
         if digits > 20:
-            raise ValueError(f"{number} has no end as a decimal")
+            raise ValueError(f"{number} is not a finite decimal")
     whole = str(abs(int(number * 10**digits))).rjust(digits + 1, "0")
     text = f"{whole[:-digits]}.{whole[-digits:]}" if digits else whole
     return f"-{text}" if number < 0 else text

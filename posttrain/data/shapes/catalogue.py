@@ -1,8 +1,7 @@
-"""What a stage makes of a row of its sources: one list of shapes, each a way to read, tokenise and keep a row.
+"""The list of shapes.
 
-`rows` are trained on as they are (sft), `pairs` are two sides of one prompt (dpo), `labelled` rows one side each (dpo with
-the loss kto), `prompts` are sampled from (rlvr, pairs, pass_rate). A new shape is a class and a line in `SHAPES`. Left out:
-which rows are dropped and counted (tabulate.py).
+A new shape is a class, a line in `SHAPES`, and its stage in `STAGE_SHAPES` of recipe/plan.py. Left out: which
+rows are dropped and counted (cache.py).
 """
 
 from __future__ import annotations
@@ -24,18 +23,23 @@ Examples = tuple[Example, ...]
 
 
 class Shape(Protocol):
-    """`key` enters the name of a prepared table; rows of other shapes must not be found under it."""
+    """How rows of one shape are read, tokenised and kept.
+
+    `key` is part of the name of a prepared table, so that tables of other shapes are not found under it.
+    """
 
     key: dict[str, Any]
 
     def read(self, row: dict[str, Any], source: schema.Source, where: str) -> Examples:
-        """The examples of a row. Raises RequestError, RowError."""
+        """The examples that a row means. Raises RequestError, RowError."""
         ...
 
-    def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow: ...
+    def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow:
+        """The tokens of one example. Raises RequestError, RowError."""
+        ...
 
     def writer(self, writer: TableWriter, source: schema.Source) -> Any:
-        """An object with `add(examples, row)`, called for each row that is kept, and `finish()`; or None."""
+        """Keeps what a table cannot: `add(examples, row)` for each row kept, then `finish()`; or None."""
         ...
 
     def table(self, folder: Path) -> Table:
@@ -74,7 +78,7 @@ class PairShape(RowShape):
 
 
 class LabelledShape(RowShape):
-    """A row is one example; its label stands in the table's `p`."""
+    """A row is one example; the table keeps its label as `p`."""
 
     key = {"labelled": 1}
 
@@ -83,7 +87,7 @@ class LabelledShape(RowShape):
 
 
 class PromptShape(RowShape):
-    """A row is a prompt and the columns that rewards read."""
+    """A row is a prompt; the table keeps its columns, which rewards read."""
 
     key = {"prompts": 1}
 

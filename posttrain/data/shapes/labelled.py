@@ -1,8 +1,8 @@
-"""A row of unpaired preference data to one example with a label: a reply that is wanted, or one that is not.
+"""The shape `labelled`: a row of unpaired preference data is one example, a good reply or a bad one.
 
-What `to_example` reads (prompt and completion, or a conversation that ends in the reply) and a column `label`. The label
-goes into the example's `p`, 1.0 for wanted and 0.0 for unwanted, which tables keep and batches carry. Left out: pairs
-(pairs.py), ratings on a scale.
+The columns are those that `to_example` reads (prompt and completion, or a conversation that ends in the
+reply) and `label`. The label becomes the example's `p`, 1.0 for wanted and 0.0 for unwanted, which tables
+keep and batches carry. Left out: pairs (pairs.py), ratings on a scale.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
     """The example of `row`, its label in `p`.
 
     Raises:
-        RequestError: no label column, a label that is no yes or no, and as `to_example`.
+        RequestError: there is no label column, the label is not true or false, and as `to_example`.
         RowError: no_label, and as `to_example`.
     """
     name = source.columns.label or LABEL
     if name not in row:
         paired = "chosen" in row and "rejected" in row
         advice = (
-            "it holds pairs: choose another preference.loss, or give each side a row of its own"
+            "it has pairs: choose another preference.loss, or give each side its own row"
             if paired
-            else "name it under columns.label"
+            else "name the column under columns.label"
         )
         raise RequestError(
             f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
@@ -57,13 +57,13 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
         raise RequestError(f"{where}: column {name!r} must be true or false (1 or 0), not {value!r}")
     example = ending_in_reply(to_example({k: v for k, v in row.items() if k != name}, source, where))
     if example.messages is None and not example.prompt:
-        raise RequestError(f"{where}: a label judges the reply to a prompt, and this is plain text")
+        raise RequestError(f"{where}: a label judges the reply to a prompt, but the row is plain text")
     example.p = float(wanted)
     return (example,)
 
 
 def ending_in_reply(example: Example) -> Example:
-    """`example`. Raises RowError (no_assistant_turn) where it is a conversation without a last reply to judge."""
+    """`example`. Raises RowError (no_assistant_turn) if it is a conversation without a last reply."""
     if example.messages is not None and example.messages[-1]["role"] != "assistant":
         raise RowError("no_assistant_turn", "the conversation does not end in a reply")
     return example

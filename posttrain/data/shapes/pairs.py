@@ -1,10 +1,11 @@
-"""A row of a preference set to two examples that differ in the last reply: chosen and rejected.
+"""The shape `pairs`: a row is two examples that differ in the last reply, chosen and rejected.
 
-`prompt`/`chosen`/`rejected` as text (an alpaca `input` is joined as in examples.py) or as message lists, whole
-conversations under `chosen` and `rejected`, HH-RLHF transcripts, and lists of rated replies (rated.py). With
-`rejected_is_prefix: true` (or `chosen_is_prefix`) that side is a prefix of a solution, say up to its first wrong step
-(arXiv 2406.14532), and gets no end of turn. A pair without a difference, with an empty side or with two different prompts
-is dropped and counted. Left out: unpaired rows with a label (labelled.py).
+`prompt`/`chosen`/`rejected` as text (an alpaca `input` is joined as in rows.py) or as message lists,
+conversations under `chosen` and `rejected`, HH-RLHF transcripts, and lists of rated replies, of which the
+best and a lower one are taken. With `rejected_is_prefix: true` (or `chosen_is_prefix`) that side is a prefix
+of a solution, for example up to its first wrong step (arXiv 2406.14532), and gets no end of turn. A pair
+without a difference, with an empty side or with two different prompts is dropped and counted. Left out:
+unpaired rows with a label (labelled.py).
 """
 
 from __future__ import annotations
@@ -22,22 +23,29 @@ from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
 SIDES = ("chosen", "rejected")
+LISTS = ("completions", "responses")
+TEXTS = ("response", "completion", "text", "content")
+RATINGS = ("overall_score", "rating", "score")
+"""Usual names: of the list of rated replies, of the text of an entry, of its rating."""
+PARALLEL = ("ratings", "scores")
+"""Usual names of a list of ratings beside a list of texts."""
 
 
 def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example, Example]:
     """(chosen, rejected) of `row`, with the same prompt.
 
     Raises:
-        RequestError: a column does not exist or holds no text and no messages.
-        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, those of `best_and_lower` and of `to_example`.
+        RequestError: a column does not exist, or contains neither text nor messages.
+        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, and those of
+            `to_example`.
     """
     row = _of_ratings(row, source, where)
     names = [getattr(source.columns, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
         if name not in row:
-            advice = f"name it under columns.{side}"
+            advice = f"name the column under columns.{side}"
             if LABEL in row:
-                advice += "; single replies with a label are for preference.loss: kto"
+                advice += "; single replies with a label need preference.loss: kto"
             raise RequestError(
                 f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
             )
@@ -56,16 +64,16 @@ def _of_ratings(row: dict[str, Any], source: schema.Source, where: str) -> dict[
     """A row of rated replies with `chosen` and `rejected` in place of its list; any other row as it is."""
     if "chosen" in row or source.columns.chosen or source.columns.rejected:
         return row
-    column = rated_column(row, source)
+    column = _rated_column(row, source)
     if column is not None:
-        sides = best_and_lower(row, column, source, where)
+        sides = _best_and_lower(row, column, source, where)
         return {k: v for k, v in row.items() if k != column} | dict(zip(SIDES, sides, strict=True))
-    rating = loose_rating(row, source)
+    rating = _loose_rating(row, source)
     if rating is not None:
         raise RequestError(
-            f"{where}: source {source.name!r} has one rated reply a row ({rating!r}); rows of one prompt are not gathered. "
-            "Put the replies of a prompt into one row, completions: [{text, rating}, ...], or label them for "
-            "preference.loss: kto"
+            f"{where}: source {source.name!r} has one rated reply per row ({rating!r}), and rows of the same "
+            "prompt are not grouped. Put the replies to a prompt into one row, completions: "
+            "[{text, rating}, ...], or label each reply and set preference.loss: kto"
         )
     return row
 
@@ -99,7 +107,7 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
 
 
 def _other(row: dict[str, Any], columns: schema.Columns) -> dict[str, Any]:
-    """The columns beside a conversation that `to_example` reads."""
+    """The columns that `to_example` reads besides a conversation."""
     names = {columns.system, columns.answer, columns.p, *SPELLINGS["system"], *SPELLINGS["answer"]}
     return {name: row[name] for name in names if name in row}
 
@@ -112,34 +120,27 @@ def _reply(example: Example) -> str:
     return (example.completion or "") if example.messages is None else example.messages[-1]["content"]
 
 
-LISTS = ("completions", "responses")
-TEXTS = ("response", "completion", "text", "content")
-RATINGS = ("overall_score", "rating", "score")
-"""Usual spellings: of the list, of a reply's text in it, of its rating."""
-PARALLEL = ("ratings", "scores")
-"""Of a list of ratings beside a list of texts."""
-
-
-def rated_column(row: dict[str, Any], source: schema.Source) -> str | None:
+def _rated_column(row: dict[str, Any], source: schema.Source) -> str | None:
     """The column of `row` that lists rated replies, if it is a row of that kind."""
     names = (source.columns.completion,) if source.columns.completion else LISTS
     return next((n for n in names if isinstance(row.get(n), list)), None)
 
 
-def loose_rating(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column with the one rating of a row that holds a single reply."""
+def _loose_rating(row: dict[str, Any], source: schema.Source) -> str | None:
+    """The column with the rating of a row that has a single reply."""
     names = (source.columns.rating,) if source.columns.rating else RATINGS
     return next((n for n in names if isinstance(row.get(n), int | float | str)), None)
 
 
-def best_and_lower(row: dict[str, Any], column: str, source: schema.Source, where: str) -> tuple[Any, Any]:
+def _best_and_lower(row: dict[str, Any], column: str, source: schema.Source, where: str) -> tuple[Any, Any]:
     """(chosen, rejected) replies of the list in `column`: text or messages.
 
-    Chosen is the highest rating, drawn among equals; rejected is drawn among the strictly lower ones. Replies
-    without a number for a rating (UltraFeedback has N/A) do not take part.
+    Chosen is a reply of the highest rating, rejected one of a strictly lower rating; both are drawn by a hash
+    of the list, so the choice is always the same. Replies whose rating is not a number (UltraFeedback has
+    N/A) are left out.
 
     Raises:
-        RequestError: the list is not of a known form.
+        RequestError: the list has no known form.
         RowError: no_rating (fewer than two rated replies), rating_tie (all rated the same).
     """
     rated = [(score, reply) for score, reply in _rated(row, column, source, where) if score is not None]
@@ -171,26 +172,29 @@ def _rated(
             wanted = "text (" + ", ".join(TEXTS) + ")" if text is None else "rating"
             wanted = f"rating {named!r}" if text is not None and named else wanted
             raise RequestError(
-                f"{place}: its entries have {', '.join(map(str, first))}, but no {wanted}; name the rating under columns.rating"
+                f"{place}: its entries have {', '.join(map(str, first))}, but no {wanted}; "
+                "name the rating under columns.rating"
             )
         return [(_number(e.get(score), f"{place}, {score!r}"), e.get(text)) for e in entries]
     scores = named or next((n for n in PARALLEL if isinstance(row.get(n), list)), None)
     if scores is None or not isinstance(row.get(scores), list):
         raise RequestError(
-            f"{place} holds replies without ratings: give objects with {TEXTS[0]} and {RATINGS[1]}, or a list "
-            f"{PARALLEL[0]!r} beside it (another name: columns.rating)"
+            f"{place} has replies without ratings; write objects with {TEXTS[0]} and {RATINGS[1]}, or add a "
+            f"list {PARALLEL[0]!r} beside it (name another one under columns.rating)"
         )
     if len(row[scores]) != len(entries):
-        raise RequestError(f"{place} holds {len(entries)} replies, {scores!r} {len(row[scores])} ratings")
+        raise RequestError(
+            f"{place} has {len(entries)} replies, but {scores!r} has {len(row[scores])} ratings"
+        )
     numbers = [_number(value, f"{where}: column {scores!r}") for value in row[scores]]
     return list(zip(numbers, entries, strict=True))
 
 
 def _number(value: Any, place: str) -> float | None:
-    """A finite rating, or None for what says that there is none."""
+    """A finite rating, or None where the value stands for no rating."""
     if isinstance(value, bool):
         raise RequestError(
-            f"{place} is {value}, not a rating; rows with a true or false label are for preference.loss: kto"
+            f"{place} is {value}, not a rating; rows with a true or false label need preference.loss: kto"
         )
     try:
         number = float(value)

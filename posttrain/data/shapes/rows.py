@@ -1,8 +1,9 @@
-"""A row of a source to an `Example`: which column is the prompt, the completion, the conversation.
+"""The shape `rows`: a row is one example. Finds which column is the prompt, the completion, the conversation.
 
-Named columns count first (`source.columns`); unnamed ones are found by the usual spellings below. A
-row that lacks what it should have is dropped and counted (`RowError`); a data set that does not fit
-is a `RequestError`. Left out: tool calls, images, several reference completions.
+A row is a dict of columns as the source has it; an `Example` is what its columns mean. Columns named in
+`source.columns` come first; the others are found by their usual names below. A row that lacks a value is
+dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out: tool
+calls, images, several reference completions.
 """
 
 from __future__ import annotations
@@ -26,21 +27,19 @@ SPELLINGS = {
 }
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
-"""HH-RLHF keeps a dialogue in one string."""
+"""HH-RLHF has a whole dialogue in one string."""
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
 
 def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Example:
-    """Map the columns of `row`.
+    """The example that `row` means.
 
-    Conversations, and prompts with a system message, become `messages`; other prompts `prompt` and
-    `completion`; plain text a `completion` with an empty prompt. `answer` is kept as text where
-    there is one.
+    Conversations, and prompts with a system message, become `messages`; other prompts become `prompt` and
+    `completion`; plain text becomes a `completion` with an empty prompt. An `answer` is kept as text.
 
     Raises:
-        RequestError: a named column or a role does not exist, a value is no text, `p` is outside
-            [0, 1].
+        RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1].
         RowError: no_prompt, no_completion, no_assistant_turn, empty, no_p, bad_text.
     """
     found = _columns(row, source, where)
@@ -53,7 +52,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         messages = _turns(row, found, source, where)
     else:
         if system:
-            raise RequestError(f"{where}: plain text takes no system message")
+            raise RequestError(f"{where}: plain text cannot have a system message")
         messages = [_message("assistant", _filled(row, found["text"], where, "empty"))]
     if source.options.get("strip_calculator"):
         for message in messages:
@@ -62,7 +61,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     lists = kind == "prompt_completion" and isinstance(row[found["prompt"]], list)
     if kind == "messages" or lists or system:
         if not any(message["role"] == "assistant" for message in messages):
-            raise RowError("no_assistant_turn", "the conversation has no reply to learn from")
+            raise RowError("no_assistant_turn", "the conversation has no assistant message")
         if system and messages[0]["role"] != "system":
             messages.insert(0, _message("system", system))
         example.messages = messages
@@ -73,7 +72,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
 
 
 def _columns(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, str]:
-    """What -> the column that holds it, for what the row has."""
+    """The column for each key of `SPELLINGS` that the row has."""
     found = {}
     for what, spellings in SPELLINGS.items():
         named = getattr(source.columns, what)
@@ -111,8 +110,8 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
         if what not in found:
             has = ", ".join(map(str, row)) or "no column at all"
             raise RequestError(
-                f"{where}: no column is known to hold the {what}; the row has {has}. "
-                f"Name it under columns.{what} of source {source.name!r}"
+                f"{where}: no column with the {what} was found; the row has {has}. "
+                f"Name the column under columns.{what} of source {source.name!r}"
             )
     return kind
 
@@ -137,17 +136,17 @@ def _messages(value: Any, where: str) -> list[Message]:
         roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
         return [_message(r, part.strip()) for r, part in zip(roles, parts[1::2], strict=True)]
     if not isinstance(value, list):
-        raise RequestError(f"{where} holds {type(value).__name__}, not a list of messages")
+        raise RequestError(f"{where} is {type(value).__name__}, not a list of messages")
     return [_checked(turn, f"{where}, message {index}") for index, turn in enumerate(value)]
 
 
 def _checked(turn: Any, where: str) -> Message:
     if not isinstance(turn, dict):
-        raise RequestError(f"{where}: not an object with role and content")
+        raise RequestError(f"{where}: must be an object with role and content")
     names = ("from", "value") if "from" in turn else ("role", "content")
     for name in names:
         if name not in turn:
-            raise RequestError(f"{where}: no {name!r}{did_you_mean(name, turn)}")
+            raise RequestError(f"{where}: {name!r} is missing{did_you_mean(name, turn)}")
     role, content = turn[names[0]], turn[names[1]]
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(f"{where}: unknown role {role!r}{did_you_mean(role, ROLES)}")
@@ -165,7 +164,7 @@ def _text(value: Any, where: str, column: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise RowError("bad_text", f"{column!r} holds half a character (a lone surrogate)") from error
+        raise RowError("bad_text", f"{column!r} contains half a character (a lone surrogate)") from error
     return value
 
 
@@ -178,7 +177,7 @@ def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
 
 
 def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str | None:
-    """The row's own system message, else the source's."""
+    """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
     return _text(value, where, found["system"]) if value else source.system
 

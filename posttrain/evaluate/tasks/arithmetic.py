@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from posttrain.data.problems import catalogue
+from posttrain.data.problems.operands import ArithmeticOptions
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.recipe import schema
 from posttrain.types import Problem
@@ -21,7 +22,7 @@ class Arithmetic:
     """Settings of the generator that are the task's own."""
 
     @dataclass(frozen=True)
-    class Options(catalogue.ArithmeticOptions):
+    class Options(ArithmeticOptions):
         """Those of the generator; `train_size` and `seed` as in training keep the two sets apart."""
 
         split: str = "test"

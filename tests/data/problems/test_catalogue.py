@@ -1,13 +1,22 @@
-"""Generated arithmetic: right answers, disjoint splits, options that are checked."""
+"""Generators: arithmetic (right answers, disjoint splits), checked options, functions of one's own."""
 
 from __future__ import annotations
+
+import json
+import sys
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.problems.catalogue import GENERATORS, generate
+from posttrain.cli import main
+from posttrain.data.problems.catalogue import GENERATORS, check, generate
+from posttrain.data.sources import open_rows
+from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
+from posttrain.recipe.schema import Data, Loss, Source
+from tests.data.tokens import prepare_source
 
 
 def ids(name="multiplication", **options) -> list[str]:
@@ -103,7 +112,7 @@ def test_worked_rows_are_the_same_problems_and_every_chain_is_true(name, digits,
         ({"digit": 2}, r"unknown option 'digit' \(did you mean 'digits'\?\)"),
         ({"digits": "2"}, r"digits must be a whole number, not '2'"),
         ({"seed": True}, r"seed must be a whole number, not True"),
-        ({"seed": 1.0}, r"seed must be a whole number"),
+        ({"seed": 1.5}, r"seed must be a whole number, not 1\.5"),
         ({"split": 3}, r"split must be text"),
         ({"split": "tset"}, r"unknown split 'tset' \(did you mean 'test'\?\)"),
         ({"digits": 4}, r"digits must be 1, 2 or 3, not 4"),
@@ -133,3 +142,96 @@ def test_skipping_gives_the_problems_that_come_next():
     for options in ({"skip": -1}, {"skip": 5000}):
         with pytest.raises(RequestError, match="skip = "):
             generate("multiplication", options)
+
+
+def squares(size: int = 3, start: int = 1, sign: Literal["*", "**"] = "*"):
+    """As the docstring of the catalogue and README.md describe one."""
+    if start < 0:
+        raise ValueError(f"start = {start} must be at least 0")
+    for n in range(start, start + size):
+        yield {"prompt": f"{n}{sign}{n}=", "completion": str(n * n), "answer": str(n * n)}
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setattr(GENERATORS, "_items", dict(GENERATORS._items))
+    assert GENERATORS.register("squares")(squares) is squares
+
+
+DOTTED = f"{__name__}:squares"
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    """This file under the name that a dotted path uses."""
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[squares.__module__])
+
+
+@pytest.mark.parametrize("name", ["squares", DOTTED])
+def test_a_plain_function_is_a_generator(name, registered, importable):
+    rows = generate(name, {"start": 4})
+    assert [row["prompt"] for row in rows] == ["4*4=", "5*5=", "6*6="] and rows[0]["answer"] == "16"
+    assert check(name, {}).size == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sise": 3}, r"generator squares: unknown option 'sise' \(did you mean 'size'\?\)"),
+        ({"size": "3"}, r"generator squares: size must be a whole number, not '3'"),
+        ({"sign": "2"}, r"generator squares: sign = '2'"),
+        ({"start": -1}, r"generator squares: start = -1 must be at least 0"),
+        ({"size": 0}, r"generator squares: these options give no row"),
+    ],
+)
+def test_wrong_options_of_a_function(options, message, registered):
+    with pytest.raises(RequestError, match=message):
+        generate("squares", options)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no_such_module:rows", r"generator 'no_such_module:rows': cannot import no_such_module"),
+        (DOTTED + "s", r"has no 'squaress' \(did you mean 'squares'\?\)"),
+        (f"{__name__}:DOTTED", r"DOTTED is str, not a function"),
+        ("squeres", r"unknown generator 'squeres' \(did you mean 'squares'\?\)"),
+    ],
+)
+def test_a_generator_that_is_not_there(path, message, registered, importable):
+    with pytest.raises(RequestError, match=message):
+        check(path, {})
+
+
+def test_functions_that_cannot_be_generators(monkeypatch):
+    monkeypatch.setattr(GENERATORS, "_items", {})
+    GENERATORS.register("stars")(lambda **options: [])
+    GENERATORS.register("texts")(lambda: ["a row"])
+    with pytest.raises(RequestError, match="generator stars: parameter 'options' cannot be an option"):
+        check("stars", {})
+    with pytest.raises(RequestError, match="generator texts: row 0 is str, not a dict of columns"):
+        generate("texts")
+
+
+def test_a_function_is_checked_and_prepared_as_a_source(registered, tmp_path, capfd, monkeypatch):
+    """Its rows decide the name of the table: an edited function is not mistaken for the old one."""
+    recipe = tmp_path / "squares.yaml"
+    recipe.write_text(
+        "stage: sft\nname: squares\n"
+        "model: {tokenizer: 'builtin:digits', from_config: {model_type: llama}}\n"
+        "data: {template: plain, sources: [{name: s, generator: squares, options: {size: 7}}]}\n"
+        "train: {learning_rate: 1.0e-3, global_batch_size: 2, max_steps: 1}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", str(recipe), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["sources"]["s"]["rows"] == 7
+    source = Source(name="s", generator="squares", options={"size": 7})
+    data = Data(sources=[], template="plain", max_length=16, cache_dir=str(tmp_path))
+    tokenizer = load_tokenizer("builtin:digits")
+    table = prepare_source(source, data, Loss(), tokenizer)
+    assert len(table) == 7 and tokenizer.decode(table[2].input_ids).startswith("3")
+    before = open_rows(source).fingerprint
+    monkeypatch.setitem(
+        GENERATORS._items, "squares", lambda size=1: [{"prompt": "1", "completion": "2"}] * size
+    )
+    assert open_rows(source).fingerprint != before

@@ -79,7 +79,7 @@ def test_rows_that_are_dropped(row, reason):
         (
             {"prompt": "p", "chosen": "c", "rejected": "r"},
             {},
-            "it holds pairs: choose another preference.loss",
+            "it has pairs: choose another preference.loss",
         ),
         ({"prompt": "p", "completion": "c", "label": 4}, {}, "'label' must be true or false .1 or 0., not 4"),
         ({"prompt": "p", "completion": "c", "label": -1}, {}, "not -1"),

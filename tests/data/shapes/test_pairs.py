@@ -99,10 +99,10 @@ def test_pairs_that_teach_nothing_are_dropped(row, reason):
         ),
         (
             {"prompt": "p", "completion": "c", "label": 1},
-            "single replies with a label are for preference.loss: kto",
+            "single replies with a label need preference.loss: kto",
         ),
         ({"prompt": "p", "chosen": "c", "rejected": 3}, "'rejected' must be text or messages, not int"),
-        ({"chosen": "c", "rejected": "r"}, "no column is known to hold the prompt"),
+        ({"chosen": "c", "rejected": "r"}, "no column with the prompt was found"),
         ({"chosen": [{"role": "x", "content": "c"}], "rejected": [bot("r")]}, "unknown role 'x'"),
     ],
 )
@@ -112,7 +112,7 @@ def test_rows_that_are_no_pairs_are_refused(row, sentence):
 
 
 def test_real_preference_sets(data_dir):
-    """1,100 alpaca rows, of which some hold the same reply twice; 2,312 transcripts, of which some differ early."""
+    """1,100 alpaca rows, some with the same reply twice; 2,312 transcripts, some of which differ early."""
     rows = json.loads((data_dir / "preference_small" / "instruction-data-with-preference.json").read_text())
     with gzip.open(data_dir / "hh_rlhf_harmless" / "test.jsonl.gz", "rt") as file:
         transcripts = [json.loads(line) for line in file]

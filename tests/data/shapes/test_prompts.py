@@ -1,4 +1,4 @@
-"""Prompts: what is asked of the model, what rewards get of the row, and the very tokens that evaluation starts from."""
+"""Prompts: what the model is asked, what rewards get of the row, and the same tokens as in evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data.prepare import build, prepare_sources
+from posttrain.data.cache import prepare_sources
+from posttrain.data.prepare import build
 from posttrain.data.shapes.prompts import columns_of, to_prompt, tokenize_prompt
 from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
@@ -109,20 +110,20 @@ def test_rows_that_ask_nothing_are_dropped_by_reason(row, reason):
 @pytest.mark.parametrize(
     ("row", "named", "words"),
     [
-        ({"completion": "c", "answer": "1"}, {}, "hold the prompt; the row has completion, answer"),
-        ({"text": "t"}, {}, "hold the prompt; the row has text"),
+        ({"completion": "c", "answer": "1"}, {}, "with the prompt was found; the row has completion, answer"),
+        ({"text": "t"}, {}, "with the prompt was found; the row has text"),
         ({}, {}, "no column at all"),
         ({"prompt": 5}, {}, "'prompt' must be text, not int"),
         ({"prompt": "q"}, {"prompt": "promt"}, "no column 'promt'.*did you mean 'prompt'"),
         ({"messages": [USER]}, {"messages": "message"}, "no column 'message'.*did you mean"),
-        ({"prompt": "q"}, {"format": "messages"}, "hold the messages"),
-        ({"messages": ["hello"]}, {}, "message 0: not an object"),
-        ({"messages": [None]}, {}, "message 0: not an object"),
-        ({"messages": {"role": "user"}}, {}, "holds dict, not a list"),
-        ({"messages": None}, {}, "holds NoneType"),
+        ({"prompt": "q"}, {"format": "messages"}, "with the messages was found"),
+        ({"messages": ["hello"]}, {}, "message 0: must be an object"),
+        ({"messages": [None]}, {}, "message 0: must be an object"),
+        ({"messages": {"role": "user"}}, {}, "column 'messages' is dict, not a list"),
+        ({"messages": None}, {}, "column 'messages' is NoneType"),
         ({"messages": [{"role": "judge", "content": "x"}]}, {}, "unknown role 'judge'"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, {}, "unknown role"),
-        ({"messages": [{"content": "x"}]}, {}, "no 'role'"),
+        ({"messages": [{"content": "x"}]}, {}, "'role' is missing"),
     ],
 )
 def test_a_source_that_does_not_fit_is_refused_in_the_reader_s_words(row, named, words):

@@ -1,4 +1,4 @@
-"""Rated replies to pairs: the best against a lower one, ties and rows without ratings, and what is no such row."""
+"""Rated replies to pairs: the best against a lower one, ties, rows without ratings, other rows."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def test_rows_that_teach_nothing_are_dropped(completions, reason):
         (
             {"completions": ["x", "y"]},
             {},
-            "replies without ratings: give objects with response and rating, or a list 'ratings'",
+            "replies without ratings; write objects with response and rating, or add a list 'ratings'",
         ),
-        ({"completions": ["x", "y"], "ratings": [1]}, {}, "holds 2 replies, 'ratings' 1 ratings"),
+        ({"completions": ["x", "y"], "ratings": [1]}, {}, "has 2 replies, but 'ratings' has 1 ratings"),
         (
             {"completion": "x", "rating": 4},
             {},
-            "one rated reply a row .'rating'.; rows of one prompt are not gathered",
+            "one rated reply per row .'rating'., and rows of the same prompt are not grouped",
         ),
         ({"messages": [], "score": 4.0}, {}, "completions: ..text, rating"),
     ],

@@ -95,7 +95,7 @@ def test_system_messages():
     assert turns({**pair, "persona": "s"}, columns=Columns(system="persona")) == whole
     chat = {"messages": [{"role": r, "content": c} for r, c in whole]}
     assert turns(chat, system="other") == whole
-    with pytest.raises(RequestError, match="rows.jsonl:7: plain text takes no system message"):
+    with pytest.raises(RequestError, match="rows.jsonl:7: plain text cannot have a system message"):
         example({"text": "t"}, system="s")
 
 
@@ -121,18 +121,19 @@ CHAT = [{"role": "user", "content": "u"}]
         (
             {"question": "q"},
             {},
-            r"no column is known to hold the completion; the row has question\. Name it under columns\.completion of source 's'",
+            r"no column with the completion was found; the row has question\. "
+            r"Name the column under columns\.completion of source 's'",
         ),
-        ({"completion": "q"}, {}, r"hold the prompt; the row has completion"),
-        ({"a": 1, "b": 2}, {}, r"hold the text; the row has a, b"),
+        ({"completion": "q"}, {}, r"with the prompt was found; the row has completion"),
+        ({"a": 1, "b": 2}, {}, r"with the text was found; the row has a, b"),
         ({}, {}, r"the row has no column at all"),
-        ({"text": "t"}, {"format": "messages"}, r"hold the messages"),
+        ({"text": "t"}, {"format": "messages"}, r"with the messages was found"),
         ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not int \(3\)"),
         ({"prompt": "p", "completion": ["c"]}, {}, r"'completion' must be text, not list"),
         ({"instruction": "p", "input": 3, "output": "c"}, {}, r"'input' must be text, not int"),
-        ({"messages": "hello"}, {}, r"column 'messages' holds str, not a list"),
-        ({"messages": None}, {}, r"holds NoneType, not a list"),
-        ({"messages": ["hi"]}, {}, r"message 0: not an object"),
+        ({"messages": "hello"}, {}, r"column 'messages' is str, not a list"),
+        ({"messages": None}, {}, r"column 'messages' is NoneType, not a list"),
+        ({"messages": ["hi"]}, {}, r"message 0: must be an object"),
         (
             {"messages": [*CHAT, {"role": "asistant", "content": "a"}]},
             {},
@@ -143,7 +144,7 @@ CHAT = [{"role": "user", "content": "u"}]
         (
             {"messages": [{"role": "user", "contents": "a"}]},
             {},
-            r"no 'content' \(did you mean 'contents'\?\)",
+            r"'content' is missing \(did you mean 'contents'\?\)",
         ),
         ({"messages": [{"role": "user", "content": None}]}, {}, r"'content' must be text, not NoneType"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not list"),

@@ -1,0 +1,20 @@
+"""The README of the room: every reason for which a row can be dropped is in it, with what to do."""
+
+from __future__ import annotations
+
+import re
+
+DYNAMIC = {"no_chosen", "no_rejected", "no_prompt", "no_completion", "empty", "truncated"}
+"""Reasons that are not a literal of `RowError(...)`."""
+
+
+def test_every_reason_is_explained(root):
+    room = root / "posttrain" / "data"
+    raised = set(DYNAMIC)
+    for path in room.rglob("*.py"):
+        raised |= set(re.findall(r'RowError\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
+    table = re.search(r"\| reason \|.*?\n\n", (room / "README.md").read_text(encoding="utf-8"), re.S)
+    explained = {
+        slug for line in table[0].splitlines()[2:] for slug in re.findall(r"`(\w+)`", line.split("|")[1])
+    }
+    assert explained == raised and len(raised) > 15
