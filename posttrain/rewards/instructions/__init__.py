@@ -1,10 +1,10 @@
 """Following instructions that a program can check: IFEval's 25 and the constraints of IFBench.
 
-Zhou et al. 2023, arXiv 2311.07911 (ids `keywords:existence`, `length_constraints:number_words` ...) and Pyatkin et
-al. 2025, arXiv 2507.02833 (`count:word_count_range`, `ratio:stop_words` ...). A row names its instructions and their
-arguments; `table.py` holds one function for each id. A row without ids may have its one instruction as an answer, as
-Tulu 3's RLVR data do (`tulu.py`). Nothing is downloaded. Left out: `words:start_verb` (needs a
-tagger) and `words:odd_even_syllables` (needs a dictionary of syllables).
+Zhou et al. 2023, arXiv 2311.07911 (ids `keywords:existence`, `length_constraints:number_words` ...) and
+Pyatkin et al. 2025, arXiv 2507.02833 (`count:word_count_range`, `ratio:stop_words` ...). A row names its
+instructions and their arguments; `table.py` holds one function for each id. A row without ids may have its
+one instruction as an answer, as Tulu 3's RLVR data do (`tulu.py`). Nothing is downloaded. Left out:
+`words:start_verb` (needs a tagger) and `words:odd_even_syllables` (needs a dictionary of syllables).
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def instructions(
     """Whether the completion follows the instructions of its row (IFEval, IFBench).
 
     `mode`: `compat` agrees with the published checkers, their known defects included; `fixed` judges what the
-    instruction says. `strictness`: `loose` also tries the text without its first line, its last line, both, and
-    each of these without asterisks. `grade`: `all` gives 1.0 when every instruction is followed, `fraction` the
-    share that is. `details["instructions"]` says for each whether it was followed and why not.
+    instruction says. `strictness`: `loose` also tries the text without its first line, its last line, both,
+    and each of these without asterisks. `grade`: `all` gives 1.0 when every instruction is followed,
+    `fraction` the share that is. `details["instructions"]` says for each whether it was followed and why not.
 
     An empty completion is `unparseable`; one of more than 200,000 characters is `limit`. Language is told by
     langdetect with a fixed seed, so that equal texts get equal verdicts.

@@ -1,6 +1,7 @@
 """IFBench, group `custom`: tasks that are their own instruction (Pyatkin et al. 2025, arXiv 2507.02833).
 
-Left out: whether dates, countries and questions are the right ones, where the official checkers do not look either.
+Left out: whether dates, countries and questions are the right ones, where the official checkers do not look
+either.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """IFEval: keywords, letters and the language of a text (Zhou et al. 2023, arXiv 2311.07911).
 
-In mode `compat` a keyword is a regular expression found anywhere, as in the official checkers; in mode `fixed` it is
-a text that may not be part of a longer word. Left out: inflected forms.
+In mode `compat` a keyword is a regular expression found anywhere, as in the official checkers; in mode
+`fixed` it is a text that may not be part of a longer word. Left out: inflected forms.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: R
 def response_language(text: str, language: str, fixed: bool) -> str:
     """The whole text is in `language`, an ISO 639-1 code.
 
-    `compat`: a text without a single letter passes, as officially. `fixed`: it fails, and `zh` is any Chinese.
+    `compat`: a text without a single letter passes, as officially. `fixed`: it fails, and `zh` is any
+    Chinese.
     """
     found = language_of(text)
     if found is None:

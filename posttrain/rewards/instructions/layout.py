@@ -1,7 +1,7 @@
 r"""IFEval: content and format that can be seen (Zhou et al. 2023, arXiv 2311.07911).
 
-The official patterns are written here as searches by line where they would need quadratic time (`\[.*?\]` over a
-million `[`). Left out: a Markdown parser; code blocks are text like any other.
+The official patterns are written here as searches by line where they would need quadratic time (`\[.*?\]`
+over a million `[`). Left out: a Markdown parser; code blocks are text like any other.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def postscript(text: str, postscript_marker: str, fixed: bool) -> str:
 def number_bullet_lists(text: str, num_bullets: int, fixed: bool) -> str:
     """Exactly so many bullet points.
 
-    `compat` counts every line that begins with `-` or with one `*` (a rule `---` and `*emphasis*` among them);
-    `fixed` wants a space after the bullet.
+    `compat` counts every line that begins with `-` or with one `*` (a rule `---` and `*emphasis*` among
+    them); `fixed` wants a space after the bullet.
     """
     count = _bullet_lines(text) if not fixed else sum(1 for _ in BULLET.finditer(text))
     return exactly(count, num_bullets, "bullet points")

@@ -44,8 +44,8 @@ def nth_paragraph_first_word(
 ) -> str:
     """Paragraphs are divided by blank lines; the n-th begins with a word.
 
-    `compat` counts the paragraphs without the empty ones, but takes the n-th of the list with them, and wants the
-    word as it is given; `fixed` leaves empty ones out of both.
+    `compat` counts the paragraphs without the empty ones, but takes the n-th of the list with them, and wants
+    the word as it is given; `fixed` leaves empty ones out of both.
     """
     every = text.split("\n\n")
     filled = [one for one in every if one.strip()]

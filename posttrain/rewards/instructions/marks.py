@@ -1,5 +1,5 @@
-r"""IFBench, groups `format` and `repeat`: marks, brackets, quotes, bullets, copies (Pyatkin et al. 2025, arXiv
-2507.02833).
+r"""IFBench, groups `format` and `repeat`: marks, brackets, quotes, bullets, copies (Pyatkin et al. 2025,
+arXiv 2507.02833).
 
 Left out: a table of all emoji; the blocks of Unicode that hold them are taken instead.
 """

@@ -1,7 +1,7 @@
 r"""IFBench, groups `words` and `sentence`: which words, and in which order (Pyatkin et al. 2025, arXiv 2507.02833).
 
-Left out: `words:start_verb`, which needs a part-of-speech tagger, and `words:odd_even_syllables`, which needs a
-dictionary of syllables.
+Left out: `words:start_verb`, which needs a part-of-speech tagger, and `words:odd_even_syllables`, which needs
+a dictionary of syllables.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 r"""Sentences as the official checkers see them: an own version of the Punkt algorithm for English.
 
-Kiss and Strunk, Unsupervised Multilingual Sentence Boundary Detection (Computational Linguistics 32, 2006), with the
-decisions of nltk's English model: `?` and `!` before a space or a bracket end a sentence; a full stop does, unless
-the word is an abbreviation or an initial, or a number is followed by a small letter. So `1. First` is two sentences,
-as it is for the official checker. Left out: the model's statistics of 20,000 words (which words the training text
-wrote in small letters): after an abbreviation or `...` a capital begins a sentence only for the words below and
-for those that end in -ly, -ing, -ed. Everything is linear in the text.
+Kiss and Strunk, Unsupervised Multilingual Sentence Boundary Detection (Computational Linguistics 32, 2006),
+with the decisions of nltk's English model: `?` and `!` before a space or a bracket end a sentence; a full
+stop does, unless the word is an abbreviation or an initial, or a number is followed by a small letter. So `1.
+First` is two sentences, as it is for the official checker. Left out: the model's statistics of 20,000 words
+(which words the training text wrote in small letters): after an abbreviation or `...` a capital begins a
+sentence only for the words below and for those that end in -ly, -ing, -ed. Everything is linear in the text.
 """
 
 from __future__ import annotations

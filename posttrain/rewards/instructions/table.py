@@ -1,9 +1,10 @@
 """The table of instructions: an id, the function that checks it, and the arguments that function takes.
 
-A check is `fn(text, **kwargs) -> str`: the empty string when the text follows the instruction, else the reason in
-words. Its parameters after the text are the kwargs a row must give, typed by their annotations. Two names are
-special: `fixed` (True in mode `fixed`) and `prompt_to_repeat` (taken from the row's prompt where the kwargs lack it).
-A new instruction is one function under `@instruction("group:name")`. Left out: writing the instruction into a prompt.
+A check is `fn(text, **kwargs) -> str`: the empty string when the text follows the instruction, else the
+reason in words. Its parameters after the text are the kwargs a row must give, typed by their annotations. Two
+names are special: `fixed` (True in mode `fixed`) and `prompt_to_repeat` (taken from the row's prompt where
+the kwargs lack it). A new instruction is one function under `@instruction("group:name")`. Left out: writing
+the instruction into a prompt.
 """
 
 from __future__ import annotations

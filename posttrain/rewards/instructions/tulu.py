@@ -2,11 +2,12 @@ r"""The one instruction of a row of Tulu 3's RLVR data: a JSON object with the n
 
     {"func_name": "validate_word_constraint", "N": 80, "quantifier": "around", ...}       the others null
 
-allenai/RLVR-IFeval and the mixture with GSM8K and MATH (arXiv 2411.15124, section 6.2) hold it as text in `ground_truth`. The
-25 instructions are IFEval's kinds but not its ids: counts are exact where IFEval compares, `around` allows a tenth. They
-are judged here by what the prompt says, as the published functions (open-instruct, if_functions.py) do, but for texts that
-those let through by accident (`****` as highlighted sections) or can never accept (a keyword of two words). Left out: the later
-data with several instructions a row, which names ids and kwargs.
+allenai/RLVR-IFeval and the mixture with GSM8K and MATH (arXiv 2411.15124, section 6.2) hold it as text in
+`ground_truth`. The 25 instructions are IFEval's kinds but not its ids: counts are exact where IFEval
+compares, `around` allows a tenth. They are judged here by what the prompt says, as the published functions
+(open-instruct, if_functions.py) do, but for texts that those let through by accident (`****` as highlighted
+sections) or can never accept (a keyword of two words). Left out: the later data with several instructions a
+row, which names ids and kwargs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 r"""Words as the official checkers see them: runs of `\w`, and the tokens of the Penn Treebank.
 
-`tokens` follows the rules of the Treebank tokenizer that nltk's `word_tokenize` applies to each sentence (quotes,
-brackets, `n't`, `'s`, the final full stop). Left out: spans, and turning tokens back into text. Linear in the text.
+`tokens` follows the rules of the Treebank tokenizer that nltk's `word_tokenize` applies to each sentence
+(quotes, brackets, `n't`, `'s`, the final full stop). Left out: spans, and turning tokens back into text.
+Linear in the text.
 """
 
 from __future__ import annotations

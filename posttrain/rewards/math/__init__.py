@@ -1,9 +1,10 @@
 r"""The reward `math`: is the final answer of a completion the reference's?
 
-Extraction, one spelling, tiers from exact text to symbolic comparison, each in its own file; the order to read them in is
-`extract`, `clean`, `reading`, `compare`, `equality`. Nothing is evaluated by Python, SymPy or LaTeX: text is tokenised and
-parsed here, and what would be costly is refused before it is computed (reason `limit`). Left out: a simplifier, solving,
-integrals, sums and limits (an answer that still holds one is no answer unless the reference is the same text).
+Extraction, one spelling, tiers from exact text to symbolic comparison, each in its own file; the order to
+read them in is `extract`, `clean`, `reading`, `compare`, `equality`. Nothing is evaluated by Python, SymPy or
+LaTeX: text is tokenised and parsed here, and what would be costly is refused before it is computed (reason
+`limit`). Left out: a simplifier, solving, integrals, sums and limits (an answer that still holds one is no
+answer unless the reference is the same text).
 """
 
 from __future__ import annotations
@@ -69,21 +70,22 @@ def math(
 ) -> Verdict:
     r"""1.0 if the final answer of the completion is the reference's, in any notation.
 
-    `mode` (default `math`): `gsm8k` also takes the last number of the text; `strict` reads only "Final Answer: The final
-    answer is X. I hope it is correct." (Minerva); `choice` compares letters A to J; `numeric` allows a `tolerance`
-    (relative to the reference, default 1e-6) and an `absolute_tolerance` (default 0). Elsewhere equality is exact:
-    0.142857 is not 1/7.
+    `mode` (default `math`): `gsm8k` also takes the last number of the text; `strict` reads only "Final
+    Answer: The final answer is X. I hope it is correct." (Minerva); `choice` compares letters A to J;
+    `numeric` allows a `tolerance` (relative to the reference, default 1e-6) and an `absolute_tolerance`
+    (default 0). Elsewhere equality is exact: 0.142857 is not 1/7.
 
     `extract` (default `any`): see extract.py; `boxed` reads boxes only, `last_number` the last number only.
 
-    `percent` (default `either`): x% is x/100, and the sign may be missing on one side (50% and 50); without any sign
-    nothing is scaled. `exact`: x% is x/100 only. `ignore`: the sign means nothing.
+    `percent` (default `either`): x% is x/100, and the sign may be missing on one side (50% and 50); without
+    any sign nothing is scaled. `exact`: x% is x/100 only. `ignore`: the sign means nothing.
 
-    `units` (default `convert`): a unit may be missing on either side; where both have one they must measure the same
-    thing and are converted (5 cm is 0.05 m, not 5 m). `strict`: a unit of the reference must be given. `ignore`: units
-    mean nothing.
+    `units` (default `convert`): a unit may be missing on either side; where both have one they must measure
+    the same thing and are converted (5 cm is 0.05 m, not 5 m). `strict`: a unit of the reference must be
+    given. `ignore`: units mean nothing.
 
-    Details: `answer` as found, `found` (where), `tier` (what settled it). Status `unparseable`: no final answer.
+    Details: `answer` as found, `found` (where), `tier` (what settled it). Status `unparseable`: no final
+    answer.
 
     Raises:
         RequestError: a tolerance outside mode `numeric`, or below 0.

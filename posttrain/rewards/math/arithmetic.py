@@ -1,8 +1,9 @@
 """The value of a tree at a point: exact fractions as long as they are, then mpmath at a set precision.
 
-Every operation is counted before it runs, and refused where it would be large (`TooCostly`). `spread` is the largest
-number of decimal digits between the terms of a sum, or between the argument of a function and 1: what the precision
-must cover for a tiny term not to vanish. Real roots are preferred: (-8)^(1/3) is -2. Left out: intervals of error; `equality` compares two precisions.
+Every operation is counted before it runs, and refused where it would be large (`TooCostly`). `spread` is the
+largest number of decimal digits between the terms of a sum, or between the argument of a function and 1: what
+the precision must cover for a tiny term not to vanish. Real roots are preferred: (-8)^(1/3) is -2. Left out:
+intervals of error; `equality` compares two precisions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Does an answer say what the reference says? The reference decides the shape.
 
-One value never matches a list; all members of an equality chain must agree; a name may be left out but not be another
-one; brackets of intervals and the order of tuples count, the order of lists and sets does not.
+One value never matches a list; all members of an equality chain must agree; a name may be left out but not be
+another one; brackets of intervals and the order of tuples count, the order of lists and sets does not.
 """
 
 from __future__ import annotations

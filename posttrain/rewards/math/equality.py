@@ -1,11 +1,12 @@
 """Are two expressions equal?
 
-Without variables: both exact fractions are compared as such; else both are computed at two precisions that cover the
-smallest term in either, and are equal if the difference shrinks with the precision, so that no absolute cut-off
-exists and 1/2^99 is not 1/2^98. With variables: at 12 to 20 pseudo-random points drawn from a hash of both texts, where the
-reference is real (complex ones if it never is); one differing point proves that they differ, agreement of all valid
-points (at least 4, exact fractions or 60 and more digits) is taken for equality. This replaces a simplifier: it cannot
-hang, and is wrong only for functions that agree at every point drawn. Variables must be the same on both sides.
+Without variables: both exact fractions are compared as such; else both are computed at two precisions that
+cover the smallest term in either, and are equal if the difference shrinks with the precision, so that no
+absolute cut-off exists and 1/2^99 is not 1/2^98. With variables: at 12 to 20 pseudo-random points drawn from
+a hash of both texts, where the reference is real (complex ones if it never is); one differing point proves
+that they differ, agreement of all valid points (at least 4, exact fractions or 60 and more digits) is taken
+for equality. This replaces a simplifier: it cannot hang, and is wrong only for functions that agree at every
+point drawn. Variables must be the same on both sides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 r"""Where a completion says its final answer.
 
-What stands before the last `</think>` does not count, and an unclosed `<think>` is no answer. Then, in this order: the
-last balanced `\boxed{}` or `\fbox{}` (boxes joined by a comma, `and` or `or` are one list), `final answer is`,
-`answer is` or `Answer:`, `####`, and for `math` a completion that is a single line. Only the neighbourhood of the last
-box and the end of a text are looked at, so that ten megabytes cost milliseconds. Left out: judging what was found.
+What stands before the last `</think>` does not count, and an unclosed `<think>` is no answer. Then, in this
+order: the last balanced `\boxed{}` or `\fbox{}` (boxes joined by a comma, `and` or `or` are one list), `final
+answer is`, `answer is` or `Answer:`, `####`, and for `math` a completion that is a single line. Only the
+neighbourhood of the last box and the end of a text are looked at, so that ten megabytes cost milliseconds.
+Left out: judging what was found.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 r"""Tokens to a tree: a recursive-descent parser for LaTeX and plain mathematics.
 
-Products bind as they are read, `1/2x` is (1/2)x; `-x^2` is -(x^2); `2\frac12` and `2 1/2` are mixed numbers; a function
-without brackets takes the factors that follow (`\sin 2x`). Left out, and therefore refused: integrals, sums, products,
-limits, derivatives, sequences, anything that would have to be solved before it is an answer.
+Products bind as they are read, `1/2x` is (1/2)x; `-x^2` is -(x^2); `2\frac12` and `2 1/2` are mixed numbers;
+a function without brackets takes the factors that follow (`\sin 2x`). Left out, and therefore refused:
+integrals, sums, products, limits, derivatives, sequences, anything that would have to be solved before it is
+an answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Sets of real numbers as unions of intervals: joined, sorted, compared.
 
-Ends without variables are sorted by value and touching pieces are merged; ends with variables keep their order.
+Ends without variables are sorted by value and touching pieces are merged; ends with variables keep their
+order.
 """
 
 from __future__ import annotations

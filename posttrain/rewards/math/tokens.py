@@ -1,8 +1,9 @@
 r"""Cleaned mathematics as a list of tokens. Knows no grammar.
 
-A token is `(kind, value)`: `num` with a Fraction and its text, `sym`, `const`, `fn`, `cmd` (a LaTeX command with
-arguments), `text` (what stands in `\text{}`) or `op`. Words are read letter by letter (`ab` is a times b) except for
-names of functions and Greek letters; five or more letters that are no such name are prose, which is refused.
+A token is `(kind, value)`: `num` with a Fraction and its text, `sym`, `const`, `fn`, `cmd` (a LaTeX command
+with arguments), `text` (what stands in `\text{}`) or `op`. Words are read letter by letter (`ab` is a times
+b) except for names of functions and Greek letters; five or more letters that are no such name are prose,
+which is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Expressions as tuples: `(kind, ...)`. No values, no comparison.
 
-`("num", Fraction)`, `("sym", name)`, `("const", "pi" | "e" | "i")`, `("inf",)`, `("add", parts)`, `("mul", parts)`,
-`("pow", base, exponent)`, `("fn", name, arguments)`. A difference is `add` of a `mul` with -1, a quotient `mul` with
-a `pow` of -1: one way to say each thing.
+`("num", Fraction)`, `("sym", name)`, `("const", "pi" | "e" | "i")`, `("inf",)`, `("add", parts)`, `("mul",
+parts)`, `("pow", base, exponent)`, `("fn", name, arguments)`. A difference is `add` of a `mul` with -1, a
+quotient `mul` with a `pow` of -1: one way to say each thing.
 """
 
 from __future__ import annotations

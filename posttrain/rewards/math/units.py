@@ -1,7 +1,8 @@
 r"""Units of measure, currencies and counted things behind a number.
 
-A unit is its dimensions and its scale (cm: length, 1/100). Counted things ("dogs") are dimensions of their own name.
-Left out: prefixes and units that the table does not name; conversions with an offset (°C and °F are two dimensions).
+A unit is its dimensions and its scale (cm: length, 1/100). Counted things ("dogs") are dimensions of their
+own name. Left out: prefixes and units that the table does not name; conversions with an offset (°C and °F are
+two dimensions).
 """
 
 from __future__ import annotations

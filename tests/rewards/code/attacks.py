@@ -1,9 +1,9 @@
 """Programs that try to win without solving the task: forgery, escape, exhaustion, leftovers.
 
-Each is `Attack(name, kind, program, ...)`. A forger must fail tests that it cannot answer. Every other program prints
-`OUT` if it got what it wanted and `held` otherwise; its row expects `OUT`, so a breach is a score above 0. Words in
-double angle brackets are filled in by the runner: a secret file, a target to write, a port and sockets that listen, the
-caller's process id, the interpreter.
+Each is `Attack(name, kind, program, ...)`. A forger must fail tests that it cannot answer. Every other
+program prints `OUT` if it got what it wanted and `held` otherwise; its row expects `OUT`, so a breach is a
+score above 0. Words in double angle brackets are filled in by the runner: a secret file, a target to write, a
+port and sockets that listen, the caller's process id, the interpreter.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ FORGERY = [
         EQUAL,
     ),
     (
-        "answers with a class of the judge",
+        "answers with a class of the tester",
         "import os, json\ndef solve(x):\n"
         "    B = json.dumps({'v': [2], 't': [['n', 'Judge', []]], 'm': None}).encode()\n"
         "    for fd in range(3, 300):\n        try: os.write(fd, len(B).to_bytes(8, 'big') + B)\n"

@@ -17,7 +17,7 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, code
 from posttrain.rewards.code.row import tests_of as row_tests
-from posttrain.rewards.code.sandbox import ladder, pool, runtime, selftest
+from posttrain.rewards.code.sandbox import bundle, ladder, pool, runtime, selftest
 from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 from posttrain.types import Example
 from tests.conftest import ROOT, require
@@ -37,7 +37,7 @@ def own(request):
 
 def score(own: pool.Pool, program: str, seconds: float = 5.0, **row):
     row = row or ROW.extra
-    return check.judge(program, row_tests(Example(extra=row)), check.Limits(seconds), own)
+    return check.verdict_of(program, row_tests(Example(extra=row)), check.Limits(seconds), own)
 
 
 # ---- the ladder
@@ -46,6 +46,63 @@ def score(own: pool.Pool, program: str, seconds: float = 5.0, **row):
 def test_the_self_test_sees_missing_walls():
     """Without walls the probes get through; a self-test that cannot fail would prove nothing."""
     assert "reads a file outside" in selftest.run("none")
+
+
+LEAKS = {
+    "nothing is closed": ("zygote", "limits.only(*fds)", "pass"),
+    "one is left open": ("limits", "low = 3\n", "low = 4\n"),
+}
+KEEPS_FILES = """
+def files():
+    import stat
+    found = []
+    for fd in range(3, 256):
+        try:
+            found += [fd] if stat.S_ISREG(os.fstat(fd).st_mode) else []
+        except OSError:
+            pass
+    return found
+"""
+
+
+@pytest.mark.parametrize("module, wall, worse", LEAKS.values(), ids=LEAKS)
+def test_the_self_test_sees_a_leaking_descriptor(monkeypatch, own, module, wall, worse):
+    """A sandbox that forgets to close: a program in it then has a descriptor that it must not have."""
+    sources = dict(bundle.modules())
+    assert sources[module].count(wall) == 1
+    sources[module] = sources[module].replace(wall, worse)
+    monkeypatch.setattr(bundle, "modules", lambda: list(sources.items()))
+    assert "has descriptors of its caller" in selftest.run(own.backend)
+
+
+def test_the_self_test_sees_a_descriptor_that_the_zygote_inherits(monkeypatch, own):
+    """Children that keep files open leak nothing as long as the zygote starts without any; then it inherits one."""
+    sources = dict(bundle.modules())
+    sources["limits"] += KEEPS_FILES
+    sources["zygote"] = sources["zygote"].replace("limits.only(*fds)", "limits.only(*fds, *limits.files())")
+    monkeypatch.setattr(bundle, "modules", lambda: list(sources.items()))
+    assert selftest.run(own.backend) is None
+    careless(monkeypatch, close_fds=False)
+    assert "has descriptors of its caller" in selftest.run(own.backend)
+
+
+def test_the_self_test_sees_an_environment_that_the_zygote_inherits(monkeypatch, own):
+    careless(monkeypatch, env=None)
+    assert "has its caller's environment" in selftest.run(own.backend)
+
+
+def careless(monkeypatch, **options) -> None:
+    """Starts processes with `options` instead of what the sandbox says."""
+    start = subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda *words, **given: start(*words, **given | options))
+
+
+def test_a_probe_that_does_not_run_is_no_wall(monkeypatch):
+    """A mistake in a probe is reported; it does not pass for a refusal."""
+    broken = selftest.PROBES.replace("def is_open(fd):", "def is_shut(fd):")
+    monkeypatch.setattr(selftest, "PROBES", broken)
+    wrong = selftest.run("landlock")
+    assert "could not run all its probes: has descriptors of its caller (NameError" in wrong
 
 
 def test_a_named_back_end_that_does_not_hold_is_refused(monkeypatch):
@@ -71,7 +128,7 @@ def test_nothing_holds(monkeypatch):
 
 def test_no_bwrap_is_said(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert selftest.run("bubblewrap") == "there is no `bwrap`"
+    assert selftest.run("bubblewrap") == "`bwrap` is not installed"
 
 
 # ---- innocent programs
@@ -148,7 +205,7 @@ def test_a_zygote_that_dies_in_a_check_is_tried_once_more_then_an_error(own):
     def dies(slot):
         tries.append(1)
         kill(slot)
-        return slot.judge(b"\0" * 8, 5.0, 512 << 20)
+        return slot.test(b"\0" * 8, 5.0, 512 << 20)
 
     with pytest.raises(SlotLost):
         own.run(dies, 5.0)
@@ -165,7 +222,7 @@ def test_a_zygote_that_dies_in_a_check_is_tried_once_more_then_an_error(own):
 
 def test_a_full_queue_is_a_timeout(own):
     with own.slot(1.0):
-        verdict = check.judge(ADD, row_tests(ROW), check.Limits(queue=0.05), own)
+        verdict = check.verdict_of(ADD, row_tests(ROW), check.Limits(queue=0.05), own)
     assert (verdict.value, verdict.status) == (None, "timeout")
     assert score(own, ADD).value == 1.0
 
@@ -230,7 +287,7 @@ def test_close_ends_every_process():
 def test_the_end_of_the_caller_ends_the_sandbox():
     """Killed, not closed: the zygote notices the socket."""
     program = (
-        "import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\nfrom posttrain.rewards.code.sandbox.backends import LADDER\n"
+        "import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\nfrom posttrain.rewards.code.sandbox.ladder import LADDER\n"
         "for b in sys.argv[1:]:\n    with pool(b).slot(9) as s:\n        s.start()\n"
         "print('up', flush=True)\ntime.sleep(60)\n"
     )
