@@ -1,4 +1,4 @@
-r"""The reward `math`: is the final answer of a completion the reference's?
+r"""The reward `math`: whether the final answer of a completion equals the reference.
 
 Extraction, one spelling, tiers from exact text to symbolic comparison, each in its own file; the order to
 read them in is `extract`, `clean`, `reading`, `compare`, `equality`. Nothing is evaluated by Python, SymPy or
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from posttrain.errors import RequestError
+from posttrain.rewards.math.arithmetic import context
 from posttrain.rewards.math.choice import find_letter, letter_of
 from posttrain.rewards.math.compare import Policy
 from posttrain.rewards.math.equality import Tolerance
@@ -27,33 +28,33 @@ __all__ = ["check_gold", "math", "plain_number"]
 Mode = Literal["math", "gsm8k", "strict", "choice", "numeric"]
 DEFAULT_TOLERANCE = 1e-6
 SHOWN = 200
-"""Characters of the answer that go into the details."""
+"""Characters of the answer that are kept in the details."""
 
 
 def check_gold(example: Any, mode: Mode = "math", **options: Any) -> None:
-    """Refuses a row whose reference cannot be judged.
+    """Refuses a row whose reference cannot be compared with.
 
     Raises:
-        ValueError: the answer is missing, empty, unbalanced, too long, too costly, or not of the kind the mode needs.
+        ValueError: the answer is missing, empty, unbalanced, too long, too costly or of the wrong kind.
         RequestError: options that do not go together.
     """
     _policy(mode, **options)
     answer = example.answer
     if not isinstance(answer, str):
-        raise ValueError("the row has no answer" if answer is None else f"the answer is {answer!r}")
+        raise ValueError(
+            "the row has no answer" if answer is None else f"the answer must be a string, not {answer!r}"
+        )
     gold = understand_gold(answer)
     if mode == "choice" and letter_of(gold.text) is None:
-        raise ValueError(f"the answer {answer[:60]!r} is no letter from A to J, which mode 'choice' needs")
+        raise ValueError(f"the answer {answer[:60]!r} is not a letter from A to J, as mode 'choice' requires")
     if mode == "numeric" and (not gold.nodes or isinstance(gold.nodes[0], Words)):
-        raise ValueError(f"the answer {answer[:60]!r} is no number, which mode {mode!r} needs")
+        raise ValueError(f"the answer {answer[:60]!r} is not a number, as mode {mode!r} requires")
     if mode == "gsm8k" and plain_number(gold.text) is None:
-        raise ValueError(f"the answer {answer[:60]!r} is no number, which mode 'gsm8k' needs")
+        raise ValueError(f"the answer {answer[:60]!r} is not a number, as mode 'gsm8k' requires")
 
 
 def _warm() -> None:
-    """Imports what the first comparison would otherwise wait for."""
-    from posttrain.rewards.math.arithmetic import context
-
+    """Imports what the first comparison would otherwise have to import within its time limit."""
     context()
 
 
@@ -68,7 +69,7 @@ def math(
     tolerance: float | None = None,
     absolute_tolerance: float | None = None,
 ) -> Verdict:
-    r"""1.0 if the final answer of the completion is the reference's, in any notation.
+    r"""Whether the final answer of the completion equals the reference, in any notation.
 
     `mode` (default `math`): `gsm8k` also takes the last number of the text; `strict` reads only "Final
     Answer: The final answer is X. I hope it is correct." (Minerva); `choice` compares letters A to J;
@@ -116,7 +117,7 @@ def math(
 def _letters(gold: str, found: str | None) -> Verdict:
     wanted = letter_of(gold)
     if wanted is None:
-        raise ValueError(f"the answer {gold[:60]!r} is no letter from A to J")
+        raise ValueError(f"the answer {gold[:60]!r} is not a letter from A to J")
     if found is None:
         return Verdict(0.0, "unparseable", "no final letter")
     right = found == wanted
@@ -135,9 +136,11 @@ def _policy(
 ) -> Policy:
     for name, value in (("tolerance", tolerance), ("absolute_tolerance", absolute_tolerance)):
         if value is not None and mode != "numeric":
-            raise RequestError(f"reward 'math': {name} is for mode 'numeric'; the mode is {mode!r}")
+            raise RequestError(
+                f"reward 'math': {name} can only be set with mode 'numeric'; the mode is {mode!r}"
+            )
         if value is not None and not 0 <= value < float("inf"):
-            raise RequestError(f"reward 'math': {name} = {value} must be 0 or more")
+            raise RequestError(f"reward 'math': {name} = {value} must be at least 0 and finite")
     if mode != "numeric":
         return Policy(percent, units)
     relative = DEFAULT_TOLERANCE if tolerance is None else tolerance

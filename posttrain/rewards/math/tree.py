@@ -34,7 +34,7 @@ def inverse(tree: Tree) -> Tree:
 
 
 def children(tree: Tree) -> tuple[Tree, ...]:
-    """The trees directly below."""
+    """The trees directly below `tree`."""
     kind = tree[0]
     if kind in ("add", "mul"):
         return tree[1]
