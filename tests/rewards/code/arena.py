@@ -1,4 +1,4 @@
-"""Runs the attacks against back-ends and prints a table, or JSON for the tests: one row an attack, `held` or what broke.
+"""Runs the attacks against back-ends. Prints a table, or JSON for the tests: `held` or what broke.
 
     python tests/rewards/code/arena.py [--json] [--only KIND] [back-end ...]
 

@@ -1,4 +1,4 @@
-"""The wire between candidate and tester: values survive, hostile tables are refused, nothing else is built."""
+"""The wire between candidate and tester: values survive, hostile tables are refused."""
 
 from __future__ import annotations
 

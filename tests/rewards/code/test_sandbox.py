@@ -1,4 +1,4 @@
-"""Back-ends, slots and the pool: what is refused, what ends, what is cleaned up, from any thread and after a fork."""
+"""Back-ends, slots and the pool: what is refused, ended and cleaned up, from any thread and after a fork."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_self_test_sees_a_leaking_descriptor(monkeypatch, own, module, wall,
 
 
 def test_the_self_test_sees_a_descriptor_that_the_zygote_inherits(monkeypatch, own):
-    """Children that keep files open leak nothing as long as the zygote starts without any; then it inherits one."""
+    """Children that keep files open leak nothing until the zygote inherits one."""
     sources = dict(bundle.modules())
     sources["limits"] += KEEPS_FILES
     sources["zygote"] = sources["zygote"].replace("limits.only(*fds)", "limits.only(*fds, *limits.files())")
@@ -137,19 +137,28 @@ def test_no_bwrap_is_said(monkeypatch):
 @pytest.mark.parametrize(
     "program",
     [
-        "import os\ndef add(a, b):\n    assert os.getcwd() and os.getpid() and os.path.join('a', 'b')\n    return a + b",
-        "import threading, queue\ndef add(a, b):\n    q = queue.Queue()\n    ts = [threading.Thread(target=q.put, args=(x,)) for x in (a, b)]\n"
+        "import os\ndef add(a, b):\n    assert os.getcwd() and os.getpid() and os.path.join('a', 'b')\n"
+        "    return a + b",
+        "import threading, queue\ndef add(a, b):\n    q = queue.Queue()\n"
+        "    ts = [threading.Thread(target=q.put, args=(x,)) for x in (a, b)]\n"
         "    [t.start() for t in ts]; [t.join() for t in ts]\n    return q.get() + q.get()",
-        "from concurrent.futures import ThreadPoolExecutor\ndef add(a, b):\n    with ThreadPoolExecutor(4) as p: return sum(p.map(int, (a, b)))",
-        "import asyncio\nasync def go(a, b):\n    await asyncio.sleep(0)\n    return a + b\ndef add(a, b): return asyncio.run(go(a, b))",
-        "import numpy as np\ndef add(a, b): return int(np.linalg.norm(np.eye(50)) * 0 + np.array([a, b]).sum())",
-        "class N:\n    def __init__(s, v): s.v = v\n    def __eq__(s, o): return s.v == o.v\n    def __hash__(s): return 1\n"
+        "from concurrent.futures import ThreadPoolExecutor\ndef add(a, b):\n"
+        "    with ThreadPoolExecutor(4) as p: return sum(p.map(int, (a, b)))",
+        "import asyncio\nasync def go(a, b):\n    await asyncio.sleep(0)\n    return a + b\n"
+        "def add(a, b): return asyncio.run(go(a, b))",
+        "import numpy as np\n"
+        "def add(a, b): return int(np.linalg.norm(np.eye(50)) * 0 + np.array([a, b]).sum())",
+        "class N:\n    def __init__(s, v): s.v = v\n    def __eq__(s, o): return s.v == o.v\n"
+        "    def __hash__(s): return 1\n"
         "def add(a, b):\n    assert N(1) == N(1)\n    return a + b",
-        "import sys\nsys.setrecursionlimit(20000)\ndef deep(n): return 0 if not n else 1 + deep(n - 1)\ndef add(a, b): return deep(5000) - 5000 + a + b",
+        "import sys\nsys.setrecursionlimit(20000)\ndef deep(n): return 0 if not n else 1 + deep(n - 1)\n"
+        "def add(a, b): return deep(5000) - 5000 + a + b",
         "import codecs, json, re, decimal, zoneinfo, sqlite3, pickle, ctypes, uuid, hashlib\n"
         "def add(a, b):\n    assert 'x'.encode('utf-16') and 'ä'.encode('cp1252')\n    return a + b",
-        "import multiprocessing\ndef add(a, b):\n    try: multiprocessing.Pool(2)\n    except OSError: pass\n    return a + b",
-        "import time, random, signal\ndef add(a, b):\n    time.sleep(0.01); signal.alarm(0); return a + b + random.random() * 0",
+        "import multiprocessing\ndef add(a, b):\n    try: multiprocessing.Pool(2)\n    except OSError: pass\n"
+        "    return a + b",
+        "import time, random, signal\ndef add(a, b):\n"
+        "    time.sleep(0.01); signal.alarm(0); return a + b + random.random() * 0",
     ],
     ids=[
         "os",
@@ -287,7 +296,8 @@ def test_close_ends_every_process():
 def test_the_end_of_the_caller_ends_the_sandbox():
     """Killed, not closed: the zygote notices the socket."""
     program = (
-        "import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\nfrom posttrain.rewards.code.sandbox.ladder import LADDER\n"
+        "import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\n"
+        "from posttrain.rewards.code.sandbox.ladder import LADDER\n"
         "for b in sys.argv[1:]:\n    with pool(b).slot(9) as s:\n        s.start()\n"
         "print('up', flush=True)\ntime.sleep(60)\n"
     )

@@ -1,4 +1,4 @@
-r"""Whole completions: where the final answer is found, what does not count, and the modes that read differently.
+r"""Completions: where the final answer is found, what does not count, and the modes that read differently.
 
 `responses.txt` holds a reference, the value and a completion a line (`\n` is a line break).
 """

@@ -1,7 +1,8 @@
 """Slots for many threads: one zygote per core and back-end, handed out in order of arrival.
 
 A check waits for a slot until its queue deadline. If the zygote is lost, it is started again and the check is
-retried once; a second loss is the checker's failure. Zygotes end with the process; forked copies start their own.
+retried once; a second loss is the checker's failure. Zygotes end with the process; forked copies start their
+own.
 """
 
 from __future__ import annotations
