@@ -48,7 +48,7 @@ if not pid:
             os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)
         p.limits.prctl(p.limits.PR_SET_NO_NEW_PRIVS, 1)
         p.limits.confine({memory}, {seconds}, p.seccomp.prepare(False), os.getppid())
-    except Exception: pass  # the server's own walls must do
+    except Exception: pass  # then only the server's walls isolate
     try: p.host.Host(c).serve()
     finally: os._exit(0)
 a.close()

@@ -48,7 +48,7 @@ def postscript(text: str, postscript_marker: str, fixed: bool) -> str:
     try:
         return unless(re.search(pattern, text, re.MULTILINE) is not None, f"no postscript {marker!r}")
     except re.error as error:
-        raise ValueError(f"{marker!r} is no regular expression ({error})") from None
+        raise ValueError(f"{marker!r} is not a regular expression ({error})") from None
 
 
 @instruction("detectable_format:number_bullet_lists")
@@ -105,7 +105,7 @@ def multiple_sections(text: str, section_spliter: str, num_sections: int, fixed:
     try:
         count = sum(1 for _ in re.finditer(rf"\s?{mark}\s?\d+\s?", text))
     except re.error as error:
-        raise ValueError(f"{mark!r} is no regular expression ({error})") from None
+        raise ValueError(f"{mark!r} is not a regular expression ({error})") from None
     return at_least(count, num_sections, "sections")
 
 

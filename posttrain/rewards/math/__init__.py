@@ -1,10 +1,11 @@
 r"""The reward `math`: whether the final answer of a completion equals the reference.
 
-Extraction, one spelling, tiers from exact text to symbolic comparison, each in its own file; the order to
-read them in is `extract`, `clean`, `reading`, `compare`, `equality`. Nothing is evaluated by Python, SymPy or
-LaTeX: text is tokenised and parsed here, and what would be costly is refused before it is computed (reason
-`limit`). Left out: a simplifier, solving, integrals, sums and limits (an answer that still holds one is no
-answer unless the reference is the same text).
+The parts are extraction, one spelling, and tiers from exact text to symbolic comparison; read them in the
+order `extract`, `clean`, `reading`, `compare`, `equality`. Nothing is evaluated by Python, SymPy or LaTeX:
+text is tokenised and parsed here, and what would be costly is refused before it is computed (reason `limit`).
+Left out: a simplifier, solving, integrals, sums and limits; an answer that contains one is only right if it
+is the same text as the reference. Imports `posttrain.types`, `posttrain.errors` and from `rewards` only
+`registry` and `simple.visible`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from posttrain.rewards.math.arithmetic import context
 from posttrain.rewards.math.choice import find_letter, letter_of
 from posttrain.rewards.math.compare import Policy
 from posttrain.rewards.math.equality import Tolerance
-from posttrain.rewards.math.extract import find_answer
+from posttrain.rewards.math.extract import Found, find_answer
 from posttrain.rewards.math.limits import TooCostly
 from posttrain.rewards.math.nodes import Words
-from posttrain.rewards.math.verdict import decide, plain_number, understand_gold
+from posttrain.rewards.math.verdict import Reading, decide, plain_number, understand_gold
 from posttrain.rewards.registry import reward
 from posttrain.types import Verdict
 
@@ -36,14 +37,13 @@ def check_gold(example: Any, mode: Mode = "math", **options: Any) -> None:
 
     Raises:
         ValueError: the answer is missing, empty, unbalanced, too long, too costly or of the wrong kind.
-        RequestError: options that do not go together.
+        RequestError: options that cannot be combined.
     """
     _policy(mode, **options)
     answer = example.answer
     if not isinstance(answer, str):
-        raise ValueError(
-            "the row has no answer" if answer is None else f"the answer must be a string, not {answer!r}"
-        )
+        wrong = "the row has no answer" if answer is None else f"the answer must be a string, not {answer!r}"
+        raise ValueError(wrong)
     gold = understand_gold(answer)
     if mode == "choice" and letter_of(gold.text) is None:
         raise ValueError(f"the answer {answer[:60]!r} is not a letter from A to J, as mode 'choice' requires")
@@ -76,7 +76,8 @@ def math(
     `numeric` allows a `tolerance` (relative to the reference, default 1e-6) and an `absolute_tolerance`
     (default 0). Elsewhere equality is exact: 0.142857 is not 1/7.
 
-    `extract` (default `any`): see extract.py; `boxed` reads boxes only, `last_number` the last number only.
+    `extract` (default `any`): the places listed in extract.py; `boxed` reads boxes only, `last_number` the
+    last number only.
 
     `percent` (default `either`): x% is x/100, and the sign may be missing on one side (50% and 50); without
     any sign nothing is scaled. `exact`: x% is x/100 only. `ignore`: the sign means nothing.
@@ -85,7 +86,7 @@ def math(
     the same thing and are converted (5 cm is 0.05 m, not 5 m). `strict`: a unit of the reference must be
     given. `ignore`: units mean nothing.
 
-    Details: `answer` as found, `found` (where), `tier` (what settled it). Status `unparseable`: no final
+    Details: `answer` as found, `found` (where), `tier` (what decided). Status `unparseable`: no final
     answer.
 
     Raises:
@@ -97,18 +98,22 @@ def math(
     try:
         if mode == "choice":
             return _letters(gold.text, find_letter(completion, extract == "boxed"))
-        found = find_answer(completion, mode, extract)
-        if found is None or not found.text.strip():
-            return Verdict(0.0, "unparseable", "no final answer")
-        details = {"answer": found.text[:SHOWN], "found": found.place}
-        tier, why = decide(gold, example.answer, found.text, policy)
-        if why and len(found.boxes) > 1:  # one value in several boxes: all must be right
-            whys = [decide(gold, example.answer, box, policy)[1] for box in found.boxes]
-            why = next((w for w in whys if w), "")
+        return _answer(gold, example.answer, find_answer(completion, mode, extract), policy)
     except TooCostly as error:
         return Verdict(0.0, "scored", "limit", details={"limit": str(error)})
     except RecursionError:
         return Verdict(0.0, "scored", "limit", details={"limit": "nesting"})
+
+
+def _answer(gold: Reading, raw_gold: str, found: Found | None, policy: Policy) -> Verdict:
+    """The verdict on the answer that was found. Raises `TooCostly`."""
+    if found is None or not found.text.strip():
+        return Verdict(0.0, "unparseable", "no final answer")
+    details = {"answer": found.text[:SHOWN], "found": found.place}
+    tier, why = decide(gold, raw_gold, found.text, policy)
+    if why and len(found.boxes) > 1:  # one value in several boxes: all must be right
+        whys = [decide(gold, raw_gold, box, policy)[1] for box in found.boxes]
+        why = next((w for w in whys if w), "")
     if tier in ("unreadable", "words") and found.place == "whole":
         return Verdict(0.0, "unparseable", "no final answer", details=details)
     return Verdict(float(not why), "scored", why, details=details | {"tier": tier})

@@ -195,7 +195,7 @@ class Arithmetic:
         return not isinstance(value, Fraction) and bool(self.mp.im(value))
 
     def _function(self, name: str, values: list[Value]) -> Value:
-        if name.endswith("()"):  # an unknown function: any fixed smooth one serves
+        if name.endswith("()"):  # an unknown function: any fixed smooth function will do
             x = values[0]
             return x * x * x * (ord(name[0]) % 7 + 2) + x / 3 + Fraction(ord(name[0]), 97)
         if name in ("factorial", "factorial2"):

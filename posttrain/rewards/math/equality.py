@@ -1,6 +1,6 @@
 """Whether two expressions are equal.
 
-Without variables: both exact fractions are compared as such; else both are computed at two precisions that
+Without variables: exact fractions are compared as such; otherwise both are computed at two precisions that
 cover the smallest term in either, and are equal if the difference shrinks with the precision, so that no
 absolute cut-off exists and 1/2^99 is not 1/2^98. With variables: at 12 to 20 pseudo-random points drawn from
 a hash of both texts, where the reference is real (complex ones if it never is); one differing point proves

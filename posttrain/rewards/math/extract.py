@@ -1,10 +1,10 @@
 r"""Where a completion gives its final answer.
 
-What stands before the last `</think>` does not count, and an unclosed `<think>` is no answer. Then, in this
+Text before the last `</think>` does not count, and an unclosed `<think>` gives no answer. Then, in this
 order: the last balanced `\boxed{}` or `\fbox{}` (boxes joined by a comma, `and` or `or` are one list), `final
-answer is`, `answer is` or `Answer:`, `####`, and for `math` a completion that is a single line. Only the
-neighbourhood of the last box and the end of a text are looked at, so that ten megabytes cost milliseconds.
-Left out: judging what was found.
+answer is`, `answer is` or `Answer:`, `####`, and for `math` a completion that is a single line. Only the text
+around the last box and the end of the completion are searched, so that ten megabytes take milliseconds. Left
+out: comparing the answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Found:
 
 
 def find_answer(completion: str, mode: str = "math", extract: str = "any") -> Found | None:
-    """The final answer of `completion`; None if it gives none. The module says where it is looked for.
+    """The final answer of `completion`; None if it gives none. See the module for the places.
 
     Raises:
         TooCostly: the answer has more than 1,000 characters.

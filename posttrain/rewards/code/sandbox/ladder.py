@@ -1,4 +1,4 @@
-"""The order in which the back-ends are tried, and which of them holds on this machine.
+"""The order in which the back-ends are tried, and which of them this machine can use.
 
 `auto` takes the first back-end of `LADDER` that passes its self-test. A back-end that a recipe names is used
 or refused, never replaced. With `unsafe_local` and no usable back-end, programs run without walls. Left out:

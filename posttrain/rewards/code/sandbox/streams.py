@@ -45,7 +45,7 @@ class Exchange:
 
     `writes`: {end: bytes to send}; `reads`: {end: most bytes}. An end is a socket or a file; one that is in
     both carries one message each way. After `run`, `timed_out` and `flooded` (an end sent more than it may)
-    tell why it stopped.
+    say why it stopped.
     """
 
     def __init__(self, writes: dict[Any, bytes], reads: dict[Any, int]):

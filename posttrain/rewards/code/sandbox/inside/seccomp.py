@@ -93,6 +93,23 @@ def build(files, pid):
 
     plain = sorted((numbers(ALWAYS) | (numbers(FILES) if files else {})).values())
     guarded = numbers(GUARDED)
+    code = [
+        (LOAD, 0, 0, ARCHITECTURE),
+        (EQUAL, 1, 0, architecture),
+        (RETURN, 0, 0, KILL),
+        (LOAD, 0, 0, NUMBER),
+    ]
+    if machine == "x86_64":  # the x32 calls share the architecture
+        code += [(GREATER_EQUAL, 0, 1, 0x40000000), (RETURN, 0, 0, KILL)]
+    for name, rule in rules(pid).items():
+        code += [(EQUAL, 0, len(rule), guarded[name]), *rule]
+    for number in plain:
+        code += [(EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
+    return [*code, (RETURN, 0, 0, EPERM)]
+
+
+def rules(pid):
+    """{call: code} for the calls that depend on their arguments, for process `pid`."""
     thread = [
         (LOAD, 0, 0, _argument(0)),
         (ANY_BIT, 0, 2, CLONE_THREAD),
@@ -109,7 +126,7 @@ def build(files, pid):
         (RETURN, 0, 0, ALLOW),
         (RETURN, 0, 0, EPERM),
     ]
-    rules = {
+    return {
         "clone": thread,
         "socketpair": pair,
         "clone3": [(RETURN, 0, 0, ENOSYS)],
@@ -119,19 +136,6 @@ def build(files, pid):
         "tgkill": _one_of(0, (pid,)),
         "prlimit64": _one_of(0, (0, pid)),
     }
-    code = [
-        (LOAD, 0, 0, ARCHITECTURE),
-        (EQUAL, 1, 0, architecture),
-        (RETURN, 0, 0, KILL),
-        (LOAD, 0, 0, NUMBER),
-    ]
-    if machine == "x86_64":  # the x32 calls share the architecture
-        code += [(GREATER_EQUAL, 0, 1, 0x40000000), (RETURN, 0, 0, KILL)]
-    for name, rule in rules.items():
-        code += [(EQUAL, 0, len(rule), guarded[name]), *rule]
-    for number in plain:
-        code += [(EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
-    return [*code, (RETURN, 0, 0, EPERM)]
 
 
 def prepare(files):
