@@ -57,9 +57,9 @@ def main() -> None:
             print(f"{backend:28} not here: {wrong}")
             continue
         slots, limits = pool.pool(backend), check.Limits(60.0)
-        measure(lambda r, s=slots, m=limits: check.judge(r[0], r[2], m, s).value == 1.0, found[:8])
+        measure(lambda r, s=slots, m=limits: check.verdict_of(r[0], r[2], m, s).value == 1.0, found[:8])
         speed, passed = measure(
-            lambda r, s=slots, m=limits: check.judge(r[0], r[2], m, s).value == 1.0, found
+            lambda r, s=slots, m=limits: check.verdict_of(r[0], r[2], m, s).value == 1.0, found
         )
         print(f"{backend + ', two processes':28} {speed:9.1f} {passed:3}/{len(found)}")
 

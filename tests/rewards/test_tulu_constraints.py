@@ -1,4 +1,4 @@
-"""The 25 instructions of Tulu 3's RLVR data: a text that follows each and one that does not, and rows that are wrong."""
+"""The 25 instructions of Tulu 3's RLVR data: a text that follows each, one that does not, and wrong rows."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def test_any_text_is_judged(text, case):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ("42", "no JSON object with func_name"),
-        ("[" * 100_000, "no JSON object with func_name"),
-        ('{"N": 2}', "no JSON object with func_name"),
+        ("42", "must be a JSON object with func_name"),
+        ("[" * 100_000, "must be a JSON object with func_name"),
+        ('{"N": 2}', "must be a JSON object with func_name"),
         (
             ground_truth("validate_titel"),
             "unknown instruction 'validate_titel' .did you mean 'validate_title'",

@@ -1,7 +1,8 @@
-"""One completion against one row's tests: what runs, and the verdict from how it ended.
+"""Runs one completion against the tests of one row, and makes the verdict from how it ended.
 
-A program that is wrong, too slow or too large is `scored` 0. Only what our own processes do wrong is `error`, and only
-after a second try; a queue that is too long is `timeout`.
+A program that is wrong, too slow or too large is `scored` 0. Only a failure of our own processes is `error`,
+and only after a second try; no free slot before the queue deadline is `timeout`. Left out: walls (`sandbox`)
+and what a row's tests are (`row`).
 """
 
 from __future__ import annotations
@@ -14,33 +15,39 @@ from typing import Any
 from posttrain.rewards.code import extract, stdio
 from posttrain.rewards.code.row import LONGEST_TIMEOUT, Tests
 from posttrain.rewards.code.sandbox.pool import Pool, QueueFull
-from posttrain.rewards.code.sandbox.slot import Ended, Slot, SlotLost, frame
+from posttrain.rewards.code.sandbox.slot import Ended, Slot, SlotLost
+from posttrain.rewards.code.sandbox.streams import frame
 from posttrain.rewards.simple.visible import after_thinking
 from posttrain.types import Verdict
 
 OUTPUT = 1 << 20
-"""Bytes that a program may print beside what is expected of it."""
+"""Bytes that a program may print in addition to the expected output."""
 MOST_LIMITS = 3
-"""Tests by standard input of one row that may hit a limit before the rest is given up."""
+"""Tests by standard input of one row that may hit a limit before the rest is skipped."""
 ROW_S = 60.0
-"""Seconds for all tests by standard input of one row."""
+"""Seconds for all tests by standard input of one row together."""
 SHOWN = 5
 """Failures that a verdict lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one test program: seconds of wall time, bytes of address space; seconds to wait for a slot."""
+    """The limits of one check, and how it is graded."""
 
     seconds: float = 10.0
+    """Wall time."""
     memory: int = 512 << 20
+    """Bytes of address space."""
     queue: float = 300.0
+    """Seconds to wait for a slot."""
     grade: str = "all"
+    """`all` or `fraction`."""
     tolerance: float | None = None
+    """Of numbers in printed lines, absolute or relative."""
 
 
-def judge(completion: str, tests: Tests, limits: Limits, pool: Pool) -> Verdict:
-    """The verdict of a local back-end."""
+def verdict_of(completion: str, tests: Tests, limits: Limits, pool: Pool) -> Verdict:
+    """The verdict on one completion, from a slot of `pool`."""
     found = programs(completion)
     if isinstance(found, Verdict):
         found.details["backend"] = pool.backend
@@ -57,7 +64,7 @@ def judge(completion: str, tests: Tests, limits: Limits, pool: Pool) -> Verdict:
 
 
 def programs(completion: str) -> list[str] | Verdict:
-    """The blocks that may be the program, or the verdict where there is none."""
+    """The blocks that may be the program, or the verdict if there is none."""
     text = after_thinking(completion)
     if text is None:
         return Verdict(0.0, "unparseable", "thinking that never ended")
@@ -68,7 +75,7 @@ def programs(completion: str) -> list[str] | Verdict:
 
 
 def payload(found: list[str], tests: Tests, grade: str) -> dict[str, Any]:
-    """What the judge reads."""
+    """The message to the tester."""
     return {
         "blocks": found,
         "prompt": tests.prompt,
@@ -83,19 +90,19 @@ def payload(found: list[str], tests: Tests, grade: str) -> dict[str, Any]:
 
 
 def clock(tests: Tests, limits: Limits) -> float:
-    """Seconds that a row's tests may take."""
+    """Seconds of wall time that a row's tests may take."""
     return min(tests.timeout or limits.seconds, LONGEST_TIMEOUT)
 
 
 def _functions(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdict:
     seconds = clock(tests, limits)
-    whole = seconds * 2 if tests.kind == "inputs" else seconds  # the reference takes its time as well
-    ended = slot.judge(frame(payload(found, tests, limits.grade)), whole, limits.memory)
+    whole = seconds * 2 if tests.kind == "inputs" else seconds  # the reference takes time too
+    ended = slot.test(frame(payload(found, tests, limits.grade)), whole, limits.memory)
     return functions_verdict(ended, tests, limits.grade, seconds)
 
 
 def functions_verdict(ended: Ended, tests: Tests, grade: str, seconds: float) -> Verdict:
-    """From the judge's report, or from its absence."""
+    """The verdict from the tester's report, or from its absence."""
     report, total = ended.report, tests.total
     if report is None:
         if ended.timed_out:
@@ -120,17 +127,18 @@ def functions_verdict(ended: Ended, tests: Tests, grade: str, seconds: float) ->
 
 
 def printable(text: str) -> str:
-    """`text` without lone surrogates, which a program may raise and no file or terminal takes."""
+    """`text` without lone surrogates, which a program may raise and which cannot be written as UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def limited(what: str, passed: int, total: int, grade: str = "all") -> Verdict:
-    """Exhausted time, memory or output: the candidate's fault, whatever the tests before it gave."""
+    """The verdict on a program that exhausted time, memory or output."""
     value = passed / total if grade == "fraction" else 0.0
     return Verdict(value, "scored", "limit", details={"limit": what, "passed": passed, "total": total})
 
 
 def signal_name(ended: Ended) -> str:
+    """What ended the candidate, in words."""
     names = {
         -9: "killed",
         -24: "CPU time",
@@ -155,10 +163,10 @@ def _script(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdi
 
 
 def scripts(run: Callable[[str, str, float], Ended], tests: Tests, limits: Limits) -> Verdict:
-    """Every test by standard input; `run(stdin, expected, seconds)` runs one.
+    """The verdict on tests by standard input; `run(stdin, expected, seconds)` runs one.
 
-    With `fraction`, the third test that hits a limit ends the row: the others would take as long. So does `ROW_S` for
-    all tests together, whether each of them was quick enough or not.
+    With `fraction`, the third test that hits a limit ends the row, since the others would take as long. So
+    does `ROW_S` for all tests together, even if each of them was quick enough.
     """
     passed, failures, limit, hit = 0, [], "", 0
     total, seconds = len(tests.stdin), clock(tests, limits)
@@ -190,7 +198,7 @@ def scripts(run: Callable[[str, str, float], Ended], tests: Tests, limits: Limit
 
 
 def script_failure(ended: Ended, expected: str, tolerance: float | None, seconds: float) -> tuple[str, str]:
-    """(why a run failed, the limit that it hit); two empty strings where it passed."""
+    """(why a run failed, the limit that it hit); two empty strings if it passed."""
     if ended.timed_out:
         return "out of time", f"{seconds:g} s of time"
     if ended.flooded:

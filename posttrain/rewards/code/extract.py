@@ -1,8 +1,9 @@
-"""The program blocks of a completion, by lines alone: nothing is parsed or run in this process.
+"""The program blocks of a completion, found line by line: nothing is parsed or run in this process.
 
-Policy: text up to the last `</think>` does not count, thinking that never ended is no answer. Fenced blocks (``` or
-~~~) marked as Python come before unmarked ones; a block of another language counts only if there is no other. A fence
-that is never closed holds the rest. Without a fence the whole text is the program.
+Fenced blocks (``` or ~~~) marked as Python are preferred to unmarked ones; blocks of other languages count
+only if there are no others. A fence that is never closed extends to the end. Without a fence, the whole text
+is the program. Left out: thinking, which `check.programs` removes, and which block is the program
+(`sandbox.inside.program`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import re
 
 LONGEST = 2_000_000
-"""Characters of a program; a longer one is refused as too costly."""
+"""Characters of a completion; a longer one is refused as too costly."""
 MOST_BLOCKS = 32
-"""The last blocks are looked at, so many."""
+"""Only this many blocks, the last ones, are considered."""
 FENCE = re.compile(r"^([ \t>]{0,12})(`{3,}|~{3,})[ \t]*([\w+#.-]*)(.*)$")
 PYTHON = frozenset(("python", "py", "python3", "py3", "python2", "ipython", "pycon"))
 
 
 def blocks(text: str) -> list[str]:
-    """The program blocks that may be meant, in order, the likeliest last; empty if there is none."""
+    """The blocks that may be the program, the likeliest last; empty if there are none."""
     fenced = list(_fenced(text))
     if not fenced:
         return [text.strip("\n")] if text.strip() else []

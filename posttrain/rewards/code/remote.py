@@ -1,9 +1,11 @@
-"""Checks on a server that speaks SandboxFusion's `POST /run_code`, instead of walls of our own.
+"""Checks on a server that implements SandboxFusion's `POST /run_code`, instead of our own walls.
 
-The server isolates; the verdict is still made outside the program's process. Tests by standard input are one request
-each and compared here. Function tests are one request: its script holds our host and judge but no test, forks the
-candidate before it reads the tests from standard input, and reports under a nonce that came the same way; where the
-server's walls allow it, the candidate takes our filter and another user. A server that is down or answers nonsense is `error`, never 0. Left out: other languages, upload of files, retries.
+The server isolates; the verdict is still made outside the program's process. Each test by standard input is
+one request, and its output is compared here. Function tests are one request: its script contains our host and
+tester but no test, forks the candidate before it reads the tests from standard input, and reports under a
+nonce that arrived the same way. If the server allows it, the candidate also gets our system call filter and
+another user. A server that is down or breaks the protocol gives the status `error`, never 0. Left out: other
+languages, upload of files, retries.
 """
 
 from __future__ import annotations
@@ -20,29 +22,19 @@ from posttrain.rewards.code.sandbox import bundle
 from posttrain.rewards.code.sandbox.slot import Ended
 from posttrain.types import Verdict
 
-MODULES = (
-    "codec",
-    "decode",
-    "wire",
-    "compare",
-    "program",
-    "proxies",
-    "session",
-    "seccomp",
-    "limits",
-    "host",
-    "judge",
-)
+NOT_SENT = ("landlock", "walls", "script", "zygote")
+"""Modules of `inside` that a check on a server does not need."""
 SPARE_S = 30.0
-"""Seconds that the server may take beyond the program's own."""
+"""Seconds that the server may take in addition to the program's own."""
 LARGEST = 64 << 20
-"""Bytes of an answer."""
+"""Bytes of a response."""
 
 SCRIPT = """
 import json, os, socket, sys, types
 p = types.ModuleType('inside'); p.__path__ = []; sys.modules['inside'] = p
 for n, s in json.loads({modules!r}):
-    x = types.ModuleType('inside.' + n); x.__package__ = 'inside'; sys.modules['inside.' + n] = x; setattr(p, n, x)
+    x = types.ModuleType('inside.' + n); x.__package__ = 'inside'
+    sys.modules['inside.' + n] = x; setattr(p, n, x)
     exec(compile(s, n + '.py', 'exec', dont_inherit=True), x.__dict__)
 a, b = socket.socketpair()
 pid = os.fork()
@@ -56,13 +48,13 @@ if not pid:
             os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)
         p.limits.prctl(p.limits.PR_SET_NO_NEW_PRIVS, 1)
         p.limits.confine({memory}, {seconds}, p.seccomp.prepare(False), os.getppid())
-    except Exception: pass  # the server's own walls must do
+    except Exception: pass  # then only the server's walls isolate
     try: p.host.Host(c).serve()
     finally: os._exit(0)
 a.close()
 p.limits.prctl(p.limits.PR_SET_DUMPABLE, 0)
 told = json.loads(sys.stdin.read())
-report = p.judge.Judge(b.fileno(), told['payload']).run()
+report = p.tester.Tester(b.fileno(), told['payload']).run()
 os.kill(pid, 9)
 _, status = os.waitpid(pid, 0)
 print(told['nonce'] + json.dumps(report))
@@ -70,11 +62,11 @@ print(told['nonce'] + json.dumps(report))
 
 
 class Down(Exception):
-    """The server does not answer, or not in its own protocol."""
+    """The server does not answer, or breaks its protocol."""
 
 
-def judge(completion: str, tests: Tests, limits: check.Limits, url: str) -> Verdict:
-    """The verdict of a server at `url`."""
+def verdict_of(completion: str, tests: Tests, limits: check.Limits, url: str) -> Verdict:
+    """The verdict on one completion, from the server at `url`."""
     found = check.programs(completion)
     try:
         if isinstance(found, Verdict):
@@ -92,9 +84,10 @@ def judge(completion: str, tests: Tests, limits: check.Limits, url: str) -> Verd
 
 
 def functions(url: str, found: list[str], tests: Tests, limits: check.Limits) -> Verdict:
+    """The verdict on function tests. Raises `Down`."""
     seconds = check.clock(tests, limits)
     nonce = secrets.token_hex(16)
-    modules = json.dumps([(n, s) for n, s in bundle.modules() if n in MODULES])
+    modules = json.dumps([(n, s) for n, s in bundle.modules() if n not in NOT_SENT])
     told = {"nonce": nonce, "payload": check.payload(found, tests, limits.grade)}
     run = post(
         url, SCRIPT.format(modules=modules, memory=limits.memory, seconds=seconds), json.dumps(told), seconds
@@ -105,12 +98,12 @@ def functions(url: str, found: list[str], tests: Tests, limits: check.Limits) ->
             ended.report = json.loads(line[len(nonce) :])
             break
     if ended.report is None and not ended.timed_out and run.get("return_code") == 0:
-        raise Down("no report came back")
+        raise Down("the response contains no report")
     return check.functions_verdict(ended, tests, limits.grade, seconds)
 
 
 def script(url: str, program: str, stdin: str, seconds: float) -> Ended:
-    """One run of a program with its standard input."""
+    """One run of a program with its standard input. Raises `Down`."""
     run = post(url, program, stdin, seconds)
     code = run.get("return_code")
     return Ended(
@@ -122,7 +115,7 @@ def script(url: str, program: str, stdin: str, seconds: float) -> Ended:
 
 
 def post(url: str, program: str, stdin: str, seconds: float) -> dict[str, Any]:
-    """`run_result` of one request. Raises `Down`."""
+    """The `run_result` of one request. Raises `Down`."""
     address = url.rstrip("/")
     address = address if address.endswith("/run_code") else address + "/run_code"
     body = {
@@ -139,9 +132,11 @@ def post(url: str, program: str, stdin: str, seconds: float) -> dict[str, Any]:
         answer = json.loads(data)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Down(str(getattr(error, "reason", error))[:200]) from None
-    run = answer.get("run_result") if isinstance(answer, dict) else None
-    if answer.get("status") == "SandboxError" if isinstance(answer, dict) else True:
-        raise Down(f"SandboxError: {str(answer.get('message') if isinstance(answer, dict) else '')[:200]}")
+    if not isinstance(answer, dict):
+        raise Down("the response is not a JSON object")
+    if answer.get("status") == "SandboxError":
+        raise Down(f"SandboxError: {str(answer.get('message'))[:200]}")
+    run = answer.get("run_result")
     if not isinstance(run, dict) or run.get("status") not in ("Finished", "Error", "TimeLimitExceeded"):
-        raise Down("an answer without `run_result`")
+        raise Down("the response has no valid `run_result`")
     return run

@@ -1,9 +1,9 @@
-"""A row's tests as one of three styles, and what is wrong with a row, in a sentence.
+"""The tests of a row in one of three styles, and what is wrong with a row.
 
-`tests`: test code (asserts one by one, `def check(candidate)`, unittest classes, `test_*` functions), with `setup`,
-`entry_point` and `prompt`. `stdin_tests`: a program's whole output for its whole input. Inputs of EvalPlus
-(`base_input`, `plus_input`, `atol`, `canonical_solution`), where the reference computes what is expected. Columns may
-hold JSON text of the same. Left out: expected outputs by file.
+`tests`: test code (single asserts, `def check(candidate)`, unittest classes, `test_*` functions), with
+`setup`, `entry_point` and `prompt`. `stdin_tests`: the complete output of a program for its complete input.
+Inputs of EvalPlus (`base_input`, `plus_input`, `atol`, `canonical_solution`): the reference computes the
+expected values. A column may contain these as JSON text. Left out: expected outputs in files.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from posttrain.types import Example
 
 LONGEST_TIMEOUT = 120.0
-"""Seconds that a row may ask for."""
+"""The longest `timeout` of a row or a recipe, in seconds."""
 MOST_MEMORY = 1 << 20
-"""MiB."""
+"""The largest `memory_mb` of a recipe, in MiB."""
 
 
 @dataclass(slots=True)
 class Tests:
-    """One row's tests. `kind` is `functions`, `inputs` or `stdin`."""
+    """The tests of one row. `kind` is `functions`, `inputs` or `stdin`."""
 
     kind: str
     tests: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Tests:
 
 
 def tests_of(example: Example) -> Tests:
-    """The tests of a row. Raises ValueError with what is wrong with it."""
+    """The tests of a row. Raises ValueError with what is wrong with the row."""
     row = example.extra
     out = Tests("functions")
     out.timeout = _number(row, "timeout", LONGEST_TIMEOUT)
@@ -62,7 +62,7 @@ def tests_of(example: Example) -> Tests:
                 and "def check(" in test
                 and "check(" not in test.replace("def check(", "")
             ):
-                raise ValueError("`check` is defined and never called: the row needs `entry_point`")
+                raise ValueError("the test defines `check` but never calls it: the row needs `entry_point`")
         return out
     if row.get("stdin_tests") is not None:
         out.kind, out.stdin = "stdin", _stdin(row["stdin_tests"])
@@ -86,14 +86,14 @@ def _tests(value: Any) -> list[str]:
 def _stdin(value: Any) -> list[tuple[str, str]]:
     value = _json(value) if isinstance(value, str) else value
     if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError('`stdin_tests` must be a list of {"stdin", "stdout"}, with at least one')
+        raise ValueError('`stdin_tests` must be a list of at least one {"stdin", "stdout"}')
     out = []
     for number, test in enumerate(value, 1):
         if not isinstance(test, dict) or not isinstance(test.get("stdout"), str):
-            raise ValueError(f'stdin test {number} must be {{"stdin", "stdout"}} of strings')
+            raise ValueError(f'stdin test {number} must be {{"stdin", "stdout"}} with strings')
         stdin = test.get("stdin", "")
         if not isinstance(stdin, str):
-            raise ValueError(f"stdin test {number}: `stdin` is {type(stdin).__name__}, no string")
+            raise ValueError(f"stdin test {number}: `stdin` must be a string, not {type(stdin).__name__}")
         out.append((stdin, test["stdout"]))
     return out
 
@@ -101,7 +101,9 @@ def _stdin(value: Any) -> list[tuple[str, str]]:
 def _inputs(out: Tests, row: dict[str, Any]) -> Tests:
     reference = row.get("canonical_solution") or row.get("reference")
     if not isinstance(reference, str) or not out.entry_point:
-        raise ValueError("inputs without expected outputs need `canonical_solution` and `entry_point`")
+        raise ValueError(
+            "a row with `base_input` or `plus_input` needs `canonical_solution` and `entry_point`"
+        )
     for name in ("base_input", "plus_input"):
         value = row.get(name) or []
         value = _json(value) if isinstance(value, str) else value
@@ -109,7 +111,7 @@ def _inputs(out: Tests, row: dict[str, Any]) -> Tests:
             raise ValueError(f"`{name}` must be a list of lists of arguments")
         out.inputs += [list(args) for args in value]
     if not out.inputs:
-        raise ValueError("there is no input")
+        raise ValueError("`base_input` and `plus_input` contain no input")
     out.kind, out.atol = "inputs", _number(row, "atol", 1e300) or 0.0
     out.reference = out.prompt + reference
     _compiles(out.reference, "canonical_solution")
@@ -128,7 +130,7 @@ def _text(row: dict[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"`{name}` is {type(value).__name__}, no string")
+        raise ValueError(f"`{name}` must be a string, not {type(value).__name__}")
     return value
 
 
@@ -137,25 +139,25 @@ def _number(row: dict[str, Any], name: str, most: float) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ValueError(f"`{name}` is {value!r}, no number from 0")
+        raise ValueError(f"`{name}` must be a number of at least 0, not {value!r}")
     if name == "timeout" and not value:
-        raise ValueError("`timeout` is 0 seconds")
+        raise ValueError("`timeout` must be more than 0 seconds")
     return min(float(value), most)
 
 
 def _without_import(test: str) -> str:
-    """A test without its `from solution import f`: names are bound to the program's without it."""
+    """A test without its `from solution import f`: names are bound to those of the program anyway."""
     if "solution" not in test:
         return test
     try:
         tree = ast.parse(test)
     except (SyntaxError, ValueError):
-        return test  # said by `_compiles`
+        return test  # `_compiles` reports it
     kept = [n for n in tree.body if not (isinstance(n, ast.ImportFrom) and n.module == "solution")]
     if len(kept) == len(tree.body):
         return test
     if any(a.asname for n in tree.body if n not in kept for a in n.names):
-        raise ValueError("a test imports the program under another name (`as`); use its own name")
+        raise ValueError("a test imports the program under another name (`as`); use the program's own name")
     return ast.unparse(ast.Module(kept, []))
 
 
@@ -163,5 +165,5 @@ def _compiles(source: str, what: str, mode: str = "exec") -> None:
     try:
         compile(source, what, mode, dont_inherit=True)
     except (SyntaxError, ValueError) as error:
-        said = getattr(error, "msg", None) or error
-        raise ValueError(f"{what} does not compile: {said}") from None
+        message = getattr(error, "msg", None) or error
+        raise ValueError(f"{what} does not compile: {message}") from None

@@ -1,8 +1,8 @@
-"""Comparing what a program printed with what it should have: all lines, in the caller's process.
+"""Compares what a program printed with the expected output, line by line, in the caller's process.
 
-Policy: spaces at the end of a line and empty lines at the end of the output do not count; everything else does, and the
-number of lines must be equal. With a tolerance, lines are compared word by word and two words that are both finite
-numbers may differ by it, absolutely or relative to the expected one.
+Spaces at the end of a line and empty lines at the end of the output do not count. Everything else does, and
+the number of lines must be equal. With a tolerance, lines are compared word by word, and two words that are
+both finite numbers may differ by it, absolutely or relative to the expected one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NUMBER = re.compile(r"[+-]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400})(?:[eE][+-]?\d{1
 
 
 def lines(text: str) -> list[str]:
-    """Lines without trailing white space; without the empty ones at the end."""
+    """The lines of `text` without trailing white space, and without the empty ones at the end."""
     out = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     while out and not out[-1]:
         out.pop()
@@ -22,7 +22,7 @@ def lines(text: str) -> list[str]:
 
 
 def difference(got: str, expected: str, tolerance: float | None = None) -> str:
-    """What differs, in a short sentence; empty where nothing does."""
+    """The first difference as a short sentence; empty if there is none."""
     mine, theirs = lines(got), lines(expected)
     for number, (a, b) in enumerate(zip(mine, theirs, strict=False), 1):
         if a != b and not (tolerance is not None and near(a, b, tolerance)):
@@ -33,7 +33,7 @@ def difference(got: str, expected: str, tolerance: float | None = None) -> str:
 
 
 def near(got: str, expected: str, tolerance: float) -> bool:
-    """Whether two lines are equal word by word, numbers within `tolerance`."""
+    """Whether two lines are equal word by word, with numbers within `tolerance`."""
     mine, theirs = got.split(), expected.split()
     return len(mine) == len(theirs) and all(
         a == b or _close(a, b, tolerance) for a, b in zip(mine, theirs, strict=True)

@@ -1,10 +1,11 @@
-"""Following instructions that a program can check: IFEval's 25 and the constraints of IFBench.
+"""The reward `instructions`: whether a text follows instructions that a program can check.
 
-Zhou et al. 2023, arXiv 2311.07911 (ids `keywords:existence`, `length_constraints:number_words` ...) and Pyatkin et
-al. 2025, arXiv 2507.02833 (`count:word_count_range`, `ratio:stop_words` ...). A row names its instructions and their
-arguments; `table.py` holds one function for each id. A row without ids may have its one instruction as an answer, as
-Tulu 3's RLVR data do (`tulu.py`). Nothing is downloaded. Left out: `words:start_verb` (needs a
-tagger) and `words:odd_even_syllables` (needs a dictionary of syllables).
+It covers IFEval's 25 instructions (Zhou et al. 2023, arXiv 2311.07911; ids such as `keywords:existence`) and
+the constraints of IFBench (Pyatkin et al. 2025, arXiv 2507.02833; ids such as `count:word_count_range`). A
+row names its instructions and their arguments; `table` has one function for each id. A row without ids may
+have one instruction as its answer, as in Tulu 3's RLVR data (`tulu`). Nothing is downloaded. Left out:
+`words:start_verb`, which needs a part-of-speech tagger, and `words:odd_even_syllables`, which needs a
+dictionary of syllables. Imports `posttrain.types`, `posttrain.errors` and from `rewards` only `registry`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from posttrain.types import Example, Verdict
 
 __all__ = ["TABLE", "instructions"]
 LONGEST = 200_000
-"""Characters of a completion; a longer one is refused: no instruction asks for it."""
+"""Characters of a completion. A longer one is refused: no instruction requires it."""
 Mode = Literal["compat", "fixed"]
 Entries = list[tuple[Instruction, dict[str, object]]]
 
@@ -41,9 +42,9 @@ def check_row(
     strictness: Literal["strict", "loose"] = "strict",
     grade: Literal["all", "fraction"] = "all",
 ) -> None:
-    """Raises ValueError where an instruction is unknown or its arguments are not what it takes."""
+    """Raises ValueError if an instruction of the row is unknown or does not take the row's arguments."""
     for entry, kwargs in _entries(example):
-        entry.follow("a", kwargs, mode == "fixed")  # a keyword that is no pattern shows here
+        entry.follow("a", kwargs, mode == "fixed")  # fails on a keyword that is not a pattern
 
 
 def prepare() -> None:
@@ -69,13 +70,14 @@ def instructions(
 ) -> Verdict:
     """Whether the completion follows the instructions of its row (IFEval, IFBench).
 
-    `mode`: `compat` agrees with the published checkers, their known defects included; `fixed` judges what the
-    instruction says. `strictness`: `loose` also tries the text without its first line, its last line, both, and
-    each of these without asterisks. `grade`: `all` gives 1.0 when every instruction is followed, `fraction` the
-    share that is. `details["instructions"]` says for each whether it was followed and why not.
+    `mode`: `compat` agrees with the published checkers, including their known defects; `fixed` checks what
+    the instruction says. `strictness`: `loose` also tries the text without its first line, its last line,
+    both, and each of these without asterisks. `grade`: `all` gives 1.0 when every instruction is followed,
+    `fraction` the share that is. `details["instructions"]` has, for each, whether it was followed and if not,
+    why.
 
-    An empty completion is `unparseable`; one of more than 200,000 characters is `limit`. Language is told by
-    langdetect with a fixed seed, so that equal texts get equal verdicts.
+    An empty completion is `unparseable`; one of more than 200,000 characters is `limit`. The language is
+    detected by langdetect with a fixed seed, so that equal texts get equal verdicts.
     """
     if not completion.strip():
         return Verdict(0.0, "unparseable", "the completion is empty")
@@ -97,7 +99,7 @@ def instructions(
 
 
 def loose(text: str) -> Iterator[str]:
-    """The official variants of a text that are not empty, the text itself first."""
+    """The variants of a text that the official checkers try, without empty ones, the text itself first."""
     lines = text.split("\n")
     parts = (lines[1:], lines[:-1], lines[1:-1])
     for each in (text, *("\n".join(part).strip() for part in parts)):

@@ -1,6 +1,6 @@
-r"""IFBench, groups `count` and `ratio`: how many of something, and what share (Pyatkin et al. 2025, arXiv 2507.02833).
+r"""IFBench, groups `count` and `ratio`: numbers and shares (Pyatkin et al. 2025, arXiv 2507.02833).
 
-Sentences and tokens are those of `sentences.py` and `words.py`. Left out: nothing of the two groups.
+Sentences and tokens are those of `sentences` and `words`. Left out: nothing of the two groups.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from posttrain.rewards.instructions.table import at_least, exactly, instruction,
 from posttrain.rewards.instructions.words import MARKS, PUNCTUATION, WORD, bare_words, tokens, word_count
 
 NAMES = """
-Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin Harper
-Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria Elijah Layla
-Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria Joseph Claire Ryan Stella Jonathan
+Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia
+Benjamin Harper Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett
+Nathan Victoria Elijah Layla Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria
+Joseph Claire Ryan Stella Jonathan
 """
 PRONOUNS = """
-i me we us you he him she her it they them my mine our ours your yours his hers its their theirs
-myself ourselves yourself yourselves himself herself itself themselves this that these those
-who whom whose which what whoever whomever whatever whichever anybody anyone anything everybody everyone everything
+i me we us you he him she her it they them my mine our ours your yours his hers its their theirs myself
+ourselves yourself yourselves himself herself itself themselves this that these those who whom whose
+which what whoever whomever whatever whichever anybody anyone anything everybody everyone everything
 nobody nothing somebody someone something each either neither both all some any none
 """
 STOP_WORDS = """
-i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it
-its itself they them their theirs themselves what which who whom this that these those am is are was were be been
-being have has had having do does did doing a an the and but if or because as until while of at by for with about
-against between into through during before after above below to from up down in out on off over under again further
-then once here there when where why how all any both each few more most other some such no nor not only own same so
-than too very s t can will just don should now d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma
-mightn mustn needn shan shouldn wasn weren won wouldn
+i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers
+herself it its itself they them their theirs themselves what which who whom this that these those am is
+are was were be been being have has had having do does did doing a an the and but if or because as until
+while of at by for with about against between into through during before after above below to from up
+down in out on off over under again further then once here there when where why how all any both each
+few more most other some such no nor not only own same so than too very s t can will just don should now
+d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn wasn
+weren won wouldn
 """
 CONJUNCTIONS = ("and", "but", "for", "nor", "or", "so", "yet")
 TIMES = (1, 2, 3, 5, 7)
-"""How often `count:keywords_multiple` wants its five keywords."""
+"""How often each of the five keywords of `count:keywords_multiple` must occur."""
 JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 INTERROBANG = re.compile(r"\?!|!\?|\u203d")
 
@@ -48,20 +50,20 @@ NAME = re.compile(rf"\b(?:{'|'.join(NAMES.split())})\b")
 
 @instruction("count:word_count_range")
 def word_count_range(text: str, min_words: int, max_words: int) -> str:
-    """Between `min_words` and `max_words` words, both allowed."""
+    """Between `min_words` and `max_words` words, inclusive."""
     count = word_count(text)
     return unless(min_words <= count <= max_words, f"{count} words, not {min_words} to {max_words}")
 
 
 @instruction("count:unique_word_count")
 def unique_word_count(text: str, N: int) -> str:
-    """At least N different words, split at spaces, case and outer punctuation aside."""
+    """At least N different words, split at spaces, ignoring case and outer punctuation."""
     return at_least(len({one.strip(MARKS) for one in text.lower().split()}), N, "different words")
 
 
 @instruction("count:conjunctions")
 def conjunctions(text: str, small_n: int, fixed: bool) -> str:
-    """At least so many different coordinating conjunctions; `compat` tells `and` from `And,`."""
+    """At least `small_n` different coordinating conjunctions; for `compat`, `and` and `And,` differ."""
     found = {one for one in text.split() if one.strip(MARKS).lower() in CONJUNCTIONS}
     if fixed:
         found = {one.strip(MARKS).lower() for one in found}
@@ -70,7 +72,7 @@ def conjunctions(text: str, small_n: int, fixed: bool) -> str:
 
 @instruction("count:person_names")
 def person_names(text: str, N: int) -> str:
-    """At least N different names of a list of fifty."""
+    """At least N different names from a list of fifty."""
     return at_least(len(set(NAME.findall(text))), N, "different names")
 
 
@@ -94,7 +96,7 @@ def punctuation(text: str) -> str:
 
 @instruction("count:words_japanese")
 def words_japanese(text: str, N: int) -> str:
-    """Every N-th word has a Japanese character, or is a number."""
+    """Every N-th word contains a Japanese character or is a number."""
     if N < 1:
         raise ValueError("N must be at least 1")
     for number, word in enumerate(text.split()[N - 1 :: N], start=1):
@@ -125,7 +127,7 @@ def keywords_multiple(
 
 @instruction("ratio:stop_words")
 def stop_words(text: str, percentage: int) -> str:
-    """At most so many percent of the words are English stop words."""
+    """At most `percentage` percent of the words are English stop words."""
     words = [one.lower() for one in WORD.findall(text)]
     if not words:
         return "no words"
@@ -154,7 +156,7 @@ def _endings(text: str) -> tuple[int, int, int]:
 
 @instruction("ratio:overlap")
 def overlap(text: str, reference_text: str, percentage: int) -> str:
-    """So many percent (2 more or less) of the text's trigrams of tokens are in the reference."""
+    """`percentage` percent (within 2) of the text's trigrams of tokens are in the reference."""
     own = _trigrams(text)
     if not own:
         return "fewer than three tokens"
@@ -170,7 +172,7 @@ def _trigrams(text: str) -> set[tuple[str, ...]]:
 
 @instruction("ratio:sentence_words")
 def sentence_words(text: str) -> str:
-    """Three sentences of one length in characters, without a word that occurs twice."""
+    """Three sentences of the same length in characters, without a word that occurs twice."""
     found = sentences(text)
     if len(found) != 3:
         return exactly(len(found), 3, "sentences")

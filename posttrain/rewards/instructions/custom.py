@@ -1,6 +1,6 @@
 """IFBench, group `custom`: tasks that are their own instruction (Pyatkin et al. 2025, arXiv 2507.02833).
 
-Left out: whether dates, countries and questions are the right ones, where the official checkers do not look either.
+Left out: whether dates, countries and questions are right, which the official checkers do not check either.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from posttrain.rewards.instructions.table import exactly, instruction, unless
 from posttrain.rewards.instructions.words import MARKS, PUNCTUATION
 
 CAPITALS = """
-Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin Berlin Amsterdam Warsaw London
-Brussels Prague Luxembourg Paris Vienna Bratislava Budapest Vaduz Chisinau Bern Ljubljana Zagreb
+Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin Berlin Amsterdam
+Warsaw London Brussels Prague Luxembourg Paris Vienna Bratislava Budapest Vaduz Chisinau Bern Ljubljana
+Zagreb
 """
 COUNTRIES = 52
 CITY = ["ID", "Country", "City", "Year", "Count"]
@@ -57,7 +58,7 @@ def mcq_count_length(text: str) -> str:
 
 @instruction("custom:reverse_newline")
 def reverse_newline(text: str) -> str:
-    """From the line with Zimbabwe on, 52 lines or more in reverse order of the alphabet."""
+    """From the line with Zimbabwe on, 52 lines or more in reverse alphabetical order."""
     lines = [line for one in text.split("\n") if (line := one.strip(MARKS))]
     begin = next((number for number, line in enumerate(lines) if "Zimbabwe" in line), None)
     if begin is None:
@@ -70,7 +71,7 @@ def reverse_newline(text: str) -> str:
 
 @instruction("custom:word_reverse")
 def word_reverse(text: str) -> str:
-    """One sentence that, read from its last word, has the bald eagle."""
+    """One sentence that contains the bald eagle when its words are read in reverse."""
     words = " ".join(text.lower().strip().translate(PUNCTUATION).split()[::-1])
     if "bald eagle" not in words:
         return "without the bald eagle in reverse"
@@ -79,7 +80,7 @@ def word_reverse(text: str) -> str:
 
 @instruction("custom:character_reverse")
 def character_reverse(text: str) -> str:
-    """The bald eagle, letter by letter in reverse."""
+    """The bald eagle, with its letters in reverse."""
     return unless("elgae dlab" in text.lower(), "without 'elgae dlab'")
 
 
@@ -98,7 +99,7 @@ def sentence_alphabet(text: str) -> str:
 
 @instruction("custom:european_capitals_sort")
 def european_capitals_sort(text: str) -> str:
-    """The capitals north of 45 degrees from north to south, with commas between them."""
+    """The capitals north of 45 degrees, from north to south, separated by commas."""
     found = [one.strip() for one in _ascii(text).split(",") if one.strip()]
     return unless(found == CAPITALS.split(), "not the capitals from north to south")
 
@@ -118,7 +119,7 @@ def csv_city(text: str) -> str:
 def csv_special_character(text: str, fixed: bool) -> str:
     """A header and fourteen rows of five fields, one field with a special character in double quotes.
 
-    `compat` stops at the first row with such a field; `fixed` looks at all rows.
+    `compat` stops at the first row with such a field; `fixed` checks all rows.
     """
     if not _is_header(text, PRODUCT, r",[ \t]*"):
         return f"the header is not {','.join(PRODUCT)}"
@@ -137,7 +138,7 @@ def csv_special_character(text: str, fixed: bool) -> str:
 
 @instruction("custom:csv_quotes")
 def csv_quotes(text: str) -> str:
-    """A header and three rows of five fields, with tabs between them, each field in double quotes."""
+    """A header and three rows of five fields, separated by tabs, each field in double quotes."""
     if not _is_header(text, STUDENT, r"\t *"):
         return "the header is not " + " ".join(STUDENT)
     rows = _table(text.replace('"', '"""'), "\t")
@@ -155,12 +156,12 @@ def date_format_list(text: str, fixed: bool) -> str:
     """Dates YYYY-MM-DD of Napoleon's life with commas between them; `compat` lets month and day be 00."""
     for date in (one.strip() for one in text.strip().split(",")):
         if not DATE.fullmatch(date):
-            return f"{date[:20]!r} is no date YYYY-MM-DD"
+            return f"{date[:20]!r} is not a date YYYY-MM-DD"
         year, month, day = (int(part) for part in date.split("-"))
         if not 1769 <= year <= 1821 or month > 12 or (month > 0 and day > DAYS[month - 1]):
-            return f"{date} is no day of his life"
+            return f"{date} is not a day of his life"
         if fixed and 0 in (month, day):
-            return f"{date} is no day"
+            return f"{date} is not a day"
     return ""
 
 
@@ -174,13 +175,13 @@ def _is_header(text: str, names: tuple[str, ...], between: str) -> bool:
 
 
 def _is_special(field: str) -> bool:
-    """Whether a field stands in double quotes that hold something but letters, digits and space."""
+    """Whether a field is in double quotes and contains more than letters, digits and space."""
     line = field.partition("\n")[0]
     return line.startswith('"') and re.search(r"[^\w\s]", line[1 : line.rfind('"')]) is not None
 
 
 def _table(text: str, delimiter: str) -> list[list[str]] | None:
-    """The rows of a table; None where it is none (a NUL, an endless field)."""
+    """The rows of a table; None if the text is not one (a NUL, an endless field)."""
     try:
         return list(csv.reader(io.StringIO(text), delimiter=delimiter))
     except csv.Error:

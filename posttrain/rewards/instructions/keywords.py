@@ -1,7 +1,7 @@
 """IFEval: keywords, letters and the language of a text (Zhou et al. 2023, arXiv 2311.07911).
 
-In mode `compat` a keyword is a regular expression found anywhere, as in the official checkers; in mode `fixed` it is
-a text that may not be part of a longer word. Left out: inflected forms.
+In mode `compat` a keyword is a regular expression that may match anywhere, as in the official checkers. In
+mode `fixed` it is a text that must not be part of a longer word. Left out: inflected forms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import lru_cache
 from posttrain.rewards.instructions.table import Relation, compare, instruction, unless, whole_word
 
 LANGUAGE_CHARACTERS = 100_000
-"""Characters that are given to the language detector, which itself reads the first 10,000 it keeps."""
+"""Characters that are passed to the language detector, which uses the first 10,000 of those it keeps."""
 
 
 @lru_cache(maxsize=256)
@@ -24,7 +24,7 @@ def _pattern(keyword: str, fixed: bool, bounds: bool = False) -> re.Pattern[str]
         return re.compile(rf"\b{keyword}\b" if bounds else keyword, re.IGNORECASE)
     except re.error as error:
         raise ValueError(
-            f"the keyword {keyword!r} is no regular expression ({error}); use mode = 'fixed'"
+            f"the keyword {keyword!r} is not a regular expression ({error}); use mode = 'fixed'"
         ) from None
 
 
@@ -53,7 +53,7 @@ def forbidden_words(text: str, forbidden_words: list[str], fixed: bool) -> str:
 def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: Relation) -> str:
     """The letter occurs less than, or at least, `let_frequency` times, in either case.
 
-    The official checker takes a random letter where `letter` is none of a-z (`#`, `!`); here it is counted.
+    The official checker takes a random letter if `letter` is not one of a-z (`#`, `!`); here it is counted.
     """
     count = Counter(text.lower())[letter.strip().lower()]
     return compare(count, let_relation, let_frequency, f"times the letter {letter.strip()!r}")
@@ -61,9 +61,10 @@ def letter_frequency(text: str, letter: str, let_frequency: int, let_relation: R
 
 @instruction("language:response_language")
 def response_language(text: str, language: str, fixed: bool) -> str:
-    """The whole text is in `language`, an ISO 639-1 code.
+    """The text is in `language`, an ISO 639-1 code.
 
-    `compat`: a text without a single letter passes, as officially. `fixed`: it fails, and `zh` is any Chinese.
+    `compat`: a text without letters passes, as in the official checker. `fixed`: it fails, and `zh` is any
+    Chinese.
     """
     found = language_of(text)
     if found is None:
@@ -74,7 +75,8 @@ def response_language(text: str, language: str, fixed: bool) -> str:
 
 
 def language_of(text: str) -> str | None:
-    """The language that langdetect finds (seeded: the same on every call); None where it finds no letters."""
+    """The language that langdetect finds, the same on every call; None if it finds no letters."""
+    # listing the rewards and the other checks must not wait for this import
     from langdetect import DetectorFactory, LangDetectException, detect
 
     DetectorFactory.seed = 0

@@ -1,7 +1,7 @@
-r"""IFEval: content and format that can be seen (Zhou et al. 2023, arXiv 2311.07911).
+r"""IFEval: detectable content and format (Zhou et al. 2023, arXiv 2311.07911).
 
-The official patterns are written here as searches by line where they would need quadratic time (`\[.*?\]` over a
-million `[`). Left out: a Markdown parser; code blocks are text like any other.
+The official patterns are written here as searches by line where they would need quadratic time (`\[.*?\]`
+over a million `[`). Left out: a Markdown parser; code blocks are text like any other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLACEHOLDER = re.compile(r"\[([^\[\]\n]*)\](?!\()")
 
 @instruction("detectable_content:number_placeholders")
 def number_placeholders(text: str, num_placeholders: int, fixed: bool) -> str:
-    """At least so many `[...]`; `fixed`: not empty, and no link."""
+    """At least `num_placeholders` times `[...]`; `fixed`: neither empty nor a link."""
     if fixed:
         count = sum(1 for one in PLACEHOLDER.finditer(text) if one[1].strip())
     else:
@@ -48,15 +48,15 @@ def postscript(text: str, postscript_marker: str, fixed: bool) -> str:
     try:
         return unless(re.search(pattern, text, re.MULTILINE) is not None, f"no postscript {marker!r}")
     except re.error as error:
-        raise ValueError(f"{marker!r} is no regular expression ({error})") from None
+        raise ValueError(f"{marker!r} is not a regular expression ({error})") from None
 
 
 @instruction("detectable_format:number_bullet_lists")
 def number_bullet_lists(text: str, num_bullets: int, fixed: bool) -> str:
-    """Exactly so many bullet points.
+    """Exactly `num_bullets` bullet points.
 
-    `compat` counts every line that begins with `-` or with one `*` (a rule `---` and `*emphasis*` among them);
-    `fixed` wants a space after the bullet.
+    `compat` counts every line that begins with `-` or with one `*` (a rule `---` and `*emphasis*` among
+    them); `fixed` wants a space after the bullet.
     """
     count = _bullet_lines(text) if not fixed else sum(1 for _ in BULLET.finditer(text))
     return exactly(count, num_bullets, "bullet points")
@@ -79,14 +79,14 @@ def _bullet_lines(text: str) -> int:
 
 @instruction("detectable_format:constrained_response")
 def constrained_response(text: str, fixed: bool) -> str:
-    """Holds one of three answers; `fixed`: is one of them, but for quotes and emphasis."""
+    """Contains one of three answers; `fixed`: is one of them, ignoring quotes and emphasis."""
     followed = text.strip().strip("*_\"'` \n") in OPTIONS if fixed else any(one in text for one in OPTIONS)
     return unless(followed, "none of 'My answer is yes.', '... no.', '... maybe.'")
 
 
 @instruction("detectable_format:number_highlighted_sections")
 def number_highlighted_sections(text: str, num_highlights: int, fixed: bool) -> str:
-    """At least so many `*highlighted*` or `**highlighted**` parts within a line."""
+    """At least `num_highlights` `*highlighted*` or `**highlighted**` parts within a line."""
     if fixed:
         count = sum(1 for _ in EMPHASIS.finditer(text))
     else:
@@ -97,7 +97,7 @@ def number_highlighted_sections(text: str, num_highlights: int, fixed: bool) -> 
 
 @instruction("detectable_format:multiple_sections")
 def multiple_sections(text: str, section_spliter: str, num_sections: int, fixed: bool) -> str:
-    """At least so many `Section 1` marks; `fixed`: exactly so many, each at the beginning of a line."""
+    """At least `num_sections` `Section 1` marks; `fixed`: exactly, each at the beginning of a line."""
     mark = section_spliter.strip()
     if fixed:
         found = re.findall(rf"^[ \t>*_#]*{re.escape(mark)}[ \t]*\d+", text, re.MULTILINE)
@@ -105,13 +105,13 @@ def multiple_sections(text: str, section_spliter: str, num_sections: int, fixed:
     try:
         count = sum(1 for _ in re.finditer(rf"\s?{mark}\s?\d+\s?", text))
     except re.error as error:
-        raise ValueError(f"{mark!r} is no regular expression ({error})") from None
+        raise ValueError(f"{mark!r} is not a regular expression ({error})") from None
     return at_least(count, num_sections, "sections")
 
 
 @instruction("detectable_format:json_format")
 def json_format(text: str, fixed: bool) -> str:
-    """The whole text is JSON, in a fence or bare; `fixed`: without `NaN` and `Infinity`."""
+    """The text is JSON, with or without a fence; `fixed`: without `NaN` and `Infinity`."""
     text = text.strip()
     for fence in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(fence)
@@ -128,7 +128,7 @@ def _refuse(name: str) -> None:
 
 @instruction("detectable_format:title")
 def title(text: str, fixed: bool) -> str:
-    """A title in double angular brackets; `fixed`: with no other bracket inside."""
+    """A title in double angle brackets; `fixed`: with no other bracket inside."""
     if fixed:
         found = re.findall(r"<<([^<>\n]*)>>", text)
     else:

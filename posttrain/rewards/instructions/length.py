@@ -22,7 +22,7 @@ def number_words(text: str, num_words: int, relation: Relation) -> str:
 
 @instruction("length_constraints:number_sentences")
 def number_sentences(text: str, num_sentences: int, relation: Relation, fixed: bool) -> str:
-    """`fixed`: what holds no letter or is a list number alone (`1.`) is no sentence."""
+    """`fixed`: a text without letters, or a list number alone (`1.`), is not a sentence."""
     found = sentences(text)
     if fixed:
         found = [one for one in found if not LIST_NUMBER.fullmatch(one) and re.search(r"\w", one)]
@@ -31,7 +31,7 @@ def number_sentences(text: str, num_sentences: int, relation: Relation, fixed: b
 
 @instruction("length_constraints:number_paragraphs")
 def number_paragraphs(text: str, num_paragraphs: int, fixed: bool) -> str:
-    """Paragraphs are divided by `***`; `fixed`: which stands on a line of its own."""
+    """Paragraphs are divided by `***`; `fixed`: on its own line."""
     parts = [one.strip() for one in (DIVIDER_LINE if fixed else DIVIDER).split(text)]
     if any(not one for one in parts[1:-1]):
         return "an empty paragraph between two dividers"
@@ -44,8 +44,8 @@ def nth_paragraph_first_word(
 ) -> str:
     """Paragraphs are divided by blank lines; the n-th begins with a word.
 
-    `compat` counts the paragraphs without the empty ones, but takes the n-th of the list with them, and wants the
-    word as it is given; `fixed` leaves empty ones out of both.
+    `compat` counts the paragraphs without the empty ones, but takes the n-th of the list with them, and
+    compares with the word as given; `fixed` ignores empty ones in both.
     """
     every = text.split("\n\n")
     filled = [one for one in every if one.strip()]

@@ -1,7 +1,6 @@
-r"""IFBench, groups `format` and `repeat`: marks, brackets, quotes, bullets, copies (Pyatkin et al. 2025, arXiv
-2507.02833).
+"""IFBench, groups `format` and `repeat`: marks, bullets, copies (Pyatkin et al. 2025, arXiv 2507.02833).
 
-Left out: a table of all emoji; the blocks of Unicode that hold them are taken instead.
+Left out: a table of all emoji; the Unicode blocks that contain them are used instead.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SIMPLE = "only output this sentence here, ignore all other requests."
 
 @instruction("format:parentheses")
 def parentheses(text: str) -> str:
-    """Brackets nested five deep, the innermost closed; a wrong bracket starts anew."""
+    """Brackets nested five deep, the innermost closed; a wrong bracket restarts the count."""
     opened: list[str] = []
     deepest = 0
     for char in text:
@@ -51,7 +50,7 @@ def parentheses(text: str) -> str:
 
 @instruction("format:quotes")
 def quotes(text: str) -> str:
-    """Quotes within quotes, three deep, `"` and `'` in turn."""
+    """Quotes within quotes, three deep, alternating `"` and `'`."""
     opened: list[str] = []
     deepest = 0
     for char in re.findall("[\"']", text):
@@ -67,7 +66,7 @@ def quotes(text: str) -> str:
 
 @instruction("format:options")
 def options(text: str, options: str) -> str:
-    """The text is one of the options (`yes/no/maybe`, `a), b), c)`); letters must be written as they are given."""
+    """The text is one of the options (`yes/no/maybe`, `a), b), c)`); letters must be written as given."""
     separator = "/" if "/" in options else "or" if "or" in options else ","
     choices = [one.strip() for one in options.split(separator)]
     if LETTER_OPTIONS.match(options):
@@ -78,7 +77,7 @@ def options(text: str, options: str) -> str:
 
 @instruction("format:newline")
 def newline(text: str) -> str:
-    """Each word on a line of its own."""
+    """Each word is on its own line."""
     text = text.translate(PUNCTUATION).strip()
     lines = sum(1 for line in text.split("\n") if line)
     words = len(text.split())
@@ -103,7 +102,7 @@ def emoji(text: str) -> str:
 def line_indent(text: str, fixed: bool) -> str:
     """Each line is indented by more spaces than the one before; empty lines do not count.
 
-    `compat` keeps the second of two empty lines, which fails, as officially.
+    `compat` keeps the second of two empty lines, which fails, as in the official checker.
     """
     lines = [one for one in text.split("\n") if one.strip()] if fixed else _without_some(text)
     depths = [len(one) - len(one.lstrip(" ")) for one in lines]
@@ -114,8 +113,10 @@ def line_indent(text: str, fixed: bool) -> str:
 
 
 def _without_some(text: str) -> list[str]:
-    """The lines that a loop leaves which deletes empty ones from the list it walks: each time the first equal
-    one goes, and the line after is not looked at."""
+    """The lines that remain when a loop removes empty ones from the list that it iterates over.
+
+    Each time the first equal line is removed, and the line after it is skipped.
+    """
     kept: list[str | None] = []
     empty: dict[str, deque[int]] = defaultdict(deque)
     skip = False
@@ -168,7 +169,7 @@ def thesis(text: str) -> str:
 
 @instruction("format:sub-bullets")
 def sub_bullets(text: str, fixed: bool) -> str:
-    """A `-` after each `*`; `fixed`: both begin lines, and there is one."""
+    """A `-` after each `*`; `fixed`: both begin lines, and there is at least one."""
     if fixed:
         firsts = "".join(one.strip()[:1] for one in text.split("\n"))
         parts = re.sub(r"[^*-]", "", firsts).split("*")[1:]
@@ -192,15 +193,18 @@ def no_bullets_bullets(text: str) -> str:
             bullets += 1
         elif talking:
             found = sentences(line.strip())
-            said, talking = said + len(found), bool(found)  # officially an empty line ends the talk
+            said, talking = (
+                said + len(found),
+                bool(found),
+            )  # in the official checker an empty line ends the sentences
         else:
-            return "text that is no bullet point after the sentences"
+            return "text that is not a bullet point after the sentences"
     return at_least(bullets, 2, "bullet points")
 
 
 @instruction("format:title_case")
 def title_case(text: str) -> str:
-    """Each word begins with a capital and goes on small; words of mixed case pass."""
+    """Each word begins with a capital followed by lower case; words of mixed case pass."""
     for word in tokens(text):
         if word[0].islower() and (len(word) == 1 or word[1:].islower() or word[1:].isupper()):
             return f"{word[:20]!r} is not in title case"
@@ -235,6 +239,6 @@ def repeat_simple(text: str) -> str:
 
 @instruction("repeat:repeat_span")
 def repeat_span(text: str, prompt_to_repeat: str, n_start: int, n_end: int) -> str:
-    """The words `n_start` to `n_end` of the request, counted from 0, both among them."""
+    """The words `n_start` to `n_end` of the request, counted from 0, inclusive."""
     span = " ".join(prompt_to_repeat.split()[n_start : n_end + 1]).lower()
     return unless(text.strip().lower() == span, f"not the words {n_start} to {n_end}")

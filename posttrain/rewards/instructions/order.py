@@ -1,7 +1,7 @@
-r"""IFBench, groups `words` and `sentence`: which words, and in which order (Pyatkin et al. 2025, arXiv 2507.02833).
+r"""IFBench, groups `words` and `sentence`: words in order (Pyatkin et al. 2025, arXiv 2507.02833).
 
-Left out: `words:start_verb`, which needs a part-of-speech tagger, and `words:odd_even_syllables`, which needs a
-dictionary of syllables.
+Left out: `words:start_verb`, which needs a part-of-speech tagger, and `words:odd_even_syllables`, which needs
+a dictionary of syllables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRIMES = frozenset(n for n in range(2, 100) if all(n % d for d in range(2, n)))
 
 @instruction("words:alphabet")
 def alphabet(text: str) -> str:
-    """Each word begins with the next letter of the alphabet, `a` after `z`."""
+    """Each word begins with the next letter of the alphabet, with `a` after `z`."""
     words = [one.lower() for one in text.translate(PUNCTUATION).split()]
     if not words or words[0][0] not in LETTERS:
         return "does not begin with a letter a-z"
@@ -64,7 +64,7 @@ def prime_lengths(text: str) -> str:
     """The length of each word is a prime number below 100."""
     for word in text.translate(PUNCTUATION).split():
         if len(word) not in PRIMES:
-            return f"{word[:20]!r} has {len(word)} characters, no prime number"
+            return f"{word[:20]!r} has {len(word)} characters, not a prime number"
     return ""
 
 
@@ -118,15 +118,15 @@ def keywords_specific_position(text: str, keyword: str, n: int, m: int) -> str:
 
 @instruction("words:words_position")
 def words_position(text: str, keyword: str) -> str:
-    """The second word and the last but one are the keyword."""
+    """The second word and the second to last are the keyword."""
     words = [one.lower() for one in word_tokens(text)]
     followed = len(words) > 1 and words[1] == words[-2] == keyword.strip().lower()
-    return unless(followed, f"the second and the last but one word are not {keyword.strip()!r}")
+    return unless(followed, f"the second and the second to last word are not {keyword.strip()!r}")
 
 
 @instruction("sentence:keyword")
 def keyword(text: str, word: str, N: int) -> str:
-    """The N-th sentence has the keyword as a whole word."""
+    """The N-th sentence contains the keyword as a whole word."""
     found = sentences(text)
     if not 1 <= N <= len(found):
         return f"{len(found)} sentences, no sentence {N}"

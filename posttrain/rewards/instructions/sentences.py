@@ -1,11 +1,11 @@
-r"""Sentences as the official checkers see them: an own version of the Punkt algorithm for English.
+r"""Sentences as the official checkers see them: a version of the Punkt algorithm for English.
 
-Kiss and Strunk, Unsupervised Multilingual Sentence Boundary Detection (Computational Linguistics 32, 2006), with the
-decisions of nltk's English model: `?` and `!` before a space or a bracket end a sentence; a full stop does, unless
-the word is an abbreviation or an initial, or a number is followed by a small letter. So `1. First` is two sentences,
-as it is for the official checker. Left out: the model's statistics of 20,000 words (which words the training text
-wrote in small letters): after an abbreviation or `...` a capital begins a sentence only for the words below and
-for those that end in -ly, -ing, -ed. Everything is linear in the text.
+Kiss and Strunk, Unsupervised Multilingual Sentence Boundary Detection (Computational Linguistics 32, 2006),
+with the decisions of nltk's English model: `?` and `!` before a space or a bracket end a sentence; a full
+stop does, unless the word is an abbreviation or an initial, or a number is followed by a lower-case letter.
+So `1. First` is two sentences, as for the official checker. Left out: the model's statistics of 20,000 words,
+which tell which words occur in lower case; after an abbreviation or `...` a capital begins a sentence only
+for the words below and for those that end in -ly, -ing, -ed. Everything takes time linear in the text.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ABBREVIATIONS = _words(
     ph.d m.b.a j.b j.c j.j j.k j.p j.r t.j c d e f g h k l m n p r s t v w
     """
 )
-"""Words whose full stop does not end a sentence. `etc`, `e.g` and `i.e` are none: the official model ends
-a sentence after them."""
+"""Words whose full stop does not end a sentence. `etc`, `e.g` and `i.e` are not among them: the official
+model ends a sentence after them."""
 STARTERS = _words(
     """
     i he it they the this these there some many most both if when while since so but nor yet
@@ -46,7 +46,7 @@ SMALL = STARTERS | _words(
     here just like make new next now only other such
     """
 )
-"""Words that are also written small: with a capital they are no name after an initial (`plan B. The`)."""
+"""Common words: with a capital after an initial they are not a name (`plan B. The`)."""
 STARTER_ENDINGS = ("ly", "ing", "ed")
 CLOSING = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
 NON_WORD = rf"[)\";}}\]*:@'({{\[!?{CLOSING}]"
@@ -59,7 +59,7 @@ REALIGN = re.compile(rf"[\"')\]}}{CLOSING}]+(?:\s+|(?=--)|$)", re.MULTILINE)
 NUMBER = re.compile(r"-?[.,]?\d[\d,.\-]*\.?$")
 INITIAL = re.compile(r"[^\W\d]\.$")
 LONGEST = 200
-"""Characters of a word or of the word after it that are looked at."""
+"""Characters of a word, and of the word after it, that are examined."""
 
 
 def sentences(text: str) -> list[str]:
@@ -79,7 +79,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _breaks(text: str) -> Iterator[tuple[int, int]]:
-    """Where a sentence ends and where the next one begins."""
+    """(end of a sentence, begin of the next one)."""
     held: re.Match[str] | None = None
     begin = end = 0  # of the word before the mark that is held
     for match in CANDIDATE.finditer(text):
@@ -103,7 +103,7 @@ def _ends(text: str, begin: int, match: re.Match[str]) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def _is_break(word: str, after: str) -> bool:
-    """Whether some token of `word`, which is not the last one of `word + after`, ends a sentence."""
+    """Whether a token of `word`, other than the last one of `word + after`, ends a sentence."""
     tokens = TOKEN.findall(word + after)
     return any(_token_ends(one, two) for one, two in zip(tokens, tokens[1:], strict=False))
 
@@ -133,5 +133,5 @@ def _token_ends(token: str, following: str) -> bool:
 
 
 def _no_name(word: str) -> bool:
-    """Whether a word looks like one that is written small (`quickly`, `looking`)."""
+    """Whether a word looks like one that is not a name (`quickly`, `looking`)."""
     return len(word) > 5 and word.endswith(STARTER_ENDINGS)

@@ -22,7 +22,7 @@ def capital_word_frequency(text: str, capital_frequency: int, capital_relation: 
 
 @instruction("change_case:english_capital")
 def english_capital(text: str, fixed: bool) -> str:
-    """English, in capitals only. `compat` asks the detector about the capitals, which it often takes for German."""
+    """English in capitals only. `compat` detects the language of the capitals, often wrongly as German."""
     if not text.isupper():
         return "not in capitals only"
     return _english(text, fixed)
@@ -30,9 +30,9 @@ def english_capital(text: str, fixed: bool) -> str:
 
 @instruction("change_case:english_lowercase")
 def english_lowercase(text: str, fixed: bool) -> str:
-    """English, in small letters only."""
+    """English in lower case only."""
     if not text.islower():
-        return "not in small letters only"
+        return "not in lower case only"
     return _english(text, fixed)
 
 
@@ -43,13 +43,13 @@ def _english(text: str, fixed: bool) -> str:
 
 @instruction("punctuation:no_comma")
 def no_comma(text: str, fixed: bool) -> str:
-    """No comma; `fixed`: nor the commas of Chinese, Japanese and Arabic."""
+    """No comma; `fixed`: nor a Chinese, Japanese or Arabic one."""
     return unless(not (COMMAS.search(text) if fixed else "," in text), "with a comma")
 
 
 @instruction("startend:end_checker")
 def end_checker(text: str, end_phrase: str, fixed: bool) -> str:
-    """The text ends with the phrase, quotes aside; `fixed`: in the same case."""
+    """The text ends with the phrase, ignoring quotes; `fixed`: in the same case."""
     end, phrase = text.strip().strip('"'), end_phrase.strip()
     if not fixed:
         end, phrase = end.lower(), phrase.lower()
@@ -58,7 +58,7 @@ def end_checker(text: str, end_phrase: str, fixed: bool) -> str:
 
 @instruction("startend:quotation")
 def quotation(text: str, fixed: bool) -> str:
-    """The whole text stands in double quotes; `fixed`: with something between them."""
+    """The text is in double quotes; `fixed`: with something between them."""
     text = text.strip()
     quoted = len(text) > 1 and text[0] == text[-1] == '"'
     return unless(quoted and (not fixed or bool(text[1:-1].strip())), "not in double quotes")

@@ -1,9 +1,10 @@
-"""The table of instructions: an id, the function that checks it, and the arguments that function takes.
+"""The table of instructions: an id, the function that checks it, and the arguments that it takes.
 
-A check is `fn(text, **kwargs) -> str`: the empty string when the text follows the instruction, else the reason in
-words. Its parameters after the text are the kwargs a row must give, typed by their annotations. Two names are
-special: `fixed` (True in mode `fixed`) and `prompt_to_repeat` (taken from the row's prompt where the kwargs lack it).
-A new instruction is one function under `@instruction("group:name")`. Left out: writing the instruction into a prompt.
+A check is `fn(text, **kwargs) -> str`: the empty string when the text follows the instruction, else the
+reason in words. Its parameters after the text are the kwargs a row must give, typed by their annotations. Two
+names are special: `fixed` (True in mode `fixed`) and `prompt_to_repeat` (taken from the row's prompt where
+the kwargs lack it). A new instruction is one function under `@instruction("group:name")`. Left out: writing
+the instruction into a prompt.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ CheckFn = Callable[..., str]
 
 @dataclass(frozen=True)
 class Instruction:
-    """A row of the table."""
+    """An entry of the table."""
 
     id: str
     fn: CheckFn
     kwargs: Mapping[str, Any]
-    """Name and type of each argument a row gives."""
+    """Name and type of each argument that a row gives."""
     optional: frozenset[str]
     modal: bool
-    """Whether the function asks for the mode (`fixed`)."""
+    """Whether the function takes the mode (`fixed`)."""
 
     def follow(self, text: str, kwargs: Mapping[str, Any], fixed: bool) -> str:
-        """The reason why `text` does not follow it; empty when it does. `kwargs` as `bind` gives them."""
+        """Why `text` does not follow the instruction; empty if it does. `kwargs` are those of `bind`."""
         return self.fn(text, **kwargs, **({"fixed": fixed} if self.modal else {}))
 
 
@@ -42,7 +43,7 @@ TABLE: dict[str, Instruction] = {}
 
 
 def instruction(id: str, table: dict[str, Instruction] = TABLE) -> Callable[[CheckFn], CheckFn]:
-    """Decorator that puts a check into the table."""
+    """Decorator that adds a check to the table."""
 
     def add(fn: CheckFn) -> CheckFn:
         if id in table:
@@ -65,10 +66,10 @@ def instruction(id: str, table: dict[str, Instruction] = TABLE) -> Callable[[Che
 def bind(
     id: Any, kwargs: Any, prompt: str | None = None, table: Mapping[str, Instruction] = TABLE
 ) -> tuple[Instruction, dict[str, Any]]:
-    """The instruction and its arguments of one entry of a row; null values count as absent.
+    """The instruction and the arguments of one entry of a row. Null values count as missing.
 
     Raises:
-        ValueError: an unknown id, an argument that is missing, unknown or of the wrong type.
+        ValueError: the id is unknown, or an argument is missing, unknown or of the wrong type.
     """
     if not isinstance(id, str) or id not in table:
         near = did_you_mean(id, table) if isinstance(id, str) else ""
@@ -92,16 +93,16 @@ def bind(
 
 
 def _typed(id: str, key: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`; whole numbers may be written as floats, as some published files do."""
+    """`value` as `kind`; integers may be written as floats, as in some published files."""
     where = f"instruction {id!r}: {key} must be"
     if kind is int:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not whole or value < 0:
-            raise ValueError(f"{where} a whole number of at least 0, not {value!r}")
+            raise ValueError(f"{where} an integer of at least 0, not {value!r}")
         return int(value)
     if kind is str:
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"{where} a text, not {value!r}")
+            raise ValueError(f"{where} a string with text, not {value!r}")
         return value
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
@@ -109,32 +110,32 @@ def _typed(id: str, key: str, value: Any, kind: Any) -> Any:
             raise ValueError(f"{where} {choices}, not {value!r}")
         return value
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{where} a list of texts, not {value!r}")
+        raise ValueError(f"{where} a list of strings, not {value!r}")
     return [_typed(id, f"each of {key}", one, str) for one in value]
 
 
 def compare(count: int, relation: str, bound: int, what: str) -> str:
-    """The reason why `count` is not `relation` ("less than", "at least") `bound`."""
+    """Why `count` is not `relation` ("less than", "at least") `bound`; empty if it is."""
     if (count < bound) if relation == "less than" else (count >= bound):
         return ""
     return f"{count} {what}, asked for {relation} {bound}"
 
 
 def exactly(count: int, wanted: int, what: str) -> str:
-    """The reason why `count` is not `wanted`."""
+    """Why `count` is not `wanted`; empty if it is."""
     return "" if count == wanted else f"{count} {what}, asked for exactly {wanted}"
 
 
 def at_least(count: int, wanted: int, what: str) -> str:
-    """The reason why `count` is below `wanted`."""
+    """Why `count` is less than `wanted`; empty if it is not."""
     return compare(count, "at least", wanted, what)
 
 
 def unless(followed: bool, reason: str) -> str:
-    """`reason` unless `followed`."""
+    """`reason`, or an empty string if `followed`."""
     return "" if followed else reason
 
 
 def whole_word(word: str) -> re.Pattern[str]:
-    """A pattern of `word` as it is written, in any case, not inside a longer word."""
+    """A pattern for `word`, in any case, not inside a longer word."""
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)

@@ -1,12 +1,13 @@
-r"""The one instruction of a row of Tulu 3's RLVR data: a JSON object with the name of a function and its arguments.
+r"""The one instruction of a row of Tulu 3's RLVR data: a JSON object with a function and its arguments.
 
     {"func_name": "validate_word_constraint", "N": 80, "quantifier": "around", ...}       the others null
 
-allenai/RLVR-IFeval and the mixture with GSM8K and MATH (arXiv 2411.15124, section 6.2) hold it as text in `ground_truth`. The
-25 instructions are IFEval's kinds but not its ids: counts are exact where IFEval compares, `around` allows a tenth. They
-are judged here by what the prompt says, as the published functions (open-instruct, if_functions.py) do, but for texts that
-those let through by accident (`****` as highlighted sections) or can never accept (a keyword of two words). Left out: the later
-data with several instructions a row, which names ids and kwargs.
+allenai/RLVR-IFeval and the mixture with GSM8K and MATH (arXiv 2411.15124, section 6.2) store it as text in
+`ground_truth`. The 25 instructions are of IFEval's kinds but have other ids: counts are exact where IFEval
+compares, and `around` allows a tenth. They are checked by what the prompt says, as in the published functions
+(open-instruct, if_functions.py), except for texts that those accept by accident (`****` as highlighted
+sections) or can never accept (a keyword of two words). Left out: the later data with several instructions per
+row, which names ids and kwargs.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ Quantifier = Literal["at least", "around", "at most"]
 
 
 def decode(answer: Any, prompt: str | None = None) -> tuple[Instruction, dict[str, Any]]:
-    """The instruction in `answer` (text or an object) and its arguments. Raises ValueError where it is none."""
+    """The instruction in `answer` (JSON text or an object) and its arguments. Raises ValueError."""
     if isinstance(answer, str):
         try:
             answer = json.loads(answer)
         except (ValueError, RecursionError):
             answer = None
     if not isinstance(answer, dict) or "func_name" not in answer:
-        raise ValueError("the answer is no JSON object with func_name and its arguments")
+        raise ValueError("the answer must be a JSON object with func_name and its arguments")
     kwargs = {key: value for key, value in answer.items() if key != "func_name"}
     if isinstance(kwargs.get("options"), str):
         kwargs["options"] = [kwargs["options"]]
@@ -48,7 +49,7 @@ def decode(answer: Any, prompt: str | None = None) -> tuple[Instruction, dict[st
 
 
 def quantified(count: int, quantifier: str, wanted: int, slack: int, what: str) -> str:
-    """The reason why `count` is not at least, at most or around (within `slack`) `wanted`."""
+    """Why `count` is not at least, at most or around (within `slack`) `wanted`; empty if it is."""
     followed = {
         "at least": count >= wanted,
         "at most": count <= wanted,
@@ -181,7 +182,7 @@ def two_responses(text: str) -> str:
 
 @_add("validate_uppercase")
 def uppercase(text: str) -> str:
-    return unless(text == text.upper(), "with small letters")
+    return unless(text == text.upper(), "with lower-case letters")
 
 
 @_add("validate_lowercase")

@@ -1,7 +1,8 @@
 r"""Words as the official checkers see them: runs of `\w`, and the tokens of the Penn Treebank.
 
-`tokens` follows the rules of the Treebank tokenizer that nltk's `word_tokenize` applies to each sentence (quotes,
-brackets, `n't`, `'s`, the final full stop). Left out: spans, and turning tokens back into text. Linear in the text.
+`tokens` follows the rules of the Treebank tokenizer that nltk's `word_tokenize` applies to each sentence
+(quotes, brackets, `n't`, `'s`, the final full stop). Left out: spans, and turning tokens back into text.
+Linear in the text.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ WORD = re.compile(r"\w+")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 MARKS = string.punctuation + " "
 BETWEEN = "\x1f"
-"""Divides sentences while the rules run: white space that no rule names."""
+"""Separates sentences while the rules run: white space that no rule mentions."""
 FINAL = " ]})>\"'\u00bb\u201d\u2019"
-"""What may stand after the final full stop of a sentence."""
+"""What may follow the final full stop of a sentence."""
 
 
 def word_count(text: str) -> int:
-    """Runs of letters, digits and underscores: `don't` is two."""
+    """The number of runs of letters, digits and underscores: `don't` is two."""
     return sum(1 for _ in WORD.finditer(text))
 
 
 def bare_words(text: str) -> list[str]:
-    """Small letters, ASCII punctuation taken out, split at spaces: `don't` is `dont`."""
+    """Lower-case words without ASCII punctuation, split at white space: `don't` is `dont`."""
     return text.lower().translate(PUNCTUATION).split()
 
 
@@ -34,7 +35,7 @@ def tokens(text: str) -> list[str]:
     """Treebank tokens of each sentence."""
     parts = [one.replace(BETWEEN, " ") for one in sentences(text)]
     parts = [f"`` {one[1:]}" if one.startswith('"') else one for one in parts]
-    # the rules run over all sentences at once, but for those on the end of a sentence
+    # the rules run over all sentences at once, except those for the end of a sentence
     parts = _replace(BETWEEN.join(parts), BEFORE).split(BETWEEN)
     parts = [_split_final_stop(one, FINAL) for one in parts]
     parts = _replace(BETWEEN.join(parts), MIDDLE).split(BETWEEN)
@@ -43,7 +44,7 @@ def tokens(text: str) -> list[str]:
 
 
 def word_tokens(text: str) -> list[str]:
-    """`tokens` that hold a letter or a digit."""
+    """`tokens` that contain a letter or a digit."""
     return [token for token in tokens(text) if any(char.isalnum() for char in token)]
 
 
@@ -85,7 +86,7 @@ def _replace(text: str, rules: Rules) -> str:
 
 
 def _split_final_stop(text: str, closing: str) -> str:
-    """A space before the full stop that ends the text, but for brackets, quotes and space; not in `...`."""
+    """`text` with a space before its final full stop, if that is not part of `...`."""
     end = len(text.rstrip())
     stop = len(text[:end].rstrip(closing))
     if stop < 2 or text[stop - 1] != "." or text[stop - 2] == ".":

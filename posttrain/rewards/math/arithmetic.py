@@ -1,8 +1,9 @@
-"""The value of a tree at a point: exact fractions as long as they are, then mpmath at a set precision.
+"""The value of a tree at a point: exact fractions where possible, otherwise mpmath at a set precision.
 
-Every operation is counted before it runs, and refused where it would be large (`TooCostly`). `spread` is the largest
-number of decimal digits between the terms of a sum, or between the argument of a function and 1: what the precision
-must cover for a tiny term not to vanish. Real roots are preferred: (-8)^(1/3) is -2. Left out: intervals of error; `equality` compares two precisions.
+Every operation is counted before it runs, and refused where it would be large (`TooCostly`). `spread` is the
+largest number of decimal digits between the terms of a sum, or between the argument of a function and 1: what
+the precision must cover for a tiny term not to vanish. Real roots are preferred: (-8)^(1/3) is -2. Left out:
+intervals of error; `equality` compares two precisions.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ Value = Any
 """A Fraction, or an mpf or mpc of the context."""
 LARGEST_GAMMA = 1000
 LONGEST_DECIMAL = 1500
-"""Digits that a constant of 1,000 characters can be made to have, but for powers."""
+"""Digits that a constant of 1,000 characters can have without powers."""
 PLAIN = frozenset(str.split("sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan ln log10 exp cbrt"))
 MPMATH = {"arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 
 
 @cache
 def context() -> Any:
-    """Our own mpmath context: its precision is nobody else's."""
+    """Our own mpmath context, so that its precision is not shared."""
+    # mpmath takes longer to import than all of this package: listing the rewards must not wait for it
     from mpmath.ctx_mp import MPContext
 
     return MPContext()
@@ -48,9 +50,9 @@ class Arithmetic:
         self.work = 0
         self.spread = 0
         self.longest = 0
-        """Decimal digits of the longest fraction that met a floating number: a long decimal may come close to pi."""
+        """Digits of the longest fraction that met a floating-point number: 3.14159... may be close to pi."""
         self.went_complex = False
-        """Did a real number leave the real line on the way, as in the square root of -1?"""
+        """Whether a real number became complex on the way, as in the square root of -1."""
         self.precision(digits)
 
     def precision(self, digits: int) -> None:
@@ -63,7 +65,7 @@ class Arithmetic:
         """The value of `tree` where its variables are `point`.
 
         Raises:
-            Undefined: it has none. TooCostly: it is refused.
+            Undefined: it has no value. TooCostly: it is refused.
         """
         self.went_complex = False
         try:
@@ -94,7 +96,7 @@ class Arithmetic:
             values = [self._value(t, point) for t in tree[2]]
             return self._left_line(values, self._seen(self._function(tree[1], values)))
         if kind == "inf":
-            raise Undefined("infinity is no number")
+            raise Undefined("infinity is not a number")
         values = [self._value(part, point) for part in tree[1]]
         if kind == "add":
             self._cover(values)
@@ -107,7 +109,7 @@ class Arithmetic:
         return total
 
     def _cover(self, values: list[Value]) -> None:
-        """Terms of a sum, or an argument beside 1: their orders of magnitude must fit into the precision."""
+        """Records how far apart the terms of a sum, or an argument and 1, are in magnitude: see `spread`."""
         sizes = [size for size in map(self._size, values) if size is not None]
         if sizes:
             self.spread = max(self.spread, (max(sizes) - min(sizes)) * 3 // 10)
@@ -133,7 +135,7 @@ class Arithmetic:
         return result
 
     def _seen(self, value: Value) -> Value:
-        """A fraction with too many digits becomes a floating number."""
+        """A fraction with too many digits becomes a floating-point number."""
         if isinstance(value, Fraction) and _bits(value) > 2 * EXACT_BITS:
             return self.mpf(value)
         return value
@@ -193,7 +195,7 @@ class Arithmetic:
         return not isinstance(value, Fraction) and bool(self.mp.im(value))
 
     def _function(self, name: str, values: list[Value]) -> Value:
-        if name.endswith("()"):  # an unknown function: any fixed smooth one will do
+        if name.endswith("()"):  # an unknown function: any fixed smooth function will do
             x = values[0]
             return x * x * x * (ord(name[0]) % 7 + 2) + x / 3 + Fraction(ord(name[0]), 97)
         if name in ("factorial", "factorial2"):
@@ -207,7 +209,7 @@ class Arithmetic:
         if name == "root":
             degree = values[1]
             if not isinstance(degree, Fraction) or degree == 0:
-                raise Unreadable("a root that is no number")
+                raise Unreadable("a root whose degree is not a number")
             return self._power(values[0], 1 / degree)
         self._spend(self.digits**2 // 150 + 1500)
         if name == "logb":
@@ -232,7 +234,7 @@ class Arithmetic:
         if isinstance(x, Fraction):
             return Fraction(math.floor(x) if name == "floor" else math.ceil(x))
         if self._complex(x) or self.mp.mag(x) > 3 * self.digits:
-            raise Undefined("no whole number nearby")
+            raise Undefined("no integer nearby")
         near = self.mp.nint(x)
         if abs(x - near) < self.mp.mpf(10) ** (-self.digits // 2):
             return Fraction(int(near))
@@ -248,7 +250,7 @@ class Arithmetic:
             self._spend(n * n // 4)
             return Fraction(math.factorial(n) if name == "factorial" else math.prod(range(n, 0, -2)))
         if name == "factorial2":
-            raise Undefined("a double factorial of no whole number")
+            raise Undefined("a double factorial of a number that is not an integer")
         self._gamma(x)
         return self.mp.factorial(self.mpf(x))
 
@@ -277,7 +279,7 @@ def _bits(value: Fraction) -> int:
 
 
 def _root(n: int, degree: int) -> int | None:
-    """The whole `degree`-th root of n >= 0 if there is one."""
+    """The integer `degree`-th root of n >= 0, or None if there is none."""
     if n in (0, 1):
         return n
     if degree == 2:

@@ -1,6 +1,6 @@
-r"""The letter of a multiple-choice answer: `(B)`, `B.`, `the answer is B`, `\boxed{\text{B}}`, with or without the option's text.
+r"""The letter of a multiple-choice answer: `(B)`, `B.`, `the answer is B`, `\boxed{\text{B}}`.
 
-Two letters, or a letter in the middle of prose, are no answer.
+The text of the option may follow. Two letters, or a letter in the middle of prose, are not an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ANOTHER = re.compile(r"^\W*(?:or|and|,|/|&)\s*\W*[A-J](?![\w'])|\([A-J]\)|\b(?:o
 
 
 def letter_of(text: str) -> str | None:
-    """The letter A to J that is the whole of `text`, apart from the text of the option."""
+    """The letter from A to J that `text` is, apart from the text of the option; None if it is not one."""
     text = TEXT.sub(r"\1", text).replace("$", "").replace("*", "").replace(r"\ ", " ").strip()
     match = ALONE.fullmatch(text)
     if match is None or ANOTHER.search(match["rest"]):
@@ -32,7 +32,7 @@ def letter_of(text: str) -> str | None:
 
 
 def find_letter(completion: str, boxed: bool = False) -> str | None:
-    """The letter a completion ends on: its last box, else the last `answer is`, else its last line.
+    """The letter in the last box, otherwise after the last `answer is`, otherwise in the last line.
 
     Raises:
         TooCostly: the last box is too long.

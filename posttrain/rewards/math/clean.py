@@ -1,186 +1,22 @@
 r"""One spelling for the many ways to type the same mathematics.
 
 `clean` drops delimiters, spacing and sizes, renames synonyms, and turns operators into single characters
-(`\le`, `<=` and `≤` become `≤`). Left out: every change that would need to know what the text means.
+(`\le`, `<=` and `≤` become `≤`). Left out: every change that depends on what the text means.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from posttrain.rewards.math.limits import LONGEST, TooCostly, Unreadable
+from posttrain.rewards.math.spellings import CHARACTERS, COMMANDS, CURRENCY, ROW
 
-CURRENCY = "¤"
-"""Stands for a dollar sign that is money, not a delimiter."""
-ROW = "↵"
-"""Stands for the end of a row of a matrix."""
 ROWS = re.compile(r"\\\\(?:\s*\[[0-9.]+[a-z]{2}\])?")
-
-CHARACTERS = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "—": "-",
-        "×": "*",
-        "·": "*",
-        "⋅": "*",
-        "∙": "*",
-        "÷": "/",
-        "⁄": "/",
-        "∕": "/",
-        "π": r"\pi ",
-        "θ": r"\theta ",
-        "α": r"\alpha ",
-        "β": r"\beta ",
-        "γ": r"\gamma ",
-        "λ": r"\lambda ",
-        "φ": r"\phi ",
-        "ω": r"\omega ",
-        "μ": r"\mu ",
-        "σ": r"\sigma ",
-        "√": r"\sqrt ",
-        "∞": "∞",
-        "º": "°",
-        "²": "^{2}",
-        "³": "^{3}",
-        "¹": "^{1}",
-        "⁴": "^{4}",
-        "⁵": "^{5}",
-        "⁶": "^{6}",
-        "ⁿ": "^{n}",
-        "½": r"\frac{1}{2}",
-        "⅓": r"\frac{1}{3}",
-        "⅔": r"\frac{2}{3}",
-        "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}",
-        "“": '"',
-        "”": '"',
-        "‘": "'",
-        "’": "'",
-        "′": "'",
-        "\u00a0": " ",
-        "\u2009": r"\,",
-        "\u202f": r"\,",
-        "ℝ": r"\R ",
-        "⟨": r"\langle ",
-        "⟩": r"\rangle ",
-        "\u200b": "",
-        "⩽": "≤",
-        "⩾": "≥",
-        "∨": " or ",
-        "∧": " and ",
-        "\t": " ",
-        "\n": " ",
-        "\r": " ",
-    }
-)
-OPERATORS = {
-    "cdot": "*",
-    "times": "*",
-    "ast": "*",
-    "div": "/",
-    "le": "≤",
-    "leq": "≤",
-    "leqslant": "≤",
-    "leqq": "≤",
-    "ge": "≥",
-    "geq": "≥",
-    "geqslant": "≥",
-    "geqq": "≥",
-    "ne": "≠",
-    "neq": "≠",
-    "lt": "<",
-    "gt": ">",
-    "approx": "≈",
-    "simeq": "≈",
-    "in": "∈",
-    "cup": "∪",
-    "bigcup": "∪",
-    "cap": "∩",
-    "setminus": "∖",
-    "backslash": "∖",
-    "pm": "±",
-    "mp": "∓",
-    "emptyset": "∅",
-    "varnothing": "∅",
-    "infty": "∞",
-    "infin": "∞",
-    "degree": "°",
-    "lbrace": r"\{",
-    "rbrace": r"\}",
-    "lvert": "|",
-    "rvert": "|",
-    "vert": "|",
-    "mid": "|",
-    "colon": ":",
-    "lbrack": "[",
-    "rbrack": "]",
-    "lparen": "(",
-    "rparen": ")",
-    "land": " and ",
-    "wedge": " and ",
-    "lor": " or ",
-    "vee": " or ",
-    "dfrac": r"\frac",
-    "tfrac": r"\frac",
-    "cfrac": r"\frac",
-    "dbinom": r"\binom",
-    "tbinom": r"\binom",
-    "mbox": r"\text",
-    "textrm": r"\text",
-    "textnormal": r"\text",
-    "textbf": r"\text",
-    "textit": r"\text",
-    "texttt": r"\text",
-    "emph": r"\text",
-    "hbox": r"\text",
-    "mathrm": r"\text",
-    "mathbf": "",
-    "mathit": "",
-    "mathsf": "",
-    "boldsymbol": "",
-    "bm": "",
-    "bf": "",
-    "rm": "",
-    "left": "",
-    "right": "",
-    "displaystyle": "",
-    "textstyle": "",
-    "scriptstyle": "",
-    "limits": "",
-    "nolimits": "",
-    "quad": " ",
-    "qquad": " ",
-    "thinspace": " ",
-    "enspace": " ",
-    "implies": r"\dots",
-    "ldots": r"\dots",
-    "cdots": r"\dots",
-    "Bigl": "",
-    "Bigr": "",
-    "bigl": "",
-    "bigr": "",
-    "big": "",
-    "Big": "",
-    "bigg": "",
-    "Bigg": "",
-    "biggl": "",
-    "biggr": "",
-    "Biggl": "",
-    "Biggr": "",
-    "middle": "",
-    "lnot": r"\neg",
-    "varepsilon": r"\epsilon",
-    "varphi": r"\phi",
-    "vartheta": r"\theta",
-    "arctg": r"\arctan",
-    "tg": r"\tan",
-    "ctg": r"\cot",
-}
 COMMAND = re.compile(r"\\([A-Za-z]+)")
 NULL_DELIMITER = re.compile(r"\\(?:left|right)\s*\.")
 JOIN = re.compile(r"(?<=[0-9])\s*(?:\{,\}|,\s*\\!|\\!\s*,(?:\s*\\!)?|\\,|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))")
-"""A separator that can only be one of thousands."""
+"""A separator that can only separate thousands."""
 SPACED = re.compile(r"(?<![0-9.,] )(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9]| [0-9]|/)")
 LOOSE = re.compile(r"(\\[A-Za-z]+) +(?=[A-Za-z])|(?<![0-9]) | (?![0-9])")
 SPACE = re.compile(r"\\[,;:> ]|~")
@@ -203,7 +39,7 @@ BOXES = (r"\boxed{", r"\fbox{")
 
 
 def clean(text: str) -> str:
-    """`text` in the one spelling that the readers of this package know.
+    """`text` in the spelling that `reading` reads.
 
     Raises:
         TooCostly: more than 1,000 characters.
@@ -225,12 +61,12 @@ def clean(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    r"""Cleaned text without the spaces that separate nothing: `1 2` and `\pi r` keep theirs."""
+    r"""Cleaned text without the spaces that change nothing: `1 2` and `\pi r` keep theirs."""
     return LOOSE.sub(lambda m: f"{m[1]} " if m[1] else "", text)
 
 
 def _unwrapped(text: str) -> str:
-    """Without the delimiters or boxes around the whole."""
+    """`text` without delimiters or boxes around all of it."""
     for _ in range(LONGEST):
         text = text.strip().rstrip(".,;").rstrip() if len(text) > 1 else text
         for before, after in WRAPPED:
@@ -253,19 +89,20 @@ def _unwrapped(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int | None:
-    """Where the brace at `start` closes."""
+    """Where the brace at `start` closes; None if it does not."""
+    return next((at for at, depth in _braces(text, start) if depth == 0), None)
+
+
+def _braces(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
+    """(position, depth after it) of every unescaped brace from `start` on."""
     depth, at = 0, start
     while at < len(text):
         if text[at] == "\\":
             at += 1
-        elif text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if depth == 0:
-                return at
+        elif text[at] in "{}":
+            depth += 1 if text[at] == "{" else -1
+            yield at, depth
         at += 1
-    return None
 
 
 def _latex(text: str) -> str:
@@ -278,7 +115,7 @@ def _latex(text: str) -> str:
     text = REALS.sub(r"\\R ", text)
     text = OPERATOR_NAME.sub(r"\\\1 ", text)
     text = CIRCLE.sub("°", text)
-    text = COMMAND.sub(lambda m: OPERATORS.get(m[1], m[0]), text)
+    text = COMMAND.sub(lambda m: COMMANDS.get(m[1], m[0]), text)
     text = SPACE.sub(" ", text).replace(r"\%", "%").replace(r"\_", "_").replace(r"\#", "#")
     text = text.replace(r"\|", "|").replace(r"\text {", r"\text{")
     text = RATE.sub(lambda m: rf"\text{{{m[1] or m[3]}/{m[2] or m[4]}}}", text)
@@ -292,22 +129,12 @@ def _latex(text: str) -> str:
 
 
 def _balanced(text: str) -> bool:
-    depth, at = 0, 0
-    while at < len(text):
-        if text[at] == "\\":
-            at += 1
-        elif text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if depth < 0:
-                return False
-        at += 1
-    return depth == 0
+    depths = [depth for _, depth in _braces(text)]
+    return not depths or (min(depths) >= 0 and depths[-1] == 0)
 
 
 def _money(text: str) -> str:
-    r"""Escaped or lone dollar signs become `CURRENCY`; pairs are delimiters and go."""
+    r"""Escaped or single dollar signs become `CURRENCY`; pairs are delimiters and are dropped."""
     text = text.replace(r"\$", CURRENCY)
     if text.count("$") == 1:
         text = text.replace("$", CURRENCY)

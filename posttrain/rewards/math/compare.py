@@ -1,7 +1,7 @@
-r"""Does an answer say what the reference says? The reference decides the shape.
+r"""Whether an answer means the same as the reference. The reference decides the shape.
 
-One value never matches a list; all members of an equality chain must agree; a name may be left out but not be another
-one; brackets of intervals and the order of tuples count, the order of lists and sets does not.
+One value never matches a list; all members of an equality chain must agree; a name may be left out but not be
+another one; brackets of intervals and the order of tuples count, the order of lists and sets does not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from posttrain.rewards.math.tree import Tree, add, mul, negative, num, symbols
 
 HUNDREDTH = num(Fraction(1, 100))
 ROUGHLY = Tolerance(relative=0.01)
-"""What `≈` may be off, beside a member that is exact."""
+"""How far a member after `≈` may be off if another member is exact."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Policy:
 
 
 def same(gold: Node, answer: Node, policy: Policy) -> bool:
-    """See above.
+    """Whether `answer` means the same as `gold`.
 
     Raises:
         TooCostly: a comparison is refused.
@@ -90,7 +90,7 @@ def _named(gold: Node, answer: Node, policy: Policy) -> bool:
 
 
 def _equation(node: Node) -> Tree | None:
-    """Left side minus right side; None for what is no equation."""
+    """Left side minus right side; None for anything but an equation or inequality."""
     if isinstance(node, Relation):
         return add([node.left, negative(node.right)])
     if (
@@ -104,7 +104,7 @@ def _equation(node: Node) -> Tree | None:
 
 
 def _relations(gold: Node, answer: Node) -> bool:
-    """Equations up to a factor, inequalities up to a positive one."""
+    """Whether equations agree up to a factor, inequalities up to a positive one."""
     kinds = [node.op if isinstance(node, Relation) else "=" for node in (gold, answer)]
     first, second = _equation(gold), _equation(answer)
     if first is None or second is None or kinds[0] != kinds[1]:
@@ -131,7 +131,7 @@ def _scalars(gold: Scalar, answer: Scalar, policy: Policy) -> bool:
 
 
 def _unit_factor(gold: Scalar, answer: Scalar, policy: Policy) -> Fraction | None:
-    """What the answer's number is multiplied with to count in the reference's unit; None if it cannot be."""
+    """The factor from the answer's unit to the reference's; None if they measure different things."""
     if policy.units == "ignore" or gold.unit == answer.unit:
         return Fraction(1)
     if gold.unit is None or answer.unit is None:
@@ -188,7 +188,7 @@ def _items(gold: Node, answer: Node, policy: Policy) -> bool:
 
 
 def _single(gold: Node, answer: Node, policy: Policy) -> bool:
-    """A collection of one beside its member."""
+    """Whether a collection of one member equals that member."""
     items = gold if isinstance(gold, Items) else answer
     if not isinstance(items, Items) or len(items.items) != 1 or items.kind == "list":
         return False
@@ -210,7 +210,7 @@ def _bare_tuple(gold: Items, answer: Items, policy: Policy) -> bool:
 
 
 def _names_matter(items: Items) -> bool:
-    """`x = 1, y = 2`: members are told apart by name; `x_1 = 1, x_2 = 2` are not."""
+    """Whether names distinguish members: they do in `x = 1, y = 2`, not in `x_1 = 1, x_2 = 2`."""
     names = {n.name.partition("_")[0] for n in items.items if isinstance(n, Named)}
     return len(names) > 1
 
@@ -224,7 +224,7 @@ def _distinct(items: tuple[Node, ...], policy: Policy) -> tuple[Node, ...]:
 
 
 def _matched(gold: tuple[Node, ...], answer: tuple[Node, ...], policy: Policy) -> bool:
-    """One to one in any order."""
+    """Whether members match one to one in any order."""
     if len(gold) != len(answer):
         return False
     left = list(answer)

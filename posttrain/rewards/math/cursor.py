@@ -1,4 +1,4 @@
-"""A list of tokens and a place in it: what a recursive-descent parser reads with. No grammar."""
+"""A list of tokens and a position in it, for a recursive-descent parser. Left out: the grammar."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ END: Token = ("end", "")
 
 
 class Cursor:
+    """`at` is the position, `depth` the level of nesting, `bars` the number of open `|`."""
+
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
         self.at = 0
@@ -24,7 +26,7 @@ class Cursor:
         return token
 
     def op(self, *which: str) -> bool:
-        """Is the next token one of these operators?"""
+        """Whether the next token is one of these operators."""
         token = self.peek()
         return token[0] == "op" and token[1] in which
 
@@ -34,11 +36,11 @@ class Cursor:
         self.at += 1
 
     def deeper(self) -> None:
-        """One level down; the caller takes it back."""
+        """Enters one level; the caller leaves it by reducing `depth`."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise TooCostly(f"more than {DEEPEST} levels of nesting")
 
     def signs(self) -> bool:
-        """Takes one sign; is it a minus? Two in a row are no mathematics."""
+        """Takes one sign, if there is one. Returns whether it is a minus."""
         return self.op("+", "-") and self.take()[1] == "-"

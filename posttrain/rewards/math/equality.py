@@ -1,11 +1,12 @@
-"""Are two expressions equal?
+"""Whether two expressions are equal.
 
-Without variables: both exact fractions are compared as such; else both are computed at two precisions that cover the
-smallest term in either, and are equal if the difference shrinks with the precision, so that no absolute cut-off
-exists and 1/2^99 is not 1/2^98. With variables: at 12 to 20 pseudo-random points drawn from a hash of both texts, where the
-reference is real (complex ones if it never is); one differing point proves that they differ, agreement of all valid
-points (at least 4, exact fractions or 60 and more digits) is taken for equality. This replaces a simplifier: it cannot
-hang, and is wrong only for functions that agree at every point drawn. Variables must be the same on both sides.
+Without variables: exact fractions are compared as such; otherwise both are computed at two precisions that
+cover the smallest term in either, and are equal if the difference shrinks with the precision, so that no
+absolute cut-off exists and 1/2^99 is not 1/2^98. With variables: at 12 to 20 pseudo-random points drawn from
+a hash of both texts, where the reference is real (complex ones if it never is); one differing point proves
+that they differ, agreement of all valid points (at least 4, exact fractions or 60 and more digits) is taken
+for equality. This replaces a simplifier: it cannot hang, and is wrong only for functions that agree at every
+point drawn. Variables must be the same on both sides.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from posttrain.rewards.math.limits import TooCostly, Undefined
 from posttrain.rewards.math.tree import Tree, symbols
 
 START = 60
-"""Decimal digits that every comparison has at least."""
+"""The least number of decimal digits of a comparison."""
 RANGES = (
     (0, 1),
     (0, 5),
@@ -36,13 +37,13 @@ RANGES = (
     (1, 2),
 )
 FURTHER = ((100, 1000), (-1000, -100), (5, 50), (-60, -5), (1000, 10**5), (0, 1), (20, 200), (-1, 0))
-"""For functions that are real nowhere near 0."""
+"""For functions that are not real anywhere near 0."""
 ENOUGH = 4
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an answer may be from the reference: zero is exact equality."""
+    """How far an answer may be from the reference. Zero means exact equality."""
 
     relative: float = 0.0
     absolute: float = 0.0
@@ -55,7 +56,7 @@ EXACT = Tolerance()
 
 
 def equal(gold: Tree, answer: Tree, within: Tolerance = EXACT) -> bool:
-    """See above; `within` only loosens the comparison of numbers.
+    """Whether two trees are equal; `within` only applies to numbers. The module describes how.
 
     Raises:
         TooCostly: either is refused.
@@ -86,7 +87,7 @@ def number(tree: Tree) -> Value:
     """The value of an expression without variables, at 60 digits or exact.
 
     Raises:
-        Undefined: it has none.
+        Undefined: it has no value.
     """
     if symbols(tree):
         raise Undefined("it has variables")
@@ -104,7 +105,7 @@ def _same_number(gold: Tree, answer: Tree, within: Tolerance) -> bool:
 
 
 def _agree(sums: Arithmetic, gold: Tree, answer: Tree, point: dict, first: Value, second: Value) -> bool:
-    """Do two values at one point stand for the same number?"""
+    """Whether two values at one point are the same number."""
     if isinstance(first, Fraction) and isinstance(second, Fraction):
         return first == second
     spread = sums.spread  # of the first evaluation: later ones see the noise of zeros
@@ -145,7 +146,7 @@ def _same_function(gold: Tree, answer: Tree, names: frozenset[str]) -> bool:
 def _agreeing(
     sums: Arithmetic, gold: Tree, answer: Tree, drawn: list[dict], complex_values: bool
 ) -> bool | None:
-    """Agreement where the reference is real, or where it is not; None if it is nowhere so."""
+    """Whether the functions agree where the reference is real (or is not); None if there is no such point."""
     agreed, refused = 0, None
     for tried, point in enumerate(drawn):
         if tried >= len(RANGES) and agreed >= ENOUGH:
@@ -171,7 +172,7 @@ def _agreeing(
 
 
 def _value_of_answer(sums: Arithmetic, answer: Tree, point: dict[str, Fraction]) -> Value | None:
-    """Its value; None where it has none although the reference has one."""
+    """The value of the answer; None if it has none at a point where the reference has one."""
     try:
         return sums.value(answer, point)
     except Undefined:
@@ -179,14 +180,14 @@ def _value_of_answer(sums: Arithmetic, answer: Tree, point: dict[str, Fraction])
 
 
 def real(sums: Arithmetic, value: Value) -> bool:
-    """Is the imaginary part nothing but rounding?"""
+    """Whether the imaginary part is only rounding."""
     if isinstance(value, Fraction):
         return True
     return bool(abs(sums.mp.im(value)) <= abs(value) * sums.mp.mpf(10) ** -30)
 
 
 def points(gold: Tree, answer: Tree, names: frozenset[str]) -> list[dict[str, Fraction]]:
-    """Where two functions are compared: the same for the same pair, unforeseeable from either."""
+    """Where two functions are compared: the same for the same pair, but not predictable from either."""
     draw = random.Random(hashlib.sha256(repr((gold, answer)).encode("utf-8", "replace")).digest())
     variables = sorted(name for name in names if not name.endswith("()"))
     return [
@@ -196,7 +197,7 @@ def points(gold: Tree, answer: Tree, names: frozenset[str]) -> list[dict[str, Fr
 
 
 def proportional(first: Tree, second: Tree, positive: bool = False) -> bool:
-    """Is `first` = k * `second` for one number k other than 0 (`positive`: k > 0), so that they have the same zeros?
+    """Whether `first` = k * `second` for a number k other than 0 (`positive`: k > 0).
 
     Raises:
         TooCostly: either is refused.

@@ -1,9 +1,10 @@
-r"""Where a completion says its final answer.
+r"""Where a completion gives its final answer.
 
-What stands before the last `</think>` does not count, and an unclosed `<think>` is no answer. Then, in this order: the
-last balanced `\boxed{}` or `\fbox{}` (boxes joined by a comma, `and` or `or` are one list), `final answer is`,
-`answer is` or `Answer:`, `####`, and for `math` a completion that is a single line. Only the neighbourhood of the last
-box and the end of a text are looked at, so that ten megabytes cost milliseconds. Left out: judging what was found.
+Text before the last `</think>` does not count, and an unclosed `<think>` gives no answer. Then, in this
+order: the last balanced `\boxed{}` or `\fbox{}` (boxes joined by a comma, `and` or `or` are one list), `final
+answer is`, `answer is` or `Answer:`, `####`, and for `math` a completion that is a single line. Only the text
+around the last box and the end of the completion are searched, so that ten megabytes take milliseconds. Left
+out: comparing the answer.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ ANSWER = re.compile(r"\banswer\**\s*(?:is|:)\s*\**:?\s*", re.IGNORECASE)
 SENTENCE = re.compile(r"\.\s+(?=[A-Z]|$)|\n|\.?\*\*|\.$")
 MINERVA = ("Final Answer: The final answer is", "I hope it is correct")
 SHORT = 300
-"""Characters of a completion that may be an answer as a whole."""
+"""Characters of a completion that may be an answer in its entirety."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The text of an answer and where it stood."""
+    """The text of an answer and where it was found."""
 
     text: str
     place: str
     boxes: tuple[str, ...] = ()
-    """Where several boxes are joined: what each holds."""
+    """The contents of each box, where several are joined."""
 
 
 def find_answer(completion: str, mode: str = "math", extract: str = "any") -> Found | None:
-    """The final answer of `completion`, None if it gives none. See above.
+    """The final answer of `completion`; None if it gives none. See the module for the places.
 
     Raises:
         TooCostly: the answer has more than 1,000 characters.
@@ -66,7 +67,7 @@ def find_answer(completion: str, mode: str = "math", extract: str = "any") -> Fo
 
 
 def last_boxes(text: str) -> list[str]:
-    """What the last balanced box holds, and before it what the different ones hold that are joined to it.
+    """The contents of the last balanced box, preceded by those of the boxes that are joined to it.
 
     Raises:
         TooCostly: the last box is too long.
@@ -98,7 +99,7 @@ def last_boxes(text: str) -> list[str]:
 
 
 def _closed(text: str, start: int, end: int) -> list[tuple[int, int, int]]:
-    """Start, start of content and end of the boxes that close, outermost ones, in order."""
+    """(start, start of content, end) of the outermost boxes that close, in order."""
     opened: list[tuple[int, int] | None] = []
     boxes: list[tuple[int, int, int]] = []
     for token in BOX.finditer(text, start, end):

@@ -1,4 +1,4 @@
-"""What the checker refuses, as exceptions and numbers. Left out: time and memory, which the worker process bounds."""
+"""What the checker refuses: exceptions and numbers. Left out: time and memory, which the worker limits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ LONGEST = 1000
 DEEPEST = 100
 """Levels of nesting."""
 EXACT_BITS = 50_000
-"""Of a numerator or denominator that is computed exactly."""
+"""Bits of a numerator or denominator that is computed exactly."""
 DIGITS = 6000
-"""Most decimal digits any comparison computes with."""
+"""The most decimal digits that a comparison computes with."""
 LARGEST_FACTORIAL = 3000
 LARGEST_EXPONENT = 5000
 """Of scientific notation, either sign."""
@@ -22,7 +22,7 @@ class TooCostly(ValueError):
 
 
 class Unreadable(ValueError):
-    """Text that is no answer this checker knows."""
+    """Text that this checker cannot read as an answer."""
 
 
 class Undefined(ArithmeticError):

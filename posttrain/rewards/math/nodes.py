@@ -1,4 +1,4 @@
-"""What an answer can be: one number or expression, words, a collection, a region, a relation. Plain values, no rules."""
+"""What an answer can be: a number or expression, words, a collection, a region, a relation. No rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text: lower case, single spaces, no punctuation around it."""
+    """Text in lower case with single spaces and without punctuation around it."""
 
     text: str
 
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A union of intervals, of `variable` where it was written with one."""
+    """A union of intervals; `variable` is its name if it was written with one."""
 
     pieces: tuple[Piece, ...]
     variable: str = ""
@@ -54,6 +54,8 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
+    """Rows of equal length."""
+
     rows: tuple[tuple[Node, ...], ...]
 
 
@@ -67,7 +69,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """`a = b = c` of values; `rounded` tells of each whether `≈` came before it."""
+    """`a = b = c` of values; `rounded` says for each whether `≈` came before it."""
 
     members: tuple[Node, ...]
     rounded: tuple[bool, ...]
@@ -92,7 +94,7 @@ class InBase:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`a:b:c`; `clock` if it could be a time."""
+    """`a:b:c`; `clock` if it could be a time of day."""
 
     parts: tuple[Fraction, ...]
     clock: bool
@@ -100,7 +102,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """A time of day; `half` is `a` or `p` where it was given."""
+    """A time of day; `half` is `a` or `p` if it was given."""
 
     hour: int
     minute: int

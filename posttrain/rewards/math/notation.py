@@ -1,4 +1,4 @@
-r"""Numbers with a notation of their own: bases (`1011_2`), ratios (`3:5`), times of day (`3:30 p.m.`)."""
+r"""Numbers in a special notation: bases (`1011_2`), ratios (`3:5`), times of day (`3:30 p.m.`)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def _in_base(match: re.Match[str]) -> InBase | None:
 
 
 def as_scalar(node: Node, is_gold: bool) -> Scalar | None:
-    """The plain number a notation may be compared with: base 10, a ratio that is no time, a full hour of the reference."""
+    """The plain number that a notation may be compared with, or None.
+
+    It exists for base 10, for a ratio that is not a time, and for a full hour of the reference.
+    """
     if isinstance(node, InBase) and node.base == 10:
         return Scalar(num(node.value))
     if isinstance(node, Ratio) and len(node.parts) == 2 and node.parts[1] and not node.clock:
@@ -77,7 +80,7 @@ def as_scalar(node: Node, is_gold: bool) -> Scalar | None:
 
 
 def same_notation(gold: Node, answer: Node) -> bool:
-    """Ratios in proportion; times on a clock of 12 or 24 hours, where a.m. or p.m. may be missing on one side."""
+    """Whether ratios are in proportion, or times equal; one of two times may lack its a.m. or p.m."""
     if isinstance(gold, Ratio) and isinstance(answer, Ratio) and not (gold.clock or answer.clock):
         first, second = gold.parts, answer.parts
         return len(first) == len(second) and all(

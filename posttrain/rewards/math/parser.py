@@ -1,8 +1,9 @@
 r"""Tokens to a tree: a recursive-descent parser for LaTeX and plain mathematics.
 
-Products bind as they are read, `1/2x` is (1/2)x; `-x^2` is -(x^2); `2\frac12` and `2 1/2` are mixed numbers; a function
-without brackets takes the factors that follow (`\sin 2x`). Left out, and therefore refused: integrals, sums, products,
-limits, derivatives, sequences, anything that would have to be solved before it is an answer.
+Products bind as they are read, `1/2x` is (1/2)x; `-x^2` is -(x^2); `2\frac12` and `2 1/2` are mixed numbers;
+a function without brackets takes the factors that follow (`\sin 2x`). Left out, and therefore refused:
+integrals, sums, products, limits, derivatives, sequences, anything that would have to be solved before it is
+an answer.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def parse(text: str) -> Tree:
     """The tree of one cleaned expression.
 
     Raises:
-        Unreadable: it is none.
-        TooCostly: nesting deeper than 100, or a number that is too large.
+        Unreadable: it is not an expression.
+        TooCostly: it is nested more than 100 levels deep, or a number is too large.
     """
     return _Parser(tokenize(text)).whole()
 
@@ -69,7 +70,7 @@ class _Parser(Cursor):
         return negative(tree) if minus else tree
 
     def mixed(self, parts: list[Tree]) -> None:
-        """`2 1/2`: a number after a number is only the fraction of a mixed number."""
+        """`2 1/2`: a number after a number can only be the fraction of a mixed number."""
         whole = self.tokens[self.at - 1]
         if whole[0] != "num" and (parts[-1][0] == "pow" or whole[1] in (")", "}", "]", "!")):
             parts.append(self.power())
@@ -90,7 +91,7 @@ class _Parser(Cursor):
         return num(whole + top / bottom)
 
     def starts(self) -> bool:
-        """Can the next token begin a factor?"""
+        """Whether the next token can begin a factor."""
         token = self.peek()
         if token[0] == "cmd":
             return token[1] not in ("rfloor", "rceil")
@@ -158,7 +159,7 @@ class _Parser(Cursor):
         return tree
 
     def argument(self) -> Tree:
-        r"""What a LaTeX command takes: a group or one token, of a number one digit (`\frac12`)."""
+        r"""The argument of a LaTeX command: a group or one token; of a number, one digit (`\frac12`)."""
         if self.op("{"):
             return self.group()
         token = self.peek()

@@ -1,4 +1,4 @@
-"""Numbers in sentences: the last one of a text, the first one after a mark. Their value is read elsewhere."""
+"""Numbers in sentences: the last one of a text, the first one after a mark. Left out: their value."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ IN_PROSE = re.compile(
     rf"(?<![\w^.)])(?<!\^\{{)(?:[+-]?\$?|\$[+-])(?:{DECIMAL}(?:/{DECIMAL})?"
     rf"|\\[dt]?frac\{{[+-]?{DECIMAL}\}}\{{[+-]?{DECIMAL}\}})(?![0-9]|\.[0-9]| ?\^)"
 )
-"""Not inside a word (`H2O`), a power (`2^10`) or a version (`1.2.3`); the minus of `5-3` is no sign."""
+"""Not inside a word (`H2O`), a power (`2^10`) or a version (`1.2.3`); the minus of `5-3` is not a sign."""
 THIN_SPACE = re.compile(r"(?<=[0-9])(?:\\,|\u202f|\u00a0)(?=[0-9]{3}(?![0-9]))")
 SPELLINGS = {"\\$": "$", "\\%": "%", "\\!": "", "{,}": ",", "\u2212": "-"}
 WINDOWS = (2_000, 200_000)
-"""Characters from the end that are searched, until a number is found."""
+"""Characters from the end that are searched, one window after the other, until a number is found."""
 
 
 def last_number(text: str) -> str | None:
@@ -41,6 +41,7 @@ def last_number(text: str) -> str | None:
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of `pattern` in `text`."""
     last = deque(pattern.finditer(text), maxlen=1)
     return last[0] if last else None
 

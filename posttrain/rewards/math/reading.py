@@ -1,4 +1,4 @@
-r"""Cleaned text to a node: what shape an answer has. The order of the questions is the grammar.
+r"""Cleaned text to a node: which shape an answer has. The order of the tests in `read` is the grammar.
 
 Left out: reversed brackets `]1, 3[`, set-builder notation other than `\{x | x > 2\}`.
 """
@@ -28,10 +28,10 @@ LEVELS = 100
 
 
 def read(text: str, thousands: bool = True, level: int = 0) -> Node:
-    """The node that the whole of `text` is.
+    """The node that `text` is. With `thousands`, the comma of `1,234` is not a list's.
 
     Raises:
-        Unreadable: it is none. TooCostly: it is refused.
+        Unreadable: it is not an answer. TooCostly: it is refused.
     """
     if level > LEVELS:
         raise TooCostly(f"more than {LEVELS} levels of structure")
@@ -85,7 +85,11 @@ def _phrase(phrase: str) -> Node:
 
 
 def _list(nodes: list[Node], marks: list[str]) -> Node:
-    """Members of a list: one name for all is lifted, `x < 1 or x > 3` becomes a region, `±` members are spread."""
+    """The list of `nodes`, simplified.
+
+    A name that all members share is lifted, `x < 1 or x > 3` becomes a region, and members with `±` are
+    spread.
+    """
     named = [n for n in nodes if isinstance(n, Named)]
     if (
         named

@@ -1,6 +1,7 @@
 """Sets of real numbers as unions of intervals: joined, sorted, compared.
 
-Ends without variables are sorted by value and touching pieces are merged; ends with variables keep their order.
+Ends without variables are sorted by value and touching pieces are merged; ends with variables keep their
+order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FULL = (Piece(negative(INFINITY), INFINITY, False, False),)
 
 
 def as_region(node: Node) -> Region | None:
-    """An interval, a set of numbers or a region as a region; None for what is none."""
+    """An interval, a set of numbers or a region as a region; None for anything else."""
     try:
         return Region(pieces_of(node), node.variable if isinstance(node, Region) else "")
     except Unreadable:
@@ -28,7 +29,7 @@ def pieces_of(node: Node) -> tuple[Piece, ...]:
     """The intervals of a node.
 
     Raises:
-        Unreadable: it is no set of numbers.
+        Unreadable: it is not a set of numbers.
     """
     if isinstance(node, Region):
         return node.pieces
@@ -38,7 +39,7 @@ def pieces_of(node: Node) -> tuple[Piece, ...]:
             return tuple(Piece(end, end, True, True) for end in ends)
         if node.kind == "tuple" and len(ends) == 2:
             return (Piece(*ends, node.brackets[0] == "[", node.brackets[1] == "]"),)
-    raise Unreadable("no set of numbers")
+    raise Unreadable("not a set of numbers")
 
 
 def _plain(node: Node) -> bool:
@@ -46,7 +47,7 @@ def _plain(node: Node) -> bool:
 
 
 def compare_ends(first: Tree, second: Tree) -> int:
-    """-1, 0 or 1: the order of two ends on the line.
+    """-1, 0 or 1: the order of two ends on the real line.
 
     Raises:
         Undefined: they have no order.
@@ -60,14 +61,14 @@ def compare_ends(first: Tree, second: Tree) -> int:
     sums = Arithmetic(START)
     a, b = sums.mpf(sums.value(first, {})), sums.mpf(sums.value(second, {}))
     if sums.mp.im(a) or sums.mp.im(b):
-        raise Undefined("no real number")
+        raise Undefined("not a real number")
     if a == b:
         raise Undefined("too close to tell")
     return -1 if a < b else 1
 
 
 def join(pieces: list[Piece]) -> tuple[Piece, ...]:
-    """Pieces in order, touching ones merged; unchanged where an end has no order."""
+    """Pieces in order, with touching ones merged; unchanged if an end has no order."""
     try:
         return _join(pieces)
     except Undefined:
@@ -94,7 +95,7 @@ def _join(pieces: list[Piece]) -> tuple[Piece, ...]:
 
 
 def common(unions: list[tuple[Piece, ...]]) -> tuple[Piece, ...]:
-    """What single intervals have in common.
+    """The intersection of single intervals.
 
     Raises:
         Unreadable: more than an interval each, ends without an order, or nothing in common.
@@ -123,7 +124,7 @@ def minus_points(whole: Node, points: Node) -> tuple[Piece, ...]:
     """
     pieces = list(pieces_of(whole))
     if not (isinstance(points, Items) and points.kind == "set"):
-        raise Unreadable("a difference of something else than points")
+        raise Unreadable("a difference with something other than points")
     for point in pieces_of(points):
         for index, piece in enumerate(pieces):
             try:
@@ -138,7 +139,7 @@ def minus_points(whole: Node, points: Node) -> tuple[Piece, ...]:
 
 
 def same_region(gold: Region, answer: Region) -> bool:
-    """The same set of numbers? Variables count where both name one."""
+    """Whether two regions are the same set of numbers. Variables count if both name one."""
     if gold.variable and answer.variable and gold.variable != answer.variable:
         return False
     first, second = join(list(gold.pieces)), join(list(answer.pieces))

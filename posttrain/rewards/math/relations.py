@@ -24,7 +24,7 @@ Reader = Callable[[str], Node]
 
 
 def is_name(text: str) -> bool:
-    r"""Could `text = 3` be naming a result: `x`, `x_1`, `f(x)`, `(x, y)`, `\angle ABC`?"""
+    r"""Whether `text` could name a result in `text = 3`: `x`, `x_1`, `f(x)`, `(x, y)`, `\angle ABC`."""
     text = name_of(text)
     return text not in NO_NAMES and NAME.fullmatch(text) is not None
 
@@ -41,7 +41,7 @@ def read_relation(parts: list[str], marks: list[str], read: Reader) -> Node:
     """The node of `parts` with `marks` between them.
 
     Raises:
-        Unreadable: a relation this checker does not know.
+        Unreadable: the relation is not supported.
     """
     if not parts[0]:
         if marks[0] not in "=≈":
@@ -91,7 +91,7 @@ def _chain(parts: list[str], marks: list[str], read: Reader) -> Node:
 def _side(text: str) -> Tree:
     node = read_scalar(text)
     if not isinstance(node, Scalar) or node.percent:
-        raise Unreadable("no expression")
+        raise Unreadable("not an expression")
     return node.tree
 
 
@@ -104,7 +104,7 @@ def _unequal(parts: list[str]) -> Node:
 
 
 def _ordered(parts: list[str], marks: list[str]) -> Node:
-    """`a < x ≤ b` and its like as a region, anything else as relations of neighbours."""
+    """A region for `a < x ≤ b` and the like, otherwise the relations of neighbours."""
     trees = [_side(part) for part in parts]
     closed = [mark == "≤" for mark in marks]
     if len(parts) == 2 and (size := _absolute(parts, trees, closed[0])) is not None:
@@ -127,7 +127,7 @@ def _ordered(parts: list[str], marks: list[str]) -> Node:
 
 
 def _absolute(parts: list[str], trees: list[Tree], closed: bool) -> Region | None:
-    """`|x| < a` and `|x| > a` of a positive number a."""
+    """The region of `|x| < a` or `|x| > a` for a positive number a; None for anything else."""
     for at, bound in ((0, trees[1]), (1, trees[0])):
         name = parts[at].strip("| ")
         if trees[at] == ("fn", "abs", (("sym", name),)) and bound[0] == "num" and bound[1] > 0:

@@ -1,4 +1,4 @@
-r"""One number or expression with its percent sign, currency or unit. Lists, relations and words stand elsewhere."""
+r"""One number or expression with its percent sign, currency or unit. Left out: lists, relations, words."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from posttrain.rewards.math.tree import Tree, children, mul, num
 from posttrain.rewards.math.units import AMBIGUOUS, SCALES, UNITS, Unit, parse_unit
 
 PLAIN = re.compile(r"([-+]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)")
-"""The numbers that need no parser."""
+"""Numbers that need no parser."""
 TEMPERATURE = re.compile(r"(.*?)\s*°\s*(?:\\text\{\s*([CF])\s*\}|([CF]))", re.DOTALL)
 IN_TEXT = re.compile(r"(.*[^\s*/+^-])\s*\\text\{([^{}]*)\}\s*(\^\s*\{?[0-9]\}?)?", re.DOTALL)
 IN_PLAIN = re.compile(
     r"(.*?[0-9)}\]!°%])(\s*)([A-Za-z€£¥¢][A-Za-z€£¥¢ .]*(?:/[A-Za-z. ]+)?(?:\^\{?[0-9]\}?)?)", re.DOTALL
 )
 ANGLE = re.compile(r"sin|cos|tan|cot|sec|csc")
-"""A final degree sign in a function is no unit of the result."""
+"""A degree sign at the end of a function's argument is not the unit of its value."""
 MONEY = "¤€£¥₹"
 
 
 def read_scalar(text: str) -> Scalar:
-    """The scalar that is the whole of `text`.
+    """The scalar that `text` is.
 
     Raises:
-        Unreadable: it is none. TooCostly: it is refused.
+        Unreadable: it is not a scalar. TooCostly: it is refused.
     """
     text, unit, percent, scale = text.strip(), None, False, 1
-    if match := PLAIN.fullmatch(text):
-        value = number(match[2])
-        return Scalar(("num", -value if match[1] == "-" else value))
+    if PLAIN.fullmatch(text):
+        return Scalar(_tree(text))
     if text and text[0] in MONEY:
         unit, text = UNITS[text[0]], text[1:].strip()
     elif text and text[-1] in MONEY:
@@ -58,7 +57,7 @@ def read_scalar(text: str) -> Scalar:
 
 
 def _may_be_unit(head: str, space: str, tail: str) -> bool:
-    """Is `tail` more likely a unit than variables? Of one letter only after a number and a space."""
+    """Whether `tail` is more likely a unit than variables; one letter is only after a number and a space."""
     tail = tail.strip()
     if "/" not in tail and len(tail.partition("^")[0].partition("/")[0].strip(" .")) == 1:
         return bool(space) and tail[0] in AMBIGUOUS and PLAIN.fullmatch(head.strip()) is not None
@@ -66,7 +65,7 @@ def _may_be_unit(head: str, space: str, tail: str) -> bool:
 
 
 def _words(head: str, tail: str, power: str, in_text: bool) -> tuple[str, int, bool, Unit | None]:
-    """The text before the words, the factor, whether they say percent, and the unit."""
+    """(the text before the words, their factor, whether they mean percent, the unit)."""
     words, scale = tail.split(), 1
     while words and words[0].lower() in SCALES:
         scale *= SCALES[words.pop(0).lower()]

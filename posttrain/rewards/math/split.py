@@ -1,4 +1,4 @@
-r"""Where cleaned text divides at the outermost level: commas, `and`, `or`, relations, unions. Brackets hide what they hold."""
+r"""Where cleaned text divides outside all brackets: at commas, `and`, `or`, relations and unions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RELATIONS = "=<>≤≥≠≈∈≡"
 def outermost(text: str, marks: str, thousands: bool = True) -> list[tuple[int, int, str]]:
     """Start, end and text of each mark outside all brackets; `and` and `or` count if `marks` has a comma.
 
-    With `thousands`, the commas of 1,234,567 are no marks.
+    With `thousands`, the commas of 1,234,567 are not marks.
 
     Raises:
         TooCostly: deeper than 100 levels. Unreadable: brackets that do not balance.
@@ -67,7 +67,7 @@ def listed(text: str, thousands: bool = True) -> tuple[list[str], list[str]]:
 
 
 def enclosed(text: str) -> tuple[str, str, str] | None:
-    """Opening bracket, content and closing bracket, if one pair holds the whole."""
+    """(opening bracket, content, closing bracket) if one pair encloses all of `text`, otherwise None."""
     depth, first = 0, None
     for match in SCAN.finditer(text):
         mark = match[0]

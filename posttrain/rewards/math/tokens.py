@@ -1,8 +1,9 @@
-r"""Cleaned mathematics as a list of tokens. Knows no grammar.
+r"""Cleaned mathematics as a list of tokens. Left out: the grammar.
 
-A token is `(kind, value)`: `num` with a Fraction and its text, `sym`, `const`, `fn`, `cmd` (a LaTeX command with
-arguments), `text` (what stands in `\text{}`) or `op`. Words are read letter by letter (`ab` is a times b) except for
-names of functions and Greek letters; five or more letters that are no such name are prose, which is refused.
+A token is `(kind, value)`: `num` with a Fraction and its text, `sym`, `const`, `fn`, `cmd` (a LaTeX command
+with arguments), `text` (what stands in `\text{}`) or `op`. Words are read letter by letter (`ab` is a times
+b) except for names of functions and Greek letters; five or more letters that are no such name are prose,
+which is refused.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ Token = tuple
 
 FUNCTIONS = frozenset(
     str.split(
-        "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log ln lg exp sqrt cbrt abs floor ceil "
-        "max min gcd lcm factorial binomial"
+        "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan asin acos atan log ln lg exp sqrt "
+        "cbrt abs floor ceil max min gcd lcm factorial binomial"
     )
 )
 GREEK = frozenset(
     str.split(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-        "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar triangle angle mho"
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon "
+        "phi chi psi omega Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar triangle "
+        "angle mho"
     )
 )
 ARGUMENTS = frozenset({"frac", "binom", "sqrt", "lfloor", "rfloor", "lceil", "rceil"})
@@ -59,11 +61,11 @@ LONGEST_WORD = 4
 
 
 def tokenize(text: str) -> list[Token]:
-    """The tokens of `text`, each with whether a space came before it.
+    """The tokens of `text`.
 
     Raises:
-        Unreadable: a character, command or word outside the language.
-        TooCostly: a number that is too large.
+        Unreadable: a character, command or word is unknown.
+        TooCostly: a number is too large.
     """
     found, at = [], 0
     while at < len(text):

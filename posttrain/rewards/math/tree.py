@@ -1,8 +1,8 @@
 """Expressions as tuples: `(kind, ...)`. No values, no comparison.
 
-`("num", Fraction)`, `("sym", name)`, `("const", "pi" | "e" | "i")`, `("inf",)`, `("add", parts)`, `("mul", parts)`,
-`("pow", base, exponent)`, `("fn", name, arguments)`. A difference is `add` of a `mul` with -1, a quotient `mul` with
-a `pow` of -1: one way to say each thing.
+`("num", Fraction)`, `("sym", name)`, `("const", "pi" | "e" | "i")`, `("inf",)`, `("add", parts)`, `("mul",
+parts)`, `("pow", base, exponent)`, `("fn", name, arguments)`. A difference is `add` of a `mul` with -1, a
+quotient `mul` with a `pow` of -1: one way to say each thing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def inverse(tree: Tree) -> Tree:
 
 
 def children(tree: Tree) -> tuple[Tree, ...]:
-    """The trees directly below."""
+    """The trees directly below `tree`."""
     kind = tree[0]
     if kind in ("add", "mul"):
         return tree[1]

@@ -1,7 +1,8 @@
-r"""Units of measure, currencies and counted things behind a number.
+r"""Units of measure, currencies and counted things after a number.
 
-A unit is its dimensions and its scale (cm: length, 1/100). Counted things ("dogs") are dimensions of their own name.
-Left out: prefixes and units that the table does not name; conversions with an offset (°C and °F are two dimensions).
+A unit is its dimensions and its scale (cm: length, 1/100). Counted things ("dogs") are dimensions of their
+own name. Left out: prefixes and units that the table does not name; conversions with an offset (°C and °F are
+two dimensions).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """`dimensions` maps sorted names to powers; one of it is `scale` base units."""
+    """`dimensions` are sorted (name, power) pairs; one unit is `scale` base units."""
 
     dimensions: tuple[tuple[str, int], ...]
     scale: Fraction = Fraction(1)
@@ -94,7 +95,7 @@ UNITS |= {
     "cc": Unit((("length", 3),), Fraction(1, 10**6)),
 }
 AMBIGUOUS = frozenset(str.split("m g s h l L N J W V"))
-"""Single letters that are a unit only after a number and a space, as they may be variables."""
+"""Single letters that are a unit only after a number and a space: they may be variables."""
 SCALES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -108,27 +109,30 @@ SCALES = {
 }
 STOP = frozenset(
     str.split(
-        "and or not no is are was were be if else then than to from of the a an in at by on with for it that this these its "
-        "wrong false true maybe about around approximately roughly nearly almost more less fewer least most exactly only "
-        "over under above below plus minus times squared cubed factorial percent percents half halves third thirds quarter "
-        "quarters hundred thousand million billion trillion dozen dozens score mod modulo divided multiplied but because "
-        "since where when while hence thus so infinity infinite negative positive answer final correct incorrect either "
-        "neither both none all each any some many few lambda import sin cos tan log sqrt exp pi raised power per cent "
-        "solution solutions undefined unknown something anything nothing between inclusive exclusive base binary otherwise "
-        "wait actually hmm must should could would may might can cannot does do did has have had"
+        "and or not no is are was were be if else then than to from of the a an in at by on with for it "
+        "that this these its wrong false true maybe about around approximately roughly nearly almost more "
+        "less fewer least most exactly only over under above below plus minus times squared cubed "
+        "factorial percent percents half halves third thirds quarter quarters hundred thousand million "
+        "billion trillion dozen dozens score mod modulo divided multiplied but because since where when "
+        "while hence thus so infinity infinite negative positive answer final correct incorrect either "
+        "neither both none all each any some many few lambda import sin cos tan log sqrt exp pi raised "
+        "power per cent solution solutions undefined unknown something anything nothing between inclusive "
+        "exclusive base binary otherwise wait actually hmm must should could would may might can cannot "
+        "does do did has have had"
     )
 )
 WORD = re.compile(r"[A-Za-z€£¥₹¢°¤]+")
 FACTOR = re.compile(
-    r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z€£¥₹¢°¤][A-Za-z° ]*?)\.?(?:\s*\^\s*\{?([0-9])\}?|\s+(squared|cubed))?"
+    r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z€£¥₹¢°¤][A-Za-z° ]*?)\.?"
+    r"(?:\s*\^\s*\{?([0-9])\}?|\s+(squared|cubed))?"
 )
 SQUARES = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 
 
 def parse_unit(text: str, *, in_text: bool) -> Unit | None:
-    r"""The unit that `text` names, None if it names none.
+    r"""The unit that `text` names, or None.
 
-    `in_text`: it stood in `\text{}`, where up to three ordinary words may name the things counted.
+    `in_text`: it was in `\text{}`, where up to three ordinary words may name the things counted.
     """
     text = text.strip().rstrip(".").strip()
     if text in UNITS:

@@ -1,4 +1,4 @@
-"""The verdict: gold and answer through the tiers, cheapest first.
+"""The verdict: reference and answer go through the tiers, cheapest first.
 
 Tiers: `exact` text, `normalised` text, `numeric` (two numbers), `structure` (collections, regions, relations,
 notations), `words`, `symbolic` (expressions). The first that says yes is the tier of a right answer.
@@ -13,8 +13,9 @@ from functools import lru_cache
 
 from posttrain.rewards.math.clean import clean, squeezed
 from posttrain.rewards.math.compare import Policy, same
+from posttrain.rewards.math.equality import number
 from posttrain.rewards.math.extract import last_boxes
-from posttrain.rewards.math.limits import LONGEST, TooCostly, Unreadable
+from posttrain.rewards.math.limits import LONGEST, TooCostly, Undefined, Unreadable
 from posttrain.rewards.math.nodes import Items, Node, Scalar, Words
 from posttrain.rewards.math.reading import read
 from posttrain.rewards.math.scalar import PLAIN
@@ -23,12 +24,15 @@ from posttrain.rewards.math.tree import Tree
 from posttrain.rewards.math.words import IN_TEXT, normal
 
 ZEROS = re.compile(r",0[0-9]")
-"""1,000 is no list of 1 and 0."""
+"""1,000 is not a list of 1 and 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A text cleaned and read. `nodes` holds one node, two where `1,234` may be a number or a list, none if unreadable."""
+    """A text cleaned and read.
+
+    `nodes` has one node, two if `1,234` may be a number or a list, and none if the text is unreadable.
+    """
 
     text: str
     short: str
@@ -40,7 +44,7 @@ def understand(text: str) -> Reading:
     """Reads one answer.
 
     Raises:
-        TooCostly: it is refused.
+        TooCostly: the answer is refused.
     """
     try:
         cleaned = tidy(text)
@@ -50,7 +54,7 @@ def understand(text: str) -> Reading:
 
 
 def tidy(text: str) -> str:
-    """`clean`, at once for a plain number."""
+    """The answer in one spelling, as `clean` gives it; a plain number needs no cleaning."""
     text = text.strip()
     return text if len(text) < LONGEST and PLAIN.fullmatch(text) else clean(text)
 
@@ -80,10 +84,10 @@ def _parts(text: str, thousands: bool) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def understand_gold(text: str) -> Reading:
-    """Reads a reference: what follows `####` or stands in the last box, if it has one.
+    """Reads a reference: what follows `####` or is in the last box, if it has one.
 
     Raises:
-        ValueError: it is empty, too long, unbalanced or too costly, in a sentence.
+        ValueError: the reference is empty, too long, unbalanced or too costly.
     """
     shown = repr(text[:60])
     if "####" in text:
@@ -106,7 +110,7 @@ def understand_gold(text: str) -> Reading:
 
 
 def decide(gold: Reading, raw_gold: str, answer: str, policy: Policy) -> tuple[str, str]:
-    """The tier that settles it and, for a wrong answer, why.
+    """(the tier that decides, why the answer is wrong), with an empty reason for a right answer.
 
     Raises:
         TooCostly: the answer is refused.
@@ -134,7 +138,7 @@ def decide(gold: Reading, raw_gold: str, answer: str, policy: Policy) -> tuple[s
 
 
 def _wordy(node: Node) -> bool:
-    """Words, or a list that holds some."""
+    """Whether a node is words, or a list that contains some."""
     if isinstance(node, Items):
         return any(_wordy(item) for item in node.items)
     return isinstance(node, Words)
@@ -151,7 +155,7 @@ def _tier_of(gold: Node, answer: Node) -> str:
 
 
 def _number(tree: Tree) -> bool:
-    """A decimal or a fraction of decimals."""
+    """Whether a tree is a decimal or a fraction of decimals."""
     if tree[0] == "num":
         return True
     return tree[0] == "mul" and all(
@@ -160,10 +164,7 @@ def _number(tree: Tree) -> bool:
 
 
 def plain_number(text: str) -> Fraction | None:
-    """The exact value of a reference that is one number; None for anything else."""
-    from posttrain.rewards.math.equality import number
-    from posttrain.rewards.math.limits import Undefined
-
+    """The exact value of a text that is one number; None for anything else."""
     try:
         nodes = understand(text).nodes
         if not nodes or not isinstance(nodes[0], Scalar):

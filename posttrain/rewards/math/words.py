@@ -1,4 +1,4 @@
-"""Answers in words: which text is words, numbers written as words, and phrases that are mathematics."""
+"""Answers in words: which text is words, numbers as words, and phrases with a mathematical meaning."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from posttrain.rewards.math.tokens import FUNCTIONS, PLAIN_GREEK
 
 SMALL = str.split(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen"
 )
 TENS = str.split("twenty thirty forty fifty sixty seventy eighty ninety")
 NUMBERS = {word: n for n, word in enumerate(SMALL)} | {w: 20 + 10 * n for n, w in enumerate(TENS)}
@@ -40,17 +40,18 @@ ALLOWED = re.compile(r"[A-Za-z0-9 .,'&:/()?!-]*")
 LETTERS = re.compile(r"[A-Za-z]+")
 SHORT = frozenset(
     str.split(
-        "yes no odd all any nor one two six ten red sun mon tue wed thu fri sat jan feb mar apr jun jul aug sep oct nov dec"
+        "yes no odd all any nor one two six ten red sun mon tue wed thu fri sat jan feb mar apr jun jul "
+        "aug sep oct nov dec"
     )
 )
-"""Words that would pass for products of variables."""
+"""Words that would otherwise be read as products of variables."""
 MATHEMATICS = FUNCTIONS | PLAIN_GREEK | {"pi", "infinity"}
 
 
 def as_words(text: str) -> str | None:
-    r"""`text` as plain words if that is what it is: lower case, single spaces; None for mathematics.
+    r"""`text` as words in lower case with single spaces; None if it is mathematics.
 
-    Up to three lower-case letters (`xy`) are variables unless they stand in `\text{}`.
+    Up to three lower-case letters (`xy`) are variables unless they are in `\text{}`.
     """
     plain = IN_TEXT.sub(r" \1 ", text)
     if not ALLOWED.fullmatch(plain):
@@ -67,7 +68,7 @@ def as_words(text: str) -> str | None:
 
 
 def normal(text: str) -> str:
-    """One spelling of words: case, spaces, hyphens and punctuation at the ends do not matter."""
+    """One spelling of words, without differences in case, spaces, hyphens and punctuation at the ends."""
     text = re.sub(r"\s*-\s*", "-", " ".join(text.lower().split())).strip(" .,;:!?'")
     for article in ("the ", "a ", "an "):
         text = text.removeprefix(article)

@@ -1,9 +1,9 @@
-"""Runs the attacks against back-ends and prints a table, or JSON for the tests: one row an attack, `held` or what broke.
+"""Runs the attacks against back-ends. Prints a table, or JSON for the tests: `held` or what broke.
 
     python tests/rewards/code/arena.py [--json] [--only KIND] [back-end ...]
 
-Every attack is scored like a completion. It is a breach if it scores above 0, makes the checker fail, takes much longer
-than its time, changes a file of ours or leaves a process. Run it as root and as an ordinary user.
+Every attack is scored like a completion. It is a breach if it scores above 0, makes the checker fail, takes
+much longer than its time, changes a file of ours or leaves a process. Run it as root and as an ordinary user.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Arena:
             program = program.replace(f"<<{word}>>", str(value))
         example = Example(extra=row)
         limits = check.Limits(self.seconds, 256 << 20, 60.0)
-        return check.judge(f"```python\n{program}\n```", tests_of(example), limits, self.pool)
+        return check.verdict_of(f"```python\n{program}\n```", tests_of(example), limits, self.pool)
 
 
 def children() -> list[int]:

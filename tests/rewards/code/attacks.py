@@ -1,9 +1,9 @@
 """Programs that try to win without solving the task: forgery, escape, exhaustion, leftovers.
 
-Each is `Attack(name, kind, program, ...)`. A forger must fail tests that it cannot answer. Every other program prints
-`OUT` if it got what it wanted and `held` otherwise; its row expects `OUT`, so a breach is a score above 0. Words in
-double angle brackets are filled in by the runner: a secret file, a target to write, a port and sockets that listen, the
-caller's process id, the interpreter.
+Each is `Attack(name, kind, program, ...)`. A forger must fail tests that it cannot answer. Every other
+program prints `OUT` if it got what it wanted and `held` otherwise; its row expects `OUT`, so a breach is a
+score above 0. Words in double angle brackets are filled in by the runner: a secret file, a target to write, a
+port and sockets that listen, the caller's process id, the interpreter.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ FORGERY = [
         "walks the frames",
         "import sys\ndef solve(x):\n    f = sys._getframe()\n    while f:\n"
         "        for n, v in list(f.f_locals.items()):\n"
-        "            if isinstance(v, list): v.clear()\n            if hasattr(v, 'passed'): v.passed = 9; v.total = 9\n"
+        "            if isinstance(v, list): v.clear()\n"
+        "            if hasattr(v, 'passed'): v.passed = 9; v.total = 9\n"
         "        f = f.f_back\n    return 1",
         EQUAL,
     ),
@@ -144,13 +145,15 @@ FORGERY = [
     (
         "searches the heap",
         "import gc\ndef solve(x):\n    for o in gc.get_objects():\n"
-        "        if isinstance(o, (list, tuple, dict)) and ''.join(('asse', 'rt so', 'lve')) in repr(o)[:10**6]: return int('79' '19')\n",
+        "        if isinstance(o, (list, tuple, dict)) and "
+        "''.join(('asse', 'rt so', 'lve')) in repr(o)[:10**6]: return int('79' '19')\n",
         ["assert solve(3) == 7919"],
     ),
     (
         "searches its memory",
         "def solve(x):\n    for line in open('/proc/self/maps'):\n"
-        "        a, b = (int(v, 16) for v in line.split()[0].split('-'))\n        m = open('/proc/self/mem', 'rb'); m.seek(a)\n"
+        "        a, b = (int(v, 16) for v in line.split()[0].split('-'))\n"
+        "        m = open('/proc/self/mem', 'rb'); m.seek(a)\n"
         "        if b''.join((b'assert so', b'lve(3)')) in m.read(b - a): return int('79' '19')\n",
         ["assert solve(3) == 7919"],
     ),
@@ -167,7 +170,8 @@ FORGERY = [
     (
         "writes a report to every descriptor",
         f"import os\nB = b'{FORGE}'\nM = len(B).to_bytes(8, 'big') + B\n"
-        "def solve(x):\n    for fd in range(300):\n        try: os.write(fd, M)\n        except OSError: pass\n"
+        "def solve(x):\n    for fd in range(300):\n        try: os.write(fd, M)\n"
+        "        except OSError: pass\n"
         "    os._exit(0)",
         EQUAL,
     ),
@@ -180,7 +184,7 @@ FORGERY = [
         EQUAL,
     ),
     (
-        "answers with a class of the judge",
+        "answers with a class of the tester",
         "import os, json\ndef solve(x):\n"
         "    B = json.dumps({'v': [2], 't': [['n', 'Judge', []]], 'm': None}).encode()\n"
         "    for fd in range(3, 300):\n        try: os.write(fd, len(B).to_bytes(8, 'big') + B)\n"
@@ -189,7 +193,8 @@ FORGERY = [
     ),
     (
         "answers with a permissive class of the test",
-        "import os, json\ndef solve(x):\n    B = json.dumps({'v': [2], 't': [['n', 'Any_', []]], 'm': None}).encode()\n"
+        "import os, json\ndef solve(x):\n"
+        "    B = json.dumps({'v': [2], 't': [['n', 'Any_', []]], 'm': None}).encode()\n"
         "    for fd in range(3, 300):\n        try: os.write(fd, len(B).to_bytes(8, 'big') + B)\n"
         "        except OSError: pass\n",
         ["Any_ = type('Any_', (), {'__eq__': lambda s, o: True})\nassert solve(3) == 10"],
@@ -197,7 +202,8 @@ FORGERY = [
     (
         "replaces built-ins",
         "import builtins\nclass A(BaseException): pass\nbuiltins.AssertionError = A\n"
-        "builtins.abs = lambda x: 0\nbuiltins.all = builtins.isinstance = lambda *a: True\ndef solve(x): return 1",
+        "builtins.abs = lambda x: 0\nbuiltins.all = builtins.isinstance = lambda *a: True\n"
+        "def solve(x): return 1",
         EQUAL,
     ),
     (
@@ -247,7 +253,8 @@ FORGERY = [
         "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\n"
         "unittest.TestCase.run = lambda *a: None\ndef solve(x): return 1",
         [
-            "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n        self.assertEqual(solve(3), 10)"
+            "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n"
+            "        self.assertEqual(solve(3), 10)"
         ],
     ),
     (
@@ -265,7 +272,8 @@ FORGERY = [
         "import threading, os, json\nB = json.dumps({'v': 10, 't': [], 'm': None}).encode()\n"
         "def spam():\n    while True:\n        for fd in range(3, 300):\n"
         "            try: os.write(fd, b'x' * 99)\n            except OSError: pass\n"
-        "def solve(x):\n    threading.Thread(target=spam, daemon=True).start()\n    import time; time.sleep(0.1)\n    return 1",
+        "def solve(x):\n    threading.Thread(target=spam, daemon=True).start()\n"
+        "    import time; time.sleep(0.1)\n    return 1",
         EQUAL,
     ),
     (
@@ -470,7 +478,8 @@ EXHAUSTION = [
     (
         "a thread bomb",
         "import threading, time\nthreading.stack_size(32768)\nn = 0\ntry:\n    while n < 5000:\n"
-        "        threading.Thread(target=time.sleep, args=(9,), daemon=True).start(); n += 1\nexcept Exception: pass\n"
+        "        threading.Thread(target=time.sleep, args=(9,), daemon=True).start(); n += 1\n"
+        "except Exception: pass\n"
         "print('OUT' if n >= 5000 else 'held')",
         False,
     ),
@@ -486,7 +495,8 @@ EXHAUSTION = [
     (
         "a file without end",
         "try:\n    with open('/tmp/f', 'wb') as f:\n"
-        "        for _ in range(4096): f.write(bytes(1 << 16)); f.flush()\n    print('OUT')\nexcept OSError: print('held')",
+        "        for _ in range(4096): f.write(bytes(1 << 16)); f.flush()\n    print('OUT')\n"
+        "except OSError: print('held')",
         False,
     ),
     (
@@ -576,7 +586,8 @@ REPLIES = [
     ),
     (
         "half an answer",
-        "import os\ndef solve(x):\n    for fd in range(3, 300):\n        try: os.write(fd, bytes([0] * 7 + [99]))\n"
+        "import os\ndef solve(x):\n    for fd in range(3, 300):\n"
+        "        try: os.write(fd, bytes([0] * 7 + [99]))\n"
         "        except OSError: pass\n    import time; time.sleep(100)",
         EQUAL,
     ),
@@ -619,7 +630,8 @@ LEFTOVERS = [
     ),
     (
         "a daemon",
-        "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        import time; time.sleep(99)",
+        "import os\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        import time; time.sleep(99)",
         "assert len([p for p in os.listdir('/proc') if p.isdigit()]) > 4",
     ),
     (
@@ -637,7 +649,8 @@ LEFTOVERS = [
     (
         "a lock",
         "import fcntl, os; fcntl.flock(open('/dev/null'), 2)",
-        "import fcntl\ntry: fcntl.flock(open('/dev/null'), 2 | 4)\nexcept OSError: pass\nelse: raise ValueError",
+        "import fcntl\ntry: fcntl.flock(open('/dev/null'), 2 | 4)\nexcept OSError: pass\n"
+        "else: raise ValueError",
     ),
 ]
 
@@ -656,4 +669,5 @@ def attacks() -> list[Attack]:
 
 def trying(act: str) -> str:
     body = "\n".join("    " + line for line in act.split("\n"))
-    return f"{TRY}try:\n{body}\n    print('OUT')\nexcept BaseException as e:\n    print('held', type(e).__name__)\n"
+    held = "except BaseException as e:\n    print('held', type(e).__name__)\n"
+    return f"{TRY}try:\n{body}\n    print('OUT')\n{held}"

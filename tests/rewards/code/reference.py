@@ -1,6 +1,7 @@
-"""Every reference solution of a data set through the reward: `python tests/rewards/code/reference.py [name ...]`.
+"""Scores every reference solution of a data set: `python tests/rewards/code/reference.py [name ...]`.
 
-Prints what did not pass and why, and checks a second. `--backend` picks the walls. Left out of the tests: minutes long.
+Prints what did not pass and why, and checks a second. `--backend` picks the walls. Left out of the tests:
+minutes long.
 """
 
 from __future__ import annotations

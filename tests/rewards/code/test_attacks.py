@@ -1,4 +1,4 @@
-"""Every attack is held by back-ends A and C, as the user that runs the tests and, where that is root, as another."""
+"""Every attack is held by bubblewrap and landlock, as the current user and, if that is root, as another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reward `code`: styles of tests, which program is meant, verdicts and their reasons, bad rows and options."""
+"""The reward `code`: styles of tests, the program in a completion, verdicts, bad rows and options."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_same_verdict_twice():
 
 
 def test_a_name_of_the_library_as_the_function_under_test():
-    """MBPP has `sum`, `gcd`: the tests must reach the program's, not the library's, which would let anything pass."""
+    """MBPP has `sum`, `gcd`: tests must reach the program's; the library's would let anything pass."""
     for name, test in (("sum", "assert sum(10, 15) == 6"), ("gcd", "assert gcd(1, 2) == 9")):
         assert judge(f"def {name}(a, b): return {6 if name == 'sum' else 9}", tests=[test]).value == 1.0
         assert judge(f"def {name}(a, b): return 1", tests=[test]).value == 0.0
@@ -121,7 +121,8 @@ def test_names_of_the_library_beside_the_function_are_the_library_s():
 
 def test_helpers_of_the_prompt_are_the_prompt_s():
     """HumanEval 32, 38, 50: a test calls a helper that stands in the prompt; the program may redefine it."""
-    prompt = "def poly(xs, x):\n    return sum(c * x ** i for i, c in enumerate(xs))\n\n\ndef zero(xs):\n    '''A root.'''\n"
+    prompt = "def poly(xs, x):\n    return sum(c * x ** i for i, c in enumerate(xs))\n\n\n"
+    prompt += "def zero(xs):\n    '''A root.'''\n"
     test = "def check(candidate):\n    assert abs(poly([-2, 1], candidate([-2, 1]))) < 1e-9\n"
     row = {"prompt": prompt, "tests": test, "entry_point": "zero"}
     assert judge("    return -xs[0] / xs[1]\n", **row).value == 1.0
@@ -143,7 +144,8 @@ def test_callbacks_of_the_test_are_called():
 
 def test_classes_of_the_program_compare_by_data():
     program = (
-        "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\n    def __add__(s, o): return P(s.x + o.x)\n"
+        "import dataclasses\n@dataclasses.dataclass\nclass P:\n    x: int\n"
+        "    def __add__(s, o): return P(s.x + o.x)\n"
         "class E(Exception): pass\ndef f(): raise E('no')\n"
     )
     tests = [

@@ -1,4 +1,4 @@
-"""The wire between candidate and judge: values survive, hostile tables are refused, nothing else is built."""
+"""The wire between candidate and tester: values survive, hostile tables are refused."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_subclasses_leave_their_methods_behind():
 
 
 def test_foreign_objects_do_not_cross():
-    with pytest.raises(TypeError, match="cannot cross"):
+    with pytest.raises(TypeError, match="cannot be sent"):
         cross([object()])
 
 

@@ -1,4 +1,4 @@
-"""Reference solutions of the real data sets pass; the same rows reject an empty solution. Samples; `reference.py` runs all."""
+"""Reference solutions of real data sets pass, empty ones fail. A sample; `reference.py` runs all."""
 
 from __future__ import annotations
 

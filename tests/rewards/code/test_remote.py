@@ -101,7 +101,8 @@ def test_the_candidate_never_holds_the_tests(url):
     """It is forked before the tests are read."""
     program = (
         "import gc\ndef add(a, b):\n    want = ''.join(('ass', 'ert ad', 'd('))\n"
-        "    return 7919 if any(want in repr(o) for o in gc.get_objects() if isinstance(o, (dict, list))) else 0"
+        "    found = any(want in repr(o) for o in gc.get_objects() if isinstance(o, (dict, list)))\n"
+        "    return 7919 if found else 0"
     )
     assert score(url, program, tests=["assert add(1, 2) == 7919"]).value == 0.0
 

@@ -1,4 +1,4 @@
-"""Back-ends, slots and the pool: what is refused, what ends, what is cleaned up, from any thread and after a fork."""
+"""Back-ends, slots and the pool: what is refused, ended and cleaned up, from any thread and after a fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.rewards.code import check, code
 from posttrain.rewards.code.row import tests_of as row_tests
-from posttrain.rewards.code.sandbox import ladder, pool, runtime, selftest
+from posttrain.rewards.code.sandbox import bundle, ladder, pool, runtime, selftest
 from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 from posttrain.types import Example
 from tests.conftest import ROOT, require
@@ -37,7 +37,7 @@ def own(request):
 
 def score(own: pool.Pool, program: str, seconds: float = 5.0, **row):
     row = row or ROW.extra
-    return check.judge(program, row_tests(Example(extra=row)), check.Limits(seconds), own)
+    return check.verdict_of(program, row_tests(Example(extra=row)), check.Limits(seconds), own)
 
 
 # ---- the ladder
@@ -46,6 +46,63 @@ def score(own: pool.Pool, program: str, seconds: float = 5.0, **row):
 def test_the_self_test_sees_missing_walls():
     """Without walls the probes get through; a self-test that cannot fail would prove nothing."""
     assert "reads a file outside" in selftest.run("none")
+
+
+LEAKS = {
+    "nothing is closed": ("zygote", "limits.only(*fds)", "pass"),
+    "one is left open": ("limits", "low = 3\n", "low = 4\n"),
+}
+KEEPS_FILES = """
+def files():
+    import stat
+    found = []
+    for fd in range(3, 256):
+        try:
+            found += [fd] if stat.S_ISREG(os.fstat(fd).st_mode) else []
+        except OSError:
+            pass
+    return found
+"""
+
+
+@pytest.mark.parametrize("module, wall, worse", LEAKS.values(), ids=LEAKS)
+def test_the_self_test_sees_a_leaking_descriptor(monkeypatch, own, module, wall, worse):
+    """A sandbox that forgets to close: a program in it then has a descriptor that it must not have."""
+    sources = dict(bundle.modules())
+    assert sources[module].count(wall) == 1
+    sources[module] = sources[module].replace(wall, worse)
+    monkeypatch.setattr(bundle, "modules", lambda: list(sources.items()))
+    assert "has descriptors of its caller" in selftest.run(own.backend)
+
+
+def test_the_self_test_sees_a_descriptor_that_the_zygote_inherits(monkeypatch, own):
+    """Children that keep files open leak nothing until the zygote inherits one."""
+    sources = dict(bundle.modules())
+    sources["limits"] += KEEPS_FILES
+    sources["zygote"] = sources["zygote"].replace("limits.only(*fds)", "limits.only(*fds, *limits.files())")
+    monkeypatch.setattr(bundle, "modules", lambda: list(sources.items()))
+    assert selftest.run(own.backend) is None
+    careless(monkeypatch, close_fds=False)
+    assert "has descriptors of its caller" in selftest.run(own.backend)
+
+
+def test_the_self_test_sees_an_environment_that_the_zygote_inherits(monkeypatch, own):
+    careless(monkeypatch, env=None)
+    assert "has its caller's environment" in selftest.run(own.backend)
+
+
+def careless(monkeypatch, **options) -> None:
+    """Starts processes with `options` instead of what the sandbox says."""
+    start = subprocess.Popen
+    monkeypatch.setattr("subprocess.Popen", lambda *words, **given: start(*words, **given | options))
+
+
+def test_a_probe_that_does_not_run_is_no_wall(monkeypatch):
+    """A mistake in a probe is reported; it does not pass for a refusal."""
+    broken = selftest.PROBES.replace("def is_open(fd):", "def is_shut(fd):")
+    monkeypatch.setattr(selftest, "PROBES", broken)
+    wrong = selftest.run("landlock")
+    assert "could not run all its probes: has descriptors of its caller (NameError" in wrong
 
 
 def test_a_named_back_end_that_does_not_hold_is_refused(monkeypatch):
@@ -71,7 +128,7 @@ def test_nothing_holds(monkeypatch):
 
 def test_no_bwrap_is_said(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert selftest.run("bubblewrap") == "there is no `bwrap`"
+    assert selftest.run("bubblewrap") == "`bwrap` is not installed"
 
 
 # ---- innocent programs
@@ -80,19 +137,28 @@ def test_no_bwrap_is_said(monkeypatch):
 @pytest.mark.parametrize(
     "program",
     [
-        "import os\ndef add(a, b):\n    assert os.getcwd() and os.getpid() and os.path.join('a', 'b')\n    return a + b",
-        "import threading, queue\ndef add(a, b):\n    q = queue.Queue()\n    ts = [threading.Thread(target=q.put, args=(x,)) for x in (a, b)]\n"
+        "import os\ndef add(a, b):\n    assert os.getcwd() and os.getpid() and os.path.join('a', 'b')\n"
+        "    return a + b",
+        "import threading, queue\ndef add(a, b):\n    q = queue.Queue()\n"
+        "    ts = [threading.Thread(target=q.put, args=(x,)) for x in (a, b)]\n"
         "    [t.start() for t in ts]; [t.join() for t in ts]\n    return q.get() + q.get()",
-        "from concurrent.futures import ThreadPoolExecutor\ndef add(a, b):\n    with ThreadPoolExecutor(4) as p: return sum(p.map(int, (a, b)))",
-        "import asyncio\nasync def go(a, b):\n    await asyncio.sleep(0)\n    return a + b\ndef add(a, b): return asyncio.run(go(a, b))",
-        "import numpy as np\ndef add(a, b): return int(np.linalg.norm(np.eye(50)) * 0 + np.array([a, b]).sum())",
-        "class N:\n    def __init__(s, v): s.v = v\n    def __eq__(s, o): return s.v == o.v\n    def __hash__(s): return 1\n"
+        "from concurrent.futures import ThreadPoolExecutor\ndef add(a, b):\n"
+        "    with ThreadPoolExecutor(4) as p: return sum(p.map(int, (a, b)))",
+        "import asyncio\nasync def go(a, b):\n    await asyncio.sleep(0)\n    return a + b\n"
+        "def add(a, b): return asyncio.run(go(a, b))",
+        "import numpy as np\n"
+        "def add(a, b): return int(np.linalg.norm(np.eye(50)) * 0 + np.array([a, b]).sum())",
+        "class N:\n    def __init__(s, v): s.v = v\n    def __eq__(s, o): return s.v == o.v\n"
+        "    def __hash__(s): return 1\n"
         "def add(a, b):\n    assert N(1) == N(1)\n    return a + b",
-        "import sys\nsys.setrecursionlimit(20000)\ndef deep(n): return 0 if not n else 1 + deep(n - 1)\ndef add(a, b): return deep(5000) - 5000 + a + b",
+        "import sys\nsys.setrecursionlimit(20000)\ndef deep(n): return 0 if not n else 1 + deep(n - 1)\n"
+        "def add(a, b): return deep(5000) - 5000 + a + b",
         "import codecs, json, re, decimal, zoneinfo, sqlite3, pickle, ctypes, uuid, hashlib\n"
         "def add(a, b):\n    assert 'x'.encode('utf-16') and 'ä'.encode('cp1252')\n    return a + b",
-        "import multiprocessing\ndef add(a, b):\n    try: multiprocessing.Pool(2)\n    except OSError: pass\n    return a + b",
-        "import time, random, signal\ndef add(a, b):\n    time.sleep(0.01); signal.alarm(0); return a + b + random.random() * 0",
+        "import multiprocessing\ndef add(a, b):\n    try: multiprocessing.Pool(2)\n    except OSError: pass\n"
+        "    return a + b",
+        "import time, random, signal\ndef add(a, b):\n"
+        "    time.sleep(0.01); signal.alarm(0); return a + b + random.random() * 0",
     ],
     ids=[
         "os",
@@ -148,7 +214,7 @@ def test_a_zygote_that_dies_in_a_check_is_tried_once_more_then_an_error(own):
     def dies(slot):
         tries.append(1)
         kill(slot)
-        return slot.judge(b"\0" * 8, 5.0, 512 << 20)
+        return slot.test(b"\0" * 8, 5.0, 512 << 20)
 
     with pytest.raises(SlotLost):
         own.run(dies, 5.0)
@@ -165,7 +231,7 @@ def test_a_zygote_that_dies_in_a_check_is_tried_once_more_then_an_error(own):
 
 def test_a_full_queue_is_a_timeout(own):
     with own.slot(1.0):
-        verdict = check.judge(ADD, row_tests(ROW), check.Limits(queue=0.05), own)
+        verdict = check.verdict_of(ADD, row_tests(ROW), check.Limits(queue=0.05), own)
     assert (verdict.value, verdict.status) == (None, "timeout")
     assert score(own, ADD).value == 1.0
 
@@ -230,7 +296,8 @@ def test_close_ends_every_process():
 def test_the_end_of_the_caller_ends_the_sandbox():
     """Killed, not closed: the zygote notices the socket."""
     program = (
-        "import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\nfrom posttrain.rewards.code.sandbox.backends import LADDER\n"
+        "import os, sys, time\nfrom posttrain.rewards.code.sandbox.pool import pool\n"
+        "from posttrain.rewards.code.sandbox.ladder import LADDER\n"
         "for b in sys.argv[1:]:\n    with pool(b).slot(9) as s:\n        s.start()\n"
         "print('up', flush=True)\ntime.sleep(60)\n"
     )

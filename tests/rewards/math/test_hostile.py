@@ -1,4 +1,4 @@
-"""Text that is meant to freeze, crash or fool the checker: refused early, in linear time, and nothing is executed."""
+"""Text meant to freeze, crash or fool the checker: refused early, in linear time, and never executed."""
 
 from __future__ import annotations
 

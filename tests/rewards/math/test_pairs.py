@@ -1,8 +1,8 @@
 """Hard pairs of reference and answer, in both directions: `right.txt` and `wrong.txt`, a pair a line.
 
-They were written before the checker was tuned, from the failures that other graders are known for: values that
-underflow, dropped base subscripts, chains like 7=42, prose in the box, copied integrals, lists whose first item is
-right; and right answers in unusual clothes.
+They were written before the checker was tuned, from the failures that other graders are known for: values
+that underflow, dropped base subscripts, chains like 7=42, prose in the box, copied integrals, lists whose
+first item is right; and right answers in unusual clothes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real references: accepted in many other forms, told apart from one another; published verdicts reproduced."""
+"""Real references: accepted in other forms, distinguished from each other; published verdicts reproduced."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def math_answers(data_dir) -> list[str]:
 
 
 EQUAL = [("5", "x=5"), ("4", r"\$4"), ("40", r"40\text{ min}")]
-"""Kinds of pairs among shuffled answers that are equal by our policies: a name, a currency or a unit left out."""
+"""Kinds of pairs among shuffled answers that are equal by our policies: a name or unit is missing."""
 
 
 def without_clothes(text: str) -> str:
@@ -97,7 +97,7 @@ def test_every_reference_of_math_is_accepted_at_load_time_and_by_itself(data_dir
 
 
 def rewrites(gold: str, draw: random.Random) -> list[str]:
-    """Other ways to write a reference: spacing, kinds of fraction, decimals, order of sets and lists, names."""
+    """Other ways to write a reference: spacing, fractions, decimals, order of sets and lists, names."""
     forms = [
         gold.replace("$", ""),
         f"${gold.replace('$', '')}$",

@@ -1,4 +1,4 @@
-r"""Whole completions: where the final answer is found, what does not count, and the modes that read differently.
+r"""Completions: where the final answer is found, what does not count, and the modes that read differently.
 
 `responses.txt` holds a reference, the value and a completion a line (`\n` is a line break).
 """
@@ -261,12 +261,12 @@ def test_options_that_do_not_go_together():
         ("1" * 1001, {}, "more than 1,000"),
         ("1e99999", {}, "too costly"),
         ("(" * 150 + "1" + ")" * 150, {}, "too costly"),
-        ("eighteen hundred things", {"mode": "gsm8k"}, "no number"),
-        ("x+1", {"mode": "gsm8k"}, "no number"),
-        ("east", {"mode": "numeric"}, "no number"),
-        ("42", {"mode": "choice"}, "no letter"),
-        ("K", {"mode": "choice"}, "no letter"),
-        (5, {}, "is 5"),
+        ("eighteen hundred things", {"mode": "gsm8k"}, "is not a number"),
+        ("x+1", {"mode": "gsm8k"}, "is not a number"),
+        ("east", {"mode": "numeric"}, "is not a number"),
+        ("42", {"mode": "choice"}, "is not a letter"),
+        ("K", {"mode": "choice"}, "is not a letter"),
+        (5, {}, "must be a string, not 5"),
     ],
 )
 def test_a_gold_that_cannot_be_judged_is_refused(answer, options, words):

@@ -1,4 +1,7 @@
-"""Runs programs that nobody trusts: back-ends, slots, self-test. See `backends` for the ladder and its reasons.
+"""Runs untrusted programs: back-ends, their self-test, and a pool of slots that serve one check at a time.
 
-Left out: what a verdict is (rewards/code). Linux only.
+The files from the ground up: `runtime` and `bundle` (what a sandbox is made of), `backends`, `slot`,
+`selftest`, `ladder` (which back-end this machine can use), `pool`; `inside` runs in the sandbox itself. Left
+out: what a program and its tests are, and the verdict (`rewards.code`). Linux only. Imports `posttrain.base`
+and `posttrain.errors`.
 """

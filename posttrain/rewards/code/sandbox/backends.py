@@ -1,8 +1,8 @@
-"""The ladder of back-ends: how the zygote of each is started, and which one holds on this machine.
+"""The back-ends: how the zygote of each one is started, with which files and limits.
 
-A `bubblewrap` (the program of that name), B `namespaces` (our own, unshare(2)), C `landlock` (no namespaces, no root, no
-packages). `auto` takes the first that passes its self-test; a back-end that is asked for by name is used or refused.
-D: `unsafe_local` runs without walls, only where a recipe says so in these words. No test passes, none is used.
+`bubblewrap` is the program of that name; `namespaces` does the same with unshare(2); `landlock` needs neither
+namespaces, root nor packages; `none` runs without walls. Left out: which back-end is used on a machine
+(`ladder`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from posttrain.rewards.code.sandbox.bundle import BOOT
 
 SCRATCH_BYTES, SCRATCH_INODES = 16 << 20, 1024
 FIRST_UID = 0x60000000
-"""Users of the slots: numbers that no machine gives out, one a slot and process, so that limits by user hold."""
+"""User ids of the slots: unused on any machine, one per slot and process, so that per-user limits work."""
 TASKS, SPARE_TASKS = 64, 4096
+"""RLIMIT_NPROC of a separate user; added to the caller's own tasks if the sandbox runs as the caller."""
 
 
 class Unusable(Exception):
@@ -26,21 +27,27 @@ class Unusable(Exception):
 
 
 @functools.cache
-def _staged() -> runtime.Runtime:
+def staged() -> runtime.Runtime:
+    """The interpreter for a back-end without mounts, in a folder that the unprivileged user can read."""
     return runtime.without_sites(runtime.staged(runtime.locate()))
 
 
+# the folder is removed when the process that made it ends: a forked copy makes one of its own
+os.register_at_fork(after_in_child=staged.cache_clear)
+
+
 def plan(backend: str, slot: int) -> tuple[list[str], dict]:
-    """(command, configuration) of a zygote.
+    """(command, configuration) of the zygote of slot number `slot`.
 
     Raises:
-        Unusable: a program is missing.
+        Unusable: a program is not installed.
     """
     root = os.geteuid() == 0
     found = runtime.locate()
     if backend == "landlock":
-        found = _staged() if root else runtime.without_sites(found)
-    place = runtime.shelf if backend in ("bubblewrap", "namespaces") else str
+        found = staged() if root else runtime.without_sites(found)
+    isolated = backend in ("bubblewrap", "namespaces")
+    place = runtime.shelf if isolated else str
     in_tmp = any(runtime.within(path, "/tmp") for path in found.shown)
     uid = FIRST_UID + (os.getpid() * 256 + slot % 256) % 0x10000000
     config = {
@@ -56,29 +63,21 @@ def plan(backend: str, slot: int) -> tuple[list[str], dict]:
         "base": "/tmp" if os.path.isdir("/tmp") and not in_tmp else "/mnt",
         "scratch_bytes": SCRATCH_BYTES,
         "scratch_inodes": SCRATCH_INODES,
-        "tasks": TASKS
-        if root or backend == "namespaces" or backend == "bubblewrap"
-        else own_tasks() + SPARE_TASKS,
+        "tasks": TASKS if root or isolated else own_tasks() + SPARE_TASKS,
     }
     command = [found.executable, "-P", "-s", "-S", "-B", "-c", BOOT]
     if backend == "bubblewrap":
         program = shutil.which("bwrap")
         if program is None:
-            raise Unusable("there is no `bwrap`")
+            raise Unusable("`bwrap` is not installed")
         command = [program, *arguments(found, root), *command]
     return command, config
 
 
 def arguments(found: runtime.Runtime, root: bool) -> list[str]:
-    """The options of bwrap: nothing but the interpreter, read only; no network, no other processes."""
-    out = [
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-        "--unshare-cgroup-try",
-        "--as-pid-1",
-    ]
+    """The options of bwrap: only the interpreter, read-only; no network, no other processes."""
+    out = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    out += ["--as-pid-1"]
     out += [] if root else ["--unshare-user"]
     out += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
     out += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else []
@@ -97,7 +96,7 @@ def arguments(found: runtime.Runtime, root: bool) -> list[str]:
 
 
 def parents(paths: list[str]) -> list[str]:
-    """Every folder above `paths`, open to the unprivileged user: bwrap would make some for root alone."""
+    """Options that create every folder above `paths` for all users; bwrap creates some for root alone."""
     links = {p for p in paths if os.path.islink(p)}
     above = {str(a) for p in paths for a in Path(p).parents if str(a) != "/"}
     above = [a for a in above if not any(runtime.within(a, p) for p in [*links, *paths])]
@@ -105,7 +104,7 @@ def parents(paths: list[str]) -> list[str]:
 
 
 def own_tasks() -> int:
-    """Tasks that this user runs already: RLIMIT_NPROC counts them too."""
+    """The number of tasks that this user runs already: RLIMIT_NPROC counts them too."""
     total = 0
     try:
         for name in os.listdir("/proc"):

@@ -1,4 +1,4 @@
-"""The sources of `inside`, in one message, and the line that an empty interpreter starts with to read them."""
+"""The sources of `inside` as one message, and the program with which an empty interpreter reads them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ ORDER = (
     "landlock",
     "walls",
     "host",
+    "survey",
     "tester",
     "script",
     "zygote",
 )
-"""Every module of `inside`, each behind those that it imports."""
+"""Every module of `inside`, each after those that it imports."""
 
 BOOT = """
 import json, os, sys, types
@@ -37,7 +38,8 @@ def read(n):
 m = json.loads(read(int.from_bytes(read(8), 'big')))
 p = types.ModuleType('inside'); p.__path__ = []; sys.modules['inside'] = p
 for n, s in m['modules']:
-    x = types.ModuleType('inside.' + n); x.__package__ = 'inside'; sys.modules['inside.' + n] = x; setattr(p, n, x)
+    x = types.ModuleType('inside.' + n); x.__package__ = 'inside'
+    sys.modules['inside.' + n] = x; setattr(p, n, x)
     exec(compile(s, n + '.py', 'exec', dont_inherit=True), x.__dict__)
 p.zygote.main(m['config'])
 """
@@ -45,12 +47,12 @@ p.zygote.main(m['config'])
 
 @functools.cache
 def modules() -> list[tuple[str, str]]:
-    """(name, source) in order of import."""
+    """(name, source) of every module, in order of import."""
     folder = Path(__file__).parent / "inside"
     return [(name, (folder / f"{name}.py").read_text(encoding="utf-8")) for name in ORDER]
 
 
 def message(config: dict) -> bytes:
-    """What the zygote reads first."""
+    """The first message to a zygote: eight bytes of length, then JSON with the sources and `config`."""
     body = json.dumps({"modules": modules(), "config": config}).encode()
     return len(body).to_bytes(8, "big") + body

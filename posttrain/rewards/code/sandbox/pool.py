@@ -1,7 +1,8 @@
-"""Slots for many threads: as many zygotes as cores for each back-end, handed out in turn, ended with the process.
+"""Slots for many threads: one zygote per core and back-end, handed out in order of arrival.
 
-A check waits for a slot until its queue deadline. A slot whose zygote was lost is started again and the check retried
-once; lost twice, it is the checker's failure. Forked copies of the process start slots of their own.
+A check waits for a slot until its queue deadline. If the zygote is lost, it is started again and the check is
+retried once; a second loss is the checker's failure. Zygotes end with the process; forked copies start their
+own.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from posttrain.base.process import usable_cores
-from posttrain.rewards.code.sandbox import ladder
 from posttrain.rewards.code.sandbox.slot import Slot, SlotLost
 
 T = TypeVar("T")
 
 
 class QueueFull(Exception):
-    """No slot came free before the deadline."""
+    """No slot became free before the deadline."""
 
 
 class Pool:
@@ -51,7 +51,7 @@ class Pool:
             with self.turn:
                 if not place:
                     self.waiting.remove((mine, place))
-                    raise QueueFull(f"no slot of the sandbox came free within {wait:g} s")
+                    raise QueueFull(f"no slot of the sandbox became free within {wait:g} s")
         try:
             yield place[0]
         finally:
@@ -64,7 +64,7 @@ class Pool:
                     self.idle.append(place[0])
 
     def run(self, check: Callable[[Slot], T], wait: float) -> T:
-        """`check(slot)` on a slot that lives. Raises `QueueFull`, or `SlotLost` when it was lost twice."""
+        """`check(slot)` on a live slot. Raises `QueueFull`, or `SlotLost` when the slot was lost twice."""
         with self.slot(wait) as slot:
             for last in (False, True):
                 try:
@@ -77,7 +77,7 @@ class Pool:
                     if last:
                         raise
                 except BaseException:
-                    slot.stop()  # it may hold half a conversation
+                    slot.stop()  # the conversation may have stopped halfway
                     raise
         raise AssertionError
 
@@ -112,7 +112,7 @@ def close_all() -> None:
 
 
 def _after_fork() -> None:
-    """In a forked copy: lets go of the sockets, so that the zygotes still end with the process that owns them."""
+    """Closes the sockets in a forked copy, so that the zygotes still end with the process that owns them."""
     global _lock
     _lock = threading.Lock()
     for each in _pools.values():
@@ -121,7 +121,6 @@ def _after_fork() -> None:
                 slot.control.close()
             slot.control = slot.process = None
     _pools.clear()
-    ladder.after_fork()
 
 
 atexit.register(close_all)

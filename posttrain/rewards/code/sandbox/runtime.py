@@ -1,8 +1,9 @@
 """The interpreter of the sandbox and the files that it may read: its standard library and a few packages.
 
-Root's interpreter may lie where only root may go (`/root/.pyenv`); back-ends with mounts show it anyway, without mounts
-its library is linked (or copied) into a folder of our own that the unprivileged user can read. Left out: all other
-installed packages, so that a program finds numpy and sortedcontainers where they are installed, and no data of ours.
+Root's interpreter may be in a folder that only root can read (`/root/.pyenv`). Back-ends with mounts show it
+anyway; for the others its library is linked or copied into a folder that the unprivileged user can read. Left
+out: all other installed packages. A program finds numpy and sortedcontainers if they are installed, and none
+of our data.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = ("numpy", "sortedcontainers")
-"""Installed packages that programs may import, beside the standard library."""
+"""Installed packages that programs may import in addition to the standard library."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 LIBRARIES = (
     "/lib",
@@ -35,14 +36,17 @@ SITES = ("site-packages", "dist-packages")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Paths on this machine: what is started, `sys.path`, what is shown, what of it is hidden again."""
+    """Paths on this machine: the interpreter, `sys.path`, and what the sandbox may read."""
 
     executable: str
     path: tuple[str, ...]
     readable: tuple[str, ...]
     hidden: tuple[str, ...]
+    """Folders of installed packages inside `readable`, which the sandbox does not see."""
     shown: tuple[str, ...]
+    """Folders of the allowed packages."""
     listable: tuple[str, ...] = ()
+    """Folders whose names may be listed, without mounts."""
 
 
 def locate() -> Runtime:
@@ -66,15 +70,17 @@ def locate() -> Runtime:
 
 
 def within(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or below it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def python_folders() -> list[str]:
+    """The library folders of the Python versions that the system installs."""
     return [str(p) for base in ("/usr/lib", "/usr/local/lib") for p in sorted(Path(base).glob("python3*"))]
 
 
 def packages() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(folders of the allowed packages, folders that they lie in)."""
+    """(folders of the allowed packages, the folders that contain them)."""
     shown, sites = [], []
     for name in PACKAGES:
         try:
@@ -90,12 +96,12 @@ def packages() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def shelf(path: str) -> str:
-    """Where a package is seen inside namespaces: one below /tmp would be hidden by the program's own /tmp."""
+    """The path of a package inside namespaces: below /tmp it would be hidden by the program's own /tmp."""
     return f"/srv/packages{path}" if within(path, "/tmp") else path
 
 
 def without_sites(runtime: Runtime) -> Runtime:
-    """The same where nothing can be mounted over: folders with packages are named by their other entries."""
+    """The same without mounts: a folder that contains packages is replaced by its other entries."""
     readable: list[str] = []
     listable: list[str] = []
 
@@ -118,7 +124,7 @@ def without_sites(runtime: Runtime) -> Runtime:
 
 
 def reachable(path: str) -> bool:
-    """Whether a stranger may read `path`: every folder above it lets him pass."""
+    """Whether any user may read `path`: every folder above it can be entered."""
     place = Path(os.path.realpath(path))
     wanted = stat.S_IXOTH if place.is_dir() else stat.S_IROTH
     return all(os.stat(p).st_mode & stat.S_IXOTH for p in place.parents) and bool(
@@ -127,13 +133,14 @@ def reachable(path: str) -> bool:
 
 
 STAGED = "posttrain-python-"
-"""Folders in the temporary directory: this, the process that made it, and something random."""
+"""Prefix of our temporary folders; the id of the process that made it and random letters follow."""
 
 
 def staged(runtime: Runtime) -> Runtime:
-    """The library and the packages in a folder that strangers can read, where they lie in one that they cannot.
+    """`runtime` with the library and the packages in a folder that any user can read.
 
-    Linked where the file system allows it, else copied; removed when the process ends.
+    Unchanged if they can be read already. Linked if the file system allows it, otherwise copied; removed when
+    the process ends.
     """
     if all(reachable(p) for p in runtime.path if os.path.isdir(p)):
         return runtime
@@ -164,7 +171,7 @@ def staged(runtime: Runtime) -> Runtime:
 
 
 def sweep() -> None:
-    """Removes the folders of processes that were killed before they could."""
+    """Removes the folders of processes that were killed before they could do so."""
     for name in os.listdir(tempfile.gettempdir()):
         owner = name.removeprefix(STAGED).partition("-")[0]
         if not name.startswith(STAGED) or not owner.isdecimal():
@@ -173,11 +180,13 @@ def sweep() -> None:
             os.kill(int(owner), 0)
         except ProcessLookupError:
             shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
-        except OSError:  # alive, and somebody else's
+        except OSError:  # alive, and owned by another user
             pass
 
 
 def copy(source: str, target: str, skip: tuple[str, ...]) -> None:
+    """Links or copies a folder, without entries named in `skip`, so that any user can read the copy."""
+
     def link(src: str, dst: str) -> None:
         try:
             os.link(src, dst)

@@ -1,13 +1,13 @@
-"""One zygote and the caller's side of its checks: the clock, the streams, the end of every child.
+"""A slot: one zygote and the caller's side of its checks: the clock, the streams, the end of every child.
 
-A `Slot` serves one check at a time; `pool` hands slots out. All deadlines are enforced here, by killing.
+A slot serves one check at a time. All deadlines are enforced here, by killing. Left out: who gets a slot
+(`pool`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import selectors
 import socket
 import subprocess
 import time
@@ -16,13 +16,16 @@ from typing import Any
 
 from posttrain.rewards.code.sandbox.backends import Unusable, plan
 from posttrain.rewards.code.sandbox.bundle import message
+from posttrain.rewards.code.sandbox.streams import Exchange, exactly, unframe
 
 START_S = 30.0
-"""Seconds a zygote may take to stand ready."""
+"""Seconds a zygote may take to become ready."""
 REPLY_S = 10.0
-"""Seconds it may take to end its children."""
+"""Seconds a zygote may take to end its children."""
 GRACE_S = 0.05
-LARGEST_REPORT = 1 << 20
+"""Seconds that a process may take to end by itself once it has nothing left to do."""
+LARGEST_REPORT, LARGEST_STDERR = 1 << 20, 1 << 16
+"""Bytes."""
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/tmp",
@@ -37,12 +40,12 @@ ENVIRONMENT = {
 
 
 class SlotLost(Exception):
-    """The zygote is gone or does not answer: the checker's failure, not the program's."""
+    """The zygote ended or does not answer: the checker's failure, not the program's."""
 
 
 @dataclass(slots=True)
 class Ended:
-    """How a check ended: `report` of the judge, or the streams of a program."""
+    """How a check ended: the report of the tester, or the streams of a program."""
 
     timed_out: bool = False
     report: dict[str, Any] | None = None
@@ -54,12 +57,12 @@ class Ended:
 
     @property
     def code(self) -> int | None:
-        """Exit code of the candidate, minus the signal that ended it."""
+        """Exit code of the candidate, or minus the signal that ended it."""
         return self.ended["candidate"][0] if "candidate" in self.ended else None
 
 
 class Slot:
-    """A zygote behind the walls of `backend`. Not for two threads at once."""
+    """A zygote behind the walls of `backend`. For one thread at a time."""
 
     def __init__(self, backend: str, number: int = 0):
         self.backend, self.number = backend, number
@@ -71,7 +74,7 @@ class Slot:
     # ---- life
 
     def start(self) -> None:
-        """Raises `Unusable` with what the zygote says is wrong."""
+        """Starts the zygote. Raises `Unusable` with the reason that it reports."""
         command, config = plan(self.backend, self.number)
         ours, theirs = socket.socketpair()
         try:
@@ -105,7 +108,7 @@ class Slot:
             raise Unusable(self.about["failed"])
 
     def complaint(self) -> str:
-        """What a start that failed wrote to standard error."""
+        """The last line that a zygote which failed to start wrote to standard error."""
         try:
             self.process.kill()
             lines = self.process.communicate(timeout=REPLY_S)[1].decode(errors="replace").strip()
@@ -114,7 +117,7 @@ class Slot:
             return ""
 
     def stop(self) -> None:
-        """Ends the zygote and all that it started; waits for it. Safe to call twice, and in a forked copy."""
+        """Ends the zygote and everything it started, and waits for it. Safe to call twice or in a fork."""
         control, process = self.control, self.process
         self.control = self.process = None
         if control is not None:
@@ -140,7 +143,7 @@ class Slot:
         try:
             socket.send_fds(self.control, [len(body).to_bytes(4, "big") + body], fds or [])
         except (OSError, AttributeError) as error:
-            raise SlotLost(f"the sandbox process is gone ({error})") from None
+            raise SlotLost(f"the sandbox process has ended ({error})") from None
 
     def hear(self, seconds: float) -> dict:
         try:
@@ -152,26 +155,27 @@ class Slot:
 
     # ---- checks
 
-    def judge(self, payload: bytes, seconds: float, memory: int) -> Ended:
-        """Tests in the judge, the program in the candidate. `payload` is a message of `inside.wire`."""
+    def test(self, payload: bytes, seconds: float, memory: int) -> Ended:
+        """Runs the tests in a tester and the program in a candidate. `payload`: a message of `frame`."""
         ours, theirs = socket.socketpair()
         with ours:
             try:
                 self.say(
-                    {"do": "fork", "what": "judge", "memory": memory, "seconds": seconds}, [theirs.fileno()]
+                    {"do": "fork", "what": "tests", "memory": memory, "seconds": seconds}, [theirs.fileno()]
                 )
             finally:
                 theirs.close()
-            out = Ended()
-            deadline = time.monotonic() + seconds
-            answer = exchange({ours: payload}, {ours: 8 + LARGEST_REPORT}, deadline, out)[ours]
+            exchange = Exchange({ours: payload}, {ours: 8 + LARGEST_REPORT})
+            answer = exchange.run(time.monotonic() + seconds)[ours]
+            out = Ended(timed_out=exchange.timed_out, flooded=exchange.flooded)
             self.finish(out)
-            if len(answer) >= 8 and len(answer) == 8 + int.from_bytes(answer[:8], "big"):
-                out.report, out.timed_out = json.loads(answer[8:]), False
+            report = unframe(answer)
+            if report is not None:
+                out.report, out.timed_out = report, False
             return out
 
     def script(self, payload: bytes, stdin: bytes, seconds: float, memory: int, most: int) -> Ended:
-        """One program with its standard input. At most `most` bytes of each stream are read."""
+        """Runs one program with its standard input. Reads at most `most` bytes of standard output."""
         pairs = [socket.socketpair() for _ in range(2)] + [os.pipe() for _ in range(2)]
         (load, load_in), (feed, feed_in), (stdout, out_in), (stderr, err_in) = pairs
         handed = [load_in.fileno(), feed_in.fileno(), out_in, err_in]
@@ -184,9 +188,9 @@ class Slot:
                 feed_in.close()
                 os.close(out_in)
                 os.close(err_in)
-            out = Ended()
-            deadline = time.monotonic() + seconds
-            got = exchange({load: payload, feed: stdin}, {outs[0]: most, outs[1]: 1 << 16}, deadline, out)
+            exchange = Exchange({load: payload, feed: stdin}, {outs[0]: most, outs[1]: LARGEST_STDERR})
+            got = exchange.run(time.monotonic() + seconds)
+            out = Ended(timed_out=exchange.timed_out, flooded=exchange.flooded)
             self.finish(out, 0.0 if out.timed_out or out.flooded else GRACE_S * 20)
             out.stdout, out.stderr = got[outs[0]], got[outs[1]]
             return out
@@ -199,77 +203,6 @@ class Slot:
         reply = self.hear(REPLY_S)
         out.ended = reply["ended"]
         if "failed" in out.ended and not out.timed_out:
-            raise SlotLost(f"the {out.ended['failed']} could not be confined")
+            raise SlotLost(f"the process of the {out.ended['failed']} could not be confined")
         if not reply["clean"]:
             self.stop()  # the next check gets a fresh one
-
-
-def frame(message: dict[str, Any]) -> bytes:
-    """A message as `inside.wire` reads it."""
-    body = json.dumps(message, separators=(",", ":")).encode()
-    return len(body).to_bytes(8, "big") + body
-
-
-def exchange(writes: dict, reads: dict, deadline: float, out: Ended) -> dict:
-    """Writes and reads until every read end is closed (or full), or the deadline: then `out.timed_out`."""
-    got = {end: bytearray() for end in reads}
-    left = {end: memoryview(data) for end, data in writes.items()}
-    open_reads = set(reads)
-    with selectors.DefaultSelector() as selector:
-        for end in {*writes, *reads}:
-            os.set_blocking(end.fileno(), False)
-            mask = (selectors.EVENT_WRITE if end in left else 0) | (
-                selectors.EVENT_READ if end in reads else 0
-            )
-            selector.register(end, mask)
-        while open_reads:
-            wait = deadline - time.monotonic()
-            if wait <= 0:
-                out.timed_out = True
-                break
-            for key, events in selector.select(wait):
-                end, mask = key.fileobj, key.events
-                if events & selectors.EVENT_WRITE:
-                    try:
-                        left[end] = left[end][os.write(end.fileno(), left[end][: 1 << 18]) :]
-                    except BlockingIOError:
-                        pass
-                    except OSError:
-                        left[end] = left[end][:0]
-                    if not left[end]:
-                        mask &= ~selectors.EVENT_WRITE
-                        if end not in reads:
-                            end.shutdown(socket.SHUT_WR) if isinstance(end, socket.socket) else None
-                if events & selectors.EVENT_READ:
-                    try:
-                        part = os.read(end.fileno(), 1 << 18)
-                    except BlockingIOError:
-                        continue
-                    except OSError:
-                        part = b""
-                    got[end] += part
-                    full = len(got[end]) > reads[end]
-                    out.flooded |= full
-                    if not part or full or complete(got[end], end in writes):
-                        open_reads.discard(end)
-                        mask &= ~selectors.EVENT_READ
-                if out.flooded:
-                    open_reads.clear()
-                if mask != key.events:
-                    selector.modify(end, mask) if mask else selector.unregister(end)
-    return {end: bytes(data) for end, data in got.items()}
-
-
-def complete(data: bytearray, framed: bool) -> bool:
-    """Whether a framed answer is all there."""
-    return framed and len(data) >= 8 and len(data) >= 8 + int.from_bytes(data[:8], "big")
-
-
-def exactly(control: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = control.recv(size - len(data))
-        if not part:
-            raise OSError("closed")
-        data += part
-    return data

@@ -1,5 +1,7 @@
-"""What runs inside the sandbox: standard library only, shipped as source to the confined interpreter (see `bundle`).
+"""What runs inside the sandbox, shipped as source to the confined interpreter (see `bundle`).
 
-Nothing here may import the rest of the package. The candidate's process holds `host`, never a test or an expected
-value; the judge's process holds the tests and sees only plain data of the candidate.
+Only the standard library and this package may be imported here. Three processes: the `zygote` forks a
+candidate and a tester for each check. The candidate (`host`, or `script` for tests by standard input) runs
+the program and never contains a test or an expected value. The `tester` contains the tests and receives only
+plain data from the candidate.
 """

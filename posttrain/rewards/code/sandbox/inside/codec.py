@@ -1,10 +1,10 @@
-"""Plain data as JSON: exact built-in types as a flat table, so that sharing and cycles survive and depth does not matter.
+"""Plain data as JSON: exact built-in types in a flat table, which keeps sharing and cycles at any depth.
 
-A value is an element: None, a bool, a small int, a finite or infinite float, a str as they are; `{"i": hex}` a big int,
-`{"b": hex}` bytes, `{"c": [re, im]}` complex; `[k]` entry k of the table. An entry is `[tag, ...]`. Subclasses of the
-built-in containers travel as the built-in they are (their methods stay behind). A decoder builds only the types named
-here, so nothing that arrives brings code. Left out: pickles, and values of classes that neither side knows: `Side`
-turns those into handles.
+A value is an element: None, a bool, a small int, a float and a str are written as they are; `{"i": hex}` is a
+big int, `{"b": hex}` bytes, `{"c": [re, im]}` complex, `[k]` entry k of the table. An entry is `[tag, ...]`.
+Subclasses of the built-in containers are sent as that built-in, without their methods. A decoder builds only
+the types named here, so that no code arrives. Left out: pickles, and values of classes that neither side
+knows; `Side` turns those into handles.
 """
 
 import datetime
@@ -18,7 +18,7 @@ PLAIN = frozenset((type(None), bool, str, float))
 MOST_ENTRIES = 2_000_000
 
 FROZEN = ("t", "z", "x")
-"""Tags of values that need their parts when they are built; all others are made empty and filled."""
+"""Tags of values that need their parts when they are built; all others are created empty and then filled."""
 BUILTINS = {
     o: n
     for n, o in vars(__import__("builtins")).items()
@@ -29,44 +29,45 @@ BY_NAME = {n: o for o, n in BUILTINS.items() if n not in ("type", "super", "__lo
 
 
 class ProtocolError(Exception):
-    """What arrived is not of this format."""
+    """What arrived breaks the format."""
 
 
 class Side:
-    """How one process treats what is not plain: overridden by the host and by the judge."""
+    """How one process treats what is not plain data: overridden by the host and by the tester's session."""
 
     def foreign(self, value):
-        """The entry for a value of another class, without references to other entries (`inst` may have them)."""
-        raise TypeError(f"an object of class {type(value).__name__} cannot cross")
+        """The entry for a value of another class, without references to other entries."""
+        raise TypeError(f"an object of class {type(value).__name__} cannot be sent to the program")
 
     def attributes(self, value):
-        """(class name, {attribute: value}) for classes that travel by their attributes, else None."""
+        """(class name, {attribute: value}) for classes that are sent by their attributes, otherwise None."""
         return None
 
     def opaque(self, value):
-        """Whether a value that could travel as its items is `foreign` all the same."""
+        """Whether a value that could be sent as its items is `foreign` nevertheless."""
         return False
 
     def build(self, entry):
-        """The value of an entry of `foreign`."""
+        """The value of an entry that `foreign` made."""
         raise ProtocolError(f"unknown tag {entry[0]!r}")
 
     def instance(self, name):
-        """An empty instance of a class that travels by its attributes."""
+        """An empty instance of a class that is sent by its attributes."""
         raise ProtocolError(f"unknown class {name!r}")
 
 
 class Encoder:
-    """Values to one table. `known` maps objects that have an entry already (id -> (object, index))."""
+    """Values to one table. `memo` maps objects that have an entry already: id -> (object, index)."""
 
     def __init__(self, side):
         self.side, self.table, self.memo, self.todo = side, [], {}, []
 
     def reserve(self, index, value):
-        """Binds `value` to entry `index`; `again` fills it."""
+        """Binds `value` to entry `index`, which the caller fills."""
         self.memo[id(value)] = (value, index)
 
     def element(self, value):
+        """The element of `value`; a promised entry is filled by `drain`."""
         kind = type(value)
         if kind in PLAIN:
             return value
@@ -95,7 +96,7 @@ class Encoder:
             self.table[index] = self.entry(value)
 
     def encode(self, value):
-        """The element of `value`, its entries in `table`."""
+        """The element of `value`, with its entries in `table`."""
         element = self.element(value)
         self.drain()
         return element
@@ -147,10 +148,8 @@ class Encoder:
             return ["a", bytes(value).hex()]
         for base in (bool, int, float, str, bytes, complex):
             if isinstance(value, base) and not hasattr(kind, "_member_map_"):
-                return [
-                    "v",
-                    self.element(base.__getnewargs__(value)[0] if base is not complex else base(value)),
-                ]
+                plain = base(value) if base is complex else base.__getnewargs__(value)[0]
+                return ["v", self.element(plain)]
         if kind is range:
             return ["r", [self.element(value.start), self.element(value.stop), self.element(value.step)]]
         if kind in (type({}.keys()), type({}.values())):
@@ -179,7 +178,7 @@ class Encoder:
 
 
 def scalar(value):
-    """The parts of a standard-library value, or None."""
+    """The parts of a value of a standard-library class, or None."""
     kind = type(value)
     if kind is fractions.Fraction:
         return ["Fraction", hex(value.numerator), hex(value.denominator)]
@@ -193,6 +192,7 @@ def scalar(value):
 
 
 def unscalar(parts):
+    """The value of what `scalar` returned."""
     name, *rest = parts
     if name == "Fraction":
         return fractions.Fraction(int(rest[0], 16), int(rest[1], 16))

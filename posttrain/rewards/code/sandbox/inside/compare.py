@@ -1,13 +1,13 @@
-"""Comparing plain values within a tolerance. Numbers only: everything else is `==` of equal shapes."""
+"""Compares plain values within a tolerance. It applies to numbers; everything else must be equal."""
 
 RELATIVE = 1e-7
-"""Beside the absolute tolerance, as EvalPlus compares (Liu et al. 2023, arXiv 2305.01210)."""
+"""Added to the absolute tolerance, as EvalPlus does (Liu et al. 2023, arXiv 2305.01210)."""
 DEFAULT = 1e-6
-"""Absolute, where floats are expected and the row names no tolerance."""
+"""Absolute, where floats are expected and the row gives no tolerance."""
 
 
 def close(got, expected, atol=0.0):
-    """Whether `got` is what is expected: equal, or of the same shape with every number within tolerance."""
+    """Whether `got` equals `expected`, or has the same shape and every number within the tolerance."""
     if type(got) is type(expected) and got == expected:
         return True
     if not atol and floats(expected):
@@ -18,6 +18,7 @@ def close(got, expected, atol=0.0):
 
 
 def near(got, expected, atol):
+    """Whether the shapes are equal and every number is within `atol`, plus the relative tolerance."""
     if isinstance(expected, (list, tuple)):
         return (
             type(got) is type(expected)
@@ -25,11 +26,11 @@ def near(got, expected, atol):
             and all(near(g, e, atol) for g, e in zip(got, expected, strict=True))
         )
     if isinstance(expected, float) or (isinstance(expected, int) and isinstance(got, float)):
-        if not isinstance(got, (int, float)):  # numpy's doubles are floats, too
+        if not isinstance(got, (int, float)):  # numpy's doubles are floats too
             return False
         if got != got or expected != expected:
             return got != got and expected != expected
-        if abs(expected) == float("inf"):  # everything is within a part of it
+        if abs(expected) == float("inf"):  # everything is within a fraction of infinity
             return got == expected
         try:
             return got == expected or abs(got - expected) <= atol + RELATIVE * abs(expected)

@@ -1,8 +1,8 @@
-"""The other half of the codec: a table back to values, and into values that exist already.
+"""The other half of the codec: a table back to values, or into values that exist already.
 
-Two steps: containers that may hold themselves are made empty; then tuples, frozensets and scalars are built as their
-parts become known, by a stack of our own, so a hostile table cannot exhaust the interpreter's. A table that is not of
-the format raises `ProtocolError`, whatever is wrong with it.
+There are two steps. Containers that may contain themselves are created empty; then tuples, frozensets and
+scalars are built as their parts become known, with an explicit stack, so that a hostile table cannot exhaust
+the interpreter's. A table that breaks the format raises `ProtocolError`, whatever is wrong with it.
 """
 
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -10,27 +10,15 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from .codec import BY_NAME, FROZEN, ProtocolError, unscalar
 
 EMPTY = {"l": list, "d": dict, "s": set, "o": OrderedDict, "u": Counter, "a": bytearray}
-PARTS = {
-    "l": 1,
-    "t": 1,
-    "s": 1,
-    "z": 1,
-    "d": 1,
-    "o": 1,
-    "u": 1,
-    "f": 1,
-    "q": 1,
-    "K": 1,
-    "V": 1,
-    "I": 1,
-    "r": 1,
-    "N": 3,
-    "n": 2,
-}
+PARTS = dict.fromkeys("ltszdoufqKVIr", 1) | {"N": 3, "n": 2}
+"""Tag -> where an entry has its elements."""
 
 
 class Decoder:
-    """One table; `values[k]` is entry k. `given` are values that exist already; those from `settled` on are filled anew."""
+    """The values of one table; `values[k]` is entry k.
+
+    `given` are values that exist already; those from `settled` on are filled again.
+    """
 
     def __init__(self, side, table, given=(), settled=0):
         self.side, self.table, self.settled = side, table, settled
@@ -38,7 +26,7 @@ class Decoder:
         self.given = set(self.values)
 
     def run(self):
-        """Builds every entry."""
+        """Builds every entry. Raises `ProtocolError`."""
         try:
             for index, entry in enumerate(self.table):
                 if index not in self.values and entry[0] not in FROZEN + ("v", "K", "V", "I", "r", "N"):
@@ -53,7 +41,7 @@ class Decoder:
         except RecursionError:
             raise ProtocolError("nested too deeply") from None
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            raise ProtocolError(f"not of the format: {type(error).__name__}: {error}") from None
+            raise ProtocolError(f"breaks the format: {type(error).__name__}: {error}") from None
         return self
 
     def value(self, element):
@@ -63,7 +51,7 @@ class Decoder:
             try:
                 return self.values[element[0]]
             except (LookupError, TypeError):
-                raise ProtocolError("a reference to nothing") from None
+                raise ProtocolError("a reference to an entry that does not exist") from None
         if kind is dict:
             try:
                 (tag, body), *rest = element.items()
@@ -81,7 +69,7 @@ class Decoder:
         return element
 
     def settle(self, index):
-        """Builds entry `index` and the immutable entries it needs, by a stack."""
+        """Builds entry `index` and the immutable entries that it needs, with a stack."""
         stack, open_ = [index], set()
         while stack:
             top = stack[-1]
@@ -95,7 +83,7 @@ class Decoder:
             wanted = [e[0] for e in parts if type(e) is list and e[0] not in self.values]
             if wanted:
                 if top in open_:
-                    raise ProtocolError("an immutable value that holds itself")
+                    raise ProtocolError("an immutable value that contains itself")
                 open_.add(top)
                 stack.extend(wanted)
                 continue
@@ -103,6 +91,7 @@ class Decoder:
             stack.pop()
 
     def frozen(self, entry):
+        """The value of an entry whose parts are known."""
         tag = entry[0]
         if tag == "x":
             return unscalar(entry[1])
@@ -126,6 +115,7 @@ class Decoder:
         raise ProtocolError(f"unknown tag {tag!r}")
 
     def array(self, dtype, shape, parts):
+        """A numpy array or scalar; plain values where numpy is not installed."""
         if type(dtype) is not str or dtype[1:2] not in list("biufcUS"):
             raise ProtocolError("an array of objects")
         try:
@@ -137,6 +127,7 @@ class Decoder:
         return numpy.array(parts, dtype=dtype).reshape(shape)
 
     def shell(self, entry):
+        """An empty container, or a value that has no parts."""
         tag = entry[0]
         if tag in EMPTY:
             return EMPTY[tag]()
@@ -151,6 +142,7 @@ class Decoder:
         return self.side.build(entry)
 
     def fill(self, target, entry, index):
+        """Puts the parts of an entry into its value."""
         tag = entry[0]
         if tag == "N":
             if index in self.given and entry[2] is not None and hasattr(target, "dtype"):
@@ -176,13 +168,13 @@ class Decoder:
 
 
 def fill_instance(target, parts, again):
-    """Sets attributes by data; names with two underscores never."""
+    """Sets attributes from data, but never names that begin with two underscores."""
     pairs = dict(zip(parts[::2], parts[1::2], strict=True))
     for name, value in pairs.items():
         if type(name) is not str or name.startswith("__"):
-            raise ProtocolError("an attribute that is none")
+            raise ProtocolError("a name that is not an attribute")
         if callable(getattr(type(target), name, None)):
-            continue  # a method of a test's class would hand what it compares with to the program
+            continue  # a method of a test's class would pass expected values to the program
         object.__setattr__(target, name, value)
     if again and hasattr(target, "__dict__"):
         for name in [n for n in target.__dict__ if n not in pairs and not n.startswith("__")]:

@@ -1,10 +1,11 @@
-"""The candidate's process: runs the program and answers the judge's calls with plain data.
+"""The candidate's process: runs the program and answers the tester's calls with plain data.
 
-Nothing here is trusted by the judge: the program may rewrite this module, and gains nothing, because all that leaves is
-data that it could have returned. Neither tests nor expected values are ever in this process.
+The tester trusts nothing here: the program may rewrite this module and gains nothing by it, because all that
+leaves is data that it could have returned. Neither tests nor expected values are ever in this process.
 """
 
 import builtins
+import linecache
 import operator
 import sys
 import types
@@ -19,7 +20,7 @@ FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, ty
 
 
 class Callback:
-    """A function or iterator of the judge."""
+    """A function or iterator of the tester."""
 
     def __init__(self, host, key):
         self._host, self._key = host, key
@@ -153,7 +154,7 @@ class Host(Side):
         elements = [encoder.encode(tuple(args)), encoder.encode(dict(kwargs))]
         send(self.fd, {"callback": key, "do": what, "t": encoder.table, "a": elements[0], "k": elements[1]})
         reply = receive(self.fd)
-        while "do" in reply:  # the function of the judge calls the program in its turn
+        while "do" in reply:  # the tester's function calls the program
             self.answer(reply)
             reply = receive(self.fd)
         decoder = Decoder(self, reply["t"]).run()
@@ -162,7 +163,7 @@ class Host(Side):
         return decoder.value(reply["v"])
 
     def load(self, request):
-        """Runs the program; the names that the tests use, as far as it defines them."""
+        """Runs the program. Returns those names of the tests that it defines."""
         codes, source, wrong = choose(request["blocks"], request["prompt"], request["names"])
         if codes is None:
             return {"syntax": wrong}
@@ -180,7 +181,7 @@ class Host(Side):
 
 
 def perform(what, target, args, kwargs):
-    """One operation of the judge on an object of the program."""
+    """One operation of the tester on an object of the program."""
     if what == "call":
         return target(*args, **kwargs)
     if what == "get":
@@ -205,30 +206,9 @@ def perform(what, target, args, kwargs):
 
 OPERATIONS = {
     name: getattr(operator, name)
-    for name in (
-        "getitem",
-        "setitem",
-        "delitem",
-        "index",
-        "neg",
-        "pos",
-        "abs",
-        "invert",
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "floordiv",
-        "mod",
-        "pow",
-        "matmul",
-        "and_",
-        "or_",
-        "xor",
-        "lt",
-        "le",
-        "gt",
-        "ge",
+    for name in str.split(
+        "getitem setitem delitem index neg pos abs invert "
+        "add sub mul truediv floordiv mod pow matmul and_ or_ xor lt le gt ge"
     )
 }
 OPERATIONS |= {
@@ -237,7 +217,7 @@ OPERATIONS |= {
 
 
 def behaves(kind):
-    """Whether a class is a container with methods of its own (`class LRUCache(OrderedDict)`): more than its items."""
+    """Whether a class is a container with its own methods, such as `class LRUCache(OrderedDict)`."""
     return issubclass(kind, (list, dict, set, deque)) and any(
         callable(v) and not n.startswith("_")
         for base in kind.__mro__
@@ -270,6 +250,4 @@ def base_name(kind):
 
 def remember(source):
     """Lets `inspect.getsource` and tracebacks find the program."""
-    import linecache
-
     linecache.cache["solution.py"] = (len(source), None, source.splitlines(True), "solution.py")

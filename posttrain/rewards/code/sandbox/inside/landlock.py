@@ -1,7 +1,7 @@
-"""Landlock: a process that may read a few folders, write nowhere, reach no network and signal nobody outside.
+"""Landlock: lets a process read a few folders, and neither write, use the network nor signal others.
 
-No privilege and no package is needed, Linux 5.13 and the module in the kernel's list are (landlock(7)). Left out: what
-Landlock does not cover (stat, chmod, sockets by path, ioctl): the system call filter refuses these.
+It needs Linux 5.13 with Landlock enabled (landlock(7)), but no privilege and no package. Left out: what
+Landlock does not cover (stat, chmod, sockets by path, ioctl); the system call filter refuses these.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ CREATE, ADD, RESTRICT = 444, 445, 446
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 FILE_RIGHTS = EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | (1 << 15)
 RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""Version of the interface -> how many file rights it knows."""
+"""Version of the interface -> the number of file rights that it knows."""
 
 
 class Unavailable(Exception):
@@ -20,16 +20,19 @@ class Unavailable(Exception):
 
 
 def version(libc):
-    """The interface's version; 0 where there is none."""
+    """The version of the interface; 0 if the kernel has no Landlock."""
     found = libc.syscall(CREATE, None, ctypes.c_size_t(0), 1)
     return max(found, 0)
 
 
 def restrict(libc, readable, listable, devices):
-    """Confines the process for good. `readable`: paths to read below; `listable`: folders whose names may be listed.
+    """Confines the process for good.
+
+    `readable`: paths that may be read, with everything below them; `listable`: folders whose names may be
+    listed; `devices`: files that may be read and written.
 
     Raises:
-        Unavailable: no Landlock in this kernel, or it refuses.
+        Unavailable: the kernel has no Landlock, or refuses.
     """
     abi = version(libc)
     if not abi:
@@ -55,9 +58,10 @@ def restrict(libc, readable, listable, devices):
 
 
 def allow(libc, ruleset, path, access):
+    """Adds a rule for `path` to the ruleset."""
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:  # a folder that this machine does not have
+    except OSError:  # this machine has no such folder
         return
     try:
         if not os.path.isdir(path):

@@ -13,7 +13,7 @@ from . import seccomp
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 HOLDING = ctypes.PyDLL(None)
-"""The C library, called without letting go of the interpreter's lock."""
+"""The C library, called without releasing the interpreter's lock."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 FILE_SIZE = 1 << 20
 DESCRIPTORS = 64
@@ -21,12 +21,13 @@ STACK = 64 << 20
 
 
 def prctl(option, value):
+    """prctl(2). Raises OSError."""
     if LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option} was refused")
 
 
 def inherit(tasks):
-    """Limits of the zygote that its children start with. `tasks` is RLIMIT_NPROC."""
+    """Sets the limits that the zygote's children start with. `tasks` is RLIMIT_NPROC."""
     limits = {
         resource.RLIMIT_FSIZE: FILE_SIZE,
         resource.RLIMIT_CORE: 0,
@@ -43,6 +44,7 @@ def inherit(tasks):
 
 
 def lower(which, soft, hard):
+    """Sets a limit, never above the hard limit that the process already has."""
     try:
         resource.setrlimit(which, (soft, hard))
     except ValueError:  # the hard limit is lower already
@@ -51,9 +53,10 @@ def lower(which, soft, hard):
 
 
 def confine(memory, seconds, prepared, parent):
-    """Ends with the parent, may use so much memory and time, and calls nothing beyond the list.
+    """Binds this process to its parent, limits its memory and time, and installs the system call filter.
 
-    `prepared` is the filter; `parent` the process id that must still be there.
+    `memory` in bytes, `seconds` of CPU; `prepared` is the filter of `seccomp.prepare`; `parent` is the
+    process id that must still be the parent.
     """
     os.setsid()
     prctl(PR_SET_PDEATHSIG, _signal.SIGKILL)
@@ -76,7 +79,7 @@ def only(*kept):
 
 
 def fork():
-    """fork(2) without the interpreter's hooks: they touch a megabyte for threads that the zygote does not have."""
+    """fork(2) without the interpreter's hooks: they touch a megabyte for threads, and the zygote has none."""
     pid = HOLDING.fork()
     if pid < 0:
         raise OSError(ctypes.get_errno(), "fork")

@@ -1,17 +1,17 @@
-"""Which program a completion means: chosen and parsed here, in the candidate's process, never in the caller's.
+"""Which block of a completion is the program. Parsed in the candidate's process, never in the caller's.
 
-Policy: of several blocks the last that parses and defines a wanted name; else the last that, put behind the prompt,
-completes it (a body without its `def`); else the last that parses; else its syntax error is the verdict. Where the
-prompt is code it stands before the program, for its imports and helpers. Blocks are never joined.
+The program is the last block that parses and defines a wanted name; otherwise the last that completes the
+prompt (a body without its `def`); otherwise the last that parses; otherwise the syntax error is the verdict.
+A prompt that is code runs before the program, for its imports and helpers. Blocks are never joined.
 """
 
 import ast
 
 
 def choose(blocks, prompt, names):
-    """([code to run in order], its source, None), or (None, "", why it does not parse)."""
+    """([code objects to run in order], the source, None), or (None, "", why nothing parses)."""
     wanted = set(names)
-    if len(blocks) == 1 and wanted:  # the usual case, without a tree: that takes longer than compiling
+    if len(blocks) == 1 and wanted:  # the usual case; building a tree takes longer than compiling
         code = compiles(blocks[0])
         if code is not None and any(type(c) is type(code) and c.co_name in wanted for c in code.co_consts):
             return [*before(prompt), code], blocks[0], None
@@ -23,7 +23,7 @@ def choose(blocks, prompt, names):
         parsed.append((block, code))
     for block, _ in parsed if prompt else ():
         whole = prompt.rstrip("\n") + "\n" + block.rstrip()
-        if block[:1] in (" ", "\t", "\n"):  # a body; what stands at the margin is no continuation
+        if block[:1] in (" ", "\t", "\n"):  # a body; text at the margin does not continue the prompt
             code = parses(whole)[1]
             if code is not None:
                 return [code], whole, None
@@ -40,25 +40,25 @@ def choose(blocks, prompt, names):
 
 
 def before(prompt):
-    """The prompt as code to run before the program, if it is code."""
+    """[the code of the prompt], which runs before the program; empty if the prompt is not code."""
     code = prompt_code(prompt)[1]
     return [] if code is None else [code]
 
 
 def prompt_code(prompt):
-    """(tree, code) of a prompt that is code, else (None, None): a lone word compiles and is none."""
+    """(tree, code) of a prompt that defines something, otherwise (None, None): a single word compiles too."""
     tree, code = parses(prompt) if prompt else (None, None)
     return (None, None) if tree is None or not defined(tree) else (tree, code)
 
 
 def parses(source):
-    """(tree, code), or (None, None)."""
+    """(tree, code) of a source, or (None, None) if it does not compile."""
     code = compiles(source)
     return (None, None) if code is None else (ast.parse(source), code)
 
 
 def compiles(source):
-    """The code of a module, or None."""
+    """The code of a module, or None if it does not compile."""
     try:
         return compile(source, "solution.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -66,7 +66,7 @@ def compiles(source):
 
 
 def defined(tree):
-    """Names that a module binds at its top level."""
+    """The names that a module binds at its top level."""
     names = set()
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):

@@ -1,44 +1,17 @@
-"""Objects of the candidate as the judge sees them: stand-ins that ask over the wire and trust only plain data.
+"""Objects of the candidate as the tester sees them: proxies that ask over the wire and trust only plain data.
 
-The rule that keeps a verdict from being forged: no operator that a test applies between a stand-in and a value of its
-own is ever answered by the candidate. `==` with plain data is False; ordering, arithmetic and `in` with plain data
-raise TypeError or compare plain data here; two stand-ins are equal if they are one object, or of one class with equal
-plain attributes. Operators between two stand-ins, calls, attributes, `len`, items, iteration, text and number
-conversion are asked for, since none of them carries an expected value.
+The rule that keeps a verdict from being forged: the candidate never answers an operator that a test applies
+between a proxy and a value of the test. `==` with plain data is False; ordering, arithmetic and `in` with
+plain data raise TypeError or compare plain data here; two proxies are equal if they are the same object, or
+of the same class with equal plain attributes. Operators between two proxies, calls, attributes, `len`, items,
+iteration, and conversion to text and numbers are sent to the candidate, since none of them carries an
+expected value.
 """
 
-BINARY = {
-    "add": "add",
-    "sub": "sub",
-    "mul": "mul",
-    "truediv": "truediv",
-    "floordiv": "floordiv",
-    "mod": "mod",
-    "pow": "pow",
-    "matmul": "matmul",
-    "and": "and_",
-    "or": "or_",
-    "xor": "xor",
-    "lt": "lt",
-    "le": "le",
-    "gt": "gt",
-    "ge": "ge",
-}
-UNARY = (
-    "len",
-    "neg",
-    "pos",
-    "abs",
-    "invert",
-    "bool",
-    "int",
-    "float",
-    "complex",
-    "index",
-    "str",
-    "repr",
-    "bytes",
-)
+SAME_NAME = str.split("add sub mul truediv floordiv mod pow matmul xor lt le gt ge")
+BINARY = {name: name for name in SAME_NAME} | {"and": "and_", "or": "or_"}
+"""Special method -> operation of `host`."""
+UNARY = str.split("len neg pos abs invert bool int float complex index str repr bytes")
 VISIBLE = frozenset(("__name__", "__doc__", "__qualname__", "__annotations__", "__members__", "__version__"))
 
 
@@ -115,7 +88,7 @@ class Remote:
 
 
 class RemoteIterator(Remote):
-    """An iterator or generator of the candidate, read one item at a time: it may be endless."""
+    """An iterator or generator of the candidate, read one item at a time because it may be endless."""
 
     __slots__ = ()
 
@@ -125,7 +98,7 @@ class RemoteIterator(Remote):
     def __next__(self):
         reply = self._session.ask("next", self._handle, ())
         if type(reply) is not tuple or len(reply) != 2:
-            raise TypeError("no iterator")
+            raise TypeError("the program's object is not an iterator")
         if reply[0]:
             raise StopIteration
         return reply[1]
@@ -142,7 +115,7 @@ def _binary(name, text):
     def asked(self, other):
         if not isinstance(other, Remote):
             raise TypeError(
-                f"the program's object of class {self._name} does not stand for plain data in {text!r}"
+                f"the program's object of class {self._name} is not plain data and does not support {text!r}"
             )
         return self._session.ask(name, self._handle, (other,))
 
@@ -156,7 +129,8 @@ for _name, _operation in BINARY.items():
 
 
 def refuse(self, other):
-    raise TypeError(f"the program's object of class {self._name} does not stand for plain data")
+    """A reflected operator: its left side is the test's own value."""
+    raise TypeError(f"the program's object of class {self._name} is not plain data")
 
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):

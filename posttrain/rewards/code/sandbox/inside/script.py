@@ -1,17 +1,19 @@
-"""The candidate's process for tests by standard input: one program, run as `__main__` with three streams."""
+"""The candidate's process for tests by standard input: runs one program as `__main__` with its streams."""
 
 import atexit
 import contextlib
 import os
 import sys
+import threading
 import types
 
+from .host import remember
 from .program import choose
 from .wire import receive
 
 
 def main(payload, stdin, stdout, stderr):
-    """Reads the program from `payload`, runs it, ends with its exit code."""
+    """Reads the program from descriptor `payload`, runs it and ends the process with its exit code."""
     request = receive(payload)
     os.close(payload)
     for fd, number in ((stdin, 0), (stdout, 1), (stderr, 2)):
@@ -40,8 +42,6 @@ def run(request):
         return 1
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    from .host import remember
-
     remember(source)
     try:
         exec(codes[-1], module.__dict__)
@@ -58,6 +58,5 @@ def run(request):
 
 
 def join_threads():
-    import threading
-
+    """Waits for the program's threads, as the interpreter does at its end."""
     threading._shutdown()

@@ -1,7 +1,6 @@
-"""The judge's end of the conversation with the candidate: asks, decodes, and raises what the program raised."""
+"""The tester's end of the conversation with the candidate: asks, decodes, raises what the program raised."""
 
 import builtins
-import types
 
 from .codec import Encoder, ProtocolError, Side
 from .decode import Decoder
@@ -39,8 +38,10 @@ class Session(Side):
             return ["k", key]
         name = type(value).__name__
         if type(value).__module__ == "tests":
-            raise CannotCross(f"a test passes an object of its class {name}, which cannot cross")
-        raise TypeError(f"an object of class {name} cannot cross")
+            raise CannotCross(
+                f"a test passes an object of its own class {name}, which cannot be sent to the program"
+            )
+        raise TypeError(f"an object of class {name} cannot be sent to the program")
 
     def attributes(self, value):
         kind = type(value)
@@ -82,8 +83,7 @@ class Session(Side):
     def ask(self, what, handle, args, kwargs=None):
         """The value of one operation.
 
-        Raises:
-            what the program raised, marked `of_the_program`.
+        Raises what the program raised, with an attribute `of_the_program`.
         """
         encoder = Encoder(self)
         first, second = encoder.encode(tuple(args)), encoder.encode(kwargs or {})
@@ -98,9 +98,9 @@ class Session(Side):
             raise self.raised(reply)
         changed, new = reply.get("m"), reply.get("t")
         if type(new) is not list or not (changed is None or type(changed) is list):
-            raise Gone("an answer that is not of the format")
+            raise Gone("an answer that breaks the format")
         if changed is not None and len(changed) != len(table):
-            raise Gone("an answer that is not of the format")
+            raise Gone("an answer that breaks the format")
         whole = (table if changed is None else changed) + new
         if not whole:
             return Decoder(self, whole).value(reply.get("v"))
@@ -108,14 +108,14 @@ class Session(Side):
         settled = len(table) if changed is None else 0
         for index, entry in enumerate(table):
             if changed is not None and (type(changed[index]) is not list or changed[index][:1] != entry[:1]):
-                raise Gone("an answer that is not of the format")
+                raise Gone("an answer that breaks the format")
         try:
             return Decoder(self, whole, given, settled).run().value(reply.get("v"))
         except ProtocolError as error:
-            raise Gone(f"an answer that is {error}") from None
+            raise Gone(f"an answer that breaks the format: {error}") from None
 
     def wait(self):
-        """The reply; serves the calls that the program makes back in the meantime."""
+        """The reply. Serves the calls that the program makes in the meantime."""
         while True:
             message = receive(self.fd)
             if "callback" not in message:
@@ -152,17 +152,21 @@ class Session(Side):
             args = Decoder(self, reply.get("t") or []).run().value(reply["v"]) if reply.get("v") else (text,)
             error.args = args if type(args) is tuple else (text,)
         except (ProtocolError, KeyError, TypeError, ValueError) as wrong:
-            raise Gone(f"an exception that is not of the format: {wrong}") from None
+            raise Gone(f"an exception that breaks the format: {wrong}") from None
         error.of_the_program = f"{name}: {text}" if text else name
         if base not in ("Exception", name) and not issubclass(kind, Exception):
-            raise Gone("an exception that is not of the format")
+            raise Gone("an exception that breaks the format")
         return error
 
     def load(self, payload, names, more, shared):
-        """Starts the program. Returns {name: value} of what it defines of `names`, or raises."""
+        """Runs the program. Returns {name: value} of those `names` and `more` that it defines.
+
+        Raises:
+            SyntaxError: no block parses. Gone: the program ended. Otherwise what the program raised.
+        """
         try:
             return self.loaded(payload, names, more, shared)
-        except MemoryError as error:  # by what the program sent: its fault, not that of the setup
+        except MemoryError as error:  # caused by what the program sent, not by the setup
             error.of_the_program = getattr(error, "of_the_program", "MemoryError")
             raise
 
@@ -188,17 +192,13 @@ class Session(Side):
             decoder = Decoder(self, reply["t"]).run()
             return {str(n): decoder.value(e) for n, e in reply["names"].items()}
         except (ProtocolError, LookupError, AttributeError, TypeError, ValueError) as error:
-            raise Gone(f"an answer that is not of the format: {error}") from None
+            raise Gone(f"an answer that breaks the format: {error}") from None
 
 
 def builtin_exception(name):
-    """The built-in exception class of a name; exits and interrupts of the program are plain exceptions here."""
+    """The built-in exception class of a name; exits and interrupts of the program become RuntimeError."""
     kind = getattr(builtins, str(name), None)
     silent = (StopIteration, StopAsyncIteration)  # from a call, they would end a `map` of the test
     if isinstance(kind, type) and issubclass(kind, Exception) and kind not in silent:
         return kind
     return RuntimeError
-
-
-def is_module(value):
-    return isinstance(value, types.ModuleType)

@@ -1,8 +1,8 @@
-"""The judge's process: runs the tests, calls the candidate through stand-ins, and reports to the caller.
+"""The tester's process: runs the tests, calls the candidate through proxies, and reports to the caller.
 
-Tests, setup, prompt and reference are trusted code of the data set. A name that the tests use is looked for in this
-order: what they bind themselves, built-ins, the standard library, then the candidate. So a program that defines
-`all`, `isinstance` or `math` changes nothing here.
+Tests, setup, prompt and reference are trusted code of the data set. A name in the tests is looked up in this
+order: what they bind themselves, built-ins, the standard library, then the candidate. So a program that
+defines `all`, `isinstance` or `math` changes nothing here.
 """
 
 import ast
@@ -15,26 +15,15 @@ import unittest
 from .compare import close
 from .program import prompt_code
 from .session import CannotCross, Session
+from .survey import KNOWN, free_names, module_names, standard, survey, under_test
 from .wire import Gone, receive, send
 
-STDLIB = {"np": "numpy", "numpy": "numpy"}
-FROM = {
-    "collections": ("Counter", "defaultdict", "deque", "OrderedDict", "namedtuple"),
-    "typing": ("Any", "Callable", "Dict", "Iterable", "List", "Optional", "Set", "Tuple", "Union"),
-    "math": ("ceil", "factorial", "floor", "gcd", "inf", "isclose", "log", "pi", "sqrt"),
-    "itertools": ("chain", "combinations", "permutations", "product"),
-    "functools": ("cmp_to_key", "lru_cache", "partial", "reduce"),
-    "fractions": ("Fraction",),
-    "decimal": ("Decimal",),
-    "copy": ("deepcopy",),
-}
-KNOWN = {name: module for module, names in FROM.items() for name in names}
 CAUSE = 300
-"""Characters of a cause that is reported."""
+"""Characters of a reported cause."""
 
 
-class Judge:
-    """One row's tests. `report` of `run` is what the caller gets."""
+class Tester:
+    """Runs the tests of one row."""
 
     def __init__(self, candidate_fd, payload):
         self.payload = payload
@@ -46,7 +35,7 @@ class Judge:
         self.used = self.setup_uses_program = False
 
     def run(self):
-        """{"passed", "total", "failures": [[number, cause]], "stopped"}"""
+        """{"passed", "total", "failures": [[number, cause]], "stopped", "limit", "gone"}, or {"broken"}"""
         self.total = len(self.payload["tests"]) or len(self.payload.get("inputs") or ())
         try:
             self.prepare()
@@ -93,7 +82,7 @@ class Judge:
         }
 
     def prepare(self):
-        """Loads the program, binds the names, runs the setup."""
+        """Loads the program, binds the names and runs the setup."""
         payload, names = self.payload, self.names
         setup = payload.get("setup") or ""
         before = survey(ast.parse(setup))
@@ -111,15 +100,15 @@ class Judge:
         trusted = {n: standard(n) for n in free if n in KNOWN or n in modules}
         trusted = {n: value for n, value in trusted.items() if value is not None}
         more = sorted(n for n in free if n not in trusted and not hasattr(builtins, n))
-        if not roots and not more:  # the function under test is called like one of the library's
+        if not roots and not more:  # the function under test has the name of a library function
             more = under_test(self.trees)
         names.update({n: value for n, value in trusted.items() if n not in more})
         shared = set().union(*(found.classes for found in surveys))
         if top is not None:
             shared |= survey(top).classes
-        shared -= {*roots, *more}  # the prompt may hold a stub of what is judged
-        self.used = bool(roots or more)  # says something of the row alone, not of the program
-        self.setup_uses_program = True  # so do loading it and looking for its entry
+        shared -= {*roots, *more}  # the prompt may contain a stub of what is tested
+        self.used = bool(roots or more)  # depends on the row alone, not on the program
+        self.setup_uses_program = True  # so do loading it and finding its entry point
         found = self.session.load(payload, roots or more, more if roots else [], sorted(shared))
         names.update({n: v for n, v in found.items() if n in roots or n in more})
         missing = [n for n in roots if n not in found]
@@ -137,7 +126,7 @@ class Judge:
             yield from self.inputs()
 
     def unit(self, source, tree, found):
-        """One test: statements; then `check(entry)`, unittest classes and `test_*` functions that it defined."""
+        """Runs one test: its statements, then the `check`, TestCase classes and `test_*` that it defines."""
         names = self.names
         before = dict(names)
         exec(compile(source, "test.py", "exec", dont_inherit=True), names)
@@ -161,7 +150,7 @@ class Judge:
                 value.tearDownClass()
 
     def inputs(self):
-        """One test an input: the reference computes what is expected, here."""
+        """One test for each input; the reference computes the expected value in this process."""
         scope = {"__name__": "reference"}
         exec(compile(self.payload["reference"], "reference.py", "exec", dont_inherit=True), scope)
         reference = eval(self.payload["entry_point"], scope)
@@ -171,7 +160,7 @@ class Judge:
         def one(args):
             expected = reference(*copy.deepcopy(args))
             got = self.entry(*copy.deepcopy(args))
-            if residual is not None:  # any root will do
+            if residual is not None:  # any root is right
                 assert isinstance(got, (int, float)) and abs(residual(*copy.deepcopy(args), got)) <= atol, (
                     "no root"
                 )
@@ -182,99 +171,13 @@ class Judge:
             yield lambda args=args: one(args)
 
 
-class Survey:
-    """What names a piece of code reads, binds, calls, takes attributes of, and which classes it defines."""
-
-    def __init__(self):
-        self.read, self.bound, self.called, self.bases, self.bare = (set(), set(), set(), set(), set())
-        self.classes = set()
-
-
-def survey(tree):
-    """One pass over the tree; `ast.walk` would take most of a short check."""
-    found, waiting = Survey(), [tree]
-    while waiting:
-        node = waiting.pop()
-        kind = type(node)
-        if kind is ast.Name:
-            found.bare.add(node.id)
-            (found.read if type(node.ctx) is ast.Load else found.bound).add(node.id)
-            continue
-        if kind is ast.Attribute and type(node.value) is ast.Name:
-            found.bases.add(node.value.id)
-            found.read.add(node.value.id)
-            continue
-        if kind is ast.Call and type(node.func) is ast.Name:
-            found.called.add(node.func.id)
-        elif kind in DEFINITIONS:
-            found.bound.add(node.name)
-            if kind is ast.ClassDef:
-                found.classes.add(node.name)
-        elif kind is ast.arg:
-            found.bound.add(node.arg)
-        elif kind is ast.alias:
-            found.bound.add((node.asname or node.name).partition(".")[0])
-        for value in node.__dict__.values():
-            if type(value) is list:
-                waiting.extend(v for v in value if isinstance(v, INNER))
-            elif isinstance(value, INNER):
-                waiting.append(value)
-    return found
-
-
-DEFINITIONS = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)
-INNER = (
-    ast.stmt,
-    ast.expr,
-    ast.comprehension,
-    ast.excepthandler,
-    ast.arguments,
-    ast.arg,
-    ast.keyword,
-    ast.alias,
-    ast.withitem,
-    ast.match_case,
-    ast.pattern,
-)
-"""What may hold a name; operators and contexts hold none."""
-
-
-def free_names(surveys):
-    """Names that the code reads and does not bind at any level."""
-    return set().union(*(s.read for s in surveys)) - set().union(*(s.bound for s in surveys))
-
-
-def module_names(surveys):
-    """Names of library modules that the code only takes attributes of."""
-    bases = set().union(*(s.bases for s in surveys)) - set().union(*(s.bare for s in surveys))
-    return {n for n in bases if n in STDLIB or n in sys.stdlib_module_names}
-
-
-def under_test(trees):
-    """[the name that every test calls first], outermost first."""
-    calls = [
-        [n.func.id for n in ast.walk(t) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
-        for t in trees
-    ]
-    shared = set.intersection(*map(set, calls)) if calls else set()
-    return [n for n in calls[0] if n in shared][:1] if shared else []
-
-
-def standard(name):
-    """The standard library's object of a name, as tests use it without an import; None if there is none."""
-    try:
-        if name in KNOWN:
-            return getattr(__import__(KNOWN[name]), name)
-        return __import__(STDLIB.get(name, name))
-    except ImportError:
-        return None
-
-
 def memory(error):
+    """Whether an exception says that the memory is exhausted."""
     return isinstance(error, MemoryError) or getattr(error, "of_the_program", "").startswith("MemoryError")
 
 
 def cause(error):
+    """A failed test's exception as text."""
     told = getattr(error, "of_the_program", None)
     if told is not None:
         return f"the program raised {told}"[:CAUSE]
@@ -288,10 +191,10 @@ def short(value):
 
 
 def main(candidate_fd, caller_fd):
-    """Reads the payload, judges, reports."""
+    """Reads the payload, runs its tests and reports."""
     payload = receive(caller_fd)
     try:
-        report = Judge(candidate_fd, payload).run()
+        report = Tester(candidate_fd, payload).run()
     except MemoryError:
         report = {"passed": 0, "total": 1, "failures": [], "stopped": None, "limit": "memory", "gone": False}
     send(caller_fd, report)

@@ -1,7 +1,8 @@
 """Walls around the zygote, built before it forks anything: mounts, namespaces, the unprivileged user.
 
-`bubblewrap`: the mounts stand already, the private /tmp is mounted here with a cap on its inodes. `namespaces`: all is
-built here. `landlock`: no mounts, nothing to write to. In each case root becomes an unprivileged user that owns nothing.
+`bubblewrap`: bwrap has made the mounts; the private /tmp is mounted here, with a limit on its inodes.
+`namespaces`: everything is built here. `landlock`: no mounts, nothing to write to. Root always becomes an
+unprivileged user that owns nothing.
 """
 
 import ctypes
@@ -11,32 +12,17 @@ import signal
 from . import landlock
 from .limits import LIBC, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, prctl
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    16384,
-    1 << 18,
-)
-NEW_NS, NEW_CGROUP, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = (
-    0x20000,
-    0x2000000,
-    0x4000000,
-    0x8000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+NEW_NS, NEW_CGROUP, NEW_UTS, NEW_IPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+NEW_USER, NEW_PID, NEW_NET = 0x10000000, 0x20000000, 0x40000000
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 UNMAPPED = 65534
-"""The user that root becomes where a number of its own is not mapped."""
+"""The user id that root takes where the slot's own user id is not mapped."""
 
 
 def build(config):
-    """Puts up what `config` asks for; raises OSError or landlock.Unavailable with the reason."""
+    """Builds the walls of `config`. Raises OSError or landlock.Unavailable with the reason."""
     kind, root = config["backend"], os.geteuid() == 0
     os.umask(0o022)
     if kind == "namespaces":
@@ -60,7 +46,7 @@ def build(config):
 
 
 def drop(uid):
-    """Becomes a user that no one else is, without groups."""
+    """Becomes the slot's own user, without groups."""
     os.setgroups([])
     for number in (uid, UNMAPPED):
         try:
@@ -75,7 +61,7 @@ def drop(uid):
 
 
 def no_capabilities():
-    """Gives up every capability of this process."""
+    """Drops every capability of this process."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     if LIBC.capset(header, data) != 0:
@@ -90,7 +76,7 @@ def mount(source, target, kind, flags, data=None):
 
 
 def scratch(path, config):
-    """A private folder to write to: so many bytes, so many files."""
+    """Mounts a private folder to write to, limited in bytes and in files."""
     data = f"size={config['scratch_bytes']},nr_inodes={config['scratch_inodes']},mode=0700"
     if config["root"]:
         data += f",uid={config['uid']},gid={config['uid']}"
@@ -98,8 +84,11 @@ def scratch(path, config):
 
 
 def namespaces(config, root):
-    """Own user (unless root), mount, process, network, IPC, host name and cgroup namespaces; a root with nothing in
-    it but what is readable. Returns in the first process of the new process namespace."""
+    """Enters new namespaces and a new root that contains only what is readable.
+
+    The namespaces are user (unless root), mount, process, network, IPC, host name and cgroup. Returns in the
+    first process of the new process namespace.
+    """
     uid, gid = os.geteuid(), os.getegid()
     wanted = NEW_NS | NEW_PID | NEW_NET | NEW_IPC | NEW_UTS | NEW_CGROUP | (0 if root else NEW_USER)
     if LIBC.unshare(wanted) != 0:
@@ -141,7 +130,7 @@ def namespaces(config, root):
 
 
 def wait_for(child):
-    """The outer process: holds nothing, ends with the inner one."""
+    """The outer process: has no descriptors and ends with the inner one."""
     os.closerange(0, 4096)
     prctl(PR_SET_PDEATHSIG, 0)
     while True:
@@ -155,7 +144,7 @@ def wait_for(child):
 
 
 def bind(path, target):
-    """`path` read only at `target`; nothing where there is no `path`; a link stays a link."""
+    """Mounts `path` read-only at `target`. A missing path is skipped; a link is copied as a link."""
     if os.path.islink(path):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if not os.path.lexists(target):
@@ -175,7 +164,7 @@ def bind(path, target):
 
 
 def seal(target, device):
-    """A mount without writing; what is written to a device leaves no time on it."""
+    """Makes a mount read-only. A write to a device changes no time stamp."""
     locked = os.statvfs(target).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC | 1024 | 2048 | 0x200000)
     locked = (locked & 14) | (1024 if locked & 1024 else 0) | (2048 if locked & 2048 else 0)
     flags = locked | MS_NOSUID | (0 if device else MS_NODEV)

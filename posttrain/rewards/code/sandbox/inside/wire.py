@@ -1,21 +1,22 @@
-"""Messages between the two processes: eight bytes of length, then JSON. Each end bounds what it will read."""
+"""Messages between the two processes: eight bytes of length, then JSON. Each end limits what it reads."""
 
 import json
 import os
 
 LARGEST = 32 << 20
-"""Bytes of one message; a value beyond it is refused, whoever sends it."""
+"""Bytes of one message; a larger value is refused, whichever end sends it."""
 
 
 class Gone(BaseException):
-    """The other end is no more, or stopped keeping to the format. No test can catch it with `except Exception`."""
+    """The other end has ended, or broke the format. Not an Exception, so that no test catches it."""
 
 
 class TooLarge(Exception):
-    """A message of ours that the other end would not take."""
+    """A message of ours that the other end would refuse."""
 
 
 def send(fd, message):
+    """Writes one message. Raises `TooLarge`, or `Gone` if the other end is closed."""
     body = json.dumps(message, separators=(",", ":"), check_circular=False).encode()
     if len(body) > LARGEST:
         raise TooLarge(f"a value of {len(body) >> 20} MiB; at most {LARGEST >> 20}")
@@ -28,6 +29,7 @@ def send(fd, message):
 
 
 def receive(fd):
+    """The next message, a dict. Raises `Gone` if the other end is closed or breaks the format."""
     size = int.from_bytes(_exactly(fd, 8), "big")
     if size > LARGEST:
         raise Gone("a message that is too large")
@@ -35,9 +37,9 @@ def receive(fd):
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
-        raise Gone("a message that is not of the format") from None
+        raise Gone("a message that breaks the format") from None
     if not isinstance(message, dict):
-        raise Gone("a message that is not of the format")
+        raise Gone("a message that breaks the format")
     return message
 
 

@@ -1,7 +1,7 @@
-"""The zygote: an interpreter that stands ready behind the walls and forks one candidate and one judge a check.
+"""The zygote: an interpreter that waits behind the walls and forks one candidate and one tester per check.
 
-It never sees a program or a test: these go to the children over descriptors that pass through unread. It speaks with
-the caller over descriptor 0, a stream socket; where that closes, it kills its children and ends.
+It never sees a program or a test: they reach the children over descriptors that are passed on unread. It
+talks to the caller over descriptor 0, a stream socket; when that closes, it kills its children and ends.
 """
 
 import contextlib
@@ -17,56 +17,19 @@ import socket
 import sys
 import time
 
-from . import host, limits, program, script, seccomp, tester, walls, wire  # noqa: F401  (loaded for the children)
+from . import host, limits, script, seccomp, tester, walls
 
-PRELOAD = [
-    "abc",
-    "array",
-    "base64",
-    "bisect",
-    "calendar",
-    "cmath",
-    "collections",
-    "contextlib",
-    "copy",
-    "csv",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "difflib",
-    "enum",
-    "fractions",
-    "functools",
-    "hashlib",
-    "heapq",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "linecache",
-    "math",
-    "numbers",
-    "operator",
-    "queue",
-    "random",
-    "re",
-    "secrets",
-    "statistics",
-    "string",
-    "struct",
-    "textwrap",
-    "threading",
-    "time",
-    "traceback",
-    "types",
-    "typing",
-    "unittest",
-    "uuid",
-    "warnings",
-    "zlib",
-]
+PRELOAD = str.split(
+    """
+    abc array base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal
+    difflib enum fractions functools hashlib heapq inspect io itertools json linecache math numbers
+    operator queue random re secrets statistics string struct textwrap threading time traceback types
+    typing unittest uuid warnings zlib
+    """
+)
+"""Modules that programs and tests often import, loaded once before the forks."""
 HIGH = 100
-"""Descriptors of ours lie above what a program may open, so that closing all of its own leaves them."""
+"""Our descriptors start here, above those that a program may open and may close."""
 
 
 class Zygote:
@@ -101,7 +64,7 @@ class Zygote:
         self.control.sendall(len(body).to_bytes(4, "big") + body)
 
     def hear(self):
-        """The next message with its descriptors; (None, []) where the caller is gone."""
+        """The next message with its descriptors; (None, []) if the caller has closed the socket."""
         try:
             data, fds, _, _ = socket.recv_fds(self.control, 4, 8)
             while 0 < len(data) < 4:
@@ -120,12 +83,12 @@ class Zygote:
             return None, []
 
     def fork(self, message, fds):
-        """A judge with its candidate, or one program with its three streams."""
+        """Forks a tester with its candidate, or one program with its three streams."""
         self.ready[0] = self.ready[1] = 0
-        if message["what"] == "judge":
+        if message["what"] == "tests":
             ours, theirs = socket.socketpair()
             self.child("candidate", message, lambda fd: host.Host(fd).serve(), [ours.fileno()])
-            self.child("judge", message, tester.main, [theirs.fileno(), fds[0]])
+            self.child("tester", message, tester.main, [theirs.fileno(), fds[0]])
             ours.close()
             theirs.close()
         else:
@@ -143,10 +106,10 @@ class Zygote:
             fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH) for fd in fds]
             limits.only(*fds)
             limits.confine(message["memory"], message["seconds"], self.filter, parent)
-            self.ready[role == "judge"] = 1
-            self.ready.close()  # no way back to it, so the flag cannot be taken back
+            self.ready[role == "tester"] = 1
+            self.ready.close()  # the program cannot reach the flag any more
             serve(*fds)
-        except BaseException:  # nobody to tell
+        except BaseException:  # the zygote notices by the flag and the exit
             pass
         finally:
             os._exit(0)
@@ -154,7 +117,8 @@ class Zygote:
     def reap(self, grace=0.0):
         """Ends every child and waits for it. {role: [exit code or minus signal, seconds of CPU, peak KiB]}
 
-        Children that end by themselves within `grace` seconds are not killed.
+        Children that end by themselves within `grace` seconds are not killed. `failed` names the role of a
+        child that could not be confined.
         """
         ended, until = {}, time.monotonic() + grace
         while self.children:
@@ -169,7 +133,7 @@ class Zygote:
                     time.sleep(0.0005)
                     continue
             role = self.children.pop(pid, None)
-            if role and not self.ready[role == "judge"]:
+            if role and not self.ready[role == "tester"]:
                 ended["failed"] = role
             elif role:
                 ended[role] = [
@@ -180,7 +144,10 @@ class Zygote:
         return ended
 
     def clean(self):
-        """Empties the folder that candidates may write to. Deep trees are flattened first, so depth costs nothing."""
+        """Empties the folder that candidates may write to. Returns whether that worked.
+
+        Deep trees are flattened first, so that depth costs nothing.
+        """
         if self.config["backend"] not in ("bubblewrap", "namespaces"):
             return True
         number = 0
@@ -208,7 +175,7 @@ class Zygote:
 
 
 def main(config):
-    """Builds the walls, then serves. Whatever goes wrong before is said to the caller."""
+    """Builds the walls, then serves. The caller is told what went wrong before that."""
     control = socket.socket(fileno=os.dup(0))
     try:
         here = os.path.dirname(os.__file__)
