@@ -66,7 +66,7 @@ class Spec:
 
     @functools.cached_property
     def options(self) -> type:
-        """A dataclass of the options. Raises `RequestError` if the signature of the function cannot be read."""
+        """A dataclass of the options. Raises `RequestError` if the function's signature cannot be read."""
         try:
             hints = typing.get_type_hints(self.fn)
             given = list(inspect.signature(self.fn).parameters.values())[2:]
@@ -85,7 +85,7 @@ class Spec:
 
     @functools.cached_property
     def row_options(self) -> tuple[str, ...]:
-        """The options that `check_row` reads. Raises `RequestError` if the reward does not have one of them."""
+        """The options that `check_row` reads. Raises `RequestError` if one is not an option of the reward."""
         if self.check_row is None:
             return ()
         names = [f.name for f in dataclasses.fields(self.options)]
@@ -122,7 +122,7 @@ class Bound:
                 raise RequestError(f"{where}reward {self.name!r} needs column {wanted}{near}")
 
     def check_row(self, example: Example) -> None:
-        """Raises `RequestError` if a row lacks a column, or cannot be scored because its content is malformed."""
+        """Raises `RequestError` if a row lacks a column or cannot be scored, as its content is malformed."""
         self.check_columns(example)
         where = f"{example.where}: " if example.where else ""
         try:
