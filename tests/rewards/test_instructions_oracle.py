@@ -1,7 +1,7 @@
-"""Agreement with the published checkers of IFEval, where lm-evaluation-harness and the data of nltk are installed.
+"""Agreement with the published checkers of IFEval, if lm-evaluation-harness and the data of nltk are there.
 
-Texts are made by rules from the corpus: near misses of each instruction of the 541 rows. The official letters `#` and
-`!` are left out (the published checker draws another letter at random).
+Texts are made by rules from the corpus: near misses of each instruction of the 541 rows. The official letters
+`#` and `!` are left out (the published checker draws another letter at random).
 """
 
 from __future__ import annotations

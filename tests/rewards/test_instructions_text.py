@@ -1,4 +1,4 @@
-"""Sentences and tokens: hand-worked cases of what the official tokenizers do, and what must hold for any text."""
+"""Sentences and tokens: what the official tokenizers do in worked cases, and what is true of any text."""
 
 from __future__ import annotations
 

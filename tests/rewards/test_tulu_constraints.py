@@ -1,4 +1,4 @@
-"""The 25 instructions of Tulu 3's RLVR data: a text that follows each and one that does not, and rows that are wrong."""
+"""The 25 instructions of Tulu 3's RLVR data: texts that follow them, texts that do not, and broken rows."""
 
 from __future__ import annotations
 
