@@ -1,4 +1,11 @@
-"""Rewards: functions that judge a completion. A new one is a small file here and a line in catalogue.py."""
+"""Rewards: functions that score a completion, for reinforcement learning and for evaluation alike.
+
+The room holds the functions (`simple`, `model_based`, `math`, `code`, `instructions`), the lookup by name
+with its options (`registry`, `catalogue`), the engine that scores batches in killable processes (`engine`),
+the weighted sum of a recipe (`compose`), and the test of every reward on its own corpus (`conformance`,
+`corpora/`). Left out: sampling completions (generation and rollouts), and what training does with a score
+(rollouts and training). It imports base, recipe and data.
+"""
 
 from posttrain.rewards.engine.batch import score, score_batch
 from posttrain.rewards.registry import REWARDS, Bound, bind, load_all, reward

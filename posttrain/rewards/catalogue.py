@@ -1,4 +1,4 @@
-"""Which rewards there are, and the module that registers each: a module is imported when its reward is asked for."""
+"""The built-in rewards and the module that registers each; it is imported when the reward is first needed."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ MODULES = {
     "reward_model": "model_based.reward_model",
     "steps": "simple.steps",
 }
-"""Name of the reward -> its module in this package. A new reward is a file and a line here."""
+"""Name of the reward -> its module below `posttrain.rewards`. A new reward is a file and a line here."""

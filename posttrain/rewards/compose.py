@@ -1,8 +1,8 @@
-"""The reward of a recipe: several rewards with weights become one number a completion, and every part is kept.
+"""The reward of a recipe: a weighted sum of rewards for each completion, with every component kept.
 
-value = sum of weight * component. A component whose checker failed makes the value None, which training masks
-out: an unknown part is not a zero. A row may name its verifiers in a column `rewards`; shaping terms apply to every
-row. Left out: how often checkers may fail before a run stops; the trainer has that.
+value = sum of weight * component. If the check of a component failed, the value is None and training leaves
+the completion out: a failed check is not counted as 0. A row may name its verifiers in a column `rewards`;
+shaping terms apply to every row. Left out: the share of failed checks at which a run stops; see the trainer.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from posttrain.rewards.registry import Bound, as_example, bind
 from posttrain.types import Example, Verdict
 
 COLUMN = "rewards"
-"""A row's own list of verifiers, by label: one name, or a list of them."""
+"""Column with the verifiers of a row: one label, or a list of labels."""
 
 
 @dataclass(slots=True)
 class Graded:
-    """What all rewards of a recipe say of one completion."""
+    """The scores of one completion by all rewards of a recipe."""
 
     value: float | None
-    """The scalar reward; None where a checker failed."""
+    """The scalar reward; None if a check failed."""
     success: bool | None
-    """Solved or not, for pass@k and success rates; None where the deciding checker failed."""
+    """Whether the problem is solved, for pass@k and success rates; None if the deciding check failed."""
     components: dict[str, Verdict] = field(default_factory=dict)
-    """By label; only those that apply to the row."""
+    """Label -> verdict, for the components that apply to the row."""
 
     @property
     def failed(self) -> bool:
-        """Whether a check failed that the reward or the success hangs on."""
+        """Whether a check failed that the value or the success depends on."""
         return self.value is None or self.success is None
 
 
 @dataclass(frozen=True)
 class Component:
-    """One line of a recipe's `rewards:`."""
+    """One entry of the section `rewards:` of a recipe."""
 
     label: str
     weight: float
@@ -55,10 +55,12 @@ class Component:
 
 
 class Composite:
-    """The rewards of a recipe, ready to grade.
+    """The rewards of a recipe, ready to grade completions.
 
     Raises:
-        RequestError: unknown rewards or options, labels that stand twice, no verifier, an unknown `success`.
+        RequestError: unknown rewards or options, duplicate labels, no verifier, an unknown `success`; one
+        line for
+            each problem.
     """
 
     def __init__(self, rewards: Sequence[Reward], success: Success | None = None) -> None:
@@ -66,36 +68,40 @@ class Composite:
         for i, each in enumerate(rewards):
             at, label = f"rewards[{i}]", each.label or each.name
             if label in {c.label for c in self.components}:
-                wrong.append(f"{at}: {label!r} stands twice; give one of them a label")
+                wrong.append(f"{at}: {label!r} is listed twice; give one of them a label")
             try:
                 self.components.append(Component(label, each.weight, bind(each.name, each.options, at)))
             except RequestError as error:
                 wrong.append(str(error))
         verifiers = [c.label for c in self.components if c.verifies]
         if not wrong and not verifiers:
-            wrong.append("rewards: name at least one verifier; shaping terms alone say nothing of success")
+            wrong.append("rewards: name at least one verifier; shaping terms do not decide success")
         self.success = success or Success(reward=verifiers[0] if verifiers else "")
         if not wrong and self.success.reward not in verifiers:
             near = did_you_mean(self.success.reward, verifiers)
-            wrong.append(f"success.reward = {self.success.reward!r} is no verifier of this recipe{near}")
+            wrong.append(f"success.reward = {self.success.reward!r} is not a verifier of this recipe{near}")
         if wrong:
             raise RequestError("\n".join(wrong))
 
     def missing(self) -> list[str]:
-        """What this machine lacks to run the rewards, a sentence each."""
+        """What this machine lacks to run the rewards: one sentence for each reward concerned."""
         specs = [c.bound.spec for c in self.components]
         found = [(s.name, s.lacks) for s in specs]
         return [f"reward {name!r}: {sentence}" for name, sentence in found if sentence]
 
     def check_rows(self, examples: Sequence[Any]) -> None:
-        """Raises `RequestError` at the first row that lacks a column or cannot be judged."""
+        """Raises `RequestError` for the first row that lacks a column or cannot be scored."""
         for item in examples:
             example = as_example(item)
             for component in self.applying(example):
                 component.bound.check_row(example)
 
     def applying(self, example: Example) -> list[Component]:
-        """The components that judge a row: all, or the verifiers it names and the shaping terms."""
+        """The components that score a row: all, or the verifiers that it names and the shaping terms.
+
+        Raises:
+            RequestError: the row names a label that is not a verifier; with file and line.
+        """
         named = example.extra.get(COLUMN)
         if not named:
             return self.components
@@ -105,9 +111,8 @@ class Composite:
             if label not in known:
                 where = f"{example.where}: " if example.where else ""
                 near = did_you_mean(label, known)
-                raise RequestError(
-                    f"{where}column {COLUMN!r} names {label!r}, no verifier of this recipe{near}"
-                )
+                sentence = f"column {COLUMN!r} names {label!r}, which is not a verifier of this recipe"
+                raise RequestError(f"{where}{sentence}{near}")
         return [c for c in self.components if not c.verifies or c.label in labels]
 
     def grade(
@@ -118,16 +123,15 @@ class Composite:
         workers: int | None = None,
         done: Callable[[], None] = lambda: None,
     ) -> list[Graded]:
-        """One `Graded` a completion, in order; see `score_batch` for the deadline and the workers."""
+        """One `Graded` for each completion, in order. The other arguments are those of `score_batch`."""
         rows = [as_example(example) for example in examples]
         graded = [Graded(None, None) for _ in rows]
         applying = [{c.label for c in self.applying(row)} for row in rows]
         for component in self.components:
             at = [i for i, labels in enumerate(applying) if component.label in labels]
             texts, its = [completions[i] for i in at], [rows[i] for i in at]
-            for i, verdict in zip(
-                at, score_batch(component.bound, texts, its, deadline_s, workers, done), strict=True
-            ):
+            verdicts = score_batch(component.bound, texts, its, deadline_s, workers, done)
+            for i, verdict in zip(at, verdicts, strict=True):
                 graded[i].components[component.label] = verdict
         for each in graded:
             self._settle(each)
@@ -144,10 +148,11 @@ class Composite:
 
 
 def summary(graded: Sequence[Graded]) -> dict[str, float]:
-    """What to log of a batch.
+    """The metrics of a batch.
 
-    `reward` and `success` (means where known), `reward/<label>` (mean), `reward/<label>/ms`, and the share of each
-    status and reason that is not plain scoring: `.../timeout`, `/error`, `/unparseable`, `/limit`.
+    `reward` and `success` (means over the known values), `reward/<label>` (mean), `reward/<label>/ms` (mean
+    time in milliseconds), and the shares of verdicts that were not plainly scored: `reward/<label>/timeout`,
+    `/error`, `/unparseable` and `/limit`.
     """
     found: dict[str, float] = {}
     values = [g.value for g in graded if g.value is not None]

@@ -1,8 +1,9 @@
-"""Does a reward hold what it promises? Runs it over its own corpus of right, spoiled and hostile completions.
+"""Tests a reward on its own corpus of right, spoiled and hostile completions.
 
-A corpus is `corpora/<name>.jsonl` beside the reward's module, or one folder up: a row a line with `kind` (gold, spoiled, hostile),
-`completion`, the columns of the reward, and where needed `options`, `status`, `value`, `category`, `note`. gold must
-give 1.0 (or `value`), spoiled less; hostile less, in time, with its `status`. Left out: judging the corpus itself.
+A corpus is a file `corpora/<name>.jsonl` beside the module of the reward, or one folder up. Each line is a
+row with `kind` (gold, spoiled or hostile), `completion`, the columns of the reward, and if needed `options`,
+`status`, `value`, `category` and `note`. A gold row must score 1.0 (or `value`); a spoiled row less; a
+hostile row less, within the time limit and with its `status`. Left out: whether the corpus itself is right.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from posttrain.rewards.engine.pool import STARVED
 from posttrain.rewards.registry import Spec, bind
 from posttrain.types import Verdict
 
-KINDS = ("gold", "spoiled", "hostile")
-ABOUT = ("kind", "category", "note", "options", "status", "value")
-"""Keys of a corpus row that are no columns of the reward."""
+ROW_KINDS = ("gold", "spoiled", "hostile")
+NOT_COLUMNS = ("kind", "category", "note", "options", "status", "value", "line", "completion")
+"""Keys of a corpus row that are not columns of the reward."""
 GRACE_S = 0.5
-"""Beyond the limit of a check (on a busy machine a multiple of it, see pool.py): to notice and to kill."""
+"""Seconds allowed beyond the longest time a check may take, to notice the overrun and kill the worker."""
 
 
 @dataclass
 class Surprise:
-    """A row on which the reward did not do what the corpus says."""
+    """A row on which the verdict differs from what the corpus expects."""
 
     line: int
     kind: str
@@ -43,7 +44,7 @@ class Surprise:
 
 @dataclass
 class Conformance:
-    """The result of one reward on its corpus. Rates are shares; times are milliseconds a check."""
+    """The result of one reward on its corpus. Rates are in [0, 1]; times are milliseconds per check."""
 
     name: str
     skipped: str = ""
@@ -76,7 +77,7 @@ class Conformance:
 
 
 def corpus_of(spec: Spec) -> Path | None:
-    """The corpus file of a reward, or None if it ships none."""
+    """The corpus file of a reward; None if it has none."""
     folder = Path(inspect.getfile(spec.fn)).parent
     for base in (folder, folder.parent):
         path = base / "corpora" / f"{spec.name.rpartition(':')[2]}.jsonl"
@@ -86,24 +87,26 @@ def corpus_of(spec: Spec) -> Path | None:
 
 
 def read_corpus(path: Path) -> list[dict[str, Any]]:
-    """The rows of a corpus, long completions spelled out. Raises `RequestError` with the line."""
+    """The rows of a corpus, abbreviated completions expanded. Raises `RequestError` with file and line."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            row["completion"] = _spelled_out(row["completion"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            row["completion"] = _expanded(row["completion"])
+        except KeyError as error:
+            raise RequestError(f"{path}:{number}: the row has no {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:
             raise RequestError(f"{path}:{number}: {error}") from None
-        if row.get("kind") not in KINDS:
-            raise RequestError(f"{path}:{number}: kind must be one of {', '.join(KINDS)}")
+        if row.get("kind") not in ROW_KINDS:
+            raise RequestError(f"{path}:{number}: kind must be one of {', '.join(ROW_KINDS)}")
         rows.append(row | {"line": number})
     return rows
 
 
-def _spelled_out(text: Any) -> str:
-    """`{"before", "repeat", "times", "after"}` stands for a text too long to write down."""
+def _expanded(text: Any) -> str:
+    """A text, or `{"before", "repeat", "times", "after"}` in place of one that is too long to write out."""
     if isinstance(text, str):
         return text
     return text.get("before", "") + text["repeat"] * int(text["times"]) + text.get("after", "")
@@ -112,7 +115,7 @@ def _spelled_out(text: Any) -> str:
 def conformance(
     spec: Spec, workers: int | None = None, done: Callable[[], None] = lambda: None
 ) -> Conformance:
-    """Runs `spec` over its corpus. `done` is called after each check."""
+    """Runs the reward over its corpus. `done` is called after each check."""
     found = Conformance(spec.name)
     found.skipped = spec.lacks
     path = corpus_of(spec)
@@ -125,12 +128,12 @@ def conformance(
         bound = bind(spec.name, options, f"{path}:{rows[0]['line']}")
         examples = []
         for row in rows:
-            columns = {k: v for k, v in row.items() if k not in (*ABOUT, "line", "completion")}
+            columns = {k: v for k, v in row.items() if k not in NOT_COLUMNS}
             examples.append(reward_example(columns, f"{path}:{row['line']}"))
-        texts = [row["completion"] for row in rows]
-        for row, verdict in zip(
-            rows, score_batch(bound, texts, examples, workers=workers, done=done), strict=True
-        ):
+        verdicts = score_batch(
+            bound, [row["completion"] for row in rows], examples, workers=workers, done=done
+        )
+        for row, verdict in zip(rows, verdicts, strict=True):
             times.append(verdict.ms)
             _count(found, row, verdict, 1000 * (STARVED * spec.limit_s + GRACE_S))
     found.median_ms, found.max_ms = statistics.median(times), max(times)
@@ -145,19 +148,20 @@ def _by_options(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[d
 
 
 def _count(found: Conformance, row: dict[str, Any], verdict: Verdict, limit_ms: float) -> None:
+    """Adds one verdict to the counts, and to the surprises if it is not the expected one."""
     kind, wanted = row["kind"], row.get("value", 1.0)
     setattr(found, kind, getattr(found, kind) + 1)
     right = verdict.value is not None and abs(verdict.value - wanted) <= 1e-6
     if "value" not in row and kind != "gold":
         right = verdict.value is None or verdict.value < 1
-    said = "limit" if verdict.reason == "limit" else verdict.status
-    status = row.get("status", said)
+    got = "limit" if verdict.reason == "limit" else verdict.status
+    status = row.get("status", got)
     slow = kind == "hostile" and verdict.ms > limit_ms
     found.false_rejects += kind == "gold" and not right
     found.false_accepts += kind != "gold" and not right
-    found.wrong_status += status != said
+    found.wrong_status += status != got
     found.too_slow += slow
-    if right and status == said and not slow:
+    if right and status == got and not slow:
         return
     value = f"{wanted:g}" if kind == "gold" or "value" in row else "below 1"
     expected = value + (f", {status}" if "status" in row else "") + (", in time" if slow else "")

@@ -1,8 +1,9 @@
 """Rewards by name: the decorator, the lookup, and the binding of options.
 
-A reward is `fn(completion, example, **options) -> Verdict`. Its options are its parameters: typed by their
-annotations, checked when a recipe is read. Rewards of other packages come by the entry point `posttrain.rewards` or
-by a dotted path `package.module:function`. Left out: running rewards (batch.py) and adding them up (compose.py).
+A reward is `fn(completion, example, **options) -> Verdict`. Its options are its parameters; their types are
+the annotations, and they are checked when a recipe is read. A reward of another package is found by the entry
+point `posttrain.rewards` or by the path `package.module:function`. Left out: running rewards (engine) and
+their weighted sum (compose.py).
 """
 
 from __future__ import annotations
@@ -29,25 +30,29 @@ ENTRY_POINTS = "posttrain.rewards"
 
 @dataclass(frozen=True, eq=False)
 class Spec:
-    """A registered reward: the function, what it needs, and where it may run."""
+    """A registered reward: the function, what it needs, and where it runs."""
 
     name: str
     fn: RewardFn
     columns: tuple[str, ...] = ()
-    """Columns a row must have; `tests|stdin_tests` asks for one of the two."""
+    """Columns that a row must have; `tests|stdin_tests` means one of the two."""
     check_row: Callable[..., None] | None = None
-    """`check_row(example, **options)` raises ValueError where a row cannot be judged (the gold answer is broken)."""
+    """`check_row(example, ...)` raises ValueError for a row that cannot be scored, such as one with a
+    malformed reference answer. Its other parameters name the options of the reward that it reads, without
+    defaults."""
     runs: Literal["inline", "worker", "thread", "batch"] = "worker"
-    """`inline`: cheap and linear. `worker`: in a process that is killed after `limit_s`. `thread`: in a thread of the
-    caller (owns its processes, or waits for a network). `batch`: takes and returns lists."""
+    """`inline`: in the caller, for what is cheap and linear in the text. `worker`: in a process that is
+    killed after `limit_s`. `thread`: in a thread of the caller, for a reward that has its own processes or
+    waits for a network. `batch`: as `thread`, but the reward takes and returns lists."""
     limit_s: float = 2.0
-    """Seconds a check may take: enforced in a worker; elsewhere the reward keeps to it, and deadlines count on it."""
+    """Seconds that a check may take. Enforced in a worker; elsewhere the reward must keep to it, because the
+    default deadline of a batch relies on it."""
     shaping: bool = False
-    """The value may be any finite number; it never decides success."""
+    """Whether it is a shaping term: its value may be any finite number, and it never decides success."""
     missing: Callable[[], str | None] | None = None
-    """What this machine lacks to run the reward, in a sentence; None where nothing is."""
+    """What this machine lacks to run the reward, as a sentence; None if nothing."""
     prepare: Callable[[], None] | None = None
-    """Called once in a worker before its clock starts: slow imports."""
+    """Called once in a worker before the clock of its first check starts, for slow imports."""
 
     @property
     def about(self) -> str:
@@ -56,30 +61,49 @@ class Spec:
 
     @property
     def lacks(self) -> str:
-        """What this machine lacks to run it, in a sentence; empty where nothing is."""
+        """What this machine lacks to run the reward, as a sentence; empty if nothing."""
         return (self.missing() or "") if self.missing is not None else ""
 
     @functools.cached_property
     def options(self) -> type:
-        """A dataclass of the function's options."""
+        """A dataclass of the options. Raises `RequestError` if the function's signature cannot be read."""
         try:
             hints = typing.get_type_hints(self.fn)
             given = list(inspect.signature(self.fn).parameters.values())[2:]
         except (TypeError, ValueError, NameError) as error:
-            raise RequestError(f"reward {self.name!r}: its options cannot be read: {error}") from None
+            raise RequestError(f"reward {self.name!r}: cannot read its options: {error}") from None
         fields = []
         for p in given:
             if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-                raise RequestError(f"reward {self.name!r}: takes *args or **kwargs; name its options")
+                raise RequestError(
+                    f"reward {self.name!r}: it takes *args or **kwargs; declare every option as a parameter"
+                )
             hint = hints.get(p.name, type(p.default) if p.default is not p.empty else str)
             default = field() if p.default is p.empty else field(default_factory=lambda v=p.default: v)
             fields.append((p.name, hint, default))
         return dataclasses.make_dataclass("Options", fields, kw_only=True)
 
+    @functools.cached_property
+    def row_options(self) -> tuple[str, ...]:
+        """The options that `check_row` reads. Raises `RequestError` if one is not an option of the reward."""
+        if self.check_row is None:
+            return ()
+        names = [f.name for f in dataclasses.fields(self.options)]
+        read = list(inspect.signature(self.check_row).parameters.values())[1:]
+        if any(p.kind is p.VAR_KEYWORD for p in read):
+            return tuple(names)
+        for p in read:
+            if p.name not in names and p.default is p.empty:
+                near = did_you_mean(p.name, names)
+                raise RequestError(
+                    f"reward {self.name!r}: its check_row reads the unknown option {p.name!r}{near}"
+                )
+        return tuple(p.name for p in read if p.name in names)
+
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A reward with its options settled; what batch.py runs."""
+    """A reward with a value for every option; what the engine runs."""
 
     spec: Spec
     options: dict[str, Any]
@@ -89,7 +113,7 @@ class Bound:
         return self.spec.name
 
     def check_columns(self, example: Example) -> None:
-        """Raises `RequestError` (file, line, column) where a row lacks a column."""
+        """Raises `RequestError` (file, line, column) if a row lacks a column."""
         where = f"{example.where}: " if example.where else ""
         for column in self.spec.columns:
             if not any(has_column(example, name) for name in column.split("|")):
@@ -98,12 +122,12 @@ class Bound:
                 raise RequestError(f"{where}reward {self.name!r} needs column {wanted}{near}")
 
     def check_row(self, example: Example) -> None:
-        """Raises `RequestError` where a row lacks a column or cannot be judged (its gold answer is broken)."""
+        """Raises `RequestError` if a row lacks a column or cannot be scored, as its content is malformed."""
         self.check_columns(example)
         where = f"{example.where}: " if example.where else ""
         try:
             if self.spec.check_row is not None:
-                self.spec.check_row(example, **self.options)
+                self.spec.check_row(example, **{name: self.options[name] for name in self.spec.row_options})
         except ValueError as error:
             raise RequestError(f"{where}reward {self.name!r}: {error}") from None
 
@@ -122,9 +146,10 @@ def reward(name: str, **about: Any) -> Callable[[RewardFn], RewardFn]:
 
 
 def find(name: str) -> Spec:
-    """The reward called `name`. Raises `RequestError` with the nearest name.
+    """The reward called `name`; built-in names come first, so that a plugin cannot replace one.
 
-    Built-in names come first: a plugin cannot take the place of one.
+    Raises:
+        RequestError: there is no such reward (with the nearest name), or its module cannot be imported.
     """
     if name not in REWARDS and name in MODULES:
         importlib.import_module(f"posttrain.rewards.{MODULES[name]}")
@@ -136,41 +161,21 @@ def find(name: str) -> Spec:
     if name in plugins:
         return _dotted(plugins[name].value, name)
     near = did_you_mean(name, {*MODULES, *REWARDS, *plugins})
-    raise RequestError(f"unknown reward {name!r}{near}; `posttrain rewards list` shows all")
+    raise RequestError(f"unknown reward {name!r}{near}; `posttrain rewards list` lists all of them")
 
 
 def load_all() -> Registry[Spec]:
-    """Every registered reward, the built-in ones imported."""
+    """All registered rewards, after importing the built-in ones."""
     for name in MODULES:
         find(name)
     return REWARDS
 
 
-@functools.cache
-def _dotted(path: str, name: str | None = None) -> Spec:
-    module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a module of somebody else does when it is imported
-        sentence = f"{type(error).__name__}: {error}"
-        raise RequestError(f"reward {path!r}: cannot import {module_name}: {sentence}") from None
-    fn = getattr(module, attribute, None)
-    if fn is None:
-        near = did_you_mean(attribute, (n for n in dir(module) if not n.startswith("_")))
-        raise RequestError(f"reward {path!r}: {module_name} has no {attribute!r}{near}")
-    if not callable(fn):
-        raise RequestError(f"reward {path!r}: {attribute} is {type(fn).__name__}, no function")
-    decorated = [REWARDS[n] for n in REWARDS if REWARDS[n].fn is fn]
-    if decorated:
-        return dataclasses.replace(decorated[0], name=name or path)
-    return Spec(name or path, fn)
-
-
 def bind(name: str, options: dict[str, Any] | None = None, at: str = "") -> Bound:
-    """Reward `name` with every option settled. `at` is the place in a recipe, `rewards[0]`.
+    """Reward `name` with a value for every option. `at` is the place in the recipe, such as `rewards[0]`.
 
     Raises:
-        RequestError: unknown reward or option, wrong type or value; with all that is wrong.
+        RequestError: unknown reward or option, wrong type or value; one line for each problem.
     """
     where = f"{at}: " if at else ""
     try:
@@ -180,8 +185,8 @@ def bind(name: str, options: dict[str, Any] | None = None, at: str = "") -> Boun
     problems = Problems()
     built = to_dataclass(spec.options, dict(options or {}), "", problems)
     if problems:
-        said = [p.message.replace("unknown key", "unknown option") for p in problems.found]
-        raise RequestError("\n".join(f"{where}reward {name!r}: {sentence}" for sentence in said))
+        sentences = [p.message.replace("unknown key", "unknown option") for p in problems.found]
+        raise RequestError("\n".join(f"{where}reward {name!r}: {sentence}" for sentence in sentences))
     values = {f.name: getattr(built, f.name) for f in dataclasses.fields(built)}
     return Bound(spec, values)
 
@@ -195,7 +200,7 @@ def has_column(example: Example, name: str) -> bool:
 
 
 def as_example(item: Any) -> Example:
-    """Any value with an `answer` (a `Problem`, an `Example`) as the `Example` a reward takes."""
+    """A value with an `answer` (a `Problem` or an `Example`) as the `Example` that a reward takes."""
     if isinstance(item, Example):
         return item
     names = ("messages", "prompt", "completion", "answer", "where")
@@ -206,10 +211,30 @@ def as_example(item: Any) -> Example:
 
 
 def failed(reason: str, status: Literal["timeout", "error"] = "error") -> Verdict:
-    """A verdict that says the checker failed, not the completion."""
+    """A verdict without a value: the check failed, which says nothing about the completion."""
     return Verdict(None, status, reason)
 
 
 def limited(what: str) -> Verdict:
-    """The completion was too costly to judge: 0, so that a policy gains nothing by hanging the checker."""
+    """Value 0: the completion was too costly to check. A policy gains nothing by stalling the check."""
     return Verdict(0.0, "scored", "limit", details={"limit": what})
+
+
+@functools.cache
+def _dotted(path: str, name: str | None = None) -> Spec:
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is not ours: its import may fail in any way
+        sentence = f"{type(error).__name__}: {error}"
+        raise RequestError(f"reward {path!r}: cannot import {module_name}: {sentence}") from None
+    fn = getattr(module, attribute, None)
+    if fn is None:
+        near = did_you_mean(attribute, (n for n in dir(module) if not n.startswith("_")))
+        raise RequestError(f"reward {path!r}: {module_name} has no {attribute!r}{near}")
+    if not callable(fn):
+        raise RequestError(f"reward {path!r}: {attribute} is not a function but {type(fn).__name__}")
+    decorated = [REWARDS[n] for n in REWARDS if REWARDS[n].fn is fn]
+    if decorated:
+        return dataclasses.replace(decorated[0], name=name or path)
+    return Spec(name or path, fn)

@@ -1,4 +1,4 @@
-"""The rewards of an RLVR recipe are checked before anything is loaded: names, options, columns, gold answers."""
+"""The rewards of an RLVR recipe are checked before anything is loaded: names, options, columns, answers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_recipe_with_rewards_passes_check(rlvr, call):
         (["rewards.0.wight=2"], ["rewards[0].wight", "did you mean 'weight'"]),
         (["rewards.0.weight=.nan"], ["rewards[0].weight"]),
         (["rewards=[]"], ["rewards is empty; name at least one"]),
-        (["success={reward: maths}"], ["success.reward = 'maths' is no verifier", "did you mean 'math'"]),
+        (["success={reward: maths}"], ["success.reward = 'maths' is not a verifier", "did you mean 'math'"]),
         (["success={reward: math, at_least: 2}"], ["success.at_least = 2.0 must lie between 0 and 1"]),
         (["rewards=[{name: code}]"], ["rows.jsonl:1: reward 'code' needs column 'tests' or 'stdin_tests'"]),
         (["data.sources.0.columns.answer=gold"], ["data.sources[0]", "needs column 'answer'"]),
@@ -162,7 +162,7 @@ def test_check_says_what_a_batch_of_rollouts_is(rlvr, call, overrides, words):
 def test_a_row_that_names_a_verifier_the_recipe_lacks(rlvr, call, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW | {"kind": ["maths"]}) + "\n")
     call("check", rlvr, "data.sources.0.columns.rewards=kind").refuses(
-        "rows.jsonl:1", "names 'maths', no verifier of this recipe (did you mean 'math'?)"
+        "rows.jsonl:1", "names 'maths', which is not a verifier of this recipe (did you mean 'math'?)"
     )
 
 

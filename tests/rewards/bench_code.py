@@ -1,7 +1,7 @@
-"""Checks a second of the reward `code` on HumanEval beside a plain subprocess a check: `python tests/rewards/bench_code.py`.
+"""Throughput of the reward `code` on HumanEval: `python tests/rewards/bench_code.py`.
 
-The plain one is what most checkers do: program and tests in one new interpreter, verdict by exit code, no walls. Both
-use as many workers as there are cores. `--rounds` repeats the 164 rows.
+The plain one is what most checkers do: program and tests in one new interpreter, verdict by exit code, no
+walls. Both use as many workers as there are cores. `--rounds` repeats the 164 rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Throughput of the math checker beside Math-Verify, one process, one core: `python tests/rewards/bench_math.py`.
+"""Throughput of the reward `math` and of Math-Verify on one core: `python tests/rewards/bench_math.py`.
 
-Prints checks a second on three kinds of pairs, half of them wrong (the answer of another problem), and the ratio.
-Math-Verify (`pip install math-verify`) is left out of the table where it is not installed.
+Prints checks a second on three kinds of pairs, half of them wrong (the answer of another problem), and the
+ratio. Math-Verify (`pip install math-verify`) is left out of the table where it is not installed.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ def per_second(check, pairs: list[tuple[str, str]]) -> tuple[float, int]:
 def main() -> None:
     other = theirs()
     version = metadata.version("math-verify") if other else "not installed"
-    print(
-        f"python {sys.version.split()[0]}, {platform.machine()}, {os.cpu_count()} cores, math-verify {version}"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"python {sys.version.split()[0]}, {machine}, math-verify {version}")
     for name, pairs in kinds().items():
         speed, accepted = per_second(ours, pairs)
         line = f"{name:24} ours {speed:8.0f}/s ({accepted} accepted)"
         if other:
             theirs_speed, theirs_accepted = per_second(other, pairs)
-            line += f"   math-verify {theirs_speed:6.0f}/s ({theirs_accepted} accepted)   {speed / theirs_speed:5.1f}x"
+            line += f"   math-verify {theirs_speed:6.0f}/s ({theirs_accepted} accepted)"
+            line += f"   {speed / theirs_speed:5.1f}x"
         print(line)
 
 

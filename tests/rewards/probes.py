@@ -1,4 +1,4 @@
-"""Rewards of somebody else, good and bad, for the tests of the registry and the pool. Named by dotted path."""
+"""Rewards of another package, good and bad, for the tests of the registry and the pool, by dotted path."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def thread(completion: str, example: Example) -> Verdict:
 
 def _gold(example: Example) -> None:
     if not (example.answer or "").isdecimal():
-        raise ValueError(f"the answer {example.answer!r} is no number")
+        raise ValueError(f"the answer {example.answer!r} is not a number")
 
 
 @reward("probe-strict", columns=("answer", "tests|stdin_tests"), check_row=_gold, runs="inline")

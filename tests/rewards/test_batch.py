@@ -84,9 +84,8 @@ def test_a_worker_that_dies_once_costs_nothing_twice_is_an_error(tmp_path):
     texts = ["fine", "always", f"once {tmp_path / 'mark'}", "fine"]
     verdicts = score_batch(bind(f"{PROBES}:dies"), texts, [EXAMPLE] * 4, workers=1)
     assert [v.value for v in verdicts] == [1.0, None, 1.0, 1.0]
-    assert (
-        verdicts[1].status == "error" and "died twice (signal SIGKILL, signal SIGKILL)" in verdicts[1].reason
-    )
+    assert verdicts[1].status == "error"
+    assert "the worker process died twice (signal SIGKILL, signal SIGKILL)" in verdicts[1].reason
 
 
 def test_idle_workers_may_be_killed_from_outside():
@@ -98,12 +97,12 @@ def test_idle_workers_may_be_killed_from_outside():
 
 def test_workers_that_cannot_start_are_a_sentence(monkeypatch):
     monkeypatch.setattr(pool.sys, "executable", "/bin/false")
-    with pytest.raises(WorkError, match="worker processes do not start .exit code 1"):
+    with pytest.raises(WorkError, match="the worker processes do not start .exit code 1"):
         score_batch(bind(f"{PROBES}:equal"), ["x"], [EXAMPLE], workers=7)
 
 
 def test_a_check_that_waits_for_a_core_gets_its_time_back(monkeypatch):
-    """Past its limit by the clock, but runnable and short of CPU time: it goes on. One that sleeps is over."""
+    """Past its limit by the clock, but runnable and short of CPU time: it continues. One that sleeps ends."""
     worker = pool.Worker()
     try:
         worker.began = (time.monotonic() - 3.0, 0.0)

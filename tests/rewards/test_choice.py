@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.rewards.simple.choice import check_row, choice, right_letter
+from posttrain.errors import RequestError
+from posttrain.rewards import bind
+from posttrain.rewards.simple.choice import choice, right_letter
 from posttrain.types import Example
 
 SPELLINGS = [
@@ -41,7 +43,7 @@ def test_any_spelling_of_a_letter_is_read(gold, said, spelling):
 def test_two_letters_are_no_answer(one, two, between):
     verdict = choice(f"Answer: {one}{between}{two}", row(one))
     assert verdict.value == (one == two)
-    assert verdict.reason == ("" if one == two else "several options at once")
+    assert verdict.reason == ("" if one == two else "more than one option is named")
 
 
 def test_letters_beyond_the_options_name_none():
@@ -70,29 +72,29 @@ def test_the_gold_by_letter_or_text():
 @pytest.mark.parametrize(
     ("example", "sentence"),
     [
-        (row("C", ["x", "y"]), "'C' names no option of 'choices'"),
-        (row("dogs"), "'dogs' names no option$"),
-        (row("z", ["x", "x"]), "names no option"),
-        (row("x", ["x", "x"]), "names no option"),
+        (row("C", ["x", "y"]), "'C' is not an option of column 'choices'"),
+        (row("dogs"), "'dogs' is not an option$"),
+        (row("z", ["x", "x"]), "is not an option"),
+        (row("x", ["x", "x"]), "is not an option"),
         (row("A", "xyz"), "must be a list of texts"),
         (row("A", [1, 2]), "must be a list of texts"),
-        (row("A", {"AB": "x"}), "keys that are no letters"),
-        (row(""), "names no option"),
+        (row("A", {"AB": "x"}), "keys that are not letters"),
+        (row(""), "is not an option"),
     ],
 )
 def test_bad_rows(example, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        check_row(example)
+    with pytest.raises(RequestError, match=sentence):
+        bind("choice").check_row(example)
 
 
 def test_aqua(data_dir):
-    """Every right option is accepted in three spellings, every other one refused; the corpus' own rationales agree."""
+    """Only the right option is accepted, in five spellings; most rationales of the data agree."""
     lines = (data_dir / "aqua_rat" / "test.json").read_text().splitlines()
     agreed = 0
     for line in map(json.loads, lines):
         options = {o.partition(")")[0]: o.partition(")")[2] for o in line["options"]}
         example = row(line["correct"], options)
-        check_row(example)
+        bind("choice").check_row(example)
         for letter in options:
             for spelling in SPELLINGS[:5]:
                 value = choice(spelling.format(letter), example).value

@@ -9,7 +9,7 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import REWARDS, bind, reward
-from posttrain.rewards.simple.combine import check_row, combine
+from posttrain.rewards.simple.combine import combine
 from posttrain.types import Example, Verdict
 
 CALLS: list[str] = []
@@ -112,25 +112,25 @@ def test_each_completion_keeps_its_own_verdict():
 @pytest.mark.parametrize(
     ("rewards", "how", "sentence"),
     [
-        ([], "all", "needs more rewards"),
-        ([{"name": "pa"}], "gated", "needs more rewards"),
-        ([{"name": "pa"}, {"name": "pa"}], "all", "stands twice"),
-        ([{"name": "pa", "weigth": 1}], "all", "takes name, options, weight and label"),
-        ([{"options": {}}], "all", "takes name"),
-        ([{"name": "pa", "weight": 0}], "weighted", "weight must be"),
-        ([{"name": "pa", "weight": float("nan")}], "weighted", "weight must be"),
-        ([{"name": "repetition"}], "all", "shaping term"),
+        ([], "all", "how = 'all' needs 1 or more rewards, not 0"),
+        ([{"name": "pa"}], "gated", "how = 'gated' needs 2 or more rewards, not 1"),
+        ([{"name": "pa"}, {"name": "pa"}], "all", "is listed twice"),
+        ([{"name": "pa", "weigth": 1}], "all", "unknown key 'weigth' .did you mean 'weight'"),
+        ([{"options": {}}], "all", "name is missing; it takes name, options, weight, label"),
+        ([{"name": "pa", "weight": 0}], "weighted", "weight = 0 must be"),
+        ([{"name": "pa", "weight": float("nan")}], "weighted", "weight = nan must be"),
+        ([{"name": "repetition"}], "all", "is a shaping term, not a verifier"),
         ([{"name": "nope"}], "all", r"rewards\[0\].*unknown reward 'nope'"),
         ([{"name": "contains", "options": {"word": 1}}], "all", "unknown option 'word'"),
     ],
 )
 def test_bad_combinations(rewards, how, sentence):
     with pytest.raises(RequestError, match=sentence):
-        check_row(Example(answer="x"), rewards, how)
+        bind("combine", {"rewards": rewards, "how": how}).check_row(Example(answer="x"))
 
 
 def test_rows_are_checked_by_every_part():
     with pytest.raises(RequestError, match="'exact' needs column"):
-        check_row(Example(), [{"name": "pa"}, {"name": "exact"}])
+        bind("combine", {"rewards": [{"name": "pa"}, {"name": "exact"}]}).check_row(Example())
     twice = [{"name": "contains"}, {"name": "contains", "label": "again"}]
-    check_row(Example(answer="x"), twice)
+    bind("combine", {"rewards": twice}).check_row(Example(answer="x"))

@@ -27,7 +27,7 @@ def test_the_value_is_the_weighted_sum_and_every_part_is_kept():
 
 
 def test_a_failed_checker_leaves_no_value_rather_than_a_zero():
-    """Verifier down: no value, no success. Shaping down: no value, but success is known. Weight 0: no matter."""
+    """Verifier down: no value, no success. Shaping down: no value, but success. Weight 0: no effect."""
     down = {"value": None, "status": "error"}
     row = Example(answer="5", extra={"given": down})
     rewards = Reward(EQUAL, 1.0, "right"), Reward(RETURNS, 1.0, "down")
@@ -66,7 +66,7 @@ def test_a_row_names_its_verifiers_and_shaping_applies_to_all():
     assert [g.success for g in graded] == [False, True, True], "the row's own verifier decides"
     with pytest.raises(RequestError, match="f:7: column 'rewards' names 'rigth'.*did you mean 'right'"):
         all_of_them.check_rows([Example(where="f:7", extra={"rewards": "rigth"})])
-    with pytest.raises(RequestError, match="names 'probe-bonus', no verifier"):
+    with pytest.raises(RequestError, match="names 'probe-bonus', which is not a verifier"):
         all_of_them.check_rows([Example(extra={"rewards": ["probe-bonus"]})])
 
 
@@ -84,11 +84,11 @@ def test_rows_are_checked_by_the_rewards_that_apply_to_them():
         (
             [Reward(EQUAL), Reward(EQUAL)],
             None,
-            r"rewards\[1\]: 'tests.rewards.probes:equal' stands twice; .*label",
+            r"rewards\[1\]: 'tests.rewards.probes:equal' is listed twice; .*label",
         ),
         ([Reward("probe-bonus")], None, "name at least one verifier"),
         ([Reward(EQUAL, label="right")], Success("rihgt"), "success.reward = 'rihgt'.*did you mean 'right'"),
-        ([Reward(EQUAL, label="a"), Reward("probe-bonus")], Success("probe-bonus"), "is no verifier"),
+        ([Reward(EQUAL, label="a"), Reward("probe-bonus")], Success("probe-bonus"), "is not a verifier"),
         (
             [Reward(EQUAL, options={"ignore": True})],
             None,

@@ -86,7 +86,7 @@ def test_long_completions_may_be_abbreviated(tmp_path):
     [
         ("{", "c.jsonl:2: "),
         ('{"kind": "golden", "completion": ""}', "c.jsonl:2: kind must be one of"),
-        ('{"kind": "gold"}', "c.jsonl:2: 'completion'"),
+        ('{"kind": "gold"}', "c.jsonl:2: the row has no 'completion'"),
         ('{"kind": "gold", "completion": 5}', "c.jsonl:2: "),
     ],
 )

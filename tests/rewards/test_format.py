@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards.simple.format import check_row, format_
+from posttrain.rewards import bind
+from posttrain.rewards.simple.format import format_
 from posttrain.types import Example
 
 ROW = Example()
@@ -44,7 +45,7 @@ def test_reasons_name_the_defect():
     assert "each once" in format_("<answer>a</answer>", ROW).reason
     assert format_("<think> </think><answer>a</answer>", ROW).reason == "a part is empty"
     assert format_("a <think>b</think><answer>c</answer>", ROW).reason == "text outside the tags"
-    assert format_("{", ROW, shape="json").reason.startswith("no JSON: ")
+    assert format_("{", ROW, shape="json").reason.startswith("not valid JSON: ")
 
 
 def test_a_schema_says_where_the_value_is_wrong():
@@ -60,15 +61,19 @@ def test_a_schema_says_where_the_value_is_wrong():
 
 def test_bad_schemas_are_refused_when_rows_are_loaded():
     pytest.importorskip("jsonschema")
-    with pytest.raises(RequestError, match="not a JSON Schema: at .*type"):
-        check_row(ROW, shape="json", schema={"type": "integr"})
-    with pytest.raises(RequestError, match=r"'http://x/y' leads out of the schema"):
-        check_row(ROW, shape="json", schema={"anyOf": [{"$ref": "http://x/y"}]})
+
+    def check_row(row=ROW, **options):
+        bind("format", options).check_row(row)
+
+    with pytest.raises(RequestError, match="reward 'format': schema is not a JSON Schema: at .*type"):
+        check_row(shape="json", schema={"type": "integr"})
+    with pytest.raises(RequestError, match=r"'http://x/y' refers to something outside the schema"):
+        check_row(shape="json", schema={"anyOf": [{"$ref": "http://x/y"}]})
     with pytest.raises(RequestError, match="needs shape: json"):
-        check_row(ROW, schema={})
-    with pytest.raises(ValueError, match="is str, no JSON Schema"):
+        check_row(schema={})
+    with pytest.raises(RequestError, match="column 'json_schema' is str, not a JSON Schema"):
         check_row(Example(extra={"json_schema": "{}"}), shape="json")
-    with pytest.raises(ValueError, match="not a JSON Schema"):
+    with pytest.raises(RequestError, match="column 'json_schema' is not a JSON Schema"):
         check_row(Example(extra={"json_schema": {"required": 5}}), shape="json")
     check_row(Example(extra={"json_schema": {"type": "integer"}}), shape="json")
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.model_based import judge_http
-from posttrain.rewards.model_based.judge import check_row
 from posttrain.rewards.model_based.judge_words import read_score
 from posttrain.rewards.registry import bind
 from posttrain.types import Example, Verdict
@@ -272,7 +271,7 @@ def test_the_key_is_sent_and_appears_nowhere_else(server, tmp_path, monkeypatch,
     with pytest.raises(RequestError, match="variable JUDGE_KEY is empty"):
         judged(server, "a", **options)
     monkeypatch.setenv("JUDGE_KEY", "a\nb")
-    with pytest.raises(RequestError, match="JUDGE_KEY holds no API key"):
+    with pytest.raises(RequestError, match="JUDGE_KEY does not contain an API key"):
         judged(server, "a", **options)
 
 
@@ -285,7 +284,7 @@ def test_what_needs_no_judge_is_not_sent(server):
 
 def test_bad_options_and_rows(server, tmp_path):
     for url in ("localhost:8000", "file:///etc/passwd", "http://user:password@host"):
-        with pytest.raises(RequestError, match="url must be"):
+        with pytest.raises(RequestError, match="url must start with http"):
             judged(server, "a", url=url)
     for bad in ({"concurrency": 0}, {"retries": -1}):
         with pytest.raises(RequestError, match="concurrency must be"):
@@ -297,9 +296,9 @@ def test_bad_options_and_rows(server, tmp_path):
     assert "Is it a colour?" in server.asked[0]["messages"][0]["content"]
     with pytest.raises(RequestError, match="url is missing"):
         bind("judge", {"model": "m"})
-    with pytest.raises(ValueError, match="'reference'"):
-        check_row(Example(answer="a"), compare="reference")
-    check_row(Example(answer="a"), compare="answer", url="x")
+    with pytest.raises(RequestError, match="needs a text in column 'reference'"):
+        bind("judge", {"url": "x", "model": "m", "compare": "reference"}).check_row(Example(answer="a"))
+    bind("judge", {"url": "x", "model": "m", "compare": "answer"}).check_row(Example(answer="a"))
 
 
 @pytest.mark.parametrize(

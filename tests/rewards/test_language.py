@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("langdetect")
 
 from posttrain.errors import RequestError
-from posttrain.rewards.simple.language import _pieces, check_row, language
+from posttrain.rewards import bind
+from posttrain.rewards.simple.language import _pieces, language
 from posttrain.types import Example
 
 EN = "The children are playing in the garden behind the old house."
@@ -55,9 +56,9 @@ def test_too_little_to_tell():
 
 
 def test_unknown_languages_are_refused_early():
-    with pytest.raises(RequestError, match="'english' cannot be told"):
-        check_row(ROW, "english")
-    with pytest.raises(ValueError, match="'xx' cannot be told"):
-        check_row(Example(extra={"language": "xx"}))
+    with pytest.raises(RequestError, match="reward 'language': language = 'english' cannot be detected"):
+        bind("language", {"language": "english"}).check_row(ROW)
+    with pytest.raises(RequestError, match="column 'language': 'xx' cannot be detected"):
+        bind("language").check_row(Example(extra={"language": "xx"}))
     for code in ("en", "zh", "zh-cn"):
-        check_row(ROW, code)
+        bind("language", {"language": code}).check_row(ROW)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-import posttrain.rewards.simple.reasoning_gym as module
 from posttrain.data.problems import reasoning_gym as data
 from posttrain.data.problems.catalogue import check, generate
 from posttrain.errors import RequestError
+from posttrain.rewards.conformance import corpus_of
+from posttrain.rewards.registry import find
 from posttrain.rewards.simple.reasoning_gym import check_row, reasoning_gym
 from posttrain.types import Example
 
@@ -74,7 +74,7 @@ def test_wrong_options(options, message):
 
 
 def test_corpus(package):
-    corpus = Path(module.__file__).parent / "corpora" / "reasoning_gym.jsonl"
+    corpus = corpus_of(find("reasoning_gym"))
     for number, line in enumerate(corpus.read_text().splitlines(), start=1):
         entry = json.loads(line)
         text = entry["completion"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.rewards.simple.regex import check_row, regex
+from posttrain.rewards import bind
+from posttrain.rewards.simple.regex import regex
 from posttrain.types import Example
 
 ROW = Example()
@@ -43,12 +44,13 @@ def test_the_rows_pattern_goes_first():
 
 
 def test_bad_patterns():
-    with pytest.raises(RequestError, match=r"pattern '\(' is no regular expression"):
-        check_row(ROW, "(")
-    with pytest.raises(ValueError, match=r"column 'pattern': '\(' is no regular expression"):
-        check_row(own("("))
-    with pytest.raises(ValueError, match="is int, no text"):
-        check_row(own(5))
-    with pytest.raises(ValueError, match="give the option 'pattern'"):
-        check_row(ROW)
-    check_row(own("a"), "(")  # the option is not used for this row
+    broken, plain = bind("regex", {"pattern": "("}), bind("regex")
+    with pytest.raises(RequestError, match=r"reward 'regex': pattern '\(' is not a regular expression"):
+        broken.check_row(ROW)
+    with pytest.raises(RequestError, match=r"column 'pattern': '\(' is not a regular expression"):
+        plain.check_row(own("("))
+    with pytest.raises(RequestError, match="column 'pattern' is int, not text"):
+        plain.check_row(own(5))
+    with pytest.raises(RequestError, match="set the option 'pattern'"):
+        plain.check_row(ROW)
+    broken.check_row(own("a"))  # the option is not used for this row

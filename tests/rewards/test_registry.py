@@ -30,7 +30,7 @@ def test_wrong_names_get_the_nearest_spelling():
         bind("mathh", at="rewards[2]")
     with pytest.raises(RequestError, match="has no 'equals'.*did you mean 'equal'"):
         bind(f"{PROBES}:equals")
-    with pytest.raises(RequestError, match="NOT_A_FUNCTION is int, no function"):
+    with pytest.raises(RequestError, match="NOT_A_FUNCTION is not a function but int"):
         bind(f"{PROBES}:NOT_A_FUNCTION")
     with pytest.raises(RequestError, match="cannot import tests.rewards.prboes: ModuleNotFoundError"):
         bind("tests.rewards.prboes:equal")
@@ -114,7 +114,7 @@ def test_options_arrive_with_their_defaults_and_types():
 
 
 def test_a_reward_must_name_its_options():
-    with pytest.raises(RequestError, match=r"takes \*args or \*\*kwargs; name its options"):
+    with pytest.raises(RequestError, match=r"takes \*args or \*\*kwargs; declare every option"):
         bind(f"{PROBES}:starred")
 
 
@@ -129,7 +129,7 @@ def test_a_reward_must_name_its_options():
             Example(answer="1", where="f:4", extra={"test": ["x"]}),
             "f:4: .*'tests' or 'stdin_tests' .did you mean 'test'",
         ),
-        (Example(answer="x", where="f:5", extra={"tests": ["x"]}), "f:5: .*the answer 'x' is no number"),
+        (Example(answer="x", where="f:5", extra={"tests": ["x"]}), "f:5: .*the answer 'x' is not a number"),
     ],
 )
 def test_rows_are_checked_at_load_time(row, sentence):
@@ -145,15 +145,15 @@ def test_rows_are_checked_at_load_time(row, sentence):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"value": float("nan")}, "nan, no finite number"),
-        ({"value": float("inf")}, "inf, no finite number"),
+        ({"value": float("nan")}, "nan, not a finite number"),
+        ({"value": float("inf")}, "inf, not a finite number"),
         ({"value": 1.5}, "1.5, outside"),
         ({"value": -0.1}, "-0.1, outside"),
-        ({"value": None}, "None, no finite number"),
-        ({"value": "1"}, "'1', no finite number"),
+        ({"value": None}, "None, not a finite number"),
+        ({"value": "1"}, "'1', not a finite number"),
         ({"value": 1.0, "status": "fine"}, "the status 'fine'"),
-        (1.0, "returned float, no Verdict"),
-        (None, "returned NoneType, no Verdict"),
+        (1.0, "returned float, not a Verdict"),
+        (None, "returned NoneType, not a Verdict"),
     ],
 )
 def test_what_is_no_verdict_in_range_is_an_error_of_the_checker(given, reason):
@@ -204,7 +204,7 @@ def test_completions_and_rows_must_be_as_many():
 
 def test_the_catalogue_names_what_the_modules_register():
     own = {
-        n: REWARDS[n].fn.__module__.split(".")[2]
+        n: REWARDS[n].fn.__module__.removeprefix("posttrain.rewards.")
         for n in load_all()
         if REWARDS[n].fn.__module__.startswith("posttrain.")
     }
@@ -212,7 +212,10 @@ def test_the_catalogue_names_what_the_modules_register():
 
 
 def test_a_reward_is_imported_when_it_is_asked_for():
-    program = "import sys, posttrain.rewards as r; r.bind('exact'); print([m for m in sys.modules if m.startswith('posttrain.rewards.')])"
+    program = (
+        "import sys, posttrain.rewards as r; r.bind('exact'); "
+        "print([m for m in sys.modules if m.startswith('posttrain.rewards.')])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert "posttrain.rewards.simple.text" in done.stdout and "posttrain.rewards.math" not in done.stdout
 

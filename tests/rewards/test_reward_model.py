@@ -1,4 +1,4 @@
-"""Reward models: a tiny one made here, its scores one by one against the batch, and Qwen2.5-Math's shaping."""
+"""Reward models: a tiny one made here, each score against that of a batch, and Qwen2.5-Math's shaping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.model_based import reward_model as module
-from posttrain.rewards.model_based.reward_model import check_row, sigmoid
+from posttrain.rewards.model_based.reward_model import sigmoid
 from posttrain.rewards.registry import bind
 from posttrain.types import Example
 
@@ -149,7 +149,10 @@ def test_a_score_that_is_no_number_is_an_error(path, monkeypatch):
 
 
 def test_qwen_shaping_by_hand(path, monkeypatch):
-    """r_m = 2, alpha = 0.5: sigmoid(1) = 0.731; right: 0.731, wrong: -0.269. The worst right beats the best wrong."""
+    """r_m = 2, alpha = 0.5: sigmoid(1) = 0.731, so 0.731 if right and -0.269 if wrong.
+
+    The worst right answer is above the best wrong one.
+    """
     scores = [(2.0, 1, False), (2.0, 1, False), (-20.0, 1, False), (20.0, 1, False)]
     monkeypatch.setattr(module, "_scores", lambda *_: scores)
     texts = ["red", "blue", "red", "blue"]
@@ -167,10 +170,14 @@ def test_qwen_shaping_knows_nothing_where_the_verifier_knows_nothing(path, monke
     monkeypatch.setattr(text, "visible", lambda _: 1 / 0)
     (verdict,) = score(path, ["red"], Example(answer="red"), name="qwen_math_shaping", verifier="exact")
     assert (verdict.value, verdict.status) == (None, "error") and "exact: ZeroDivision" in verdict.reason
-    with pytest.raises(RequestError, match="is no verifier"):
-        check_row(Example(answer="red"), verifier="repetition")
+
+    def check_row(row: Example, verifier: str) -> None:
+        bind("qwen_math_shaping", {"model": "x", "verifier": verifier}).check_row(row)
+
+    with pytest.raises(RequestError, match="'repetition' is a shaping term, not a verifier"):
+        check_row(Example(answer="red"), "repetition")
     with pytest.raises(RequestError, match="needs column 'answer"):
-        check_row(Example(), verifier="exact", model="x")
+        check_row(Example(), "exact")
 
 
 @given(st.floats(-1e6, 1e6))

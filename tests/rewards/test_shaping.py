@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards.simple.shaping import check_row, length, length_target, overlong, repetition
+from posttrain.rewards import bind
+from posttrain.rewards.simple.shaping import length, length_target, overlong, repetition
 from posttrain.types import Example
 
 ROW = Example()
@@ -79,8 +80,8 @@ def test_bad_options_and_rows():
         with pytest.raises(RequestError, match="n must be 1 or more"):
             repetition("x", ROW, **bad)
     for bad in (0, "5", 2.5, True):
-        with pytest.raises(ValueError, match="no whole number"):
-            check_row(Example(extra={"target_length": bad}))
+        with pytest.raises(RequestError, match="must be a whole number above 0"):
+            bind("length_target").check_row(Example(extra={"target_length": bad}))
     row = Example(extra={"target_length": 2})
-    check_row(row)
+    bind("length_target").check_row(row)
     assert length_target("a b", row).value == 0 and length_target("a", row).value == -0.5

@@ -7,10 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.errors import RequestError
-from posttrain.rewards.simple.steps import check_row, labels, split, steps
+from posttrain.rewards import bind
+from posttrain.rewards.simple.steps import labels, split, steps
 from posttrain.types import Example
 
 INNER = {"name": "contains", "options": {"max_words": 3}}
+
+
+def check_row(example: Example, **options) -> None:
+    bind("steps", options).check_row(example)
 
 
 def row(*given) -> Example:
@@ -58,7 +63,7 @@ def test_a_step_at_the_threshold_is_right():
 def test_another_number_of_steps_is_wrong():
     for text in ("a", "a\nb\nc"):
         verdict = steps(text, row(1, 1), by="line")
-        assert verdict.value == 0 and "2 verdicts" in verdict.reason
+        assert verdict.value == 0 and "2 labels" in verdict.reason
     assert steps("", row(1)).status == "unparseable"
     assert steps("a\n" * 501, row(1), by="line").reason == "limit"
 
@@ -69,9 +74,9 @@ def test_labels_and_their_spellings():
     assert labels(row(1, 0), "step_labels") == [1, 0]
     assert labels(row(1, 0, -1), "step_labels") == [1, 0.5, 0]
     for bad in (["x"], [2], [-0.5], [None], [[1]], [float("nan")], []):
-        with pytest.raises(ValueError, match="step_labels"):
+        with pytest.raises(RequestError, match="column 'step_labels'"):
             check_row(row(*bad))
-    with pytest.raises(ValueError, match="other"):
+    with pytest.raises(RequestError, match="column 'other'"):
         check_row(row(1), column="other")
 
 
@@ -99,7 +104,7 @@ def test_bad_inner_rewards():
         {"name": "repetition"},
         {"name": "combine", "options": {"rewards": []}},
     ):
-        with pytest.raises(RequestError, match="steps|inner"):
+        with pytest.raises(RequestError, match="reward 'steps'"):
             check_row(row(1), inner=bad)
-    with pytest.raises(RequestError, match="unknown option 'word'"):
+    with pytest.raises(RequestError, match="reward 'steps': inner: reward 'contains': unknown option 'word'"):
         check_row(row(1), inner={"name": "contains", "options": {"word": 1}})

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.rewards.simple.text import check_row, contains, exact, f1, normalised
+from posttrain.errors import RequestError
+from posttrain.rewards import bind
+from posttrain.rewards.simple.text import contains, exact, f1, normalised
 from posttrain.types import Example
 
 words = st.lists(st.sampled_from(["cat", "dog", "sat", "x1", "été"]), min_size=1, max_size=6)
@@ -67,12 +69,13 @@ def test_no_text_is_unparseable(fn):
 
 
 def test_rows_without_a_usable_reference():
-    with pytest.raises(ValueError, match="'The!' is empty once normalised; use normalise: space"):
-        check_row(row("The!"))
-    check_row(row("The!"), normalise="space")
-    with pytest.raises(ValueError, match="'' is empty once normalised$"):
-        check_row(row(""), normalise="space")
+    squad, space = bind("exact"), bind("exact", {"normalise": "space"})
+    with pytest.raises(RequestError, match="'The!' is empty after normalisation; use normalise: space"):
+        squad.check_row(row("The!"))
+    space.check_row(row("The!"))
+    with pytest.raises(RequestError, match="'' is empty after normalisation$"):
+        space.check_row(row(""))
     for bad in ([], "cat", ["cat", 5], {"a": 1}):
-        with pytest.raises(ValueError, match="list of texts"):
-            check_row(Example(extra={"answers": bad}))
-    check_row(row("cat"))
+        with pytest.raises(RequestError, match="list of texts"):
+            squad.check_row(Example(extra={"answers": bad}))
+    squad.check_row(row("cat"))

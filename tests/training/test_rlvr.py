@@ -205,7 +205,8 @@ def test_a_check_of_success_that_fails_is_a_failed_check(rlvr):
 
 
 def test_a_reward_that_returns_the_wrong_number_of_values(rlvr):
-    with pytest.raises(WorkError, match="8 of 8 checks failed .*the reward gave 7 values for 8 completions"):
+    sentence = "8 of 8 checks failed .*the reward returned 7 values for 8 completions"
+    with pytest.raises(WorkError, match=sentence):
         train(rlvr, rewarded("short"))
 
 

@@ -1,1 +1,1 @@
-"""TODO engine."""
+"""Runs rewards: one call (`call`), processes that can be killed (`worker`, `pool`), batches (`batch`)."""

@@ -1,7 +1,8 @@
-"""Many checks at once: in order, on all cores, with a deadline, the same verdicts whatever the number of workers.
+"""Many checks at once: in order, on all cores, with a deadline; equal verdicts for any number of workers.
 
-A worker that dies is replaced and its check tried once more elsewhere; a check that dies twice is an `error`, one
-that takes too long `limit` (0). What has no verdict at the deadline is `timeout`. Left out: adding rewards up (compose.py).
+A worker that dies is replaced, and its check is tried once more in another. A check whose worker dies twice
+is an `error`; one that takes too long is 0 with the reason `limit`. A check without a verdict at the deadline
+is a `timeout`. Left out: the weighted sum of several rewards; see compose.py.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from posttrain.rewards.registry import Bound, as_example, bind, failed, limited
 from posttrain.types import Example, Verdict
 
 DEADLINE_S = 600.0
-"""Seconds a batch may take beyond what its checks may take by their own limits."""
+"""Seconds that a batch may take in addition to the time limits of its checks."""
 TRIES = 5
-"""Workers in a row that may die before their first check."""
+"""A batch gives up after this many workers in a row have died before their first check."""
 CHUNK = 32
-"""Checks handed to a worker at a time, at most; fewer where there are few."""
+"""At most this many checks are handed to a worker at a time; fewer if there are few in all."""
 CHUNK_CHARACTERS = 4_000_000
+"""A chunk is closed once its completions have this many characters together."""
 
 
 def score(name: str, completion: str, example: Any, **options: Any) -> Verdict:
@@ -44,20 +46,23 @@ def score_batch(
     workers: int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> list[Verdict]:
-    """One verdict a completion, in order. May be called from any thread, several at once.
+    """One verdict for each completion, in order. May be called from several threads at once.
 
-    `examples[i]` belongs to `completions[i]`. After `deadline_s` seconds what is left becomes `timeout`; by default
-    never before every check could have used up its own limit: slow completions do not take the verdicts of others.
-    `workers`: processes or threads at work (default: the cores of this rank). `done` is called after each verdict.
+    Args:
+        bound: the reward with its options. completions: the texts to score. examples: the rows; `examples[i]`
+        belongs to `completions[i]`. deadline_s: seconds after which checks without a verdict become
+        `timeout`. By default it leaves every check
+            its full time limit, so that slow completions cannot cost others their verdicts.
+        workers: number of processes or threads (default: the cores of this rank).
+        done: called after each verdict.
 
     Raises:
-        RequestError: the reward refuses its options, or the two lists differ in length.
+        RequestError: the reward rejects its options, or the two lists differ in length.
         WorkError: worker processes cannot be started.
     """
     if len(completions) != len(examples):
-        raise RequestError(
-            f"reward {bound.name!r}: {len(completions)} completions for {len(examples)} examples"
-        )
+        given = f"{len(completions)} completions for {len(examples)} examples"
+        raise RequestError(f"reward {bound.name!r}: {given}")
     rows = [as_example(example) for example in examples]
     if deadline_s is None:
         deadline_s = DEADLINE_S + STARVED * bound.spec.limit_s * len(rows) / (workers or share_of_cores())
@@ -68,7 +73,7 @@ def score_batch(
         verdicts = []
         for completion, row in zip(completions, rows, strict=True):
             late = time.monotonic() > until
-            verdicts.append(_late() if late else call(bound, completion, row))
+            verdicts.append(_timed_out() if late else call(bound, completion, row))
             done()
         return verdicts
     if bound.spec.runs == "batch":
@@ -77,7 +82,7 @@ def score_batch(
     return _threads(jobs, len(rows), until, workers or 2 * share_of_cores(), done)
 
 
-def _late() -> Verdict:
+def _timed_out() -> Verdict:
     return failed("no verdict before the deadline of the batch", "timeout")
 
 
@@ -88,7 +93,10 @@ def _threads(
     workers: int,
     done: Callable[[], None],
 ) -> list[Verdict]:
-    """Runs `jobs`, each giving its share of `expected` verdicts. Daemon threads: one that hangs holds nobody up."""
+    """Runs `jobs`, each of which returns its share of `expected` verdicts.
+
+    In daemon threads, so that one that hangs does not keep the process alive.
+    """
     todo, results = queue.SimpleQueue(), queue.SimpleQueue()
     for job in enumerate(jobs):
         todo.put(job)
@@ -101,7 +109,7 @@ def _threads(
                 return
             try:
                 results.put((index, job()))
-            except BaseException as error:  # to the caller, who waits for this result
+            except BaseException as error:  # raised again in the caller, which waits for this result
                 results.put((index, error))
 
     for _ in range(min(workers, len(jobs))):
@@ -118,11 +126,11 @@ def _threads(
         for _ in given:
             done()
     share = expected // len(jobs) if jobs else 0
-    return [v for i in range(len(jobs)) for v in found.get(i) or [_late() for _ in range(share)]]
+    return [v for i in range(len(jobs)) for v in found.get(i) or [_timed_out() for _ in range(share)]]
 
 
 class _Processes:
-    """One batch on the pool: what is left to do, and which worker has which checks."""
+    """One batch on the pool: the checks that are left, and the checks that each worker has."""
 
     def __init__(
         self,
@@ -138,7 +146,7 @@ class _Processes:
         self.todo = deque(range(len(rows)))
         self.busy: dict[Any, tuple[Worker, deque[int]]] = {}
         self.verdicts: list[Verdict | None] = [None] * len(rows)
-        self.lost: dict[int, str] = {}
+        self.lost: dict[int, str] = {}  # check -> how its first worker died
         self.unstarted = 0
         self.header = {"name": bound.name, "options": bound.options, "path": [p for p in sys.path if p]}
 
@@ -155,13 +163,13 @@ class _Processes:
                     if worker.left(limit_s) <= 0 and not connection.poll():
                         self._overrun(connection)
         finally:
-            # After the deadline, Ctrl-C or a refusal: what is still at work is in an unknown state.
+            # After the deadline, Ctrl-C or a RequestError the busy workers are in an unknown state.
             for worker, _ in self.busy.values():
                 self.pool.give(worker, alive=False)
-        return [_late() if verdict is None else verdict for verdict in self.verdicts]
+        return [_timed_out() if verdict is None else verdict for verdict in self.verdicts]
 
     def _hand_out(self, left: float) -> bool:
-        """Gives chunks to workers that are free; False where nothing is at work yet."""
+        """Gives chunks to free workers; False if no worker is busy afterwards."""
         while self.todo:
             worker = self.pool.take(0.0 if self.busy else min(left, 1.0))
             if worker is None:
@@ -199,7 +207,7 @@ class _Processes:
         self.done()
 
     def _overrun(self, connection: Any) -> None:
-        """The first check of the chunk took too long: kill it, give the others to someone else."""
+        """The first check of the chunk took too long: kill its worker, hand the other checks to others."""
         worker, chunk = self.busy.pop(connection)
         started = worker.began is not None
         took = time.monotonic() - (worker.began[0] if started else worker.sent)
@@ -207,23 +215,23 @@ class _Processes:
         if started:
             verdict = limited(f"{self.bound.spec.limit_s:g} s")
         else:
-            verdict = failed(f"a worker did not start within {took:.0f} s")
+            verdict = failed(f"the worker process did not start within {took:.0f} s")
         verdict.ms = 1000 * took
         self._settle(chunk.popleft(), verdict)
         self.todo.extendleft(reversed(chunk))
 
     def _gone(self, connection: Any) -> None:
-        """A worker died by itself: its current check is tried once more, the others are untouched."""
+        """A worker died by itself: its current check is tried once more; the others are not affected."""
         worker, chunk = self.busy.pop(connection)
         how = worker.died()
         self.pool.give(worker, alive=False)
         self.unstarted = 0 if worker.began else self.unstarted + 1
         if self.unstarted >= TRIES:
-            raise WorkError(f"reward {self.bound.name!r}: its worker processes do not start ({how})")
+            raise WorkError(f"reward {self.bound.name!r}: the worker processes do not start ({how})")
         if worker.began:
             first = chunk[0]
             if first in self.lost:
                 chunk.popleft()
-                self._settle(first, failed(f"its worker died twice ({self.lost[first]}, {how})"))
+                self._settle(first, failed(f"the worker process died twice ({self.lost[first]}, {how})"))
             self.lost[first] = how
         self.todo.extendleft(reversed(chunk))

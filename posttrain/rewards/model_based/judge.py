@@ -1,8 +1,9 @@
-"""A language model as judge: a rubric, one completion, a score; over any OpenAI-compatible endpoint.
+"""A language model as judge: it scores a completion by a rubric, over any OpenAI-compatible endpoint.
 
-What the judge reads of the completion is fenced by a random mark, and said to be data. An endpoint that is down is
-`error`, never a 0; a completion that makes a working judge answer nonsense is 0. Left out: juries, scores from token
-probabilities, calibrating judges (compare them with people before you train against one).
+The completion is enclosed by a random mark, and the judge is told to treat it as data. An endpoint that is
+down is an `error`, never a 0; a completion that makes a working judge reply without a score is 0. Left out:
+panels of judges, scores from token probabilities, calibration (compare a judge with human ratings before you
+train against it).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from posttrain.errors import RequestError
 from posttrain.rewards.model_based.judge_http import Endpoint, Unanswered, cache_folder, key_of
 from posttrain.rewards.model_based.judge_words import ALONE, PAIR, VERSION, Question, read_score
-from posttrain.rewards.registry import reward
+from posttrain.rewards.registry import limited, reward
 from posttrain.rewards.simple.visible import visible
 from posttrain.types import Example, Verdict
 
@@ -25,20 +26,10 @@ Compare = Literal["none", "answer", "reference"]
 RUBRIC = "How helpful, correct and clear is the response to the task?"
 
 
-def check_row(example: Example, compare: Compare = "none", **_: Any) -> None:
-    """Raises ValueError where the row lacks what is compared with."""
+def check_row(example: Example, compare: Compare) -> None:
+    """Raises ValueError if the row lacks the text that the completion is compared with."""
     if compare != "none" and not _other(example, compare):
-        raise ValueError(f"compare: {compare} needs a text in column {compare!r}")
-
-
-def _other(example: Example, compare: Compare) -> str | None:
-    found = example.answer if compare == "answer" else example.extra.get("reference")
-    return found if isinstance(found, str) and found.strip() else None
-
-
-def _task(example: Example) -> str:
-    turns = [f"{m.get('role')}: {m.get('content')}" for m in example.messages or []]
-    return "\n\n".join(turns) or example.prompt or "(not given)"
+        raise ValueError(f"compare = {compare!r} needs a text in column {compare!r}")
 
 
 @reward("judge", check_row=check_row, runs="batch", limit_s=600.0)
@@ -63,32 +54,26 @@ def judge(
 ) -> list[Verdict]:
     """The score that a language model gives by a rubric, divided by 10.
 
-    `url`: base of an OpenAI-compatible endpoint, `http://host:8000/v1`. `rubric`, or a file of it. `compare`: against
-    the row's `answer` or `reference` instead of alone; with `swap` in both orders, and the mean counts (judges favour
-    a position: Zheng et al. 2023, arXiv 2306.05685). `show_answer`: the judge sees `answer` as the reference.
-    `key_env`: the environment variable with the API key. Limits: `max_tokens` of a reply, `max_characters` of a
-    completion (longer: `limit`), `concurrency` questions at once, `retries` of a failed one, `timeout_s` a question,
-    `deadline_s` the batch. `cache`: folder of replies ("" for none). Only what follows the thinking is judged.
+    `url`: base of an OpenAI-compatible endpoint, such as `http://host:8000/v1`; `model`: its name there.
+    `rubric`, or a `rubric_file` with it. `compare`: score against the `answer` or `reference` of the row
+    instead of alone; with `swap` in both orders, and the mean counts (judges favour a position: Zheng et al.
+    2023, arXiv 2306.05685). `show_answer`: the judge sees `answer` as the reference. `key_env`: the
+    environment variable with the API key. Limits: `max_tokens` of a reply, `max_characters` of a completion
+    (longer: `limit`), `concurrency` questions at once, `retries` of a failed question, `timeout_s` for a
+    question, `deadline_s` for the batch. `cache`: the folder of cached replies ("" for none). Only the text
+    after the thinking is judged.
+
+    Raises:
+        RequestError: an option is out of range, the rubric cannot be read, or there is no API key.
     """
-    if rubric_file is not None:
-        try:
-            rubric = Path(rubric_file).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as error:
-            raise RequestError(f"reward 'judge': rubric_file {rubric_file}: {error}") from None
     if not url.startswith(("http://", "https://")) or "@" in url:
-        raise RequestError("reward 'judge': url must be http(s)://host..., without a password")
+        raise RequestError("reward 'judge': url must start with http:// or https:// and contain no password")
     if concurrency < 1 or retries < 0:
         raise RequestError("reward 'judge': concurrency must be 1 or more, retries 0 or more")
-    endpoint = Endpoint(
-        url,
-        model,
-        key_env,
-        max_tokens,
-        retries,
-        timeout_s,
-        time.monotonic() + deadline_s,
-        cache_folder(cache),
-    )
+    if rubric_file is not None:
+        rubric = _read(rubric_file)
+    until, folder = time.monotonic() + deadline_s, cache_folder(cache)
+    endpoint = Endpoint(url, model, key_env, max_tokens, retries, timeout_s, until, folder)
     with endpoint, ThreadPoolExecutor(concurrency) as threads:
         judged = _Judged(endpoint, rubric, compare, swap, show_answer, max_characters)
         return list(threads.map(judged.verdict, completions, examples))
@@ -106,12 +91,13 @@ class _Judged:
     max_characters: int
 
     def verdict(self, completion: str, example: Example) -> Verdict:
+        """The verdict of one completion."""
         began = time.perf_counter()
         text = visible(completion)
         if not text:
-            return Verdict(0.0, "unparseable", "nothing to judge")
+            return Verdict(0.0, "unparseable", "no text to judge")
         if len(text) > self.max_characters:
-            return Verdict(0.0, reason="limit", details={"limit": f"{self.max_characters} characters"})
+            return limited(f"{self.max_characters} characters")
         other = None if self.compare == "none" else _other(example, self.compare)
         try:
             scores = [self._score(text, example, other, first=True)]
@@ -119,19 +105,19 @@ class _Judged:
                 scores.append(self._score(text, example, other, first=False))
         except Unanswered as failure:
             if failure.kind == "refused" and self._works:
-                return Verdict(0.0, reason="the judge's endpoint refused the completion")
+                return Verdict(0.0, reason="the endpoint of the judge refused the completion")
             kind = "timeout" if failure.kind == "deadline" else "error"
             return Verdict(None, kind, str(failure))
         if None in scores:
             if self._works:
                 return Verdict(0.0, reason="the judge gave no score")
-            return Verdict(None, "error", "the judge gives no scores, to a plain question neither")
+            return Verdict(None, "error", "the judge gives no scores, not even to a plain question")
         value = sum(scores) / len(scores) / 10
         return Verdict(value, ms=1000 * (time.perf_counter() - began), details={"scores": scores})
 
     @functools.cached_property
     def _works(self) -> bool:
-        """Whether the judge scores a harmless response: tells a bad judge from a completion that confuses it."""
+        """Whether the judge scores a harmless response: is the judge broken, or the completion confusing?"""
         plain = Example(prompt="What is 2 + 2?")
         other = "4" if self.compare != "none" else None
         try:
@@ -142,7 +128,7 @@ class _Judged:
     def _score(
         self, text: str, example: Example, other: str | None, first: bool, fresh: bool = False
     ) -> float | None:
-        """In [0, 10] for the completion, whichever place it stands in; None for a reply without a score."""
+        """The score of the completion in [0, 10], in either position; None if the reply has no score."""
         sections = [("TASK", _task(example))]
         if other is None:
             if self.show_answer and example.answer:
@@ -158,3 +144,20 @@ class _Judged:
         reply = self.endpoint.ask(question.messages(), keep, lambda r: read_score(r) is not None)
         score = read_score(reply)
         return score if score is None or first else 10 - score
+
+
+def _other(example: Example, compare: Compare) -> str | None:
+    found = example.answer if compare == "answer" else example.extra.get("reference")
+    return found if isinstance(found, str) and found.strip() else None
+
+
+def _task(example: Example) -> str:
+    turns = [f"{m.get('role')}: {m.get('content')}" for m in example.messages or []]
+    return "\n\n".join(turns) or example.prompt or "(not given)"
+
+
+def _read(rubric_file: str) -> str:
+    try:
+        return Path(rubric_file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"reward 'judge': rubric_file {rubric_file}: {error}") from None

@@ -1,7 +1,8 @@
-"""Questions to an OpenAI-compatible endpoint: retries with growing pauses, a deadline, replies kept on disk.
+"""Questions to an OpenAI-compatible endpoint, with retries, a deadline, and replies cached on disk.
 
-A failure says whether the endpoint is to blame (`down`) or refused this one question. The API key is read from an
-environment variable when it is needed and stands in no message, file or cache key. Left out: streaming, images, tools.
+A failure tells whether the endpoint failed (`down`) or refused one question. The API key is read from an
+environment variable when it is needed, and is never part of a message, a file or a cache key. Left out:
+streaming, images, tools.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from posttrain.base.files import cache_home, write_text
 from posttrain.errors import RequestError, WorkError
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-"""HTTP statuses that may pass."""
+"""HTTP statuses that may be temporary: the question is sent again."""
 REFUSED = {400, 413, 422}
-"""Statuses that may be about this question: too long, filtered, not readable."""
+"""HTTP statuses that may be caused by the question: too long, filtered, not readable."""
 LONGEST_PAUSE_S = 20.0
 LONGEST_REPLY = 2**20
-"""Bytes of a reply."""
+"""Bytes of a reply; a longer one is a failure."""
 
 
 class Unanswered(Exception):
-    """No reply. `kind`: `down` (the endpoint failed), `deadline`, or `refused` (it would not take this question)."""
+    """There is no reply. `kind`: `down` (the endpoint failed), `deadline`, or `refused` (by the endpoint)."""
 
     def __init__(self, kind: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -39,14 +40,14 @@ class Unanswered(Exception):
 
 
 def cache_folder(chosen: str | None) -> Path | None:
-    """`chosen`, else `judge` under $POSTTRAIN_CACHE or ~/.cache/posttrain; None where it is ""."""
+    """`chosen`, else `judge` in $POSTTRAIN_CACHE or ~/.cache/posttrain; None if it is ""."""
     if chosen == "":
         return None
     return Path(chosen).expanduser() if chosen else cache_home() / "judge"
 
 
 def key_of(settings: dict[str, Any]) -> str:
-    """The name under which a reply is kept."""
+    """The name under which a reply is cached."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode("ascii")).hexdigest()
 
 
@@ -61,7 +62,7 @@ class Endpoint:
     retries: int = 4
     timeout_s: float = 60.0
     until: float = float("inf")
-    """`time.monotonic()` at which no question may be open any more."""
+    """The value of `time.monotonic()` after which no question may be pending."""
     folder: Path | None = None
     pause_s: float = 0.5
     requests: int = 0
@@ -75,9 +76,13 @@ class Endpoint:
         if self.key_env:
             key = os.environ.get(self.key_env, "")
             if not key:
-                raise RequestError(f"reward 'judge': the environment variable {self.key_env} is empty")
+                raise RequestError(
+                    f"reward 'judge': the environment variable {self.key_env} is empty; set it to the API key"
+                )
             if not key.isascii() or not key.isprintable():
-                raise RequestError(f"reward 'judge': {self.key_env} holds no API key")
+                raise RequestError(
+                    f"reward 'judge': the environment variable {self.key_env} does not contain an API key"
+                )
             headers["Authorization"] = f"Bearer {key}"
         self._client = httpx2.Client(headers=headers, timeout=self.timeout_s)
         return self
@@ -86,12 +91,12 @@ class Endpoint:
         self._client.close()
 
     def ask(self, messages: list[dict[str, str]], keep: str | None, good: Callable[[str], bool]) -> str:
-        """The reply to `messages`; one that is not `good` is asked for once more, then given as it is.
+        """The reply to `messages`; if it is not `good`, the question is sent once more.
 
-        `keep` names the question in the cache (None: not kept); only good replies are kept.
+        `keep` is the name of the question in the cache (None: not cached); only good replies are cached.
 
         Raises:
-            Unanswered: no reply.
+            Unanswered: there is no reply.
         """
         path = self.folder / keep[:2] / f"{keep}.json" if self.folder and keep else None
         if path is not None:
@@ -113,7 +118,9 @@ class Endpoint:
                 continue
             if good(reply):
                 if path is not None:
-                    with contextlib.suppress(WorkError):  # a full disk costs a question, no verdict
+                    with contextlib.suppress(
+                        WorkError
+                    ):  # on a full disk the question is sent again next time
                         write_text(path, json.dumps({"reply": reply}))
                 return reply
             if bad is not None:
@@ -153,10 +160,10 @@ class Endpoint:
         try:
             return str(json.loads(data)["choices"][0]["message"]["content"] or "")
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            raise Unanswered("again", f"{self.url}: a reply that is no chat completion") from None
+            raise Unanswered("again", f"{self.url}: the reply is not a chat completion") from None
 
     def _post(self, body: bytes, limit_s: float) -> tuple[int, Any, bytes]:
-        """Status, headers, body; in `limit_s` seconds in all, also from a server that sends a byte now and then."""
+        """Status, headers and body, within `limit_s` seconds in all even if the server sends byte by byte."""
         import httpx2
 
         until, data = time.monotonic() + limit_s, b""

@@ -1,7 +1,8 @@
 """Scores of a reward model: a transformers sequence-classification model with one output, in batches.
 
-A learned score can be gamed and has no scale, so both rewards here are shaping terms: they never decide success.
-Left out: generative reward models (see `judge`), process reward models, servers, several GPUs.
+A learned score can be exploited and has no fixed scale, so both rewards here are shaping terms: they never
+decide success. Left out: generative reward models (see `judge`), process reward models, servers, several
+GPUs.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import threading
 from typing import Any, Literal
 
 from posttrain.errors import RequestError
+from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed, reward
 from posttrain.types import Example, Verdict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _LOADED: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+"""(path, device, dtype) -> (model, tokenizer)."""
 _LOCK = threading.RLock()
-"""One batch at a time: a model on a device gains nothing from two threads."""
+"""One batch at a time: two threads on one device are not faster."""
 
 
 def sigmoid(x: float) -> float:
@@ -38,10 +41,14 @@ def reward_model(
 ) -> list[Verdict]:
     """The score of a reward model; with `squash` its sigmoid, in (0, 1).
 
-    `model`: a folder or a model id whose sequence-classification head has one output. The conversation goes through
-    the tokenizer's chat template where it has one, else prompt, a newline, completion. `device`: `auto` is the first
-    GPU or the CPU. What is longer than `max_length` tokens loses its end (`details.truncated`). `batch_size` texts at
-    once, of similar length together.
+    `model`: a folder or a model id whose sequence-classification head has one output. The text is the
+    conversation in the tokenizer's chat template if it has one, else the prompt, a newline and the
+    completion. `device`: `auto` is the first GPU, or the CPU. A text of more than `max_length` tokens is
+    truncated at the end (`details.truncated`). `batch_size`: texts at once; texts of similar length are
+    batched together.
+
+    Raises:
+        RequestError: an option is out of range, or the model cannot be used.
     """
     scores = _scores(completions, examples, model, device, dtype, batch_size, max_length)
     verdicts = []
@@ -54,18 +61,9 @@ def reward_model(
     return verdicts
 
 
-def _inner(verifier: str, verifier_options: dict[str, Any] | None) -> Bound:
-    bound = bind(verifier, verifier_options, "verifier")
-    if bound.spec.shaping:
-        raise RequestError(f"reward 'qwen_math_shaping': {verifier!r} is no verifier")
-    return bound
-
-
-def check_row(
-    example: Example, verifier: str = "math", verifier_options: dict[str, Any] | None = None, **_: Any
-) -> None:
-    """Raises where the verifier cannot judge the row."""
-    _inner(verifier, verifier_options).check_row(example)
+def check_row(example: Example, verifier: str, verifier_options: dict[str, Any] | None) -> None:
+    """Raises `RequestError` if the verifier cannot score the row."""
+    _verifier(verifier, verifier_options).check_row(example)
 
 
 @reward("qwen_math_shaping", check_row=check_row, runs="batch", limit_s=600.0, shaping=True)
@@ -83,13 +81,12 @@ def qwen_math_shaping(
 ) -> list[Verdict]:
     """Qwen2.5-Math's reward: sigmoid(alpha * r_m) + (r_v - 1), of a reward model and a verifier.
 
-    Yang et al. 2024, arXiv 2409.12122: r_v is 1 for a right answer and 0 for a wrong one, so that every right answer is
-    above 0 and above every wrong one. `alpha` 0.5 is the paper's. Unknown where the verifier's checker failed. Name
-    the verifier in `rewards:` too (weight 0): it decides success.
+    Yang et al. 2024, arXiv 2409.12122: r_v is 1 for a right answer and 0 for a wrong one, so that every right
+    answer is above 0 and above every wrong one. `alpha` = 0.5 is the value of the paper. The value is unknown
+    if the check of the verifier failed. Name the verifier in `rewards:` too, with weight 0: it decides
+    success.
     """
-    from posttrain.rewards.engine.batch import score_batch
-
-    checked = score_batch(_inner(verifier, verifier_options), completions, examples)
+    checked = score_batch(_verifier(verifier, verifier_options), completions, examples)
     scores = _scores(completions, examples, model, device, dtype, batch_size, max_length)
     verdicts = []
     for check, (score, tokens, cut) in zip(checked, scores, strict=True):
@@ -105,6 +102,14 @@ def qwen_math_shaping(
     return verdicts
 
 
+def _verifier(name: str, options: dict[str, Any] | None) -> Bound:
+    """The verifier of `qwen_math_shaping`. Raises RequestError."""
+    bound = bind(name, options, "reward 'qwen_math_shaping': verifier")
+    if bound.spec.shaping:
+        raise RequestError(f"reward 'qwen_math_shaping': {name!r} is a shaping term, not a verifier")
+    return bound
+
+
 def _scores(
     completions: list[str],
     examples: list[Example],
@@ -114,9 +119,9 @@ def _scores(
     batch_size: int,
     max_length: int,
 ) -> list[tuple[float, int, bool]]:
-    """(raw score, tokens read, whether the end was cut) of each text."""
+    """(raw score, tokens read, whether the text was truncated) of each text."""
     if batch_size < 1 or max_length < 2:
-        raise RequestError("reward_model: batch_size must be 1 or more, max_length 2 or more")
+        raise RequestError("reward model: batch_size must be 1 or more, max_length 2 or more")
     if not completions:
         return []
     with _LOCK:
@@ -143,7 +148,8 @@ def _scores(
 
 
 def _ids(tokenizer: Any, completion: str, example: Example) -> list[int]:
-    text = completion.encode("utf-8", "replace").decode()  # a lone surrogate stops a tokenizer
+    """The token ids of one text; at least one."""
+    text = completion.encode("utf-8", "replace").decode()  # tokenizers do not accept a lone surrogate
     turns = list(example.messages or [])
     if tokenizer.chat_template and (turns or example.prompt):
         turns = turns or [{"role": "user", "content": example.prompt}]
@@ -156,7 +162,7 @@ def _ids(tokenizer: Any, completion: str, example: Example) -> list[int]:
 
 
 def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
-    """Model and tokenizer, loaded once a process."""
+    """Model and tokenizer, loaded once in a process. Raises RequestError if they cannot be used."""
     if (path, device, dtype) in _LOADED:
         return _LOADED[path, device, dtype]
     import torch
@@ -170,11 +176,11 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
         raise RequestError(f"reward model {path}: {str(error).splitlines()[0]}") from None
     if scorer.config.num_labels != 1:
         outputs = scorer.config.num_labels
-        raise RequestError(f"reward model {path}: it has {outputs} outputs, a reward model has one")
+        raise RequestError(f"reward model {path}: it has {outputs} outputs; a reward model has one")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
-        raise RequestError(f"reward model {path}: its tokenizer has neither pad nor eos token")
+        raise RequestError(f"reward model {path}: its tokenizer has neither a pad nor an eos token")
     scorer.config.pad_token_id = tokenizer.pad_token_id
     _LOADED[path, device, dtype] = scorer.eval(), tokenizer
     return _LOADED[path, device, dtype]

@@ -1,8 +1,8 @@
-"""Multiple choice: which option does a completion name, and is it the right one?
+"""Multiple choice: the option that a completion names, compared with the right one.
 
-The answer must be marked (a box, `answer is`, `Answer:`, `####`) or be the whole visible text; nothing is picked
-out of prose, where every letter is a word of some language. Left out: log-likelihood scoring, questions with several
-right options.
+The answer must be marked (a box, `answer is`, `Answer:`, `####`) or be the entire visible text. Nothing is
+picked out of prose, where a single letter may be a word. Left out: log-likelihood scoring, questions with
+several right options.
 """
 
 from __future__ import annotations
@@ -13,25 +13,29 @@ from posttrain.rewards.registry import reward
 from posttrain.rewards.simple.visible import stated, visible
 from posttrain.types import Example, Verdict
 
-WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}|[$*`{}]|\\[(),;!\[\]]")
-LETTER = re.compile(r"[(\[]?(?:option |choice )?[(\[]?([A-Za-z])(?![\w'])[)\]]*", re.IGNORECASE)
-MORE = re.compile(r"\s*(?:,|/|\bor\b|\band\b|&|-|\u2013)?\s*[(\[]?([A-Z])(?![\w'])[)\]]*")
-REST = re.compile(r"\s*(?:$|[.,:;)\]]|\b(?:because|since|as|which)\b)")
+_WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]*)\}|[$*`{}]|\\[(),;!\[\]]")
+"""Markup around an answer: LaTeX text commands, dollars, asterisks, braces."""
+_LETTER = re.compile(r"[(\[]?(?:option |choice )?[(\[]?([A-Za-z])(?![\w'])[)\]]*", re.IGNORECASE)
+"""A letter as an answer: `B`, `(B)`, `option B`."""
+_MORE = re.compile(r"\s*(?:,|/|\bor\b|\band\b|&|-|\u2013)?\s*[(\[]?([A-Z])(?![\w'])[)\]]*")
+"""A second letter after the first: `, C`, `or C`."""
+_REST = re.compile(r"\s*(?:$|[.,:;)\]]|\b(?:because|since|as|which)\b)")
+"""What may follow the letter of an answer."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def _options(example: Example, column: str) -> dict[str, str]:
-    """Letter -> text. Raises ValueError where the column holds neither a list nor a mapping of letters."""
+    """Letter -> text. Raises ValueError if the column is neither a list nor a mapping from letters."""
     given = example.extra.get(column)
     if given is None:
         return {}
     if isinstance(given, list) and len(given) <= len(LETTERS):
         given = dict(zip(LETTERS, given, strict=False))
     if not isinstance(given, dict) or not all(isinstance(t, str) for t in given.values()):
-        raise ValueError(f"column {column!r} must be a list of texts, or letters with texts")
+        raise ValueError(f"column {column!r} must be a list of texts, or a mapping from letters to texts")
     found = {str(letter).upper(): text for letter, text in given.items()}
     if not set(found) <= set(LETTERS):
-        raise ValueError(f"column {column!r} has keys that are no letters")
+        raise ValueError(f"column {column!r} has keys that are not letters")
     return found
 
 
@@ -40,7 +44,7 @@ def _key(text: str) -> str:
 
 
 def right_letter(example: Example, column: str) -> str:
-    """The letter of the right option, from `answer` as a letter or as the text of one option. Raises ValueError."""
+    """The letter of the right option. Raises ValueError if `answer` is neither a letter nor a text of one."""
     options, answer = _options(example, column), (example.answer or "").strip()
     same = [letter for letter, text in options.items() if _key(text) == _key(answer)]
     if len(same) == 1:
@@ -48,11 +52,11 @@ def right_letter(example: Example, column: str) -> str:
     letter = answer.strip("()[]. ").upper()
     if len(letter) == 1 and letter in (options or LETTERS):
         return letter
-    raise ValueError(f"the answer {answer!r} names no option" + (f" of {column!r}" * bool(options)))
+    raise ValueError(f"the answer {answer!r} is not an option" + (f" of column {column!r}" * bool(options)))
 
 
-def check_row(example: Example, column: str = "choices") -> None:
-    """Raises ValueError where the answer is none of the options."""
+def check_row(example: Example, column: str) -> None:
+    """Raises ValueError if the answer is not one of the options."""
     right_letter(example, column)
 
 
@@ -60,8 +64,9 @@ def check_row(example: Example, column: str = "choices") -> None:
 def choice(completion: str, example: Example, column: str = "choices") -> Verdict:
     """Whether the completion names the right option, by its letter or its text.
 
-    `column`: the row's options, a list of texts (A, B, ...) or letters with texts; without it only letters are read.
-    Two options at once are wrong; so is a letter beside the text of another option.
+    `column`: the options of the row, a list of texts (A, B, ...) or a mapping from letters to texts; without
+    it, only letters are read. Naming two options is wrong, and so is a letter next to the text of another
+    option.
     """
     text = visible(completion)
     marked = None if text is None else stated(text)
@@ -72,28 +77,26 @@ def choice(completion: str, example: Example, column: str = "choices") -> Verdic
     options, right = _options(example, column), right_letter(example, column)
     named = _named(marked[:1000], options)
     if named is None:
-        return Verdict(0.0, "unparseable", "what is marked names no option")
+        return Verdict(0.0, "unparseable", "the marked answer does not name an option")
     if len(named) != 1:
-        return Verdict(0.0, reason="several options at once")
-    return Verdict(
-        float(named == {right}),
-        reason="" if named == {right} else f"option {min(named)}",
-        details={"letter": min(named)},
-    )
+        return Verdict(0.0, reason="more than one option is named")
+    letter = min(named)
+    reason = "" if letter == right else f"option {letter}"
+    return Verdict(float(letter == right), reason=reason, details={"letter": letter})
 
 
 def _named(marked: str, options: dict[str, str]) -> set[str] | None:
-    """The options that a marked answer names; None where it names none."""
+    """The options that a marked answer names; None if it names none."""
     texts = {letter: _key(text) for letter, text in options.items()}
     whole = {letter for letter, text in texts.items() if text == _key(marked)}
     if whole:
         return whole
     bare = marked
-    while (shorter := WRAPPED.sub(lambda m: m[1] or "", bare)) != bare:
+    while (shorter := _WRAPPED.sub(lambda m: m[1] or "", bare)) != bare:
         bare = shorter
     bare = bare.strip()
     whole = {letter for letter, text in texts.items() if text == _key(bare)}
-    found = LETTER.match(bare)
+    found = _LETTER.match(bare)
     if whole or not found or found[1].upper() not in (options or LETTERS):
         return whole or None
     letter, rest = found[1].upper(), bare[found.end() :]
@@ -101,8 +104,8 @@ def _named(marked: str, options: dict[str, str]) -> set[str] | None:
     by_text = {other for other, text in texts.items() if text and text == told}
     if by_text:
         return by_text | {letter}
-    more = MORE.match(rest)
+    more = _MORE.match(rest)
     if more and more[1] in (options or LETTERS):
         return {letter, more[1]}
     enclosed = found[0].rstrip() != found[1]
-    return {letter} if enclosed or REST.match(rest) else None
+    return {letter} if enclosed or _REST.match(rest) else None

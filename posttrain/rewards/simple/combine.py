@@ -1,7 +1,8 @@
-"""Several rewards as one verifier: all of them, any, a weighted mean, or a gate before the rest (format first).
+"""Several rewards as one verifier: all of them, any, a weighted mean, or a gate before the rest.
 
-A recipe's `rewards:` adds components up and logs each (compose.py); this is for one value in [0, 1] that can decide
-success. A part whose checker failed makes the value unknown, unless the other parts decide it. Left out: shaping terms.
+The section `rewards:` of a recipe sums components and logs each (compose.py); this reward gives one value in
+[0, 1] that can decide success. If the check of a part failed, the value is unknown unless the other parts
+decide it. Left out: shaping terms.
 """
 
 from __future__ import annotations
@@ -9,41 +10,20 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, reward
 from posttrain.types import Example, Verdict
 
 How = Literal["all", "any", "weighted", "gated"]
 Parts = list[tuple[str, float, Bound]]
 DECISIVE = {"all": 0.0, "any": 1.0}
-"""A part of this value settles it, whatever the others say."""
+"""A part with this value decides the result, whatever the values of the others."""
+KEYS = ("name", "options", "weight", "label")
 
 
-def _parts(rewards: list[dict[str, Any]], how: How) -> Parts:
-    """(label, weight, reward) of each part. Raises RequestError."""
-    if len(rewards) < (2 if how == "gated" else 1):
-        raise RequestError(f"reward 'combine': how: {how} needs more rewards")
-    found: Parts = []
-    for i, part in enumerate(rewards):
-        at = f"reward 'combine': rewards[{i}]"
-        if set(part) - {"name", "options", "weight", "label"} or not isinstance(part.get("name"), str):
-            raise RequestError(f"{at} takes name, options, weight and label")
-        label, weight = part.get("label") or part["name"], part.get("weight", 1.0)
-        bound = bind(part["name"], part.get("options"), at)
-        if bound.spec.shaping:
-            raise RequestError(f"{at}: {bound.name!r} is a shaping term, no verifier")
-        if not isinstance(weight, int | float) or not 0 < weight < math.inf:
-            raise RequestError(f"{at}: weight must be a number above 0")
-        if label in [other for other, _, _ in found]:
-            raise RequestError(f"{at}: {label!r} stands twice; give one of them a label")
-        found.append((label, float(weight), bound))
-    return found
-
-
-def check_row(
-    example: Example, rewards: list[dict[str, Any]], how: How = "all", gate_at_least: float = 1.0
-) -> None:
-    """Raises where a part cannot judge the row, or the parts are wrong."""
+def check_row(example: Example, rewards: list[dict[str, Any]], how: How) -> None:
+    """Raises `RequestError` if a part cannot score the row, or the parts themselves are wrong."""
     for _, _, bound in _parts(rewards, how):
         bound.check_row(example)
 
@@ -56,13 +36,11 @@ def combine(
     how: How = "all",
     gate_at_least: float = 1.0,
 ) -> list[Verdict]:
-    """Several rewards as one: `all` (least), `any` (greatest), `weighted` (mean), `gated` (first must pass).
+    """Several rewards as one: `all` (minimum), `any` (maximum), `weighted` (mean), `gated` (first must pass).
 
-    `rewards`: a list of `{name, options, weight, label}`. `gated`: 0 where the first is below `gate_at_least`, else
-    the weighted mean of the others. Parts that cannot change the value are not run.
+    `rewards`: a list of `{name, options, weight, label}`. `gated`: 0 if the first is below `gate_at_least`,
+    otherwise the weighted mean of the others. Parts that cannot change the value are not run.
     """
-    from posttrain.rewards.engine.batch import score_batch
-
     parts = _parts(rewards, how)
     given: list[dict[str, Verdict]] = [{} for _ in completions]
     for k, (label, _, bound) in enumerate(parts):
@@ -78,7 +56,7 @@ def combine(
 
 
 def _decided(how: How, found: dict[str, Verdict], k: int, gate: float) -> bool:
-    """Whether the first `k` parts settle the value."""
+    """Whether the first `k` parts decide the value."""
     values = [v.value for v in found.values()]
     if how == "gated":
         return k > 0 and (values[0] is None or values[0] < gate)
@@ -86,11 +64,9 @@ def _decided(how: How, found: dict[str, Verdict], k: int, gate: float) -> bool:
 
 
 def _together(how: How, found: dict[str, Verdict], weights: dict[str, float], gate: float) -> Verdict:
-    details = {
-        "parts": {
-            label: {"value": v.value, "status": v.status, "reason": v.reason} for label, v in found.items()
-        }
-    }
+    """The verdict of the parts that were run, by label."""
+    parts = {label: {"value": v.value, "status": v.status, "reason": v.reason} for label, v in found.items()}
+    details = {"parts": parts}
     first = next(iter(found))
     if how == "gated":
         passed = found[first].value is not None and found[first].value >= gate
@@ -115,7 +91,33 @@ def _together(how: How, found: dict[str, Verdict], weights: dict[str, float], ga
 
 
 def _like(found: dict[str, Verdict], label: str, details: dict[str, Any]) -> Verdict:
-    """The verdict of the part that decides."""
+    """The verdict of the part that decides, with the details of all."""
     part = found[label]
     reason = part.reason if part.reason in ("", "limit") else f"{label}: {part.reason}"
     return Verdict(part.value, part.status, reason, details=details)
+
+
+def _parts(rewards: list[dict[str, Any]], how: How) -> Parts:
+    """(label, weight, reward) of each part. Raises RequestError."""
+    least = 2 if how == "gated" else 1
+    if len(rewards) < least:
+        given = f"{least} or more rewards, not {len(rewards)}"
+        raise RequestError(f"reward 'combine': how = {how!r} needs {given}")
+    found: Parts = []
+    for i, part in enumerate(rewards):
+        at = f"reward 'combine': rewards[{i}]"
+        for key in part:
+            if key not in KEYS:
+                raise RequestError(f"{at}: unknown key {key!r}{did_you_mean(key, KEYS)}")
+        if not isinstance(part.get("name"), str):
+            raise RequestError(f"{at}: name is missing; it takes {', '.join(KEYS)}")
+        label, weight = part.get("label") or part["name"], part.get("weight", 1.0)
+        bound = bind(part["name"], part.get("options"), at)
+        if bound.spec.shaping:
+            raise RequestError(f"{at}: {bound.name!r} is a shaping term, not a verifier")
+        if not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise RequestError(f"{at}: weight = {weight!r} must be a number above 0")
+        if label in [other for other, _, _ in found]:
+            raise RequestError(f"{at}: {label!r} is listed twice; give one of them a label")
+        found.append((label, float(weight), bound))
+    return found

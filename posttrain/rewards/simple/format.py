@@ -1,7 +1,7 @@
-"""Is a completion built as asked: think and answer tags, a box, JSON of a schema? Nothing is said of what it says.
+"""The format of a completion: think and answer tags, a box, or JSON that follows a schema.
 
-Left out: XML, Markdown tables, repairing JSON that is almost right, `format` assertions of JSON Schema (dates,
-addresses) and schemas that refer to other files or to the network.
+The content is not checked. Left out: XML, Markdown tables, repairing JSON that is almost valid, `format`
+assertions of JSON Schema (dates, addresses), and schemas that refer to other files or to the network.
 """
 
 from __future__ import annotations
@@ -23,24 +23,19 @@ FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 SCHEMA_COLUMN = "json_schema"
 
 
-def check_row(
-    example: Example,
-    shape: Shape = "think_answer",
-    prefilled: bool = False,
-    schema: dict[str, Any] | None = None,
-) -> None:
-    """Raises ValueError where the row's schema is none, RequestError where the option's is none."""
+def check_row(example: Example, shape: Shape, schema: dict[str, Any] | None) -> None:
+    """Raises ValueError if the column is not a valid schema, RequestError if the option is not one."""
     row = example.extra.get(SCHEMA_COLUMN)
     if shape != "json":
         if schema is not None:
-            raise RequestError("reward 'format': schema needs shape: json")
+            raise RequestError(f"reward 'format': schema needs shape: json; the shape is {shape!r}")
         return
     if row is not None and not isinstance(row, dict):
-        raise ValueError(f"column {SCHEMA_COLUMN!r} is {type(row).__name__}, no JSON Schema")
-    for given, error in ((schema, RequestError), (row, ValueError)):
-        wrong = None if given is None else _schema_error(given)
-        if wrong:
-            raise error(f"not a JSON Schema: {wrong}")
+        raise ValueError(f"column {SCHEMA_COLUMN!r} is {type(row).__name__}, not a JSON Schema")
+    if schema is not None and (wrong := _schema_error(schema)):
+        raise RequestError(f"reward 'format': schema is not a JSON Schema: {wrong}")
+    if row is not None and (wrong := _schema_error(row)):
+        raise ValueError(f"column {SCHEMA_COLUMN!r} is not a JSON Schema: {wrong}")
 
 
 @reward("format", check_row=check_row, runs="worker", limit_s=2.0)
@@ -51,28 +46,29 @@ def format_(
     prefilled: bool = False,
     schema: dict[str, Any] | None = None,
 ) -> Verdict:
-    """Whether the completion has the asked shape: tags, a box, or JSON of a schema.
+    """Whether the completion has the required format: tags, a box, or JSON that follows a schema.
 
-    `shape`: `think_answer` is `<think>..</think><answer>..</answer>` and nothing else, each tag once, neither part
-    empty (DeepSeek-R1, arXiv 2501.12948); `think` is a think block and then text; `boxed` a non-empty `\\boxed{}`
-    after the thinking; `json` one JSON value after the thinking, bare or in one code fence. `prefilled`: the prompt
-    already ends in `<think>`. `schema`: a JSON Schema for `json`; a row's column `json_schema` goes before it.
+    `shape`: `think_answer` is `<think>..</think><answer>..</answer>` and nothing else, each tag once, neither
+    part empty (DeepSeek-R1, arXiv 2501.12948); `think` is a think block followed by text; `boxed` is a
+    non-empty `\\boxed{}` after the thinking; `json` is one JSON value after the thinking, bare or in one code
+    fence. `prefilled`: the prompt already ends in `<think>`. `schema`: a JSON Schema for `json`; the column
+    `json_schema` of a row takes precedence.
     """
     if not completion.strip():
-        return Verdict(0.0, "unparseable", "an empty completion")
+        return Verdict(0.0, "unparseable", "the completion is empty")
     if shape in ("think_answer", "think"):
         wrong = _tags(("<think>" if prefilled else "") + completion, shape)
     elif (text := visible(completion)) is None:
-        wrong = "a think block stays open"
+        wrong = "the think block is not closed"
     elif shape == "boxed":
-        wrong = "" if boxed(text) else "no filled box"
+        wrong = "" if boxed(text) else "no box with content"
     else:
         wrong = _json(text, example.extra.get(SCHEMA_COLUMN) or schema)
     return Verdict(float(not wrong), reason=wrong)
 
 
 def _tags(text: str, shape: Shape) -> str:
-    """What is wrong with the tags; "" where nothing is."""
+    """What is wrong with the tags; "" if nothing is."""
     wanted = ["<think>", "</think>"]
     if shape == "think_answer":
         wanted += ["<answer>", "</answer>"]
@@ -90,31 +86,31 @@ def _tags(text: str, shape: Shape) -> str:
 
 
 def _json(text: str, schema: dict[str, Any] | None) -> str:
-    """What is wrong with the JSON; "" where nothing is. Names that stand twice and NaN are no JSON here."""
+    """What is wrong with the JSON; "" if nothing is. Duplicate names and NaN are rejected."""
     fenced = FENCE.fullmatch(text)
     try:
         value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse, object_pairs_hook=_once)
     except RecursionError:
         return "JSON nested too deeply"
     except ValueError as error:
-        return f"no JSON: {error}"[:200]
+        return f"not valid JSON: {error}"[:200]
     if schema is None:
         return ""
     from referencing import Registry
 
-    validator = _validator_class(schema)(schema, registry=Registry())  # fetches nothing
+    validator = _validator_class(schema)(schema, registry=Registry())  # an empty registry: nothing is fetched
     error = next(validator.iter_errors(value), None)
     return "" if error is None else f"at {error.json_path}: {error.message}"[:200]
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
@@ -125,9 +121,9 @@ def _validator_class(schema: dict[str, Any]) -> Any:
 
 
 def _schema_error(schema: dict[str, Any]) -> str:
-    """What makes `schema` no JSON Schema; "" where it is one."""
+    """What is wrong with a JSON Schema; "" if nothing is."""
     if util.find_spec("jsonschema") is None:
-        raise RequestError("reward 'format': a schema needs the package jsonschema")
+        raise RequestError("reward 'format': a schema needs the package jsonschema: pip install jsonschema")
     from jsonschema.exceptions import SchemaError
 
     try:
@@ -135,7 +131,7 @@ def _schema_error(schema: dict[str, Any]) -> str:
     except SchemaError as error:
         return f"at {error.json_path}: {error.message}"
     outside = [r for r in _references(schema) if not r.startswith("#")]
-    return f"$ref {outside[0]!r} leads out of the schema" if outside else ""
+    return f"$ref {outside[0]!r} refers to something outside the schema" if outside else ""
 
 
 def _references(schema: Any) -> list[str]:

@@ -1,7 +1,7 @@
-"""Is the reply in the language asked for? By langdetect, seeded, so that equal texts get equal verdicts.
+"""The language of a completion, by langdetect with a fixed seed, so that equal texts get equal verdicts.
 
-Code blocks, formulas and links are taken out first. Left out: dialects, transliterated text, texts of a few words (a
-detector guesses there: fewer than `at_least_letters` letters have no verdict but `unparseable`).
+Code blocks, formulas and links are removed first. Left out: dialects, transliterated text, and texts of a few
+words, where a detector guesses: fewer than `at_least_letters` letters are `unparseable`.
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ from posttrain.types import Example, Verdict
 NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|https?://\S+", re.DOTALL)
 COLUMN = "language"
 PIECE = 1000
-"""Characters that are looked at together; a longer text is cut into pieces, at most `PIECES` of them, evenly spread."""
+"""Characters that are read together; a longer text is cut into at most `PIECES` pieces, evenly spread."""
 PIECES = 200
 
 
 def missing() -> str | None:
-    """What this machine lacks."""
+    """What this machine lacks to run the reward; None if nothing."""
     if util.find_spec("langdetect") is None:
         return "needs the package langdetect (pip install langdetect)"
     return None
 
 
 def prepare() -> None:
+    """Loads the language profiles, which takes longer than most checks."""
     _factory()
 
 
-def check_row(example: Example, language: str = "en", share: float = 1.0, at_least_letters: int = 20) -> None:
-    """Raises where the language is none that can be told."""
+def check_row(example: Example, language: str) -> None:
+    """Raises RequestError if the option cannot be detected, ValueError if the language of the row cannot."""
     if missing():
         return
     row = example.extra.get(COLUMN)
-    for code, error in ((language, RequestError), (row, ValueError)):
-        if code is not None and code not in _codes():
-            raise error(f"language {code!r} cannot be told{did_you_mean(code, _codes())}")
+    if language not in _codes():
+        sentence = f"language = {language!r} cannot be detected{did_you_mean(language, _codes())}"
+        raise RequestError(f"reward 'language': {sentence}")
+    if row is not None and row not in _codes():
+        raise ValueError(f"column {COLUMN!r}: {row!r} cannot be detected{did_you_mean(row, _codes())}")
 
 
 @reward("language", check_row=check_row, runs="worker", limit_s=10.0, missing=missing, prepare=prepare)
 def language(
     completion: str, example: Example, language: str = "en", share: float = 1.0, at_least_letters: int = 20
 ) -> Verdict:
-    """Whether the visible text is in a language, every paragraph of it.
+    """Whether every paragraph of the visible text is in a language.
 
-    `language`: ISO 639-1 code (`zh` is any Chinese); a row's column `language` goes before it. `share`: of the letters
-    in paragraphs of at least `at_least_letters` letters, how many must be in that language. Shorter paragraphs are
-    joined with the next.
+    `language`: ISO 639-1 code (`zh` is any Chinese); the column `language` of a row takes precedence.
+    `share`: the fraction of letters that must be in that language, among paragraphs of at least
+    `at_least_letters` letters. Shorter paragraphs are joined with the next.
     """
     wanted = example.extra.get(COLUMN) or language
     text = visible(completion)
@@ -62,7 +65,7 @@ def language(
         code = _detect(piece)
         found[code] = found.get(code, 0) + _letters(piece)
     if not found:
-        return Verdict(0.0, "unparseable", "too few letters to tell the language")
+        return Verdict(0.0, "unparseable", "too few letters to detect the language")
     right = sum(n for code, n in found.items() if wanted in (code, code.partition("-")[0]))
     got = right / sum(found.values())
     best = max(found, key=found.__getitem__)
@@ -75,7 +78,7 @@ def _letters(text: str) -> int:
 
 
 def _pieces(prose: str, at_least: int) -> list[str]:
-    """Paragraphs of at least `at_least` letters and at most `PIECE` characters, a sample where there are many."""
+    """Paragraphs of `at_least` letters or more and at most `PIECE` characters; a sample if there are many."""
     found, waiting = [], ""
     for line in prose.splitlines():
         for start in range(0, len(line), PIECE):
@@ -97,7 +100,7 @@ def _detect(text: str) -> str:
     detector.append(text)
     try:
         return detector.detect()
-    except LangDetectException:  # letters of a script it has no profile for
+    except LangDetectException:  # letters of a script without a profile
         return "unknown"
 
 

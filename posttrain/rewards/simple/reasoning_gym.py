@@ -1,7 +1,7 @@
-"""Problems of the package reasoning-gym, judged by its own scorers where they evaluate no text.
+"""Problems of the package reasoning-gym, scored by those of its scorers that do not evaluate text.
 
-Which tasks are allowed stands in `posttrain.data.problems.reasoning_gym`. Left out: partial credit, which the package gives an
-answer that holds the right one among other text.
+`posttrain.data.problems.reasoning_gym` lists the allowed tasks. Left out: partial credit, which the package
+gives to an answer that contains the right one among other text.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import json
 from typing import Any
 
 from posttrain.data.problems.reasoning_gym import check_task, missing
-from posttrain.rewards.registry import reward
+from posttrain.rewards.registry import limited, reward
 from posttrain.rewards.simple.visible import stated, visible
 from posttrain.types import Example, Verdict
 
 LONGEST = 100_000
-"""Characters of an answer; a longer one is refused."""
+"""Characters of an answer; a longer one is 0 with the reason `limit`."""
 
 
 def check_row(example: Example) -> None:
-    """Raises ValueError where a row names no allowed task or its metadata is no object."""
+    """Raises ValueError if a row does not name an allowed task, or its metadata is not an object."""
     check_task(_task(example))
 
 
@@ -40,8 +40,9 @@ def prepare() -> None:
 def reasoning_gym(completion: str, example: Example) -> Verdict:
     r"""1.0 if the task's own scorer of reasoning-gym gives the answer full marks (arXiv 2505.24760).
 
-    The answer is what stands in the last `<answer>` tags, in the last `\boxed{}` or after `answer is`, else the whole
-    text after the thinking. The row names its task in `task`, or in `metadata` as `source_dataset`.
+    The answer is the content of the last `<answer>` tags, of the last `\boxed{}`, or what follows `answer
+    is`; otherwise all text after the thinking. The row names its task in `task`, or in `metadata` as
+    `source_dataset`.
     """
     from reasoning_gym import get_score_answer_fn
 
@@ -51,12 +52,11 @@ def reasoning_gym(completion: str, example: Example) -> Verdict:
         return Verdict(0.0, "unparseable", "no answer in the completion")
     answer = _tagged(text) or stated(text) or text
     if len(answer) > LONGEST:
-        what = f"an answer of {len(answer):,} characters"
-        return Verdict(0.0, "scored", "limit", details={"limit": what})
+        return limited(f"an answer of {len(answer):,} characters")
     entry = {"answer": example.answer, "metadata": _metadata(example)}
     right = get_score_answer_fn(task)(answer, entry) >= 1
     shown = {"answer": answer[:200], "task": task}
-    return Verdict(float(right), "scored", "" if right else "another answer", 0.0, shown)
+    return Verdict(float(right), "scored", "" if right else "a different answer", 0.0, shown)
 
 
 def _tagged(text: str) -> str | None:
@@ -66,7 +66,7 @@ def _tagged(text: str) -> str | None:
 
 
 def _metadata(example: Example) -> dict[str, Any]:
-    """The row's metadata, an object or JSON text of one. Raises ValueError where it is neither."""
+    """The metadata of the row, an object or its JSON text. Raises ValueError if it is neither."""
     given = example.extra.get("metadata")
     try:
         found = json.loads(given) if isinstance(given, str) else given

@@ -1,6 +1,7 @@
-"""A pattern that the visible text must match, or must not. Patterns can blow up, so this runs in a killable worker.
+"""A pattern that the visible text must match, or must not match.
 
-Left out: captured groups, several patterns (use `combine`), the `regex` package's extensions.
+Matching can take exponential time, so it runs in a worker that can be killed. Left out: captured groups,
+several patterns (use `combine`), the extensions of the package `regex`.
 """
 
 from __future__ import annotations
@@ -18,32 +19,24 @@ COLUMN = "pattern"
 
 
 def _pattern(example: Example, pattern: str | None, ignore_case: bool, dot_all: bool) -> re.Pattern[str]:
-    """The row's pattern, else the option's. Raises ValueError for a bad row, RequestError for a bad option."""
+    """The pattern of the row, else of the option. Raises ValueError: bad row; RequestError: bad option."""
     row = example.extra.get(COLUMN)
     text = pattern if row is None else row
     if text is None:
-        raise ValueError(f"give the option 'pattern', or a column {COLUMN!r}")
+        raise ValueError(f"set the option 'pattern', or add a column {COLUMN!r}")
     if not isinstance(text, str):
-        raise ValueError(f"column {COLUMN!r} is {type(text).__name__}, no text")
+        raise ValueError(f"column {COLUMN!r} is {type(text).__name__}, not text")
     try:
         return re.compile(text, re.IGNORECASE * ignore_case | re.DOTALL * dot_all)
     except (re.error, OverflowError, RecursionError) as error:
-        sentence = f"{text!r} is no regular expression: {error}"
+        sentence = f"{text!r} is not a regular expression: {error}"
         if row is None:
             raise RequestError(f"reward 'regex': pattern {sentence}") from None
         raise ValueError(f"column {COLUMN!r}: {sentence}") from None
 
 
-def check_row(
-    example: Example,
-    pattern: str | None = None,
-    match: Match = "full",
-    forbid: bool = False,
-    ignore_case: bool = False,
-    dot_all: bool = True,
-    thinking: bool = False,
-) -> None:
-    """Raises ValueError or RequestError where the pattern cannot be compiled."""
+def check_row(example: Example, pattern: str | None, ignore_case: bool, dot_all: bool) -> None:
+    """Raises ValueError or RequestError if the pattern cannot be compiled."""
     _pattern(example, pattern, ignore_case, dot_all)
 
 
@@ -58,10 +51,11 @@ def regex(
     dot_all: bool = True,
     thinking: bool = False,
 ) -> Verdict:
-    """Whether the text matches a pattern: whole (`full`) or somewhere (`search`).
+    """Whether the text matches a pattern: entirely (`full`) or somewhere (`search`).
 
-    `pattern`: Python's `re` syntax; a row's column `pattern` goes before it. `forbid`: it must not match. `thinking`:
-    read the think block too. A match that takes more than 2 s is 0 with reason `limit`, also with `forbid`.
+    `pattern`: a regular expression of Python's `re`; the column `pattern` of a row takes precedence.
+    `forbid`: the text must not match. `ignore_case`, `dot_all`: the flags of `re`. `thinking`: read the think
+    block too. A match that takes more than 2 s is 0 with the reason `limit`, also with `forbid`.
     """
     text = completion if thinking else visible(completion)
     if not text or not text.strip():

@@ -1,7 +1,7 @@
-"""Shaping terms: length and repetition. They enter the scalar reward only and say nothing of success.
+"""Shaping terms: length and repetition. They are part of the scalar reward only and never decide success.
 
-Lengths are in tokens where the row has `completion_tokens` (training puts it there), else in what `unit` names. All
-values are at most 0: a penalty, so that no length by itself earns anything. Left out: schedules over training.
+Lengths are in the given `unit`; the number of tokens is the row's `completion_tokens`, which training sets.
+All values are at most 0, so that a length by itself earns nothing. Left out: schedules over training.
 """
 
 from __future__ import annotations
@@ -16,37 +16,19 @@ from posttrain.types import Example, Verdict
 Unit = Literal["tokens", "words", "characters"]
 TOKENS = "completion_tokens"
 LONGEST = 500_000
-"""Characters that `repetition` reads; what follows is not read."""
+"""Characters that `repetition` reads; the rest of a longer text is ignored."""
 
 
 def length(completion: str, example: Example, unit: Unit) -> int:
-    """The length in `unit`; `tokens` falls back to words where the row has no count of tokens."""
+    """The length in `unit`; `tokens` falls back to words if the row has no token count."""
     given = example.extra.get(TOKENS)
     if unit == "tokens" and isinstance(given, int) and not isinstance(given, bool) and given >= 0:
         return given
     return len(completion) if unit == "characters" else len(completion.split())
 
 
-def _said(value: float, size: int, unit: Unit, reason: str) -> Verdict:
-    return Verdict(value, reason=reason if value else "", details={"length": size, "unit": unit})
-
-
-def _target(example: Example, target: int, column: str) -> int:
-    wanted = example.extra.get(column)
-    wanted = target if wanted is None else wanted
-    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
-        raise ValueError(f"the target length {wanted!r} is no whole number above 0")
-    return wanted
-
-
-def check_row(
-    example: Example,
-    target: int = 200,
-    tolerance: int = 0,
-    unit: Unit = "words",
-    column: str = "target_length",
-) -> None:
-    """Raises ValueError where the row's target is no length."""
+def check_row(example: Example, target: int, column: str) -> None:
+    """Raises ValueError if the target of the row is not a length."""
     _target(example, target, column)
 
 
@@ -62,15 +44,15 @@ def length_target(
     """A penalty that grows with the distance from a target length, at most -1.
 
     -min(1, max(0, |length - target| - tolerance) / target), as LCPO-Exact (Aggarwal & Welleck 2025, arXiv
-    2503.04697, eq. 1) divided by the target so that the scale does not depend on it. A row's column `column`, a whole
-    number, goes before `target`.
+    2503.04697, eq. 1) divided by the target so that the scale does not depend on it. A row's column `column`,
+    a whole number, goes before `target`.
     """
     if target < 1 or tolerance < 0:
         raise RequestError("reward 'length_target': target must be 1 or more, tolerance 0 or more")
     wanted = _target(example, target, column)
     size = length(completion, example, unit)
     off = max(0, abs(size - wanted) - tolerance)
-    return _said(-min(1.0, off / wanted), size, unit, f"{off} from {wanted}")
+    return _verdict(-min(1.0, off / wanted), size, unit, f"{off} from {wanted}")
 
 
 @reward("overlong", runs="inline", shaping=True)
@@ -79,14 +61,14 @@ def overlong(
 ) -> Verdict:
     """DAPO's soft overlong punishment: 0, then linear to -1 over the last `cache` before `max_length`.
 
-    Yu et al. 2025, arXiv 2503.14476, eq. 13: 0 up to L_max - L_cache, (L_max - L_cache - L) / L_cache up to L_max,
-    -1 beyond. The defaults are the paper's.
+    Yu et al. 2025, arXiv 2503.14476, eq. 13: 0 up to L_max - L_cache, (L_max - L_cache - L) / L_cache up to
+    L_max, -1 beyond. The defaults are the paper's.
     """
     if not 0 < cache <= max_length:
         raise RequestError("reward 'overlong': cache must be above 0 and at most max_length")
     size = length(completion, example, unit)
     value = min(0.0, max(-1.0, (max_length - cache - size) / cache))
-    return _said(value, size, unit, f"{size} of at most {max_length}")
+    return _verdict(value, size, unit, f"{size} of at most {max_length}")
 
 
 @reward("repetition", runs="inline", shaping=True)
@@ -97,11 +79,12 @@ def repetition(
     penalty: float = -1.0,
     unit: Literal["words", "characters"] = "words",
 ) -> Verdict:
-    """A penalty for saying the same again: the share of n-grams that occurred before.
+    """A penalty for repetition: the share of n-grams that occurred before.
 
-    penalty * (1 - distinct n-grams / n-grams); 0 for texts without two n-grams. After the n-gram penalty of Yeo et al.
-    2025, arXiv 2502.03373, which takes `penalty` at every repeated token instead; a share does not depend on length.
-    Words are split at white space, in lower case; `characters` suits languages without spaces.
+    penalty * (1 - distinct n-grams / n-grams); 0 for texts without two n-grams. After the n-gram penalty of
+    Yeo et al. 2025, arXiv 2502.03373, which takes `penalty` at every repeated token instead; a share does not
+    depend on length. Words are split at white space, in lower case; `characters` suits languages without
+    spaces.
     """
     if n < 1 or penalty > 0:
         raise RequestError("reward 'repetition': n must be 1 or more, penalty 0 or less")
@@ -112,6 +95,17 @@ def repetition(
         return Verdict(0.0)
     distinct = len(set(zip(*(itertools.islice(items, i, None) for i in range(n)), strict=False)))
     share = 1 - distinct / total
-    return Verdict(
-        penalty * share + 0.0, reason=f"{share:.0%} repeated" if share else "", details={"share": share}
-    )
+    reason = f"{share:.0%} repeated" if share else ""
+    return Verdict(penalty * share + 0.0, reason=reason, details={"share": share})
+
+
+def _verdict(value: float, size: int, unit: Unit, reason: str) -> Verdict:
+    return Verdict(value, reason=reason if value else "", details={"length": size, "unit": unit})
+
+
+def _target(example: Example, target: int, column: str) -> int:
+    wanted = example.extra.get(column)
+    wanted = target if wanted is None else wanted
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        raise ValueError(f"the target length {wanted!r} must be a whole number above 0")
+    return wanted

@@ -1,7 +1,8 @@
-"""Process rewards: a verdict a step, and one number of them.
+"""Process rewards: a score for each step of a completion, combined into one number.
 
-The steps of a completion are judged by the row (`step_labels`, for data whose steps somebody judged) or by another
-registered reward, step by step. Left out: process reward models that read all steps at once; splitting sentences.
+The scores come from the row (`step_labels`, for data with labelled steps) or from another registered reward,
+which is run on each step. Left out: process reward models that read all steps at once; splitting into
+sentences.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.call import call
-from posttrain.rewards.registry import Bound, bind, reward
+from posttrain.rewards.registry import Bound, bind, limited, reward
 from posttrain.types import Example, Verdict
 
 Split = Literal["paragraph", "line", "numbered"]
@@ -23,15 +24,18 @@ SPLITS = {
     "numbered": re.compile(r"(?:\A|\n)[ \t]*(?:\*\*)?(?:[Ss]tep )?[0-9]{1,3}[.:)](?:\*\*)?[ \t]"),
 }
 MOST = 500
-"""Steps; a completion of more is refused."""
+"""Steps; a completion with more is 0 with the reason `limit`."""
 WORDS = {"+": 1.0, "-": 0.0, "good": 1.0, "bad": 0.0, "neutral": 0.5}
 SIGNS = {1: 1.0, 0: 0.5, -1: 0.0}
-"""PRM800K's ratings (Lightman et al. 2023, arXiv 2305.20050): -1, 0, 1; used where a row has a -1."""
+"""The ratings -1, 0, 1 of PRM800K (Lightman et al. 2023, arXiv 2305.20050); used if a row contains a -1."""
 
 
 def split(completion: str, by: Split) -> list[str]:
-    """The steps. `numbered`: from one `1.`, `2)` or `Step 3:` at the start of a line to the next; an introduction
-    before the first is no step."""
+    """The steps of a completion.
+
+    `numbered`: a step reaches from one `1.`, `2)` or `Step 3:` at the start of a line to the next; an
+    introduction before the first is not a step.
+    """
     pieces = SPLITS[by].split(completion)
     if by == "numbered":
         pieces = pieces[1:]
@@ -39,10 +43,10 @@ def split(completion: str, by: Split) -> list[str]:
 
 
 def labels(example: Example, column: str) -> list[float]:
-    """The row's verdicts as numbers in [0, 1]. Raises ValueError where they are none."""
+    """The step labels of the row as numbers in [0, 1]. Raises ValueError if they are not such labels."""
     given = example.extra.get(column)
     if not isinstance(given, list) or not given:
-        raise ValueError(f"column {column!r} must be a list with a verdict for each step")
+        raise ValueError(f"column {column!r} must be a list with a label for each step")
     signed = -1 in given
     found = []
     for label in given:
@@ -50,32 +54,13 @@ def labels(example: Example, column: str) -> list[float]:
         if signed and type(value) is int:
             value = SIGNS.get(value, value)
         if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-            raise ValueError(f"column {column!r}: {label!r} is no verdict of a step")
+            raise ValueError(f"column {column!r}: {label!r} is not a step label")
         found.append(float(value))
     return found
 
 
-def _inner(inner: dict[str, Any] | None) -> Bound | None:
-    if inner is None:
-        return None
-    unknown = set(inner) - {"name", "options"}
-    if unknown or "name" not in inner:
-        raise RequestError("reward 'steps': inner takes name and options")
-    bound = bind(inner["name"], inner.get("options"), "inner")
-    if bound.spec.runs not in ("inline", "worker") or bound.spec.shaping:
-        raise RequestError(f"reward 'steps': {bound.name!r} cannot judge steps")
-    return bound
-
-
-def check_row(
-    example: Example,
-    by: Split = "paragraph",
-    column: str = "step_labels",
-    inner: dict[str, Any] | None = None,
-    aggregate: Aggregate = "min",
-    threshold: float = 0.5,
-) -> None:
-    """Raises where the row has no verdicts, or the inner reward cannot judge it."""
+def check_row(example: Example, column: str, inner: dict[str, Any] | None) -> None:
+    """Raises if the row has no step labels, or the inner reward cannot score it."""
     bound = _inner(inner)
     if bound is None:
         labels(example, column)
@@ -93,28 +78,28 @@ def steps(
     aggregate: Aggregate = "min",
     threshold: float = 0.5,
 ) -> Verdict:
-    """One number from a verdict for every step of the completion.
+    """One number from the scores of the steps of the completion.
 
-    `by`: how steps are told apart. Verdicts come from the row's `column` (numbers in [0, 1], true and false, `+` and
-    `-`, or PRM800K's -1, 0, 1) or from `inner`, `{name, options}` of another reward that reads one step at a time.
-    `aggregate`: `min`, `mean`, `product`, or `first_error`, the share of steps before the first below `threshold`.
-    A completion with more or fewer steps than verdicts is 0.
+    `by`: how the completion is split into steps. The scores come from the row's `column` (numbers in [0, 1],
+    true and false, `+` and `-`, or PRM800K's -1, 0, 1) or from `inner`, `{name, options}` of another reward
+    that scores one step at a time. `aggregate`: `min`, `mean`, `product`, or `first_error`, the share of
+    steps before the first one below `threshold`. A completion with more or fewer steps than labels is 0.
     """
     parts = split(completion, by)
     if not parts:
-        return Verdict(0.0, "unparseable", "no steps in the completion")
+        return Verdict(0.0, "unparseable", "the completion has no steps")
     if len(parts) > MOST:
-        return Verdict(0.0, "scored", "limit", details={"limit": f"{MOST} steps"})
+        return limited(f"{MOST} steps")
     bound = _inner(inner)
     if bound is None:
         values = labels(example, column)
         if len(values) != len(parts):
-            return Verdict(0.0, reason=f"{len(parts)} steps, {len(values)} verdicts")
+            return Verdict(0.0, reason=f"{len(parts)} steps, {len(values)} labels")
     else:
         verdicts = [call(bound, part, example) for part in parts]
         lost = [v for v in verdicts if v.value is None]
         if lost:
-            return Verdict(None, lost[0].status, f"a step has no verdict: {lost[0].reason}")
+            return Verdict(None, lost[0].status, f"the check of a step failed: {lost[0].reason}")
         values = [v.value for v in verdicts]
     value = _together(values, aggregate, threshold)
     bad = next((i for i, v in enumerate(values) if v < threshold), None)
@@ -129,3 +114,18 @@ def _together(values: list[float], how: Aggregate, threshold: float) -> float:
     if how == "mean":
         return math.fsum(values) / len(values)
     return min(values) if how == "min" else math.prod(values)
+
+
+def _inner(inner: dict[str, Any] | None) -> Bound | None:
+    """The reward that scores the steps; None if the row has labels. Raises RequestError."""
+    if inner is None:
+        return None
+    unknown = set(inner) - {"name", "options"}
+    if unknown or "name" not in inner:
+        raise RequestError("reward 'steps': inner takes name and options")
+    bound = bind(inner["name"], inner.get("options"), "reward 'steps': inner")
+    if bound.spec.shaping:
+        raise RequestError(f"reward 'steps': {bound.name!r} cannot score steps: it is a shaping term")
+    if bound.spec.runs not in ("inline", "worker"):
+        raise RequestError(f"reward 'steps': {bound.name!r} cannot score steps: it does not run in a worker")
+    return bound

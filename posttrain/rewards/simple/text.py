@@ -1,8 +1,8 @@
-"""Answers that are words: equal to the reference, overlapping with it, or holding it.
+"""Answers that are words: equal to the reference, overlapping with it, or containing it.
 
 Normalisation and F1 are those of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250). A row has `answer`, or
-`answers`, a list of which the best counts. Only what follows the thinking is read. Left out: paraphrases (see
-`judge`), stemming, other languages' articles.
+`answers`, a list of which the best match counts. Only the text after the thinking is read. Left out:
+paraphrases (see `judge`), stemming, articles of languages other than English.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from typing import Literal
 
-from posttrain.rewards.registry import reward
+from posttrain.rewards.registry import limited, reward
 from posttrain.rewards.simple.visible import stated, visible
 from posttrain.types import Example, Verdict
 
@@ -22,11 +22,15 @@ Take = Literal["all", "stated"]
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 LONGEST = 200_000
-"""Characters that are read; a longer text is refused."""
+"""Characters of a completion; a longer one is 0 with the reason `limit`."""
 
 
 def normalised(text: str, how: Normalise) -> str:
-    """`squad`: lower case, no ASCII punctuation, no English articles, single spaces. `space`: NFC, single spaces."""
+    """A text in the form in which it is compared.
+
+    `squad`: lower case, no ASCII punctuation, no English articles, single spaces. `space`: NFC, single
+    spaces.
+    """
     if how == "none":
         return text
     if how == "space":
@@ -35,7 +39,7 @@ def normalised(text: str, how: Normalise) -> str:
 
 
 def references(example: Example) -> list[str]:
-    """The right answers of a row. Raises ValueError where they are no text."""
+    """The right answers of a row. Raises ValueError if they are not texts."""
     given = example.extra.get("answers")
     found = [example.answer] if given is None else given
     if not isinstance(found, list) or not found or not all(isinstance(a, str) for a in found):
@@ -43,45 +47,33 @@ def references(example: Example) -> list[str]:
     return found
 
 
-def check_row(example: Example, normalise: Normalise = "squad", **_: object) -> None:
-    """Raises ValueError where a reference is empty once normalised: it would equal any other such text."""
+def check_row(example: Example, normalise: Normalise) -> None:
+    """Raises ValueError if a reference is empty after normalisation: it would equal every other such text."""
     for answer in references(example):
         if not normalised(answer, normalise).strip():
             hint = "; use normalise: space" if answer.strip() else ""
-            raise ValueError(f"the reference {answer!r} is empty once normalised{hint}")
-
-
-def _given(completion: str, take: Take) -> str | Verdict:
-    """The text to compare, or the verdict where there is none."""
-    if len(completion) > LONGEST:
-        return Verdict(0.0, "scored", "limit", details={"limit": f"{LONGEST} characters"})
-    text = visible(completion)
-    if text is not None and take == "stated":
-        text = stated(text)
-    if not text:
-        return Verdict(0.0, "unparseable", "no answer in the completion")
-    return text
+            raise ValueError(f"the reference {answer!r} is empty after normalisation{hint}")
 
 
 @reward("exact", columns=("answer|answers",), check_row=check_row, runs="inline")
 def exact(completion: str, example: Example, normalise: Normalise = "squad", take: Take = "all") -> Verdict:
-    """Whether the text equals a reference answer, once both are normalised.
+    """Whether the text equals a reference answer after normalisation.
 
-    `take`: `all` the visible text, `stated` the last box or what follows `answer is`, `Answer:`, `####`.
+    `take`: `all` is the visible text, `stated` the last box or what follows `answer is`, `Answer:` or `####`.
     """
     text = _given(completion, take)
     if isinstance(text, Verdict):
         return text
     mine = normalised(text, normalise)
     right = any(normalised(answer, normalise) == mine for answer in references(example))
-    return Verdict(float(right), reason="" if right else "another text")
+    return Verdict(float(right), reason="" if right else "the text differs")
 
 
 @reward("f1", columns=("answer|answers",), check_row=check_row, runs="inline")
 def f1(completion: str, example: Example, normalise: Normalise = "squad", take: Take = "all") -> Verdict:
     """Word overlap with the nearest reference answer: F1 of the multisets of words.
 
-    2 PR / (P + R); word order does not count. `take` as for `exact`.
+    2 PR / (P + R); the order of the words does not matter. `take` is that of `exact`.
     """
     text = _given(completion, take)
     if isinstance(text, Verdict):
@@ -89,11 +81,6 @@ def f1(completion: str, example: Example, normalise: Normalise = "squad", take: 
     mine = Counter(normalised(text, normalise).split())
     best = max(_f1(mine, Counter(normalised(a, normalise).split())) for a in references(example))
     return Verdict(best, reason="" if best == 1 else "the words differ")
-
-
-def _f1(mine: Counter[str], theirs: Counter[str]) -> float:
-    common = (mine & theirs).total()
-    return 2 * common / (mine.total() + theirs.total()) if common else 0.0
 
 
 @reward("contains", columns=("answer|answers",), check_row=check_row, runs="inline")
@@ -105,10 +92,10 @@ def contains(
     need: Literal["any", "all"] = "any",
     max_words: int | None = 100,
 ) -> Verdict:
-    """Whether a reference answer stands in the text as whole words.
+    """Whether the text contains a reference answer as whole words.
 
-    A text that lists everything contains everything: `max_words` refuses texts with more words (null: any length).
-    `need: all` asks for every one of `answers`.
+    A text that lists everything contains every answer: one with more than `max_words` words is 0 (null: no
+    limit). `need: all` requires every one of `answers`.
     """
     text = _given(completion, take)
     if isinstance(text, Verdict):
@@ -119,4 +106,21 @@ def contains(
     mine = f" {' '.join(words)} "
     found = [f" {' '.join(normalised(a, normalise).split())} " in mine for a in references(example)]
     right = any(found) if need == "any" else all(found)
-    return Verdict(float(right), reason="" if right else "not in the text")
+    return Verdict(float(right), reason="" if right else "the text does not contain it")
+
+
+def _given(completion: str, take: Take) -> str | Verdict:
+    """The text to compare, or the verdict if there is none."""
+    if len(completion) > LONGEST:
+        return limited(f"{LONGEST} characters")
+    text = visible(completion)
+    if text is not None and take == "stated":
+        text = stated(text)
+    if not text:
+        return Verdict(0.0, "unparseable", "no answer in the completion")
+    return text
+
+
+def _f1(mine: Counter[str], theirs: Counter[str]) -> float:
+    common = (mine & theirs).total()
+    return 2 * common / (mine.total() + theirs.total()) if common else 0.0
