@@ -112,7 +112,8 @@ class RunDir:
                 old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             except (OSError, yaml.YAMLError):
                 raise RequestError(
-                    f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read; {REMEDY}"
+                    f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
+                    f" {REMEDY}"
                 ) from None
             changed = diff(old, to_dict(recipe))
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]

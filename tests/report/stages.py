@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tests.report.conftest import lines, probabilities, score, source
+from tests.rundir.written import lines, probabilities, score, source
 
 KS = [2**i for i in range(8)]
 REWARDS = [

@@ -14,7 +14,7 @@ from posttrain.errors import RequestError
 from posttrain.report import plots, step_plots
 from posttrain.report.numbers import crossovers, curves
 from posttrain.report.page import highlight, load_runs, markdown_report, render, write_report
-from posttrain.report.tables import recipe_difference, sample_groups, score_table, shown_metrics
+from posttrain.report.tables import mixture_rows, recipe_difference, sample_groups, score_table, shown_metrics
 from posttrain.rundir.reading import RunData
 
 
@@ -147,6 +147,13 @@ def test_recipe_difference(runs, tmp_path):
         "none": ["null", "–"],
     }
     assert recipe_difference([a]) == []
+
+
+def test_odd_mixtures_are_tolerated(tmp_path):
+    sources = [3, {"name": "a", "dropped": {"x": "y", "z": 2}, "share_asked": "half"}, {}]
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": sources}))
+    rows = mixture_rows(RunData.load(tmp_path))
+    assert [(r["name"], r["dropped"], r["asked"]) for r in rows] == [("a", "2 (z 2)", None), ("?", "0", None)]
 
 
 def test_score_table_marks_the_best(runs):

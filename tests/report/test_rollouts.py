@@ -22,7 +22,7 @@ from posttrain.report.text import UNSAFE, both_ends, printable
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.rollouts import KINDS, Completion, Rollouts, pick
 from tests.report import stages
-from tests.report.conftest import lines
+from tests.rundir.written import lines
 
 MOVES = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 JSON = st.recursive(

@@ -26,7 +26,7 @@ from posttrain.report.terminal import show
 from posttrain.report.text import UNSAFE, label, labels, share
 from posttrain.rundir.reading import RunData
 from tests.report import stages
-from tests.report.conftest import HOSTILE, lines
+from tests.rundir.written import HOSTILE, lines
 from tests.report.test_page import Parsed
 
 
