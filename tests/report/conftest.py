@@ -9,7 +9,36 @@ from pathlib import Path
 
 import pytest
 
-from tests.rundir.written import pair, pipeline, runs, tables
+from posttrain.report.page import load_runs
+from posttrain.rundir.reading import RunData
+from tests.report import stages
+from tests.rundir.written import lines, pair, pipeline, runs, tables
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    return stages.write_chain(tmp_path_factory.mktemp("runs") / "chain")
+
+
+@pytest.fixture
+def held(chain):
+    """The runs of the chain by name."""
+    return {run.name: run for run in load_runs([chain])[0]}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made(stage, recipe, rows of metrics, name) -> RunData."""
+
+    def make(stage, recipe=None, rows=(), name="run"):
+        stages.papers(tmp_path / name, stage, recipe or {})
+        lines(
+            tmp_path / name / "metrics.jsonl",
+            [{"step": i + 1, "split": "train"} | r for i, r in enumerate(rows)],
+        )
+        return RunData.load(tmp_path / name)
+
+    return make
 
 
 @pytest.fixture(scope="session")
