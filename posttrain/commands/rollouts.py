@@ -20,7 +20,7 @@ from rich.text import Text
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.report.text import both_ends, printable
 from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
-from posttrain.rundir.rollouts import FAILED, KINDS, Completion, Rollouts
+from posttrain.rundir.rollouts import FAILED, FILTERS, RolloutRow, Rollouts
 
 SHOWN = 50
 """Completions shown where nothing else is asked for."""
@@ -73,8 +73,8 @@ def _run(path: Path) -> RunData:
 
 def _checked(run: RunData, rollouts: Rollouts, wanted: Wanted) -> list[int]:
     """The numbers of the files to read, the latest first."""
-    if wanted.where not in KINDS:
-        raise RequestError(f"--where {wanted.where!r}: no such kind{did_you_mean(wanted.where, KINDS)}")
+    if wanted.where not in FILTERS:
+        raise RequestError(f"--where {wanted.where!r}: no such kind{did_you_mean(wanted.where, FILTERS)}")
     if not rollouts:
         raise RequestError(
             f"{run.path}: no rollouts (no {rollouts.folder.name}/step-*.jsonl); RLVR and sampling stages keep them"
@@ -138,12 +138,12 @@ class _Group:
     """The samples of one prompt, and those of them to show."""
 
     number: int
-    samples: list[Completion]
-    shown: list[Completion]
+    samples: list[RolloutRow]
+    shown: list[RolloutRow]
 
 
 def _groups(rollouts: Rollouts, numbers: list[int], wanted: Wanted) -> Iterator[_Group]:
-    fits = KINDS[wanted.where]
+    fits = FILTERS[wanted.where]
     for number in numbers:
         for samples in rollouts.groups(number):
             if wanted.source is None or samples[0].source == wanted.source:
@@ -212,7 +212,7 @@ def _header(group: _Group, kind: str, console: Console) -> None:
     _quoted("none" if first.answer is None else first.answer, "answer", console)
 
 
-def _completion(c: Completion, console: Console) -> None:
+def _completion(c: RolloutRow, console: Console) -> None:
     mark, style = ("✓ right", "green") if c.success else ("✗ wrong", "red")
     if c.success is None:
         mark, style = "! check failed" if c.failed else "? not judged", "yellow"
@@ -221,9 +221,9 @@ def _completion(c: Completion, console: Console) -> None:
     for text in c.notes:
         head.append(f" · {printable(text)}")
     _say(console, head)
-    for part in c.parts:
+    for part in c.components:
         style = "yellow" if part.status in FAILED else "dim"
-        _say(console, Text(f"      {both_ends(part.said, REASON_SHOWN)}", style=style))
+        _say(console, Text(f"      {both_ends(part.line, REASON_SHOWN)}", style=style))
     _quoted(c.text, "", console)
 
 

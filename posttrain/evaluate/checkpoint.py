@@ -1,27 +1,37 @@
-"""Scores one checkpoint on a list of tasks: loads it from disk, shares the problems over the ranks, stores rows.
+"""Scores one checkpoint on a list of tasks: loads it from disk, shares the problems over the ranks, stores
+rows.
 
-The checkpoint is loaded by itself (no reference to a live model), which works under any engine and proves that
-what was saved can be used. Already stored scores are not computed again.
+The checkpoint is loaded by itself, without a reference to a live model. This works under any engine and
+proves that what was saved can be used. Scores that are already stored are not computed again. Left out: the
+scorecard, which the caller writes. Imports torch: callers that must start quickly import this module late.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from posttrain.base.files import write_text
 from posttrain.base.process import local_rank
+from posttrain.data.template import load_template
+from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import WorkError
+from posttrain.evaluate.score import Share, Subject, score_task
 from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import metrics
+from posttrain.models.load import load_scored
 from posttrain.recipe.schema import Task
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.scores import ScoreStore
+from posttrain.types import Score
 
-log = logging.getLogger(__name__)
+DEADLINE_S = 4 * 3600.0
+"""Seconds to wait for the slowest rank."""
 
 
 def score_checkpoint(
@@ -34,66 +44,54 @@ def score_checkpoint(
     name: str | None = None,
     rank: int = 0,
     world_size: int = 1,
-    progress: Any = None,
-    device: str | None = None,
-) -> list[Any]:
-    """Scores of the model in `path`, appended to `out`/scores.jsonl; returns the new rows (on rank 0)."""
-    import torch
+) -> list[Score]:
+    """Scores the model in `path` on `tasks`, appends to `out`/scores.jsonl and writes `out`/samples.
 
-    from posttrain.data.template import load_template
-    from posttrain.data.tokenizers import load_tokenizer
-    from posttrain.evaluate.score import score_task
-    from posttrain.models.load import load_scored
-    from posttrain.rundir.scores import ScoreStore
+    `name` is what the rows call the checkpoint (default: the folder's name), `template` the chat template of
+    the recipe. With several ranks each of them calls this; `out` must be a folder that all of them see.
 
-    store = ScoreStore(out)
-    rows = store.rows()
+    Returns:
+        The new scores on rank 0; an empty list elsewhere, and where everything was stored already.
+
+    Raises:
+        RequestError: a task does not fit the model.
+        WorkError: the model cannot be scored, another rank failed, or the disk is full.
+    """
     name = name or path.name
     digest = _digest(path)
-    missing = [t for t in tasks if not has_task(rows, digest or name, t)]
+    store = ScoreStore(out)
+    stored = store.rows()
+    missing = [task for task in tasks if not has_task(stored, digest or name, task)]
     if not missing:
         return []
-    if device is None:
-        device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-    devices = [device] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
-        new = []
-        meeting = Meeting(out / f".score-{name}", rank, world_size)
+    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+    new: list[Score] = []
+    ranks = RankExchange(out / f".score-{name}", rank, world_size)
+    with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         try:
             tokenizer = load_tokenizer(str(path))
             model = load_scored(path, device)
-            rendered = load_template(template, tokenizer)
+            subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)
             for task in missing:
-                result = score_task(
-                    model,
-                    tokenizer,
-                    task,
-                    checkpoint=name,
-                    step=step,
-                    digest=digest,
-                    template=rendered,
-                    rank=rank,
-                    world_size=world_size,
-                    gather=meeting.gather(task.name),
-                    progress=progress,
-                )
+                result = score_task(subject, task, Share(rank, world_size, ranks.gather(task.name)))
                 if rank == 0:
                     store.write_samples(name, task.name, result.samples)
                     store.append(result.scores)
                     new += result.scores
-            meeting.leave()
+            ranks.leave()
         except BaseException:
-            meeting.fail()
+            ranks.fail()
             raise
     return new
 
 
 def has_task(rows: list[dict[str, Any]], where: str, task: Task) -> bool:
-    """Whether `rows` of scores.jsonl hold every metric of `task`, as it is set up now, for the checkpoint `where` (its
-    digest, or its name); tells without loading a model.
+    """Whether `rows` of scores.jsonl contain every metric of `task`, under its present settings, for a
+    checkpoint.
 
-    The problems are read again, so that a changed file counts as another task. The chat template is not compared: it is
-    part of what the checkpoint saved.
+    `where` is the checkpoint's digest or its name. The problems are read again, so that a changed file counts
+    as another task. The chat template is not compared: it is part of what the checkpoint saved. No model is
+    loaded.
     """
     half = task_hash(task) + "-"
     found = {
@@ -107,18 +105,18 @@ def has_task(rows: list[dict[str, Any]], where: str, task: Task) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """Hash of the weights: as the checkpoint says, else computed."""
+    """Hash of the weights: as checkpoint.json has it, else computed."""
     if ckpt.is_complete(path):
         return ckpt.Checkpoint(path, 0).facts().get("digest") or ckpt.digest(path)
     return ckpt.digest(path)
 
 
-DEADLINE_S = 4 * 3600.0
-"""Seconds to wait for the slowest rank."""
+class RankExchange:
+    """The ranks of one launch exchange rows through files in the shared folder `place`, with a deadline.
 
-
-class Meeting:
-    """The ranks of one launch in the shared folder `place`."""
+    Files and not collectives: a slow evaluation must not trip the timeout of a collective, and a rank that
+    fails must not leave the others waiting. One exchange serves one checkpoint; the run removes the folder.
+    """
 
     def __init__(self, place: Path, rank: int, world_size: int) -> None:
         self.place, self.rank, self.world_size = place, rank, world_size
@@ -137,13 +135,13 @@ class Meeting:
         return gather
 
     def leave(self) -> None:
-        """Wait until every rank is done, the writing of rank 0 included."""
+        """Waits until every rank is done, including the writing of rank 0."""
         if self.world_size > 1:
             write_text(self._file("done", self.rank), "null")
             self._wait_for("done")
 
     def fail(self) -> None:
-        """Tell the others that this rank will not come."""
+        """Tells the other ranks that this one failed."""
         if self.world_size > 1:
             (self.place / "failed").touch()
 

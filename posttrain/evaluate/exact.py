@@ -1,6 +1,8 @@
-"""Log-probabilities of given answers, by one teacher-forced forward a batch: no sampling, no sampling noise.
+"""Log-probabilities of given answers, by one teacher-forced forward pass per batch: no sampling, no sampling
+noise.
 
-Left out: answers that may be written in several ways (sum their probabilities), prompts shared between answers.
+Left out: answers that can be written in several ways (sum their probabilities), prompts shared between
+answers.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from posttrain.errors import RequestError, WorkError
 
 @dataclass(frozen=True, slots=True)
 class AnswerScores:
-    """`log_probs` [M] float64: natural logarithm of the probability of each whole answer. `predicted`: the
-    most probable token at each of its positions, given the right tokens before; up to the first that differs
-    from the answer this is what greedy decoding writes."""
+    """`log_probs` [M] float64: natural logarithm of the probability of each complete answer. `predicted`: the
+    most probable token at each position of the answer, given the correct tokens before it; up to the first
+    one that differs from the answer this is what greedy decoding writes."""
 
     log_probs: np.ndarray
     predicted: list[list[int]]
@@ -28,22 +30,22 @@ class AnswerScores:
 def answer_log_probs(
     model: Any, prompts: list[list[int]], answers: list[list[int]], batch_size: int = 64
 ) -> AnswerScores:
-    """Score `answers` (token ids, end token included) after `prompts`, in batches in the order given.
+    """Scores `answers` (token ids, end token included) after `prompts`, in batches in the order given.
 
-    Rows are padded on the right, where a causal model cannot see. Only logits from the shortest prompt's end on
-    are computed, and only those of answer tokens become float32.
+    Rows are padded on the right, where a causal model cannot see. Logits are computed only from the end of
+    the shortest prompt on, and only those of answer tokens are converted to float32.
 
     Raises:
-        RequestError: an empty prompt or answer, or one that the model has no positions for.
+        RequestError: a prompt or an answer is empty, or longer than the positions of the model.
         WorkError: a log-probability is not finite.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         if not prompt or not answer:
-            raise RequestError(f"problem {i}: the {'answer' if prompt else 'prompt'} has no token")
+            raise RequestError(f"problem {i}: the {'answer' if prompt else 'prompt'} has no tokens")
         if limit is not None and len(prompt) + len(answer) - 1 > limit:
             raise RequestError(
-                f"problem {i}: {len(prompt)} + {len(answer)} tokens, the model has {limit} positions"
+                f"problem {i}: {len(prompt)} + {len(answer)} tokens, but the model has {limit} positions"
             )
     training = model.training
     model.eval()
@@ -59,7 +61,7 @@ def answer_log_probs(
         model.train(training)
     log_probs = np.array(sums)
     if not np.isfinite(log_probs).all():
-        raise WorkError("the model gives numbers that are not finite: it cannot be scored")
+        raise WorkError("the model produces numbers that are not finite, so it cannot be scored")
     return AnswerScores(log_probs, predicted)
 
 
@@ -67,7 +69,7 @@ def _batch(
     model: Any, prompts: list[list[int]], answers: list[list[int]]
 ) -> tuple[list[float], list[list[int]]]:
     sizes = [len(answer) for answer in answers]
-    # the last token is only predicted, never read
+    # the last token is predicted only, never read
     rows = [(prompt + answer)[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])

@@ -1,7 +1,7 @@
 """Intervals of a mean over problems: bootstrap, Student's t, Wilson; clustered; paired.
 
-Problems are what is sampled: how sure one is of a single problem's value does not enter, and is needed by none
-of the three. Groups of problems made from one template or source are resampled together. Plain numpy. Left out:
+The sampling unit is the problem: none of the three needs the uncertainty of a single problem's value.
+Problems of one group (made from one template or source) are resampled together. Plain numpy. Left out:
 variation between training seeds, which no interval over problems shows.
 """
 
@@ -18,13 +18,14 @@ from numpy.typing import ArrayLike
 
 Method = Literal["auto", "bootstrap", "t", "wilson"]
 RESAMPLES = 2000
+"""Of the bootstrap."""
 CHUNK = 1 << 22
-"""Random numbers held at once."""
+"""Most random numbers that are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over `n` problems; `low` and `high` are None where one cluster gives nothing to judge by."""
+    """A mean over `n` problems; `low` and `high` are None for a single cluster, which has no spread."""
 
     value: float
     low: float | None
@@ -39,17 +40,19 @@ def interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean of `values` [M] with its interval.
+    """The mean of `values` [M] with its interval at `level`.
 
-    `groups` [M]: problems of one name belong together; an empty name stands alone. `auto` is `wilson` where all
-    values are 0 or 1 and nothing is grouped (it alone is right when all are equal), else `bootstrap`.
+    `groups` [M]: problems with the same name form a cluster; an empty name is a cluster of one. `auto` is
+    `wilson` where all values are 0 or 1 and none is grouped (the only method of the three that is right when
+    all values are equal), else `bootstrap`.
 
-    bootstrap: percentiles of 2,000 resamples of the clusters. t: standard error
-    sqrt(C/(C-1) sum_c (sum_{i in c} (v_i - mean))^2) / M over C clusters (Miller 2024, arXiv 2411.00640, eq. 4)
-    with C - 1 degrees of freedom. wilson: Wilson 1927.
+    bootstrap: percentiles of 2,000 resamples of the clusters. t: standard error sqrt(C/(C-1) sum_c (sum_{i in
+    c} (v_i - mean))^2) / M over C clusters (Miller 2024, arXiv 2411.00640, eq. 4) with C - 1 degrees of
+    freedom. wilson: Wilson 1927.
 
     Raises:
-        ValueError: no values, one that is not finite, groups of another length, values that Wilson cannot take.
+        ValueError: no values, a value that is not finite, groups of another length, or values that are not 0
+            or 1 for `wilson`.
     """
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
@@ -86,10 +89,10 @@ def paired(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean of `b` - `a` over the same problems: far narrower than the difference of two intervals.
+    """The mean of `b` - `a` [M] over the same problems: far narrower than the difference of two intervals.
 
     Raises:
-        ValueError: as `interval`, or lengths that differ.
+        ValueError: as `interval`, or the lengths differ.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
@@ -98,12 +101,12 @@ def paired(
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a proportion: right also for few trials, and for none or all successful."""
+    """Wilson's interval of a proportion: valid also for few trials, and where none or all of them succeed."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     p, shrink = successes / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # at the ends centre and half agree but for rounding
+    # at both ends centre and half agree up to rounding
     return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
 
 
@@ -120,7 +123,8 @@ def t_quantile(q: float, df: int) -> float:
 
 
 def _t_half(t: float, df: int) -> float:
-    """P(0 < T < t) (Abramowitz & Stegun 26.7.3, 26.7.4); from 100,000 degrees on T is as good as normal."""
+    """P(0 < T < t) (Abramowitz & Stegun 26.7.3, 26.7.4); from 100,000 degrees of freedom on, T is taken as
+    normal."""
     if df >= 100_000:
         return NormalDist().cdf(t) - 0.5
     angle = math.atan(t / math.sqrt(df))

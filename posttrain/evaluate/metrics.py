@@ -1,6 +1,6 @@
 """From counts or log-probabilities of a problem to its pass@k, pass^k and maj@k, in closed form.
 
-One value a problem; means and their intervals are in `intervals`. Left out: calibration, diversity.
+One value per problem; `intervals` has means and their intervals. Left out: calibration, diversity.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 
 def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> np.ndarray:
-    """Chance that k of the n samples, drawn without replacement, hold a correct one; [M].
+    """Probability that k of the n samples, drawn without replacement, include a correct one; [M].
 
     1 - C(n-c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1), for all c at once by
     q_0 = 1, q_{c+1} = q_c (n-c-k) / (n-c). `correct` [M] counts the correct ones of `n` (one number, or [M]).
@@ -26,7 +26,8 @@ def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> np.ndarray:
 
 
 def pass_all_k(correct: ArrayLike, n: ArrayLike, k: int) -> np.ndarray:
-    """pass^k: chance that all of k samples drawn without replacement are correct, C(c, k) / C(n, k); [M].
+    """pass^k: probability that all of k samples drawn without replacement are correct, C(c, k) / C(n, k);
+    [M].
 
     Raises: as `pass_at_k`.
     """
@@ -45,9 +46,9 @@ def _by_count(correct: ArrayLike, n: ArrayLike, k: int, table) -> np.ndarray:
         raise ValueError("counts must be whole numbers")
     n = np.broadcast_to(n, correct.shape)
     if k < 1 or (n < k).any():
-        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples a problem, not {n.min()}")
+        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples per problem, not {n.min()}")
     if (correct < 0).any() or (correct > n).any():
-        raise ValueError("a problem counts more correct samples than it has, or fewer than none")
+        raise ValueError("a problem has more correct samples than samples, or a negative number")
     values = np.empty(correct.shape)
     for size in np.unique(n):
         values[n == size] = table(int(size))[correct[n == size]]
@@ -72,16 +73,17 @@ def pass_at_n(logp: ArrayLike, n: float) -> np.ndarray:
 def pooled_pass_at_n(logps: ArrayLike, n: float) -> np.ndarray:
     """pass@n of each problem when n attempts are spread evenly over K checkpoints; [K, M] -> [M].
 
-    1 - prod_k (1-p_k)^(n/K); with n below K a share of an attempt each, i.e. the geometric mean of misses.
+    1 - prod_k (1-p_k)^(n/K); with n below K each checkpoint gets a fraction of an attempt, i.e. the geometric
+    mean of the probabilities to miss.
     """
     return -np.expm1(n * log1mexp(logps).mean(axis=0))
 
 
 def maj_at_k(correct: int, wrong: Sequence[int], abstained: int, k: int) -> float:
-    """Chance that the most frequent answer among k samples drawn without replacement is correct.
+    """Probability that the most frequent answer among k samples drawn without replacement is correct.
 
-    `correct` samples gave the correct answer, `wrong` lists how many gave each other answer, `abstained` had none.
-    Ties are broken evenly; where all k abstain there is no answer. Exact:
+    `correct` samples gave the correct answer, `wrong` lists how many gave each other answer, `abstained` gave
+    none. Ties are broken evenly; where all k abstain there is no answer, which counts as wrong. Exact:
     sum_{m=1..k} C(correct, m) sum_t (1+t)^-1 [x^(k-m) y^t] prod_b (sum_{j<m} C(n_b,j) x^j + y C(n_b,m) x^m)
     times sum_j C(abstained,j) x^j, over C(n,k). y counts the answers that tie.
 
@@ -109,7 +111,7 @@ def _maj(correct: int, wrong: tuple[int, ...], abstained: int, k: int) -> float:
 
 
 def _draw(ways: np.ndarray, choices: np.ndarray, m: int) -> np.ndarray:
-    """`ways` after one more wrong answer was drawn j times in choices[j] ways; m times is a tie."""
+    """`ways` after another wrong answer was drawn j times in choices[j] ways; m times is a tie."""
     out = np.zeros_like(ways)
     for j, number in enumerate(choices):
         moved = ways[:, : ways.shape[1] - j] * number

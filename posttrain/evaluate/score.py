@@ -1,8 +1,9 @@
 """One model on one task: prompts, generation or exact probabilities, verdicts, scores with intervals.
 
-Ranks share out whole batches, which are formed over all problems, and every problem has its own random stream. So
-the result is the same, bit for bit, for any number of ranks on the same hardware; `batch_size` may change the
-last bits. Left out: loading checkpoints (`checkpoint`), keeping scores (`store`).
+Ranks share the work in complete batches, which are formed over all problems, and every problem has its own
+random stream. So the result is the same, bit for bit, for any number of ranks on the same hardware;
+`batch_size` may change the last bits. Left out: loading checkpoints (`checkpoint.py`) and storing scores
+(`rundir/scores.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.template import Template
 from posttrain.data.tokenize import conversation, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
@@ -33,73 +35,69 @@ from posttrain.types import Example, Problem, Score, Verdict
 log = logging.getLogger(__name__)
 Row = dict[str, Any]
 """A line of samples/<checkpoint>/<task>.jsonl."""
-Progress = Callable[[int, int], None]
-"""Called with the batches done and all batches of this rank."""
-Work = Callable[[list[int]], list[Row]]
+Plan = tuple[list[int], Callable[[list[int]], list[Row]]]
+"""Tokens of each prompt; and the function that answers and judges a batch of problems, given their
+positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is scored: a model, its tokenizer and chat template, and the checkpoint that the scores are stored
+    under."""
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    checkpoint: str
+    step: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of the work that falls to this rank; `gather` returns the rows of all ranks, in rank order."""
+
+    rank: int = 0
+    world_size: int = 1
+    gather: Callable[[list[Row]], list[list[Row]]] = lambda rows: [rows]
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """The scores of a checkpoint on a task, and a row a problem, in the order of the problems."""
+    """The scores of a checkpoint on a task, and one row per problem, in the order of the problems."""
 
     scores: list[Score]
     samples: list[Row]
 
 
-def score_task(
-    model: Any,
-    tokenizer: Any,
-    task: schema.Task,
-    *,
-    checkpoint: str,
-    step: int,
-    digest: str,
-    template: Any,
-    rank: int = 0,
-    world_size: int = 1,
-    gather: Callable[[list[Row]], list[list[Row]]] | None = None,
-    progress: Progress | None = None,
-) -> TaskResult:
-    """Score `model` on `task`; prompts are rendered by `template` (data/template.py), as in training.
+def score_task(subject: Subject, task: schema.Task, share: Share | None = None) -> TaskResult:
+    """Scores `subject` on `task`. Prompts are rendered with its template, as in training.
 
-    With several ranks each calls this, and `gather` (called once, with JSON-able rows) returns the rows of all
-    of them; every rank has the same result. Consumes no global random numbers.
+    With several ranks each of them calls this with its `share`, whose `gather` is called once, with rows that
+    JSON can hold; every rank returns the same result. No global random number is consumed.
 
     Raises:
-        RequestError: the task or a problem cannot be asked of this model.
-        WorkError: the model gives NaN, ranks do not fit together, or the checker failed on everything.
+        RequestError: the task, or one of its problems, does not fit this model.
+        WorkError: the model produces NaN, the ranks do not fit together, or the check failed on every
+            completion.
     """
     loaded, problems = load_task(task), problems_of(task)
     if not problems:
         raise RequestError(f"task {task.name} has no problems")
-    prompts = [_prompt(problem, template) for problem in problems]
-    plan = _exact if loaded.kind == "exact" else _sampled
-    lengths, work = plan(model, tokenizer, template, task, loaded, problems, prompts)
-    shares = batches(lengths, task.samples, task.batch_size)  # exact tasks take one sample
-    mine = shares[rank::world_size]
-    rows: list[Row] = []
-    for done, batch in enumerate(mine, 1):
-        rows += work(batch)
-        if progress is not None:
-            progress(done, len(mine))
-    parts = [rows] if gather is None else gather(rows)
-    rows = sorted((row for part in parts for row in part), key=lambda row: row["index"])
-    if [row.pop("index") for row in rows] != list(range(len(problems))):
-        raise WorkError(f"task {task.name}: the ranks' rows do not cover the problems once each")
-    settings = settings_hash(task_hash(task, problems), template.source, str(model.dtype))
+    rows = _rows(subject, task, loaded, problems, share or Share())
+    settings = settings_hash(task_hash(task, problems), subject.template.source, str(subject.model.dtype))
     values = _exact_values(rows) if loaded.kind == "exact" else _sampled_values(rows, task)
     scores = []
     for metric, found in values.items():
         known = [i for i, value in enumerate(found) if value is not None]
         if not known:
-            log.warning("%s on %s: no problem has a value of %s", checkpoint, task.name, metric)
+            log.warning("%s on %s: no problem has a value of %s", subject.checkpoint, task.name, metric)
             continue
-        groups = [problems[i].group for i in known]
-        mean = interval([found[i] for i in known], groups, seed=task.seed)
+        mean = interval([found[i] for i in known], [problems[i].group for i in known], seed=task.seed)
         scores.append(
             Score(
-                checkpoint=checkpoint,
-                step=step,
+                checkpoint=subject.checkpoint,
+                step=subject.step,
                 task=task.name,
                 metric=metric,
                 value=mean.value,
@@ -107,51 +105,90 @@ def score_task(
                 low=mean.low,
                 high=mean.high,
                 settings=settings,
-                digest=digest,
+                digest=subject.digest,
             )
         )
     return TaskResult(scores, rows)
 
 
-def _prompt(problem: Problem, template: Any) -> str:
-    """What the model reads before it answers."""
+def _rows(
+    subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], share: Share
+) -> list[Row]:
+    """The rows of all problems, in their order: this rank's batches are computed, the others gathered."""
+    asked = [
+        {
+            "index": index,
+            "id": problem.id,
+            "group": problem.group,
+            "prompt": _prompt(problem, subject.template),
+            "answer": problem.answer,
+        }
+        for index, problem in enumerate(problems)
+    ]
+    plan = _exact if loaded.kind == "exact" else _sampled
+    lengths, work = plan(subject, task, loaded, problems, asked)
+    shares = batches(lengths, task.samples, task.batch_size)  # exact tasks take one sample
+    mine = [row for batch in shares[share.rank :: share.world_size] for row in work(batch)]
+    rows = sorted((row for part in share.gather(mine) for row in part), key=lambda row: row["index"])
+    if [row.pop("index") for row in rows] != list(range(len(problems))):
+        raise WorkError(f"task {task.name}: the rows of all ranks do not cover each problem exactly once")
+    return rows
+
+
+def _prompt(problem: Problem, template: Template) -> str:
+    """The text that the model continues."""
     asked = conversation(Example(messages=problem.messages, prompt=problem.prompt))
     return template.render(asked, add_generation_prompt=True)
 
 
-def _row(index: int, problem: Problem, prompt: str) -> Row:
-    return {
-        "index": index,
-        "id": problem.id,
-        "group": problem.group,
-        "prompt": prompt,
-        "answer": problem.answer,
-    }
-
-
 def _exact(
-    model: Any, tokenizer: Any, template: Any, task: schema.Task, loaded: EvalTask, problems, prompts
-) -> tuple[list[int], Work]:
-    """Prompt lengths, and the work on one batch of problems: the log-probability of each answer."""
-    rows = [_answer_tokens(problem, tokenizer, template, task.name) for problem in problems]
+    subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], asked: list[Row]
+) -> Plan:
+    """The log-probability of each answer."""
+    tokenizer = subject.tokenizer
+    tokens = [_answer_tokens(problem, tokenizer, subject.template, task.name) for problem in problems]
 
     def work(batch: list[int]) -> list[Row]:
-        asked, answers = [rows[i][0] for i in batch], [rows[i][1] for i in batch]
-        scored = answer_log_probs(model, asked, answers, task.batch_size)
+        prompts, answers = [tokens[i][0] for i in batch], [tokens[i][1] for i in batch]
+        scored = answer_log_probs(subject.model, prompts, answers, task.batch_size)
+        found = zip(batch, scored.log_probs, answers, scored.predicted, strict=True)
         return [
-            _row(i, problems[i], prompts[i])
+            asked[i]
             | {"logp": float(logp), "greedy": _greedy(answer, predicted, tokenizer)}
             | {"correct": answer == predicted}
-            for i, logp, answer, predicted in zip(
-                batch, scored.log_probs, answers, scored.predicted, strict=True
-            )
+            for i, logp, answer, predicted in found
         ]
 
-    return [len(prompt) for prompt, _ in rows], work
+    return [len(prompt) for prompt, _ in tokens], work
 
 
-def _answer_tokens(problem: Problem, tokenizer: Any, template: Any, task: str) -> tuple[list[int], list[int]]:
-    """Tokens of the prompt, and of the answer with its end of turn: the very row training would see."""
+def _sampled(
+    subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], asked: list[Row]
+) -> Plan:
+    """Samples of each prompt and their verdicts."""
+    template = subject.template
+    if (count := len(template.end_ids)) > 1:
+        log.warning("%r is %d tokens: generation cannot stop at it", template.end_of_turn, count)
+    generator = TransformersGenerator(subject.model, subject.tokenizer, template.stops)
+    ids = [subject.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in asked]
+    sampling = Sampling(task.temperature, task.top_p, task.max_new_tokens, task.batch_size)
+
+    def work(batch: list[int]) -> list[Row]:
+        drawn = generator.generate([ids[i] for i in batch], task.samples, sampling, task.seed, streams=batch)
+        of = [problems[batch[completion.prompt_index]] for completion in drawn]
+        verdicts = score_batch(loaded.reward, [completion.text for completion in drawn], of)
+        rows = [asked[i] | {"completions": []} for i in batch]
+        for completion, verdict in zip(drawn, verdicts, strict=True):
+            rows[completion.prompt_index]["completions"].append(_completion(completion, verdict))
+        return rows
+
+    return [len(prompt) for prompt in ids], work
+
+
+def _answer_tokens(
+    problem: Problem, tokenizer: Any, template: Template, task: str
+) -> tuple[list[int], list[int]]:
+    """Tokens of the prompt, and of the answer with its end of turn, exactly as in a training row."""
     if problem.messages is None:
         example = Example(prompt=problem.prompt, completion=problem.answer)
     else:
@@ -168,7 +205,8 @@ def _answer_tokens(problem: Problem, tokenizer: Any, template: Any, task: str) -
 
 
 def _greedy(answer: list[int], predicted: list[int], tokenizer: Any) -> str:
-    """What greedy decoding writes, as far as it is known: up to the first token that is not the answer's."""
+    """What greedy decoding writes, as far as it is known: up to the first token that differs from the
+    answer."""
     same = next((i for i, pair in enumerate(zip(answer, predicted, strict=True)) if len({*pair}) > 1), None)
     if same is None:
         return tokenizer.decode(answer, skip_special_tokens=True)
@@ -177,44 +215,20 @@ def _greedy(answer: list[int], predicted: list[int], tokenizer: Any) -> str:
     return text if ended else text + "…"
 
 
-def _sampled(
-    model: Any, tokenizer: Any, template: Any, task: schema.Task, loaded: EvalTask, problems, prompts
-) -> tuple[list[int], Work]:
-    """Prompt lengths, and the work on one batch of problems: samples and their verdicts."""
-    if (count := len(template.end_ids)) > 1:
-        log.warning("%r is %d tokens: generation cannot stop at it", template.end_of_turn, count)
-    generator = TransformersGenerator(model, tokenizer, template.stops)
-    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in prompts]
-    sampling = Sampling(task.temperature, task.top_p, task.max_new_tokens, task.batch_size)
-
-    def work(batch: list[int]) -> list[Row]:
-        rollouts = generator.generate(
-            [ids[i] for i in batch], task.samples, sampling, task.seed, streams=batch
-        )
-        rows = [_row(i, problems[i], prompts[i]) | {"completions": []} for i in batch]
-        asked = [problems[batch[rollout.prompt_index]] for rollout in rollouts]
-        verdicts = score_batch(loaded.reward, [rollout.text for rollout in rollouts], asked)
-        for rollout, verdict in zip(rollouts, verdicts, strict=True):
-            rows[rollout.prompt_index]["completions"].append(_completion(rollout, verdict))
-        return rows
-
-    return [len(prompt) for prompt in ids], work
-
-
-def _completion(rollout: Completion, verdict: Verdict) -> Row:
+def _completion(completion: Completion, verdict: Verdict) -> Row:
     return {
-        "text": rollout.text,
+        "text": completion.text,
         "value": verdict.value,
         "status": verdict.status,
         "reason": verdict.reason,
-        "finish": rollout.finish,
-        "tokens": len(rollout.token_ids),
+        "finish": completion.finish,
+        "tokens": len(completion.token_ids),
         "read": verdict.details.get("answer"),
     }
 
 
 def _exact_values(rows: list[Row]) -> dict[str, list[float | None]]:
-    """Metric -> a value a problem."""
+    """metric -> one value per problem."""
     logp = np.array([row["logp"] for row in rows])
     values = {f"pass@{n}": metrics.pass_at_n(logp, n).tolist() for n in ATTEMPTS}
     values["nll"] = (-logp).tolist()
@@ -223,15 +237,15 @@ def _exact_values(rows: list[Row]) -> dict[str, list[float | None]]:
 
 
 def _sampled_values(rows: list[Row], task: schema.Task) -> dict[str, list[float | None]]:
-    """Metric -> a value a problem; None where a failed checker left fewer than k samples judged."""
+    """metric -> one value per problem; None where failed checks left fewer than k judged samples."""
     drawn = [row["completions"] for row in rows]
     judged = [[c for c in part if c["value"] is not None] for part in drawn]
     failed = sum(map(len, drawn)) - sum(map(len, judged))
     if not any(judged):
         why = drawn[0][0]["reason"]
-        raise WorkError(f"task {task.name}: the checker failed on every completion ({why})")
+        raise WorkError(f"task {task.name}: the check failed on every completion ({why})")
     if failed:
-        log.warning("task %s: the checker failed on %d completions, left out", task.name, failed)
+        log.warning("task %s: the check failed on %d completions; they are left out", task.name, failed)
     right = [sum(c["value"] >= 1.0 for c in part) for part in judged]
     values: dict[str, list[float | None]] = {}
     for k in task.k:

@@ -1,9 +1,9 @@
 """The settings hash of a score: equal hashes mean that the same thing was measured in the same way.
 
-`<task>-<rendering>`. The first half covers the content of the problems, the options and the sampler, and can be
-told without a model; the second the chat template's text and the weights' dtype. Left out on purpose:
-`batch_size`, place of the file and number of ranks, which change nothing but the last bits, and library
-versions, which stand in run.json.
+It reads `<task>-<rendering>`. The first half covers the content of the problems, the options and the sampler,
+and needs no model; the second the text of the chat template and the dtype of the weights. Left out on
+purpose: `batch_size`, the path of the file and the number of ranks, which change nothing but the last bits,
+and library versions, which are in run.json.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from posttrain.recipe.schema import Task
 from posttrain.types import Problem
 
 SCORER = 1
-"""Raised when a change of ours alters what a task measures: scores of both kinds can then stand side by side."""
+"""Raised by one when a change of this package alters what a task measures: old and new scores are then told
+apart."""
 
 
 def problems_of(task: Task) -> list[Problem]:
-    """The problems of a task, the first `limit` of them. Raises RequestError where there are none."""
+    """The first `limit` problems of a task. Raises RequestError where they cannot be read."""
     return load_task(task).problems()[: task.limit]
 
 
 def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
-    """First half: what is asked, and how it is sampled and judged."""
+    """First half: the problems, and how replies are sampled and judged. `problems` spares reading them
+    again."""
     loaded = load_task(task)
     problems = problems_of(task) if problems is None else problems
     sampler = {key: getattr(task, key) for key in SAMPLER_FIELDS if loaded.kind == "sampled"}
@@ -37,7 +39,7 @@ def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
 
 
 def settings_hash(task_half: str, template: str, dtype: str) -> str:
-    """Both halves: `template` is its source text, `dtype` that of the weights."""
+    """Both halves: `template` is the source text of the chat template, `dtype` that of the weights."""
     return f"{task_half}-{_hash([template, dtype])[:6]}"
 
 

@@ -1,7 +1,8 @@
-"""What a reader of a run must not miss: checks that failed, gates that failed, chosen replies that grow unlikely.
+"""Warnings about a run: failed checks, failed gates, groups without gradient, chosen replies that become less
+likely.
 
-Each is a sentence computed from what was logged, with its threshold. Left out: what every result must be read with
-(`findings.caveats`).
+Each is a sentence computed from what was logged, with its threshold. Left out: the caveats that apply to
+every result (`findings.caveats`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from posttrain.report.text import labels
 from posttrain.rundir.reading import RunData
 
 FALL = 0.1
-"""Nats that the chosen side must have lost to be called falling; and twice its standard error (our choice)."""
+"""Nats that the chosen side must have lost, besides twice its standard error, to be called falling (our
+choice)."""
 NO_GRADIENT, UNFILLED = 0.5, 0.1
-"""Shares of trained groups without variance, and of groups that refilling could not replace."""
+"""Largest shares without a warning: of trained groups without variance, of groups that refilling did not
+replace."""
 
 
 def alerts(runs: list[RunData]) -> list[str]:
-    """The sentences, run by run; empty where there is nothing to be warned of."""
+    """The sentences, run by run; empty where there is nothing to warn about."""
     found = []
     for run, name in zip(runs, labels(runs), strict=True):
         each = [*_gates(run), *_checks(run), *_groups(run), *_chosen(run)]
@@ -29,7 +32,7 @@ def alerts(runs: list[RunData]) -> list[str]:
 
 
 def _gates(run: RunData) -> list[str]:
-    """The latest failure of each gate, and how often it failed before."""
+    """The latest failure of each gate, and how many checkpoints failed it."""
     last: dict[tuple[str, str], list[dict]] = {}
     for row in run.gates:
         if all(number(row.get(key)) is not None for key in ("value", "reference", "max_drop", "step")):
@@ -40,7 +43,8 @@ def _gates(run: RunData) -> list[str]:
         value, reference = (metric_text(metric, row[key]) for key in ("value", "reference"))
         against = "the start" if row.get("against") == "start" else "the best so far"
         more = f" ({len(rows)} checkpoints failed it)" if len(rows) > 1 else ""
-        action = "the run stopped" if row.get("action") == "stop" else "the checkpoint counts for no best"
+        stopped = row.get("action") == "stop"
+        action = "the run stopped" if stopped else "the checkpoint is never chosen as best"
         found.append(
             f"gate failed: {task}/{metric} {value} at step {row['step']:,} against {reference} of {against},"
             f" more than {metric_text(metric, row['max_drop'])} worse; {action}{more}."
@@ -63,7 +67,7 @@ def _checks(run: RunData) -> list[str]:
     of = f", of {', '.join(by)}" if by else ""
     return [
         f"{failed:.1%} of the checks failed{of}, at worst {values[worst]:.1%} at step {steps[worst]:,};"
-        " what failed is left out of rewards and training, so means speak of the rest only."
+        " these completions are left out of rewards and training, so means describe only the rest."
     ]
 
 
@@ -72,18 +76,20 @@ def _groups(run: RunData) -> list[str]:
     idle = trend(train, "groups/zero_variance")
     if idle is not None and idle.last > NO_GRADIENT:
         found.append(
-            f"{idle.last:.0%} of the trained groups gave no gradient at the end (all their rewards are equal)."
+            f"{idle.last:.0%} of the trained groups gave no gradient at the end"
+            " (all rewards of such a group are equal)."
         )
     sampled, unfilled = (trend(train, f"groups/{key}") for key in ("sampled", "unfilled"))
     if sampled and unfilled and sampled.last and unfilled.last / sampled.last > UNFILLED:
         found.append(
-            f"refilling left {unfilled.last:.3g} groups a batch unfilled at the end ({sampled.last:.3g} were sampled)."
+            f"refilling left {unfilled.last:.3g} groups per batch unfilled at the end"
+            f" ({sampled.last:.3g} were sampled)."
         )
     return found
 
 
 def _chosen(run: RunData) -> list[str]:
-    """A margin that grows although the chosen reply loses: the rejected one only loses more."""
+    """A margin can grow while the chosen reply becomes less likely, if the rejected one loses more."""
     if run.stage != "dpo":
         return []
     train = run.metrics.get("train", [])
@@ -95,7 +101,7 @@ def _chosen(run: RunData) -> list[str]:
             return []
         moves = [f"{t.first:.3g} → {t.last:.3g}".replace("-", "−") for t in (chosen, rejected)]
         return [
-            f"the chosen replies become less likely: their {what} falls {moves[0]} nats a reply"
+            f"the chosen replies become less likely: their {what} falls {moves[0]} nats per reply"
             f" (rejected {moves[1]}) from step {chosen.steps[0]:,} to {chosen.steps[1]:,}."
         ]
     return []

@@ -1,7 +1,8 @@
-"""The model card of a checkpoint: README.md with metadata the hub reads, from what the run measured.
+"""The model card of a checkpoint: a README.md with the metadata that the hub reads, from what the run
+measured.
 
-A figure that was not measured is written as "not measured". Left out: a licence, which only the person who
-publishes can state, and any upload.
+A number that was not measured is given as "not measured". Left out: a licence, which only the person who
+publishes the model can state, and any upload.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ UNKNOWN = "not measured"
 
 
 def model_card(run: RunData, checkpoint: str) -> str:
-    """README.md for `checkpoint` (such as `step-000400`). Raises `RequestError` where the run has none such."""
+    """README.md for `checkpoint` (e.g. `step-000400`). Raises `RequestError` where the run has no such
+    checkpoint."""
     known = [c.name for c in run.checkpoints] or [s.checkpoint for s in run.scores]
     if checkpoint not in known:
         raise RequestError(f"{run.path}: no checkpoint {checkpoint!r}{did_you_mean(checkpoint, known)}")
@@ -49,7 +51,7 @@ def _scores(run: RunData, checkpoint: str) -> dict[str, dict]:
 
 
 def _metadata(run: RunData, checkpoint: str) -> str:
-    """YAML through huggingface_hub's own classes where they import, the bare tags elsewhere."""
+    """YAML by the classes of huggingface_hub where it is installed, else the tags alone."""
     tags = ["posttrain", run.stage or "sft"]
     base = run.section("model").get("init")
     plain: dict[str, Any] = {"library_name": "transformers", "tags": tags}
@@ -79,7 +81,7 @@ def _metadata(run: RunData, checkpoint: str) -> str:
 
 
 def _hub_id(text: str) -> bool:
-    """`org/name` as the hub spells it; runs of ours and paths are none."""
+    """Whether `text` is a hub id, `org/name`, and neither a path nor a run of ours."""
     parts = text.split("/")
     return (
         len(parts) == 2
@@ -105,7 +107,8 @@ def _opening(run: RunData, checkpoint: str) -> str:
 def _intended(run: RunData, checkpoint: str) -> str:
     tasks = ", ".join(_scores(run, checkpoint)) or "none"
     return (
-        f"Research on post-training. Measured on: {markdown.safe(tasks)}. Fitness for any other use: {UNKNOWN}.\n\n"
+        f"Research on post-training. Measured on: {markdown.safe(tasks)}."
+        f" Fitness for any other use: {UNKNOWN}.\n\n"
         "Licence: not stated here; it follows from the base model and the data."
     )
 
@@ -116,7 +119,7 @@ def _data(run: RunData) -> str:
     total = tables.count(run.mixture.get("examples_total"))
     overlap = tables.plain(run.mixture.get("overlap", UNKNOWN))
     return (
-        f"{markdown.mixture(run)}\n\nExamples seen in all: {total}. Overlap with the evaluation tasks:"
+        f"{markdown.mixture(run)}\n\nExamples seen in total: {total}. Overlap with the evaluation tasks:"
         f" {markdown.safe(overlap)}."
     )
 
@@ -132,11 +135,11 @@ def _procedure(run: RunData) -> str:
 
 
 def _stage(run: RunData) -> str:
-    """What the whole run logged, whichever checkpoint the card is for; nothing for plain fine-tuning."""
+    """What the complete run logged, whichever checkpoint the card is for; nothing for plain fine-tuning."""
     if not facts(run):
         return ""
     rewards = [f"{row['label']} (weight {row['weight']})" for row in component_rows(run)]
-    lead = "Over the whole run, mean of the first → last tenth of the logged steps:"
+    lead = "Over the complete run, means of the first → last tenth of the logged steps:"
     lines = [f"- {what}: {markdown.safe(value)}" for what, value in facts(run).items()]
     lines += [f"- rewards: {markdown.safe(', '.join(rewards))}"] if rewards else []
     return lead + "\n\n" + "\n".join(lines)

@@ -1,7 +1,8 @@
-"""What a stage did to the model it started from: which runs of a page follow one another, and the change in pass@k.
+"""What a stage did to the model it started from: which runs of a page follow one another, and the change in
+pass@k.
 
-A stage's own score of step 0 is its start; where there is none, the score of the checkpoint it started from, under the
-same settings. Left out: differences between runs side by side (`comparison.py`).
+The start of a stage is its own score of step 0, or else the score of the checkpoint it started from, under
+the same settings. Left out: differences between runs side by side (`comparison.py`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from posttrain.report.text import share, signed, span
 from posttrain.rundir.reading import RunData, step_of
 
 FOLLOWING = ("dpo", "rlvr")
-"""Stages that never start from nothing: their step 0 is another run's end, on the page or not."""
+"""Stages that always start from another model: their step 0 is the end of a run that may not be on the
+page."""
 
 
 def parent_of(run: RunData, runs: list[RunData]) -> tuple[RunData, str] | None:
     """The run of the page that `run` started from, and the checkpoint.
 
-    By path; by name beside it where the folder as a whole has been moved.
+    Found by path, or by name in the same folder if the folder has been moved.
     """
     parent = run.run.get("parent")
     if not isinstance(parent, dict) or not parent.get("run"):
@@ -35,7 +37,7 @@ def parent_of(run: RunData, runs: list[RunData]) -> tuple[RunData, str] | None:
 
 
 def offsets(runs: list[RunData]) -> list[int]:
-    """Where each run begins on an axis of steps that lays the stages end to end; all 0 where none follows another."""
+    """Where each run begins on an axis of steps on which stages follow each other; all 0 where none does."""
     found: dict[int, int] = {}
 
     def begin(run: RunData, seen: tuple[int, ...] = ()) -> int:
@@ -51,8 +53,10 @@ def offsets(runs: list[RunData]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A run, where it started on one task, and pass@k of both ends, `before` only where `after` has it under the same
-    settings; `parent` is None where it is not on the page."""
+    """A run, where it started on one task, and pass@k at both ends.
+
+    `before` has the k that `after` has under the same settings; `parent` is None where it is not on the page.
+    """
 
     told: Story
     start: Place
@@ -62,7 +66,7 @@ class Chain:
 
 
 def chain(told: Story, runs: list[RunData]) -> Chain | None:
-    """None where the run started from nothing known, or nothing comparable was scored."""
+    """The chain of one run; None where its start is unknown, or nothing comparable was scored."""
     run, task, last = told.run, told.task, told.last.checkpoint
     parent = parent_of(run, runs)
     if parent is None and run.stage not in FOLLOWING:
@@ -80,7 +84,8 @@ def chain(told: Story, runs: list[RunData]) -> Chain | None:
 
 
 def sentence(c: Chain, name: str | None) -> str:
-    """What changed from the start to the last checkpoint, at the smallest and the largest k. `name`: the parent's."""
+    """What changed from the start to the last checkpoint, at the smallest and largest k. `name` is the
+    parent's label."""
     s = c.told
     ks = [k for k in dict.fromkeys((s.small, s.large)) if k in c.before] or [*c.before][-1:]
     moves = " and ".join(_move(c, k) for k in ks)
@@ -91,7 +96,7 @@ def sentence(c: Chain, name: str | None) -> str:
 
 
 def _start(c: Chain, name: str | None) -> str:
-    """`step 200 of Cross-entropy`; a run that is not on the page is named as it names itself."""
+    """`step 200 of Cross-entropy`; a run that is not on the page is called by its own name."""
     parent = c.told.run.run.get("parent")
     checkpoint = c.parent[1] if c.parent else ""
     if name is None and isinstance(parent, dict) and parent.get("run"):

@@ -1,7 +1,9 @@
-"""Sentences on several runs on one task: who is ahead, from which N on, and whether an expected effect is there.
+"""Sentences about several runs on one task: which is ahead, from which N on, and whether an expected effect
+is there.
 
-Where a confidence-limited run stands beside a cross-entropy run and the effect of arXiv 2502.07154 (pass@N
-falls for the one, stays for the other) is absent, a sentence says so. Last checkpoints are what is compared.
+Last checkpoints are compared. Where a confidence-limited run is compared with a cross-entropy run and the
+effect of arXiv 2502.07154 is absent (cross-entropy loses pass@N at large N, the confidence-limited loss keeps
+it), a sentence states that. Left out: a stage against its start (`chains.py`).
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from posttrain.report.story import LARGE, Story
 from posttrain.report.text import loss_name, share, span
 
 MOST_PAIRS = 3
-"""With more runs than this beside the first, the leaders are named instead of every pair."""
+"""With more runs than this besides the first, the leaders are named instead of every pair."""
 
 
 def comparisons(told: list[Story]) -> list[str]:
-    """Each run against the first one, or the leaders of many; then the expected effect where it is absent."""
+    """Each run against the first, or the leaders of many; then the expected effect if it is absent."""
     many = len(told) > MOST_PAIRS + 1
     found = _leaders(told) if many else [compare(told[0], other) for other in told[1:]]
     entropy = [s for s in told if loss_name(s.run) == "cross_entropy" and s.small < s.large]
@@ -34,7 +36,7 @@ def _leaders(told: list[Story]) -> list[str]:
 
 
 def compare(a: Story, b: Story) -> str:
-    """Who is ahead where."""
+    """Which run is ahead at which N."""
     first = curves(a.run, a.task)[a.last.checkpoint]
     second = curves(b.run, b.task)[b.last.checkpoint]
     shared = [k for k in first if k in second]
@@ -61,12 +63,12 @@ def _last(a: Story, b: Story, k: int) -> Difference:
 
 
 def attempts(ns: Iterable[float]) -> str:
-    """`13`, `1.3`, `720`: a crossover is known to no more than two digits."""
+    """`13`, `1.3`, `720`: a crossover is known to two digits at most."""
     return ", ".join(f"{n:.2g}" if n < 10 else f"{float(f'{n:.2g}'):.0f}" for n in ns)
 
 
 def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -> str:
-    """From which N on one is ahead, where the largest N bears it out; nothing where only one k is shared."""
+    """From which N on a run is ahead, if that holds at the largest N; empty where only one k is shared."""
     shared = list(gaps)
     if len(crossings) > 1:
         return f" The curves cross at N ≈ {attempts(crossings)}."

@@ -1,8 +1,8 @@
-"""What a stage did, in a few facts of its own: rewards and lengths of RLVR, margins of DPO, counts of a sampling stage.
+"""What a stage did, in a few facts: rewards and lengths of RLVR, margins of DPO, counts of a sampling stage.
 
-`facts` are (what, how much) for the terminal, the card and the page; `headline` is one sentence for a run without
-scores. Means over the logged steps, first and last tenth, as `trends.py` has it. Left out: pictures, and warnings
-(`alerts.py`).
+`facts` are (what, how much) for the terminal, the card and the page; `headline` is one sentence for a run
+without scores. Means are over the first and last tenth of the logged steps (`numbers.trend`). Left out:
+pictures, and warnings (`alerts.py`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from posttrain.rundir.reading import RunData
 from posttrain.rundir.rollouts import whole
 
 SAMPLING = ("pairs", "pass_rate")
-"""Stages that sample and judge, and train nothing."""
-KINDS = ("timeout", "error", "unparseable", "limit")
-"""Shares that compose.py logs of a component besides its mean."""
+"""Stages that sample and judge but do not train."""
+SHARES = ("timeout", "error", "unparseable", "limit")
+"""Shares of checks that are logged for each component of the reward besides its mean
+(`rewards/compose.py`)."""
 RLVR = (
     ("success", "success", "share"),
     ("reward", "reward", "free"),
@@ -39,12 +40,13 @@ DPO = (
     ("kl", "KL estimate", "free"),
 )
 FAILED_CHECKS = 0.01
-"""Share of failed checks above which a run says so loudly."""
+"""Share of failed checks above which they are highlighted."""
 HELD_OUT = ("rewards/accuracies", "rewards/margins")
+"""Metrics of DPO that are shown for held-out pairs too."""
 
 
 def facts(run: RunData) -> dict[str, str]:
-    """In the order to be read; empty for a stage that has no facts of its own, or none yet."""
+    """what -> how much, in reading order; empty for a stage that has no facts of its own, or none yet."""
     if run.stage in ("rlvr", "dpo"):
         found = {}
         for key, title, form in RLVR if run.stage == "rlvr" else DPO:
@@ -97,7 +99,8 @@ def sampled(outcome: dict[str, Any]) -> dict[str, str]:
 
 
 def success_counts(outcome: dict[str, Any]) -> list[int]:
-    """Prompts by how many of their n completions were right, n + 1 numbers; empty where that is not told."""
+    """Number of prompts by how many of their n completions were right, n + 1 numbers; empty where it is not
+    known."""
     counts = outcome.get("success_by_count")
     if not isinstance(counts, list) or len(counts) < 2:
         return []
@@ -106,7 +109,7 @@ def success_counts(outcome: dict[str, Any]) -> list[int]:
 
 
 def none_reasons(outcome: dict[str, Any]) -> list[tuple[str, int]]:
-    """(why a prompt gave no pair, how many), the most frequent first."""
+    """(why prompts gave no pair, how many prompts), the most frequent first."""
     none = outcome.get("none")
     found = none.items() if isinstance(none, dict) else ()
     counted = [(str(k).replace("_", " "), n) for k, n in found if isinstance(n, int) and n]
@@ -114,7 +117,7 @@ def none_reasons(outcome: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def headline(run: RunData, name: str) -> str | None:
-    """One sentence on a run that has no scores; None where its stage has logged nothing."""
+    """One sentence about a run without scores; None where its stage has logged nothing."""
     found = facts(run)
     if not found:
         return None
@@ -147,7 +150,7 @@ def components(run: RunData) -> list[str]:
 
 
 def _weights(run: RunData) -> dict[str, float | None]:
-    """What the recipe gives each reward, by label."""
+    """label -> weight of each reward of the recipe."""
     rewards = run.recipe.get("rewards")
     listed = [r for r in rewards if isinstance(r, dict)] if isinstance(rewards, list) else []
     return {str(r.get("label") or r.get("name")): number(r.get("weight")) for r in listed}
@@ -156,16 +159,17 @@ def _weights(run: RunData) -> dict[str, float | None]:
 def _label(key: str) -> str:
     label = key.removeprefix("reward/")
     head, _, kind = label.rpartition("/")
-    return head if head and kind in (*KINDS, "ms") else label
+    return head if head and kind in (*SHARES, "ms") else label
 
 
 def component_rows(run: RunData) -> list[dict[str, Any]]:
-    """A row a component: its mean over time, and means over the whole run of what is not plain scoring."""
+    """One row per component: its mean over time, and over the complete run the shares of checks in
+    `SHARES`."""
     weights = _weights(run)
     rows, train = [], run.metrics.get("train", [])
     for label in components(run):
         t, at = trend(train, f"reward/{label}"), f"reward/{label}/"
-        shares = {kind: mean(train, at + kind) for kind in KINDS}
+        shares = {kind: mean(train, at + kind) for kind in SHARES}
         ms = mean(train, at + "ms")
         failed = (shares["timeout"] or 0.0) + (shares["error"] or 0.0)
         rows.append(
@@ -176,13 +180,13 @@ def component_rows(run: RunData) -> list[dict[str, Any]]:
                 **{kind: "–" if x is None else f"{x:.1%}" for kind, x in shares.items()},
                 "ms": "–" if ms is None else f"{ms:.3g}",
                 "failed": failed,
-                "loud": failed > FAILED_CHECKS,
+                "highlight": failed > FAILED_CHECKS,
             }
         )
     return rows
 
 
 def component_table(run: RunData) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of `component_rows` as text, for the terminal and Markdown."""
-    columns = ("label", "weight", "mean", *KINDS, "ms")
+    """Header and rows of `component_rows` as text, for the terminal and Markdown."""
+    columns = ("label", "weight", "mean", *SHARES, "ms")
     return ["reward", *columns[1:]], [[row[c] for c in columns] for row in component_rows(run)]

@@ -1,8 +1,8 @@
-"""What the numbers of one or several runs say, in sentences computed from them, and what they do not say.
+"""What the numbers of one or several runs show, in sentences computed from them, and what they do not show.
 
-A sentence names the checkpoints it compares and the interval of the difference (`comparison.py` has those between
-runs, `chains.py` those between a stage and its start). Left out: any judgement over training seeds; `caveats` says
-that too.
+A sentence names the checkpoints that it compares and the interval of the difference (`comparison.py` has the
+sentences about several runs, `chains.py` those about a stage and its start). Left out: any judgement across
+training seeds, which `caveats` states.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from posttrain.rundir.reading import RunData
 
 
 def findings(runs: list[RunData]) -> list[str]:
-    """The headline sentences: per task one a run, then one a comparison; then runs without scores. Never empty.
+    """The headline sentences: for each task one per run, then one per comparison; then runs without scores.
+    Never empty.
 
-    A run that starts from another one is told by what it changed, and compared only with those that start from the
-    same run in the same kind of stage.
+    A run that starts from another one is described by what it changed, and compared only with runs that start
+    from the same run in the same kind of stage.
     """
     names = dict(zip(map(id, runs), labels(runs), strict=True))
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
@@ -47,7 +48,7 @@ def _told(s: Story, runs: list[RunData], names: dict[int, str]) -> str:
 
 
 def describe(s: Story) -> str:
-    """The sentence on one run."""
+    """The sentence about one run."""
     big, one = f"pass@{s.large}", f"pass@{s.small}"
     last, best = f"step {s.last.step:,}", f"step {s.best.step:,}"
     two = s.small != s.large
@@ -73,7 +74,7 @@ def describe(s: Story) -> str:
 
 
 def _loss_only(run: RunData, name: str) -> str:
-    """No pass@k at all: the other scores in brief, else what the loss did."""
+    """For a run without pass@k: its other scores in brief, or else what the loss did."""
     if run.scores:
         last = max(run.scores, key=lambda s: s.step)
         rows = [s for s in run.scores if s.checkpoint == last.checkpoint][:4]
@@ -92,7 +93,7 @@ def _loss_only(run: RunData, name: str) -> str:
 
 
 def caveats(runs: list[RunData]) -> list[str]:
-    """What the headlines must not be read as."""
+    """What a reader must not conclude from the headlines."""
     found = []
     names = labels(runs)
     if any(s.low is not None for run in runs for s in run.scores):
@@ -107,7 +108,9 @@ def caveats(runs: list[RunData]) -> list[str]:
             found.append(f"{name}: the run is {run.status}{_progress(run)}{rest}.")
         for task, hashes in run.settings.items():
             if len(hashes) > 1:
-                found.append(f"{name}: {task} was scored under {len(hashes)} settings; rows may not compare.")
+                found.append(
+                    f"{name}: {task} was scored under {len(hashes)} settings; rows may not be comparable."
+                )
         for task in run.tasks:
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")
             if cut is not None and cut.value > 0.05:

@@ -1,4 +1,4 @@
-"""The report as Markdown: the same sentences and tables as the page, no pictures."""
+"""The report as Markdown: the sentences and tables of the page, without pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from posttrain.rundir.reading import PipelineData, RunData
 
 
 def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
-    """Findings, stages, scores, training by stage, data, recipe differences and origin of `runs`."""
+    """Findings, stages, scores, training by stage, data, recipe differences and provenance of `runs`."""
     names = labels(runs)
     heading = pipeline.name if pipeline else page_title(runs)
-    notes = [*caveats(runs), *(pipeline.troubles if pipeline else [])]
+    notes = [*caveats(runs), *(pipeline.failures if pipeline else [])]
     parts = [f"# {safe(heading)}", bullets(findings(runs) if runs else [])]
     parts += ["\n".join(f"- **{safe(text)}**" for text in alerts(runs)), bullets(notes)]
     if pipeline:
@@ -37,6 +37,8 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
     for run, name in zip(runs, names, strict=True):
         if tables.mixture_rows(run):
             parts += [f"## Data of {safe(name)}", mixture(run)]
+            dropped = tables.dropped_rows(run)
+            parts += [grid(["dropped from", "reason", "where", "detail"], dropped)] if dropped else []
     difference = tables.recipe_difference(runs) if len(runs) > 1 else []
     if difference:
         parts += ["## Recipe differences", grid(["key", *names], [[k, *v] for k, v in difference])]
@@ -46,7 +48,7 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
 
 
 def scores(run: RunData, task: str) -> str:
-    """Scores of one task by checkpoint, the best of a column in bold, intervals in brackets."""
+    """Table of scores of one task by checkpoint: the best of a column in bold, intervals in brackets."""
     table = tables.score_table(run, task)
     rows = []
     for _, step, cells in table.rows:
@@ -59,7 +61,7 @@ def scores(run: RunData, task: str) -> str:
 
 
 def stage(run: RunData) -> str:
-    """What the stage did, first to last tenth of its log, and what each component of its reward said."""
+    """What the stage did, first to last tenth of its log, and a table of the components of its reward."""
     parts = [grid(["what", "first → last tenth of the log" if run.metrics else ""], facts(run).items())]
     head, rows = component_table(run)
     parts += [grid(head, rows)] if rows else []
@@ -67,6 +69,7 @@ def stage(run: RunData) -> str:
 
 
 def mixture(run: RunData) -> str:
+    """Table of the sources of a run."""
     keys = ("name", "path", "read", "kept", "dropped", "tokens", "trained", "asked", "realised", "repeats")
     rows = []
     for row in tables.mixture_rows(run):
@@ -76,18 +79,19 @@ def mixture(run: RunData) -> str:
 
 
 def bullets(lines: list[str]) -> str:
+    """A Markdown list."""
     return "\n".join(f"- {safe(line)}" for line in lines)
 
 
 def grid(head: Iterable[str], rows: Iterable[Iterable[str]], escape: bool = True) -> str:
-    """A Markdown table. `escape=False` for cells that carry markup of ours."""
+    """A Markdown table. `escape=False` for cells that contain markup of ours."""
     top = [safe(cell) for cell in head]
     body = [[safe(c) if escape else c for c in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [top, ["---"] * len(top), *body])
 
 
 def safe(text: str) -> str:
-    """Text that stays text in Markdown: one line, no markup, no table break."""
+    """`text` on one line, with markup and the bars of tables escaped."""
     text = " ".join(str(text).split())
     for mark in "\\`*|":
         text = text.replace(mark, f"\\{mark}")

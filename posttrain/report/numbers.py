@@ -1,8 +1,9 @@
-"""Numbers between two checkpoints: pass@k of a problem, curves, paired differences, crossovers, pooling.
+"""Arithmetic on scores and metrics: pass@k curves, paired differences, crossovers, pooling, trends over
+steps.
 
-What a score in `scores.jsonl` says is taken from there; per-problem samples serve only what a mean
-cannot give (a paired interval, a pooled curve). Left out: the formulas
-(`metrics.py`, `intervals.py`), and words (`findings.py`).
+Scores are taken from `scores.jsonl`; samples of single problems serve only what a mean cannot give (a paired
+interval, a pooled curve). Trends come from `metrics.jsonl`. Left out: the formulas (`evaluate/metrics.py`,
+`evaluate/intervals.py`), and words (`findings.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from posttrain.types import Score
 
 Curve = dict[int, Score]
 """k -> score of pass@k, k ascending."""
+Place = tuple[RunData, str]
+"""A run and the name of one of its checkpoints."""
+END = 0.1
+"""Share of the logged steps at either end that a trend averages over (our choice)."""
 
 
 def curve(run: RunData, task: str, checkpoint: str) -> Curve:
@@ -33,13 +38,13 @@ def curve(run: RunData, task: str, checkpoint: str) -> Curve:
 
 
 def curves(run: RunData, task: str) -> dict[str, Curve]:
-    """checkpoint -> pass@k, for every checkpoint that has one, by step."""
+    """checkpoint -> curve, for every checkpoint with a pass@k, by step."""
     found = {checkpoint: curve(run, task, checkpoint) for checkpoint in run.rows(task)}
     return {checkpoint: points for checkpoint, points in found.items() if points}
 
 
 def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
-    """id -> pass@k of each problem: from `logp` exactly, else from the counts of its completions.
+    """id -> pass@k of each problem: exact from `logp`, or else from the counts of its completions.
 
     A problem with fewer than k judged completions has no value.
     """
@@ -58,8 +63,11 @@ def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """b - a of a mean. `low`/`high` at the 95 % level where problems could be paired, else None;
-    `clear` says whether it exceeds its noise (None: nothing to judge by)."""
+    """The difference b - a of two means.
+
+    `low` and `high` are its 95 % interval where the problems could be paired, else None; `clear` tells
+    whether it exceeds its noise (None: unknown).
+    """
 
     mean: float
     low: float | None = None
@@ -67,15 +75,11 @@ class Difference:
     clear: bool | None = None
 
 
-Place = tuple[RunData, str]
-"""A run and one of its checkpoints."""
-
-
 def difference(task: str, k: int, a: Place, b: Place) -> Difference | None:
-    """pass@k of `b` minus that of `a`, paired where the samples of both reproduce their scores.
+    """pass@k of `b` minus that of `a`, paired if the samples of both reproduce their scores.
 
-    Samples may be a part of what was scored; a pairing over another set of problems would not belong to
-    the scores shown beside it, hence the check. None where either has no score.
+    Samples can be a part of what was scored. An interval over another set of problems would not belong to the
+    scores shown beside it, hence the check. None where either has no score.
     """
     scores = [curve(run, task, checkpoint).get(k) for run, checkpoint in (a, b)]
     if scores[0] is None or scores[1] is None:
@@ -105,9 +109,9 @@ def _unpaired(a: Score, b: Score) -> Difference:
 
 
 def crossovers(a: Curve, b: Curve) -> list[float]:
-    """Every N where `b - a` changes sign, between neighbouring k both have, linear in log2 N.
+    """Every N where `b - a` changes sign, linear in log2 N between neighbouring k that both curves have.
 
-    A stretch of ties between two signs counts once, in its middle; ties at either end are no crossing.
+    A stretch of ties between two signs counts once, at its middle; ties at either end are not a crossing.
     """
     signed = [(math.log2(k), b[k].value - a[k].value) for k in a if k in b]
     apart = [(x, d) for x, d in signed if d != 0.0]
@@ -121,9 +125,10 @@ def crossovers(a: Curve, b: Curve) -> list[float]:
 
 
 def pooled(run: RunData, task: str, ns: list[int]) -> tuple[dict[int, float], int]:
-    """pass@N when N attempts are spread evenly over K checkpoints, and K; empty below two with `logp`.
+    """pass@N when N attempts are spread evenly over K checkpoints, and K; empty with fewer than two
+    checkpoints.
 
-    mean over problems of 1 - prod_k (1 - p_k)^(N/K), over the problems every checkpoint has. The untrained
+    The mean of 1 - prod_k (1 - p_k)^(N/K) over the problems that every checkpoint with `logp` has. The start
     model (step 0) is left out.
     """
     tables = []
@@ -143,10 +148,6 @@ def pooled(run: RunData, task: str, ns: list[int]) -> tuple[dict[int, float], in
     return {n: float(pooled_pass_at_n(logps, n).mean()) for n in ns}, len(tables)
 
 
-PART = 0.1
-"""Share of the logged steps at either end that a trend averages over (our choice)."""
-
-
 def series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
     """(steps, values) of a metric where it was logged."""
     found = [(row["step"], v) for row in rows if (v := number(row.get(key))) is not None]
@@ -155,8 +156,10 @@ def series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[fl
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Means of the first and last `count` logged values, the steps of the first and the very last one, and the
-    standard error of the difference of both means (0 where one value stands for each)."""
+    """Means of the first and last `count` logged values, with the first and the last logged step.
+
+    `error` is the standard error of the difference of the two means; 0 where each is a single value.
+    """
 
     first: float
     last: float
@@ -170,16 +173,17 @@ class Trend:
 
     @property
     def clear(self) -> bool:
-        """Whether the change exceeds twice its standard error, which takes the logged values as independent."""
+        """Whether the change exceeds twice its standard error, which assumes that logged values are
+        independent."""
         return abs(self.change) > 2 * self.error
 
 
 def trend(rows: Sequence[dict[str, Any]], key: str) -> Trend | None:
-    """What `key` did over `rows`; None where it was never logged."""
+    """The trend of `key` over `rows`; None where it was never logged."""
     steps, values = series(rows, key)
     if not values:
         return None
-    count = max(1, min(round(len(values) * PART), len(values) // 2))
+    count = max(1, min(round(len(values) * END), len(values) // 2))
     ends = values[:count], values[-count:]
     error = math.sqrt(sum(variance(end) / count for end in ends)) if count > 1 else 0.0
     return Trend(fmean(ends[0]), fmean(ends[1]), (steps[0], steps[-1]), count, error)

@@ -1,9 +1,9 @@
 """One self-contained HTML page for one run, several runs, or a pipeline. No network, no script.
 
-Headline sentences first, then the pictures they rest on, tables, what sampling stages found, training by stage, data,
-samples, recipe, origin.
-Everything a run wrote is escaped by the template; the page forbids scripts by its own policy besides.
-Left out: the numbers (`curves.py`), sentences (`findings.py`), tables (`tables.py`), pictures (`plots.py`).
+It starts with the headline sentences; then come the pictures behind them, tables, results of sampling stages,
+training by stage, data, samples, recipe and provenance. The template escapes everything that a run wrote, and
+the page's own content policy forbids scripts. Left out: numbers (`numbers.py`), sentences (`findings.py`),
+tables (`tables.py`), pictures (`plots.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ __all__ = ["load_runs", "markdown_report", "render", "write_report"]
 
 
 def load_runs(paths: list[Path]) -> tuple[list[RunData], PipelineData | None]:
-    """Runs at `paths`, pipelines replaced by their stages' runs; and the pipeline if it is the only path."""
+    """The runs at `paths`, pipelines replaced by the runs of their stages; and the pipeline if it is the only
+    path."""
     if not paths:
         raise RequestError("a report needs at least one run directory")
     runs: list[RunData] = []
@@ -47,7 +48,12 @@ def load_runs(paths: list[Path]) -> tuple[list[RunData], PipelineData | None]:
 
 
 def write_report(paths: list[Path], out: Path | None = None) -> Path:
-    """Writes the page (default `<first path>/report.html`) and returns where. Raises `RequestError`."""
+    """Writes the page to `out` (default `<first path>/report.html`); returns its path.
+
+    Raises:
+        RequestError: a path is neither a run nor a pipeline.
+        WorkError: the page cannot be written.
+    """
     runs, pipeline = load_runs(paths)
     out = Path(out) if out is not None else Path(paths[0]) / "report.html"
     write_text(out, render(runs, pipeline))
@@ -58,7 +64,7 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
     """The page as a string."""
     names = labels(runs)
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
-    samples = _samples(runs)  # first: what cannot be read is a caveat
+    samples = _samples(runs)  # first, because what cannot be read becomes a caveat
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
@@ -68,7 +74,7 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
         names=names,
         findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
         alerts=alerts(runs),
-        caveats=[*caveats(runs), *(pipeline.troubles if pipeline else [])],
+        caveats=[*caveats(runs), *(pipeline.failures if pipeline else [])],
         stages=pipeline.stages if pipeline else [],
         tasks=[_task(runs, names, task, i) for i, task in enumerate(tasks)],
         sampling=training_figures.sampling(runs),
@@ -93,7 +99,8 @@ def _meta(runs: list[RunData], tasks: list[str], pipeline: PipelineData | None) 
 
 
 def _attributed(text: str, names: list[str]) -> tuple[Markup, int | None]:
-    """A finding that opens with a run's label -> (the rest, intervals in small type, the run's index)."""
+    """A finding that starts with a run's label -> (the rest with intervals in small type, the index of the
+    run)."""
     run = next((i for i, name in enumerate(names) if text.startswith(f"{name}: ")), None)
     rest = text if run is None else text[len(names[run]) :]
     small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(rest)))
@@ -105,14 +112,14 @@ def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dic
 
 
 def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str, Any]:
-    """Pictures and tables of one task; `t` keeps the ids of its pictures apart from other tasks'."""
+    """Pictures and tables of one task; `t` makes the ids of its pictures unique on the page."""
     held = [(i, run, table) for i, run in enumerate(runs) if (table := curves(run, task))]
     ks = sorted({k for _, _, table in held for points in table.values() for k in points})
     main, more = [], []
     if len(ks) > 1:
         for i, run, table in held:
             pool, number = pooled(run, task, ks)
-            note = "a line a checkpoint; band: 95 % interval of the last"
+            note = "one line per checkpoint; band: 95 % interval of the last"
             if pool:
                 note += f"; dashed: the same attempts spread over {number} checkpoints"
             steps = {next(iter(points.values())).step: points for points in table.values()}
@@ -120,7 +127,7 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
     if len(held) > 1:
         last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
         note = "95 % intervals" if len(held) <= 3 else ""
-        note += "; a ring where the curves cross" if len(held) == 2 else ""
+        note += "; ring: the curves cross" if len(held) == 2 else ""
         svg = plots.comparison(f"t{t}x", last)
         main.append(_figure("Last checkpoints compared", svg, note))
     few = len(held) <= 3
@@ -164,11 +171,11 @@ def _histogram(runs: list[RunData], names: list[str], task: str, t: int) -> list
     svg = plots.probability_histogram(f"t{t}p", held)
     note = "share of problems, last checkpoint"
     note += "; dotted: 1/N of the loss" if any(n for _, _, n, _ in held) else ""
-    return [_figure("How sure of the right answer", svg, note)]
+    return [_figure("Probability of the right answer", svg, note)]
 
 
 def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
-    """One entry for every distinct mixture: runs on the same rows share it."""
+    """One entry per distinct mixture, which runs on the same rows share."""
     found: dict[str, dict[str, Any]] = {}
     for i, run in enumerate(runs):
         rows = tables.mixture_rows(run)
@@ -180,12 +187,13 @@ def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:
             continue
         bars = [(r["name"], r["asked"], r["realised"]) for r in rows]
         m = run.mixture
-        counted = {"examples in all": "examples_total", "an epoch": "examples_per_epoch"}
+        counted = {"examples in total": "examples_total", "per epoch": "examples_per_epoch"}
         notes = [f"{tables.count(m[key])} {what}" for what, key in counted.items() if key in m]
         notes += [f"weights count {m['weighting']}"] if "weighting" in m else []
         notes += [f"overlap with the tasks: {tables.plain(m.get('overlap', 'not measured'))}"]
         svg = Markup(plots.mixture_bars(f"d{i}", bars)) if len(bars) > 1 else ""
         found[key] = {"runs": [i], "rows": rows, "svg": svg, "note": "; ".join(notes)}
+        found[key] |= {"dropped": tables.dropped_rows(run), "dropped_shown": tables.DROPS_SHOWN}
     return list(found.values())
 
 
@@ -204,7 +212,7 @@ def _samples(runs: list[RunData]) -> list[dict[str, Any]]:
 
 
 def highlight(text: str) -> Markup:
-    """YAML with its keys and comments marked; everything is escaped."""
+    """YAML with keys and comments marked up; everything is escaped."""
     lines = []
     for line in text.splitlines():
         match = re.match(r"(\s*(?:- )*)([\w.@/-]+)(:)(?=\s|$)(.*)", line)

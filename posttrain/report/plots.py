@@ -1,7 +1,8 @@
-"""The pictures of the report, each a function of plain numbers to an inline SVG string.
+"""The pictures of the report, each a function from plain numbers to an inline SVG string.
 
-pass@N by checkpoint and between runs, the mixture, the distribution of the answer's probability, prompts by how often
-they were solved. Left out: lines over steps (`step_plots.py`), where the numbers come from, and the page.
+pass@N by checkpoint and across runs, the mixture, the distribution of the answer's probability, prompts by
+how often they were solved. Left out: lines over steps (`step_plots.py`), where the numbers come from, and the
+page.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ def pass_curves(
     pooled: dict[int, float] | None = None,
     ks: list[int] | None = None,
 ) -> str:
-    """pass@N of one run, a line a checkpoint (faint = early, strong = last), the last one's interval as a band.
+    """pass@N of one run, one line per checkpoint (faint = early, strong = last), with a band for the last
+    one's interval.
 
-    `steps` maps step -> curve; `pooled` maps N -> value, dashed; `ks` widens the axis to what the page shares.
+    `steps` maps step -> curve; `pooled` maps N -> value, drawn dashed; `ks` sets the axis that the page
+    shares.
     """
     ks = ks or sorted({k for curve in steps.values() for k in curve})
     alt = f"pass@N against N for {len(steps)} checkpoints"
@@ -47,8 +50,8 @@ def pass_curves(
 def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
     """The last checkpoints of several runs. `curves`: (label, curve, index of the run).
 
-    Intervals for up to three runs; of two, the place where they cross (if they do so once). More would bury
-    the lines.
+    Intervals are drawn for up to three runs, and a single crossing is marked for two: more would hide the
+    lines.
     """
     ks = sorted({k for _, curve, _ in curves for k in curve})
     alt = "pass@N against N, last checkpoints of " + ", ".join(label for label, _, _ in curves)
@@ -98,7 +101,7 @@ def _line(ax: Axes, points: Curve, c: str, alpha: float = 1.0, linewidth: float 
 
 
 def _rank(steps: list[int], step: int) -> dict[str, float]:
-    """Early checkpoints faint and thin, the last one full and thick."""
+    """Early checkpoints faint and thin, the last one opaque and thick."""
     rank = steps.index(step) / (len(steps) - 1) if len(steps) > 1 else 1.0
     return {"alpha": 0.22 + 0.78 * rank**1.3, "linewidth": 2.6 if rank == 1.0 else 1.5}
 
@@ -112,7 +115,7 @@ def _band(ax: Axes, points: Curve, c: str) -> None:
 
 
 def _step_key(ax: Axes, steps: list[int], c: str, pooled: bool) -> None:
-    """A ladder of line samples beside the axes: at most seven steps, the last on top."""
+    """A legend of line samples beside the axes: at most seven steps, the last on top."""
     shown = steps if len(steps) <= 7 else [steps[round(i * (len(steps) - 1) / 5)] for i in range(6)]
     rows: list[tuple[str, dict]] = [(f"{s:,}", _rank(steps, s)) for s in reversed(shown)]
     ax.text(1.03, 0.98, "step", transform=ax.transAxes, va="center", color=MUTED)
@@ -125,7 +128,7 @@ def _step_key(ax: Axes, steps: list[int], c: str, pooled: bool) -> None:
 
 
 def mixture_bars(name: str, sources: list[tuple[str, float | None, float | None]]) -> str:
-    """Share of each source, asked for (a tick) and realised (a bar). `sources`: (name, asked, realised)."""
+    """Share of each source, requested (a tick) and realised (a bar). `sources`: (name, asked, realised)."""
     height = 46 + 26 * len(sources)
     longest = max((len(label[:28]) for label, _, _ in sources), default=0)
     left = 14 + round(6.3 * longest)
@@ -149,10 +152,11 @@ def mixture_bars(name: str, sources: list[tuple[str, float | None, float | None]
 
 
 def probability_histogram(name: str, runs: list[tuple[str, np.ndarray, float | None, int]]) -> str:
-    """Share of problems by the probability of their answer, log scale, half a decade a bin.
+    """Share of problems by the probability of their answer, log scale, bins of half a decade.
 
-    `runs`: (label, logp [problems], N of the loss or None, index of the run). The lowest bin takes everything below it;
-    1/N, where N attempts make one success likely, is marked for each run that has an N above 1.
+    `runs`: (label, logp [problems], N of the loss or None, index of the run). The lowest bin includes
+    everything below it; 1/N, where N attempts make one success likely, is marked for each run that has an N
+    above 1.
     """
     low = min(float(np.quantile(logp, 0.05)) for _, logp, _, _ in runs) / math.log(10)
     lowest = min(-3.0, math.floor(max(low, -8.0)))
@@ -192,7 +196,7 @@ def _power(exponent: int, lowest: bool) -> str:
 def success_bars(name: str, counts: list[int], run: int = 0, kept: tuple[int, int] | None = None) -> str:
     """Share of prompts by how many of their n completions were right. `counts` has n + 1 numbers.
 
-    `kept`: the bars from one to the other are full, the rest faint.
+    `kept`: bars in this range (first, last) are opaque, the others faint.
     """
     n, total = len(counts) - 1, sum(counts)
     few = n <= 16
@@ -207,7 +211,7 @@ def success_bars(name: str, counts: list[int], run: int = 0, kept: tuple[int, in
                 p.ax.text(i, c / total, text, ha="center", va="bottom", fontsize=9 if n > 8 else 10)
         p.ax.set_xlim(-0.6, n + 0.6)
         p.ax.set_ylim(0, max(counts) / total * 1.12)
-        if few:  # each bar carries its share: no axis
+        if few:  # each bar is labelled with its share: no axis
             p.ax.set_xticks(range(n + 1))
             p.ax.set_yticks([])
         else:

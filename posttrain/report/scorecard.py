@@ -1,4 +1,8 @@
-"""`scorecard.md` of a run: a table a task, checkpoints by step, values with their intervals."""
+"""`scorecard.md` of a run: one table per task, checkpoints by step, values with their intervals.
+
+A file of its own because it is written after every scoring, by callers that need neither the page nor its
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,15 @@ from posttrain.rundir.scores import ScoreStore
 
 
 def write_scorecard(run_dir: str | Path) -> Path:
-    """Renew `scorecard.md` from `scores.jsonl`; returns its path. Raises WorkError where the disk refuses."""
+    """Writes `scorecard.md` from `scores.jsonl`; returns its path. Raises WorkError where it cannot be
+    written."""
     path = Path(run_dir) / "scorecard.md"
     write_text(path, scorecard_markdown(run_dir))
     return path
 
 
 def scorecard_markdown(run_dir: str | Path) -> str:
-    """Values with their 95 % intervals, the best of a metric in bold."""
+    """The scores as Markdown, with 95 % intervals and the best value of each metric in bold."""
     if not ScoreStore(run_dir).rows():
         return "# Scores\n\nNothing has been scored yet.\n"
     run = RunData.load(run_dir)

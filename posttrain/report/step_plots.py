@@ -1,6 +1,7 @@
-"""Lines over optimizer steps as an inline SVG string: scores, training metrics, several runs or several series.
+"""Lines over optimizer steps as an inline SVG string: scores and training metrics, several runs or several
+series.
 
-Left out: which metrics stand in a picture (`training_figures.py`).
+Left out: which metrics are in a picture (`training_figures.py`).
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ from posttrain.report.svg import MUTED, colour, end_labels, panel, wrapped, y_na
 
 STYLES = {"solid": "-", "dashed": (0, (4, 2.2)), "dotted": (0, (1, 1.8))}
 Scale = Literal["free", "zero", "share", "percent", "log"]
-"""`free`: as the values are; `zero`: from 0; `share`: 0 to 1; `percent`: from 0, written in %; `log`: factors of 2."""
+"""`free`: by the values; `zero`: from 0; `share`: 0 to 1; `percent`: from 0, in %; `log`: base 2."""
 SMOOTHED_FROM = 60
-"""Logged steps from which on a noisy line is smoothed."""
+"""Number of logged steps from which on a noisy line is smoothed."""
 
 
 def smoothing(count: int) -> int:
-    """How many neighbours to average of `count` logged steps: about a twentieth, an odd number, 1 for few."""
+    """Width of the moving average over `count` logged steps: odd, about a twentieth; 1 (none) for few
+    steps."""
     return 2 * (count // 40) + 1 if count >= SMOOTHED_FROM else 1
 
 
 @dataclass(slots=True)
 class Line:
-    """A curve over optimizer steps. `run` picks the colour, `style` tells series of one run apart, `band` is
-    (low, high), `smooth` the number of neighbours a point is the mean of (1: as it is)."""
+    """A line over optimizer steps.
+
+    `run` selects the colour, `style` distinguishes the series of one run, `band` is (low, high), `smooth` is
+    the width of the moving average (1: none).
+    """
 
     label: str
     steps: list[int]
@@ -45,7 +50,7 @@ class Line:
 def over_steps(
     name: str, y: str, lines: list[Line], scale: Scale = "free", rule: float | None = None, x: str = "step"
 ) -> str:
-    """Lines over steps with direct labels at their right ends. `rule` draws a thin level line."""
+    """Lines over steps with direct labels at their right ends. `rule` draws a thin horizontal line."""
     lines = [line for line in lines if line.steps]
     named = [line.label for line in lines if line.label]
     longest = max((len(part) for text in named for part in wrapped(text).split("\n")), default=0)
@@ -68,7 +73,7 @@ def over_steps(
 
 
 def _draw(ax: Axes, line: Line) -> float:
-    """The line; a smoothed one over its own points, faint. Returns the height of its end."""
+    """Draws a line; a smoothed one over its unsmoothed values, faint. Returns the value at its end."""
     c, values = colour(line.run), line.values
     if line.band:
         ax.fill_between(line.steps, *line.band, color=c, alpha=0.16, linewidth=0)
@@ -102,7 +107,7 @@ def _y_axis(ax: Axes, scale: Scale) -> None:
 
 
 def smoothed(values: list[float], width: int) -> list[float]:
-    """Each value's mean with its neighbours, `width` in all; fewer at both ends."""
+    """Moving average over `width` values, fewer at both ends."""
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, float))])
     i = np.arange(len(values))
     low, high = np.maximum(i - width // 2, 0), np.minimum(i + width // 2 + 1, len(values))
@@ -110,7 +115,7 @@ def smoothed(values: list[float], width: int) -> list[float]:
 
 
 def thin(steps: list[int], values: list[float], most: int = 300) -> tuple[list[float], list[float]]:
-    """At most `most` points: means of equal runs of neighbours, the last point kept as it is."""
+    """At most `most` points: means of equal groups of neighbours; the last point is kept."""
     if len(steps) <= most:
         return list(steps), list(values)
     parts = np.array_split(np.arange(len(steps) - 1), most - 1)

@@ -1,6 +1,8 @@
-"""What one run did on one task, as a value: its first, best and last checkpoint by pass@k; and how runs are named.
+"""What one run did on one task, as a value: its first, best and last checkpoint by pass@k, and the changes
+between them.
 
-`findings.py` and `comparison.py` put it into sentences. Left out: pictures, and any judgement over training seeds.
+`findings.py`, `comparison.py` and `chains.py` put it into sentences. Left out: pictures, and any judgement
+across training seeds.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
 LARGE = 256
-"""The k the headlines speak of: the largest one measured up to this."""
+"""Headlines use the largest k that was measured, up to this one."""
 SMALL_CHANGE = 0.05
-"""pass@k that ends less than this below its best counts as kept, however sure the loss is (our choice)."""
+"""pass@k that ends less than this below its best counts as kept, however narrow the interval (our choice)."""
 
 
 @dataclass(slots=True)
 class Story:
-    """One run on one task: its curve at the best checkpoint by pass@`large`, at the last one, and the change."""
+    """One run on one task.
+
+    `small` and `large` are the k of the headlines, `count` the number of checkpoints with pass@`large`.
+    `first`, `best` and `last` are their scores; `best_small` and `last_small` are pass@`small` of the best
+    and the last checkpoint.
+    """
 
     run: RunData
     label: str
@@ -49,7 +56,7 @@ class Story:
 
 
 def story(run: RunData, name: str, task: str) -> Story | None:
-    """None where the last scored checkpoint has no pass@k."""
+    """The story of `run` on `task`, labelled `name`; None where no checkpoint has a pass@k."""
     table = curves(run, task)
     if not table:
         return None
@@ -79,6 +86,6 @@ def story(run: RunData, name: str, task: str) -> Story | None:
 
 
 def page_title(runs: list[RunData]) -> str:
-    """What a page about `runs` is called: their names, or how many there are."""
+    """Title of a page about `runs`: their names, or how many there are."""
     names = list(dict.fromkeys(run.name for run in runs))
     return " against ".join(names) if len(names) <= 3 else f"{len(names)} runs"

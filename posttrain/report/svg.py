@@ -1,7 +1,8 @@
-"""A matplotlib panel as an inline SVG string that follows the page: its font, its colours, light or dark.
+"""A matplotlib panel as an inline SVG string that adopts the page's font and colours, light or dark.
 
-Text stays text, ink is `currentColor`, the other colours are CSS variables with a fallback, ids are unique to the
-panel, and the same numbers give the same bytes. Left out: what the panels show (`plots.py`).
+Text remains text, ink becomes `currentColor`, the other colours become CSS variables with a fallback, ids are
+unique to the panel, and equal numbers give equal bytes. Left out: what the panels show (`plots.py`,
+`step_plots.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK, GRID, MUTED = "#010101", "#020202", "#030303"
+"""Placeholders that `inline` replaces by the page's colours."""
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#9b4f96", "#b8860b", "#5c5c5c")
-"""Blue, vermilion, green, purple, ochre, grey: told apart in the common colour blindnesses (Okabe & Ito)."""
+"""Blue, vermilion, green, purple, ochre, grey: distinguishable with the common colour blindnesses (Okabe &
+Ito)."""
 LABEL_WIDTH = 16
-"""Characters of a line of a direct label."""
+"""Characters per line of a direct label."""
 RC: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "posttrain",
@@ -57,7 +60,7 @@ def colour(i: int) -> str:
 
 
 class Panel:
-    """Filled in by `panel`: `ax` to draw on, `svg` after the block has ended."""
+    """What `panel` yields: `ax` to draw on; `svg` is set when the block ends."""
 
     ax: Axes
     svg: str = ""
@@ -74,9 +77,9 @@ def panel(
     bottom: int = 40,
     top: int = 22,
 ) -> Iterator[Panel]:
-    """One axes in a figure of `width` x `height` CSS pixels with margins in pixels.
+    """One axes in a figure of `width` x `height` CSS pixels, with margins in pixels.
 
-    `name` prefixes the ids (unique on the page), `alt` is what a screen reader says.
+    `name` prefixes the ids (it must be unique on the page), `alt` is the description for screen readers.
     """
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -94,18 +97,18 @@ def panel(
 
 
 def y_name(ax: Axes, text: str) -> None:
-    """The name of the y axis, lying, above its upper end."""
+    """Writes the name of the y axis horizontally above its upper end."""
     ax.text(0, 1.03, text, transform=ax.transAxes, color=MUTED, ha="left", va="bottom")
 
 
 def wrapped(label: str) -> str:
-    """At most three lines of a direct label."""
+    """`label` as at most three lines of a direct label."""
     return "\n".join(textwrap.wrap(label, LABEL_WIDTH, max_lines=3, placeholder="…"))
 
 
 def end_labels(ax: Axes, labels: list[tuple[float, str, str]], gap: float = 0.075) -> None:
-    """Direct labels (y, text, colour) beside the right edge, moved apart to `gap` of the axes' height."""
-    ax.get_ylim()  # settles the limits
+    """Direct labels (y, text, colour) beside the right edge, at least `gap` of the axes' height apart."""
+    ax.get_ylim()  # autoscales before the transform is read
     height = (ax.transScale + ax.transLimits).transform
     places = sorted((float(height((ax.get_xlim()[1], y))[1]), text, c) for y, text, c in labels)
     heights = [min(max(y, 0.0), 1.0) for y, _, _ in places]
@@ -122,7 +125,7 @@ def end_labels(ax: Axes, labels: list[tuple[float, str, str]], gap: float = 0.07
 
 
 def inline(svg: str, name: str, alt: str) -> str:
-    """matplotlib's document -> an element to put into a page."""
+    """matplotlib's document -> an SVG element for the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
     used = set(re.findall(r'(?:url\(#|href="#)([\w.-]+)', svg))

@@ -1,4 +1,4 @@
-"""The tables and samples of a report as plain values, shared by the HTML page, the Markdown and `show`.
+"""The tables and samples of a report as plain values, shared by the page, the Markdown and the terminal.
 
 Left out: pictures (`plots.py`), sentences (`findings.py`), and any markup.
 """
@@ -14,22 +14,46 @@ from posttrain.recipe.load import flatten
 from posttrain.recipe.sections import LOWER_IS_BETTER
 from posttrain.report.text import both_ends, printable, share
 from posttrain.rundir.reading import RunData, pass_k
-from posttrain.rundir.rollouts import Completion, pick
+from posttrain.rundir.rollouts import RolloutRow, pick
 from posttrain.types import Score
 
 SHOWN_K = (1, 16, 256, 4096)
 NO_BEST = ("tokens_mean", "tokens_median")
+"""Metrics without a best value."""
 UNIT = ("pass@", "maj@", "truncated", "parsed", "accuracy")
 """Metrics in [0, 1], printed like .165."""
 TEXT_SHOWN = 900
 """Characters of a prompt or completion that the page shows."""
 REASON_SHOWN = 200
-"""Characters of what one component of a reward says."""
+"""Characters shown of the reason of one component of a reward, or of a dropped row."""
+DROPS_SHOWN = 3
+"""Dropped rows shown of each source and reason."""
 ABSENT = "–"
+PROVENANCE = {
+    "status": "Status",
+    "error": "Error",
+    "stage": "Stage",
+    "parent": "Parent",
+    "started": "Started",
+    "ended": "Ended",
+    "seconds": "Seconds",
+    "steps": "Steps",
+    "command": "Command",
+    "commit": "Commit",
+    "engine": "Engine",
+    "world_size": "Processes",
+    "hardware": "Hardware",
+    "versions": "Versions",
+    "recipe_hash": "Recipe hash",
+    "data_fingerprint": "Data fingerprint",
+}
+"""Keys of run.json that a report shows, and their titles."""
 
 
 @dataclass(slots=True)
 class Cell:
+    """A value of a table as text, its interval, and whether it is the best of its column."""
+
     text: str
     interval: str = ""
     best: bool = False
@@ -37,7 +61,7 @@ class Cell:
 
 @dataclass(slots=True)
 class Table:
-    """Rows of one run on one task: (checkpoint, step, a cell a column)."""
+    """Scores of one run on one task; a row is (checkpoint, step, one cell per column)."""
 
     columns: list[str]
     rows: list[tuple[str, int, list[Cell]]]
@@ -45,6 +69,7 @@ class Table:
 
 
 def metric_text(metric: str, value: float) -> str:
+    """`.165` of a metric in [0, 1], four significant digits of any other."""
     return share(value) if metric.startswith(UNIT) else f"{value:.4g}".replace("-", "−")
 
 
@@ -58,6 +83,7 @@ def shown_metrics(metrics: list[str]) -> list[str]:
 
 
 def score_table(run: RunData, task: str) -> Table:
+    """The scores of one task by checkpoint, the metrics of `shown_metrics` as columns."""
     rows = run.rows(task)
     columns = shown_metrics(list({m for metrics in rows.values() for m in metrics}))
     best: dict[str, float] = {}
@@ -110,14 +136,32 @@ def mixture_rows(run: RunData) -> list[dict[str, Any]]:
     return rows
 
 
+def dropped_rows(run: RunData) -> list[tuple[str, str, str, str]]:
+    """(source, reason, where, detail) of dropped and truncated rows, each on one line.
+
+    mixture.json names a few rows of each reason; runs of older versions name none.
+    """
+    found = []
+    sources = run.mixture.get("sources")
+    for source in sources if isinstance(sources, list) else []:
+        examples = source.get("dropped_examples") if isinstance(source, dict) else None
+        for reason, rows in examples.items() if isinstance(examples, dict) else ():
+            named = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+            for row in named[:DROPS_SHOWN]:
+                texts = (source.get("name", "?"), reason, row.get("where") or "", row.get("detail") or "")
+                found.append(tuple(short(" ".join(str(text).split()), REASON_SHOWN) for text in texts))
+    return found
+
+
 def count(value: Any) -> str:
+    """A number with separators; `–` for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ABSENT
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def recipe_difference(runs: list[RunData]) -> list[tuple[str, list[str]]]:
-    """Recipe keys in which the runs differ, flat: (key, a value a run). Names and folders are left out."""
+    """Recipe keys in which the runs differ: (key, one value per run). Name and output_dir are left out."""
     flat = [{k: v for k, v in flatten(run.recipe).items() if k} for run in runs]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if k not in ("name", "output_dir")]
     rows = []
@@ -129,7 +173,7 @@ def recipe_difference(runs: list[RunData]) -> list[tuple[str, list[str]]]:
 
 
 def plain(value: Any) -> str:
-    """A value as YAML would show it, in one line."""
+    """A value on one line, spelt as in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
@@ -141,7 +185,7 @@ def plain(value: Any) -> str:
 
 @dataclass(slots=True)
 class Sample:
-    """One thing to look at: `mark` is right | wrong | cut | failed | none, `note` what was measured of it."""
+    """A completion to look at: `mark` is right | wrong | cut | failed | none, `note` is what was measured."""
 
     id: str
     prompt: str
@@ -152,8 +196,11 @@ class Sample:
 
 
 def sample_groups(run: RunData, task: str, each: int = 3) -> tuple[str, list[tuple[str, list[Sample]]]]:
-    """(checkpoint, groups) of the last checkpoint with samples: highest and lowest probability for exact
-    tasks; right, wrong, cut off and unjudged completions for sampled ones, a problem once a group."""
+    """(checkpoint, groups) of the last checkpoint that has samples.
+
+    Exact tasks: highest and lowest probability. Sampled tasks: right, wrong, cut off and unjudged
+    completions, each problem at most once in a group.
+    """
     for checkpoint in reversed(run.rows(task)):
         rows = run.samples(checkpoint, task)
         if rows:
@@ -207,52 +254,33 @@ def _sample(row: dict[str, Any], text: str, mark: str, note: str) -> Sample:
 
 
 def rollout_groups(run: RunData) -> list[tuple[str, list[Sample]]]:
-    """Completions of the last rollout files worth a look, with what each component said."""
+    """Examples from the last rollout files, with the verdict of each component of the reward."""
     return [(title, [_rollout(c) for c in found]) for title, found in pick(run.rollouts)]
 
 
-def _rollout(c: Completion) -> Sample:
+def _rollout(c: RolloutRow) -> Sample:
     mark = "none" if c.success is None else "right" if c.success else "cut" if c.cut else "wrong"
     mark = "failed" if mark == "none" and c.failed else mark
     at = [] if c.step is None else [f"{'step' if 'advantage' in c.raw else 'chunk'} {c.step}"]
     where = " · ".join([*at, c.place] if c.place else at)
-    note = " · ".join([*c.notes, *(both_ends(part.said, REASON_SHOWN) for part in c.parts)])
+    note = " · ".join([*c.notes, *(both_ends(part.line, REASON_SHOWN) for part in c.components)])
     answer = ABSENT if c.answer is None else short(c.answer)
     text = both_ends(c.text, TEXT_SHOWN)
     return Sample(printable(where), short(c.prompt), answer, text, mark, note)
 
 
 def short(text: str, most: int = TEXT_SHOWN) -> str:
-    """`text`, or its first characters and how many more there are."""
+    """`text`, or its first `most` characters and how many more there are."""
     if len(text) <= most:
         return printable(text)
     return f"{printable(text[:most])} … ({len(text) - most:,} more characters)"
 
 
-PAPERS = {
-    "status": "Status",
-    "error": "Error",
-    "stage": "Stage",
-    "parent": "Parent",
-    "started": "Started",
-    "ended": "Ended",
-    "seconds": "Seconds",
-    "steps": "Steps",
-    "command": "Command",
-    "commit": "Commit",
-    "engine": "Engine",
-    "world_size": "Processes",
-    "hardware": "Hardware",
-    "versions": "Versions",
-    "recipe_hash": "Recipe hash",
-    "data_fingerprint": "Data fingerprint",
-}
-
-
 def provenance(runs: list[RunData]) -> list[tuple[str, list[str]]]:
-    """Where each run comes from: (what, a value a run), rows that no run knows left out."""
+    """Where each run comes from: (what, one value per run); rows that are unknown for every run are left
+    out."""
     rows = [("Directory", [run.path.name for run in runs])]
-    for key, title in PAPERS.items():
+    for key, title in PROVENANCE.items():
         values = [run.run.get(key) for run in runs]
         if any(v not in (None, "", {}) for v in values):
             rows.append((title, [ABSENT if v is None else plain(v) for v in values]))
@@ -262,6 +290,6 @@ def provenance(runs: list[RunData]) -> list[tuple[str, list[str]]]:
 
 
 def checkpoint_line(run: RunData) -> str:
-    """`step-000300, step-000600 (partial)`; a partial one lacks its COMPLETE mark and cannot be loaded."""
+    """`step-000300, step-000600 (partial)`; a partial one lacks the marker COMPLETE and cannot be loaded."""
     names = [c.name + ("" if c.complete else " (partial)") for c in run.checkpoints]
     return ", ".join(names) or ABSENT

@@ -1,11 +1,13 @@
 """`posttrain show`: one run or pipeline on the terminal, from its files alone.
 
-Left out: pictures and samples; those stand in the report, whose place is printed, and rollouts in `rollout_view.py`.
+Left out: pictures and samples, which are in the report, whose path is printed; and rollouts
+(`commands/rollouts.py`).
 """
 
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +24,46 @@ from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
 
 
 def show(path: Path, console: Console, json: bool = False) -> None:
-    """Prints lineage, status, progress, mixture, scores, checkpoints and where the report is.
+    """Prints lineage, status, progress, mixture, dropped rows, scores, checkpoints and the path of the
+    report.
 
-    `json`: one JSON object instead. Raises `RequestError` where `path` is neither a run nor a pipeline.
+    `json`: prints one JSON object instead. Raises `RequestError` where `path` is neither a run nor a
+    pipeline.
     """
     path = Path(path)
     pipeline = PipelineData.load(path) if is_pipeline(path) else None
     runs = pipeline.runs if pipeline else [RunData.load(path)]
     if json:
-        value: Any = [summary(run) for run in runs]
+        summaries = [summary(run) for run in runs]
+        value: Any = summaries[0]
         if pipeline:
-            value = {"pipeline": pipeline.name, "stages": pipeline.stages, "runs": value}
-        else:
-            value = value[0]
+            value = {"pipeline": pipeline.name, "stages": pipeline.stages, "runs": summaries}
         text = jsonlib.dumps(value, indent=2, ensure_ascii=False)
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
     if pipeline:
-        head = [f"pipeline {pipeline.name}", "run", "status", "seconds", "error"]
         keys = ("name", "run", "status", "seconds", "error")
         rows = [[tables.plain(s[k]) if s.get(k) is not None else "" for k in keys] for s in pipeline.stages]
-        _table(console, head, rows)
+        _table(console, [f"pipeline {pipeline.name}", *keys[1:]], rows)
     for run in runs:
         _show_run(run, console)
     for line in alerts(runs):
         console.print(Text(printable(line), style="red"))
-    for line in [*findings(runs), *caveats(runs), *(pipeline.troubles if pipeline else [])]:
+    for line in [*findings(runs), *caveats(runs), *(pipeline.failures if pipeline else [])]:
         console.print(Text(printable(line)))
     if pipeline:
         _report_line(path, console)
 
 
 def progress(run: RunData) -> tuple[int | None, int | None]:
-    """(last logged step, steps in all), None where unknown."""
+    """(last logged step, number of steps); None where unknown."""
     rows = run.metrics.get("train", [])
     total = run.run.get("steps")
     return (rows[-1]["step"] if rows else None), total if isinstance(total, int) else None
 
 
 def summary(run: RunData) -> dict[str, Any]:
-    """What `--json` prints of a run."""
+    """What `--json` prints about a run."""
     step, total = progress(run)
     report = run.path / "report.html"
     return {
@@ -96,39 +98,11 @@ def _progress(run: RunData) -> str | None:
 
 def _show_run(run: RunData, console: Console) -> None:
     console.print(Text(printable(run.name), style="bold"))
-    model = run.recipe.get("model")
-    count = len(run.rollouts.files)
-    known = {
-        "stage": run.stage or None,
-        "status": run.status,
-        "error": run.run.get("error"),
-        "parent": run.run.get("parent") or (model.get("init") if isinstance(model, dict) else None),
-        "progress": _progress(run),
-        "checkpoints": tables.checkpoint_line(run) if run.checkpoints or not run.outcome else None,
-        "rollouts": f"{count:,} file{'s' * (count != 1)} (posttrain show {run.path} --rollouts)"
-        if count
-        else None,
-    } | facts(run)
-    width = max(12, *(len(key) + 1 for key in known))
-    for key, value in known.items():
-        if value is not None:
-            text = printable(tables.plain(value))
-            console.print(Text.assemble((f"  {key:<{width}}", "dim"), text))
-    if run.stage in ("dpo", "rlvr") and facts(run):
-        console.print(Text("  a → b: means of the first and last tenth of the log", style="dim"))
+    _show_facts(run, console)
     head, rewards = component_table(run)
     if rewards:
         _table(console, head, rewards)
-    keys = ("name", "read", "kept", "dropped", "trained", "asked", "realised", "repeats")
-    rows = [
-        [
-            f"{r[k]:.1%}" if isinstance(r[k], float) else str(r[k] if r[k] is not None else tables.ABSENT)
-            for k in keys
-        ]
-        for r in tables.mixture_rows(run)
-    ]
-    if rows:
-        _table(console, ["source", *keys[1:]], rows)
+    _show_mixture(run, console)
     for task in run.tasks:
         table = tables.score_table(run, task)
         cells = [
@@ -139,17 +113,57 @@ def _show_run(run: RunData, console: Console) -> None:
     _report_line(run.path, console)
 
 
+def _show_facts(run: RunData, console: Console) -> None:
+    model = run.recipe.get("model")
+    count = len(run.rollouts.files)
+    files = f"{count:,} file{'s' * (count != 1)} (posttrain show {run.path} --rollouts)"
+    known = {
+        "stage": run.stage or None,
+        "status": run.status,
+        "error": run.run.get("error"),
+        "parent": run.run.get("parent") or (model.get("init") if isinstance(model, dict) else None),
+        "progress": _progress(run),
+        "checkpoints": tables.checkpoint_line(run) if run.checkpoints or not run.outcome else None,
+        "rollouts": files if count else None,
+    } | facts(run)
+    width = max(12, *(len(key) + 1 for key in known))
+    for key, value in known.items():
+        if value is not None:
+            text = printable(tables.plain(value))
+            console.print(Text.assemble((f"  {key:<{width}}", "dim"), text))
+    if run.stage in ("dpo", "rlvr") and facts(run):
+        console.print(Text("  a → b: means of the first and last tenth of the log", style="dim"))
+
+
+def _show_mixture(run: RunData, console: Console) -> None:
+    """The sources and, of each reason, a few dropped rows."""
+    keys = ("name", "read", "kept", "dropped", "trained", "asked", "realised", "repeats")
+    rows = [
+        [
+            f"{r[k]:.1%}" if isinstance(r[k], float) else str(r[k] if r[k] is not None else tables.ABSENT)
+            for k in keys
+        ]
+        for r in tables.mixture_rows(run)
+    ]
+    if rows:
+        _table(console, ["source", *keys[1:]], rows)
+    if dropped := tables.dropped_rows(run):
+        _table(console, ["dropped from", "reason", "where", "detail"], dropped, numbers=False)
+
+
 def _report_line(path: Path, console: Console) -> None:
     report = path / "report.html"
     where = str(report) if report.exists() else f"none yet (posttrain report {path})"
     console.print(Text.assemble(("report ", "dim"), where), soft_wrap=True)
 
 
-def _table(console: Console, head: list[str], rows: list[list[Any]]) -> None:
-    """Numbers right, the first column left; every cell is text, so nothing in it is read as markup."""
+def _table(console: Console, head: list[str], rows: Sequence[Sequence[Any]], numbers: bool = True) -> None:
+    """Columns after the first are aligned to the right if `numbers`. Every cell is text, not markup."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for i, title in enumerate(head):
-        table.add_column(Text(printable(title)), justify="left" if i == 0 else "right", overflow="fold")
+        table.add_column(
+            Text(printable(title)), justify="right" if numbers and i else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
     console.print(table)

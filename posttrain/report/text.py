@@ -1,5 +1,7 @@
-"""Text that stays text on a terminal and on a page: what moves a cursor, turns a line round or cannot be encoded is
-written as its escape. Left out: markup, which rich's `Text` and the page's template see to.
+"""Text for terminal and page: control characters spelt out, numbers as tables print them, labels of runs.
+
+Control characters, characters that change the direction of text and halves of surrogate pairs are written as
+escapes. Left out: markup, which rich's `Text` and the page's template escape.
 """
 
 from __future__ import annotations
@@ -11,14 +13,27 @@ from posttrain.report.numbers import Difference
 from posttrain.rundir.reading import RunData
 
 UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls but tab and newline; ESC and its one-byte kin among them
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible, or changes the direction
-    "\ud800-\udfff\U000e0000-\U000e007f]"  # half a pair, tags
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls except tab and newline: ESC and the C1 controls included
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible, or changes direction
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # surrogates, tags
 )
+LOSSES = {
+    "cross_entropy": ("Cross-entropy", ""),
+    "confidence_limited": ("Confidence-limited", "n"),
+    "dft": ("DFT", ""),
+    "power": ("Power", "exponent"),
+    "focal": ("Focal", "exponent"),
+    "maxrl": ("MaxRL", "exponent"),
+}
+"""Name of a loss -> its title, and the key of its parameter."""
+SYMBOL = {"n": "N", "power": "a", "focal": "γ", "maxrl": "T"}
+"""Symbol of that parameter: of `n`, or of the `exponent` of a loss."""
+WITH_K = {"pkpo": "k", "pass_at_k": "k", "confidence": "N"}
+"""Advantages that read `policy.k`, and its symbol there."""
 
 
 def printable(text: object) -> str:
-    r"""`text` with `\x1b`, `\u202e` and the like spelt out; line ends of the form \r\n count as newlines."""
+    r"""`text` with characters such as `\x1b` and `\u202e` spelt out; \r\n counts as a newline."""
     return UNSAFE.sub(_spelt, str(text).replace("\r\n", "\n"))
 
 
@@ -28,7 +43,8 @@ def _spelt(match: re.Match[str]) -> str:
 
 
 def both_ends(text: object, most: int) -> str:
-    """`text`, or its beginning and its end (where answers stand) and how many characters lie between them."""
+    """`text`, or its beginning and its end (where answers are) and how many characters are left out between
+    them."""
     whole = str(text)
     if len(whole) <= most:
         return printable(whole)
@@ -37,21 +53,8 @@ def both_ends(text: object, most: int) -> str:
     return printable(whole[: most - end]) + left_out + printable(whole[-end:])
 
 
-LOSSES = {
-    "cross_entropy": ("Cross-entropy", ""),
-    "confidence_limited": ("Confidence-limited", "n"),
-    "dft": ("DFT", ""),
-    "power": ("Power", "exponent"),
-    "focal": ("Focal", "exponent"),
-    "maxrl": ("MaxRL", "exponent"),
-}
-SYMBOL = {"n": "N", "power": "a", "focal": "γ", "maxrl": "T"}
-WITH_K = {"pkpo": "k", "pass_at_k": "k", "confidence": "N"}
-"""Advantages that read `policy.k`, and what it is called there."""
-
-
 def share(value: float) -> str:
-    """A proportion the way tables print it: .165, 1.000, −.329."""
+    """A proportion as tables print it: .165, 1.000, −.329."""
     text = f"{abs(value):.3f}"
     text = text[1:] if text.startswith("0") else text
     return f"−{text}" if value < 0 and text != ".000" else text
@@ -63,7 +66,7 @@ def signed(value: float) -> str:
 
 
 def span(d: Difference, sign: float = 1.0) -> str:
-    """` [−.360, −.300]`: the interval of the paired difference (times `sign`), nothing where unknown."""
+    """` [−.360, −.300]`: the interval of the paired difference (times `sign`); empty where it is unknown."""
     if d.low is None or d.high is None:
         return ""
     low, high = sorted((sign * d.low, sign * d.high))
@@ -71,11 +74,12 @@ def span(d: Difference, sign: float = 1.0) -> str:
 
 
 def loss_name(run: RunData) -> str:
+    """`loss.name` of the recipe; empty for stages without a loss section."""
     return str(run.section("loss").get("name", ""))
 
 
 def label(run: RunData) -> str:
-    """The run by its loss or its stage's choices, by its name where neither is known."""
+    """The objective of a run, or its name where the objective is unknown."""
     return objective(run) or run.name
 
 
@@ -107,7 +111,7 @@ def _policy(policy: dict) -> str:
 
 
 def labels(runs: list[RunData]) -> list[str]:
-    """One label a run, distinct: by objective, by name where several share one, by path where they share a name."""
+    """One distinct label per run: the objective; the name where several share an objective; else the path."""
     counts = Counter(label(run) for run in runs)
     for choice in (
         lambda run: run.name if counts[label(run)] > 1 else label(run),

@@ -1,7 +1,7 @@
-"""Which training metrics a page shows for each kind of stage, and the pictures of them: one metric a picture, a colour
-a run, a line style a series.
+"""Which training metrics a page shows for each kind of stage, and their pictures.
 
-`STAGES` is the list to extend. Left out: how a picture is drawn (`step_plots.py`), tables and sentences.
+A picture has one metric (or a few related ones), a colour per run and a line style per series. `STAGES` is
+the list to extend. Left out: how a picture is drawn (`step_plots.py`), tables and sentences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from posttrain.rundir.reading import RunData
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A metric of one split. `name` stands beside the line of a single run, and in the note of several."""
+    """A metric of one split. `name` labels the line of a single run; with several runs it is in the note."""
 
     key: str
     name: str = ""
@@ -40,7 +40,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """`y` names the axis. `unless` leaves the picture out where that metric was logged."""
+    """What one picture shows. `y` names its axis (default: the title); it is left out where `unless` was
+    logged."""
 
     title: str
     note: str
@@ -53,15 +54,17 @@ class Picture:
 
 
 def both(key: str) -> tuple[Series, ...]:
-    """Training solid, held-out dashed."""
+    """A metric of training, solid, and of held-out rows, dashed."""
     return (Series(key, "training"), Series(key, "held-out", "dashed", "heldout"))
 
 
 def sides(key: str) -> tuple[Series, ...]:
+    """A metric of the chosen and of the rejected replies."""
     return (Series(f"{key}/chosen", "chosen"), Series(f"{key}/rejected", "rejected", "dotted"))
 
 
 def one(title: str, note: str, key: str, scale: Scale = "free", **options: Any) -> Picture:
+    """A picture of a single metric."""
     return Picture(title, note, (Series(key),), scale, **options)
 
 
@@ -70,7 +73,7 @@ SFT = (
     one("Mean weight F", "1 = cross-entropy's gradient, 0 = none", "weight_mean", "share", smooth=False),
     one(
         "Share with F < 0.1",
-        "segments the loss has all but let go",
+        "segments that the loss hardly trains any more",
         "weight_below_0.1",
         "share",
         smooth=False,
@@ -90,22 +93,22 @@ DPO = (
     Picture("Implicit rewards", "of both sides, as the loss defines them", sides("rewards"), rule=0.0),
     Picture(
         "Log-ratio to the reference",
-        "below 0: less likely than under it; nats a reply",
+        "below 0: less likely than under it; nats per reply",
         sides("logratio"),
         y="log-ratio",
         rule=0.0,
     ),
-    Picture("Log-probability", "nats a reply", sides("logps"), unless="logratio/chosen"),
+    Picture("Log-probability", "nats per reply", sides("logps"), unless="logratio/chosen"),
     Picture("Loss", "", both("loss")),
-    Picture("Length", "tokens a reply", sides("tokens"), "zero", y="tokens"),
+    Picture("Length", "tokens per reply", sides("tokens"), "zero", y="tokens"),
     one("KL estimate", "of kto, nats", "kl", "zero"),
     one("Mean weight F", "of the supervised term", "weight_mean", "share"),
 )
-REWARD = one("Reward", "weighted sum of the components, mean a completion", "reward")
+REWARD = one("Reward", "weighted sum of the components, mean over completions", "reward")
 AFTER_REWARD = (
     Picture(
         "Length",
-        "tokens a completion",
+        "tokens per completion",
         (Series("completions/mean_length", "mean"), Series("completions/max_length", "longest", "dotted")),
         "log",
         y="tokens",
@@ -115,7 +118,7 @@ AFTER_REWARD = (
     ),
     Picture(
         "Groups without gradient",
-        "all right or all wrong: of the sampled; no variance: of the trained",
+        "all right or all wrong: of sampled groups; no variance: of trained groups",
         (
             Series("groups/zero_variance", "no variance"),
             Series("groups/all_right", "all right", "dashed"),
@@ -126,14 +129,14 @@ AFTER_REWARD = (
     ),
     one(
         "Failed checks",
-        "the checker's own failures; dotted: 1 %",
+        "failures of the check itself; dotted: 1 %",
         "checks_failed",
         "percent",
         y="failed checks",
         rule=FAILED_CHECKS,
         smooth=False,
     ),
-    one("KL to the reference", "nats a token", "kl", "zero", y="KL"),
+    one("KL to the reference", "nats per token", "kl", "zero", y="KL"),
     one("Entropy", "of the next token, nats", "entropy", "zero"),
     Picture(
         "Clipped",
@@ -142,7 +145,7 @@ AFTER_REWARD = (
         "percent",
     ),
     Picture(
-        "Seconds a step",
+        "Seconds per step",
         "",
         (Series("seconds/generate", "sampling"), Series("seconds/score", "checks", "dotted")),
         "zero",
@@ -150,24 +153,25 @@ AFTER_REWARD = (
     ),
 )
 STAGES = {"sft": "Supervised fine-tuning", "dpo": "Preference optimisation", "rlvr": "Verifiable rewards"}
-"""Stages that train, and what the page calls them."""
+"""Stages that train, and their titles on the page."""
 
 
 def pictures(stage: str, runs: list[RunData]) -> list[Picture]:
-    """What is shown of runs of one stage; of RLVR a picture for each component where there are several."""
+    """The pictures for runs of one stage; for RLVR one per component of the reward where there are
+    several."""
     if stage == "dpo":
         return list(DPO)
     if stage != "rlvr":
         return list(SFT)
     labels = list(dict.fromkeys(label for run in runs for label in components(run)))
-    note = "mean a completion, before its weight"
+    note = "mean over completions, before its weight"
     each = [one(f"Reward: {printable(n)}", note, f"reward/{n}", y=printable(n)) for n in labels]
     success = one("Success", "share of sampled completions that are right", "success", "share")
     return [success, REWARD, *(each if len(each) > 1 else []), *AFTER_REWARD]
 
 
 def sections(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
-    """A section a kind of stage, in the order in which the stages stand: title, facts, pictures, reward tables."""
+    """One section per kind of stage, in order of appearance: title, facts, pictures, tables of rewards."""
     kinds: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         if run.stage in SAMPLING:
@@ -190,7 +194,7 @@ def sections(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
 
 
 def fact_table(members: list[int], runs: list[RunData]) -> dict[str, Any]:
-    """Columns that any of the runs has, and (run, a value a column); empty where there are none."""
+    """Columns that any of the runs has, and (run, one value per column); empty where there are none."""
     each = {i: facts(runs[i]) for i in members}
     columns = list(dict.fromkeys(what for told in each.values() for what in told))
     rows = [(i, [told.get(what, "–") for what in columns]) for i, told in each.items()]
@@ -198,7 +202,7 @@ def fact_table(members: list[int], runs: list[RunData]) -> dict[str, Any]:
 
 
 def sampling(runs: list[RunData]) -> list[dict[str, Any]]:
-    """Runs that sampled and judged: their counts, how often prompts were solved, why they gave no pair."""
+    """Runs that sampled and judged: their counts, how often prompts were solved, why prompts gave no pair."""
     found = []
     for i, run in enumerate(runs):
         told = sampled(run.outcome)
@@ -213,7 +217,7 @@ def sampling(runs: list[RunData]) -> list[dict[str, Any]]:
 
 
 def kept_range(run: RunData) -> tuple[int, int] | None:
-    """How many right completions a prompt may have to be kept, where the stage keeps some."""
+    """(least, most) right completions of a prompt that is kept; None for stages that keep all."""
     low, high = (run.section("keep").get(key) for key in ("at_least", "at_most"))
     whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (low, high))
     return (low, high) if run.stage == "pass_rate" and whole else None
@@ -242,13 +246,13 @@ def _figure(
             line.label = s.name
     y = picture.y or picture.title[0].lower() + picture.title[1:]
     svg = over_steps(prefix, y, [line for _, line in lines], picture.scale, picture.rule)
-    loud = picture.rule == FAILED_CHECKS and any(max(line.values) > FAILED_CHECKS for _, line in lines)
+    warns = picture.rule == FAILED_CHECKS and any(max(line.values) > FAILED_CHECKS for _, line in lines)
     return {
         "title": picture.title,
         "note": _note(picture, shown, several),
         "svg": Markup(svg),
         "run": None,
-        "loud": loud,
+        "highlight": warns,
     }
 
 

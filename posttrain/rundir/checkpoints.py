@@ -1,8 +1,9 @@
-"""Checkpoints on disk: which are whole, which is last or best, and how one is written so that a kill at any
-moment leaves either a whole checkpoint or none.
+"""Checkpoints on disk: which are complete, which is the last or the best, how one is written and deleted.
 
 Layout: `checkpoints/step-000400/` in flat transformers layout (weights, tokenizer, optimizer, RNG), plus
-`checkpoint.json` and, last, the marker `COMPLETE`. Written under `.tmp-step-000400`, then renamed.
+`checkpoint.json` and, last, the marker `COMPLETE`. A checkpoint is written under `.tmp-step-000400` and then
+renamed, so that a kill at any moment leaves either a complete checkpoint or none. Left out: what goes into a
+checkpoint (`training/saving.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bi
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint."""
+    """A complete checkpoint."""
 
     path: Path
     step: int
@@ -41,20 +42,22 @@ class Checkpoint:
         return self.path.name
 
     def facts(self) -> dict[str, Any]:
+        """The content of `checkpoint.json`."""
         return read_json(self.path / "checkpoint.json")
 
 
 def name_of(step: int) -> str:
+    """`step-000400` of 400."""
     return f"step-{step:06d}"
 
 
 def is_complete(path: Path) -> bool:
-    """Whether `path` is a checkpoint that was written to the end."""
+    """Whether the checkpoint in `path` was written to the end."""
     return (path / "COMPLETE").is_file() and (path / "checkpoint.json").is_file()
 
 
 def all_complete(folder: Path) -> list[Checkpoint]:
-    """Whole checkpoints in `folder`, by step; a half-written one is skipped with a message."""
+    """Complete checkpoints in `folder`, by step; a half-written one is skipped with a warning."""
     found = []
     for path in sorted(folder.glob("step-*")) if folder.is_dir() else []:
         match = NAME.fullmatch(path.name)
@@ -68,12 +71,16 @@ def all_complete(folder: Path) -> list[Checkpoint]:
 
 
 def last_resumable(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that training can go on from."""
+    """The newest checkpoint that training can resume from."""
     return next((c for c in reversed(all_complete(folder)) if c.facts().get("resumable")), None)
 
 
 def digest(path: Path) -> str:
-    """Content hash of the weights in `path` (xxh3-128: a name for equal bytes, not a seal)."""
+    """Content hash of the weights in `path`, 16 hexadecimal digits of xxh3-128; empty where there are no
+    weights.
+
+    Equal bytes have equal hashes; it is no protection against manipulation.
+    """
     total = xxhash.xxh3_128()
     files = sorted({f for pattern in WEIGHTS for f in path.glob(pattern)})
     for file in files:
@@ -86,7 +93,8 @@ def digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def clean_on_error(path: Path, owner: bool) -> Iterator[None]:
-    """Removes the half-written folder `path` where the block fails (disk full, Ctrl-C)."""
+    """Removes the half-written folder `path` if the block fails (disk full, Ctrl-C); only where `owner` is
+    true."""
     try:
         yield
     except BaseException:
@@ -96,31 +104,36 @@ def clean_on_error(path: Path, owner: bool) -> Iterator[None]:
 
 
 def finish(tmp: Path, final: Path, facts: dict[str, Any]) -> None:
-    """Seal `tmp` and rename it to `final`: everything is on disk before the name exists."""
+    """Adds checkpoint.json and COMPLETE to `tmp` and renames it to `final`, after everything has reached the
+    disk."""
     write_json(tmp / "checkpoint.json", facts)
     (tmp / "COMPLETE").touch()
     for file in [*tmp.rglob("*"), tmp]:
         sync(file)
-    if final.exists():  # a half-written one from an older kill: COMPLETE ones are never rewritten
+    if final.exists():  # left half-written by an earlier kill: complete ones are never rewritten
         shutil.rmtree(final)
     os.replace(tmp, final)
     sync(final.parent)
 
 
 def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:
-    """Delete all but the `keep_last` newest checkpoints and those named in `keep`; names of the deleted."""
+    """Deletes all but the `keep_last` newest checkpoints and those named in `keep`; returns the deleted
+    names.
+
+    `keep_last` None keeps all.
+    """
     if keep_last is None:
         return []
     gone = [c for c in all_complete(folder)[:-keep_last] if c.name not in keep]
     for checkpoint in gone:
-        # Unseal first: a kill in the middle must not leave a folder that looks whole.
+        # the marker first: a kill halfway must not leave a folder that looks complete
         (checkpoint.path / "COMPLETE").unlink()
         shutil.rmtree(checkpoint.path)
     return [c.name for c in gone]
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary and half-written checkpoints of a killed run."""
+    """Deletes temporary and half-written checkpoints of a killed run."""
     for path in [*folder.glob(".tmp-*"), *folder.glob("step-*")]:
         if path.name.startswith(".tmp-") or not is_complete(path):
             log.warning("removing half-written %s", path)
@@ -130,11 +143,12 @@ def remove_leftovers(folder: Path) -> None:
 def best(
     run: Path, task: str, metric: str, greater_is_better: bool = True, among: set[str] | None = None
 ) -> str | None:
-    """Name of the checkpoint of `run` with the best score, None before the first score.
+    """Name of the checkpoint of `run` with the best score; None before the first score.
 
-    Only scores measured alike are compared: of several settings (a later `posttrain eval` with limit=5), the
-    one that covers most checkpoints. `among`: names that count; None for all, the deleted ones too. A checkpoint
-    that failed a gate never counts.
+    Only scores under equal settings are compared: where there are several settings (a later `posttrain eval`
+    with limit=5), those that cover most checkpoints. `among` restricts the choice to these names; None admits
+    every checkpoint that was scored, deleted ones included. A checkpoint that failed a gate is never chosen.
+    Of equal scores the latest step wins.
     """
     failed = gated(run)
     groups = []
@@ -149,14 +163,20 @@ def best(
 
 
 def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
-    """Where a `model.init` points: (place to load, parent facts for the lineage or None).
+    """What a `model.init` refers to: the path or hub id to load, and the run and checkpoint it belongs to (or
+    None).
 
-    `runs/<name>` is its last whole checkpoint, `runs/<name>@best:<task>/<metric>` the best scored one;
-    anything else is a path or hub id, returned as it is. Raises `RequestError`.
+    `runs/<name>` is the last complete checkpoint of the run, `runs/<name>@step-000400` that checkpoint,
+    `runs/<name>@best:<task>/<metric>` the one with the best score. Anything else is a path or hub id,
+    returned as it is.
+
+    Raises:
+        RequestError: no such path or run, no complete checkpoint, no score, or a choice after @ that is not
+            understood.
     """
     place, _, choice = reference.partition("@")
     path = Path(place).expanduser()
-    if (path / "COMPLETE").is_file() or NAME.fullmatch(path.name) and path.is_dir():
+    if (path / "COMPLETE").is_file() or (NAME.fullmatch(path.name) and path.is_dir()):
         if not is_complete(path):
             raise RequestError(f"{path} is a half-written checkpoint (no COMPLETE marker)")
         return str(path), {"run": str(path.parent.parent), "checkpoint": path.name}
@@ -166,21 +186,27 @@ def resolve(reference: str) -> tuple[str, dict[str, str] | None]:
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise RequestError(f"{reference}: no such run or path{did_you_mean(path.name, near)}")
         return str(path) if path.exists() else reference, None
-    whole = {c.name: c for c in all_complete(path / "checkpoints")}
-    if not whole:
-        raise RequestError(f"{path} has no whole checkpoint yet")
+    complete = {c.name: c for c in all_complete(path / "checkpoints")}
+    if not complete:
+        raise RequestError(f"{path} has no complete checkpoint yet")
     if not choice:
-        name = next(reversed(whole))
-    elif choice in whole:
+        name = next(reversed(complete))
+    elif choice in complete:
         name = choice
     elif choice.startswith("best:") and "/" in choice:
         task, _, metric = choice.removeprefix("best:").partition("/")
         name = best(path, task, metric) or ""
-        if name not in whole:
-            reason = f"{name} was rotated away" if name else f"{path} has no score {task}/{metric}"
-            if not name and scores(path, task, metric):
-                reason = f"every checkpoint with a score {task}/{metric} failed a gate ({path / GATES})"
-            raise RequestError(f"{reference}: {reason}")
+        if name not in complete:
+            raise RequestError(f"{reference}: {_why_not_best(path, task, metric, name)}")
     else:
-        raise RequestError(f"{reference}: after @ write best:<task>/<metric> or one of {', '.join(whole)}")
-    return str(whole[name].path), {"run": str(path), "checkpoint": name}
+        raise RequestError(f"{reference}: after @ write best:<task>/<metric> or one of {', '.join(complete)}")
+    return str(complete[name].path), {"run": str(path), "checkpoint": name}
+
+
+def _why_not_best(run: Path, task: str, metric: str, name: str) -> str:
+    """Why the best checkpoint `name` (empty where there is none) cannot be loaded."""
+    if name:
+        return f"{name} has the best {task}/{metric} but was deleted by rotation"
+    if scores(run, task, metric):
+        return f"every checkpoint with a score {task}/{metric} failed a gate ({run / GATES})"
+    return f"{run} has no score {task}/{metric}"

@@ -1,8 +1,9 @@
-"""The run directory: where each thing lies, the start rule, and who may write to it.
+"""The run directory: its paths, `run.json`, the start rule, and the lock.
 
-Start rule: an empty place starts fresh; a place that holds a run resumes if the recipe is the same, otherwise
-the request is refused (exit 2) with the keys that differ. A lock held for as long as the process lives keeps
-two launches from writing into one run.
+Start rule: an empty directory starts a new run; a directory that contains a run resumes it if the recipe is
+the same, otherwise the request is refused (exit code 2) with the keys that differ. A lock that is held as
+long as the process lives keeps two launches from writing into one run. Left out: the content of the files
+(the modules beside this one).
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, diff, recipe_hash, to_dict, to_yaml
 
+REMEDY = "choose another name=..., or remove the folder"
+
 
 class RunDir:
-    """Paths of `runs/<name>` and its `run.json`."""
+    """The paths of `runs/<name>`, and reading and writing its `run.json`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -35,10 +38,10 @@ class RunDir:
         self._lock: int | None = None
 
     def info(self) -> dict[str, Any]:
-        """What `run.json` says, empty before the first start."""
+        """The content of `run.json`; empty before the first start. Raises `WorkError` where it is damaged."""
         info = read_json(self.run) if self.run.exists() else {}
         if not isinstance(info, dict):
-            raise WorkError(f"{self.run}: not a mapping")
+            raise WorkError(f"{self.run}: must contain a mapping")
         return info
 
     def update(self, **values: Any) -> None:
@@ -46,25 +49,29 @@ class RunDir:
         write_json(self.run, self.info() | values)
 
     def lock(self) -> None:
-        """Refuse to share the directory with another live process. Released when the process ends."""
+        """Takes the lock of the directory, which is released when the process ends.
+
+        Raises:
+            RequestError: another live process has it, or the directory cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            reason = f"{self.path} cannot be made: {error.strerror}; choose another output_dir"
+            reason = f"{self.path} cannot be created: {error.strerror}; choose another output_dir"
             raise RequestError(reason) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(handle)
             raise RequestError(f"{self.path} is being written by another process") from None
-        except OSError:  # a file system without locks: go on without one
+        except OSError:  # a file system without locks: continue without one
             os.close(handle)
             return
         self._lock = handle
 
     def unlock(self) -> None:
-        """Give the directory free before the process ends; one that was never begun goes away."""
+        """Releases the lock before the process ends; removes the directory if nothing was written into it."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 if [p.name for p in self.path.iterdir()] == [".lock"]:
@@ -74,21 +81,25 @@ class RunDir:
             self._lock = None
 
     def start(self, recipe: Recipe, facts: dict[str, Any]) -> bool:
-        """Claim the directory for `recipe`; True where a run is continued. Raises `RequestError`."""
+        """Claims the directory for `recipe` and writes recipe.yaml and run.json; returns whether a run is
+        resumed.
+
+        Raises:
+            RequestError: the directory contains a run of another recipe.
+        """
         resumed = self.check_same(recipe)
-        if not resumed:
+        # resumed: keys that do not change what is learned may differ
+        if not resumed or self.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
             write_text(self.recipe, to_yaml(recipe))
-        elif self.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
-            write_text(self.recipe, to_yaml(recipe))  # keys that do not touch what is learned
         keep = {"started": timestamp()} if not resumed else {}
         values = {"name": recipe.name, "stage": recipe.stage, "recipe_hash": recipe_hash(recipe)}
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed
 
     def check_same(self, recipe: Recipe) -> bool:
-        """Whether a run of this very recipe lies here; another one raises `RequestError`.
+        """Whether the directory contains a run of this recipe; a run of another recipe raises `RequestError`.
 
-        An attempt that failed before its first step has nothing to keep: a corrected recipe takes its place.
+        An attempt that failed before its first step left nothing to keep: a corrected recipe replaces it.
         """
         before = self.info().get("recipe_hash")
         if before is None:
@@ -101,13 +112,11 @@ class RunDir:
                 old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
             except (OSError, yaml.YAMLError):
                 raise RequestError(
-                    f"{self.path} holds a run of another recipe, and its recipe.yaml cannot be read; "
-                    "choose another name=..., or remove the folder"
+                    f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
+                    f" {REMEDY}"
                 ) from None
             changed = diff(old, to_dict(recipe))
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
-            raise RequestError(
-                f"{self.path} holds a run of another recipe; choose another name=..., or remove the folder.\n"
-                "What differs:\n" + "\n".join(lines)
-            )
+            message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
+            raise RequestError(message + "\n".join(lines))
         return True

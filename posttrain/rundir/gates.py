@@ -1,6 +1,7 @@
-"""`gates.jsonl` of a run: which checkpoints failed a gate, a row a failure.
+"""`gates.jsonl` of a run: one row for each gate that a checkpoint failed.
 
-Left out: the judgement (`training/gates.py`).
+A file of its own because the checkpoints below it and the judgement above it (`training/gates.py`) share this
+format. Left out: the judgement.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ GATES = "gates.jsonl"
 
 
 def gated(run: Path) -> set[str]:
-    """Names of the checkpoints that failed a gate (see training/gates.py), as the last start of the run judged them."""
+    """Names of the checkpoints that failed a gate, as judged when the run was last started."""
     rows = read_jsonl(run / GATES)
     return {row["checkpoint"] for row in rows if isinstance(row, dict) and "checkpoint" in row}
 
 
 def record(run: Path, failures: list[dict[str, Any]]) -> list[bool]:
-    """Makes gates.jsonl say `failures`; which of them it did not say before. Raises `WorkError` (disk full)."""
+    """Replaces gates.jsonl by `failures`; returns for each whether it is new.
+
+    Raises:
+        WorkError: the file cannot be written (disk full).
+    """
     path, rows = run / GATES, [plain(row) for row in failures]
     known = read_jsonl(path)
     if rows != known:

@@ -1,7 +1,8 @@
-"""Run directories as values: everything a report says is read here, from files alone.
+"""Run directories as values: everything that a report shows is read here, from files alone.
 
-Every part is optional, so that a run in progress or a failed one still has a page; what could not be read is
-named in `RunData.unread`. Left out: any computation (`curves.py`), and following a parent to its directory.
+Every file is optional, so that a run in progress or a failed one still has a page; what cannot be read is
+listed in `RunData.unread`. Left out: any computation (`report/numbers.py`), and following a parent to its
+directory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from posttrain.rundir.scores import SCORE_FIELDS
 from posttrain.types import Score
 
 OUTCOMES = ("pairs.json", "pass_rate.json")
-"""What a sampling stage leaves besides its rows: its counts."""
+"""The counts of a sampling stage."""
 PARTS = (
     "run.json",
     "recipe.yaml",
@@ -33,6 +34,7 @@ PARTS = (
     "rollouts",
     *OUTCOMES,
 )
+"""What makes a directory a run: any one of them."""
 PASS_AT = re.compile(r"pass@(\d+)")
 STEP = re.compile(r"step-(\d+)")
 
@@ -50,8 +52,9 @@ def step_of(checkpoint: str) -> int | None:
 
 
 @dataclass(slots=True)
-class Checkpoint:
-    """A directory under `checkpoints/`; complete once it holds the file COMPLETE."""
+class CheckpointInfo:
+    """A directory under `checkpoints/`; complete once it contains the file COMPLETE. `info` is its
+    checkpoint.json."""
 
     name: str
     step: int | None
@@ -61,8 +64,11 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class RunData:
-    """One run directory. `metrics` maps a split to its lines by step; `scores` holds the last row written
-    of each (checkpoint, task, metric); `settings` the hashes of evaluation settings seen for each task."""
+    """One run directory.
+
+    `metrics` maps a split to its lines by step; `scores` has the row written last of each (checkpoint, task,
+    metric); `settings` has the hashes of the evaluation settings of each task.
+    """
 
     path: Path
     name: str
@@ -73,18 +79,19 @@ class RunData:
     metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     scores: list[Score] = field(default_factory=list)
     settings: dict[str, set[str]] = field(default_factory=dict)
-    checkpoints: list[Checkpoint] = field(default_factory=list)
+    checkpoints: list[CheckpointInfo] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
     """Counts of a sampling stage; empty for a run that trains."""
     gates: list[dict[str, Any]] = field(default_factory=list)
-    """Gates that checkpoints of the run failed, a row each."""
+    """Rows of gates.jsonl: the gates that checkpoints failed."""
     unread: list[str] = field(default_factory=list)
+    """What could not be read, a sentence each."""
     _rollouts: Rollouts | None = field(default=None, repr=False)
     _samples: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> RunData:
-        """The run at `path`. Raises `RequestError` where `path` is no run directory."""
+        """The run at `path`. Raises `RequestError` where `path` is not a run directory."""
         path = Path(path)
         if not is_run(path):
             raise RequestError(f"{path}: {_why_no_run(path)}")
@@ -106,31 +113,31 @@ class RunData:
 
     @property
     def stage(self) -> str:
-        """sft, dpo, rlvr, pairs, pass_rate; empty where nothing says it."""
+        """sft, dpo, rlvr, pairs or pass_rate; empty where it is unknown."""
         return str(self.run.get("stage") or self.recipe.get("stage") or "")
 
     @property
     def rollouts(self) -> Rollouts:
-        """What the run sampled; no file is opened before it is asked for."""
+        """What the run sampled. Files are opened only when their rows are read."""
         if self._rollouts is None:
             self._rollouts = Rollouts(self.path, self.unread)
         return self._rollouts
 
     def section(self, name: str) -> dict[str, Any]:
-        """A mapping of the recipe, empty where it has none such."""
+        """A section of the recipe; empty where the recipe has no such mapping."""
         value = self.recipe.get(name)
         return value if isinstance(value, dict) else {}
 
     @property
     def tasks(self) -> list[str]:
-        """Scored tasks, in the order of the recipe, then of appearance."""
+        """The scored tasks, in the order of the recipe, others after them in order of appearance."""
         scored = dict.fromkeys(score.task for score in self.scores)
         asked = self.section("evaluate").get("tasks")
         order = [t.get("name") for t in asked or [] if isinstance(t, dict)]
         return sorted(scored, key=lambda t: order.index(t) if t in order else len(order))
 
     def rows(self, task: str) -> dict[str, dict[str, Score]]:
-        """checkpoint -> metric -> score of one task, in the order of steps."""
+        """checkpoint -> metric -> score of one task, ordered by step."""
         found: dict[str, dict[str, Score]] = {}
         for score in sorted(self.scores, key=lambda s: (s.step, s.checkpoint)):
             if score.task == task:
@@ -138,7 +145,8 @@ class RunData:
         return found
 
     def samples(self, checkpoint: str, task: str) -> list[dict[str, Any]]:
-        """Rows of `samples/<checkpoint>/<task>.jsonl`, the last one of each id; empty where there are none."""
+        """Rows of `samples/<checkpoint>/<task>.jsonl`, the last one of each id; empty where there is no such
+        file."""
         key = (checkpoint, task)
         if key not in self._samples:
             rows = self._jsonl(Path("samples") / checkpoint / f"{task}.jsonl")
@@ -155,7 +163,7 @@ class RunData:
             return {}
         if isinstance(value, dict):
             return value
-        self.unread.append(f"{name}: not a mapping")
+        self.unread.append(f"{name}: must contain a mapping")
         return {}
 
     def _jsonl(self, name: str | Path) -> list[dict[str, Any]]:
@@ -208,12 +216,12 @@ class RunData:
             if path.is_dir():
                 info = self._json(f"checkpoints/{path.name}/checkpoint.json")
                 done = (path / "COMPLETE").exists()
-                self.checkpoints.append(Checkpoint(path.name, step_of(path.name), done, info))
+                self.checkpoints.append(CheckpointInfo(path.name, step_of(path.name), done, info))
 
 
 @dataclass(slots=True)
 class PipelineData:
-    """`runs/<pipeline>/`: pipeline.json, and a run for every stage that has started."""
+    """`runs/<pipeline>/`: pipeline.json, and the run of every stage that has started."""
 
     path: Path
     name: str
@@ -223,7 +231,7 @@ class PipelineData:
 
     @classmethod
     def load(cls, path: str | Path) -> PipelineData:
-        """The pipeline at `path`. Raises `RequestError` where pipeline.json is missing or not JSON."""
+        """The pipeline at `path`. Raises `RequestError` where pipeline.json is missing or cannot be read."""
         path = Path(path)
         try:
             info = json.loads((path / "pipeline.json").read_text(encoding="utf-8"))
@@ -232,7 +240,7 @@ class PipelineData:
         except (ValueError, OSError) as error:
             raise RequestError(f"{path / 'pipeline.json'}: cannot be read: {error}") from None
         if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
-            raise RequestError(f"{path / 'pipeline.json'}: not a mapping with a list of stages")
+            raise RequestError(f"{path / 'pipeline.json'}: must contain a mapping with a list of stages")
         stages = [stage for stage in info.get("stages", []) if isinstance(stage, dict)]
         runs = []
         for stage in stages:
@@ -241,26 +249,27 @@ class PipelineData:
         return cls(path, str(info.get("pipeline") or path.resolve().name), info, stages, runs)
 
     @property
-    def troubles(self) -> list[str]:
-        """A sentence for every stage that failed."""
+    def failures(self) -> list[str]:
+        """A sentence for each stage that failed."""
         failed = [s for s in self.stages if s.get("status") == "failed"]
         return [f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed]
 
 
 def is_run(path: Path) -> bool:
-    """Whether a directory holds any part of a run and is no pipeline."""
+    """Whether `path` contains any file of a run and is not a pipeline."""
     return not is_pipeline(path) and any((path / part).exists() for part in PARTS)
 
 
 def is_pipeline(path: Path) -> bool:
+    """Whether `path` contains a pipeline.json."""
     return (path / "pipeline.json").exists()
 
 
 def _why_no_run(path: Path) -> str:
     inside = sorted(p.name for p in path.iterdir() if is_run(p)) if path.is_dir() else []
     if inside:
-        return f"holds runs but is none itself; name one: {', '.join(inside[:8])}"
+        return f"contains runs but is not a run itself; choose one of: {', '.join(inside[:8])}"
     folder = path.resolve().parent
     near = [p.name for p in folder.iterdir() if is_run(p)] if folder.is_dir() else []
-    what = "holds no run (none of " + ", ".join(PARTS) + ")" if path.exists() else "no such run"
-    return what + did_you_mean(path.name, near)
+    missing = f"not a run directory (it has none of {', '.join(PARTS)})"
+    return (missing if path.exists() else "no such run") + did_you_mean(path.name, near)

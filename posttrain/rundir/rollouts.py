@@ -1,8 +1,9 @@
-"""The completions a run sampled while it trained, read from `rollouts/` one file at a time: rows, groups, kinds.
+"""The completions that a run sampled, read from `rollouts/` one file at a time: rows, groups, filters.
 
-A file is one generation batch (`step-000013.jsonl`, named by the first optimizer step it trains) or one chunk of a
-sampling stage (`chunk-000012.jsonl`). Torn lines and lost files are passed over and named in `unread`. Left out: how
-a completion looks (`rollout_view.py`, `tables.py`).
+A file is one generation batch (`step-000013.jsonl`, named after the first optimizer step that trains on it)
+or one chunk of a sampling stage (`chunk-000012.jsonl`). Torn lines and lost files are skipped and listed in
+`unread`. Left out: writing (`rollouts/records.py`) and how a completion is shown (`commands/rollouts.py`,
+`report/tables.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from posttrain.base.files import number
 
 FILE = re.compile(r"(step|chunk)-(\d+)\.jsonl")
 FAILED = ("timeout", "error")
-"""Statuses of a check that failed itself; they say nothing of the completion."""
+"""Statuses of a check that failed itself, which tell nothing about the completion."""
 
 
 @dataclass(slots=True)
-class Part:
-    """What one component of the reward says."""
+class Component:
+    """The verdict of one component of the reward; `value` is None where the check failed."""
 
     label: str
     value: float | None
@@ -31,8 +32,8 @@ class Part:
     reason: str
 
     @property
-    def said(self) -> str:
-        """`format 0: no <answer> tag` in one line."""
+    def line(self) -> str:
+        """`format 0: no <answer> tag`, in one line."""
         value = "–" if self.value is None else f"{self.value:.4g}".replace("-", "−")
         words = [self.status if self.status != "scored" else "", self.reason]
         why = ", ".join(word for word in words if word)
@@ -40,8 +41,12 @@ class Part:
 
 
 @dataclass(slots=True)
-class Completion:
-    """One row, each field of its own type or empty; `raw` is the row as it was written."""
+class RolloutRow:
+    """One sampled completion as read from a file: each field has its type or is empty, whatever was written
+    there.
+
+    `raw` is the row as it was written.
+    """
 
     raw: dict[str, Any]
     step: int | None
@@ -55,11 +60,11 @@ class Completion:
     advantage: float | None
     trained: bool
     source: str
-    parts: list[Part] = field(default_factory=list)
+    components: list[Component] = field(default_factory=list)
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> Completion:
-        parts = row.get("components")
+    def of(cls, row: dict[str, Any]) -> RolloutRow:
+        components = row.get("components")
         success, answer = row.get("success"), row.get("answer")
         return cls(
             raw=row,
@@ -74,25 +79,26 @@ class Completion:
             advantage=number(row.get("advantage")),
             trained=row.get("trained") is True,
             source=_text(row.get("source")),
-            parts=[
-                Part(str(label), number(p.get("value")), _text(p.get("status")), _text(p.get("reason")))
-                for label, p in (parts.items() if isinstance(parts, dict) else ())
-                if isinstance(p, dict)
+            components=[
+                Component(str(label), number(c.get("value")), _text(c.get("status")), _text(c.get("reason")))
+                for label, c in (components.items() if isinstance(components, dict) else ())
+                if isinstance(c, dict)
             ],
         )
 
     @property
     def failed(self) -> bool:
-        """A check failed, or nothing says what the completion is worth."""
-        return self.reward is None or any(part.status in FAILED for part in self.parts)
+        """Whether a check failed, or the completion has no reward."""
+        return self.reward is None or any(c.status in FAILED for c in self.components)
 
     @property
     def cut(self) -> bool:
+        """Whether the completion was cut off at the length limit."""
         return self.finish == "length"
 
     @property
     def notes(self) -> list[str]:
-        """Reward, advantage, length and end, each a few words."""
+        """Reward, advantage, length, how it ended: a few words each."""
         found = ["reward –" if self.reward is None else f"reward {self.reward:.4g}".replace("-", "−")]
         found += [] if self.advantage is None else [f"advantage {self.advantage:+.3g}".replace("-", "−")]
         found += [] if self.tokens is None else [f"{self.tokens:,} tokens"]
@@ -101,17 +107,17 @@ class Completion:
 
     @property
     def place(self) -> str:
-        """Where the prompt comes from: source, then file and line."""
+        """Where the prompt comes from: source, file and line."""
         return " ".join(p for p in (self.source, _text(self.raw.get("where"))) if p)
 
     @property
     def prompt_key(self) -> object:
-        """The same for all samples of one prompt, in any file of the run."""
+        """Equal for all samples of one prompt, in any file of the run."""
         position = whole(self.raw.get("position"))
         return self.prompt if position is None else position
 
 
-KINDS: dict[str, Callable[[Completion], bool]] = {
+FILTERS: dict[str, Callable[[RolloutRow], bool]] = {
     "all": lambda c: True,
     "right": lambda c: c.success is True,
     "wrong": lambda c: c.success is False,
@@ -119,11 +125,16 @@ KINDS: dict[str, Callable[[Completion], bool]] = {
     "cut": lambda c: c.cut,
     "dropped": lambda c: not c.trained,
 }
-"""What `--where` may name. `dropped`: sampled, but left out of training (its group, its check or its length)."""
+"""The choices of `--where`. `dropped`: sampled but left out of training (because of its group, check or
+length)."""
 
 
 class Rollouts:
-    """`rollouts/` of one run. `kind` is what a file is: `step` or `chunk`; `files` maps its number to its path."""
+    """`rollouts/` of one run. `kind` is what a file stands for, `step` or `chunk`; `files` maps numbers to
+    paths.
+
+    What cannot be read is added to `unread`.
+    """
 
     def __init__(self, run_dir: str | Path, unread: list[str] | None = None) -> None:
         self.folder = Path(run_dir) / "rollouts"
@@ -156,20 +167,20 @@ class Rollouts:
         except OSError as error:
             self._note(f"rollouts/{path.name}: {error.strerror or error}")
         if torn:
-            count = "1 line is" if len(torn) == 1 else f"{len(torn):,} lines are"
-            self._note(f"rollouts/{path.name}: {count} no row (the first: line {torn[0]})")
+            count = "1 line" if len(torn) == 1 else f"{len(torn):,} lines"
+            self._note(f"rollouts/{path.name}: {count} skipped, not JSON objects (the first: line {torn[0]})")
 
-    def groups(self, number: int) -> Iterator[list[Completion]]:
-        """The samples of one prompt, prompt by prompt, in the order of the file; one file is held at a time."""
-        found: dict[object, list[Completion]] = {}
+    def groups(self, number: int) -> Iterator[list[RolloutRow]]:
+        """The samples of each prompt of one file, in the order of the file."""
+        found: dict[object, list[RolloutRow]] = {}
         for i, row in enumerate(self.rows(number)):
             group = row.get("group")
             key = (group, row.get("round")) if isinstance(group, int) else ("alone", i)
-            found.setdefault(str(key), []).append(Completion.of(row))
+            found.setdefault(str(key), []).append(RolloutRow.of(row))
         yield from found.values()
 
     def sources(self) -> list[str]:
-        """Names of the sources in the last file."""
+        """Names of the sources in the latest file."""
         last = next(reversed(self.files), None)
         rows = () if last is None else self.rows(last)
         return list(dict.fromkeys(_text(row.get("source")) for row in rows if row.get("source")))
@@ -179,14 +190,15 @@ class Rollouts:
             self.unread.append(text)
 
 
-def pick(rollouts: Rollouts, each: int = 3, files: int = 3) -> list[tuple[str, list[Completion]]]:
-    """Of the last `files` files: highest and lowest reward, cut off, check failed; `each` at most.
+def pick(rollouts: Rollouts, each: int = 3, files: int = 3) -> list[tuple[str, list[RolloutRow]]]:
+    """Examples from the last `files` files: highest and lowest reward, cut off, check failed; at most `each`
+    of a kind.
 
-    Equal rewards go by advantage: a rare right answer and a mistake on an easy prompt come first; then by age, the
-    latest first. A completion stands in one list, a prompt once a list.
+    Equal rewards are ordered by advantage, so that a rare right answer and a mistake on an easy prompt come
+    first; then the latest first. A completion is in one list only, a prompt at most once in each list.
     """
     latest = list(rollouts.files)[-files:][::-1]
-    rows = [Completion.of(row) for n in latest for row in rollouts.rows(n)]
+    rows = [RolloutRow.of(row) for n in latest for row in rollouts.rows(n)]
     known = [c for c in rows if not c.failed]
     known.sort(key=lambda c: (c.reward, c.advantage or 0.0))
     falling = sorted(known, key=lambda c: (-c.reward, -(c.advantage or 0.0)))
@@ -198,7 +210,7 @@ def pick(rollouts: Rollouts, each: int = 3, files: int = 3) -> list[tuple[str, l
     used: set[int] = set()
     found = []
     for title, candidates in wanted:
-        chosen: dict[object, Completion] = {}
+        chosen: dict[object, RolloutRow] = {}
         for c in candidates:
             if len(chosen) < each and id(c) not in used and c.prompt_key not in chosen:
                 chosen[c.prompt_key] = c
@@ -208,7 +220,7 @@ def pick(rollouts: Rollouts, each: int = 3, files: int = 3) -> list[tuple[str, l
 
 
 def whole(value: Any) -> int | None:
-    """`value` where it is a whole number."""
+    """`value` where it is an integer, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -1,24 +1,25 @@
-"""`scores.jsonl` of a run directory: append-only, one row a measurement; and `samples/`, the answers behind it.
+"""`scores.jsonl` of a run directory, append-only, one row per measurement; and `samples/`, the answers behind
+it.
 
 A score is written once: the same checkpoint content, task, metric and settings are the same measurement.
-Several processes may write at the same time. Left out: the tables made from it (`report/scorecard.py`).
+Several processes may write at the same time. Left out: tables of scores (`report/scorecard.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import append_jsonl, plain, read_jsonl, write_jsonl
+from posttrain.base.files import append_jsonl, number, plain, read_jsonl, write_jsonl
 from posttrain.errors import WorkError
 from posttrain.types import Score
 
 SCORE_FIELDS = {f.name for f in fields(Score)}
+"""Keys of a row; others are ignored when it is read."""
 
 
 class ScoreStore:
@@ -29,14 +30,15 @@ class ScoreStore:
         self.path = self.run_dir / "scores.jsonl"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row, in the order of writing; a torn last line does not count."""
+        """Every row, in the order of writing; a torn last line is ignored. Raises `WorkError` at a broken
+        line."""
         return read_jsonl(self.path)
 
     def append(self, found: list[Score]) -> int:
-        """Add the scores that are not there yet; returns how many were added.
+        """Adds the scores that are not stored yet; returns how many were added.
 
         Raises:
-            WorkError: a value is not finite, or the disk refuses.
+            WorkError: a value is not finite, or the file cannot be written.
         """
         with self._lock():
             known = {_score(row).key() for row in self.rows()}
@@ -51,14 +53,14 @@ class ScoreStore:
         return len(new)
 
     def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:
-        """`samples/<checkpoint>/<task>.jsonl`, replaced as a whole."""
+        """Replaces `samples/<checkpoint>/<task>.jsonl`; returns its path."""
         path = self.run_dir / "samples" / checkpoint / f"{task}.jsonl"
         write_jsonl(path, rows)
         return path
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        """One writer at a time, from reading what is there to the last line."""
+        """Held from reading the known rows to writing the last new one."""
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             with open(self.run_dir / ".scores.lock", "w") as file:
@@ -69,17 +71,13 @@ class ScoreStore:
 
 
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of scores.jsonl with a number, by settings, in the order of writing."""
+    """settings hash -> rows of `task` and `metric` with a finite value, in the order of writing."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_jsonl(run / "scores.jsonl"):
         named = isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric)
-        if named and _is_number(row.get("value")):
+        if named and number(row.get("value")) is not None:
             groups.setdefault(row.get("settings", ""), []).append(row)
     return groups
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _score(row: dict[str, Any]) -> Score:

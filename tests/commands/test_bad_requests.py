@@ -152,7 +152,7 @@ def test_bad_data_further_down_stops_the_run(call, plain_recipe, tmp_path, secon
     [
         ("./nowhere", ["model.init: ./nowhere: no such run or path"]),
         ("empty", ["model.init: empty holds no model (no config.json)"]),
-        ("run", ["model.init: run has no whole checkpoint yet"]),
+        ("run", ["model.init: run has no complete checkpoint yet"]),
     ],
 )
 def test_a_start_model_that_is_not_there(call, recipe, tmp_path, init, words, command):

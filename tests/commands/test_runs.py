@@ -52,8 +52,8 @@ def test_report(call, run_copy, tmp_path):
 @pytest.mark.parametrize("command", ["show", "report"])
 def test_no_such_run(call, run_copy, command):
     call(command, "csae").refuses("csae: no such run (did you mean 'case'?)")
-    call(command, run_copy.parent).refuses("holds runs but is none itself", "case")
-    call(command, run_copy / "samples").refuses("holds no run")
+    call(command, run_copy.parent).refuses("contains runs but is not a run itself", "case")
+    call(command, run_copy / "samples").refuses("not a run directory")
 
 
 def test_a_run_in_progress(call, run_copy):
@@ -121,7 +121,7 @@ def test_the_same_recipe_again_does_nothing(call, recipe, run_copy):
 
 def test_another_recipe_is_refused(call, recipe, run_copy):
     call("run", recipe, *STEPS, "train.learning_rate=2e-3").refuses(
-        "holds a run of another recipe", "train.learning_rate: 0.001 -> 0.002"
+        "contains a run of another recipe", "train.learning_rate: 0.001 -> 0.002"
     )
 
 
@@ -284,7 +284,7 @@ def test_a_half_written_newest_checkpoint_is_passed_over(call, run_copy, caplog)
 def test_a_run_without_a_checkpoint(call, run_copy):
     shutil.rmtree(run_copy / "checkpoints")
     for argv in (["export", run_copy, "out"], ["chat", run_copy], ["eval", run_copy]):
-        call(*argv).refuses("has no whole checkpoint yet")
+        call(*argv).refuses("has no complete checkpoint yet")
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------

@@ -53,12 +53,12 @@ def test_what_greedy_decoding_writes_is_predicted(digits):
 
 def test_refusals(digits):
     model = build_model("llama", len(digits), positions=8)
-    with pytest.raises(RequestError, match="problem 1: the prompt has no token"):
+    with pytest.raises(RequestError, match="problem 1: the prompt has no tokens"):
         answer_log_probs(model, [[3], []], [[1], [1]])
-    with pytest.raises(RequestError, match="problem 0: the answer has no token"):
+    with pytest.raises(RequestError, match="problem 0: the answer has no tokens"):
         answer_log_probs(model, [[3]], [[]])
     assert len(answer_log_probs(model, [[3] * 5], [[4] * 4]).log_probs) == 1  # 8 are read
-    with pytest.raises(RequestError, match="5 \\+ 5 tokens, the model has 8 positions"):
+    with pytest.raises(RequestError, match="5 \\+ 5 tokens, but the model has 8 positions"):
         answer_log_probs(model, [[3] * 5], [[4] * 5])
     model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(WorkError, match="not finite"):

@@ -122,7 +122,8 @@ def test_what_has_no_interval_is_refused(values, groups, method):
 
 @pytest.mark.parametrize(("method", "lowest"), [("bootstrap", 0.90), ("t", 0.92)])
 def test_coverage(method, lowest):
-    """400 experiments of 60 problems, pass@4 from 16 samples, mean .366: the true mean lies inside about 95 %."""
+    """400 experiments of 60 problems, pass@4 from 16 samples, mean .366: the true mean lies inside about 95
+    %."""
     from posttrain.evaluate.metrics import pass_at_k
 
     rng = np.random.default_rng(7)

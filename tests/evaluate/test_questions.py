@@ -11,7 +11,7 @@ import torch
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
-from posttrain.evaluate.score import score_task
+from posttrain.evaluate.score import Subject, score_task
 from posttrain.evaluate.settings import problems_of
 from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
 from posttrain.recipe.schema import Task
@@ -49,7 +49,7 @@ def test_the_probability_of_a_direct_answer(file):
     template = load_template("tulu", tokenizer)
     model = build_model("llama", len(tokenizer), positions=128)
     task = Task("direct_answers", path=file)
-    result = score_task(model, tokenizer, task, checkpoint="c", step=0, digest="d", template=template)
+    result = score_task(Subject(model, tokenizer, template, "c", 0, "d"), task)
     found = {score.metric: score.value for score in result.scores}
     p = [math.exp(row["logp"]) for row in result.samples]
     assert found["pass@4"] == pytest.approx(sum(1 - (1 - one) ** 4 for one in p) / 2, rel=1e-6)
@@ -67,7 +67,7 @@ def test_the_probability_of_a_direct_answer(file):
     ("row", "options", "words"),
     [
         ({"question": "1?", "answer": "1"}, {}, "'problem' is missing.*options.question of task"),
-        ({"problem": "1?", "answer": None}, {}, "'answer' is None; name it under options.answer"),
+        ({"problem": "1?", "answer": None}, {}, "'answer' is None; set options.answer"),
         ({"problem": "1?", "answer": "\\boxed{"}, {}, "rows.jsonl:1: reward 'math'"),
     ],
 )
@@ -81,7 +81,7 @@ def test_what_a_task_refuses(file):
     ((at, words),) = check_task(Task("math", path="missing.jsonl"), "x")
     assert at == "x" and "missing.jsonl" in words
     ((at, words),) = check_task(Task("direct_answers", path=file, samples=4), "x")
-    assert at == "x.samples" and "samples nothing" in words
+    assert at == "x.samples" and "does not sample" in words
     ((at, words),) = check_task(Task("math", path=file, options={"questoin": "a"}), "x")
     assert "did you mean 'question'" in words
 

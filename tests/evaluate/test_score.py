@@ -15,7 +15,7 @@ from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import score as module
 from posttrain.evaluate.metrics import maj_at_k, pass_at_k, pass_at_n
-from posttrain.evaluate.score import score_task
+from posttrain.evaluate.score import Share, Subject, score_task
 from posttrain.evaluate.tasks.catalogue import metrics
 from posttrain.recipe.schema import Task
 from posttrain.types import Verdict
@@ -28,14 +28,14 @@ SUMS = Task(
 )
 
 
-def score(model, tokenizer, task, template="plain", **kwargs):
+def score(model, tokenizer, task, template="plain", **share):
     loaded = load_template(template, tokenizer)
-    place = {"checkpoint": "step-000010", "step": 10, "digest": "d"}
-    return score_task(model, tokenizer, task, template=loaded, **place, **kwargs)
+    subject = Subject(model, tokenizer, loaded, checkpoint="step-000010", step=10, digest="d")
+    return score_task(subject, task, Share(**share))
 
 
 def over_ranks(model, tokenizer, task, world: int, template="plain"):
-    """The result of each rank; ranks are threads that meet in `gather`, rows cross as JSON."""
+    """The result of each rank; ranks are threads that wait in `gather`, rows cross as JSON."""
     parts, results, barrier = [None] * world, [None] * world, threading.Barrier(world, timeout=60)
 
     def work(rank):
@@ -140,7 +140,8 @@ def test_any_number_of_ranks_gives_the_same_bits(digits, llama, question_file, w
 
 
 def test_every_problem_has_its_own_samples_in_any_batching(digits, llama, tmp_path):
-    """The same question four times, in one batch or in four: four different sets of samples, the same four."""
+    """The same question four times, in one batch or in four: four different sets of samples, the same
+    four."""
     path = tmp_path / "same.jsonl"
     path.write_text('{"question": "1+1=", "answer": "2"}\n' * 4)
     found = []
@@ -204,7 +205,7 @@ def test_votes_and_failed_checks_by_hand():
         module._sampled_values([completions((None, None))], Task("gsm8k"))
 
 
-def test_a_failed_checker_is_no_wrong_answer(digits, llama, question_file, monkeypatch):
+def test_a_failed_check_is_not_a_wrong_answer(digits, llama, question_file, monkeypatch):
     def half(reward, completions, problems):
         assert reward.name == "math" and len(completions) == len(problems)
         right, lost = Verdict(1.0), Verdict(None, "error", "lost")
@@ -248,19 +249,13 @@ def test_no_random_number_of_the_training_is_used(digits, llama, question_file):
     assert np.random.get_state()[1].tolist() == states[1]
 
 
-def test_progress_is_told(digits, llama):
-    seen = []
-    score(llama, digits, SUMS, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 6) for i in range(1, 7)]  # 40 problems, 7 a batch
-
-
 def test_requests_that_cannot_be_met(digits, llama, question_file):
     with pytest.raises(RequestError, match="needs at least 8 samples"):
         score(llama, digits, sampled(question_file, k=[8]))
     with pytest.raises(RequestError, match="unknown_text"):
         bad = Task("arithmetic", options=SUMS.options)
         score(llama, load_tokenizer_without(digits, "+"), bad)
-    with pytest.raises(WorkError, match="do not cover the problems"):
+    with pytest.raises(WorkError, match="do not cover each problem"):
         score(llama, digits, SUMS, rank=0, world_size=2)  # and nobody to gather from
 
 

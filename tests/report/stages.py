@@ -1,4 +1,4 @@
-"""Runs of the later stages, written by hand: a pipeline of SFT, pairs, DPO and two RLVR stages, and their rollouts.
+"""Runs of the later stages, written by hand: a pipeline of SFT, pairs, DPO and two RLVR stages.
 
 Rewards of RLVR rise along a known line with known noise, so that tests can work their means out.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tests.report.conftest import lines, probabilities, score, source
+from tests.rundir.written import lines, probabilities, rollouts, score, source
 
 KS = [2**i for i in range(8)]
 REWARDS = [
@@ -59,58 +59,6 @@ def papers(path: Path, stage: str, recipe: dict, parent: tuple[Path, str] | None
     (path / "recipe.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
     mixture = {"fingerprint": path.name, "sources": [source("gsm8k", 900, 898, {}, 1.0, 1.0)]}
     (path / "mixture.json").write_text(json.dumps(mixture))
-
-
-def rollout(group: int, sample: int, step: int = 13, **values) -> dict:
-    """One row of a rollout file; `values` replace what it holds."""
-    right = (group + sample) % 3 == 0
-    row = {
-        "step": step,
-        "group": group,
-        "sample": sample,
-        "round": 0,
-        "position": 100 * step + group,
-        "source": "gsm8k",
-        "row": group,
-        "where": f"train.jsonl:{group + 1}",
-        "prompt": f"What is {group}*7?\nThink.",
-        "answer": str(7 * group),
-        "completion": f"{group}*7 = {7 * group + (not right)}",
-        "tokens": 20 + sample,
-        "finish": "stop",
-        "reward": 1.2 if right else 0.2,
-        "success": right,
-        "components": {
-            "math": {
-                "value": float(right),
-                "status": "scored",
-                "reason": "" if right else "another number",
-                "ms": 0.3,
-            },
-            "tags": {"value": 1.0, "status": "scored", "reason": "", "ms": 0.1},
-        },
-        "advantage": 0.7 if right else -0.4,
-        "trained": True,
-    }
-    return row | values
-
-
-def rollouts(path: Path, step: int, groups: int = 4, samples: int = 4, kind: str = "step", **values) -> None:
-    """One file; sample 3 of group 1 is cut off, the check of sample 3 of group 2 failed, group 3 was dropped."""
-    rows = [rollout(g, s, step, **values) for g in range(groups) for s in range(samples)]
-    for row in rows:
-        if (row["group"], row["sample"]) == (1, 3):
-            row["finish"] = "length"
-        if (row["group"], row["sample"]) == (2, 3):
-            gone = {"value": None, "status": "timeout", "reason": "worker lost", "ms": 5000.0}
-            row |= {"reward": None, "success": None, "advantage": 0.0, "trained": False}
-            row["components"] = row["components"] | {"math": gone}
-        if row["group"] == 3:
-            row |= {"trained": False, "advantage": 0.0}
-        if kind == "chunk":
-            row |= {"trained": False}
-            del row["advantage"]
-    lines(path / "rollouts" / f"{kind}-{step:06d}.jsonl", rows)
 
 
 def write_rlvr(

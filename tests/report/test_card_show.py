@@ -86,6 +86,18 @@ def test_show_run(pair):
     assert "Cross-entropy: pass@1" in text
 
 
+def test_show_names_dropped_rows(pair, tmp_path):
+    """On one line each, whatever the detail contains; no line for a run that names none."""
+    detail = "4,100 tokens\nreport forged \x1b[2J [red]x[/nope]"
+    source = {"name": "a", "dropped_examples": {"overlong": [{"where": "train.jsonl:12", "detail": detail}]}}
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": [source]}))
+    shown = printed(tmp_path).splitlines()
+    head = next(i for i, line in enumerate(shown) if line.startswith("dropped from"))
+    assert "train.jsonl:12" in shown[head + 1] and "4,100 tokens report forged \\x1b[2J" in shown[head + 1]
+    assert "[red]x[/nope]" in "".join(shown[head + 1 : head + 3])
+    assert "dropped from" not in printed(pair[0])
+
+
 def test_show_pipeline_and_hostile_names(pipeline, tables, tmp_path):
     text = printed(pipeline)
     assert "disk full" in text and "From N =" in text and "cl-256" in text

@@ -45,8 +45,10 @@ def test_fall_keep_and_lead(made):
     assert findings([ce, cl]) == [
         "Cross-entropy: pass@1 .080 → .165 while pass@256 falls .886 → .557 (−.329),"
         " from its best at step 600 to step 1,800.",
-        "Confidence-limited N = 256: pass@256 .960 → .970 (+.010) from step 900 to step 1,800, its best (pass@1 .034).",
-        "Last checkpoints: Cross-entropy leads pass@1 by .131; Confidence-limited N = 256 leads pass@256 by .413."
+        "Confidence-limited N = 256: pass@256 .960 → .970 (+.010) from step 900 to step 1,800, its best"
+        " (pass@1 .034).",
+        "Last checkpoints: Cross-entropy leads pass@1 by .131;"
+        " Confidence-limited N = 256 leads pass@256 by .413."
         " From N = 16 on Confidence-limited N = 256 is ahead (curves cross at N ≈ 8).",
     ]
 
@@ -89,7 +91,8 @@ def test_noise_is_not_a_lead(made):
 
 
 def test_intervals_come_from_pairs(runs):
-    """With samples the fall carries its paired interval, far narrower than the two intervals of the scores."""
+    """With samples the fall carries its paired interval, far narrower than the two intervals of the
+    scores."""
     text = findings(runs)[0]
     low, high = (float(v.replace("−", "-")) for v in text.split("[")[1].split("]")[0].split(", "))
     assert low < -0.326 < high and high - low < 0.12

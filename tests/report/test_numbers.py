@@ -59,8 +59,8 @@ def test_problem_values_by_hand():
 
 
 def test_difference_by_hand(tmp_path, tables):
-    """d = .1 .3 .2 .2: mean .2, sd sqrt(.02/3), half width t(.975, 3) sd / 2 = 3.182 * .0408. Clusters {0, 2} and
-    {1, 3} have sums of deviations -.1 and .1: error sqrt(2/1 * .02) / 4 = .05, t(.975, 1) = 12.706."""
+    """d = .1 .3 .2 .2: mean .2, sd sqrt(.02/3), half width t(.975, 3) sd / 2 = 3.182 * .0408. Clusters {0, 2}
+    and {1, 3} have sums of deviations -.1 and .1: error sqrt(2/1 * .02) / 4 = .05, t(.975, 1) = 12.706."""
 
     def write(groups):
         for step, ps in ((10, (0.1, 0.1, 0.1, 0.1)), (20, (0.2, 0.4, 0.3, 0.3))):

@@ -14,7 +14,14 @@ from posttrain.errors import RequestError
 from posttrain.report import plots, step_plots
 from posttrain.report.numbers import crossovers, curves
 from posttrain.report.page import highlight, load_runs, markdown_report, render, write_report
-from posttrain.report.tables import recipe_difference, sample_groups, score_table, shown_metrics
+from posttrain.report.tables import (
+    dropped_rows,
+    mixture_rows,
+    recipe_difference,
+    sample_groups,
+    score_table,
+    shown_metrics,
+)
 from posttrain.rundir.reading import RunData
 
 
@@ -147,6 +154,36 @@ def test_recipe_difference(runs, tmp_path):
         "none": ["null", "–"],
     }
     assert recipe_difference([a]) == []
+
+
+def test_odd_mixtures_are_tolerated(tmp_path):
+    sources = [3, {"name": "a", "dropped": {"x": "y", "z": 2}, "share_asked": "half"}, {}]
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": sources}))
+    rows = mixture_rows(RunData.load(tmp_path))
+    assert [(r["name"], r["dropped"], r["asked"]) for r in rows] == [("a", "2 (z 2)", None), ("?", "0", None)]
+
+
+def test_dropped_rows_are_named_where_a_run_names_them(tables, tmp_path, runs):
+    """At most three of a reason; runs from before the key, and tables that do not know, name none."""
+    long = {"where": "a.jsonl:12", "detail": "4,100 tokens,\n data.max_length is 2048" + " x" * 200}
+    named = {"overlong": [long, *[{"where": f"a.jsonl:{i}"} for i in range(9)]], "truncated": [], "odd": 3}
+    sources = [
+        {"name": "a", "dropped_examples": named},
+        {"name": "b", "dropped_examples": None},
+        {"name": "c"},
+        3,
+    ]
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": sources}))
+    run = RunData.load(tmp_path)
+    rows = dropped_rows(run)
+    assert [row[:3] for row in rows] == [
+        ("a", "overlong", "a.jsonl:12"),
+        ("a", "overlong", "a.jsonl:0"),
+        ("a", "overlong", "a.jsonl:1"),
+    ]
+    assert rows[0][3].startswith("4,100 tokens, data.max_length is 2048 x") and "more char" in rows[0][3]
+    assert "a.jsonl:12" in Parsed(render([run])).text and "a.jsonl:12" in markdown_report([run])
+    assert dropped_rows(runs[0]) == [] and "dropped from" not in Parsed(render(runs)).text
 
 
 def test_score_table_marks_the_best(runs):

@@ -1,3 +1,3 @@
 """Fixtures of this folder."""
 
-from tests.tiny import digits, llama, recipe, rows_file, tiny
+from tests.rundir.written import pair, pipeline, runs, tables

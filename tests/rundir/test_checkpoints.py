@@ -1,4 +1,4 @@
-"""Whole or not there: names, markers, rotation and references, without a trainer."""
+"""Complete or not there: names, markers, rotation and references, without a trainer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from posttrain.base.files import append_jsonl
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.scores import ScoreStore
+from tests.rundir.written import stored
 
 
 def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
@@ -108,9 +110,9 @@ def test_references_lead_to_checkpoints(tmp_path):
         ("{run}@best:t/pass@7", "no score t/pass@7"),
         ("{run}@last", "best:<task>/<metric>"),
         ("{runs}/emty", "did you mean 'empty'?"),
-        ("{runs}/empty", "no whole checkpoint yet"),
+        ("{runs}/empty", "no complete checkpoint yet"),
         ("{run}/checkpoints/step-000020", "half-written checkpoint"),
-        ("{run}@best:t/gone", "rotated away"),
+        ("{run}@best:t/gone", "step-000005 has the best t/gone but was deleted by rotation"),
     ],
 )
 def test_references_that_lead_nowhere(tmp_path, reference, expected):
@@ -147,3 +149,20 @@ def test_best_compares_only_what_was_measured_alike(tmp_path):
     }
     append_jsonl(tmp_path / "scores.jsonl", row)
     assert ckpt.best(tmp_path, "t", "pass@1") == "step-000002"
+
+
+def test_best_of_stored_scores(tmp_path):
+    store = ScoreStore(tmp_path)
+    assert ckpt.best(tmp_path, "arithmetic", "pass@1") is None
+    store.append(
+        [
+            stored(1, value=0.2),
+            stored(2, value=0.6),
+            stored(3, value=0.4),
+            stored(2, "nll", 1.0),
+            stored(3, "nll", 3.0),
+        ]
+    )
+    assert ckpt.best(tmp_path, "arithmetic", "pass@1") == "step-000002"
+    assert ckpt.best(tmp_path, "arithmetic", "pass@1", greater_is_better=False) == "step-000001"
+    assert ckpt.best(tmp_path, "arithmetic", "nll", greater_is_better=False) == "step-000002"

@@ -8,24 +8,14 @@ import multiprocessing
 import pytest
 
 from posttrain.errors import WorkError
-from posttrain.evaluate.settings import task_hash
-from posttrain.evaluate.tasks.catalogue import metrics
-from posttrain.recipe.schema import Task
+from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import ScoreStore
-from posttrain.types import Score
-
-TASK = Task("arithmetic", options={"digits": 1, "train_size": 40, "test_size": 41})
-
-
-def made(step: int, metric="pass@1", value=0.5, task="arithmetic", settings="s", digest=None) -> Score:
-    name = f"step-{step:06d}"
-    digest = f"d{step}" if digest is None else digest
-    return Score(name, step, task, metric, value, 41, value - 0.1, value + 0.1, settings, digest)
+from tests.rundir.written import stored as made
 
 
 def test_a_measurement_is_stored_once(tmp_path):
     store = ScoreStore(tmp_path / "run")
-    assert store.rows() == [] and store.table() == {}
+    assert store.rows() == []
     assert store.append([made(1), made(1, "nll", 2.0)]) == 2
     assert store.append([made(1, value=0.9), made(2)]) == 1  # the first value of a key stays
     assert store.append([made(3), made(3)]) == 1
@@ -37,7 +27,7 @@ def test_a_measurement_is_stored_once(tmp_path):
         (3, "pass@1", 0.5),
         (1, "pass@1", 0.7),
     ]
-    table = store.table()["arithmetic"]
+    table = RunData.load(tmp_path / "run").rows("arithmetic")
     assert list(table) == ["step-000001", "step-000002", "step-000003"]
     assert table["step-000001"]["pass@1"].value == 0.7  # the last one written
 
@@ -67,8 +57,8 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
         store.rows()
 
 
-def test_a_value_that_is_no_number_is_refused(tmp_path):
-    with pytest.raises(WorkError, match="pass@1 of step-000001 is no number"):
+def test_a_value_that_is_not_finite_is_refused(tmp_path):
+    with pytest.raises(WorkError, match="arithmetic/pass@1 of step-000001 is not a finite number"):
         ScoreStore(tmp_path).append([made(1, value=float("nan"))])
 
 
@@ -96,38 +86,6 @@ def test_processes_write_at_the_same_time(tmp_path):
     )
 
 
-def test_has(tmp_path):
-    store = ScoreStore(tmp_path)
-    store.append([made(1)])
-    assert store.has("d1", "arithmetic", "s") and store.has("step-000001", "arithmetic", "s")
-    assert not store.has("d2", "arithmetic", "s")
-    assert not store.has("d1", "gsm8k", "s") and not store.has("d1", "arithmetic", "t")
-
-
-def test_has_task_wants_every_metric_under_these_settings(tmp_path):
-    store = ScoreStore(tmp_path)
-    settings = task_hash(TASK) + "-abcdef"
-    scores = [made(1, metric, 0.5, settings=settings) for metric in metrics(TASK)]
-    store.append(scores[:-1])
-    assert not store.has_task("d1", TASK)  # killed before the last one
-    store.append(scores)
-    assert store.has_task("d1", TASK) and store.has_task("step-000001", TASK)
-    assert not store.has_task("d2", TASK)
-    assert not store.has_task("d1", Task("arithmetic", options=TASK.options | {"seed": 1}))
-    assert not store.has_task("d1", Task("arithmetic", options=TASK.options, limit=5))
-
-
-def test_best(tmp_path):
-    store = ScoreStore(tmp_path)
-    assert store.best("arithmetic", "pass@1") is None
-    store.append(
-        [made(1, value=0.2), made(2, value=0.6), made(3, value=0.4), made(2, "nll", 1.0), made(3, "nll", 3.0)]
-    )
-    assert store.best("arithmetic", "pass@1") == "step-000002"
-    assert store.best("arithmetic", "pass@1", greater=False) == "step-000001"
-    assert store.best("arithmetic", "nll", greater=False) == "step-000002"
-
-
 def test_samples_are_replaced_as_a_whole(tmp_path):
     store = ScoreStore(tmp_path)
     store.write_samples("step-000001", "gsm8k", [{"id": "a", "text": "ünï\ud7ff", "logp": -1.5}, {"id": "b"}])
@@ -135,20 +93,3 @@ def test_samples_are_replaced_as_a_whole(tmp_path):
     assert path == tmp_path / "samples/step-000001/gsm8k.jsonl"
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"id": "c", "logp": None}]
     assert [p.name for p in path.parent.iterdir()] == ["gsm8k.jsonl"]
-
-
-def test_the_scorecard(tmp_path):
-    store = ScoreStore(tmp_path / "quick")
-    assert "Nothing has been scored" in store.scorecard_markdown()
-    scores = []
-    for step, up in ((0, 0.0), (300, 0.2), (600, 0.1)):
-        scores += [made(step, f"pass@{2**i}", 0.1 + up + i / 100) for i in range(13)]
-        scores.append(made(step, "nll", 2 - up))
-    store.append(scores)
-    card = store.scorecard_markdown()
-    assert card == (tmp_path / "quick/scorecard.md").read_text()
-    assert card.startswith("# Scores of quick\n\n## arithmetic (41 problems)\n")
-    head = next(line for line in card.splitlines() if line.startswith("| step"))
-    assert head == "| step | pass@1 | pass@16 | pass@256 | pass@4096 | nll |"
-    assert "| 300 | **.300** [.200–.400] |" in card and "**1.8** [1.7–1.9]" in card
-    assert "| 0 | .100 [" in card and card.count("**") == 2 * 5

@@ -13,7 +13,7 @@ import torch
 
 from posttrain.base.files import append_jsonl, read_jsonl
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate.checkpoint import Meeting
+from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.load import refuse_leaking_documents
 from posttrain.recipe import load_stage
 from posttrain.recipe.schema import Guard
@@ -148,7 +148,7 @@ def test_a_loss_of_zero_is_no_spike():
 
 def test_a_rank_that_fails_does_not_keep_the_others_waiting(tmp_path):
     place, outcome = tmp_path / ".score", []
-    first, second = Meeting(place, 0, 2), Meeting(place, 1, 2)
+    first, second = RankExchange(place, 0, 2), RankExchange(place, 1, 2)
 
     def wait() -> None:
         try:
@@ -168,9 +168,9 @@ def test_ranks_exchange_their_parts_in_order(tmp_path):
     place, parts = tmp_path / ".score", {}
 
     def meet(rank: int) -> None:
-        meeting = Meeting(place, rank, 2)
-        parts[rank] = meeting.gather("task")([rank])
-        meeting.leave()
+        ranks = RankExchange(place, rank, 2)
+        parts[rank] = ranks.gather("task")([rank])
+        ranks.leave()
 
     threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
     for thread in threads:

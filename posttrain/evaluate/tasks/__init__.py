@@ -1,1 +1,2 @@
-"""Tasks that checkpoints are scored on. None of these files imports torch."""
+"""The tasks that checkpoints are scored on, a small file each; `catalogue` lists them. None of them imports
+torch."""

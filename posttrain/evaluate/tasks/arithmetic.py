@@ -1,4 +1,4 @@
-"""Arithmetic with direct answers, scored by the probability of the answer."""
+"""Arithmetic with direct answers, scored by the exact probability of the answer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Arithmetic:
     kind = "exact"
     reads_path = False
     made: ClassVar[dict[str, Any]] = {}
-    """Settings of the generator that are the task's own."""
+    """Options of the generator that the task sets itself."""
 
     @dataclass(frozen=True)
     class Options(ArithmeticOptions):
-        """Those of the generator; `train_size` and `seed` as in training keep the two sets apart."""
+        """Those of the generator. With the `train_size` and `seed` of training, the two sets are disjoint."""
 
         split: str = "test"
         generator: str = "multiplication"

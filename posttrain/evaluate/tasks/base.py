@@ -1,7 +1,7 @@
-"""What a task is, and the registry its class joins.
+"""What a task is, and the registry of tasks.
 
-A task is a class with the fields of `EvalTask`; its settings are a dataclass `Options`, which a recipe's
-`options` fill strictly. `catalogue` lists the files.
+A task is a class with the fields of `EvalTask`. Its settings are a dataclass `Options`, which is built from
+the recipe's `options`; unknown keys are refused. `catalogue` lists the files.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from posttrain.types import Problem
 
 
 class EvalTask(Protocol):
-    """Problems and how replies to them are judged. The class docstring's first line describes it to users."""
+    """Problems, and how replies to them are judged."""
 
     kind: ClassVar[Literal["sampled", "exact"]]
-    """`sampled`: completions are drawn and judged by `reward`. `exact`: the probability of the answer, with the
-    end of turn, is computed."""
+    """`sampled`: completions are drawn and judged by `reward`. `exact`: the probability of the reference
+    answer, including the end of turn, is computed."""
     reads_path: ClassVar[bool]
-    """Whether `path` of the recipe means anything to it."""
+    """Whether the task uses `path` of the recipe."""
     Options: ClassVar[type]
     options: Any
-    """An `Options`: all of it enters the settings hash."""
+    """An `Options`; every field of it enters the settings hash."""
 
     def __init__(self, task: schema.Task, options: Any) -> None: ...
 
     def check(self) -> None:
-        """Raise RequestError where settings exclude each other or a file is missing; reads no problem."""
+        """Raises RequestError where settings exclude each other or a file is missing; reads no problem."""
         ...
 
     def problems(self) -> list[Problem]:
@@ -37,8 +37,8 @@ class EvalTask(Protocol):
         ...
 
     reward: Bound
-    """What judges a completion, the same as in training; `details["answer"]` is what maj@k votes on. Sampled
-    tasks only."""
+    """What judges a completion, the same as in training; maj@k votes on `details["answer"]`. Sampled tasks
+    only."""
 
 
 TASKS: Registry[type[EvalTask]] = Registry("task")

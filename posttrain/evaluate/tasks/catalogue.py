@@ -1,6 +1,6 @@
-"""Which tasks there are, what a recipe may say of them, and what they measure; without torch.
+"""Which tasks there are, which settings a recipe may give them, and what they measure; without torch.
 
-A new task is a small file here and a name in the import below.
+A new task is a small file in this folder and a name in the import below.
 """
 
 from __future__ import annotations
@@ -23,13 +23,8 @@ ATTEMPTS = tuple(2**i for i in range(13))
 SAMPLER_FIELDS = ("samples", "k", "temperature", "top_p", "max_new_tokens")
 
 
-def describe() -> dict[str, str]:
-    """Task -> one line, with its kind."""
-    return {name: f"{_first_line(TASKS[name])} ({TASKS[name].kind})" for name in TASKS}
-
-
 def load_task(task: Task) -> EvalTask:
-    """The task a recipe names, ready to give problems. Raises RequestError with all that is wrong."""
+    """The task that a recipe names. Raises RequestError with everything that is wrong with its settings."""
     wrong = check_task(task, f"task {task.name}")
     if wrong:
         raise RequestError("\n".join(message for _, message in wrong))
@@ -38,10 +33,11 @@ def load_task(task: Task) -> EvalTask:
 
 
 def check_task(task: Task, at: str) -> list[tuple[str, str]]:
-    """(place, sentence) of everything wrong with a task of a recipe; `at` is its place, `evaluate.tasks[0]`."""
+    """(place, sentence) of everything wrong with a task of a recipe; `at` is its place, e.g.
+    `evaluate.tasks[0]`."""
     if task.name not in TASKS:
         near = did_you_mean(task.name, TASKS)
-        return [(f"{at}.name", f"{at}.name = {task.name!r} is no task{near}")]
+        return [(f"{at}.name", f"{at}.name = {task.name!r} is not a task{near}")]
     cls, problems = TASKS[task.name], Problems()
     options = to_dataclass(cls.Options, task.options, f"{at}.options", problems)
     found = [(p.path, str(p)) for p in problems.found]
@@ -51,7 +47,7 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
         if getattr(task, key) is not None and getattr(task, key) < 1:
             found.append((f"{at}.{key}", f"{at}.{key} = {getattr(task, key)} must be at least 1"))
     if task.path is not None and not cls.reads_path:
-        found.append((f"{at}.path", f"{at}.path: {task.name} makes its problems and reads no file"))
+        found.append((f"{at}.path", f"{at}.path: {task.name} generates its problems and reads no file"))
     if options is not None and not found:
         try:
             cls(task, options).check()
@@ -61,7 +57,7 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
 
 
 def metrics(task: Task) -> list[str]:
-    """What scoring this task writes, in order; what `keep_best` may name."""
+    """The metrics that scoring this task writes, in order; the ones that `keep_best` and gates may name."""
     if TASKS[task.name].kind == "exact":
         return [*(f"pass@{n}" for n in ATTEMPTS), "nll", "accuracy"]
     votes = [f"maj@{k}" for k in task.k if k > 1]
@@ -71,31 +67,27 @@ def metrics(task: Task) -> list[str]:
 def _sampler(task: Task) -> list[tuple[str, str]]:
     found = []
     if not task.k or min(task.k) < 1 or len(set(task.k)) < len(task.k):
-        found.append(("k", f"= {task.k} must list different whole numbers from 1"))
+        found.append(("k", f"= {task.k} must list distinct whole numbers of at least 1"))
     elif max(task.k) > task.samples:
-        found.append(("k", f"= {task.k} needs at least {max(task.k)} samples; samples = {task.samples}"))
+        found.append(("k", f"= {task.k} needs at least {max(task.k)} samples, but samples = {task.samples}"))
     if task.samples < 1:
         found.append(("samples", f"= {task.samples} must be at least 1"))
     if not 0 <= task.temperature < float("inf"):
         found.append(("temperature", f"= {task.temperature} must be 0 (greedy) or positive"))
     elif task.temperature == 0 and task.samples > 1:
-        found.append(("samples", f"= {task.samples}, but temperature 0 gives the same text each time"))
+        found.append(("samples", f"= {task.samples}, but temperature 0 gives the same text every time"))
     if not 0 < task.top_p <= 1:
-        found.append(("top_p", f"= {task.top_p} must lie in (0, 1]"))
+        found.append(("top_p", f"= {task.top_p} must be in (0, 1]"))
     if task.max_new_tokens < 1:
         found.append(("max_new_tokens", f"= {task.max_new_tokens} must be at least 1"))
     return found
 
 
 def _unused(task: Task) -> list[tuple[str, str]]:
-    """Settings that an exact task would silently ignore."""
+    """Settings that an exact task would ignore silently."""
     default = asdict(Task(name=task.name))
     return [
-        (key, f"has no effect: {task.name} computes probabilities and samples nothing")
+        (key, f"has no effect: {task.name} computes exact probabilities and does not sample")
         for key in SAMPLER_FIELDS
         if getattr(task, key) != default[key]
     ]
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")

@@ -1,15 +1,18 @@
-"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168), or any file with its columns, scored by the final number."""
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168), or any file with its columns, scored by the final number.
+
+Left out: the steps before the number.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain.errors import RequestError
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.evaluate.tasks.questions import Questions, text_of
 from posttrain.recipe import schema
 from posttrain.rewards import bind
+from posttrain.types import Example
 
 
 @TASKS.register("gsm8k")
@@ -23,9 +26,9 @@ class Gsm8k(Questions):
         """Settings of the task."""
 
         prompt: str = ""
-        """Put after each question, on a line of its own. Empty: the question alone, as in training rows."""
+        """Added after each question, on a line of its own. Empty: the question alone, as in training rows."""
         extract: Literal["any", "last_number", "boxed"] = "any"
-        """Where the final number stands, see rewards/math/extract.py."""
+        """Where the final number is looked for, see rewards/math/extract.py."""
         subset: str = "main"
         """Hub only."""
         split: str = "test"
@@ -38,11 +41,8 @@ class Gsm8k(Questions):
         self.reward = bind("math", {"mode": "gsm8k", "extract": options.extract})
 
     def _gold(self, answer: str, where: str) -> str:
-        from posttrain.rewards.math import plain_number
-
         gold = answer.rpartition("####")[2].strip()
-        if plain_number(gold) is None:
-            raise RequestError(f"{where}: the answer ends on {gold[:40]!r}, which is no number")
+        self.reward.check_row(Example(answer=gold, where=where))
         return gold
 
     def _text(self, row: dict[str, Any], which: str, where: str) -> str:

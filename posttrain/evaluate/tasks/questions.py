@@ -1,7 +1,8 @@
-"""Questions with reference answers from a file: worked out in writing and judged, or answered directly and scored exactly.
+"""Questions with reference answers from a file: solved in writing and judged, or answered directly and scored
+exactly.
 
-Any file or hub data set with a column of questions and one of answers; the defaults are those of MATH. Left out: several
-right answers, few-shot prompts.
+Reads any file or hub data set with a column of questions and one of answers; the defaults are those of MATH.
+Left out: several reference answers, few-shot prompts.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from posttrain.types import Example, Problem
 
 @dataclass(frozen=True)
 class Columns:
-    """Where questions and answers stand."""
+    """Where the questions and answers are."""
 
     question: str = "problem"
     """Column of the question."""
     answer: str = "answer"
     """Column of the reference answer."""
     prompt: str = ""
-    """Put after each question, on a line of its own. Empty: the question alone, as in training rows."""
+    """Added after each question, on a line of its own. Empty: the question alone, as in training rows."""
     subset: str | None = None
     """Hub only."""
     split: str = "test"
@@ -34,11 +35,11 @@ class Columns:
 
 
 class Questions:
-    """What these tasks share: a source, and a problem a row."""
+    """What these tasks share: a source, each row of which is a problem."""
 
     reads_path = True
     hub = "HuggingFaceH4/MATH-500"
-    """The data set where no path is given."""
+    """The data set that is read if no path is given."""
 
     def __init__(self, task: schema.Task, options: Any) -> None:
         self.options, self.name = options, task.name
@@ -60,16 +61,17 @@ class Questions:
         return found
 
     def _gold(self, answer: str, where: str) -> str:
-        """What a reply is compared with. Raises RequestError where it could not be judged."""
+        """The text that a reply is compared with. Raises RequestError where no reply could be judged by
+        it."""
         return answer
 
     def _text(self, row: dict[str, Any], which: str, where: str) -> str:
-        advice = f"name it under options.{which} of task {self.name}"
+        advice = f"set options.{which} of task {self.name} to the name of the column"
         return text_of(row, getattr(self.options, which), where, advice).strip()
 
 
 def text_of(row: dict[str, Any], column: str, where: str, advice: str) -> str:
-    """The text in `column`. Raises RequestError, which ends on `advice`, where there is none."""
+    """The text in `column`. Raises RequestError, which ends with `advice`, where there is none."""
     value = row.get(column)
     if isinstance(value, str) and value.strip():
         return value
@@ -88,7 +90,7 @@ class Mathematics(Questions):
         """Settings of the task."""
 
         extract: Literal["any", "boxed", "last_number"] = "any"
-        """Where the final answer stands, see rewards/math/extract.py."""
+        """Where the final answer is looked for, see rewards/math/extract.py."""
 
     def __init__(self, task: schema.Task, options: Options) -> None:
         super().__init__(task, options)
@@ -101,7 +103,8 @@ class Mathematics(Questions):
 
 @TASKS.register("direct_answers")
 class DirectAnswers(Questions):
-    """Questions answered directly: the exact probability of the reference answer as it is written, with its end."""
+    """Questions answered directly: the exact probability of the reference answer as written, end of turn
+    included."""
 
     kind = "exact"
     Options = Columns

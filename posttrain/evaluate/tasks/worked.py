@@ -1,7 +1,7 @@
 """Arithmetic worked out in writing (`12*34=` -> `360+48=408`), scored by the final number of a sampled reply.
 
-Only the outcome counts: a right number after a wrong chain is right, as in RLVR with the same reward. Left out: a
-verdict on the steps.
+Only the outcome counts: a correct number after wrong steps is correct, as in RLVR with the same reward. Left
+out: a verdict on the steps.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ class WorkedArithmetic(Arithmetic):
 
     def __init__(self, task: schema.Task, options: Any) -> None:
         super().__init__(task, options)
-        # not mode `math`: there the unsolved `360+48`, or the copied `12*34`, is worth the answer
+        # not mode `math`, which accepts the unsolved `360+48` or a copy of `12*34` as equal to the answer
         self.reward = bind("math", {"mode": "gsm8k", "extract": "last_number"})
