@@ -49,7 +49,7 @@ class Scripted:
         ]
 
 
-class Judge:
+class FakeRewards:
     """Rewards: `value(i, j)` of sample j on prompt i; True, False, a number, or None if the check fails."""
 
     def __init__(self, value) -> None:

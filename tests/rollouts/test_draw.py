@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.sections import TrainRollout
 from posttrain.rollouts.draw import Interrupted, RolloutSource
-from tests.rollouts.sampled import Judge, Made, Scripted
+from tests.rollouts.sampled import FakeRewards, Made, Scripted
 
 
 def mixed(*positions: int):
@@ -24,7 +24,7 @@ NONE_MIXED = mixed()
 
 def source(value=NONE_MIXED, **rollout) -> RolloutSource:
     options = {"num_generations": 4, "batch_size": 8, "max_new_tokens": 5} | rollout
-    return RolloutSource(Made(), TrainRollout(**options), Judge(value), seed=9)
+    return RolloutSource(Made(), TrainRollout(**options), FakeRewards(value), seed=9)
 
 
 def at(groups) -> list[tuple[int, int]]:
