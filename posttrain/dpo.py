@@ -25,13 +25,12 @@ from posttrain.data.collate import count_tokens
 from posttrain.losses.preference import (
     LOSSES,
     NO_REFERENCE,
-    Pairs,
-    PreferenceOptions,
+    PairLogProbs,
     implicit_rewards,
-    options_of,
     supervised,
+    with_beta,
 )
-from posttrain.models.load import head_without_adapter
+from posttrain.models.adapters import head_without_adapter
 from posttrain.recipe import DpoRecipe
 from posttrain.recipe.sections import Preference
 from posttrain.rundir.checkpoints import digest, resolve
@@ -89,7 +88,7 @@ class DpoTrainer(PreferenceTrainer):
     def setup_loss(self, given: Preference, parts: RowParts) -> dict[str, PairStats]:
         """Sets the loss; returns the windows of what is logged."""
         self.loss_name, self.sft_weight, self.sft_n = given.loss, given.sft_weight, given.sft_n
-        self.options: PreferenceOptions = options_of(given)
+        self.options = with_beta(given)
         referenced = given.loss not in NO_REFERENCE
         return {
             mode: PairStats(self.args.device, parts.prepared.names, referenced, bool(given.sft_weight))
@@ -113,7 +112,7 @@ class DpoTrainer(PreferenceTrainer):
         chosen, rejected = self.log_probs(model, batch).view(2, -1)
         tokens = batch["side_tokens"].view(2, -1)
         references = (None, None) if reference is None else reference.view(2, -1)
-        pairs = Pairs(chosen, rejected, *tokens, *references)
+        pairs = PairLogProbs(chosen, rejected, *tokens, *references)
         loss = LOSSES[self.loss_name](pairs, self.options)
         rewards = implicit_rewards(self.loss_name, pairs, self.options)
         sft = supervised(pairs, self.sft_n) if self.sft_weight else (torch.zeros_like(loss),) * 2

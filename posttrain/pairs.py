@@ -22,10 +22,10 @@ from posttrain.errors import WorkError
 from posttrain.recipe import PairsRecipe
 from posttrain.rollouts.continuations import Continuer
 from posttrain.rollouts.groups import Prompt
-from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, written
+from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, pair_row
 from posttrain.rollouts.rates import Rate, by_count, rate_of
 from posttrain.rollouts.records import Row, groups_of
-from posttrain.rollouts.step_pairing import SAMPLED
+from posttrain.rollouts.step_pairing import STEP_STRATEGIES
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.launch import launch_sampling
 from posttrain.stages.sample import Loaded, Sampler, run_sampling
@@ -99,7 +99,7 @@ class PairsStage:
         return summary
 
     def _written(self, pair: Pair, prompt: Prompt, about: Row) -> Row:
-        row = written(pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.loaded.origin)
+        row = pair_row(pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.loaded.origin)
         return row | ({"teacher": self.options.teacher} if self.options.teacher else {})
 
     def _strategy(self) -> Callable[[Prompt, list[Row]], list[Pair]]:
@@ -111,7 +111,9 @@ class PairsStage:
         continuer = student
         if name == "cross_model":
             continuer = self._continuer(self.sampler.load(str(options.teacher)))
-        return lambda prompt, rows: SAMPLED[name](rows, options, seed, continuer.of(prompt), student.count)
+        return lambda prompt, rows: STEP_STRATEGIES[name](
+            rows, options, seed, continuer.of(prompt), student.count
+        )
 
     def _continuer(self, by: Loaded) -> Continuer:
         rollout, rewards = self.recipe.rollout, self.sampler.rewards

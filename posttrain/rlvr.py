@@ -34,12 +34,12 @@ from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
+from posttrain.models.adapters import head_without_adapter
 from posttrain.models.head import attach_fused_head
-from posttrain.models.load import head_without_adapter
 from posttrain.recipe import RlvrRecipe
 from posttrain.recipe.plan import batch_plan
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.batch import Inputs, judged, micro_batches
+from posttrain.rollouts.batch import Inputs, batch_advantages, micro_batches
 from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.records import rows_of
@@ -135,7 +135,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             raise Stopped(
                 f"stopped after step {self.state.global_step}; run the same command to resume"
             ) from stop
-        about = judged(drawn.groups, recipe.policy, recipe.rollout)
+        about = batch_advantages(drawn.groups, recipe.policy, recipe.rollout)
         self._write(drawn, about)
         self._refuse_failures(drawn)
         self.stats["train"].add(drawn, about)

@@ -23,8 +23,8 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import HeldoutRows
 from posttrain.losses import confidence
+from posttrain.models.adapters import head_without_adapter
 from posttrain.models.head import FusedOutput, attach_fused_head
-from posttrain.models.load import head_without_adapter
 from posttrain.recipe import SftRecipe
 from posttrain.recipe.schema import Loss
 from posttrain.rundir.directory import RunDir

@@ -1,4 +1,6 @@
-"""Models whose every token is drawn from one distribution, so that success rates are known; and recipes on them."""
+"""Models whose every token is drawn from one distribution, so that success rates are known; and recipes on
+them.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ DIGITS = {"1": 0.4, "2": 0.2, "\n": 0.2}
 
 
 def unigram_model(folder: Path, weights: dict[str, float]) -> Path:
-    """A Llama that draws each byte with its weight and else ends its turn, whatever stands before.
+    """A Llama that draws each byte with its weight and otherwise ends its turn, whatever precedes.
 
-    The residual stream is all ones: the embeddings are, and attention and MLP add nothing. So is its RMS norm, and the
-    head's row of a token sums to its log-probability.
+    The residual stream is all ones: the embeddings are, and attention and MLP add nothing. So is its RMS
+    norm, and the head's row of a token sums to its log-probability.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -65,7 +67,9 @@ def digits(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def write_recipe(tmp_path, digits):
-    """`write_recipe(stage, rows, **sections)`: a recipe on `digits`; a completion is right where it holds no "2"."""
+    """`write_recipe(stage, rows, **sections)`: a recipe on `digits`; a completion is right if it contains no
+    "2".
+    """
 
     def write(stage: str, rows: list[dict], name: str = "made", **sections) -> Path:
         file = tmp_path / "rows.jsonl"

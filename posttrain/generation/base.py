@@ -1,10 +1,13 @@
-"""TODO posttrain.generation.base."""
+"""What every generator shares: how tokens are chosen, what a completion is, which requests are refused.
+
+Left out: the sampling itself (`local.py`, `vllm.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from posttrain.errors import RequestError
 
@@ -19,22 +22,23 @@ class Sampling:
     batch_size: int = 64
 
     def check(self, n: int) -> None:
-        """Raises RequestError where `n` samples cannot be drawn so."""
+        """Raises `RequestError` if `n` samples a prompt cannot be drawn with these settings."""
         if not 0 <= self.temperature < float("inf"):
             raise RequestError(f"temperature = {self.temperature} must be 0 (greedy) or positive")
         if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p = {self.top_p} must lie in (0, 1]")
+            raise RequestError(f"top_p = {self.top_p} must be in (0, 1]")
         if min(n, self.max_new_tokens, self.batch_size) < 1:
             raise RequestError("samples, max_new_tokens and batch_size must be at least 1")
         if self.temperature == 0 and n > 1:
-            raise RequestError(f"temperature 0 is greedy: {n} samples would be the same text")
+            raise RequestError(f"temperature 0 is greedy: all {n} samples would be the same text")
 
 
 @dataclass(slots=True)
 class Completion:
-    """One completion. `token_ids` include the end token where `finish` is `stop`; `text` does not.
+    """What was sampled from one prompt. With finish `stop`, `token_ids` has the end token, `text` does not.
 
-    `log_probs`: of each token under the model itself, before temperature and top_p (natural logarithm).
+    `log_probs`: natural log-probability of each token. A transformers model gives those of the model itself,
+    before temperature and top_p; vLLM those of the distribution that was sampled from.
     """
 
     prompt_index: int
@@ -46,7 +50,7 @@ class Completion:
 
 
 class Generator(Protocol):
-    """What samples completions, for evaluation and reinforcement learning alike."""
+    """Samples completions, for evaluation, reinforcement learning and the stages that sample."""
 
     def generate(
         self,
@@ -58,7 +62,31 @@ class Generator(Protocol):
     ) -> list[Completion]:
         """`n` completions of each prompt (token ids), ordered by prompt, then sample.
 
-        `streams` [len(prompts)] names each prompt's random stream, default its place in `prompts`: with them a
-        part of a larger list samples what the whole list would.
+        `streams` [len(prompts)] names the random stream of each prompt; the default is its index in
+        `prompts`. With explicit streams, a part of a list of prompts gets the same samples as the full list.
         """
         ...
+
+
+def completion_of(
+    tokenizer: Any, prompt: int, sample: int, ids: list[int], ended: bool, log_probs: list[float] | None
+) -> Completion:
+    """The completion with token ids `ids`; `ended` tells whether the last of them is an end token."""
+    text = tokenizer.decode(ids[: len(ids) - ended], skip_special_tokens=True)
+    return Completion(prompt, sample, text, ids, "stop" if ended else "length", log_probs)
+
+
+def end_tokens(model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> list[int]:
+    """End tokens of the tokenizer, of the model's generation config, and `stop_token_ids`."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    configured = configured if isinstance(configured, list) else [configured]
+    return sorted({tokenizer.eos_token_id, *configured, *stop_token_ids} - {None})
+
+
+def refuse_prompts(prompts: list[list[int]], limit: int | None, reason: str) -> None:
+    """Raises `RequestError` for an empty prompt or one of `limit` or more tokens (`reason`: whose limit)."""
+    for i, prompt in enumerate(prompts):
+        if not prompt:
+            raise RequestError(f"prompt {i} is empty; generation needs at least one prompt token")
+        if limit is not None and len(prompt) >= limit:
+            raise RequestError(f"prompt {i} has {len(prompt)} tokens; {reason}")

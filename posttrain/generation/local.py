@@ -1,67 +1,54 @@
-"""Text from a model: the `Generator` protocol, and its implementation on a transformers model.
+"""Generation with a causal language model of transformers.
 
-The loop is our own, on the public calls of transformers' caches: a prompt is read once for all its samples, and
-sequences that have ended leave the batch. `model.generate` does neither. Sampling is by inverse CDF from a
-stream that belongs to (seed, prompt, sample): the global random state is neither read nor moved, and a
-prompt's samples do not depend on what else is in the call. Of the model's generation config only
-the end tokens count. Left out: beams, penalties, constrained decoding, models without a key-value cache; vLLM
-is `generate_vllm.py`.
+The loop is our own, on the public methods of transformers' caches: a prompt is read once for all its samples,
+and finished sequences leave the batch. `model.generate` does neither. Sampling is by inverse CDF from a
+random stream that belongs to (seed, prompt, sample): the global random state is neither read nor changed, and
+the samples of a prompt do not depend on the other prompts of the call. Of the model's generation config only
+the end tokens are used. Left out: beam search, penalties, constrained decoding, models without a key-value
+cache; vLLM (`vllm.py`).
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from posttrain.errors import RequestError, WorkError
-from posttrain.generation.base import Completion, Sampling
+from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
 
 COMPACT_EVERY = 8
-"""Steps between removals of ended sequences: a removal copies the cache."""
+"""Decoding steps between removals of finished sequences; each removal copies the cache."""
 
 
 def batches(lengths: Sequence[int], n: int, batch_size: int) -> list[list[int]]:
-    """Prompts by index in batches of at most `batch_size` sequences, at least one prompt each.
+    """Indices of prompts in batches of at most `batch_size` sequences, `n` a prompt, at least one prompt.
 
-    Longest first: little padding, and what does not fit in memory fails at once.
+    Longest prompts first: less padding, and a batch that does not fit in memory fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     size = max(1, batch_size // n)
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def refuse_prompts(prompts: list[list[int]], limit: int | None, says: str) -> None:
-    """Raises `RequestError` where a prompt is empty, or leaves no room for a token below `limit` (`says` which that is)."""
-    for i, prompt in enumerate(prompts):
-        if not prompt:
-            raise RequestError(f"prompt {i} is empty: there is no token to go on from")
-        if limit is not None and len(prompt) >= limit:
-            raise RequestError(f"prompt {i} has {len(prompt)} tokens, {says}")
-
-
-def end_tokens(model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> list[int]:
-    """Tokens that end a sequence: of the tokenizer, of the model's generation config, and `stop_token_ids`."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    configured = configured if isinstance(configured, list) else [configured]
-    return sorted({tokenizer.eos_token_id, *configured, *stop_token_ids} - {None})
-
-
 class TransformersGenerator:
-    """Generation with a causal language model of transformers.
+    """A `Generator` on a causal language model of transformers.
 
-    A sequence ends at an end token: of the tokenizer, of the model's generation config, or of `stop_token_ids`
-    (a template's end of turn). It also ends, with finish `length`, where the model has no more positions.
+    A sequence ends at an end token: the tokenizer's, one of the model's generation config, or one of
+    `stop_token_ids` (a template's end of turn). It also ends, with finish `length`, when the model has no
+    positions left.
     """
 
     def __init__(self, model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> None:
         self.model, self.tokenizer = model, tokenizer
         stops = end_tokens(model, tokenizer, stop_token_ids)
         self.stops = torch.tensor(stops, dtype=torch.long, device=model.device)
-        # transformers 5.23 calls it `cache`, earlier ones `past_key_values`
+        # the argument is called `cache` from transformers 5.23 on, `past_key_values` before
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         forward = getattr(type(plain), "forward", plain)
         taken = inspect.signature(forward).parameters
@@ -79,11 +66,11 @@ class TransformersGenerator:
         """See `Generator`.
 
         Raises:
-            RequestError: settings that exclude each other, an empty prompt, one that fills the model's positions.
-            WorkError: the model gives NaN.
+            RequestError: invalid settings, an empty prompt, or a prompt that fills the model's positions.
+            WorkError: the model's logits are not finite.
         """
         sampling.check(n)
-        refuse_prompts(prompts, self.positions, f"the model {self.positions} positions")
+        refuse_prompts(prompts, self.positions, f"the model has {self.positions} positions")
         streams = range(len(prompts)) if streams is None else streams
         found: list[Completion] = []
         training = self.model.training
@@ -100,62 +87,47 @@ class TransformersGenerator:
 
     @torch.inference_mode()
     def _batch(
-        self, indices: list[int], prompts: list[list[int]], uniform: np.ndarray, first: int, sampling
+        self,
+        indices: list[int],
+        prompts: list[list[int]],
+        uniform: np.ndarray,
+        first: int,
+        sampling: Sampling,
     ) -> list[Completion]:
-        """Samples of prompts [P] that fit in memory together; `uniform` [P, n, T] in [0, 1)."""
-        device, steps = self.model.device, sampling.max_new_tokens
-        n = uniform.shape[1]
-        size = len(prompts) * n
+        """Samples `first` to `first + n` of P prompts that fit in memory together; `uniform` [P, n, T]."""
+        n, steps = uniform.shape[1], sampling.max_new_tokens
         logits, cache, mask = self._prefill(prompts)
         if n > 1:
             cache.batch_repeat_interleave(n)
             logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
         past = mask.shape[1]
-        mask = torch.cat([mask, mask.new_ones(size, steps)], 1)
-        position = mask[:, :past].sum(1)  # of the next token
-        draws = torch.from_numpy(uniform.reshape(size, -1)).to(device)
-        end = position + steps
-        if self.positions is not None:
-            end = end.clamp(max=self.positions)
-        tokens = torch.zeros(size, steps, dtype=torch.long, device=device)
-        log_probs = torch.zeros(size, steps, device=device)
-        lengths = torch.zeros(size, dtype=torch.long, device=device)
-        stopped = torch.zeros(size, dtype=torch.bool, device=device)
-        rows = torch.arange(size, device=device)  # the sequences still in the batch
-        live = torch.ones_like(stopped)  # of those, which have not ended
+        # [S, T], or [S, 0] if greedy
+        draws = torch.from_numpy(uniform.reshape(len(mask), -1)).to(mask.device)
+        state = _Decoding.start(mask, steps, self.positions)
         for step in range(steps):
             logits = logits.float()
-            token = choose(logits, draws[rows, step : step + 1] if draws.numel() else None, sampling)
-            tokens[rows, step] = token
-            chosen = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(1)
-            log_probs[rows, step] = chosen
-            lengths[rows] += live
-            ends = torch.isin(token, self.stops) & live
-            stopped[rows] |= ends
-            position += live  # an ended one stays where the model has positions
-            live &= ~ends & (position < end)
-            if not live.any():
+            uniforms = draws[state.rows, step : step + 1] if draws.numel() else None
+            token = choose(logits, uniforms, sampling)
+            state.add(step, token, logits, self.stops)
+            if not state.live.any():
                 break
-            if (step + 1) % COMPACT_EVERY == 0 and not live.all():
-                kept = live.nonzero()[:, 0]
+            if (step + 1) % COMPACT_EVERY == 0 and not state.live.all():
+                kept = state.compact()
                 cache.batch_select_indices(kept)
-                rows, live, token = rows[kept], live[kept], token[kept]
-                mask, position, end = mask[kept], position[kept], end[kept]
+                token = token[kept]
             logits = self.model(
                 input_ids=token[:, None],
-                attention_mask=mask[:, : past + step + 1],
-                position_ids=(position - 1)[:, None],
+                attention_mask=state.mask[:, : past + step + 1],
+                position_ids=(state.position - 1)[:, None],
                 use_cache=True,
                 **{self.cache: cache},
             ).logits[:, -1]
-        columns = (tokens.tolist(), log_probs.tolist(), lengths.tolist(), stopped.tolist())
         return [
-            self._rollout(indices[i // n], first + i % n, *row)
-            for i, row in enumerate(zip(*columns, strict=True))
+            self._completion(indices[i // n], first + i % n, *row) for i, row in enumerate(state.sequences())
         ]
 
-    def _prefill(self, prompts: list[list[int]]) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Logits [P, V] after each prompt, the cache, and the mask [P, L] of the left-padded prompts."""
+    def _prefill(self, prompts: list[list[int]]) -> tuple[Tensor, Any, Tensor]:
+        """Logits [P, V] after each of P prompts, the cache, the mask [P, L] of the left-padded prompts."""
         longest = max(map(len, prompts))
         device = self.model.device
         ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
@@ -169,24 +141,80 @@ class TransformersGenerator:
         )
         cache = getattr(out, self.cache, None)
         if cache is None:
-            raise RequestError(f"{type(self.model).__name__} has no key-value cache to generate with")
+            raise RequestError(f"{type(self.model).__name__} has no key-value cache, which generation needs")
         return out.logits[:, -1], cache, mask
 
-    def _rollout(
-        self, prompt: int, sample: int, ids: list[int], log_probs: list[float], length: int, stop: bool
+    def _completion(
+        self, prompt: int, sample: int, ids: list[int], log_probs: list[float], length: int, stopped: bool
     ) -> Completion:
         ids, log_probs = ids[:length], log_probs[:length]
         if not np.isfinite(log_probs).all():
-            raise WorkError("the model gives numbers that are not finite: nothing can be sampled from it")
-        text = self.tokenizer.decode(ids[: length - stop], skip_special_tokens=True)
-        return Completion(prompt, sample, text, ids, "stop" if stop else "length", log_probs)
+            raise WorkError("the model's logits are not finite, so no completion can be sampled from it")
+        return completion_of(self.tokenizer, prompt, sample, ids, stopped, log_probs)
 
 
-def choose(logits: torch.Tensor, uniform: torch.Tensor | None, sampling: Sampling) -> torch.Tensor:
+@dataclass
+class _Decoding:
+    """S sequences of one batch while they are sampled; R of them (`rows`) are still in the batch."""
+
+    tokens: Tensor  # [S, T] int64
+    log_probs: Tensor  # [S, T] fp32
+    lengths: Tensor  # [S] int64: tokens sampled
+    stopped: Tensor  # [S] bool: ended by an end token
+    rows: Tensor  # [R] int64
+    live: Tensor  # [R] bool: not ended yet
+    mask: Tensor  # [R, L + T] attention mask; the part of the prompt is padded on the left
+    position: Tensor  # [R] int64: of the next token
+    end: Tensor  # [R] int64: the position at which the sequence is cut off
+
+    @classmethod
+    def start(cls, mask: Tensor, steps: int, positions: int | None) -> _Decoding:
+        """Before the first token; `mask` [S, L] is that of the prompts."""
+        size, device = len(mask), mask.device
+        position = mask.sum(1)
+        end = position + steps
+        stopped = torch.zeros(size, dtype=torch.bool, device=device)
+        return cls(
+            tokens=torch.zeros(size, steps, dtype=torch.long, device=device),
+            log_probs=torch.zeros(size, steps, device=device),
+            lengths=torch.zeros(size, dtype=torch.long, device=device),
+            stopped=stopped,
+            rows=torch.arange(size, device=device),
+            live=torch.ones_like(stopped),
+            mask=torch.cat([mask, mask.new_ones(size, steps)], 1),
+            position=position,
+            end=end if positions is None else end.clamp(max=positions),
+        )
+
+    def add(self, step: int, token: Tensor, logits: Tensor, stops: Tensor) -> None:
+        """Records token number `step` [R] of each sequence, drawn from `logits` [R, V] fp32."""
+        self.tokens[self.rows, step] = token
+        chosen = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(1)
+        self.log_probs[self.rows, step] = chosen
+        self.lengths[self.rows] += self.live
+        ends = torch.isin(token, stops) & self.live
+        self.stopped[self.rows] |= ends
+        self.position += self.live  # a finished sequence stays at a position that the model has
+        self.live &= ~ends & (self.position < self.end)
+
+    def compact(self) -> Tensor:
+        """Removes finished sequences from the batch; returns the indices [R'] of those kept."""
+        kept = self.live.nonzero()[:, 0]
+        self.rows, self.live, self.mask = self.rows[kept], self.live[kept], self.mask[kept]
+        self.position, self.end = self.position[kept], self.end[kept]
+        return kept
+
+    def sequences(self) -> list[tuple[list[int], list[float], int, bool]]:
+        """(tokens [T], log-probabilities [T], length, stopped) of each sequence."""
+        columns = (self.tokens, self.log_probs, self.lengths, self.stopped)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def choose(logits: Tensor, uniform: Tensor | None, sampling: Sampling) -> Tensor:
     """Next tokens [R] from logits [R, V] float32 and numbers [R, 1] in [0, 1).
 
-    The token whose interval of the cumulated probabilities holds the number; with top_p < 1 over the fewest
-    most probable tokens that reach it (Holtzman et al. 2020, arXiv 1904.09751).
+    The token whose interval of the cumulative probabilities contains the number. With top_p < 1 only the
+    smallest set of most probable tokens that reaches top_p is used (Holtzman et al. 2020, arXiv 1904.09751).
     """
     if sampling.temperature == 0:
         return logits.argmax(-1)
@@ -195,15 +223,15 @@ def choose(logits: torch.Tensor, uniform: torch.Tensor | None, sampling: Samplin
     if sampling.top_p < 1:
         weight, order = weight.sort(dim=-1, descending=True)
         weight = weight.masked_fill(weight.cumsum(-1) - weight >= sampling.top_p, 0.0)
-    cumulated = weight.cumsum(-1)
-    # below the total also after rounding, for a float32 number is at most 1 - 2^-24; NaN would be past the end
-    target = uniform * cumulated[:, -1:]
-    index = torch.searchsorted(cumulated, target, right=True).clamp(max=logits.shape[-1] - 1)
+    cumulative = weight.cumsum(-1)
+    # below the total even after rounding, as a float32 number is at most 1 - 2^-24; the clamp is for NaN
+    target = uniform * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target, right=True).clamp(max=logits.shape[-1] - 1)
     return (index if order is None else order.gather(1, index))[:, 0]
 
 
 def _uniform(seed: int, stream: int, n: int, sampling: Sampling) -> np.ndarray:
-    """[n, T] float32 numbers of a prompt's stream; the first rows stay when n grows. Greedy needs none."""
+    """[n, T] float32 numbers of a prompt's stream; the first rows do not change with n. Greedy: [n, 0]."""
     if sampling.temperature == 0:
         return np.zeros((n, 0), dtype=np.float32)
     key = np.array([seed, stream], dtype=np.int64).astype(np.uint64)

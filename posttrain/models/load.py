@@ -1,32 +1,29 @@
-"""Loads models as a recipe says, for training and for scoring.
+"""Loading models as a recipe describes, for training and for scoring.
 
-Left out: what happens to their forward when they train (`fused.py`), adapters (peft's, attached by the trainer).
+Left out: the forward under training (`head.py`), adapters (`adapters.py`; attached by the trainers).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from peft import LoraConfig
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 
 from posttrain.errors import RequestError
-from posttrain.models.head import refuse_unsupported_head
-from posttrain.recipe.schema import Lora, Model
+from posttrain.models.logits import refuse_unsupported_head
+from posttrain.recipe.schema import Model
 
 log = logging.getLogger(__name__)
 
 KEEPS_DOCUMENTS_APART = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
-"""Model types whose packed documents were seen to be independent (to 3e-6, SDPA)."""
+"""Model types whose packed documents were measured to be independent (to 3e-6, SDPA)."""
 
 LOADING = (
     OSError,
@@ -38,16 +35,16 @@ LOADING = (
     UnpicklingError,
     SafetensorError,
 )
-"""What `from_pretrained` raises for folders that hold no model, half of one, or arguments it does not know."""
+"""What `from_pretrained` raises for incomplete or missing models and for arguments it does not accept."""
 
 
 def attention_implementation(choice: str) -> str:
-    """The attention implementation to ask transformers for; `auto` says in the log what it picked."""
+    """The `attn_implementation` for transformers; the choice of `auto` is logged."""
     if choice != "auto":
         return choice
     flash = torch.cuda.is_available() and is_flash_attn_2_available()
     picked = "flash_attention_2" if flash else "sdpa"
-    reason = "flash-attn is installed" if flash else "flash-attn or a GPU is missing"
+    reason = "flash-attn is installed" if flash else "no flash-attn or no GPU"
     log.info("attention: %s (%s)", picked, reason)
     return picked
 
@@ -55,8 +52,10 @@ def attention_implementation(choice: str) -> str:
 def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int) -> nn.Module:
     """The causal language model of `config` with an embedding row for every token of `tokenizer`.
 
-    `init` is the resolved place of trained weights (None with `from_config`). Raises `RequestError` where
-    the model cannot be had.
+    `init` is the resolved path or hub id of trained weights (None with `from_config`).
+
+    Raises:
+        RequestError: the model cannot be loaded or built, or the fused head does not support it.
     """
     attention = attention_implementation(config.attention)
 
@@ -71,7 +70,7 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
     except RequestError as error:
         if config.attention != "auto" or "attention" not in str(error):
             raise
-        log.info("attention: eager (this model has no %s)", attention)
+        log.info("attention: eager (the model does not support %s)", attention)
         model = load("eager")
     _resize(model, tokenizer, config, seed)
     refuse_unsupported_head(model)
@@ -101,7 +100,7 @@ def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
     if config.quantization is not None:
         q = config.quantization
         if not torch.cuda.is_available():
-            raise RequestError("model.quantization needs a GPU; train without it on a CPU")
+            raise RequestError("model.quantization needs a GPU; remove it to train on a CPU")
         quantization = BitsAndBytesConfig(
             load_in_4bit=q.bits == 4,
             load_in_8bit=q.bits == 8,
@@ -138,31 +137,34 @@ def _resize(model: nn.Module, tokenizer: Any, config: Model, seed: int) -> None:
     if len(tokenizer) <= rows:
         return
     if config.lora is not None:
-        # An adapter saved over grown rows does not load with from_pretrained: the base on disk has fewer.
+        # An adapter saved with a grown vocabulary does not load with from_pretrained: the base on disk has
+        # fewer rows.
         raise RequestError(
-            f"{len(tokenizer) - rows} token(s) are new to the model, which LoRA cannot add: choose a data.template "
-            "whose tokens it knows, leave out model.add_tokens, or train all weights"
+            f"{len(tokenizer) - rows} token(s) are new to the model, which LoRA cannot add: choose a "
+            "data.template whose tokens the model has, remove model.add_tokens, or train without model.lora"
         )
-    log.info("vocabulary: %d -> %d rows; new ones start around the mean", rows, len(tokenizer))
-    # drawn: the same on every rank, in a run that goes on and in a reference that is loaded apart
+    log.info("vocabulary: %d -> %d rows; new rows are initialised around the mean", rows, len(tokenizer))
+    # seeded, so that new rows are the same on every rank, in a resumed run and in a separately loaded
+    # reference
     torch.manual_seed(seed)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
 
 
 @torch.no_grad()
 def refuse_leaking_documents(model: nn.Module) -> None:
-    """Raises `RequestError` where a document sees the one before it although position ids restart.
+    """Raises `RequestError` if a document attends to the one before it although position ids restart.
 
-    Some models (learned or no positions, state spaces) ignore that restart under padding-free batches. It is
-    measured: the logits of a document must not depend on what stands before it. Sharded weights cannot be run
-    before the engine is set up; there only families known to keep documents apart pass.
+    Some models (learned or no positions, state spaces) ignore the restart in padding-free batches. It is
+    measured: the logits of a document must not depend on what precedes it. Sharded weights (ZeRO-3) cannot be
+    run before the engine is set up; then only the families of `KEEPS_DOCUMENTS_APART` are accepted.
     """
     kind = model.config.model_type
-    refusal = f"data.padding_free: {kind} lets documents of one row see each other; turn it off"
+    refusal = f"data.padding_free: {kind} lets documents in one row attend to each other; set it to false"
     if any(hasattr(p, "ds_id") for p in model.parameters()):
         if kind not in KEEPS_DOCUMENTS_APART:
             raise RequestError(
-                f"data.padding_free under ZeRO-3 is known to be right for {', '.join(KEEPS_DOCUMENTS_APART)} only"
+                f"data.padding_free with ZeRO-3 is tested for {', '.join(KEEPS_DOCUMENTS_APART)} and not for "
+                f"{kind}; set it to false"
             )
         return
     embedding = model.get_input_embeddings().weight
@@ -186,45 +188,12 @@ def refuse_leaking_documents(model: nn.Module) -> None:
 
 
 def load_scored(path: str | Path, device: str) -> nn.Module:
-    """A checkpoint for evaluation: eval mode, weights as saved, adapters attached, on `device`."""
+    """A checkpoint for inference, on `device`: eval mode, weights in the saved type, adapters attached.
+
+    Raises `RequestError` if it cannot be loaded.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)
-
-
-def lora_config(lora: Lora | None) -> LoraConfig | None:
-    """peft's LoraConfig, or None for full fine-tuning."""
-    if lora is None:
-        return None
-    targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
-    try:
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            modules_to_save=lora.modules_to_save or None,
-            **lora.options,
-        )
-    except TypeError as error:
-        raise RequestError(f"model.lora.options: {error}") from error
-
-
-@contextlib.contextmanager
-def head_without_adapter(model: Any) -> Iterator[None]:
-    """TRL refuses an adapter on the head, because its own fused head would not train it. Ours does (`fused.py`), so
-    while TRL looks, the head is the layer below the adapter."""
-    plain = model.get_output_embeddings
-
-    def below() -> Any:
-        head = plain()
-        return head.get_base_layer() if hasattr(head, "lora_A") else head
-
-    model.get_output_embeddings = below
-    try:
-        yield
-    finally:
-        del model.get_output_embeddings

@@ -1,7 +1,8 @@
-"""A batch of groups to the micro-batches of its optimizer steps: the same steps whatever the number of ranks.
+"""The micro-batches of a batch of groups; optimizer steps do not depend on the number of ranks.
 
-Which completions share a step is a seeded permutation of the whole batch; within a step they are sorted by length, so
-that little is padded, and dealt to the ranks in turn. Left out: log-probabilities of the old policy and the reference.
+A seeded permutation of the whole batch decides which completions share a step. Within a step completions are
+sorted by length, to reduce padding, and dealt to the ranks round-robin. Left out: log-probabilities of the
+old policy and of the reference.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ Inputs = dict[str, Tensor]
 
 
 @dataclass(slots=True)
-class Judged:
-    """What a batch of G groups of n completions came to. `valid`: judged at all; `trained`: in the loss, too."""
+class BatchAdvantages:
+    """G groups of n completions. `valid`: no check failed; `trained`: part of the loss."""
 
-    rewards: Tensor  # [G, n] fp64; what is not valid is 0
+    rewards: Tensor  # [G, n] fp64; 0 where not valid
     successes: Tensor  # [G, n] bool
     valid: Tensor  # [G, n] bool
     advantages: Tensor  # [G, n] fp64
     trained: Tensor  # [G, n] bool
 
 
-def judged(groups: Sequence[Group], policy: Policy, rollout: TrainRollout) -> Judged:
-    """Advantages of whole groups first; only then completions are masked."""
+def batch_advantages(groups: Sequence[Group], policy: Policy, rollout: TrainRollout) -> BatchAdvantages:
+    """The advantages of scored groups; truncated completions are masked only afterwards."""
     cut = torch.tensor([[c.finish == "length" for c in g.completions] for g in groups])
     valid = torch.tensor([[not d.failed for d in g.graded] for g in groups])
     rewards = torch.tensor([[d.value or 0.0 for d in g.graded] for g in groups], dtype=torch.double)
@@ -44,12 +45,12 @@ def judged(groups: Sequence[Group], policy: Policy, rollout: TrainRollout) -> Ju
     rewards = torch.where(valid, rewards, 0.0)
     found = advantages(policy.advantage, rewards, successes, valid, policy.k)
     trained = valid & ~cut if rollout.truncated == "mask" else valid
-    return Judged(rewards, successes & valid, valid, found, trained)
+    return BatchAdvantages(rewards, successes & valid, valid, found, trained)
 
 
 def micro_batches(
     groups: Sequence[Group],
-    about: Judged,
+    scored: BatchAdvantages,
     pad_id: int,
     steps: int,
     micro: int,
@@ -57,15 +58,15 @@ def micro_batches(
     rank: int = 0,
     ranks: int = 1,
 ) -> list[Inputs]:
-    """This rank's micro-batches of all `steps` optimizer steps, in order.
+    """This rank's micro-batches of at most `micro` completions for all `steps` optimizer steps, in order.
 
-    Prompts [B, P] padded on the left, completions [B, C] on the right, advantages [B] fp32; a completion that is not
-    trained has an empty mask. `num_items_in_batch`: trained tokens of the step over all ranks, times `steps`, as TRL's
-    losses want it.
+    Prompts [B, P] are padded on the left, completions [B, C] on the right; advantages are fp32 [B]. A
+    completion that is not trained has an empty mask. `num_items_in_batch` is the number of trained tokens of
+    the step over all ranks, times `steps`, as TRL's losses expect.
     """
     rows = [(group.prompt.ids, one.token_ids) for group in groups for one in group.completions]
     sampled = [one.log_probs for group in groups for one in group.completions]
-    advantage, trained = about.advantages.flatten(), about.trained.flatten()
+    advantage, trained = scored.advantages.flatten(), scored.trained.flatten()
     order = permute_array(np.arange(len(rows)), len(rows), key_of(seed, "steps"))
     found = []
     for part in np.split(order, steps):
@@ -98,7 +99,7 @@ def _padded(rows: Sequence[list[int]], name: str, pad_id: int, left: bool) -> In
 
 
 def _log_probs(sampled: Sequence[list[float] | None], ids: Tensor) -> Tensor:
-    """Of each token as the generator gave them, fp32 [B, C]; 0 where there is none, NaN where it could not say."""
+    """The generator's log-probabilities, fp32 [B, C]; NaN where it gave none, 0 without a token."""
     found = torch.zeros(ids.shape)
     for i, given in enumerate(sampled):
         if given is not None:

@@ -1,8 +1,9 @@
-"""Where an RLVR run gets its batches of groups: sampled and judged on all ranks, refilled where a group teaches nothing.
+"""The batches of groups of an RLVR run: sampled and scored on all ranks, with dynamic sampling.
 
-The state is one integer, the position in the mixture of the next prompt. Dynamic sampling (DAPO, arXiv 2503.14476,
-eq. 11): groups all right or all wrong are set aside and as many new prompts sampled, in a bounded number of rounds; what
-is still missing then is filled with groups set aside, so that a batch always has its size. Left out: advantages.
+The state is one integer, the position of the next prompt in the mixture. Dynamic sampling (DAPO, arXiv
+2503.14476, eq. 11): groups that are all right or all wrong are set aside and replaced by as many new prompts,
+in at most `rollout.refill` further rounds. If groups are still missing then, the last ones set aside fill the
+batch, so that its size is constant. Left out: advantages.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.errors import WorkError
+from posttrain.generation.base import Generator
 from posttrain.recipe.sections import TrainRollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.groups import Group, Prompt, Prompts, judge, sample
+from posttrain.rollouts.groups import Group, Prompt, Prompts, sample, score
 
 Gather = Callable[[Any], list[Any]]
-"""This rank's value -> those of all ranks, in rank order."""
+"""The value of this rank -> the values of all ranks, in rank order."""
 
 
 class Interrupted(WorkError):
-    """The run was asked to stop while a batch was sampled; nothing of the batch counts."""
+    """A stop was requested while a batch was sampled; the batch is discarded."""
 
 
-class _Asked(Exception):
-    """Leaves the rewards where a stop is asked for while they judge."""
+class _StopRequested(Exception):
+    """Leaves the rewards when a stop is requested during scoring."""
 
 
 @dataclass(slots=True)
@@ -35,20 +37,20 @@ class Drawn:
     """A batch of groups, the same on all ranks."""
 
     groups: list[Group]
-    """To be trained on."""
+    """Trained on."""
     aside: list[Group]
-    """Sampled, and not trained on."""
+    """Sampled and scored, but not trained on."""
     unfilled: int = 0
-    """Of `groups` those that teach nothing, because the rounds ran out."""
+    """Number of `groups` that are all right or all wrong, because the rounds ran out."""
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 class RolloutSource:
-    """Draws batches.
+    """Draws batches of groups.
 
-    rank, ranks  prompts are dealt to the ranks in turn
-    gather       collective; called as often on all ranks
-    asked        whether this process has been asked to stop
+    rank, ranks     prompts are dealt to the ranks round-robin
+    gather          collective; called equally often on all ranks
+    stop_requested  whether this process was asked to stop
     """
 
     def __init__(
@@ -60,19 +62,19 @@ class RolloutSource:
         rank: int = 0,
         ranks: int = 1,
         gather: Gather = lambda value: [value],
-        asked: Callable[[], bool] = lambda: False,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.prompts, self.rollout, self.rewards, self.seed = prompts, rollout, rewards, seed
-        self.rank, self.ranks, self.gather, self.asked = rank, ranks, gather, asked
+        self.rank, self.ranks, self.gather, self.stop_requested = rank, ranks, gather, stop_requested
         self.position = 0
-        """Of the next prompt: the state of this source."""
+        """Of the next prompt in the mixture; all the state there is."""
 
     def draw(self, generating: Callable[[], Any], size: int) -> Drawn:
-        """`size` groups. `generating()` is a context manager that gives the generator (collective).
+        """A batch of `size` groups. `generating()` is a collective context manager returning the generator.
 
         Raises:
-            Interrupted: a rank was asked to stop; `position` is as before.
-            WorkError: another rank failed; on the rank itself what it failed with.
+            Interrupted: a stop was requested on some rank; `position` is unchanged.
+            WorkError: another rank failed; the failed rank raises its own error.
         """
         before = self.position
         drawn = Drawn([], [], seconds={"generate": 0.0, "score": 0.0})
@@ -93,7 +95,10 @@ class RolloutSource:
             del drawn.aside[-drawn.unfilled :]
         return drawn
 
-    def _round(self, generating, count: int, number: int, seconds: dict[str, float]) -> list[Group]:
+    def _round(
+        self, generating: Callable[[], Any], count: int, number: int, seconds: dict[str, float]
+    ) -> list[Group]:
+        """Samples and scores the next `count` prompts, each on one rank; returns all groups on every rank."""
         prompts = [self.prompts[self.position + i] for i in range(count)]
         self.position += count
         mine: list[Group] = []
@@ -103,49 +108,50 @@ class RolloutSource:
             with generating() as generator:
                 self._sample(generator, prompts[self.rank :: self.ranks], mine)
             sampled = time.perf_counter()
-            with contextlib.suppress(_Asked):
+            with contextlib.suppress(_StopRequested):
                 self._poll()
-                judge(mine, self.rewards, self.rollout, done=self._poll)
-        except Exception as caught:  # the others must hear of it: they wait for this rank
+                score(mine, self.rewards, self.rollout, done=self._poll)
+        except Exception as caught:  # raised after the gather, for which the other ranks wait
             error = caught
-        judged = time.perf_counter()
-        # A prompt's columns stay where they are: every rank has read them.
-        told = [(g.prompt.position, g.completions, g.graded) for g in mine] if error is None else []
-        parts = self.gather((self.asked(), error and f"{type(error).__name__}: {error}", told))
+        scored = time.perf_counter()
+        # without the prompts, which every rank has
+        found = [(g.prompt.position, g.completions, g.graded) for g in mine] if error is None else []
+        parts = self.gather((self.stop_requested(), error and f"{type(error).__name__}: {error}", found))
         if error is not None:
             raise error
-        for rank, (_, what, _) in enumerate(parts):
-            if what is not None:
-                raise WorkError(f"process {rank} failed while completions were sampled: {what}")
-        if any(asked for asked, _, _ in parts):
-            raise Interrupted("asked to stop while completions were sampled")
+        for rank, (_, failure, _) in enumerate(parts):
+            if failure is not None:
+                raise WorkError(f"process {rank} failed while completions were sampled: {failure}")
+        if any(stop for stop, _, _ in parts):
+            raise Interrupted("a stop was requested while completions were sampled")
         seconds["generate"] += sampled - begun
-        seconds["score"] += judged - sampled
-        found = {at: (completions, graded) for _, _, part in parts for at, completions, graded in part}
-        return [Group(p, *found[p.position], round=number) for p in prompts]
+        seconds["score"] += scored - sampled
+        by_position = {at: (completions, graded) for _, _, part in parts for at, completions, graded in part}
+        return [Group(p, *by_position[p.position], round=number) for p in prompts]
 
-    def _sample(self, generator: Any, share: list[Prompt], mine: list[Group]) -> None:
-        """Adds a group of each prompt of `share` to `mine`."""
+    def _sample(self, generator: Generator, share: list[Prompt], mine: list[Group]) -> None:
+        """Appends an unscored group for each prompt of `share` to `mine`."""
         if self.rollout.backend != "transformers":
-            # its calls are collective, and it makes batches by itself: one a round, also of a rank that has nothing to ask
+            # vLLM's calls are collective and it makes batches by itself: one call a round, also without
+            # prompts
             mine += sample(generator, share, self.rollout, self.seed)
             return
-        # a call a batch of sequences, so that a request to stop is heard between them
+        # one call a batch of sequences, so that a stop request is noticed between batches
         size = max(1, self.rollout.batch_size // self.rollout.num_generations)
         for start in range(0, len(share), size):
-            if self.asked():
+            if self.stop_requested():
                 return
             mine += sample(generator, share[start : start + size], self.rollout, self.seed)
-        # the policy's own: nothing reads them, and they would be most of what is sent
+        # the policy's own log-probabilities are not used, and would be most of what is gathered
         for one in (c for group in mine for c in group.completions):
             one.log_probs = None
 
     def _poll(self) -> None:
-        if self.asked():
-            raise _Asked
+        if self.stop_requested():
+            raise _StopRequested
 
     def _mixed(self, group: Group) -> bool:
-        """Whether some are right and some wrong, as the advantages will see it (batch.py)."""
+        """Whether some completions are right and some wrong, as the advantages count them (batch.py)."""
         penalised = self.rollout.truncated == "penalise"
         seen = {
             bool(d.success) and not (penalised and c.finish == "length")

@@ -1,7 +1,8 @@
-"""Groups of completions: prompts in the order of a mixture, sampled by a `Generator`, judged by a recipe's rewards.
+"""Groups of completions: prompts in mixture order, sampled by a `Generator`, scored by a recipe's rewards.
 
-A prompt's place in the mixture names its random stream, so its completions are the same whatever else is sampled with
-it, on however many ranks, before or after a restart. Left out: what is done with groups (advantages, pairs, rates).
+The position of a prompt in the mixture is its random stream, so its completions do not depend on the other
+prompts of a call, on the number of ranks, or on restarts. Left out: what groups are used for (advantages,
+pairs, rates).
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from posttrain.rewards.simple.shaping import TOKENS
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt of a run."""
+    """One prompt of a run."""
 
     position: int
-    """Its place in the mixture, and its random stream."""
+    """Index in the mixture; also the random stream."""
     source: str
     row: int
-    """Its number in the source as it was read."""
+    """Index of its row in the source, dropped rows included."""
     ids: list[int]
     asked: Asked
 
 
 class Prompts:
-    """`prompts[i]`: the prompt at position i of the mixture; i may lie in a later epoch."""
+    """`prompts[i]` is the prompt at position i of the mixture; i may be in a later epoch."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
 
     def __len__(self) -> int:
-        """Prompts of one epoch."""
+        """Number of prompts in one epoch."""
         return len(self.prepared.mixture)
 
     def __getitem__(self, i: int) -> Prompt:
@@ -49,28 +50,32 @@ class Prompts:
 
 @dataclass(slots=True)
 class Group:
-    """The completions of one prompt and what the rewards say of them, in order of the samples."""
+    """The completions of one prompt and their scores, ordered by sample."""
 
     prompt: Prompt
     completions: list[Completion]
     graded: list[Graded] = field(default_factory=list)
     round: int = 0
-    """Above 0: sampled to refill a batch."""
+    """0, or the number of the refill round (dynamic sampling)."""
 
     @property
     def successes(self) -> list[bool]:
-        """Solved or not, of those that could be judged."""
+        """Solved or not, of the completions whose success is known."""
         return [g.success for g in self.graded if g.success is not None]
 
 
+def sampling_of(rollout: Rollout) -> Sampling:
+    """How a recipe's `rollout` section samples."""
+    return Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, rollout.batch_size)
+
+
 def sample(generator: Generator, prompts: Sequence[Prompt], rollout: Rollout, seed: int) -> list[Group]:
-    """`rollout.num_generations` completions of each prompt, not judged yet."""
-    sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_new_tokens, rollout.batch_size)
+    """A group of `rollout.num_generations` completions for each prompt, not scored yet."""
     groups = [Group(prompt, []) for prompt in prompts]
     for one in generator.generate(
         [p.ids for p in prompts],
         rollout.num_generations,
-        sampling,
+        sampling_of(rollout),
         seed,
         streams=[p.position for p in prompts],
     ):
@@ -78,16 +83,16 @@ def sample(generator: Generator, prompts: Sequence[Prompt], rollout: Rollout, se
     return groups
 
 
-def judge(
+def score(
     groups: Sequence[Group], rewards: Composite, rollout: Rollout, done: Callable[[], None] = lambda: None
 ) -> None:
-    """Fills in `graded` of all groups, in one call of the rewards."""
+    """Fills in `graded` of all groups with one call of the rewards, which calls `done` between verdicts."""
     texts = [c.text for group in groups for c in group.completions]
     rows = []
     for group in groups:
         row = group.prompt.asked.example()
         for one in group.completions:
-            counted = {TOKENS: len(one.token_ids)}  # what shaping by length counts
+            counted = {TOKENS: len(one.token_ids)}  # for shaping terms that depend on the length
             rows.append(replace(row, extra=row.extra | counted))
     graded = iter(rewards.grade(texts, rows, rollout.deadline, done=done))
     for group in groups:

@@ -1,13 +1,16 @@
-"""Preference pairs from the completions of one prompt, as pure functions of their rewards and verdicts.
+"""Preference pairs from the rollouts of one prompt, as pure functions of their rewards and successes.
 
     best_worst         the highest reward against the lowest
-    best_random        the highest against a random lower one (UltraFeedback as binarised in arXiv 2310.16944; Tulu 3, 2411.15124)
-    correct_incorrect  a random solved one against a random unsolved one, up to `per_prompt` pairs without a common text
+    best_random        the highest reward against a random lower one (UltraFeedback as binarised in arXiv
+                       2310.16944; Tulu 3, arXiv 2411.15124)
+    correct_incorrect  a random solved completion against a random unsolved one, up to `per_prompt` pairs; no
+                       text is used twice
 
-A completion whose check failed (reward or success null) never takes part, nor does a blank one. A completion that was cut
-off is never chosen, since a pair would teach it an end it did not have; rejected, it is marked as a prefix. Every choice
-is a lot drawn from (seed, position of the prompt, sample): the order of the rows does not matter. Left out: pairs that
-need further sampling (steps.py), reading and writing of files (posttrain/pairs.py).
+A completion whose check failed (reward or success null) is never used, nor is a blank one. A truncated
+completion is never chosen, because the pair would teach an end that it did not have; if rejected, it is
+marked as a prefix. Random choices depend only on (seed, position of the prompt, sample), so the order of the
+rows does not matter. Left out: pairs that need further sampling (step_pairing.py), reading and writing files
+(posttrain/pairs.py).
 """
 
 from __future__ import annotations
@@ -19,19 +22,19 @@ from typing import Any
 from posttrain.data.order import key_of
 from posttrain.data.shapes.rows import TRANSCRIPT
 from posttrain.recipe.sections import Pairing
+from posttrain.rollouts.records import Row
 from posttrain.types import Message
 
-Row = dict[str, Any]
-"""A completion as the rollout files have it."""
 TOLERANCE = 1e-9
-"""Rewards nearer than this are equal: a weighted sum is rounded, and a rounding is no preference."""
+"""Rewards that differ by less are equal: a weighted sum is rounded, and rounding is not a preference."""
 
 
 class NoPair(Exception):
-    """A group gives no pair; `reason` is the slug it is counted under.
+    """A group without a pair; `reason` is the key under which it is counted.
 
-    too_few (fewer than two completions), unjudged (fewer than two judged), all_equal, all_right, all_wrong, blank,
-    cut_off (nothing to choose ended by itself), gap_too_small, same_text.
+    too_few (fewer than two completions), unjudged (fewer than two with a verdict), all_equal, all_right,
+    all_wrong, blank, cut_off (no candidate for the chosen side ended by itself), gap_too_small, same_text;
+    no_correction (cross_model).
     """
 
     def __init__(self, reason: str) -> None:
@@ -41,7 +44,7 @@ class NoPair(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One reply of a pair. `tokens` counts its end token where it has one; `is_prefix`: the reply goes on after it."""
+    """One reply of a pair. `tokens` counts an end token too; `is_prefix`: the reply does not end here."""
 
     text: str
     tokens: int
@@ -52,6 +55,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """The two replies of a pair."""
+
     chosen: Side
     rejected: Side
 
@@ -69,7 +74,7 @@ def best_random(rows: list[Row], options: Pairing, seed: int) -> list[Pair]:
 
 
 def correct_incorrect(rows: list[Row], options: Pairing, seed: int) -> list[Pair]:
-    """Up to `options.per_prompt` pairs, or `NoPair`. A text stands in one pair only, however often it was sampled."""
+    """Up to `options.per_prompt` pairs, or `NoPair`. A text is in one pair only, however often sampled."""
     right, wrong = solved_and_not(rows, seed)
     pairs: list[Pair] = []
     reason = "same_text"
@@ -93,53 +98,55 @@ STRATEGIES: dict[str, Callable[[list[Row], Pairing, int], list[Pair]]] = {
     "best_random": best_random,
     "correct_incorrect": correct_incorrect,
 }
+"""`pairing.strategy` -> function of the rows of a group; those that sample further are in step_pairing.py."""
 
 
 def solved_and_not(rows: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """Solved completions that ended, and unsolved ones: each text once, in the order of their lots; or `NoPair`.
+    """Solved completions that ended, and unsolved ones: each text once, in random order; or `NoPair`.
 
-    The first of either list is a fair draw among the completions, so a frequent text is as likely as it is frequent.
+    The first of either list is a uniform draw among the completions, so the probability of a text is its
+    frequency.
     """
     wrong = unsolved(rows, seed)
-    right = _some(_judged(rows), lambda row: row["success"] is True, "all_wrong")
-    ended = _some(_some(right, text_of, "blank"), _ended, "cut_off")
+    right = _require(_with_verdicts(rows), lambda row: row["success"] is True, "all_wrong")
+    ended = _require(_require(right, text_of, "blank"), _ended, "cut_off")
     return _distinct(ended, seed), wrong
 
 
 def unsolved(rows: list[Row], seed: int) -> list[Row]:
-    """The second half of `solved_and_not`."""
-    wrong = _some(_judged(rows), lambda row: row["success"] is False, "all_right")
-    return _distinct(_some(wrong, text_of, "blank"), seed)
+    """Unsolved completions: each text once, in random order; or `NoPair`."""
+    wrong = _require(_with_verdicts(rows), lambda row: row["success"] is False, "all_right")
+    return _distinct(_require(wrong, text_of, "blank"), seed)
 
 
-def lot(row: Row, seed: int) -> int:
-    """The number that decides between equals: the least wins."""
+def tie_break(row: Row, seed: int) -> int:
+    """A random number of a row that decides between equal ones: the smallest wins."""
     return key_of("pairs", seed, row["position"], row["sample"])
 
 
 def side(row: Row) -> Side:
-    """A whole completion as one side of a pair."""
+    """A complete rollout as one side of a pair."""
     cut = not _ended(row)
     return Side(row["completion"], row["tokens"], row["reward"], row["sample"], is_prefix=cut)
 
 
 def gap(chosen: float, rejected: float, options: Pairing) -> bool:
-    """Whether two rewards differ by `min_gap`. Without one, a right answer may have the lower reward (shaping)."""
+    """Whether two rewards differ by `min_gap`; at 0 a right answer may have the lower reward (shaping)."""
     return options.min_gap == 0 or chosen - rejected >= options.min_gap - TOLERANCE
 
 
 def text_of(row: Row) -> str:
-    """What the data layer compares: replies that differ in outer white space only are one text."""
+    """The text by which replies are compared, as in the data layer: without outer white space."""
     return row["completion"].strip()
 
 
-def written(
+def pair_row(
     pair: Pair, prompt: str | list[Message], about: Row, strategy: str, checkpoint: str
 ) -> dict[str, Any]:
-    """The row of pairs.jsonl. `about` is any row of the group; `prompt` is text, or the messages it was asked with.
+    """The row of pairs.jsonl. `about` is any row of the group; `prompt` is text or a list of messages.
 
-    Replies are text where the prompt is, messages where it is a list. A reply that opens like a transcript
-    (`Human:`) would be read back as a conversation of its own, so such a pair is written as messages too.
+    Replies are text if the prompt is, else messages. A reply that begins like a transcript (`Human:`) would
+    be read back as a conversation, so such a pair is written as messages, too.
     """
     replies: list[Any] = [pair.chosen.text, pair.rejected.text]
     if isinstance(prompt, str) and any(TRANSCRIPT.match(text) for text in replies):
@@ -166,32 +173,32 @@ def written(
 
 
 def _best(rows: list[Row], options: Pairing, seed: int) -> tuple[Row, list[Row]]:
-    """The highest reward among those that ended, and all that are lower by enough."""
-    known = _judged(rows)
+    """The highest reward among completions that ended, and all completions with a reward enough below it."""
+    known = _with_verdicts(rows)
     rewards = [row["reward"] for row in known]
     if max(rewards) - min(rewards) <= TOLERANCE:
         raise NoPair("all_equal")
-    known = _some(known, text_of, "blank")
-    ended = _some(known, _ended, "cut_off")
+    known = _require(known, text_of, "blank")
+    ended = _require(known, _ended, "cut_off")
     top = max(row["reward"] for row in ended) - TOLERANCE
-    chosen = min((row for row in ended if row["reward"] >= top), key=lambda row: lot(row, seed))
+    chosen = min((row for row in ended if row["reward"] >= top), key=lambda row: tie_break(row, seed))
     higher = any(row["reward"] > top + 2 * TOLERANCE for row in known)
-    lower = _some(known, lambda row: row["reward"] < top, "cut_off" if higher else "blank")
-    lower = _some(lower, lambda row: text_of(row) != text_of(chosen), "same_text")
-    return chosen, _some(lower, lambda row: gap(chosen["reward"], row["reward"], options), "gap_too_small")
+    lower = _require(known, lambda row: row["reward"] < top, "cut_off" if higher else "blank")
+    lower = _require(lower, lambda row: text_of(row) != text_of(chosen), "same_text")
+    return chosen, _require(lower, lambda row: gap(chosen["reward"], row["reward"], options), "gap_too_small")
 
 
 def _pair(chosen: Row, possible: list[Row], options: Pairing, seed: int) -> Pair:
-    """`chosen` with one of `possible`: the nearest in length if that is asked for, else by lot."""
+    """`chosen` with one of `possible`: the nearest in length (`prefer_length: closest`) or a random one."""
 
     def order(row: Row) -> tuple[int, int]:
         apart = abs(row["tokens"] - chosen["tokens"]) if options.prefer_length == "closest" else 0
-        return apart, lot(row, seed)
+        return apart, tie_break(row, seed)
 
     return Pair(side(chosen), side(min(possible, key=order)))
 
 
-def _judged(rows: list[Row]) -> list[Row]:
+def _with_verdicts(rows: list[Row]) -> list[Row]:
     if len(rows) < 2:
         raise NoPair("too_few")
     known = [row for row in rows if row["reward"] is not None and row["success"] is not None]
@@ -204,7 +211,7 @@ def _ended(row: Row) -> bool:
     return row["finish"] == "stop"
 
 
-def _some(rows: list[Row], test: Callable[[Row], Any], reason: str) -> list[Row]:
+def _require(rows: list[Row], test: Callable[[Row], Any], reason: str) -> list[Row]:
     kept = [row for row in rows if test(row)]
     if not kept:
         raise NoPair(reason)
@@ -213,6 +220,6 @@ def _some(rows: list[Row], test: Callable[[Row], Any], reason: str) -> list[Row]
 
 def _distinct(rows: list[Row], seed: int) -> list[Row]:
     first: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: lot(row, seed)):
+    for row in sorted(rows, key=lambda row: tie_break(row, seed)):
         first.setdefault(text_of(row), row)
     return list(first.values())

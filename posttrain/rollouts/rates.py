@@ -1,6 +1,7 @@
-"""How often prompts are solved: the rate of each, how many have which count, which are worth training on.
+"""Success rates of prompts: of each, as counts over all, and which prompts to keep.
 
-Completions whose check failed count neither as right nor as wrong. Left out: intervals (evaluate/intervals.py).
+A completion whose check failed counts neither as right nor as wrong. Left out: intervals
+(evaluate/intervals.py).
 """
 
 from __future__ import annotations
@@ -14,33 +15,33 @@ from posttrain.recipe.sections import Keep
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Of one prompt: completions that could be judged, and those of them that were right."""
+    """The success rate of one prompt: completions with a verdict, and how many of them are right."""
 
     right: int
     judged: int
 
     @property
     def p(self) -> float | None:
-        """Share right; None where no completion could be judged."""
+        """Share of right completions; None without any verdict."""
         return self.right / self.judged if self.judged else None
 
     def columns(self) -> dict[str, Any]:
-        """What is added to the prompt's row."""
+        """Columns that are added to the row of the prompt."""
         return {"p": self.p, "n_right": self.right, "n_judged": self.judged}
 
     def within(self, keep: Keep) -> bool:
-        """Whether the prompt is neither too easy nor too hard. One of which nothing is known is not kept."""
+        """Whether the prompt is neither too easy nor too hard; False without any verdict."""
         return self.judged > 0 and keep.at_least <= self.right <= keep.at_most
 
 
 def rate_of(rows: Iterable[dict[str, Any]]) -> Rate:
-    """The rate of a group, from its rows in the rollout files."""
+    """The rate of a group, from its rollouts."""
     known = [row["success"] for row in rows if row["success"] is not None]
     return Rate(sum(known), len(known))
 
 
 def by_count(rates: Iterable[Rate], n: int) -> list[int]:
-    """[n + 1]: prompts of which 0, 1, ... n completions were right; those of which nothing is known are left out."""
+    """Numbers of prompts with 0, 1, ..., n right completions [n + 1]; those without verdicts are left out."""
     found = [0] * (n + 1)
     for rate in rates:
         if rate.judged:

@@ -1,5 +1,7 @@
-"""Rollouts on disk: one JSON line a completion, a file a batch, written whole, so that a batch done again after a kill
-replaces its file. Left out: reading them back for people (rundir/rollouts.py).
+"""Rollouts on disk: one JSON line for each completion with its verdicts, one file for each batch.
+
+A file is replaced in one step, so that a batch that is sampled again after a kill replaces its file. Left
+out: reading rollouts for people (rundir/rollouts.py).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ Row = dict[str, Any]
 
 
 def rows_of(group: Group, number: int, text: str) -> list[Row]:
-    """A line for each completion of group `number`; `text` is the prompt as the model read it."""
+    """A row for each completion of group `number`; `text` is the rendered prompt. Keys: see README.md."""
     prompt = group.prompt
     about = {
         "group": number,
@@ -50,7 +52,7 @@ def rows_of(group: Group, number: int, text: str) -> list[Row]:
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows by group, in order."""
+    """Rows by `group`, in order of first appearance."""
     found: dict[int, list[Row]] = {}
     for row in rows:
         found.setdefault(row["group"], []).append(row)

@@ -1,6 +1,7 @@
-"""What an RLVR run logs of its rollouts: means over the batches of a logging window; as stats.py, for the RLVR stage.
+"""Metrics of an RLVR run's rollouts: means over the batches of a logging window.
 
-Every rank has seen all groups, so nothing is summed over ranks here. Left out: what the loss logs of itself (TRL).
+Every rank has all groups, so nothing is summed over ranks. Left out: metrics of the loss (TRL's) and of the
+other stages (training/metrics.py).
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections import defaultdict
 import numpy as np
 
 from posttrain.rewards.compose import summary
-from posttrain.rollouts.batch import Judged
+from posttrain.rollouts.batch import BatchAdvantages
 from posttrain.rollouts.draw import Drawn
 
 
-def batch_metrics(drawn: Drawn, about: Judged) -> dict[str, float]:
-    """One batch in numbers. Rewards, lengths and shares of groups are of everything sampled, also of what dynamic sampling
-    set aside; `groups/zero_variance` is of what is trained on."""
+def batch_metrics(drawn: Drawn, scored: BatchAdvantages) -> dict[str, float]:
+    """The metrics of one batch.
+
+    Rewards, lengths and shares of groups include groups set aside by dynamic sampling; `groups/zero_variance`
+    and `advantage_abs` are of the groups trained on.
+    """
     sampled = [*drawn.groups, *drawn.aside]
     graded = [g for group in sampled for g in group.graded]
     completions = [c for group in sampled for c in group.completions]
@@ -28,20 +32,22 @@ def batch_metrics(drawn: Drawn, about: Judged) -> dict[str, float]:
         "reward_std": float(np.mean(spread)) if spread else 0.0,
         "groups/all_right": sum(all(s) for s in known) / len(sampled),
         "groups/all_wrong": sum(not any(s) for s in known) / len(sampled),
-        "groups/zero_variance": float((about.advantages == 0).all(1).double().mean()),
+        "groups/zero_variance": float((scored.advantages == 0).all(1).double().mean()),
         "groups/sampled": float(len(sampled)),
         "groups/unfilled": float(drawn.unfilled),
         "checks_failed": sum(g.failed for g in graded) / len(graded),
         "completions/mean_length": float(np.mean(lengths)),
         "completions/max_length": float(max(lengths)),
         "completions/truncated": sum(c.finish == "length" for c in completions) / len(completions),
-        "advantage_abs": float(about.advantages[about.trained].abs().mean()) if about.trained.any() else 0.0,
+        "advantage_abs": float(scored.advantages[scored.trained].abs().mean())
+        if scored.trained.any()
+        else 0.0,
     }
     return found | {f"seconds/{what}": value for what, value in drawn.seconds.items()}
 
 
 class RolloutStats:
-    """Means over a window; `add` after each batch, `means` when a line is logged."""
+    """Means over a logging window: `add` after each batch, `means` when a line is logged, then `reset`."""
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = defaultdict(list)
@@ -50,16 +56,18 @@ class RolloutStats:
 
     def reset(self) -> None:
         self.values.clear()
-        if self.tokens:  # else the time goes on until a batch falls into a window
+        if self.tokens:  # else the window is extended until it contains a batch
             self.tokens, self.since = 0, time.perf_counter()
 
-    def add(self, drawn: Drawn, about: Judged) -> None:
-        for name, value in batch_metrics(drawn, about).items():
+    def add(self, drawn: Drawn, scored: BatchAdvantages) -> None:
+        for name, value in batch_metrics(drawn, scored).items():
             self.values[name].append(value)
         self.tokens += sum(len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions)
 
     def means(self) -> dict[str, float]:
-        """Empty where no batch fell into the window. `tokens_per_second`: sampled tokens of all ranks, training included."""
+        """Empty without a batch in the window. `tokens_per_second`: sampled tokens of all ranks over the time
+        of the window, optimizer steps included.
+        """
         if not self.tokens:
             return {}
         seconds = max(time.perf_counter() - self.since, 1e-9)
@@ -70,6 +78,6 @@ class RolloutStats:
 
 
 def mean_of_window(values: list[float]) -> float | None:
-    """The mean of what is a number; None where nothing is."""
+    """The mean without NaN; None if there is no other value."""
     real = [v for v in values if v == v]
     return float(np.mean(real)) if real else None

@@ -1,16 +1,17 @@
-"""Pairs that need further sampling: a value for every step of a completion, by Monte-Carlo.
+"""Pairs that need further sampling: Monte-Carlo values for the solution steps of a completion.
 
-A completion is split into steps at a delimiter. The value of a prefix is the share of solved ones among K completions
-that go on from it, Q(y_1..y_i); the first pit is the first step of lowest Q, the whole wrong completion counting 0.
+A completion is split into solution steps at a delimiter. The value Q(y_1..y_i) of a prefix is the share of
+solved ones among K continuations of it; the first pit is the first solution step with the lowest Q, where Q
+of the complete wrong completion is 0.
 
-    first_pit    a solved completion against the wrong one up to and including its first pit    arXiv 2406.14532
-    cross_model  the student's prefix before the pit with a solved continuation of the teacher against the student's
-                 own wrong completion                                                           SuperCorrect, 2410.09008
+    first_pit    a solved completion against the wrong one up to and including its first pit; arXiv 2406.14532
+    cross_model  the student's prefix before the pit with a solved continuation of the teacher against the
+                 student's own wrong completion; SuperCorrect, arXiv 2410.09008
 
-The paper of `first_pit` values the best of K continuations, 1 - (1 - Q)^K, which has its lowest value at the same step.
-For `cross_model` the values are the teacher's, where the paper has the teacher point at the step in words; and replies are
-whole, so the common prefix stands on both sides. Sampling is a callable handed in. Left out: search over steps by
-bisection, process reward models.
+The paper of `first_pit` takes the value of the best of K continuations, 1 - (1 - Q)^K, whose minimum is at
+the same solution step. In `cross_model` the values are the teacher's, while the paper lets the teacher point
+out the solution step in words; and both replies are complete, so they share the common prefix. The function
+that samples is an argument. Left out: bisection over solution steps, process reward models.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from posttrain.recipe.sections import Pairing
-from posttrain.rollouts.pairing import NoPair, Pair, Row, Side, gap, side, solved_and_not, text_of, unsolved
+from posttrain.rollouts.pairing import NoPair, Pair, Side, gap, side, solved_and_not, text_of, unsolved
+from posttrain.rollouts.records import Row
 
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What follows a prefix, and what the rewards say of prefix and continuation together (None: the check failed).
+    """What follows a prefix; success and reward are those of both together (None: the check failed).
 
-    `ended`: it stopped by itself.
+    `ended`: at an end token, not truncated.
     """
 
     text: str
@@ -36,13 +38,13 @@ class Continuation:
 
 
 ContinueFrom = Callable[[Row, list[str], int], list[list[Continuation]]]
-"""(completion, its prefixes as text, k) -> k continuations of each prefix; the prefix "" is the bare prompt."""
+"""(row, prefixes of its completion, k) -> k continuations of each; the prefix "" is the prompt alone."""
 
 
 def prefixes(text: str, delimiter: str) -> list[str]:
-    """`text` up to the end of each step; the last is the whole text.
+    """`text` up to the end of each solution step; the last prefix is the full text.
 
-    A delimiter belongs to the step that it ends, and so does white space without anything else before the next one.
+    A delimiter belongs to the solution step that it ends, and so does white space alone after it.
     """
     cuts: list[int] = []
     at = text.find(delimiter)
@@ -59,13 +61,13 @@ def prefixes(text: str, delimiter: str) -> list[str]:
 
 
 def value(continuations: list[Continuation]) -> float | None:
-    """Share of solved ones among those that were judged; None where none was."""
+    """Share of solved continuations among those with a verdict; None without any."""
     known = [each.success for each in continuations if each.success is not None]
     return sum(known) / len(known) if known else None
 
 
 def pit(values: list[float | None]) -> int:
-    """Index of the first lowest value; an unknown one is never the lowest. At least one must be known."""
+    """Index of the first minimum; unknown values are skipped. At least one must be known."""
     known = [(each, i) for i, each in enumerate(values) if each is not None]
     return min(known)[1]
 
@@ -73,9 +75,9 @@ def pit(values: list[float | None]) -> int:
 def first_pit(
     rows: list[Row], options: Pairing, seed: int, continue_from: ContinueFrom, count: Callable[[str], int]
 ) -> list[Pair]:
-    """One pair, or `NoPair`. `count` gives the tokens of a text.
+    """One pair, or `NoPair`. `count` returns the number of tokens of a text.
 
-    The solved side does not begin with the rejected prefix: that would push the same tokens up and down.
+    The chosen side must not begin with the rejected prefix: the loss would push the same tokens up and down.
     """
     right, wrong = solved_and_not(rows, seed)
     bad = wrong[0]
@@ -96,9 +98,10 @@ def first_pit(
 def cross_model(
     rows: list[Row], options: Pairing, seed: int, continue_from: ContinueFrom, count: Callable[[str], int]
 ) -> list[Pair]:
-    """One pair, or `NoPair` (also `no_correction`: the teacher solves it neither from there).
+    """One pair, or `NoPair` (`no_correction`: no continuation of the teacher is solved).
 
-    `continue_from` is the teacher's; `count` gives the student's tokens of a text, to which an end token comes.
+    `continue_from` samples from the teacher; `count` returns the number of the student's tokens, without an
+    end token.
     """
     bad = unsolved(rows, seed)[0]
     steps = prefixes(bad["completion"], options.step_delimiter)
@@ -119,4 +122,5 @@ def cross_model(
     return [Pair(possible[0], side(bad))]
 
 
-SAMPLED = {"first_pit": first_pit, "cross_model": cross_model}
+STEP_STRATEGIES = {"first_pit": first_pit, "cross_model": cross_model}
+"""`pairing.strategy` -> function that also takes how to continue a prefix and how to count tokens."""

@@ -35,7 +35,7 @@ from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss, Model
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.groups import Prompt, Prompts, judge, sample
+from posttrain.rollouts.groups import Prompt, Prompts, sample, score
 from posttrain.rollouts.records import Row, rows_of
 from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
@@ -187,7 +187,7 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
     rows = read_jsonl(file)
     if not rows or _too_many_failed(rows, rollout):  # what was at fault then may be repaired now
         groups = sample(sampler.loaded.generator, asked, rollout, sampler.recipe.seed)
-        judge(groups, sampler.rewards, rollout)
+        score(groups, sampler.rewards, rollout)
         decode = sampler.loaded.tokenizer.decode
         rows = [
             row for group in groups for row in rows_of(group, group.prompt.position, decode(group.prompt.ids))

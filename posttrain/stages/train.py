@@ -29,7 +29,8 @@ from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.losses.confidence import refuse_backend
-from posttrain.models.load import load_model, lora_config, refuse_leaking_documents
+from posttrain.models.adapters import lora_config
+from posttrain.models.load import load_model, refuse_leaking_documents
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_of, shape_of, steps_of
 from posttrain.recipe.schema import Loss

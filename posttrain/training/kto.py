@@ -22,7 +22,7 @@ import torch
 from posttrain.data.collate import count_tokens
 from posttrain.data.tokens import IGNORED
 from posttrain.errors import RequestError
-from posttrain.losses.preference import PreferenceOptions, kto, options_of
+from posttrain.losses.preference import kto, with_beta
 from posttrain.recipe.sections import Preference
 from posttrain.training.metrics import ReplyStats
 from posttrain.training.parts import RowParts
@@ -82,7 +82,7 @@ class KtoTrainer(PreferenceTrainer):
 
     def setup_loss(self, given: Preference, parts: RowParts) -> dict[str, ReplyStats]:
         """Sets the loss; returns the windows of what is logged."""
-        self.options: PreferenceOptions = options_of(given)
+        self.options = with_beta(given)
         check_labels(parts.prepared, parts.rows, self.options)
         return {mode: ReplyStats(self.args.device, parts.prepared.names) for mode in ("train", "heldout")}
 
@@ -142,7 +142,7 @@ class KtoTrainer(PreferenceTrainer):
             self._losses_of("heldout", log_probs, reference, z, batch)
 
 
-def check_labels(prepared: Any, total: int, o: PreferenceOptions) -> None:
+def check_labels(prepared: Any, total: int, o: Preference) -> None:
     """Logs a warning where the weights of good and bad replies do not balance their numbers.
 
     Raises:

@@ -12,7 +12,7 @@ import time
 import torch
 from torch import Tensor
 
-from posttrain.losses.preference import Pairs
+from posttrain.losses.preference import PairLogProbs
 from posttrain.models.head import FusedOutput
 
 NAMES = ("trained_tokens", "nll", "entropy", "correct", "weight", "weight_low", "segment_logp", "skipped")
@@ -161,7 +161,7 @@ class PairStats(Window):
     @torch.no_grad()
     def add(
         self,
-        pairs: Pairs,
+        pairs: PairLogProbs,
         loss: Tensor,
         rewards: tuple[Tensor, Tensor],
         sft: tuple[Tensor, Tensor],

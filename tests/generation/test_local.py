@@ -38,7 +38,7 @@ def test_greedy_equals_generate(kind, digits):
     found = TransformersGenerator(model, digits, stops[1:]).generate(prompts, 1, GREEDY, seed=0)
     assert [r.prompt_index for r in found] == list(range(len(prompts)))
     finishes = set()
-    for prompt, rollout in zip(prompts, found, strict=True):
+    for prompt, completion in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         out = model.generate(
             ids,
@@ -48,11 +48,11 @@ def test_greedy_equals_generate(kind, digits):
             eos_token_id=stops,
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
-        assert rollout.token_ids == out
-        assert (rollout.finish == "stop") == (out[-1] in stops)
+        assert completion.token_ids == out
+        assert (completion.finish == "stop") == (out[-1] in stops)
         kept = out[:-1] if out[-1] in stops else out
-        assert rollout.text == digits.decode(kept, skip_special_tokens=True)
-        finishes.add(rollout.finish)
+        assert completion.text == digits.decode(kept, skip_special_tokens=True)
+        finishes.add(completion.finish)
     assert finishes == {"stop", "length"}  # both happen, or this test shows little
 
 
@@ -62,12 +62,12 @@ def test_log_probs_are_those_of_a_plain_forward(kind, digits):
     model = build_model(kind, len(digits), seed=1)
     sampling = Sampling(temperature=1.7, top_p=0.9, max_new_tokens=24, batch_size=16)
     prompts = prompts_of(digits, *MIXED[:5])
-    for rollout in TransformersGenerator(model, digits).generate(prompts, 3, sampling, seed=3):
-        prompt = prompts[rollout.prompt_index]
+    for completion in TransformersGenerator(model, digits).generate(prompts, 3, sampling, seed=3):
+        prompt = prompts[completion.prompt_index]
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + rollout.token_ids])).logits[0, len(prompt) - 1 : -1]
-        expected = logits.log_softmax(-1).gather(1, torch.tensor(rollout.token_ids)[:, None])[:, 0]
-        assert rollout.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
+            logits = model(torch.tensor([prompt + completion.token_ids])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0]
+        assert completion.log_probs == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def g_statistic(counts: Counter, expected: dict, total: int) -> float:
@@ -165,7 +165,7 @@ def test_positions_run_out(digits):
     found = generator.generate(prompts_of(digits, "1+2+3", "1"), 1, GREEDY, 0)
     assert [len(r.token_ids) for r in found] == [3, 7]
     assert [r.finish for r in found] == ["length", "length"]
-    with pytest.raises(RequestError, match="prompt 1 has 8 tokens, the model 8 positions"):
+    with pytest.raises(RequestError, match="prompt 1 has 8 tokens; the model has 8 positions"):
         generator.generate(prompts_of(digits, "1", "12345678"), 1, GREEDY, 0)
 
 

@@ -1,4 +1,4 @@
-"""vLLM behind the `Generator` protocol: its settings, TRL's own code around an engine that is not there, and vLLM's classes."""
+"""vLLM as a `Generator`: its settings, TRL's own code around an engine that is a fake, vLLM's classes."""
 
 from __future__ import annotations
 
@@ -94,11 +94,14 @@ def test_each_mode_has_its_own_settings():
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (recipe("transformers"), "rollout.backend = transformers is not vLLM"),
+        (recipe("transformers"), "rollout.backend = transformers does not use vLLM"),
         (recipe(vllm=Vllm(tensor_parallel_size=3)), "= 3 does not divide the 4 rank"),
-        (recipe(vllm=Vllm(gpu_memory_utilization=0)), "gpu_memory_utilization = 0 must lie"),
-        (recipe("vllm_server", vllm=Vllm(enable_sleep_mode=True)), "enable_sleep_mode is for vllm_colocate"),
-        (recipe(model=Model(from_config=FromConfig("llama"))), "model.from_config has none"),
+        (recipe(vllm=Vllm(gpu_memory_utilization=0)), "gpu_memory_utilization = 0 must be in"),
+        (
+            recipe("vllm_server", vllm=Vllm(enable_sleep_mode=True)),
+            "enable_sleep_mode has no effect on vllm_server",
+        ),
+        (recipe(model=Model(from_config=FromConfig("llama"))), "not model.from_config"),
         (recipe(model=Model(init="a/b", quantization=Quantization(bits=8))), "8-bit"),
     ],
 )
@@ -109,7 +112,7 @@ def test_settings_that_cannot_work(asked, words):
 
 def test_more_than_the_models_positions():
     assert settings_of(recipe(), ranks=1, positions=64)
-    with pytest.raises(RequestError, match="= 64 is above the model's 63"):
+    with pytest.raises(RequestError, match="= 64 is above the model's maximum, 63"):
         settings_of(recipe(), ranks=1, positions=63)
 
 
@@ -122,11 +125,12 @@ def test_without_vllm_the_request_is_wrong(monkeypatch):
 
 def test_a_server_must_give_what_it_samples_from():
     refuse_raw_log_probs({"model_config": {"logprobs_mode": "processed_logprobs"}})
-    with pytest.raises(RequestError, match="raw_logprobs, before temperature"):
+    with pytest.raises(RequestError, match="raw_logprobs, which do not include the temperature"):
         refuse_raw_log_probs({"model_config": {"logprobs_mode": "raw_logprobs"}})
 
 
-# ---- TRL's code around an engine that is not there -----------------------------------------------------------
+# ---- TRL's code around an engine that is not there
+# -----------------------------------------------------------
 
 
 class Engine:
@@ -187,7 +191,7 @@ def reply(prompt: list[int], j: int) -> list[int]:
 
 @pytest.fixture
 def start(monkeypatch, digits, tmp_path):
-    """`start(backend, model, **)`: a generator on TRL's class; what it would ask of vLLM goes to the fakes above."""
+    """`start(backend, model, **)`: a generator on TRL's class, whose calls of vLLM go to the fakes above."""
     monkeypatch.setattr(vllm, "find_spec", lambda name: True)
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "is_bitsandbytes_available", lambda: False)
@@ -230,17 +234,17 @@ PROMPTS = [[4, 5], [6], [8, 9, 10]]
 
 
 @pytest.mark.parametrize("backend", ["vllm_colocate", "vllm_server"])
-def test_rollouts_keep_the_order_and_say_how_they_ended(start, digits, backend):
+def test_completions_keep_the_order_and_how_they_ended(start, digits, backend):
     generator = start(backend)
     found = generator.generate(PROMPTS, 4, SAMPLING, seed=5)
     assert [(r.prompt_index, r.sample_index) for r in found] == [(p, s) for p in range(3) for s in range(4)]
-    for rollout in found:
-        ids = reply(PROMPTS[rollout.prompt_index], rollout.sample_index)
-        ended = rollout.sample_index % 2 == 0
-        assert rollout.token_ids == ids and rollout.finish == ("stop" if ended else "length")
-        assert rollout.text == digits.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-        assert math.isnan(rollout.log_probs[0])
-        assert rollout.log_probs[1:] == [-0.5 * (i + 1) for i in range(1, len(ids))]
+    for completion in found:
+        ids = reply(PROMPTS[completion.prompt_index], completion.sample_index)
+        ended = completion.sample_index % 2 == 0
+        assert completion.token_ids == ids and completion.finish == ("stop" if ended else "length")
+        assert completion.text == digits.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
+        assert math.isnan(completion.log_probs[0])
+        assert completion.log_probs[1:] == [-0.5 * (i + 1) for i in range(1, len(ids))]
 
 
 def test_colocated_every_copy_of_a_prompt_is_a_request_without_a_seed(start):
@@ -293,7 +297,7 @@ def test_weights_are_copied_once_a_step(start, digits, backend):
 
 
 def test_a_vocabulary_that_has_grown_does_not_fit(start):
-    with pytest.raises(RequestError, match=r"has 19 rows, .* 23; train a first stage"):
+    with pytest.raises(RequestError, match=r"has 19 rows, but 23 .*; train an SFT stage"):
         start("vllm_colocate", rows=19)
     start("vllm_server", rows=19)  # the server has its own
 
@@ -302,7 +306,7 @@ def test_what_a_request_may_not_be(start):
     generator = start("vllm_colocate")
     for prompts, n, sampling, words in (
         ([[]], 1, SAMPLING, "prompt 0 is empty"),
-        ([[4], [4] * 64], 1, SAMPLING, "prompt 1 has 64 tokens, vLLM's limit is 64"),
+        ([[4], [4] * 64], 1, SAMPLING, "prompt 1 has 64 tokens; vLLM's limit is 64"),
         ([[4]], 2, replace(SAMPLING, temperature=0), "temperature 0 is greedy"),
     ):
         with pytest.raises(RequestError, match=words):
@@ -321,13 +325,13 @@ def test_a_server_that_fails_is_work_that_failed(start, monkeypatch):
         generator.generate(PROMPTS, 2, SAMPLING, seed=0)
     short = {"prompt_ids": [[4]], "completion_ids": [[5]], "logprobs": None}
     monkeypatch.setattr(generator.engine.vllm_client, "generate", lambda **kwargs: short)
-    with pytest.raises(WorkError, match="1 completions for 6"):
+    with pytest.raises(WorkError, match="returned 1 completions; 6 were requested"):
         generator.generate(PROMPTS, 2, SAMPLING, seed=0)
 
 
 @pytest.mark.parametrize(("rank", "ranks", "share"), [(0, 2, [0, 2]), (1, 2, [1]), (3, 4, [])])
 def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, ranks, share):
-    """Collective calls must be as many everywhere, whatever a rank's share is and whoever was asked to stop."""
+    """Every rank makes the same number of collective calls, whatever its share and whichever was stopped."""
     calls = []
 
     def generate(prompts, n, sampling, seed, streams):
@@ -337,7 +341,7 @@ def test_a_round_of_rollouts_is_one_call_on_each_rank(rank, ranks, share):
     prompts = [Prompt(i, "rows", i, [4], None) for i in range(3)]
     asked = recipe(num_generations=32).rollout  # a group is a whole batch_size
     source = RolloutSource(
-        prompts, asked, None, 0, rank, ranks, gather=lambda mine: [mine], asked=lambda: True
+        prompts, asked, None, 0, rank, ranks, gather=lambda mine: [mine], stop_requested=lambda: True
     )
     with pytest.raises(Interrupted):
         source.draw(lambda: nullcontext(SimpleNamespace(generate=generate)), 3)
@@ -389,13 +393,13 @@ def test_a_colocated_engine_follows_the_weights(tmp_path, digits):
     for step[0] in (0, 1):
         found = generator.generate(PROMPTS, 8, sampling, seed=0)
         assert len({tuple(r.token_ids) for r in found}) > 12
-        for rollout in found:
-            prompt = PROMPTS[rollout.prompt_index]
-            ids = torch.tensor([prompt + rollout.token_ids], device="cuda")
+        for completion in found:
+            prompt = PROMPTS[completion.prompt_index]
+            ids = torch.tensor([prompt + completion.token_ids], device="cuda")
             with torch.no_grad():
                 logits = model(ids).logits[0, len(prompt) - 1 : -1].float() / sampling.temperature
             expected = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
-            theirs = torch.tensor(rollout.log_probs, device="cuda")
+            theirs = torch.tensor(completion.log_probs, device="cuda")
             assert (theirs - expected).abs().max() < 0.1  # bf16, two implementations
         with torch.no_grad():
             for weight in model.parameters():

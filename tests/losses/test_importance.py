@@ -26,7 +26,7 @@ def of(differences, mode, mask=None, **bounds):
 
 
 def test_by_hand():
-    """Log-ratios ln 2, ln 2, -ln 4: tokens 2, 2, 1/4; the completion 2 * 2 / 4 = 1. Then ln 2 three times: 8."""
+    """Log-ratios ln 2, ln 2, -ln 4: tokens 2, 2, 1/4; completion 2 * 2 / 4 = 1. Then ln 2 three times: 8."""
     rows = [[LN2, LN2, -2 * LN2], [LN2, LN2, LN2]]
     close = pytest.approx
     assert of(rows, "token_truncate", high=1.5)[0] == close([1.5, 1.5, 0.25])
@@ -111,9 +111,9 @@ def test_bounds_hold_and_equal_programs_weigh_one(differences, mode, high, low):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"mode": "sequence"}, "is none of token_truncate"),
+        ({"mode": "sequence"}, "unknown mode 'sequence'; choose one of token_truncate"),
         ({"low": 4.0}, "low = 4.0 is above high = 3.0"),
-        ({"mask": torch.ones(2, 2)}, "want"),
+        ({"mask": torch.ones(2, 2)}, "expected the same"),
     ],
 )
 def test_wrong_calls(arguments, words):

@@ -1,4 +1,4 @@
-"""The fused forward against the model's own: with N = 1 it is cross-entropy, so loss and all gradients must agree.
+"""The fused forward against the model's own: cross-entropy at N = 1, so loss and all gradients must agree.
 
 Every family that changes its logits, at values where the change is large: capped at 2, scaled by 3 or by 1/3.
 """
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
-from posttrain.models.head import KNOWN, attach_fused_head, logit_view, refuse_unsupported_head
+from posttrain.models.head import attach_fused_head
+from posttrain.models.logits import KNOWN, logit_view, refuse_unsupported_head
 
 V = 64
 SHAPE = {
@@ -88,14 +89,14 @@ def gradients(model: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Largest error relative to the norm of its parameter's gradient (or to the mean norm, where that is tiny)."""
+    """Largest error relative to the norm of the parameter's gradient (to the mean norm if that is tiny)."""
     assert found.keys() == expected.keys()
     floor = sum(float(g.norm()) for g in expected.values()) / len(expected) * 1e-3
     return max(float((found[k] - g).norm()) / max(float(g.norm()), floor) for k, g in expected.items())
 
 
 def compare(model: nn.Module, fused: nn.Module | None = None) -> None:
-    """`model`'s own loss and gradients equal those of its fused forward (`fused`: the wrapper to call, if any)."""
+    """`model`'s own loss and gradients equal those of its fused forward (`fused`: a wrapper to call)."""
     data = batch()
     own = model(**data, use_cache=False)
     expected = gradients(model, own.loss)
@@ -134,7 +135,7 @@ def test_logits_that_cannot_be_explained_are_refused(kind):
         columns = model(input_ids=torch.tensor([[1, 2]])).logits.shape[-1]
         if columns == len(model.get_output_embeddings().weight):
             pytest.skip("from transformers 5.24 on it keeps all columns")
-    with pytest.raises(RequestError, match=f"{kind} does something to its logits"):
+    with pytest.raises(RequestError, match=f"{kind} changes its logits"):
         attach_fused_head(model)
 
 
@@ -146,13 +147,13 @@ def test_low_precision_is_not_mistaken_for_a_difference(kind):
 
 def test_a_field_nobody_knows_is_measured(monkeypatch):
     """The same Gemma 2, under a spelling of its cap that the table does not list."""
-    import posttrain.models.head
+    import posttrain.models.logits
 
-    monkeypatch.setattr(posttrain.models.head, "SOFTCAPS", ())
+    monkeypatch.setattr(posttrain.models.logits, "SOFTCAPS", ())
     model = model_of("gemma2", **{**SHAPE, "final_logit_softcapping": 30.0})
     with torch.no_grad():  # as a fresh model has it: logits so small that the cap does nothing to them
         model.get_output_embeddings().weight.mul_(0.01)
-    with pytest.raises(RequestError, match="gemma2 does something to its logits"):
+    with pytest.raises(RequestError, match="gemma2 changes its logits"):
         attach_fused_head(model)
     assert model.training and not model.get_output_embeddings()._forward_pre_hooks
 
@@ -162,7 +163,7 @@ def test_sharded_weights_pass_by_family(monkeypatch):
     for model in (known, other):
         next(model.parameters()).ds_id = 0  # as under ZeRO-3
     attach_fused_head(known)
-    monkeypatch.setattr("posttrain.models.head.KNOWN", ("llama",))
+    monkeypatch.setattr("posttrain.models.logits.KNOWN", ("llama",))
     with pytest.raises(RequestError, match="olmo2 cannot be checked while its weights are sharded"):
         attach_fused_head(other)
 
@@ -185,7 +186,8 @@ def test_balancing_losses_stay_refused():
         refuse_unsupported_head(model)
 
 
-# ---- adapters on the head ------------------------------------------------------------------------------------------
+# ---- adapters on the head
+# ------------------------------------------------------------------------------------------
 
 
 def adapted(tie: bool = False, kind: str = "llama", **options):
@@ -223,8 +225,8 @@ def test_lora_dropout_falls_on_what_enters_the_adapter():
     for extra in ({"use_cache": False}, {"segment_ids": (data["labels"] >= 0).long(), "fused": FUSED}):
         torch.manual_seed(3)
         losses.append(model(**data, **extra).loss.item())
-    # The own forward drops entries of all 24 rows, the fused one of the 22 that predict something: not the same
-    # draw, but the same law. Without dropout both are equal; with it, neither equals that.
+    # The own forward drops entries of all 24 rows, the fused one of the 22 that predict something: not the
+    # same draw, but the same law. Without dropout both are equal; with it, neither equals that.
     model.eval()
     still = model(**data, use_cache=False).loss.item()
     assert all(abs(loss - still) > 1e-3 for loss in losses)

@@ -23,7 +23,7 @@ class Made:
 
 
 class Scripted:
-    """A generator: sample j of the prompt on stream i has the text `<i>.<j>` and i + j + 1 tokens, cut off where asked."""
+    """A generator: sample j of the prompt on stream i is `<i>.<j>` with i + j + 1 tokens, maybe cut off."""
 
     def __init__(self, cut=lambda i, j: False) -> None:
         self.cut, self.calls, self.entered = cut, [], 0
@@ -49,8 +49,8 @@ class Scripted:
         ]
 
 
-class Judge:
-    """Rewards: `value(i, j)` of sample j on prompt i; True, False, a number, or None where the check fails."""
+class FakeRewards:
+    """Rewards: `value(i, j)` of sample j on prompt i; True, False, a number, or None if the check fails."""
 
     def __init__(self, value) -> None:
         self.value, self.seen = value, []
@@ -80,7 +80,7 @@ def group(
     position: int = 0,
     prompt: int = 3,
 ) -> Group:
-    """A judged group; completion j has `lengths[j]` tokens numbered from 10 j, and is cut off where j is in `cut`."""
+    """A scored group; completion j has `lengths[j]` tokens numbered from 10 j, truncated if j is in `cut`."""
     lengths = lengths or [2] * len(values)
     completions = [
         Completion(0, j, f"t{j}", list(range(10 * j, 10 * j + n)), "length" if j in cut else "stop")

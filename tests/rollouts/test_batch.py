@@ -1,4 +1,4 @@
-"""Groups to micro-batches: advantages by hand, masks after them, the same optimizer steps on any number of ranks."""
+"""Groups to micro-batches: advantages by hand, masks after them, the same steps on any number of ranks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from posttrain.losses.advantage import ADVANTAGES
 from posttrain.recipe.sections import Policy, TrainRollout
-from posttrain.rollouts.batch import judged, micro_batches
+from posttrain.rollouts.batch import batch_advantages, micro_batches
 from tests.rollouts.sampled import graded, group
 
 SPREAD = 1e-4
 
 
 def judge(groups, advantage: str = "mean", k: int = 1, **rollout):
-    return judged(groups, Policy(advantage=advantage, k=k), TrainRollout(**rollout))
+    return batch_advantages(groups, Policy(advantage=advantage, k=k), TrainRollout(**rollout))
 
 
 def of(advantage: str, values: list, k: int = 1, **rollout) -> list[float]:
@@ -55,7 +55,7 @@ def test_advantages_by_hand(name, k, values, right, wrong):
 
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_a_failed_check_is_no_wrong_answer(name):
-    """Two of three right, and one whose check failed: the three are a group of three, the fourth is not trained."""
+    """Two of three right, and one whose check failed: a group of three; the fourth is not trained."""
     about = judge([group([1.0, 1.0, 0.0, None])], name)
     assert about.valid.tolist() == about.trained.tolist() == [[True, True, True, False]]
     assert about.advantages[0, :3].tolist() == of(name, [1.0, 1.0, 0.0])
@@ -139,7 +139,7 @@ def steps_on(ranks: int, groups, about, steps: int, micro: int, seed: int = 5):
 
 
 def test_a_batch_by_hand():
-    """Two groups of two, one step, micro-batches of two: the longest first, prompts on the left, completions on the right."""
+    """Two groups of two, one step, micro-batches of two: the longest first, prompts padded on the left."""
     groups = [group([1.0, 0.0], [1, 3], prompt=2), group([0.0, None], [2, 2], prompt=4)]
     first, second = micro_batches(groups, judge(groups), 0, 1, 2, seed=1)
     # lengths 2 + 1, 2 + 3, 4 + 2, 4 + 2
@@ -207,8 +207,9 @@ def test_steps_of_a_batch_are_a_seeded_shuffle():
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 99), st.data())
 def test_the_mean_over_tokens_is_that_of_the_step(steps, ranks, seed, data):
-    """TRL divides by num_items / ranks * accumulation / micro-batches of the whole batch, and gradients are averaged
-    over ranks: what is left must be the trained tokens of one step."""
+    """TRL divides by num_items / ranks * accumulation / micro-batches of the whole batch, and gradients are
+    averaged over ranks: what is left must be the trained tokens of one step.
+    """
     groups = some_groups(4 * steps, 2, seed)
     failed = data.draw(st.sets(st.integers(0, 8 * steps - 1), max_size=3))
     for i in failed:

@@ -41,7 +41,7 @@ class Echo:
         ]
 
 
-class Judge:
+class FakeRewards:
     """Solved where the text has an even length; the check of continuation 1 fails."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ def made():
     rollout = Rollout(temperature=0.7, max_new_tokens=9, deadline=7.0)
     told = []
     continuer = Continuer(
-        Echo(tokenizer), tokenizer, template, Judge(), rollout, 11, lambda *seen: told.append(seen)
+        Echo(tokenizer), tokenizer, template, FakeRewards(), rollout, 11, lambda *seen: told.append(seen)
     )
     return continuer, told
 

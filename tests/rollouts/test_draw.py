@@ -1,4 +1,4 @@
-"""The source of rollouts: dynamic sampling counted by hand, the same batch on any number of ranks, stops and failures."""
+"""Batches of groups: dynamic sampling by hand, the same on any number of ranks, stops and failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.sections import TrainRollout
 from posttrain.rollouts.draw import Interrupted, RolloutSource
-from tests.rollouts.sampled import Judge, Made, Scripted
+from tests.rollouts.sampled import FakeRewards, Made, Scripted
 
 
 def mixed(*positions: int):
@@ -24,7 +24,7 @@ NONE_MIXED = mixed()
 
 def source(value=NONE_MIXED, **rollout) -> RolloutSource:
     options = {"num_generations": 4, "batch_size": 8, "max_new_tokens": 5} | rollout
-    return RolloutSource(Made(), TrainRollout(**options), Judge(value), seed=9)
+    return RolloutSource(Made(), TrainRollout(**options), FakeRewards(value), seed=9)
 
 
 def at(groups) -> list[tuple[int, int]]:
@@ -78,7 +78,7 @@ def test_no_prompt_is_lost_or_asked_twice(good, refill, size):
 
 @pytest.mark.parametrize("truncated", ["train", "mask", "penalise"])
 def test_a_group_is_mixed_as_the_advantages_will_see_it(truncated):
-    """Prompt 0: two right, both cut off; prompt 1: all right, one cut off. Penalised, the first is all wrong, the second mixed."""
+    """Prompt 0: two right, both cut off; 1: all right, one cut off. Penalised: all wrong, and mixed."""
     made = source(lambda i, j: j < 2 if i == 0 else True, refill=1, truncated=truncated)
     drawn = made.draw(Scripted(lambda i, j: (i, j) in ((0, 0), (0, 1), (1, 0))), 2)
     assert drawn.groups[0].prompt.position == (1 if truncated == "penalise" else 0)
@@ -186,7 +186,7 @@ def test_a_stop_on_one_rank_stops_all_and_costs_no_prompt():
     def work(rank: int, gather):
         made[rank] = source(mixed(0), refill=2)
         made[rank].rank, made[rank].ranks, made[rank].gather = rank, 2, gather
-        made[rank].asked = lambda: rank == 1 and len(made[1].rewards.seen) > 5  # in the second round
+        made[rank].stop_requested = lambda: rank == 1 and len(made[1].rewards.seen) > 5  # in the second round
         made[rank].draw(Scripted(), 4)
 
     first, second = on_ranks(2, work)
@@ -229,17 +229,17 @@ def test_a_rank_that_fails_does_not_leave_the_others_waiting(error, where):
 
 def test_a_stop_is_heard_between_batches_of_sequences():
     made, generator = source(), Scripted()
-    made.asked = lambda: len(generator.calls) >= 2
+    made.stop_requested = lambda: len(generator.calls) >= 2
     with pytest.raises(Interrupted):
         made.draw(generator, 8)
     assert len(generator.calls) == 2 and not made.rewards.seen and made.position == 0
-    made.asked = lambda: False
+    made.stop_requested = lambda: False
     assert at(made.draw(generator, 2).groups) == [(0, 0), (1, 0)]
 
 
 def test_a_stop_is_heard_between_verdicts():
     made = source()
-    made.asked = lambda: len(made.rewards.seen) >= 3
+    made.stop_requested = lambda: len(made.rewards.seen) >= 3
     with pytest.raises(Interrupted):
         made.draw(Scripted(), 4)
     assert len(made.rewards.seen) == 3 and made.position == 0

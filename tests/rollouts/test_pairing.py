@@ -1,4 +1,4 @@
-"""Pairs from a group: which two, why none, whatever the order; and the file reads back as what was sampled from."""
+"""Pairs from a group: which two, why none, in any order; and the file is read back as it was sampled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from posttrain.data.tokenize import conversation, tokenize_example
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.recipe.schema import Data, Loss, Source
 from posttrain.recipe.sections import Pairing
-from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, Side, text_of, written
+from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, Side, pair_row, text_of
 from posttrain.types import Example
 
 
@@ -136,7 +136,8 @@ def test_cut_off_is_never_chosen_and_a_prefix_where_rejected():
 def test_a_text_stands_in_one_pair_only():
     rows = [row(i, float(i < 6), text="right" if i < 6 else "wrong") for i in range(8)]
     assert len(pairs("correct_incorrect", rows, per_prompt=4)) == 1
-    # ... and is drawn as often as it was sampled: 6 of 8 wrong ones are "a", so are about 75 % of the first pairs
+    # ... and is drawn as often as it was sampled: 6 of 8 wrong ones are "a", so are about 75 % of the first
+    # pairs
     drawn = Counter()
     for position in range(400):
         group = [row(0, 1.0, position=position)]
@@ -228,14 +229,15 @@ def test_every_pair_keeps_the_rules_and_none_is_missed(rows, strategy, seed, mos
         assert made[0].rejected.reward == min(b["reward"] for _, b in possible)
 
 
-# ---- the file ------------------------------------------------------------------------------------------------
+# ---- the file
+# ------------------------------------------------------------------------------------------------
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "6*7?"}]
 
 
 def line(prompt, chosen="42", rejected="41", **more):
     pair = Pair(Side(chosen, 3, 1.0, 0), Side(rejected, 4, 0.25, 5, **more))
-    made = written(pair, prompt, row(9), "best_worst", "runs/a/checkpoints/step-000010")
+    made = pair_row(pair, prompt, row(9), "best_worst", "runs/a/checkpoints/step-000010")
     return json.loads(json.dumps(made, ensure_ascii=False))
 
 

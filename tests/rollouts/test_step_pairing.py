@@ -32,7 +32,7 @@ def row(sample, text, success, reward=None, finish="stop", tokens=None):
 
 
 def tree(solved: dict[str, int], unjudged: int = 0, asked: list | None = None, rewards=None):
-    """A sampler: of k continuations of a prefix the first `unjudged` have no verdict, the next solved[prefix] are right."""
+    """Of k continuations of a prefix `unjudged` have no verdict, the next solved[prefix] are right."""
 
     def continue_from(completion, starts, k):
         found = []

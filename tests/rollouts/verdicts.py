@@ -10,8 +10,9 @@ from posttrain.types import Verdict
 
 @reward("test-without", columns=("answer",), runs="inline")
 def without(completion, example) -> Verdict:
-    """Right where the row's `answer` does not stand in the completion. The checker fails on the answer "broken", and on
-    completions that hold the text in `TEST_BROKEN`."""
+    """Right where the row's `answer` is not in the completion. The checker fails on the answer
+    "broken", and on completions that contain the text in `TEST_BROKEN`.
+    """
     broken = os.environ.get("TEST_BROKEN")
     if example.answer == "broken" or (broken and broken in completion):
         return Verdict(None, "error", "broken")

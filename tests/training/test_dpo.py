@@ -94,7 +94,8 @@ def trl_trainer(tmp_path_factory, tiny):
     ],
 )
 def test_the_loss_is_trls_on_the_same_pairs(trl_trainer, ours, theirs, options):
-    from posttrain.losses.preference import LOSSES, Pairs, PreferenceOptions
+    from posttrain.losses.preference import LOSSES, PairLogProbs
+    from posttrain.recipe.sections import Preference
 
     trainer, batch = trl_trainer(theirs, **options)
     want = trainer.compute_loss(trainer.model, batch)
@@ -108,9 +109,9 @@ def test_the_loss_is_trls_on_the_same_pairs(trl_trainer, ours, theirs, options):
     with torch.no_grad():
         policy, reference = log_probs(trainer.model), log_probs(trainer.ref_model)
     chosen, rejected = policy.chunk(2)
-    pairs = Pairs(chosen, rejected, *mask.sum(1).chunk(2), *reference.chunk(2))
+    pairs = PairLogProbs(chosen, rejected, *mask.sum(1).chunk(2), *reference.chunk(2))
     found = LOSSES[ours](
-        pairs, PreferenceOptions(options["beta"], options.get("label_smoothing", 0.0))
+        pairs, Preference(beta=options["beta"], label_smoothing=options.get("label_smoothing", 0.0))
     ).mean()
     assert abs(float(found) - float(want)) <= 2e-5 * abs(float(want))
     assert float((chosen - rejected).detach().abs().mean()) > 1

@@ -220,7 +220,7 @@ def test_replies_of_one_kind_only_are_refused(path):
 )
 def test_weights_that_do_not_make_up_for_the_numbers(caplog, weights, sentence):
     """16 good, 24 bad: a weight w of the good ones is right for 16 w / 24 in [1, 4/3]."""
-    from posttrain.losses.preference import PreferenceOptions
+    from posttrain.recipe.sections import Preference
     from posttrain.training.kto import check_labels
 
     class Table:
@@ -232,7 +232,9 @@ def test_weights_that_do_not_make_up_for_the_numbers(caplog, weights, sentence):
     prepared = SimpleNamespace(
         names=["a"], tables=[Table()], mixture=SimpleNamespace(counts=lambda total: [total])
     )
-    check_labels(prepared, 40, PreferenceOptions(0.1, 0.0, 0.5, *weights))
+    check_labels(
+        prepared, 40, Preference(loss="kto", desirable_weight=weights[0], undesirable_weight=weights[1])
+    )
     assert bool(caplog.text) == (sentence is not None)
     assert sentence is None or re.search(sentence, caplog.text)
 

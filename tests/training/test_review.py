@@ -39,7 +39,7 @@ def model_of(kind: str, **options):
 def test_padding_free_is_refused_where_documents_leak():
     refuse_leaking_documents(model_of("llama", intermediate_size=64, num_key_value_heads=2))
     refuse_leaking_documents(model_of("gpt2"))
-    with pytest.raises(RequestError, match="opt lets documents of one row see each other"):
+    with pytest.raises(RequestError, match="opt lets documents in one row attend to each other"):
         refuse_leaking_documents(model_of("opt", ffn_dim=64, word_embed_proj_dim=32))
 
 
