@@ -1,4 +1,5 @@
-"""The checkout as a whole: what lies at the top, sizes, the README's tree, recipes, continuous integration."""
+"""The checkout as a whole: what lies at the top, sizes, the README's tree, recipes, continuous
+integration."""
 
 from __future__ import annotations
 

@@ -118,8 +118,8 @@ def environment(root) -> dict[str, str]:
 def on_cpu(config: Path, folder: Path) -> Path:
     """The accelerate config as it is in launch/, but for CPU processes.
 
-    Under ZeRO-3 every parameter is really sharded: DeepSpeed keeps those below a threshold (10^5 elements, more
-    than a tiny model has) whole on every rank, and a test without this would not gather anything.
+    Under ZeRO-3 every parameter is really sharded: DeepSpeed keeps those below a threshold (10^5 elements,
+    more than a tiny model has) whole on every rank, and a test without this would not gather anything.
     """
     values = yaml.safe_load(config.read_text()) | {"use_cpu": True}
     if values.get("deepspeed_config", {}).get("zero_stage") == 3:
@@ -145,7 +145,8 @@ def on_cpu(config: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def launch(root, environment, tmp_path):
-    """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one process."""
+    """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one
+    process."""
 
     def run(
         cases: list[dict], config: str | None = None, processes: int = 2, timeout: float = 300

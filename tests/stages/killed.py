@@ -1,11 +1,12 @@
-"""Runs the RLVR command again and again, ended by a signal in the middle of things: the first run in this process,
-which has then imported all, every other one in a child that it forks.
+"""Runs the RLVR command again and again, ended by a signal in the middle of things: the first run in this
+process, which has then imported all, every other one in a child that it forks.
 
     python -m tests.stages.killed JOBS.json OUT.json
 
-JOBS.json: [{"name", "argv", "run", "signal", "at", "after", "call"}]. The child sends itself `signal` when the function
-that `at` names is called for the `call`-th time while the run directory has `after` files of rollouts; without these it
-is the plain command. OUT.json: exit code (negative: the signal) and stderr of each by name.
+JOBS.json: [{"name", "argv", "run", "signal", "at", "after", "call"}]. The child sends itself `signal` when
+the function that `at` names is called for the `call`-th time while the run directory has `after` files of
+rollouts; without these it is the plain command. OUT.json: exit code (negative: the signal) and stderr of each
+by name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A pipeline through all stages on GSM8K's own rows: SFT -> pairs -> DPO -> RLVR, each a process, each from the one before.
+"""A pipeline through all stages on GSM8K's own rows: SFT -> pairs -> DPO -> RLVR, each a process, each from
+the one before.
 
-Accuracy is near zero (the model is random but for a few steps); the way is what counts: lineage, files, verdicts of all
-components, one report, and nothing done twice.
+Accuracy is near zero (the model is random but for a few steps); the way is what counts: lineage, files,
+verdicts of all components, one report, and nothing done twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A run killed with -9 at random moments and started again equals the uninterrupted run: same rows, same weights."""
+"""A run killed with -9 at random moments and started again equals the uninterrupted run: same rows, same
+weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Two processes resume as one does: the run without its last checkpoint, started again, ends in the same weights."""
+"""Two processes resume as one does: the run without its last checkpoint, started again, ends in the same
+weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""An RLVR run that is killed or asked to stop anywhere and started again equals the uninterrupted one, rollout for rollout."""
+"""An RLVR run that is killed or asked to stop anywhere and started again equals the uninterrupted one,
+rollout for rollout."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ SETTINGS = [
     "checkpoints.keep_last=null",
     "rollout={num_generations: 4, max_new_tokens: 12, batch_size: 8, steps_per_generation: 2, refill: 1}",
 ]
-# Three batches of rollouts, two steps each, of four prompts in two calls of the generator and refills; a checkpoint after
-# the second batch and the third.
+# Three batches of rollouts, two steps each, of four prompts in two calls of the generator and refills; a
+# checkpoint after the second batch and the third.
 KILLS = {
     "generate": ("generate", 2, 2, 4),
     "score": ("score", 2, 7, 4),
@@ -44,7 +45,8 @@ STOPS = {"first": ("generate", 0, 1, 0), "sampling": ("generate", 1, 2, 2), "sco
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, tiny, root):
-    """`{name: exit code and stderr}` of every run, and the folder of the runs; all in one process, which forks."""
+    """`{name: exit code and stderr}` of every run, and the folder of the runs; all in one process, which
+    forks."""
     folder = tmp_path_factory.mktemp("killed")
     recipe = write_recipe(folder, tiny)
     argv = lambda name: [str(recipe), f"name={name}", *SETTINGS]  # noqa: E731
@@ -122,7 +124,8 @@ def test_killed_with_9_and_started_again(ended, place):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", STOPS)
 def test_asked_to_stop_while_rollouts_are_made(ended, place):
-    """A checkpoint after the last step, whether one was due or not; before the first step there is nothing to keep."""
+    """A checkpoint after the last step, whether one was due or not; before the first step there is nothing to
+    keep."""
     found, folder = ended
     first, step = found[place], STOPS[place][-1]
     assert first["code"] == 1, first["stderr"][-3000:]

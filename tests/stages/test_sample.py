@@ -1,7 +1,8 @@
 """The stages pairs and pass_rate on a model whose success rate is known.
 
-A token is "1" with .4, "2" or a line break with .2 each, the end with .2; a completion is right where it holds no "2".
-So its chance is the end's among end and "2", .2 / (.2 + .2) = 1/2 (24 tokens are cut off once in 200 completions).
+A token is "1" with .4, "2" or a line break with .2 each, the end with .2; a completion is right where it
+holds no "2". So its chance is the end's among end and "2", .2 / (.2 + .2) = 1/2 (24 tokens are cut off once
+in 200 completions).
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
 
 
 def test_the_first_pit_is_the_first_line_with_a_two(write_recipe):
-    """After it nothing is right any more; before it a continuation is right with 1/2, so 24 of them not once in 10^7."""
+    """After it nothing is right any more; before it a continuation is right with 1/2, so 24 of them not once
+    in 10^7."""
     path = write_recipe("pairs", prompts(12), pairing={"strategy": "first_pit", "continuations": 24})
     made = run(path)
     found = read(made / "pairs.jsonl")

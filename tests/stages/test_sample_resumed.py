@@ -1,4 +1,5 @@
-"""A sampling stage that is cut off, killed, started again, and shared by two processes: the same files, nothing twice."""
+"""A sampling stage that is cut off, killed, started again, and shared by two processes: the same files,
+nothing twice."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def test_what_another_recipe_has_sampled_is_not_taken_over(write_recipe, monkeyp
 
 @pytest.mark.slow
 def test_main_process_killed_and_resumed_beside_another_equals_one(write_recipe, tmp_path, monkeypatch):
-    """The second process knows nothing of it; the first, started again, does its own share and waits for the other."""
+    """The second process knows nothing of it; the first, started again, does its own share and waits for the
+    other."""
     quick = {"num_generations": 8, "max_new_tokens": 24, "batch_size": 8}
     whole = run(write_recipe("pairs", prompts(48), "whole", rollout=quick))
     path = write_recipe("pairs", prompts(48), "cut", rollout=quick)

@@ -1,4 +1,5 @@
-"""One process, one small run at a time: what a run leaves behind, and what happens when a step or a disk fails."""
+"""One process, one small run at a time: what a run leaves behind, and what happens when a step or a disk
+fails."""
 
 from __future__ import annotations
 
@@ -231,7 +232,8 @@ def test_lora_on_the_head(recipe):
 
 
 def test_what_is_left_out_is_logged(recipe):
-    """The weight of `dft` is p, about 1/260 for a model that knows nothing: some tokens are above 0.004, some below."""
+    """The weight of `dft` is p, about 1/260 for a model that knows nothing: some tokens are above 0.004, some
+    below."""
     run = go(
         recipe,
         "loss.name=dft",

@@ -3,10 +3,11 @@
     python tests/training/cases.py CASES.json OUT.json
     accelerate launch --config_file ... tests/training/cases.py CASES.json OUT.json
 
-CASES.json: [{"name", "stage" (default sft), "recipe", "overrides": [...], "engine", "again", "modes"}]. All cases of one engine share one launch,
-because starting processes costs more than training them. `again`: the last checkpoint is removed and the run
-started once more, so that it resumes; its weights before that are kept as `first.safetensors`. `modes`: under ZeRO-3
-also compare gradients through log-probabilities with those of the loss.
+CASES.json: [{"name", "stage" (default sft), "recipe", "overrides": [...], "engine", "again", "modes"}]. All
+cases of one engine share one launch, because starting processes costs more than training them. `again`: the
+last checkpoint is removed and the run started once more, so that it resumes; its weights before that are kept
+as `first.safetensors`. `modes`: under ZeRO-3 also compare gradients through log-probabilities with those of
+the loss.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ os.environ["CI"] = "1"
 
 
 def fsdp_on_cpu() -> None:
-    """Lets accelerate set up FSDP2 on CPU processes, which it does for GPUs only, so that its path, the library's and
-    ours are run: everything but the device."""
+    """Lets accelerate set up FSDP2 on CPU processes, which it does for GPUs only, so that its path, the
+    library's and ours are run: everything but the device."""
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
@@ -45,7 +46,8 @@ def fsdp_on_cpu() -> None:
 
 
 def sharded(weight) -> bool:
-    """Whether this rank holds a part only: ZeRO-3 without sharding (a persistent parameter) would prove nothing."""
+    """Whether this rank holds a part only: ZeRO-3 without sharding (a persistent parameter) would prove
+    nothing."""
     if hasattr(weight, "ds_persist"):
         return not weight.ds_persist and weight.ds_tensor.numel() < weight.ds_numel
     return hasattr(weight, "to_local") and weight.to_local().numel() < weight.numel()

@@ -74,7 +74,8 @@ def weights(run, step: int = 5) -> dict[str, torch.Tensor]:
 
 
 def far(a: dict, b: dict) -> float:
-    """Largest difference of a weight. One process keeps the frozen head in the adapter's file, ZeRO-3 does not."""
+    """Largest difference of a weight. One process keeps the frozen head in the adapter's file, ZeRO-3 does
+    not."""
     frozen = "base_model.model.lm_head.base_layer.weight"
     assert a.keys() - {frozen} == b.keys() - {frozen}
     return max(float((a[k] - b[k]).abs().max()) for k in a.keys() & b.keys())

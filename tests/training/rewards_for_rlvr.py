@@ -1,4 +1,5 @@
-"""Rewards of somebody else for the tests of the RLVR stage: by the bytes of a text, failing, slow, of the wrong number.
+"""Rewards of somebody else for the tests of the RLVR stage: by the bytes of a text, failing, slow, of the
+wrong number.
 
 Named in recipes by dotted path; all but `hangs` run in the process that trains.
 """

@@ -17,7 +17,8 @@ rollout: {num_generations: 4, max_new_tokens: 12, batch_size: 64}
 
 
 def write_recipe(tmp_path: Path, tiny: Path, prompts: int = 40) -> Path:
-    """An RLVR recipe for the tiny model: 8 completions a step, prompts of four lengths; runs go below `tmp_path`."""
+    """An RLVR recipe for the tiny model: 8 completions a step, prompts of four lengths; runs go below
+    `tmp_path`."""
     rows = tmp_path / "prompts.jsonl"
     made = [{"prompt": f"Count {i}." + " Please." * (i % 4), "answer": str(i)} for i in range(prompts)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in made))

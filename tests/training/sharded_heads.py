@@ -46,7 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def rows(rank: int, micro: int) -> dict[str, torch.Tensor]:
-    """One micro-batch: two rows of 10 tokens in three segments, and another share of trained tokens on each rank."""
+    """One micro-batch: two rows of 10 tokens in three segments, and another share of trained tokens on each
+    rank."""
     seed = torch.Generator().manual_seed(10 * rank + micro)
     ids = torch.randint(3, V, (2, 10), generator=seed)
     labels = ids.clone()

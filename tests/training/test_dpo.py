@@ -1,4 +1,5 @@
-"""The DPO stage: TRL's losses on the same pairs, one batch split every way, references once and complete, resuming."""
+"""The DPO stage: TRL's losses on the same pairs, one batch split every way, references once and complete,
+resuming."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def dpo(tmp_path, tiny) -> Path:
 
 @pytest.fixture(scope="module")
 def trl_trainer(tmp_path_factory, tiny):
-    """`trl_trainer(loss_type, **options)`: TRL's own trainer on COUNT tokenised pairs, and one batch of them."""
+    """`trl_trainer(loss_type, **options)`: TRL's own trainer on COUNT tokenised pairs, and one batch of
+    them."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
@@ -134,7 +136,8 @@ def wholes(tmp_path_factory, tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3")])
 def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
-    """Losses to 1e-5, and the same reference log-probabilities, which two processes compute for themselves."""
+    """Losses to 1e-5, and the same reference log-probabilities, which two processes compute for
+    themselves."""
     recipe, runs = wholes
     settings = [
         "train.per_device_train_batch_size=2",
@@ -227,7 +230,9 @@ def test_a_resumed_run_whose_references_are_gone_is_refused(dpo):
     shutil.rmtree(run.checkpoints / "step-000005")
     shutil.rmtree(run.path / "reference")
     shutil.rmtree(dpo.parent / "cache" / "reference")
-    with pytest.raises(WorkError, match="reference log-probabilities of 40 pairs are missing.*already trained 3 steps"):
+    with pytest.raises(
+        WorkError, match="reference log-probabilities of 40 pairs are missing.*already trained 3 steps"
+    ):
         train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
 
 

@@ -1,9 +1,10 @@
 """One global count per optimizer step: however the batch is split, losses and weights are the same.
 
-accumulation x ranks = 1x8, 2x4, 8x1 micro-batches in one process, and two real processes under DDP, ZeRO-3 and FSDP2
-(tied and untied heads, capped logits, a bias, LoRA on the head), against one process with the whole batch at once.
-FSDP2 runs on CPU through accelerate's own code, which would not do so by itself; see `cases.fsdp_on_cpu`. Five SGD steps: Adam would amplify the
-order of summation. The reference pitfall is the mean of means (transformers#34191).
+accumulation x ranks = 1x8, 2x4, 8x1 micro-batches in one process, and two real processes under DDP, ZeRO-3
+and FSDP2 (tied and untied heads, capped logits, a bias, LoRA on the head), against one process with the whole
+batch at once. FSDP2 runs on CPU through accelerate's own code, which would not do so by itself; see
+`cases.fsdp_on_cpu`. Five SGD steps: Adam would amplify the order of summation. The reference pitfall is the
+mean of means (transformers#34191).
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ FSDP2 = {
     "tied": [],
     "lora": HEADS["lora"],
 }
-"""What of the trainer has a code path of its own there: the norm, clipping, a skipped step, saving, tied weights,
-adapters beside frozen weights."""
+"""What of the trainer has a code path of its own there: the norm, clipping, a skipped step, saving, tied
+weights, adapters beside frozen weights."""
 
 RESUMED = [
     "train.optim=adamw_torch",
@@ -158,7 +159,8 @@ def on_two_ranks(launch, config: str, cases: list[dict], engine: str) -> dict[st
 
 @pytest.mark.slow
 def test_splits_and_engines_agree(recipe, launch, tiny, models, record_property):
-    """The table of the README: every split of the batch, every reduction, every kind of head; DDP and ZeRO-3."""
+    """The table of the README: every split of the batch, every reduction, every kind of head; DDP and
+    ZeRO-3."""
     groups = LOSSES | {name: of_head(name, models, options) for name, options in HEADS.items()}
     single = []
     for name, overrides in groups.items():
@@ -179,7 +181,8 @@ def test_splits_and_engines_agree(recipe, launch, tiny, models, record_property)
 
 @pytest.mark.slow
 def test_fsdp2_agrees(recipe, launch, tiny, models, record_property, tmp_path):
-    """The whole stage under FSDP2: steps, held-out loss, checkpoints, scores, and a resumed run; and one of RLVR."""
+    """The whole stage under FSDP2: steps, held-out loss, checkpoints, scores, and a resumed run; and one of
+    RLVR."""
     groups = {name: of_head(name, models, options) for name, options in FSDP2.items()}
     found = launch([case(recipe, f"{n}-reference", 8, *o) for n, o in groups.items()])
     cases = [case(recipe, f"{n}-fsdp2", 2, *o, engine="fsdp2") for n, o in groups.items()]
@@ -213,7 +216,8 @@ def resumed(run: str) -> None:
 
 @pytest.mark.slow
 def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
-    """Worked with plain torch: the first step's loss equals cross-entropy over the trained tokens of that batch."""
+    """Worked with plain torch: the first step's loss equals cross-entropy over the trained tokens of that
+    batch."""
     from transformers import AutoModelForCausalLM
 
     from posttrain.data.collate import Collator

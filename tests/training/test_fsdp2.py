@@ -1,6 +1,7 @@
 """FSDP2 (torch's `fully_shard`, gloo, two CPU processes): every gradient equals that of one process.
 
-The head grouped with the root, as a unit of its own, and with the last norm (accelerate's way), tied and untied.
+The head grouped with the root, as a unit of its own, and with the last norm (accelerate's way), tied and
+untied.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def test_gradients_equal_one_process(results, name):
 
 @pytest.mark.slow
 def test_outside_the_head_s_forward(results):
-    """`posttrain_kernels` averages over the mesh; after a plain `full_tensor` each rank keeps what its own rows say."""
+    """`posttrain_kernels` averages over the mesh; after a plain `full_tensor` each rank keeps what its own
+    rows say."""
     assert results["direct"]["whole"] <= 1e-5
     assert results["direct"]["full_tensor"] > 0.5

@@ -1,5 +1,5 @@
-"""Gates: the judgement by hand-worked numbers, what it does to the best checkpoint, and whole runs that are marked,
-stopped, continued."""
+"""Gates: the judgement by hand-worked numbers, what it does to the best checkpoint, and whole runs that are
+marked, stopped, continued."""
 
 from __future__ import annotations
 
@@ -213,7 +213,8 @@ def test_every_rank_is_told(tmp_path):
 
 
 def scorer(values: dict[str, dict[int, float]]):
-    """A factory of scorers that write `values` (metric -> step -> value) and keep the steps they were asked for."""
+    """A factory of scorers that write `values` (metric -> step -> value) and keep the steps they were asked
+    for."""
     asked: list[int] = []
 
     def factory(loaded, run, template):
@@ -285,7 +286,8 @@ def test_without_keep_best_one_that_passed_stays(recipe):
 
 
 def test_a_stopped_run_stops_again_until_the_gate_is_changed(recipe):
-    """Accuracy 0.8, 0.8, 0.6, 0.8, 0.4 at steps 0 to 4: 0.1 stops at step 2, 0.3 at the last step, 0.5 nowhere."""
+    """Accuracy 0.8, 0.8, 0.6, 0.8, 0.4 at steps 0 to 4: 0.1 stops at step 2, 0.3 at the last step, 0.5
+    nowhere."""
     factory, asked = scorer({"accuracy": {0: 0.8, 1: 0.8, 2: 0.6, 3: 0.8, 4: 0.4}})
     run = recipe.parent / "case"
 

@@ -25,7 +25,8 @@ def test_skips_are_counted_and_bounded():
 
 
 def test_a_spike_is_five_times_the_median_of_the_window():
-    """Window 1, 2, 3: median 2, bound 5 * 2 = 10. 10 passes, 10.1 does not; before the window is full all pass."""
+    """Window 1, 2, 3: median 2, bound 5 * 2 = 10. 10 passes, 10.1 does not; before the window is full all
+    pass."""
     guard = StepGuard(Guard(on_spike="stop", window=3, spike_factor=5.0))
     assert [guard.decide(x, None) for x in (1.0, 30.0, 2.0)] == ["go", "go", "go"]
     guard = StepGuard(Guard(on_spike="stop", window=3, spike_factor=5.0))

@@ -64,7 +64,8 @@ def theirs(tiny: Path, other: Path, folder: Path, examples: list[dict]) -> tuple
 
 
 def test_a_step_is_trls(path, tiny, tmp_path):
-    """Loss, KL, rewards and the step itself; the reference is another model, so that nothing is at its start."""
+    """Loss, KL, rewards and the step itself; the reference is another model, so that nothing is at its
+    start."""
     other = moved(tiny, tmp_path / "other")
     settings = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.8}
     run = train(

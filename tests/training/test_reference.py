@@ -1,4 +1,5 @@
-"""References: live or precomputed, the start model or another one; one whose tokenizer differs is refused first."""
+"""References: live or precomputed, the start model or another one; one whose tokenizer differs is refused
+first."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def test_live_and_precomputed_are_the_same(path, other, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["another", "live"])
 def test_a_run_goes_on_without_what_was_kept(path, other, kind):
-    """Another model, unlike the start model, is not what has been trained since; live, the start model is loaded anew."""
+    """Another model, unlike the start model, is not what has been trained since; live, the start model is
+    loaded anew."""
     given = {"reference_model": other} if kind == "another" else {"reference": "live"}
     settings = [preference(**given), "checkpoints.save_steps=3", "checkpoints.keep_last=null"]
     run = train(path, *settings)

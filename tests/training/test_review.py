@@ -68,7 +68,8 @@ def test_every_refused_field_is_a_real_one():
 
 
 def test_throughput_does_not_count_scoring(recipe):
-    """Scoring sleeps 3 s after step 2; the window of steps 3-4 holds two tiny steps, far more than 48 rows in 3 s."""
+    """Scoring sleeps 3 s after step 2; the window of steps 3-4 holds two tiny steps, far more than 48 rows in
+    3 s."""
 
     def factory(loaded, run, template):
         return lambda path, step: time.sleep(3) if step == 2 else None

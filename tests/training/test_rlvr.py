@@ -1,4 +1,5 @@
-"""The RLVR stage as it runs: what it logs and keeps, rewards that fail, references, dynamic sampling, GSM8K."""
+"""The RLVR stage as it runs: what it logs and keeps, rewards that fail, references, dynamic sampling,
+GSM8K."""
 
 from __future__ import annotations
 
@@ -211,7 +212,8 @@ def test_a_reward_that_returns_the_wrong_number_of_values(rlvr):
 
 
 def test_checks_that_hang_end_at_their_limits(rlvr):
-    """In a worker the completion gets 0 for `limit`; in a thread there is no verdict at the deadline, which is the checker's."""
+    """In a worker the completion gets 0 for `limit`; in a thread there is no verdict at the deadline, which
+    is the checker's."""
     run = train(rlvr, rewarded("hangs"), "train.max_steps=1", "train.global_batch_size=32")
     (kept,) = rollouts(run).values()
     hung = [r for r in kept if r["components"]["hangs"]["reason"] == "limit"]
@@ -236,7 +238,8 @@ def test_checks_that_hang_end_at_their_limits(rlvr):
 
 
 def test_the_reference_is_the_start_model_or_the_one_that_is_named(rlvr, tiny, tmp_path):
-    """KL at the first step is 0 against the start model: with an adapter, and of a model that is made from a config."""
+    """KL at the first step is 0 against the start model: with an adapter, and of a model that is made from a
+    config."""
     on = ["policy.beta=0.1", "train.max_steps=2", "train.learning_rate=0.5"]
     options = json.loads((tiny / "config.json").read_text())
     options = {
@@ -321,7 +324,8 @@ def test_epochs_count_prompts(rlvr):
 
 
 def test_gsm8k_prompts(rlvr, data_dir, tmp_path):
-    """The path is what counts: the model knows nothing. All components are logged, and every row has its own answer."""
+    """The path is what counts: the model knows nothing. All components are logged, and every row has its own
+    answer."""
     lines = (data_dir / "gsm8k" / "train.jsonl").read_text().splitlines()[:200]
     (tmp_path / "gsm8k.jsonl").write_text("\n".join(lines))
     asked = {row["question"]: row["answer"] for row in map(json.loads, lines)}

@@ -1,4 +1,5 @@
-"""The RLVR stage on two processes equals one: the same rollouts token for token, advantages, losses, weights."""
+"""The RLVR stage on two processes equals one: the same rollouts token for token, advantages, losses,
+weights."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def wholes(tmp_path_factory, tiny):
 
 
 def asked(recipe: Path, folder: Path, cases: dict[str, list[str]], again: str = "") -> list[dict]:
-    """`cases` for two processes; runs go below `folder`. The one named `again` resumes from its last checkpoint but one."""
+    """`cases` for two processes; runs go below `folder`. The one named `again` resumes from its last
+    checkpoint but one."""
     settings = [
         "train.per_device_train_batch_size=2",
         "train.max_steps=4",
@@ -67,7 +69,8 @@ def asked(recipe: Path, folder: Path, cases: dict[str, list[str]], again: str = 
 
 
 def equal(run: Path, whole: Path, steps: int = 4) -> None:
-    """Rollouts token for token with their advantages, losses and weights to 1e-5, the same place to go on from."""
+    """Rollouts token for token with their advantages, losses and weights to 1e-5, the same place to go on
+    from."""
     assert rollouts(run) == rollouts(whole)
     ours, theirs = ({row["step"]: row for row in rows(p)} for p in (run, whole))
     assert ours.keys() == theirs.keys() == set(range(1, steps + 1))
@@ -86,8 +89,8 @@ def equal(run: Path, whole: Path, steps: int = 4) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3")])
 def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
-    """A sample flips where its number lies within rounding of the border of two tokens (estimated: 1 in 20,000 tokens), so
-    completions are short. The first case also loses its last checkpoint and resumes."""
+    """A sample flips where its number lies within rounding of the border of two tokens (estimated: 1 in
+    20,000 tokens), so completions are short. The first case also loses its last checkpoint and resumes."""
     recipe, runs = wholes
     cases = {n: more for n, more in CASES.items() if engine == "ddp" or n != "gspo"}  # time
     results = launch(asked(recipe, tmp_path, cases, again="dapo"), config)

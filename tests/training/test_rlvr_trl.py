@@ -1,4 +1,5 @@
-"""TRL as an oracle of the RLVR stage: its own GRPOTrainer on the same rollouts has the same losses, gradients, weights."""
+"""TRL as an oracle of the RLVR stage: its own GRPOTrainer on the same rollouts has the same losses,
+gradients, weights."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def ours(tmp_path, tiny, monkeypatch):
 
 
 def theirs(folder: Path, model: Path, batches: list, **options):
-    """TRL's trainer on `batches`; it computes the log-probabilities of the old policy and the reference for itself."""
+    """TRL's trainer on `batches`; it computes the log-probabilities of the old policy and the reference for
+    itself."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -156,8 +158,9 @@ def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_padding_changes_no_log_probability(kind, tmp_path):
-    """Prompts padded on the left and completions on the right, against each row alone through the plain model: also where
-    positions are absolute. At temperature 1 they are what the generator says it sampled with."""
+    """Prompts padded on the left and completions on the right, against each row alone through the plain
+    model: also where positions are absolute. At temperature 1 they are what the generator says it sampled
+    with."""
     from posttrain.generation.base import Sampling
     from posttrain.generation.local import TransformersGenerator
 

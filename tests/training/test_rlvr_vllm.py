@@ -1,4 +1,5 @@
-"""The RLVR stage on vLLM's interface: an engine that samples with the policy's own weights stands in for vLLM."""
+"""The RLVR stage on vLLM's interface: an engine that samples with the policy's own weights stands in for
+vLLM."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from tests.tiny import RECIPE
 
 
 class Engine:
-    """Answers as TRL's does: log-probabilities of the sampled tokens after temperature, each in a list of one."""
+    """Answers as TRL's does: log-probabilities of the sampled tokens after temperature, each in a list of
+    one."""
 
     mode, tensor_parallel_size, max_model_length = "colocate", 1, 512
 
@@ -47,7 +49,8 @@ class Engine:
 
 @pytest.mark.parametrize(("off", "ratio"), [(0.0, 1.0), (0.01, None)])
 def test_rollouts_of_vllm_are_trained_on_with_their_weights(tiny, tmp_path, monkeypatch, off, ratio):
-    """Equal programs weigh 1. Where each token of the sampler is less likely by 0.01, a completion of T tokens weighs e^(T/100)."""
+    """Equal programs weigh 1. Where each token of the sampler is less likely by 0.01, a completion of T
+    tokens weighs e^(T/100)."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text(
         "".join(json.dumps({"prompt": f"{i}+{i}=", "answer": str(2 * i)}) + "\n" for i in range(8))

@@ -1,7 +1,7 @@
 """What a step asks of the host: nothing in a micro-batch, one answer an optimizer step.
 
-The device here is `meta`, whose tensors have no values: whatever reads one fails, and every mix of it with the host
-is seen by a dispatch mode. How long a GPU's queue really gets is not measured by this.
+The device here is `meta`, whose tensors have no values: whatever reads one fails, and every mix of it with
+the host is seen by a dispatch mode. How long a GPU's queue really gets is not measured by this.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def test_statistics_of_a_micro_batch_stay_on_the_device():
 
 
 def test_statistics_by_hand():
-    """4 trained tokens, 3 segments, 7 real input tokens; the second row belongs to no source of the mixture."""
+    """4 trained tokens, 3 segments, 7 real input tokens; the second row belongs to no source of the
+    mixture."""
     stats = LossStats(torch.device("cpu"), ["a", "b"], skipping=True)
     for _ in range(2):
         stats.add(output("cpu"), batch())
@@ -129,7 +130,8 @@ def test_the_global_count_is_taken_on_the_host(reduction):
 
 
 def test_host_copies_stay_where_they_are():
-    """accelerate and DDP move tensors, not objects that hold some; a loader's worker hands them over whole."""
+    """accelerate and DDP move tensors, not objects that hold some; a loader's worker hands them over
+    whole."""
     from accelerate.utils import send_to_device
     from torch.distributed.utils import _to_kwargs
 
