@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from .family import EXPONENTS
-from .spec import IGNORE, OnHost
-from .view import View
-from .vocab import VocabShard
+from .sharded import VocabShard
+from .spec import IGNORE, OnHost, View
 
 
 def choice(argument: str, given: str, choices) -> None:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import segments
-from .rows import interpreted
+from .environment import interpreted
 from .triton_math import expm1, log, log1p
 
 ROWS = 1024  # rows a step of a program
