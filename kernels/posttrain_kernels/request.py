@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from . import backends, checks
-from .family import MEMBERS
+from . import backends, checks, family
 from .sharded import VocabShard
 from .spec import REDUCTIONS, VALUES, Inputs, OnHost, Spec, View
 
@@ -114,7 +113,7 @@ def _head(request: Request) -> tuple[Inputs, View]:
 def _loss_options(request: LossRequest) -> None:
     checks.ids("segment_ids", request.segment_ids, request.hidden)
     checks.host(request.host, request.labels)
-    checks.choice("member", request.member, MEMBERS)
+    checks.choice("member", request.member, family.MEMBERS)
     checks.choice("value", request.value, VALUES)
     checks.choice("reduction", request.reduction, REDUCTIONS)
     checks.exponent(request.member, request.exponent)
