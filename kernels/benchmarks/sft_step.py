@@ -9,8 +9,9 @@ of the one before to its own end: data, forward, backward, clipping, optimizer. 
 block only warms up. Ours is the trainer that `posttrain sft` builds, with all its callbacks; TRL's is
 `trl.SFTTrainer` with its defaults, so its fused head takes the path that TRL takes on this device.
 
-The gain is compared with what the head alone predicts: both heads are timed on the hidden states of
-this model, after each pair of blocks, and step / (step - TRL's head + our head) is the gain if nothing else differed.
+The gain is compared with what the head alone predicts: both heads are timed on the hidden states of this
+model, after each pair of blocks, and step / (step - TRL's head + our head) is the gain if nothing else
+differed.
 
 Left out: several GPUs, padding, accumulation, logging (every tenth step in both trainers).
 """

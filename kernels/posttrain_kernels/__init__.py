@@ -13,9 +13,10 @@ Imports nothing but torch, and triton once its back-end is used.
 """
 
 from . import family
-from .dispatch import available_backends, confidence_limited, token_log_probs
+from .backends import available_backends
+from .dispatch import confidence_limited, token_log_probs
+from .sharded import VocabShard
 from .spec import LossOutput, OnHost, TokenOutput, count
-from .vocab import VocabShard
 
 __all__ = [
     "LossOutput",

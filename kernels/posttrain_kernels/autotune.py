@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import triton
+
+from . import environment
 
 logger = logging.getLogger("posttrain_kernels")
 _chosen: dict[tuple[str, str], "Config"] = {}
@@ -38,7 +41,7 @@ def choose(
     kernel's, `key` what the choice depends on (shape, dtype). The first candidate is the default."""
     if (name, key) in _chosen:
         return _chosen[name, key]
-    if len(candidates) == 1 or device.type != "cuda" or not enabled():
+    if len(candidates) == 1 or device.type != "cuda" or not environment.autotuned():
         return candidates[0]
     if torch.cuda.is_current_stream_capturing():
         return candidates[0]
@@ -60,18 +63,10 @@ def choose(
     return config
 
 
-def enabled() -> bool:
-    return os.environ.get("POSTTRAIN_KERNELS_AUTOTUNE", "1") != "0"
-
-
 def cache_file(device: torch.device) -> Path:
     """One file a GPU model and Triton version: a choice is worth nothing elsewhere."""
-    import triton
-
-    folder = os.environ.get("POSTTRAIN_KERNELS_CACHE")
-    place = Path(folder) if folder else Path.home() / ".cache" / "posttrain_kernels"
     gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(device)).strip("-")
-    return place / f"{gpu}-triton-{triton.__version__}.json"
+    return environment.cache_folder() / f"{gpu}-triton-{triton.__version__}.json"
 
 
 def _milliseconds(launch: Callable[[Config], None], config: Config) -> float:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from .family import EXPONENTS
-from .spec import IGNORE, OnHost
-from .view import View
-from .vocab import VocabShard
+from .sharded import VocabShard
+from .spec import IGNORE, OnHost, View
 
 
 def choice(argument: str, given: str, choices) -> None:
@@ -129,16 +128,13 @@ def factors(
 
 
 def exponent(member: str, given: float | None) -> None:
-    meaning = EXPONENTS.get(member)
-    if meaning is None:
+    takes = EXPONENTS.get(member)
+    if takes is None:
         if given is not None:
             raise ValueError(f"exponent: member {member!r} takes none, got {given!r}")
         return
-    valid = isinstance(given, int | float) and math.isfinite(given)
-    if valid:
-        valid = {"power": given > 0, "focal": given >= 0}.get(member, given >= 1 and given == int(given))
-    if not valid:
-        raise ValueError(f"exponent: member {member!r} needs {meaning}, got {given!r}")
+    if not (isinstance(given, int | float) and math.isfinite(given) and takes.allowed(given)):
+        raise ValueError(f"exponent: member {member!r} needs {takes.meaning}, got {given!r}")
 
 
 def segment_count(given: int | None, tables: dict[str, Tensor], segment_ids: Tensor) -> int:

@@ -1,7 +1,7 @@
-"""Mode A: the loss without T x V logits, three matmuls for a segment that fits in a chunk.
+"""Mode A: the loss without T x V logits, with three matmuls for a segment that fits in a chunk.
 
-The gradient is linear in the scale of a segment, and the scale is known once the segment's
-log-probabilities are. So, for each chunk of rows X and with the head W:
+The gradient is linear in the scale of a segment, and the scale is known once the segment's log-probabilities
+are. So, for each chunk of rows X and with the head W:
 
     Z = X W^T                      fp32 logits                                   matmul 1
     log p, entropy, log Z, D       row operations: D = softmax - onehot, in place
@@ -9,57 +9,58 @@ log-probabilities are. So, for each chunk of rows X and with the head W:
     dX = scale * (D W)             rows scaled after the product                 matmul 2
     dW += D^T (scale * X)          fp32                                          matmul 3
 
-Gradients are therefore made in forward and only multiplied by the upstream scalar in backward.
-Ignored rows are dropped first and never read. A segment longer than a chunk has its unscaled
-D^T X in an accumulator of its own, added to dW once the scale is known; a short one, and segments
-that interleave, are walked twice (a fourth matmul for those rows). A bias and LoRA on the head are
-a second pair of factors (U, B) with logits U B^T and the same three products.
+Gradients are therefore made in forward and only multiplied by the upstream scalar in backward. Ignored rows
+are dropped first and never read. A segment longer than a chunk has its unscaled D^T X in an accumulator of
+its own, which is added to dW once the scale is known; a short one, and segments that interleave, are computed
+twice (a fourth matmul for those rows). A bias and LoRA on the head are a second pair of factors (U, B) with
+logits U B^T and the same three products.
 
-Memory: the row operations' buffers, a fp32 dW and dX; for low-precision heads on a CPU a fp32 copy.
-Left out: double backward, and the entropy of rows with infinite logits (NaN). Without `host` a call
-on a GPU waits once for the labels.
+Memory: the buffers of the row operations, dW and dX in fp32; for low-precision heads on a CPU an fp32 copy of
+the head.
+
+Left out: double backward, and the entropy of rows with infinite logits (NaN). Without `host` a call on a GPU
+waits once for the labels.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import plan
+from .backends import operations
 from .gradients import KINDS, Block, Gradients
 from .matmul import multiply_dtype, outside_autograd, product
-from .rows import operations, pick, scatter, stats_of
-from .spec import IGNORE, LossOutput, Spec, work_dtype
+from .rows import pick, scatter, stats_of
+from .spec import IGNORE, Inputs, LossOutput, Spec, work_dtype
 
 ACCUMULATE_ROWS = 1100
-"""Adding a V x H accumulator to dW moves as many bytes as computing this many rows of logits again
-takes time on an H100 or H200 (12 bytes an element at 4.3 TB/s, 790 TFLOP/s in bf16)."""
+"""Rows from which a long segment gets an accumulator. Adding a V x H accumulator to dW moves as many bytes as
+computing the logits of this many rows again takes time on an H100 or H200 (12 bytes per element at 4.3 TB/s,
+790 TFLOP/s in bf16).
+"""
 
 
 def run(
-    hidden: Tensor,
-    weight: Tensor,
-    factors: tuple[Tensor, Tensor] | None,
-    labels: Tensor,
-    segment_ids: Tensor,
-    spec: Spec,
-    backend: str,
-    chunk_rows: int | None = None,
+    inputs: Inputs, segment_ids: Tensor, spec: Spec, backend: str, chunk_rows: int | None = None
 ) -> LossOutput:
-    tensors = (hidden, weight, *(factors or (None, None)))
-    # `needs_input_grad` ignores no_grad, so the question is asked here.
+    # `needs_input_grad` ignores no_grad, so it is found out here.
     graph = torch.is_grad_enabled()
-    wants = tuple(graph and t is not None and t.requires_grad for t in tensors)
-    return LossOutput(*_Chunked.apply(*tensors, labels, segment_ids, spec, backend, chunk_rows, wants))
+    wants = tuple(graph and t is not None and t.requires_grad for t in inputs[:KINDS])
+    return LossOutput(*_Chunked.apply(*inputs, segment_ids, spec, backend, chunk_rows, wants))
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *arguments):
-        out, grads, inverse = solve(*arguments)
+        size = len(Inputs._fields)
+        out, grads, inverse = solve(Inputs(*arguments[:size]), *arguments[size:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*grads, *([inverse] if isinstance(inverse, Tensor) else []))
         ctx.inverse = inverse
         ctx.dtypes = [None if t is None else t.dtype for t in arguments[:KINDS]]
+        ctx.nothing = (None,) * (len(arguments) - KINDS)
         ctx.mark_non_differentiable(*out[1:])
         return tuple(out)
 
@@ -68,14 +69,16 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx, upstream, *_):
         grads = ctx.saved_tensors[:KINDS]
         if upstream is None:
-            return (None,) * (KINDS + 6)
+            return (None,) * KINDS + ctx.nothing
         inverse = ctx.saved_tensors[KINDS] if isinstance(ctx.inverse, Tensor) else ctx.inverse
-        return *finish(grads, upstream * inverse, ctx.dtypes), *(None,) * 6
+        return *finish(grads, upstream * inverse, ctx.dtypes), *ctx.nothing
 
 
-def finish(grads, factor: Tensor, dtypes) -> list[Tensor | None]:
-    """Gradients times the upstream scalar over the denominator, in the dtypes of the inputs: one
-    pass that reads fp32 and writes what the parameter holds."""
+def finish(
+    grads: Sequence[Tensor | None], factor: Tensor, dtypes: Sequence[torch.dtype | None]
+) -> list[Tensor | None]:
+    """Gradients times `factor` [], the upstream scalar over the denominator, in the dtypes of the inputs: one
+    pass that reads fp32 and writes the dtype of the parameter."""
     out = []
     for grad, dtype in zip(grads, dtypes, strict=True):
         if grad is None:
@@ -85,11 +88,19 @@ def finish(grads, factor: Tensor, dtypes) -> list[Tensor | None]:
     return out
 
 
-def solve(hidden, weight, left, right, labels, segment_ids, spec, backend, chunk_rows, wants):
-    """(LossOutput, gradients before the denominator, 1 / denominator), outside autograd."""
-    mm = multiply_dtype(hidden, weight, backend)
-    with outside_autograd(hidden):
-        state = _Run(hidden, weight, left, right, labels, segment_ids, spec, backend, mm)
+def solve(
+    inputs: Inputs,
+    segment_ids: Tensor,
+    spec: Spec,
+    backend: str,
+    chunk_rows: int | None,
+    wants: tuple[bool, ...],
+) -> tuple[LossOutput, list[Tensor | None], float | Tensor]:
+    """(LossOutput, gradients before the denominator, 1 / denominator), outside autograd. `wants`: which of
+    hidden, weight, U and B need a gradient."""
+    mm = multiply_dtype(inputs.hidden, inputs.weight, backend)  # asks for autocast, which is off below
+    with outside_autograd(inputs.hidden):
+        state = _Run(inputs, segment_ids, spec, backend, mm)
         state.walk(chunk_rows, wants)
         grads = state.gradients.results(spec.vocab)
         return state.output(), grads, state.segments.inverse
@@ -98,7 +109,11 @@ def solve(hidden, weight, left, right, labels, segment_ids, spec, backend, chunk
 class _Run:
     """One call. R trained rows; tables of rows are [R] until `output` scatters them to [T]."""
 
-    def __init__(self, hidden, weight, left, right, labels, segment_ids, spec, backend, mm):
+    def __init__(
+        self, inputs: Inputs, segment_ids: Tensor, spec: Spec, backend: str, mm: torch.dtype
+    ) -> None:
+        """`mm` is the dtype of the matmuls' operands."""
+        hidden, weight, left, right, labels = inputs
         self.spec, self.mm = spec, mm
         self.dtype = work_dtype(hidden, weight)
         self.total, device = labels.numel(), hidden.device
@@ -112,15 +127,15 @@ class _Run:
             self.host_ids = self.host_ids[rows]
             self.rows = rows.pin_memory().to(device, non_blocking=True) if hidden.is_cuda else rows
         self.count = rows.numel()
-        # A kernel reads them by address: a column of a wider table would be another table.
+        # A kernel reads them by address, so a column of a wider table must be copied.
         self.labels, self.ids = (pick(t, self.rows).contiguous() for t in (labels, segment_ids))
         if spec.vocab is not None:
             self.labels = spec.vocab.local(self.labels, weight.shape[0])
         self.hidden, self.left = hidden, left  # [T, H], [T, r]
-        self.head = weight.to(mm)  # [V, H]
-        self.right = None if right is None else right.to(mm)  # [V, r]
-        self.rows_class, segments_class = operations(backend)
-        self.segments = segments_class(self.ids, spec, self.dtype)
+        self.head = weight.to(self.mm)  # [V, H]
+        self.right = None if right is None else right.to(self.mm)  # [V, r]
+        parts = operations(backend)
+        self.rows_class, self.segments = parts.rows, parts.segments(self.ids, spec, self.dtype)
         self.log_probs, self.log_z, self.entropy = (
             torch.empty(self.count, dtype=self.dtype, device=device) for _ in range(3)
         )
@@ -131,9 +146,10 @@ class _Run:
         """A block's rows of a [T, ...] table."""
         return table[block if self.rows is None else self.rows[block]]
 
-    # ---- walk ----------------------------------------------------------------------------------
+    # ---- one chunk after the other ----
 
     def walk(self, chunk_rows: int | None, wants: tuple[bool, ...]) -> None:
+        """Chooses the size of the chunks and computes group after group."""
         spec, device = self.spec, self.head.device
         vocab = self.head.shape[0]
         like = self.hidden, self.head, self.left, self.right
@@ -151,12 +167,13 @@ class _Run:
         del self.ops
 
     def _group(self, group: plan.Group, train: bool) -> None:
+        """All of some segments: statistics of their rows, the scales, then the gradients."""
         rows = group.stop - group.start
         step = plan.balanced(rows, self.size)
         starts = range(group.start, group.stop, step)
         blocks = [slice(i, min(i + step, group.stop)) for i in starts]
         long = len(blocks) > 1
-        # Neither a z-loss nor skipping knows how to wait for the scale of an accumulator.
+        # With a z-loss or skipping a row needs more than the one scale that an accumulator waits for.
         simple = not self.spec.z_loss and self.spec.skip_below is None
         wait = train and long and group.single and rows >= ACCUMULATE_ROWS and simple
         waiting: list[Tensor | None] = [None] * KINDS
@@ -171,7 +188,7 @@ class _Run:
             self.gradients.fold(whole, scale, waiting)
             return
         for rows in blocks if train else ():
-            # The buffers hold the last block only: a long group is walked again.
+            # The buffers have the last block only: a long group is computed again.
             self._scaled(self._rows(rows, True) if long else block, rows)
 
     def _rows(self, rows: slice, want_delta: bool) -> Block:
@@ -216,14 +233,14 @@ class _Run:
         self.gradients.add(block, scale, point)
 
     def _share(self, rows: slice) -> Tensor | float:
-        """What the plain cross-entropy of a token counts in the sum."""
+        """The factor on the plain cross-entropy of a token in the sum."""
         if self.spec.reduction != "length_mean":
             return 1.0
         lengths = self.segments.lengths.clone()
         lengths[0] = 1
         return 1 / lengths[self.ids[rows]].to(self.dtype)
 
-    # ---- results -------------------------------------------------------------------------------
+    # ---- results ----
 
     def output(self) -> LossOutput:
         segments = self.segments

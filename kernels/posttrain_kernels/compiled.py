@@ -1,12 +1,13 @@
-"""Mode A under torch.compile: one opaque operator, so that a graph holds the loss without a break.
+"""Mode A under torch.compile: one opaque operator, so that a graph contains the loss without a break.
 
-The operator does everything in its body, checks and choice of back-end included, and returns the
-gradients beside the outputs; its backward multiplies them by the upstream scalar. What the compiler
-needs to know is in the fake: shapes and dtypes. The number of segments must be said, because it is
-the shape of two outputs.
+The operator does everything in its body, checks and choice of back-end included, and returns the gradients
+along with the outputs; its backward multiplies them by the upstream scalar. The shapes and dtypes that the
+compiler needs are in the fake. The number of segments must be given, because it is the shape of two outputs.
 
-Left out: the `reference` back-end (autograd inside an opaque operator), `host`, and vocabulary
-shards, which name a process group.
+An operator takes tensors and plain values, not a `LossRequest`, hence its long list of arguments.
+
+Left out: the `reference` back-end (autograd inside an opaque operator), `host`, and vocabulary shards, which
+name a process group.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,26 @@ import torch
 from torch import Tensor
 
 from . import chunked
+from .request import LossRequest, check_loss
 from .spec import LossOutput, work_dtype
 
 OUTPUTS = len(LossOutput._fields)
+OPTIONS = (
+    "member",
+    "exponent",
+    "value",
+    "reduction",
+    "p_threshold",
+    "weight_threshold",
+    "temperature",
+    "softcap",
+    "logit_scale",
+    "z_loss",
+    "skip_below",
+    "backend",
+    "chunk_rows",
+)
+"""Fields of a `LossRequest` that the operator takes as they are, in the order of its arguments."""
 
 
 @torch.library.custom_op("posttrain_kernels::confidence_limited", mutates_args=())
@@ -49,76 +67,31 @@ def _loss(
     wants: Sequence[bool],
 ) -> list[Tensor]:
     """LossOutput's fields, then the gradients that are wanted, then 1 / denominator."""
-    from .dispatch import prepare
-
-    # One N for all is a number again: N = 1 then is cross-entropy by an explicit branch.
-    single = float(n) if n.dim() == 0 and n.device.type == "cpu" else n
-    factors, spec, name = prepare(
-        hidden,
-        weight,
-        labels,
-        segment_ids,
-        single,
-        member=member,
-        exponent=exponent,
-        value=value,
+    given = locals()
+    request = LossRequest(
+        hidden=hidden,
+        weight=weight,
+        labels=labels,
+        segment_ids=segment_ids,
+        # One N for all segments is a number again: N = 1 is cross-entropy by an explicit branch.
+        n=float(n) if n.dim() == 0 and n.device.type == "cpu" else n,
         p=p,
         segment_weights=segment_weights,
-        reduction=reduction,
         normalizer=normalizer,
         num_segments=num_segments,
-        p_threshold=p_threshold,
-        weight_threshold=weight_threshold,
-        temperature=temperature,
-        bias=None,
         low_rank=None if u is None else (u, b),
-        softcap=softcap,
-        logit_scale=logit_scale,
-        z_loss=z_loss,
-        skip_below=skip_below,
-        vocab=None,
-        host=None,
-        backend=backend,
-        chunk_rows=chunk_rows,
+        **{name: given[name] for name in OPTIONS},
     )
-    left, right = factors or (None, None)
-    out, grads, inverse = chunked.solve(
-        hidden, weight, left, right, labels, segment_ids, spec, name, chunk_rows, tuple(wants)
-    )
+    inputs, spec, name = check_loss(request)
+    out, grads, inverse = chunked.solve(inputs, segment_ids, spec, name, chunk_rows, tuple(wants))
     if not isinstance(inverse, Tensor):
         inverse = torch.full((), inverse, dtype=out.loss.dtype, device=hidden.device)
     return [*out, *(g for g in grads if g is not None), inverse]
 
 
 @_loss.register_fake
-def _(
-    hidden,
-    weight,
-    u,
-    b,
-    labels,
-    segment_ids,
-    n,
-    p,
-    segment_weights,
-    normalizer,
-    num_segments,
-    member,
-    exponent,
-    value,
-    reduction,
-    p_threshold,
-    weight_threshold,
-    temperature,
-    softcap,
-    logit_scale,
-    z_loss,
-    skip_below,
-    backend,
-    chunk_rows,
-    wants,
-):
-    dtype, tokens = work_dtype(hidden, weight), labels.shape[0]
+def _(hidden, weight, u, b, labels, segment_ids, n, p, segment_weights, normalizer, num_segments, *options):
+    dtype, tokens, wants = work_dtype(hidden, weight), labels.shape[0], options[-1]
 
     def make(*shape, dtype=dtype):
         return hidden.new_empty(shape, dtype=dtype)
@@ -140,6 +113,7 @@ def _(
 
 def _setup(ctx, inputs, output):
     ctx.wants = inputs[-1]
+    ctx.nothing = (None,) * (len(inputs) - 4)
     ctx.dtypes = [t.dtype for t, want in zip(inputs[:4], ctx.wants, strict=True) if want]
     ctx.save_for_backward(*output[OUTPUTS:])
 
@@ -147,44 +121,48 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, upstream):
     *grads, inverse = ctx.saved_tensors
     found = iter(chunked.finish(grads, upstream[0] * inverse, ctx.dtypes))
-    return *(next(found) if want else None for want in ctx.wants), *(None,) * 21
+    return *(next(found) if want else None for want in ctx.wants), *ctx.nothing
 
 
 _loss.register_autograd(_backward, setup_context=_setup)
 
 
-def call(hidden, weight, factors, labels, segment_ids, n, num_segments, normalizer, **options):
-    """The operator with the arguments of `confidence_limited`, for use while torch.compile traces."""
-    u, b = factors or (None, None)
-    tensors = (hidden, weight, u, b)
+def call(request: LossRequest) -> LossOutput:
+    """The operator, for use while torch.compile traces; it does its checks when it runs.
+
+    Raises ValueError where it cannot do what is asked, or where S is not known.
+    """
+    request.refuse_traced()
+    size = _num_segments(request)
+    inputs = request.inputs()
+    tensors = inputs[:4]
     graph = torch.is_grad_enabled()
     wants = [graph and t is not None and t.requires_grad for t in tensors]
+    n, normalizer = request.n, request.normalizer
     if normalizer is not None and not isinstance(normalizer, Tensor):
-        normalizer = torch.full((), normalizer, dtype=torch.float32, device=hidden.device)
+        normalizer = torch.full((), normalizer, dtype=torch.float32, device=inputs.hidden.device)
     if not isinstance(n, Tensor):
         n = torch.full((), n, dtype=torch.float32)
     out = torch.ops.posttrain_kernels.confidence_limited(
         *tensors,
-        labels,
-        segment_ids,
+        inputs.labels,
+        request.segment_ids,
         n,
-        options["p"],
-        options["segment_weights"],
+        request.p,
+        request.segment_weights,
         normalizer,
-        num_segments,
-        options["member"],
-        options["exponent"],
-        options["value"],
-        options["reduction"],
-        options["p_threshold"],
-        options["weight_threshold"],
-        options["temperature"],
-        options["softcap"],
-        options["logit_scale"],
-        options["z_loss"],
-        options["skip_below"],
-        options["backend"],
-        options["chunk_rows"],
+        size,
+        *(getattr(request, name) for name in OPTIONS),
         wants,
     )
     return LossOutput(out[0], *(t.detach() for t in out[1:OUTPUTS]))
+
+
+def _num_segments(request: LossRequest) -> int:
+    """S as it is known without looking at the ids."""
+    if request.num_segments is not None:
+        return request.num_segments
+    for table in (request.n, request.p, request.segment_weights):
+        if isinstance(table, Tensor) and table.dim() > 0:
+            return table.shape[0]
+    raise ValueError("num_segments: needed under torch.compile, where it is a shape")

@@ -1,7 +1,9 @@
 """Mode B under torch.compile: one opaque operator forward, one backward, as `compiled` does for Mode A.
 
-Tables that backward wants leave the forward operator as [T], since the number of trained rows is not
-known to a graph. Left out: the `reference` back-end and vocabulary shards.
+Tables that backward needs leave the forward operator as [T], since a graph does not know the number of
+trained rows. Operators take tensors and plain values, not a `Request`, hence their long lists of arguments.
+
+Left out: the `reference` back-end and vocabulary shards.
 """
 
 from collections.abc import Sequence
@@ -10,10 +12,13 @@ import torch
 from torch import Tensor
 
 from . import tokens
+from .request import Request, check_tokens
 from .rows import pick, scatter
-from .spec import TokenOutput, work_dtype
+from .spec import Inputs, TokenOutput, work_dtype
 
 OUTPUTS = len(TokenOutput._fields)
+OPTIONS = ("temperature", "softcap", "logit_scale", "backend", "chunk_rows")
+"""Fields of a `Request` that the operators take as they are, in the order of their arguments."""
 
 
 @torch.library.custom_op("posttrain_kernels::token_log_probs", mutates_args=())
@@ -30,9 +35,10 @@ def _forward(
     chunk_rows: int | None,
 ) -> list[Tensor]:
     """TokenOutput's fields, then peak and log total, all [T]."""
-    chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)
+    inputs = Inputs(hidden, weight, u, b, labels)
+    chosen = _settings(inputs, temperature, softcap, logit_scale, backend, chunk_rows)
     rows = tokens.trained_rows(labels)
-    stats, kept = tokens.forward(hidden, weight, u, b, labels, rows, chosen)
+    stats, kept = tokens.forward(inputs, rows, chosen)
     tables = stats.log_probs, stats.entropy, stats.log_z, stats.correct, *kept[:2]
     return [scatter(t.clone(), rows, labels.numel()) for t in tables]
 
@@ -56,61 +62,38 @@ def _backward(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """The gradients that are needed of hidden, weight, U, B. `kept`: peak, log total, log p, H."""
-    chosen = _settings(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows)
+    inputs = Inputs(hidden, weight, u, b, labels)
+    chosen = _settings(inputs, temperature, softcap, logit_scale, backend, chunk_rows)
     rows = tokens.trained_rows(labels)
     kept = [pick(t, rows) for t in kept]
-    upstream = d_log_p, d_entropy, d_log_z
-    grads = tokens.backward(hidden, weight, u, b, labels, rows, upstream, kept, needs, chosen)
+    grads = tokens.backward(inputs, rows, (d_log_p, d_entropy, d_log_z), kept, needs, chosen)
     return [g for g in grads if g is not None]
 
 
-def _settings(hidden, weight, u, b, labels, temperature, softcap, scale, backend, chunk_rows):
-    from .dispatch import prepare_tokens
-
-    low_rank = None if u is None else (u, b)
-    view, _, name = prepare_tokens(
-        hidden,
-        weight,
-        labels,
-        temperature=temperature,
-        bias=None,
+def _settings(inputs: Inputs, *options) -> tokens.Settings:
+    low_rank = None if inputs.left is None else (inputs.left, inputs.right)
+    request = Request(
+        hidden=inputs.hidden,
+        weight=inputs.weight,
+        labels=inputs.labels,
         low_rank=low_rank,
-        softcap=softcap,
-        logit_scale=scale,
-        vocab=None,
-        backend=backend,
-        chunk_rows=chunk_rows,
+        **dict(zip(OPTIONS, options, strict=True)),
     )
-    return tokens.settings(hidden, weight, view, None, name, chunk_rows)
+    _, view, name = check_tokens(request)
+    return tokens.settings(inputs, view, name, request)
 
 
 @_forward.register_fake
-def _(hidden, weight, u, b, labels, temperature, softcap, logit_scale, backend, chunk_rows):
+def _(hidden, weight, u, b, labels, *options):
     dtypes = [work_dtype(hidden, weight)] * 6
     dtypes[3] = torch.bool
     return [hidden.new_empty(labels.shape, dtype=dtype) for dtype in dtypes]
 
 
 @_backward.register_fake
-def _(
-    hidden,
-    weight,
-    u,
-    b,
-    labels,
-    kept,
-    d_log_p,
-    d_entropy,
-    d_log_z,
-    temperature,
-    softcap,
-    logit_scale,
-    backend,
-    chunk_rows,
-    needs,
-):
-    inputs = zip((hidden, weight, u, b), needs, strict=True)
-    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t, n in inputs if n]
+def _(hidden, weight, u, b, *rest):
+    inputs = zip((hidden, weight, u, b), rest[-1], strict=True)
+    return [torch.empty_like(t, memory_format=torch.contiguous_format) for t, need in inputs if need]
 
 
 def _setup(ctx, inputs, output):
@@ -137,8 +120,12 @@ def _gradients(ctx, upstream):
 _forward.register_autograd(_gradients, setup_context=_setup)
 
 
-def call(hidden, weight, factors, labels, *options) -> TokenOutput:
-    """The operator, for use while torch.compile traces."""
-    u, b = factors or (None, None)
-    out = torch.ops.posttrain_kernels.token_log_probs(hidden, weight, u, b, labels, *options)
+def call(request: Request) -> TokenOutput:
+    """The operator, for use while torch.compile traces; it does its checks when it runs.
+
+    Raises ValueError where it cannot do what is asked.
+    """
+    request.refuse_traced()
+    options = (getattr(request, name) for name in OPTIONS)
+    out = torch.ops.posttrain_kernels.token_log_probs(*request.inputs(), *options)
     return TokenOutput(*out[:OUTPUTS])

@@ -4,8 +4,10 @@
     log p_s = sum of log p_t over a segment   (L_s, F_s) = family(log p_s)
     loss = sum of w_s L_s / denominator       dL_s / dlog p_s = -F_s, installed by `_WithSlope`
 
-Works in fp32, or in fp64 for fp64 inputs. Left out: any care for memory or time, and heads split
-over ranks.
+Computes in fp32, or in fp64 for fp64 inputs. Suffixes name the axes: R trained rows, S segments, T tokens, V
+words.
+
+Left out: any care for memory or time, and heads that are split over ranks.
 """
 
 import torch
@@ -13,13 +15,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .family import value_and_weight
-from .spec import IGNORE, LossOutput, Spec, TokenOutput, count, work_dtype
-from .view import View
-from .vocab import VocabShard
+from .sharded import VocabShard
+from .spec import IGNORE, Inputs, LossOutput, Spec, TokenOutput, View, count, work_dtype
+
+
+def run(inputs: Inputs, segment_ids: Tensor, spec: Spec) -> LossOutput:
+    """Mode A. Raises ValueError for a head that is split over ranks."""
+    _refuse_shards(spec.vocab)
+    with torch.autocast(inputs.hidden.device.type, enabled=False):
+        return _run(inputs, segment_ids, spec)
+
+
+def tokens(inputs: Inputs, view: View, vocab: VocabShard | None = None) -> TokenOutput:
+    """Mode B: outputs per token, with gradients by autograd. Raises ValueError for a head that is split over
+    ranks."""
+    _refuse_shards(vocab)
+    labels = inputs.labels
+    kept = labels != IGNORE
+    with torch.autocast(inputs.hidden.device.type, enabled=False):
+        z_RV = _logits(inputs, kept, view)
+        logq_RV = F.log_softmax(z_RV, dim=1)
+        target_R1 = labels[kept].unsqueeze(1)
+        zeros_T = torch.zeros(labels.shape, dtype=z_RV.dtype, device=labels.device)
+        return TokenOutput(
+            zeros_T.masked_scatter(kept, logq_RV.gather(1, target_R1)),
+            zeros_T.masked_scatter(kept, -(logq_RV.exp() * logq_RV).sum(1)),
+            zeros_T.masked_scatter(kept, z_RV.logsumexp(1)),
+            torch.zeros_like(kept).masked_scatter(kept, _correct(z_RV, target_R1)),
+        )
 
 
 class _WithSlope(torch.autograd.Function):
-    """A number whose value and whose derivative by log p are both given."""
+    """The number `value`, whose derivative by `logp` is `slope`."""
 
     @staticmethod
     def forward(ctx, logp, value, slope):
@@ -32,52 +59,16 @@ class _WithSlope(torch.autograd.Function):
         return upstream * slope, None, None
 
 
-def run(
-    hidden: Tensor,
-    weight: Tensor,
-    factors: tuple[Tensor, Tensor] | None,
-    labels: Tensor,
-    segment_ids: Tensor,
-    spec: Spec,
-    chunk_rows: int | None = None,
-) -> LossOutput:
-    if spec.vocab is not None:
-        raise ValueError('vocab: the "reference" back-end needs the whole head; use "torch"')
-    with torch.autocast(hidden.device.type, enabled=False):
-        return _run(hidden, weight, factors, labels, segment_ids, spec)
-
-
-def tokens(
-    hidden: Tensor,
-    weight: Tensor,
-    factors: tuple[Tensor, Tensor] | None,
-    labels: Tensor,
-    view: View,
-    vocab: VocabShard | None = None,
-    chunk_rows: int | None = None,
-) -> TokenOutput:
-    """Mode B: per-token outputs with gradients by autograd."""
+def _refuse_shards(vocab: VocabShard | None) -> None:
     if vocab is not None:
         raise ValueError('vocab: the "reference" back-end needs the whole head; use "torch"')
-    kept = labels != IGNORE
-    with torch.autocast(hidden.device.type, enabled=False):
-        z_RV = _logits(hidden, weight, factors, kept, view)
-        logq_RV = F.log_softmax(z_RV, dim=1)
-        target_R1 = labels[kept].unsqueeze(1)
-        zeros_T = torch.zeros(labels.shape, dtype=z_RV.dtype, device=labels.device)
-        return TokenOutput(
-            zeros_T.masked_scatter(kept, logq_RV.gather(1, target_R1)),
-            zeros_T.masked_scatter(kept, -(logq_RV.exp() * logq_RV).sum(1)),
-            zeros_T.masked_scatter(kept, z_RV.logsumexp(1)),
-            torch.zeros_like(kept).masked_scatter(kept, _correct(z_RV, target_R1)),
-        )
 
 
-def _logits(hidden, weight, factors, kept, view) -> Tensor:
-    dtype = work_dtype(hidden, weight)
-    logits_RV = hidden[kept].to(dtype) @ weight.to(dtype).t()
-    if factors is not None:
-        logits_RV = logits_RV + factors[0][kept].to(dtype) @ factors[1].to(dtype).t()
+def _logits(inputs: Inputs, kept: Tensor, view: View) -> Tensor:
+    dtype = work_dtype(inputs.hidden, inputs.weight)
+    logits_RV = inputs.hidden[kept].to(dtype) @ inputs.weight.to(dtype).t()
+    if inputs.left is not None:
+        logits_RV = logits_RV + inputs.left[kept].to(dtype) @ inputs.right.to(dtype).t()
     return view.apply(logits_RV)
 
 
@@ -85,43 +76,19 @@ def _correct(z_RV: Tensor, target_R1: Tensor) -> Tensor:
     return z_RV.gather(1, target_R1).squeeze(1) == z_RV.max(1).values
 
 
-def _run(hidden, weight, factors, labels, segment_ids, spec):
+def _run(inputs: Inputs, segment_ids: Tensor, spec: Spec) -> LossOutput:
+    labels = inputs.labels
     kept = labels != IGNORE
     labels_R, ids_R = labels[kept], segment_ids[kept]
-    logits_RV = _logits(hidden, weight, factors, kept, spec.view)
+    logits_RV = _logits(inputs, kept, spec.view)
     dtype = logits_RV.dtype
     ce_R = F.cross_entropy(logits_RV, labels_R, reduction="none")
 
-    # One slot a segment; tokens outside every segment stay apart, as plain cross-entropy.
+    # One slot for each segment; tokens outside every segment stay apart, as plain cross-entropy.
     inside = ids_R > 0
     ce_S = ce_R.new_zeros(spec.num_segments).index_add(0, ids_R[inside] - 1, ce_R[inside])
     lengths_S = torch.bincount(ids_R[inside] - 1, minlength=spec.num_segments)
-    logp_S = -ce_S.detach()
-    known_S = logp_S if spec.p is None else spec.p.to(dtype).log()
-    value_S, coef_S = value_and_weight(known_S, spec.n, spec.member, spec.exponent)
-    if spec.value == "surrogate":
-        value_S = torch.where(coef_S == 0, 0.0, coef_S * ce_S.detach())
-
-    live_S = lengths_S > 0
-    if spec.p_threshold is not None:
-        live_S = live_S & ~(known_S.exp() >= spec.p_threshold)
-    if spec.weight_threshold is not None:
-        live_S = live_S & ~(coef_S <= spec.weight_threshold)
-    coef_S = torch.where(live_S, coef_S, 0.0)
-    value_S = torch.where(live_S, value_S, 0.0)
-
-    weights_S = torch.ones_like(value_S)
-    if spec.segment_weights is not None:
-        weights_S = spec.segment_weights.to(dtype)
-    value_S = torch.where(weights_S == 0, 0.0, value_S * weights_S)
-    slope_S = coef_S * weights_S
-    skipped = torch.zeros((), dtype=torch.int64, device=labels.device)
-    if spec.skip_below is not None:
-        idle_S = slope_S.abs() <= spec.skip_below
-        slope_S = torch.where(idle_S, 0.0, slope_S)
-        skipped = (idle_S * lengths_S).sum()
-    if spec.reduction == "length_mean":
-        value_S, slope_S = value_S / lengths_S.clamp_min(1), slope_S / lengths_S.clamp_min(1)
+    value_S, slope_S, coef_S, skipped = _segments(ce_S.detach(), lengths_S, spec)
     loss = _WithSlope.apply(ce_S, value_S, slope_S).sum() + ce_R[~inside].sum()
     if spec.z_loss:
         share_R = ce_R.new_ones(ce_R.shape)
@@ -143,10 +110,42 @@ def _run(hidden, weight, factors, labels, segment_ids, spec):
     return LossOutput(
         loss,
         zeros_T.masked_scatter(kept, -ce_R.detach()),
-        logp_S,
+        -ce_S.detach(),
         coef_S,
         zeros_T.masked_scatter(kept, entropy_R),
         torch.zeros_like(kept).masked_scatter(kept, correct_R),
         zeros_T.masked_scatter(kept, logits_RV.detach().logsumexp(1)),
         skipped,
     )
+
+
+def _segments(ce_S: Tensor, lengths_S: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(value, slope, F, number of skipped rows): `value` and `slope` as they enter the sum, F after the
+    gates."""
+    dtype = ce_S.dtype
+    known_S = -ce_S if spec.p is None else spec.p.to(dtype).log()
+    value_S, coef_S = value_and_weight(known_S, spec.n, spec.member, spec.exponent)
+    if spec.value == "surrogate":
+        value_S = torch.where(coef_S == 0, 0.0, coef_S * ce_S)
+
+    live_S = lengths_S > 0
+    if spec.p_threshold is not None:
+        live_S = live_S & ~(known_S.exp() >= spec.p_threshold)
+    if spec.weight_threshold is not None:
+        live_S = live_S & ~(coef_S <= spec.weight_threshold)
+    coef_S = torch.where(live_S, coef_S, 0.0)
+    value_S = torch.where(live_S, value_S, 0.0)
+
+    weights_S = torch.ones_like(value_S)
+    if spec.segment_weights is not None:
+        weights_S = spec.segment_weights.to(dtype)
+    value_S = torch.where(weights_S == 0, 0.0, value_S * weights_S)
+    slope_S = coef_S * weights_S
+    skipped = torch.zeros((), dtype=torch.int64, device=ce_S.device)
+    if spec.skip_below is not None:
+        idle_S = slope_S.abs() <= spec.skip_below
+        slope_S = torch.where(idle_S, 0.0, slope_S)
+        skipped = (idle_S * lengths_S).sum()
+    if spec.reduction == "length_mean":
+        value_S, slope_S = value_S / lengths_S.clamp_min(1), slope_S / lengths_S.clamp_min(1)
+    return value_S, slope_S, coef_S, skipped

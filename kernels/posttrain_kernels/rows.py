@@ -1,22 +1,20 @@
-"""Operations on rows of logits: the one thing in which the torch and Triton back-ends differ.
+"""Operations on rows of logits: what each of the torch and Triton back-ends has in its own way.
 
-`rows_torch.Rows` and `rows_triton.Rows` share this shape (their segment tables differ too):
+`rows_torch.Rows` and `rows_triton.Rows` have the same methods (the other difference is in the segment
+tables):
 
     logits(r)                       [r, V] buffer for the product of hidden states and head
     forward(z, labels, delta)       (RowStats, Delta | None); z is overwritten
-    partial(z, labels)              Partial: the same in two steps, for a head split over ranks;
-    delta(z, labels, part, stats)   Delta    z stays as it is in between
+    partial(z, labels)              Partial: the same in two steps, for a head that is split over ranks;
+    delta(z, labels, part, stats)   Delta    z must not be changed in between
 
-Delta is D = softmax(z) - onehot (times 1 - tanh^2 under a softcap): the gradient of -log p by the
-logits, without the slope of the view. `times` [r] or None is a factor on each row of D that the
-caller folds into the row's scale, to save a pass over [r, V].
+Delta is D = softmax(z) - onehot (times 1 - tanh^2 under a softcap): the gradient of -log p by the logits,
+without the slope of the view. `times` [r] or None is a factor on each row of D that the caller multiplies
+into the row's scale, which saves a pass over [r, V].
 
-Left out: matmuls and segments (`chunked`).
+Left out: the choice of a back-end (`backends`), matmuls and segments (`chunked`).
 """
 
-import functools
-import importlib.util
-import os
 from typing import NamedTuple
 
 import torch
@@ -38,7 +36,8 @@ class Delta(NamedTuple):
 
 
 class Partial(NamedTuple):
-    """Of one part's logits z [r, V_part]: a slice, or the shard of a rank. `merge` joins them."""
+    """Of one part's logits z [r, V_part]: a slice of the vocabulary, or the shard of a rank. `merge` joins
+    them."""
 
     peak: Tensor  # [r] largest z
     total: Tensor  # [r] sum of e = exp(z - peak)
@@ -47,6 +46,7 @@ class Partial(NamedTuple):
 
 
 def stats_of(part: Partial) -> RowStats:
+    """Statistics of rows whose vocabulary is all in `part`."""
     log_total = part.total.log()
     return RowStats(
         (part.target - part.peak) - log_total,
@@ -61,7 +61,7 @@ def merge(a: Partial, b: Partial) -> Partial:
     peak = torch.maximum(a.peak, b.peak)
     total, mean = [], []
     for part in (a, b):
-        # A part of -inf logits counts nothing, and its 0 * -inf must not count as NaN.
+        # A part whose logits are all -inf adds 0, and its 0 * -inf must not become NaN.
         gap = torch.where(part.peak == peak, 0.0, part.peak - peak)
         shrink = gap.exp()
         total.append(shrink * part.total)
@@ -79,34 +79,3 @@ def scatter(table: Tensor, rows: Tensor | None, total: int) -> Tensor:
     if rows is None:
         return table
     return table.new_zeros(total, *table.shape[1:]).index_copy_(0, rows, table)
-
-
-def interpreted() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-@functools.cache
-def _triton_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-def why_not_triton(device: torch.device, dtype: torch.dtype = torch.float32) -> str | None:
-    """None where the Triton back-end can run, else what stands in its way."""
-    if dtype == torch.float64:
-        return 'computes in fp32; fp64 inputs need backend="torch"'
-    if not _triton_installed():
-        return "is not installed: pip install triton"
-    if device.type != "cuda" and not interpreted():
-        return f"needs a GPU, and hidden is on {device} (TRITON_INTERPRET=1 emulates one for tests)"
-    return None
-
-
-def operations(backend: str) -> tuple[type, type]:
-    """(Rows, Segments) of a back-end."""
-    if backend == "triton":
-        from . import rows_triton, segments_triton
-
-        return rows_triton.Rows, segments_triton.Segments
-    from . import rows_torch, segments
-
-    return rows_torch.Rows, segments.Segments

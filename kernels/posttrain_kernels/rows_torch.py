@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .rows import Delta, Partial, RowStats, stats_of
-from .view import View
+from .spec import View
 
 
 class Rows:

@@ -19,9 +19,10 @@ import triton.language as tl
 from torch import Tensor
 
 from .autotune import Config, choose
-from .rows import Delta, Partial, RowStats, interpreted
+from .environment import interpreted
+from .rows import Delta, Partial, RowStats
+from .spec import View
 from .triton_math import expm1, log, narrow, tanh
-from .view import View
 
 ALIGN = 64
 """Rows of the buffer start on whole 256-byte lines, whatever V is: 16-byte loads need it."""
@@ -208,8 +209,7 @@ class Rows:
         self.buffer = torch.empty(rows, stride, dtype=work, device=device)
         self.vocab, self.reach = vocab, -(-vocab // 16) * 16
         self.softcap = view.softcap is not None
-        self.inner = view.scale / view.softcap if self.softcap else 1.0
-        self.outer = view.softcap / view.temperature if self.softcap else view.slope
+        self.inner, self.outer = view.inner, view.outer
         self.deltas = self.buffer.view(mm)  # [rows, stride * 4 / itemsize]
         fits = [c for c in CONFIGS if c.block <= triton.next_power_of_2(vocab)]
         self.config = Config(max(16, triton.next_power_of_2(vocab)), 4)

@@ -1,10 +1,14 @@
-"""The segment tables by one Triton kernel a group of rows: sums, family, gates, scale.
+"""The segment tables by one Triton kernel per group of rows: sums, family, gates, scale.
 
-One program a segment. It reads the ids of the group's rows (at most a few thousand, in L2), adds the
-log-probabilities of its own in fp64 and in the order of the rows, so that the bits are the same
-every time, which atomics would not give. Then the arithmetic of `family`, fp32, one number each.
+One program per segment. It reads the ids of the group's rows (at most a few thousand, in L2) and adds the
+log-probabilities of its own rows in fp64 and in the order of the rows, so that the bits are the same every
+time, which atomics would not give. Then it evaluates the formulas of `family` in fp32, one number each.
 
-Left out: what `segments` has already: lengths, denominator, loss.
+A member of the family needs a branch in `_value_and_weight` and its name in `MEMBERS`. One without a branch
+stops the compilation, and one that is not in `MEMBERS` is refused before that: the kernel never computes
+another member's loss.
+
+Left out: what `segments` already has: lengths, denominator, loss.
 """
 
 import math
@@ -15,10 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 from . import segments
-from .rows import interpreted
+from .environment import interpreted
+from .spec import Spec
 from .triton_math import expm1, log, log1p
 
-ROWS = 1024  # rows a step of a program
+MEMBERS = ("confidence", "cross_entropy", "dft", "power", "focal", "maxrl")
+"""What `_value_and_weight` has a branch for."""
+ROWS = 1024  # rows per step of a program
 LN2 = tl.constexpr(math.log(2.0))
 SERIES_BELOW = tl.constexpr(-4.6)  # as in `family`
 TINY_P = tl.constexpr(16.0)
@@ -69,7 +76,8 @@ def _focal(logp, g, INTERPRET: tl.constexpr):
 
 @triton.jit
 def _maxrl(logp, exponent, terms, INTERPRET: tl.constexpr):
-    """`exponent` is `terms` as a float: an integer argument of 1 is no tensor to convert."""
+    """`exponent` is `terms` as a float: Triton makes a constant of an integer argument of 1, which has no
+    `.to`."""
     q = -expm1(logp, INTERPRET)
     value = logp * 0.0
     value = tl.where(logp == -float("inf"), 0.0, value)
@@ -79,8 +87,42 @@ def _maxrl(logp, exponent, terms, INTERPRET: tl.constexpr):
     return value, -expm1(exponent * _log1mexp(-logp, INTERPRET), INTERPRET)
 
 
-# Groups differ in length and in where they start: one variant for all, or training stops now and
-# then to compile another.
+@triton.jit
+def _value_and_weight(logp, n, exponent, terms, MEMBER: tl.constexpr, INTERPRET: tl.constexpr):
+    """(L, F) of one log p <= 0, as `family.value_and_weight`."""
+    if MEMBER == "confidence":
+        value, coef = _confidence(logp, n, INTERPRET)
+    elif MEMBER == "cross_entropy":
+        value, coef = -logp, tl.full([], 1.0, tl.float32)
+    elif MEMBER == "dft":
+        value, coef = -expm1(logp, INTERPRET), tl.exp(logp)
+    elif MEMBER == "power":
+        value = -expm1(exponent * logp, INTERPRET) / exponent
+        coef = tl.exp(exponent * logp)
+    elif MEMBER == "focal":
+        value, coef = _focal(logp, exponent, INTERPRET)
+    elif MEMBER == "maxrl":
+        value, coef = _maxrl(logp, exponent, terms, INTERPRET)
+    else:
+        tl.static_assert(False, "MEMBER has no branch in segments_triton._value_and_weight")
+    return value, coef
+
+
+@triton.jit
+def _sum(ids_ptr, log_p_ptr, rows, slot, ROWS: tl.constexpr):
+    """The log-probabilities of the rows whose id is `slot`, added in fp64."""
+    lanes = tl.arange(0, ROWS)
+    part = tl.zeros([ROWS], tl.float64)
+    for start in range(0, rows, ROWS):
+        inside = start + lanes < rows
+        mine = tl.load(ids_ptr + start + lanes, mask=inside, other=-1) == slot
+        log_p = tl.load(log_p_ptr + start + lanes, mask=mine, other=0.0)
+        part += log_p.to(tl.float64)
+    return tl.sum(part, 0)
+
+
+# Groups differ in length and in where they start: one variant for all, or training stops now and then to
+# compile another.
 @triton.jit(
     do_not_specialize=["rows", "low", "terms"], do_not_specialize_on_alignment=["ids_ptr", "log_p_ptr"]
 )
@@ -116,14 +158,7 @@ def close_segments(
     """Grid: [1 + number of ids]. Program 0 is slot 0, program i the segment low + i - 1."""
     i = tl.program_id(0)
     slot = tl.where(i == 0, 0, low + i - 1)
-    lanes = tl.arange(0, ROWS)
-    part = tl.zeros([ROWS], tl.float64)
-    for start in range(0, rows, ROWS):
-        inside = start + lanes < rows
-        mine = tl.load(ids_ptr + start + lanes, mask=inside, other=-1) == slot
-        log_p = tl.load(log_p_ptr + start + lanes, mask=mine, other=0.0)
-        part += log_p.to(tl.float64)
-    total = tl.load(sums_ptr + slot) + tl.sum(part, 0)
+    total = tl.load(sums_ptr + slot) + _sum(ids_ptr, log_p_ptr, rows, slot, ROWS)
     tl.store(sums_ptr + slot, total)
     if i > 0:
         own = total.to(tl.float32)
@@ -134,19 +169,7 @@ def close_segments(
             logp = log(p, INTERPRET)
         if N_TABLE:
             n = tl.load(n_ptr + slot - 1)
-        if MEMBER == "confidence":
-            value, coef = _confidence(logp, n, INTERPRET)
-        elif MEMBER == "cross_entropy":
-            value, coef = -logp, tl.full([], 1.0, tl.float32)
-        elif MEMBER == "dft":
-            value, coef = -expm1(logp, INTERPRET), tl.exp(logp)
-        elif MEMBER == "power":
-            value = -expm1(exponent * logp, INTERPRET) / exponent
-            coef = tl.exp(exponent * logp)
-        elif MEMBER == "focal":
-            value, coef = _focal(logp, exponent, INTERPRET)
-        else:
-            value, coef = _maxrl(logp, exponent, terms, INTERPRET)
+        value, coef = _value_and_weight(logp, n, exponent, terms, MEMBER, INTERPRET)
         length = tl.load(lengths_ptr + slot)
         if SURROGATE:
             value = tl.where(coef == 0.0, 0.0, -coef * own)
@@ -172,7 +195,13 @@ def close_segments(
 
 
 class Segments(segments.Segments):
-    def __init__(self, ids: Tensor, spec, dtype: torch.dtype) -> None:
+    def __init__(self, ids: Tensor, spec: Spec, dtype: torch.dtype) -> None:
+        """As `segments.Segments`. Raises ValueError for a member that the kernel has no branch for."""
+        if spec.member not in MEMBERS:
+            raise ValueError(
+                f"member: {spec.member!r} has no Triton kernel; those of {', '.join(MEMBERS)} have one. "
+                'Use backend="torch", or add a branch to segments_triton.py'
+            )
         super().__init__(ids, spec, dtype)
         self._n = spec.n.to(dtype).contiguous() if isinstance(spec.n, Tensor) else None
         self._p = None if spec.p is None else spec.p.to(dtype).contiguous()

@@ -16,16 +16,15 @@ Left out: a bias or LoRA on the head, and fp32 outside the interpreter (the defa
 and tuning.
 """
 
-import os
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rows import Partial, interpreted
+from . import environment
+from .rows import Partial
 from .rows_triton import _view
-from .view import View
+from .spec import View
 
 ROWS, DEPTH, WARPS = 128, 64, 8
 COLUMNS, STAGES = 256, 3
@@ -115,8 +114,8 @@ def tiled_statistics(
 
 def asked(x: Tensor, u: Tensor | None) -> bool:
     """The rule above."""
-    wanted = os.environ.get("POSTTRAIN_KERNELS_TILED", "0") == "1"
-    return wanted and u is None and (x.dtype.itemsize == 2 or interpreted())
+    fits = u is None and (x.dtype.itemsize == 2 or environment.interpreted())
+    return fits and environment.tiled()
 
 
 def splits(blocks: int, tiles: int, processors: int) -> int:
@@ -155,15 +154,15 @@ def statistics(x: Tensor, head: Tensor, labels: Tensor, view: View) -> list[Part
         count,
         vocab,
         width,
-        view.scale / view.softcap if softcap else 1.0,
-        view.softcap / view.temperature if softcap else view.slope,
+        view.inner,
+        view.outer,
         tiles,
         TMA=tma,
         SOFTCAP=softcap,
         ROWS=ROWS,
         COLUMNS=columns,
         DEPTH=DEPTH,
-        INTERPRET=interpreted(),
+        INTERPRET=environment.interpreted(),
         num_warps=WARPS,
         num_stages=stages,
     )

@@ -1,6 +1,6 @@
 """Mode B: log p, entropy and log Z of every token, differentiable, without T x V logits.
 
-Both passes walk the vocabulary in slices W_s of the head, X [R, H] being the trained rows:
+Both passes go through the vocabulary in slices W_s of the head, with X [R, H] the trained rows:
 
     forward    Z = X W_s^T                        fp32                            matmul 1
                peak, sum of e = exp(z - peak), target, sum of e (z - peak); merged over the slices
@@ -9,20 +9,20 @@ Both passes walk the vocabulary in slices W_s of the head, X [R, H] being the tr
                dX += G W_s                        fp32 [R, H]                     matmul 3
                dW_s = G^T X                       written once, in W's type       matmul 4
 
-With upstream a = d log p, e = d entropy, b = d log z of a row: dL/dz = a (onehot - p) + b p
-- e p (s + H), hence level = b - a - e H, tilt = e, and at the target
-p_t (b - e (s_t + H)) - a expm1(s_t), which keeps its digits as p_t nears 1. `_Tokens` saves the
-inputs themselves, not copies, so a parameter that is sharded between forward and backward (FSDP2,
-ZeRO-3) is read again after it has been gathered. Walking the vocabulary instead of the rows means
-that no gradient of the head is ever read back and that a low-precision copy of the head, where one
-is needed (autocast, CPU), is made slice by slice.
+With upstream a = d log p, e = d entropy, b = d log z of a row: dL/dz = a (onehot - p) + b p - e p (s + H),
+hence level = b - a - e H, tilt = e, and at the target p_t (b - e (s_t + H)) - a expm1(s_t), which keeps its
+digits as p_t nears 1. `_Tokens` saves the inputs themselves, not copies, so a parameter that is sharded
+between forward and backward (FSDP2, ZeRO-3) is read again after it has been gathered. In slices of the
+vocabulary, and not of the rows, no gradient of the head is ever read back, and a low-precision copy of the
+head, where one is needed (autocast, CPU), is made slice by slice.
 
-Memory: the slice buffers (`plan.CHUNK_BYTES` together, but never under 256 columns), X, and in
-backward fp32 dX. Forward on a GPU has a second way, `tiled`, see there.
-Left out: double backward, and gradients by entropy of rows with infinite logits (NaN).
+Memory: the slice buffers (`plan.CHUNK_BYTES` together, but at least 256 columns), X, and in backward dX in
+fp32. On a GPU forward can also be one kernel, see `tiled`.
+
+Left out: double backward, and gradients through the entropy of rows with infinite logits (NaN).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -30,17 +30,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import plan, tokens_torch
+from . import plan
+from .backends import operations
 from .matmul import multiply_dtype, outside_autograd, product
-from .rows import Partial, merge, operations, pick, scatter, stats_of
-from .spec import IGNORE, TokenOutput, work_dtype
+from .request import Request
+from .rows import Partial, RowStats, merge, pick, scatter, stats_of
+from .sharded import VocabShard
+from .spec import IGNORE, Inputs, TokenOutput, View, work_dtype
 from .tokens_torch import Slopes
-from .view import View
-from .vocab import VocabShard
 
 
 class Settings(NamedTuple):
-    """What a call was asked for besides tensors, the same in forward and backward."""
+    """What a call was given in addition to tensors, the same in forward and backward."""
 
     view: View
     vocab: VocabShard | None
@@ -50,37 +51,28 @@ class Settings(NamedTuple):
     work: torch.dtype  # logits and sums
 
 
-def run(
-    hidden: Tensor,
-    weight: Tensor,
-    factors: tuple[Tensor, Tensor] | None,
-    labels: Tensor,
-    view: View,
-    vocab: VocabShard | None,
-    backend: str,
-    chunk_rows: int | None = None,
-) -> TokenOutput:
-    left, right = factors or (None, None)
-    chosen = settings(hidden, weight, view, vocab, backend, chunk_rows)
-    return TokenOutput(*_Tokens.apply(hidden, weight, left, right, labels, chosen))
+def settings(inputs: Inputs, view: View, backend: str, request: Request) -> Settings:
+    mm = multiply_dtype(inputs.hidden, inputs.weight, backend)
+    work = work_dtype(inputs.hidden, inputs.weight)
+    return Settings(view, request.vocab, backend, request.chunk_rows, mm, work)
 
 
-def settings(hidden, weight, view, vocab, backend, chunk_rows) -> Settings:
-    mm = multiply_dtype(hidden, weight, backend)
-    return Settings(view, vocab, backend, chunk_rows, mm, work_dtype(hidden, weight))
+def run(inputs: Inputs, chosen: Settings) -> TokenOutput:
+    return TokenOutput(*_Tokens.apply(*inputs, chosen))
 
 
 class _Tokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, left, right, labels, chosen):
-        rows = trained_rows(labels)
-        stats, kept = forward(hidden, weight, left, right, labels, rows, chosen)
-        ctx.save_for_backward(hidden, weight, left, right, labels, rows, *kept)
+    def forward(ctx, *arguments):
+        inputs, chosen = Inputs(*arguments[:-1]), arguments[-1]
+        rows = trained_rows(inputs.labels)
+        stats, kept = forward(inputs, rows, chosen)
+        ctx.save_for_backward(*inputs, rows, *kept)
         ctx.set_materialize_grads(False)
-        ctx.settings, ctx.total = chosen, labels.numel()
+        ctx.settings = chosen
         tables = stats.log_probs, stats.entropy, stats.log_z, stats.correct
-        # The caller may change what it gets in place; backward reads `kept`.
-        out = [scatter(t.clone() if rows is None else t, rows, ctx.total) for t in tables]
+        # The caller may change its outputs in place; backward reads `kept`.
+        out = [scatter(t.clone() if rows is None else t, rows, inputs.labels.numel()) for t in tables]
         ctx.mark_non_differentiable(out[3])
         return tuple(out)
 
@@ -88,11 +80,12 @@ class _Tokens(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_log_p, d_entropy, d_log_z, _):
         *inputs, rows = ctx.saved_tensors[:6]
+        kept = ctx.saved_tensors[6:]
         upstream = d_log_p, d_entropy, d_log_z
         if all(d is None for d in upstream):
             return (None,) * 6
-        kept, needs = ctx.saved_tensors[6:], ctx.needs_input_grad[:4]
-        return *backward(*inputs, rows, upstream, kept, needs, ctx.settings), None, None
+        needs = ctx.needs_input_grad[:4]
+        return *backward(Inputs(*inputs), rows, upstream, kept, needs, ctx.settings), None, None
 
 
 def trained_rows(labels: Tensor) -> Tensor | None:
@@ -101,10 +94,12 @@ def trained_rows(labels: Tensor) -> Tensor | None:
     return None if rows.numel() == labels.numel() else rows
 
 
-def forward(hidden, weight, left, right, labels, rows, chosen: Settings):
-    """Of the trained rows: statistics, and the tables [R] that `backward` wants."""
-    with outside_autograd(hidden):
-        walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
+def forward(
+    inputs: Inputs, rows: Tensor | None, chosen: Settings
+) -> tuple[RowStats, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Of the trained rows: statistics, and the tables [R] that `backward` needs."""
+    with outside_autograd(inputs.hidden):
+        walk = _Walk(inputs, rows, chosen)
         part = walk.statistics()
         if chosen.vocab is not None and len(walk.labels):
             part = chosen.vocab.merge(part)
@@ -113,24 +108,31 @@ def forward(hidden, weight, left, right, labels, rows, chosen: Settings):
 
 
 def backward(
-    hidden, weight, left, right, labels, rows, upstream, kept, needs, chosen: Settings
+    inputs: Inputs,
+    rows: Tensor | None,
+    upstream: tuple[Tensor | None, Tensor | None, Tensor | None],
+    kept: Sequence[Tensor],
+    needs: Sequence[bool],
+    chosen: Settings,
 ) -> list[Tensor | None]:
-    """Gradients that are needed of hidden, weight, U and B; `upstream` [T] by log p, entropy and
-    log z, None where nothing came."""
-    with outside_autograd(hidden):
-        walk = _Walk(hidden, weight, left, right, labels, rows, chosen)
+    """Gradients that are needed of hidden, weight, U and B; `upstream` [T] by log p, entropy and log z, None
+    where nothing came; `kept` from `forward`."""
+    with outside_autograd(inputs.hidden):
+        walk = _Walk(inputs, rows, chosen)
         grads = walk.gradients([None if d is None else pick(d, rows) for d in upstream], kept, needs)
-        for k, like in ((0, hidden), (2, left)):
+        for k, like in ((0, inputs.hidden), (2, inputs.left)):
             if grads[k] is not None:
-                grads[k] = scatter(grads[k].to(like.dtype), rows, labels.numel())
+                grads[k] = scatter(grads[k].to(like.dtype), rows, inputs.labels.numel())
     return grads
 
 
 class _Walk:
     """One pass over the vocabulary. Tables of rows are [R]."""
 
-    def __init__(self, hidden, weight, left, right, labels, rows, settings) -> None:
+    def __init__(self, inputs: Inputs, rows: Tensor | None, settings: Settings) -> None:
+        hidden, weight, left, right, labels = inputs
         self.settings, self.labels = settings, pick(labels, rows)
+        self.parts = operations(settings.backend)
         if settings.vocab is not None:
             self.labels = settings.vocab.local(self.labels, weight.shape[0])
         self.x = pick(hidden, rows).to(settings.mm)  # [R, H]
@@ -170,32 +172,29 @@ class _Walk:
         """Labels within a slice, -1 where they are elsewhere."""
         return VocabShard(start, len(self.weight)).local(self.labels, stop - start)
 
-    # ---- forward -------------------------------------------------------------------------------
+    # ---- forward ----
 
     def statistics(self) -> Partial:
         settings = self.settings
         if not len(self.x):
             return Partial(*(self.x.new_empty(4, 0, dtype=settings.work).unbind()))
-        if settings.backend == "triton":
-            from . import tiled
-
-            if tiled.asked(self.x, self.u):
-                head = self.weight.to(settings.mm)
-                return reduce(merge, tiled.statistics(self.x, head, self.labels, settings.view))
+        tiled = self.parts.tiled
+        if tiled is not None and tiled.asked(self.x, self.u):
+            head = self.weight.to(settings.mm)
+            return reduce(merge, tiled.statistics(self.x, head, self.labels, settings.view))
         return reduce(merge, self._by_slice())
 
     def _by_slice(self) -> Iterator[Partial]:
         settings, count, ops, width = self.settings, len(self.x), None, 0
-        rows_class, _ = operations(settings.backend)
         for start, stop in self._slices():
             if stop - start != width:
                 ops, width = None, stop - start  # frees the buffers before there are new ones
-                ops = rows_class(count, width, settings.view, settings.work, settings.mm, self.x.device)
+                ops = self.parts.rows(count, width, settings.view, settings.work, settings.mm, self.x.device)
             z = ops.logits(count)
             self._logits(start, stop, z)
             yield ops.partial(z, self._own(start, stop))
 
-    # ---- backward ------------------------------------------------------------------------------
+    # ---- backward ----
 
     def gradients(self, upstream, kept, needs) -> list[Tensor | None]:
         """By hidden [R, H], weight, U [R, r] and B; those of rows in fp32."""
@@ -204,12 +203,7 @@ class _Walk:
         rows: list[Tensor | None] = [None, None]
         heads = [torch.empty_like(sides[k][1]) if needs[2 * k + 1] else None for k in (0, 1)]
         settings, count = self.settings, len(self.x)
-        ops_class = tokens_torch.Slice
-        if settings.backend == "triton":
-            from . import tokens_triton
-
-            ops_class = tokens_triton.Slice
-        ops = ops_class(count, self._width(), settings.view, settings.work, settings.mm, self.x)
+        ops = self.parts.slices(count, self._width(), settings.view, settings.work, settings.mm, self.x)
         for start, stop in self._slices():
             z = ops.logits(stop - start)  # [R, width]
             matrices = self._logits(start, stop, z)

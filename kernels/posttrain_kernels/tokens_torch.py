@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .view import View
+from .spec import View
 
 
 class Slopes(NamedTuple):

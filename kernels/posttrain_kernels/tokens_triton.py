@@ -14,11 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rows import interpreted
+from .environment import interpreted
 from .rows_triton import ALIGN, _view
+from .spec import View
 from .tokens_torch import Slopes
 from .triton_math import narrow
-from .view import View
 
 BLOCK = 2048
 WARPS = 4
@@ -73,8 +73,7 @@ class Slice:
         self.z = torch.empty(rows, stride, dtype=work, device=like.device)
         self.g = self.z if mm == work else torch.empty_like(self.z, dtype=mm)
         self.softcap = view.softcap is not None
-        self.inner = view.scale / view.softcap if self.softcap else 1.0
-        self.outer = view.softcap / view.temperature if self.softcap else view.slope
+        self.inner, self.outer = view.inner, view.outer
 
     def logits(self, width: int) -> Tensor:
         return self.z[:, :width]

@@ -2,10 +2,11 @@
 
     L_N = -log(1 - (1 - p)^N),   dL/dlog p = -F,   F = N (1-p)^(N-1) p / (1 - (1-p)^N)
 
-with p the probability of a segment (Chen et al. 2025, arXiv 2502.07154). The formula, the other members of the
-family and their numerics live in `posttrain_kernels.family`; this file only translates. Two facts to choose N
-by: F is 1 to fp32 precision whenever log p <= -ln(N-1) - 17.3, so long chains under the model's own p are
-trained as by cross-entropy; and token-level N above about 8 is very aggressive (N = 4 at p = 0.9 gives F = 0.0036).
+with p the probability of a segment (Chen et al. 2025, arXiv 2502.07154). The formula, the other members of
+the family and their numerics live in `posttrain_kernels.family`; this file only translates. Two facts to
+choose N by: F is 1 to fp32 precision whenever log p <= -ln(N-1) - 17.3, so long chains under the model's own
+p are trained as by cross-entropy; and token-level N above about 8 is very aggressive (N = 4 at p = 0.9 gives
+F = 0.0036).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def arguments(loss: Loss) -> dict[str, Any]:
 
 
 def refuse_backend(loss: Loss, device: str) -> None:
-    """Raises `RequestError` where `loss.backend` cannot run on `device` ("cuda", "cpu"), before any data is read."""
+    """Raises `RequestError` where `loss.backend` cannot run on `device` ("cuda", "cpu"), before any data is
+    read."""
     from posttrain_kernels import available_backends
 
     there = available_backends(device)

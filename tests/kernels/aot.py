@@ -1,6 +1,7 @@
 """Compile the kernels for an H100 or H200 (sm_90) without one, and read what the assembler made.
 
     python -m tests.kernels.aot [--all]      JSON lines: kernel, variant, registers, spills, loads
+    python -m tests.kernels.aot --refused    the compiler's error for a member of the family without a branch
 
 A process of its own, because Triton decides at import whether kernels are compiled or interpreted.
 Signatures and alignments are those of a real launch: pointers and row strides are multiples of 16,
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import triton
@@ -115,6 +117,15 @@ def jobs(everything: bool):
             yield "close_segments", segment, (member, flags)
 
 
+def refused(member: str) -> str:
+    """What the compiler says of a member without a branch."""
+    try:
+        segment(member, ())
+    except triton.CompilationError as error:
+        return "".join(traceback.format_exception(error))
+    return ""
+
+
 def main(everything: bool) -> None:
     assert os.environ.get("TRITON_INTERPRET", "0") != "1", "kernels are not compiled under it"
     for kernel, make, arguments in jobs(everything):
@@ -123,4 +134,7 @@ def main(everything: bool) -> None:
 
 
 if __name__ == "__main__":
-    main("--all" in sys.argv)
+    if "--refused" in sys.argv:
+        print(json.dumps(refused("halved")))
+    else:
+        main("--all" in sys.argv)

@@ -263,7 +263,7 @@ def test_unnormalized_deltas_fit_in_fp16():
     """The torch back-end on a GPU keeps D in the inputs' dtype and leaves 1 / total to the row's
     scale. Flat logits of a large vocabulary have a total of 128256: over the end of fp16."""
     from posttrain_kernels.rows_torch import Rows
-    from posttrain_kernels.view import View
+    from posttrain_kernels.spec import View
 
     for dtype in (torch.float16, torch.bfloat16):
         rows = Rows(1, 128256, View(), F32, dtype, "cpu")

@@ -16,6 +16,9 @@ import pytest
 
 pytest.importorskip("triton")
 
+from posttrain_kernels.family import MEMBERS
+from posttrain_kernels.rows_triton import CONFIGS
+
 ROOT = Path(__file__).parents[2]
 REGISTERS = 65536  # of a multiprocessor of an H100 or H200
 RESIDENT_WARPS = 16
@@ -24,7 +27,8 @@ RESIDENT_WARPS = 16
 COLUMNS = ("registers", "stack", "spills", "loads", "wide loads", "barriers", "shared")
 
 
-def compiled(*options) -> list[dict]:
+def answers(*options) -> list:
+    """The JSON lines of `aot`."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'kernels'}"
     done = subprocess.run(
@@ -36,7 +40,11 @@ def compiled(*options) -> list[dict]:
         timeout=580,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    *variants, version = map(json.loads, done.stdout.splitlines())
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def compiled(*options) -> list[dict]:
+    *variants, version = answers(*options)
     print(f"\nsm_90, Triton {version['triton']}")
     print(f"| {'kernel':14} | {'variant':33} | {' | '.join(COLUMNS)} |")
     for v in variants:
@@ -75,9 +83,6 @@ def test_no_spills_few_registers_wide_loads(usual, kernel):
 
 
 def test_every_tile_and_member_is_there(usual):
-    from posttrain_kernels.family import MEMBERS
-    from posttrain_kernels.rows_triton import CONFIGS
-
     names = {v["variant"] for v in usual}
     for block, warps in CONFIGS:
         assert f"tile {block}, {warps} warps, bf16" in names
@@ -92,9 +97,14 @@ def test_pass_two_waits_for_all_loads_of_a_tile(usual):
     assert deltas and all(v["barriers"] >= 1 for v in deltas)
 
 
+def test_a_member_without_a_branch_stops_the_compilation():
+    (message,) = answers("--refused")
+    assert "MEMBER has no branch in segments_triton._value_and_weight" in message
+
+
 @pytest.mark.slow
 def test_every_variant():
     variants = compiled("--all")
-    assert len(variants) == 30 + 30 + 10 + 12
+    assert len(variants) == 30 + 30 + 10 + 2 * len(MEMBERS)
     for variant in variants:
         judge(variant)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import posttrain_kernels
-from posttrain_kernels import OnHost, VocabShard, available_backends, confidence_limited, dispatch, rows
+from posttrain_kernels import OnHost, VocabShard, available_backends, backends, confidence_limited
 
 T, V, H, S = 6, 5, 3, 2
 INPUTS = {
@@ -128,7 +128,7 @@ def test_number_of_segments():
 
 
 def test_back_ends(caplog):
-    dispatch._announced.clear()
+    backends._announced.clear()
     with caplog.at_level(logging.INFO, logger="posttrain_kernels"):
         for backend in ("auto", "torch", "reference", "auto"):
             ask(backend=backend)
@@ -145,7 +145,7 @@ def test_triton_refuses_with_the_reason(monkeypatch):
     assert available_backends() == ("torch", "reference")
     with pytest.raises(ValueError, match='backend: "triton" needs a GPU, and hidden is on cpu'):
         ask(backend="triton")
-    monkeypatch.setattr(rows, "_triton_installed", lambda: False)
+    monkeypatch.setattr(backends, "_triton_installed", lambda: False)
     with pytest.raises(ValueError, match='backend: "triton" is not installed: pip install triton'):
         ask(backend="triton")
     ask()  # "auto" needs none of it
@@ -154,10 +154,10 @@ def test_triton_refuses_with_the_reason(monkeypatch):
 def test_auto_stays_on_torch_for_cpu_tensors(monkeypatch):
     """Also where the interpreter is on: it is for tests, a thousand times slower."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert dispatch._choose("auto", INPUTS["hidden"], INPUTS["weight"]) == "torch"
+    assert backends.choose("auto", INPUTS["hidden"], INPUTS["weight"]) == "torch"
 
 
-WITH_TRITON = {"triton_math.py", "tiled.py"}  # besides *_triton.py; autotune.py asks its version
+WITH_TRITON = {"triton_math.py", "tiled.py", "autotune.py"}  # and *_triton.py
 
 
 def test_imports_only_torch_and_the_standard_library():
@@ -175,8 +175,7 @@ def test_imports_only_torch_and_the_standard_library():
             for name in names:
                 top = name.split(".")[0]
                 if top == "triton":
-                    # Elsewhere inside functions only, which run once the back-end is chosen.
-                    assert with_triton or node not in tree.body, (file.name, name)
+                    assert with_triton, (file.name, name)
                 else:
                     assert top == "torch" or top in sys.stdlib_module_names, (file.name, name)
 

@@ -11,7 +11,7 @@ import json
 import pytest
 import torch
 
-from posttrain_kernels import OnHost, available_backends, confidence_limited, dispatch
+from posttrain_kernels import OnHost, available_backends, backends, confidence_limited
 from tests.kernels.problems import Problem, assert_equal, distance, solve
 from tests.kernels.protocol import LOW, assert_protocol, plain_torch
 
@@ -114,9 +114,9 @@ def test_torch_back_end_on_the_gpu():
 def test_auto_is_triton():
     assert available_backends("cuda")[0] == "triton"
     problem = problem_of(64, 5000, 72, torch.bfloat16)
-    assert dispatch._choose("auto", problem.hidden, problem.weight) == "triton"
+    assert backends.choose("auto", problem.hidden, problem.weight) == "triton"
     double = problem.to(torch.float64)
-    assert dispatch._choose("auto", double.hidden, double.weight) == "torch"
+    assert backends.choose("auto", double.hidden, double.weight) == "torch"
     assert_equal(solve(problem, 8.0), solve(problem, 8.0, backend="triton"))
 
 

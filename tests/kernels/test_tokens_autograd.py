@@ -13,7 +13,7 @@ import torch
 from posttrain_kernels import token_log_probs
 from posttrain_kernels.rows import Partial, merge, stats_of
 from posttrain_kernels.rows_torch import Rows
-from posttrain_kernels.view import View
+from posttrain_kernels.spec import View
 from tests.kernels.problems import distance, random_problem
 from tests.kernels.test_precision import Watch
 from tests.kernels.token_cases import (

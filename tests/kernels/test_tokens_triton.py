@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain_kernels import dispatch, rows, tiled, tokens_torch, tokens_triton
+from posttrain_kernels import backends, rows, tiled, tokens_torch, tokens_triton
 from posttrain_kernels.rows import stats_of
-from posttrain_kernels.view import View
+from posttrain_kernels.spec import View
 from tests.kernels.problems import random_problem
 from tests.kernels.token_cases import CARRIERS, assert_tokens, random_upstream, solve_tokens
 
@@ -171,7 +171,7 @@ def test_slice_gradient_equals_torch(rows, columns, extra, tilt, softcap, mm, se
 
 def test_auto_takes_torch_without_a_gpu():
     problem = random_problem(4, 9, dtype=torch.float32)
-    name = dispatch._choose("auto", problem.hidden.to(DEVICE), problem.weight.to(DEVICE))
+    name = backends.choose("auto", problem.hidden.to(DEVICE), problem.weight.to(DEVICE))
     assert name == ("triton" if DEVICE == "cuda" else "torch")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from posttrain_kernels import rows_triton
-from posttrain_kernels.view import View
+from posttrain_kernels.spec import View
 from tests.kernels.features import FEATURES
 from tests.kernels.problems import confident, random_problem, solve
 from tests.kernels.protocol import LOW, assert_protocol, errors, plain_torch
@@ -98,7 +98,8 @@ def test_tile_edges(triton_place, monkeypatch, config, dtype):
     tile = config.block
     for vocab in (tile - 1, tile, tile + 1, 2 * tile + 9):
         labels = torch.tensor([0, vocab - 1, min(tile, vocab) - 1, min(tile + 1, vocab) - 1, -100])
-        # 8 wide, a confident row's gradient cancels so far that plain fp32 itself passes 1e-5 on some machines
+        # 8 wide, a confident row's gradient cancels so far that plain fp32 itself passes 1e-5 on some
+        # machines
         problem = random_problem(5, vocab, 16)._replace(
             labels=labels, segment_ids=torch.tensor([1, 1, 2, 2, 0])
         )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posttrain_kernels import LossOutput, chunked, plan
-from posttrain_kernels.vocab import VocabShard
+from posttrain_kernels.sharded import VocabShard
 from tests.kernels.problems import distance
 from tests.kernels.vocab_worker import CASES, flat, run
 from tests.ranks import WORLD, run_ranks
