@@ -163,7 +163,7 @@ def test_pipeline(call, pipeline):
     answer = call("check", pipeline, "--ranks", "2", "--rows", "1")
     assert answer.code == 0
     assert answer.out.count("x 2 (ranks) x 4 (accumulation)") == 3
-    assert "rows: shown once runs/both/one has made its tokenizer" in answer.out
+    assert "rows: shown once runs/both/one has written its tokenizer" in answer.out
     facts = json.loads(call("check", pipeline, "--json").out)
     assert [s["plan"]["steps"] for s in facts["stages"].values()] == [2000, 2000, 5]
 
