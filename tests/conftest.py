@@ -93,7 +93,9 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config: pytest.Config)
     terminalreporter.write_sep("-", f"{found.total():,} tests left out")
     for kind in (*KINDS, ""):
         if found[kind]:
-            terminalreporter.write_line(f"{found[kind]:6,}  {kind or 'not asked for'}: {about.get(kind, '-m, -k')}")
+            terminalreporter.write_line(
+                f"{found[kind]:6,}  {kind or 'not asked for'}: {about.get(kind, '-m, -k')}"
+            )
 
 
 def require(kind: str, present: bool, reason: str) -> None:

@@ -1,7 +1,7 @@
 """Shows rows as they will be trained on, for `posttrain check --rows`.
 
-Context is dim, trained tokens are coloured by segment. Without colours (NO_COLOR, a pipe, a dumb terminal) trained text is in brackets. Left out: the model; only its
-tokenizer is loaded.
+Context is dim, trained tokens are coloured by segment. Without colours (NO_COLOR, a pipe, a dumb terminal)
+trained text is in brackets. Left out: the model; only its tokenizer is loaded.
 """
 
 from __future__ import annotations
