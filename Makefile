@@ -1,10 +1,12 @@
-# `make quickstart`: install into .venv and run the main job. `make test`: install and run the tests.
-# `make chain`: all stages after one another, SFT -> pairs -> DPO -> RLVR.
+# `make quickstart`: install into .venv and run the main job.
+# `make chain`: all stages one after another, SFT -> pairs -> DPO -> RLVR.
+# `make fast`: lint and the tests that take under two minutes on two cores; for every commit.
+# `make test`: lint and all tests but the exhaustive ones, which `make exhaustive` runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart chain test lint clean
+.PHONY: quickstart chain fast test exhaustive lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/posttrain run recipes/quickstart/pipeline.yaml
@@ -12,9 +14,18 @@ quickstart: $(VENV)/.installed
 chain: $(VENV)/.installed
 	$(BIN)/posttrain run recipes/chain/pipeline.yaml
 
-test: $(VENV)/.installed-test
-	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
+# What `make fast` leaves out: the markers of tests/conftest.py, KINDS.
+SLOW := exhaustive or slurm or ranks or browser or data or interpreter or slow or gpu
+PYTEST = $(BIN)/python -m pytest -q -n 2
+
+fast: lint
+	$(PYTEST) --dist worksteal -m "not ($(SLOW))" $(PYTEST_ARGS)
+
+test: lint
+	$(PYTEST) --dist loadfile -m "not exhaustive" $(PYTEST_ARGS)
+
+exhaustive: $(VENV)/.installed-test
+	$(PYTEST) --dist worksteal -m exhaustive $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

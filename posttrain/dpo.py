@@ -16,6 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # before the libraries below: they read it when they are imported
+    from posttrain.base.process import quiet_libraries
+
+    quiet_libraries()
+
 import torch
 from datasets import Dataset
 from trl import DPOConfig

@@ -17,6 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+if __name__ == "__main__":  # before the libraries below: they read it when they are imported
+    from posttrain.base.process import quiet_libraries
+
+    quiet_libraries()
+
 from posttrain.base.files import stream_jsonl, write_json
 from posttrain.errors import WorkError
 from posttrain.recipe import PairsRecipe

@@ -15,6 +15,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+if __name__ == "__main__":  # before the libraries below: they read it when they are imported
+    from posttrain.base.process import quiet_libraries
+
+    quiet_libraries()
+
 from posttrain.base.files import stream_jsonl
 from posttrain.data.sources import open_rows
 from posttrain.errors import WorkError

@@ -18,6 +18,11 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+if __name__ == "__main__":  # before the libraries below: they read it when they are imported
+    from posttrain.base.process import quiet_libraries
+
+    quiet_libraries()
+
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset

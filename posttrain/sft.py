@@ -14,6 +14,11 @@ import sys
 from functools import partial
 from typing import Any
 
+if __name__ == "__main__":  # before the libraries below: they read it when they are imported
+    from posttrain.base.process import quiet_libraries
+
+    quiet_libraries()
+
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset

@@ -1,12 +1,16 @@
-"""`posttrain check`: what a recipe means, before any GPU time is spent, in under a second and without torch.
+"""`posttrain check`: what a recipe resolves to, before any GPU time is spent, in under a second and without
+torch.
 
-Strict loading, impossible combinations, missing files, first rows; then the resolved recipe, the batch arithmetic for R ranks
-and the sources with their sizes. `--rows N` also tokenises the first rows of each source and shows what is
-trained (this imports transformers). Left out: downloading anything; hub ids are listed, not resolved.
+It reports unknown keys, impossible combinations, missing files and broken first rows; then it prints the
+resolved recipe, the batch arithmetic for R ranks and the sources with their sizes. `--rows N` also tokenises
+the first rows of each source and shows which tokens are trained (this imports transformers). Left out:
+downloads; hub ids are listed, not resolved.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,21 +20,54 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.commands.arguments import add_json, add_recipe, console, positive
 from posttrain.data import readers
 from posttrain.data.problems import catalogue
 from posttrain.errors import RequestError
 from posttrain.recipe import Pipeline, Recipe, RlvrRecipe, SampleRecipe, TrainRecipe, load, to_dict, to_yaml
+from posttrain.recipe.plan import aligned, batch_plan, rhythm, steps_of
 from posttrain.recipe.schema import Source
 from posttrain.rundir.checkpoints import resolve
 from posttrain.stages.preflight import is_coming, preflight, sources_of
 
 COUNT_LIMIT = 256 * 2**20
-"""Bytes up to which the rows of JSONL files are counted: above, counting would take longer than a look."""
+"""Bytes up to which the rows of JSONL files are counted; counting more would be slow."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.add_argument(
+        "--ranks", type=positive, default=1, metavar="R", help="number of processes to plan the batch for"
+    )
+    parser.add_argument(
+        "--rows",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="show how the first N rows of each source are trained",
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Checks the recipe or pipeline and prints what it resolves to.
+
+    Raises:
+        RequestError: what is wrong with it, all at once.
+    """
+    recipe, asked = load(options.recipe, options.overrides), (options.ranks, options.rows)
+    out = console(quiet=options.json)
+    if isinstance(recipe, Pipeline):
+        facts = _check_pipeline(recipe, Path(options.recipe), *asked, out)
+    else:
+        facts = _check_stage(recipe, (), options.recipe, *asked, out)
+    if options.json:
+        print(json.dumps(facts))
 
 
 @dataclass
 class Plan:
-    """Batch arithmetic of one run. Examples and steps are None where the rows were not counted."""
+    """Batch arithmetic of a run. Examples and steps are None where the rows were not counted."""
 
     ranks: int
     global_batch_size: int
@@ -43,7 +80,7 @@ class Plan:
 
 
 def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]:
-    """Rows that each source gives to an epoch, None where they were not counted."""
+    """Rows of each source in an epoch, None where they were not counted."""
     return [
         None if rows[s.name] is None else min(rows[s.name], s.max_examples or rows[s.name])
         for s in recipe.data.sources
@@ -52,8 +89,6 @@ def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]
 
 def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
     """The arithmetic of `recipe` on `ranks` ranks. Raises `RequestError` where the batch cannot be split."""
-    from posttrain.recipe.plan import batch_plan, steps_of
-
     batch = batch_plan(recipe.train, ranks)
     counts = examples_of(recipe, rows)
     examples = None if None in counts else sum(counts)
@@ -75,7 +110,7 @@ def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
 
 
 def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
-    """Rows of a source where that is quick to know: generators, JSONL and Parquet; else None."""
+    """Rows of a source where counting is quick: generators, JSONL and Parquet; otherwise None."""
     if source.generator is not None:
         return len(catalogue.generate(source.generator, source.options))
     paths = [Path(f["path"]) for f in files]
@@ -85,14 +120,6 @@ def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
     if sum(f["bytes"] for f in files) > COUNT_LIMIT or any(p.suffix == ".gz" for p in paths):
         return None
     return sum(readers.count(p) for p in paths)
-
-
-def check(path: str, overrides: list[str], ranks: int, rows: int, console: Console) -> dict[str, Any]:
-    """Check a recipe or pipeline and print what it means; the same as data, for `--json`."""
-    recipe = load(path, overrides)
-    if isinstance(recipe, Pipeline):
-        return _check_pipeline(recipe, Path(path), ranks, rows, console)
-    return _check_stage(recipe, (), path, ranks, rows, console)
 
 
 def _check_stage(
@@ -134,11 +161,11 @@ def _rows(recipe: Recipe, coming: Collection[str], n: int, console: Console) -> 
 
     init = str(recipe.model.init)
     if recipe.model.tokenizer is None and init.partition("@")[0] in coming:
-        console.print(Text(f"rows: shown once {init} has made its tokenizer"))
+        console.print(Text(f"rows: shown once {init} has written its tokenizer"))
         return []
     later = [s.path for s in recipe.data.sources if is_coming(s, coming)]
     if later:
-        console.print(Text(f"rows: shown once {later[0]} is made"))
+        console.print(Text(f"rows: shown once {later[0]} is written"))
         return []
     return preview(recipe, resolve(init)[0], n, console)
 
@@ -184,8 +211,6 @@ def _source_table(
 
 
 def _rollout_lines(recipe: RlvrRecipe) -> list[str]:
-    from posttrain.recipe.plan import aligned, rhythm
-
     n, every = recipe.rollout.num_generations, rhythm(recipe)
     batch = recipe.train.global_batch_size * recipe.rollout.steps_per_generation
     found = [f"rollouts: {batch // n} prompts x {n} completions every {every} step(s)"]
@@ -205,7 +230,7 @@ def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
         f"x {p.accumulation} (accumulation); at most {p.tokens_per_step_at_most:,} tokens a step"
     ]
     if p.steps is None:
-        lines.append("steps: known once the rows are counted (they are when the run prepares them)")
+        lines.append("steps: known once the run has counted the rows")
     else:
         bound = "" if recipe.train.max_steps else ", at most: rows may still be dropped"
         examples = (

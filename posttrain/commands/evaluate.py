@@ -1,10 +1,11 @@
-"""`posttrain eval`: scores any checkpoint, of a run or from elsewhere, and prints what it scored.
+"""`posttrain eval`: scores any checkpoint, of a run or from elsewhere, and prints the scores.
 
-Left out: the checkpoints beside it; `posttrain show` and the scorecard have those.
+Left out: the other checkpoints of the run; `posttrain show` and the scorecard list those.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from posttrain.base.files import refuse_unwritable
+from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
 from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import check_task
@@ -29,41 +30,50 @@ from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.scores import ScoreStore
 
 
-def evaluate(
-    reference: str,
-    names: list[str],
-    overrides: list[str],
-    out: str | None,
-    template: str | None,
-    console: Console,
-    as_json: bool = False,
-) -> None:
-    """Score `reference` on the named tasks (default: those of its run's recipe)."""
-    path, parent = ckpt.resolve(reference)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help=CHECKPOINT)
+    add_overrides(parser, "settings of the task: limit=100 samples=8 ...")
+    parser.add_argument(
+        "--task", action="append", default=[], help="repeatable (default: the tasks of the run's recipe)"
+    )
+    parser.add_argument(
+        "--out", help="folder for the scores (default: the checkpoint's run, otherwise eval/<name>)"
+    )
+    parser.add_argument("--template", help="default: the run's, otherwise the tokenizer's")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Scores the checkpoint on the named tasks (default: those of its run's recipe) and prints the scores."""
+    path, parent = ckpt.resolve(options.checkpoint)
     run = Path(parent["run"]) if parent else None
     recipe = load(run / "recipe.yaml") if run and (run / "recipe.yaml").is_file() else None
     known = {t.name: t for t in recipe.evaluate.tasks} if recipe else {}
-    tasks = [_task(known.get(n) or Task(name=n), overrides) for n in names or known]
+    tasks = [_task(known.get(n) or Task(name=n), options.overrides) for n in options.task or known]
     if not tasks:
-        raise RequestError(f"{reference} belongs to no run with tasks; name one with --task")
-    place = Path(out) if out else run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
+        raise RequestError(f"{options.checkpoint} belongs to no run with tasks; name one with --task")
+    place = run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
+    place = Path(options.out) if options.out else place
     refuse_unwritable(place)
     step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
-    from posttrain.evaluate.checkpoint import score_checkpoint
+    from posttrain.evaluate.checkpoint import score_checkpoint  # torch: only once nothing is wrong
 
-    style = template or (recipe.data.template if recipe else "tokenizer")
+    style = options.template or (recipe.data.template if recipe else "tokenizer")
     name = parent["checkpoint"] if parent else Path(path).name
     if score_checkpoint(Path(path), step, tasks, place, style, name=name):
         write_scorecard(place)
-    store = ScoreStore(place)
-    rows = [row for task in tasks for row in _rows(store, task, name)]
+    _print(ScoreStore(place), tasks, name, options.json)
+
+
+def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool) -> None:
+    rows = [row for task in tasks for row in _rows(store, task, checkpoint)]
     if as_json:
         print(json.dumps(rows))
         return
+    out = console()
     for task in tasks:
-        found = [row for row in rows if row["task"] == task.name]
-        console.print(_table(task.name, name, found))
-    console.print(Text(f"scores: {store.path}"))
+        out.print(_table(task.name, checkpoint, [row for row in rows if row["task"] == task.name]))
+    out.print(Text(f"scores: {store.path}"))
 
 
 def _rows(store: ScoreStore, task: Task, checkpoint: str) -> list[dict[str, Any]]:
@@ -74,7 +84,7 @@ def _rows(store: ScoreStore, task: Task, checkpoint: str) -> list[dict[str, Any]
 
 
 def _table(task: str, checkpoint: str, rows: list[dict[str, Any]]) -> Table:
-    """A metric a line: no terminal is too narrow for it."""
+    """One metric a line, which fits into any terminal."""
     problems = rows[0]["n"] if rows else 0
     title = Text(f"{task} of {checkpoint}, {problems:,} problem{'s' * (problems != 1)}")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")

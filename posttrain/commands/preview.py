@@ -1,6 +1,7 @@
-"""Shows rows as they will be trained on: context dim, trained tokens coloured by segment.
+"""Shows rows as they will be trained on, for `posttrain check --rows`.
 
-Without colours (NO_COLOR, a pipe, a dumb terminal) brackets stand around what is trained. Left out: the model.
+Context is dim, trained tokens are coloured by segment. Without colours (NO_COLOR, a pipe, a dumb terminal)
+trained text is in brackets. Left out: the model; only its tokenizer is loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from posttrain.data.template import load_text
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
-from posttrain.recipe.schema import Loss
+from posttrain.recipe.schema import Loss, Source
 
 COLOURS = (
     "black on bright_cyan",
@@ -28,58 +29,68 @@ COLOURS = (
     "black on bright_magenta",
 )
 PLAIN = "black on white"
-"""Trained, but in no segment: plain cross-entropy."""
+"""Trained but in no segment: plain cross-entropy."""
 Span = tuple[str, int | None]
-"""A piece of text and its segment: None where it is context, 0 where it is trained in no segment."""
+"""A piece of text and its segment: None for context, 0 where it is trained in no segment."""
 
 
 def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[str, Any]]:
-    """Print the first `n` rows of every source, and return them; needs the tokenizer, not the model.
+    """Prints the first `n` rows of every source and returns them; needs the tokenizer, not the model.
 
-    `start` is the place that `model.init` stands for; its tokenizer is used where the recipe names none.
-    A returned row is {"source", "where"} and either {"dropped": reason} or {"tokens", "trained", "segments",
-    "spans": [[text, segment]]}, with segments as in `Span`; of a preference pair one for each `side`, of a labelled reply its
-    label as `side`.
+    `start` is the model that `model.init` stands for; its tokenizer is used where the recipe names none. A
+    returned row is {"source", "where"} with either {"dropped": reason} or {"tokens", "trained", "segments",
+    "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row for each `side`; a
+    labelled reply has its label as `side`.
     """
     tokenizer, _ = load_text(recipe.model, recipe.data.template, start)
-    shape, labelled = SHAPES[shape_of(recipe)], shape_of(recipe) == "labelled"
-    loss = getattr(recipe, "loss", Loss())
-    data = replace(recipe.data, train_on="last") if recipe.stage == "dpo" else recipe.data
     coloured = console.color_system is not None and not console.no_color
     shown = []
     for source in recipe.data.sources:
         console.rule(Text(f"source {source.name}"))
         for where, row in itertools.islice(iter(open_rows(source)), n):
             console.print(Text(where, style="dim"))
+            facts = {"source": source.name, "where": where}
             try:
-                examples = shape.read(row, source, where)
-                rows = [shape.tokenize(example, tokenizer, data, loss) for example in examples]
+                rows = _tokenized(recipe, row, source, where, tokenizer)
             except RowError as error:
-                shown.append({"source": source.name, "where": where, "dropped": str(error)})
+                shown.append(facts | {"dropped": str(error)})
                 console.print(Text(f"dropped: {error}", style="red"))
                 continue
-            sides = SIDES if len(rows) == 2 else ("",)
-            if labelled:
-                sides = ("good",) if rows[0].p else ("bad",)
-            for side, tokenized in zip(sides, rows, strict=True):
-                facts: dict[str, Any] = {"source": source.name, "where": where}
-                facts |= {
-                    **({"side": side} if side else {}),
-                    "tokens": len(tokenized.input_ids),
-                    "trained": int((tokenized.labels != IGNORED).sum()),
-                    "segments": int(tokenized.segment_ids.max()),
-                    "spans": spans(tokenized, tokenizer),
-                }
-                shown.append(facts)
-                console.print((painted if coloured else bracketed)(facts["spans"]))
-                counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**facts)
+            for side, tokenized in rows:
+                shown.append(facts | ({"side": side} if side else {}) | _counts(tokenized, tokenizer))
+                console.print((painted if coloured else bracketed)(shown[-1]["spans"]))
+                counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**shown[-1])
                 console.print(Text(f"{side}: {counts}" if side else counts, style="dim"))
     console.print(_legend(coloured))
     return shown
 
 
+def _tokenized(
+    recipe: Recipe, row: dict[str, Any], source: Source, where: str, tokenizer: Any
+) -> list[tuple[str, TokenRow]]:
+    """(side, tokens) of what one row is trained as. Raises `RowError` where the row is dropped."""
+    kind = shape_of(recipe)
+    data = replace(recipe.data, train_on="last") if recipe.stage == "dpo" else recipe.data
+    loss = getattr(recipe, "loss", Loss())
+    examples = SHAPES[kind].read(row, source, where)
+    rows = [SHAPES[kind].tokenize(example, tokenizer, data, loss) for example in examples]
+    sides = SIDES if len(rows) == 2 else ("",)
+    if kind == "labelled":
+        sides = ("good",) if rows[0].p else ("bad",)
+    return list(zip(sides, rows, strict=True))
+
+
+def _counts(row: TokenRow, tokenizer: Any) -> dict[str, Any]:
+    return {
+        "tokens": len(row.input_ids),
+        "trained": int((row.labels != IGNORED).sum()),
+        "segments": int(row.segment_ids.max()),
+        "spans": spans(row, tokenizer),
+    }
+
+
 def spans(row: TokenRow, tokenizer) -> list[Span]:
-    """One row as text, cut where the segment changes; bytes of one character stay together."""
+    """One row as text, cut where the segment changes; the bytes of one character stay together."""
     marks = [
         None if label == IGNORED else int(segment)
         for label, segment in zip(row.labels, row.segment_ids, strict=True)
@@ -98,7 +109,7 @@ def painted(found: list[Span]) -> Text:
 
 
 def bracketed(found: list[Span]) -> Text:
-    """Spans with `[[1: ...]]` around segment 1 and `[[...]]` around what is trained in no segment."""
+    """Spans with `[[1: ...]]` around segment 1 and `[[...]]` around text that is trained in no segment."""
     out = Text()
     for text, segment in found:
         number = f"{segment}: " if segment else ""

@@ -1,9 +1,15 @@
-"""`posttrain rewards list | check | score`: what there is, whether it holds, and what it says of your rollouts."""
+"""`posttrain rewards list | check | score`: the rewards, how they do on their corpora, scores of a file.
+
+Left out: scoring itself, which is in `score_rewards.py` for a file and in `posttrain/rewards/` for everything
+else.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -13,18 +19,79 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.base.progress import ProgressBars
-from posttrain.commands.score_rewards import _opened, _score
-from posttrain.errors import WorkError
+from posttrain.commands.arguments import add_json, console
+from posttrain.commands.score_rewards import open_file, score_file, score_rows
+from posttrain.errors import RequestError, WorkError
 from posttrain.rewards import load_all
 from posttrain.rewards.conformance import Conformance, conformance, corpus_of, read_corpus
 from posttrain.rewards.registry import Spec, find
 
 SHOWN = 20
-"""Surprises printed a reward."""
+"""Surprises printed of each reward."""
+HEADINGS = (
+    "reward",
+    "gold",
+    "false rejects",
+    "spoiled + hostile",
+    "false accepts",
+    "other",
+    "median ms",
+    "max ms",
+    "",
+)
+"""Columns of the table of `rewards check`."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="names, columns, options")
+    add_json(listing)
+    check = actions.add_parser("check", help="run rewards over their own corpora")
+    check.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    check.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    add_json(check)
+    check.add_argument("--file", help="score the references of this data set instead of the corpora")
+    check.add_argument(
+        "--reference",
+        default="completion",
+        metavar="COLUMN",
+        help="the references, with --file (default: completion)",
+    )
+    score = actions.add_parser("score", help="print one JSON verdict a line, in the order of the rows")
+    score.add_argument("name", metavar="NAME", help="a reward, or package.module:function")
+    score.add_argument("--file", required=True, help="rows with `completion` and the reward's columns")
+    for made in (check, score):
+        made.add_argument(
+            "--option", action="append", default=[], metavar="k=v", help="option of the reward, repeatable"
+        )
+        made.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="name=own",
+            help="the file's own name of a column, repeatable",
+        )
+    score.add_argument("--explain", action="store_true", help="print for people instead of programs")
+
+
+def run(options: argparse.Namespace) -> int | None:
+    """Does what `options.action` names; returns the exit code of `score`."""
+    if options.action == "score":
+        file = Path(options.file)
+        return score_file(options.name, file, options.option, options.column, options.explain)
+    if options.action == "check" and options.file is not None:
+        _check_file(options)
+        return None
+    wide = console(width=None if sys.stdout.isatty() else 160)  # a file has no edge to wrap at
+    if options.action == "list":
+        list_rewards(wide, options.json)
+    else:
+        check_rewards(options.names, wide, options.json, options.markdown)
+    return None
 
 
 def list_rewards(console: Console, as_json: bool) -> None:
-    """Every registered reward with its columns, options and first line."""
+    """Prints every registered reward with its columns, options and the first line of its description."""
     specs = [find(name) for name in load_all()]
     if as_json:
         facts = [
@@ -40,7 +107,7 @@ def list_rewards(console: Console, as_json: bool) -> None:
         ]
         print(json.dumps(facts))
         return
-    table = Table("reward", "columns", "options", "what it judges", show_lines=True)
+    table = Table("reward", "columns", "options", "what it scores", show_lines=True)
     for spec in specs:
         options = [f"{name}: {o['type']} = {o['default']}" for name, o in _options(spec).items()]
         about = f"{spec.about} (shaping)" if spec.shaping else spec.about
@@ -68,7 +135,7 @@ def _type(hint: Any) -> str:
 
 
 def check_rewards(names: list[str], console: Console, as_json: bool, markdown: bool) -> None:
-    """Conformance of the named rewards, or of all. Raises `WorkError` where one does not hold."""
+    """Prints the conformance of the named rewards, or of all. Raises `WorkError` where one fails."""
     specs = [find(name) for name in names] or [find(name) for name in load_all()]
     found = []
     with ProgressBars("row", transient=True) as bars:
@@ -84,20 +151,7 @@ def check_rewards(names: list[str], console: Console, as_json: bool, markdown: b
         _print(found, console)
     broken = [each.name for each in found if not each.holds]
     if broken:
-        raise WorkError(f"{', '.join(broken)}: does not do what the corpus says")
-
-
-HEADINGS = (
-    "reward",
-    "gold",
-    "false rejects",
-    "spoiled + hostile",
-    "false accepts",
-    "other",
-    "median ms",
-    "max ms",
-    "",
-)
+        raise WorkError(f"{', '.join(broken)}: contradicts its corpus")
 
 
 def _cells(c: Conformance) -> tuple[str, ...]:
@@ -132,24 +186,28 @@ def _print(found: list[Conformance], console: Console) -> None:
             console.print(f"{each.name}: {len(each.surprises) - SHOWN} more; --json has them all")
 
 
-def check_file(
-    name: str, file: Path, reference: str, options: list[str], columns: list[str], console: Console
-) -> None:
-    """Judges the reference of every row of a data set: one that does not score 1.0 cannot be trained on.
+def _check_file(options: argparse.Namespace) -> None:
+    """Scores the reference of every row of a data set; a row whose reference does not get 1.0 cannot be
+    trained on.
 
     Raises:
-        RequestError: as `score_file`.
+        RequestError: as `score_file`, or not exactly one reward is named.
         WorkError: there are such rows; they are printed.
     """
-    bound, completions, examples = _opened(name, file, options, columns, reference)
+    if len(options.names) != 1:
+        raise RequestError("rewards check --file takes one reward")
+    (name,) = options.names
+    file = Path(options.file)
+    bound, completions, examples = open_file(name, file, options.option, options.column, options.reference)
     with ProgressBars("row", transient=True) as bars:
         bars.add(name, len(examples))
-        verdicts = _score(bound, completions, examples, lambda: bars.advance(name))
+        verdicts = score_rows(bound, completions, examples, lambda: bars.advance(name))
     bad = [(e, v) for e, v in zip(examples, verdicts, strict=True) if v.value != 1.0]
+    out = console()
     for example, verdict in bad:
         value = "no value" if verdict.value is None else f"{verdict.value:g}"
-        console.print(Text(f"{example.where}: {value}, {verdict.status} {verdict.reason}".rstrip()))
-    said = f"{len(examples) - len(bad)} of {len(examples)} references score 1.0"
+        out.print(Text(f"{example.where}: {value}, {verdict.status} {verdict.reason}".rstrip()))
+    summary = f"{len(examples) - len(bad)} of {len(examples)} references score 1.0"
     if bad:
-        raise WorkError(f"{file}: {said}")
-    console.print(said)
+        raise WorkError(f"{file}: {summary}")
+    out.print(summary)

@@ -1,7 +1,8 @@
-"""`posttrain show RUN --rollouts`: completions on a terminal, grouped by prompt, the latest batch first.
+"""`posttrain show RUN --rollouts`: completions in the terminal, grouped by prompt, the latest batch first.
 
-Every line of a prompt or a completion stands behind a bar and has its control characters spelt out, so that nothing a
-model wrote can pass for ours. Left out: editing, searching; `--json` prints the rows for other tools.
+Every line of a prompt or completion follows a bar, with control characters escaped, so that no text of a
+model can be mistaken for output of this command. Left out: editing and searching; `--json` prints the rows
+for other tools.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
 from posttrain.rundir.rollouts import FAILED, FILTERS, RolloutRow, Rollouts
 
 SHOWN = 50
-"""Completions shown where nothing else is asked for."""
+"""Completions shown by default."""
 TEXT_SHOWN = 4000
-"""Characters of one text on the terminal."""
+"""Characters shown of one text."""
 REASON_SHOWN = 500
-"""Characters of what a component says."""
+"""Characters shown of what one reward component reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to show: one `step` (None: all, the latest first), a kind of completion, a source, how many completions."""
+    """What to show: a step (None: all, the latest first), a kind of completion, a source, at most `limit`."""
 
     step: int | None = None
     where: str = "all"
@@ -43,10 +44,11 @@ class Wanted:
 def show_rollouts(path: Path, console: Console, wanted: Wanted, as_json: bool = False) -> None:
     """Prints rollouts of the run at `path`, through a pager where `console` is a terminal.
 
-    `as_json`: the rows as they were written, one JSON object a line; all of them unless there is a limit.
+    `as_json`: the rows as they were written, one JSON object a line; all of them unless `wanted.limit` is
+    set.
 
     Raises:
-        RequestError: no run, a run without rollouts, a step, kind or source that it does not have.
+        RequestError: there is no run, it has no rollouts, or it has no such step, kind or source.
     """
     run = _run(Path(path))
     rollouts = run.rollouts
@@ -67,20 +69,23 @@ def _run(path: Path) -> RunData:
         return RunData.load(path)
     pipeline = PipelineData.load(path)
     holding = [str(run.path) for run in pipeline.runs if run.rollouts]
-    which = f"name one of its runs: {', '.join(holding)}" if holding else "none of its runs has any"
-    raise RequestError(f"{path} is a pipeline; --rollouts shows one run, and {which}")
+    which = f"name one of its runs: {', '.join(holding)}" if holding else "none of its runs has rollouts"
+    raise RequestError(f"{path} is a pipeline, and --rollouts shows one run; {which}")
 
 
 def _checked(run: RunData, rollouts: Rollouts, wanted: Wanted) -> list[int]:
-    """The numbers of the files to read, the latest first."""
+    """Numbers of the files to read, the latest first, once `wanted` is known to fit the run."""
     if wanted.where not in FILTERS:
         raise RequestError(f"--where {wanted.where!r}: no such kind{did_you_mean(wanted.where, FILTERS)}")
     if not rollouts:
         raise RequestError(
-            f"{run.path}: no rollouts (no {rollouts.folder.name}/step-*.jsonl); RLVR and sampling stages keep them"
+            f"{run.path}: no rollouts (no {rollouts.folder.name}/step-*.jsonl);"
+            " RLVR and sampling stages write them"
         )
     if wanted.where == "dropped" and rollouts.kind == "chunk":
-        raise RequestError(f"--where dropped: {run.path} only samples, nothing in it is trained on")
+        raise RequestError(
+            f"--where dropped: {run.path} is a sampling stage; it does not train on its completions"
+        )
     if wanted.source is not None:
         _known_source(run, rollouts, wanted.source)
     if wanted.step is None:
@@ -95,7 +100,7 @@ def _checked(run: RunData, rollouts: Rollouts, wanted: Wanted) -> list[int]:
 
 
 def _file_of(run: RunData, rollouts: Rollouts, step: int) -> int | None:
-    """The file that holds `step`: a batch may train several steps, as its recipe says."""
+    """Number of the file with `step`: the recipe may train several steps on one batch."""
     number = max((n for n in rollouts.files if n <= step), default=None)
     return number if number is not None and step < number + _span(run, rollouts) else None
 
@@ -135,7 +140,7 @@ def _mixed(run: RunData) -> list:
 
 @dataclass(slots=True)
 class _Group:
-    """The samples of one prompt, and those of them to show."""
+    """The samples of one prompt, and which of them to show."""
 
     number: int
     samples: list[RolloutRow]
@@ -165,8 +170,8 @@ def _limited(groups: Iterator[_Group], limit: int | None) -> Iterator[_Group]:
 
 @contextlib.contextmanager
 def _paged(console: Console) -> Iterator[None]:
-    """The user's pager on a terminal. `less` gets git's options unless the user has set some; colours only where it
-    lets them through."""
+    """The user's pager, on a terminal. `less` gets the options that git gives it unless the user has set
+    some; colours are used only if those options pass them through."""
     if not console.is_terminal:
         yield
         return
@@ -196,7 +201,7 @@ def _print(run: RunData, rollouts: Rollouts, numbers: list[int], wanted: Wanted,
 
 
 def _header(group: _Group, kind: str, console: Console) -> None:
-    """A line on the group as a whole, the prompt, the reference answer."""
+    """A summary of the group, the prompt and the reference answer."""
     first, samples = group.samples[0], group.samples
     judged = [c for c in samples if c.success is not None]
     facts = [f"{kind} {group.number}", first.place]
@@ -228,7 +233,7 @@ def _completion(c: RolloutRow, console: Console) -> None:
 
 
 def _quoted(text: str, title: str, console: Console) -> None:
-    """`text` with a bar before each line, its title before the first; on a terminal lines are broken to fit."""
+    """`text` with a bar before each line and `title` before the first; on a terminal, lines are wrapped."""
     edge = 11
     for i, line in enumerate(both_ends(text, TEXT_SHOWN).split("\n")):
         parts = [Text(line)]

@@ -1,6 +1,7 @@
-"""A plain row (JSON object) as the `Example` that rewards take, and files of such rows.
+"""Scores a file of completions with one reward: `posttrain rewards score`, `posttrain rewards check --file`.
 
-Left out: training rows; data/shapes/rows.py maps those by their recipe.
+A row is a plain JSON object with a completion and the columns of the reward. Left out: training rows, which
+`data/shapes/` maps as their recipe says.
 """
 
 from __future__ import annotations
@@ -24,23 +25,52 @@ from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed
 from posttrain.types import Example, Verdict
 
+LOT = 256
+"""Rows scored between two writes: a reader of the pipe gets verdicts while the rest is scored."""
+TAIL = 2000
+"""Characters of a completion that `--explain` shows: its last."""
+
+
+def score_file(name: str, file: Path, options: list[str], columns: list[str], explain: bool) -> int:
+    """Prints one verdict a line in the order of the rows; returns 1 if a row could not be scored, else 0.
+
+    Raises:
+        RequestError: the reward or an option is unknown, the file is broken, or a row lacks a column of the
+        reward.
+    """
+    bound, completions, examples = open_file(name, file, options, columns)
+    broken = 0
+    with ProgressBars("completion", transient=True) as bars:
+        bars.add(name, len(examples))
+        for start in range(0, len(examples), LOT):
+            lot = slice(start, start + LOT)
+            verdicts = score_rows(bound, completions[lot], examples[lot], lambda: bars.advance(name))
+            broken += sum(verdict.details.get("row") == "broken" for verdict in verdicts)
+            for completion, example, verdict in zip(completions[lot], examples[lot], verdicts, strict=True):
+                _say(completion, example, verdict, explain)
+            sys.stdout.flush()
+    if broken:
+        print(f"error: {broken} of {len(examples)} rows cannot be scored; see their reasons", file=sys.stderr)
+    return int(broken > 0)
+
 
 def read_rows(
     path: Path, columns: dict[str, str] | None = None, completion: str = "completion"
 ) -> tuple[list[str], list[Example]]:
-    """Completions and rows of a file of rollouts (JSONL, JSON, CSV, Parquet, Arrow, `.gz`).
+    """Completions and rows of a file (JSONL, JSON, CSV, Parquet, Arrow, `.gz`).
 
-    `columns` maps a name that a reward asks for to the file's own; `completion` is the column of the text to judge.
+    `columns` maps the name of a reward's column to its name in the file; `completion` is the column of the
+    text to score.
 
     Raises:
-        RequestError: no such file, a broken line, a row without the column; with file and line.
+        RequestError: there is no such file, a line is broken, or a row lacks a column; with file and line.
     """
     if not path.is_file():
         there = path.parent.glob("*") if path.parent.is_dir() else ()
         raise RequestError(f"{path}: no such file{did_you_mean(path.name, [p.name for p in there])}")
     if readers.kind_of(path) is None:
         kinds = ", ".join(readers.KINDS)
-        raise RequestError(f"{path}: not a kind of file that is read ({kinds}, .gz)")
+        raise RequestError(f"{path}: unknown kind of file; it must be one of {kinds}, or .gz of one")
     completions, examples = [], []
     for where, row in readers.read(path):
         for name, own in (columns or {}).items():
@@ -56,34 +86,8 @@ def read_rows(
     return completions, examples
 
 
-LOT = 256
-"""Rows scored between two writes: a pipe sees verdicts while the rest is checked."""
-
-
-def score_file(name: str, file: Path, options: list[str], columns: list[str], explain: bool) -> int:
-    """One verdict a line on stdout, in the order of the rows; 1 where a row itself could not be judged.
-
-    Raises:
-        RequestError: unknown reward or option, a broken file, a row without a column the reward needs.
-    """
-    bound, completions, examples = _opened(name, file, options, columns)
-    broken = 0
-    with ProgressBars("completion", transient=True) as bars:
-        bars.add(name, len(examples))
-        for start in range(0, len(examples), LOT):
-            lot = slice(start, start + LOT)
-            verdicts = _score(bound, completions[lot], examples[lot], lambda: bars.advance(name))
-            broken += sum(verdict.details.get("row") == "broken" for verdict in verdicts)
-            for completion, example, verdict in zip(completions[lot], examples[lot], verdicts, strict=True):
-                _say(completion, example, verdict, explain)
-            sys.stdout.flush()
-    if broken:
-        print(f"error: {broken} of {len(examples)} rows cannot be judged; see their reasons", file=sys.stderr)
-    return int(broken > 0)
-
-
-def _score(bound: Bound, completions: list[str], examples: list[Example], done: Any) -> list[Verdict]:
-    """A row whose gold answer is broken is an `error` of its own; the others are judged."""
+def score_rows(bound: Bound, completions: list[str], examples: list[Example], done: Any) -> list[Verdict]:
+    """Verdicts in the order of the rows; a row whose gold answer is broken gets an `error`."""
     verdicts: list[Verdict | None] = []
     for example in examples:
         try:
@@ -100,10 +104,10 @@ def _score(bound: Bound, completions: list[str], examples: list[Example], done: 
     return verdicts
 
 
-def _opened(
+def open_file(
     name: str, file: Path, options: list[str], columns: list[str], completion: str = "completion"
 ) -> tuple[Bound, list[str], list[Example]]:
-    """The reward and the rows, once nothing is wrong with either."""
+    """The reward and the rows, checked against each other."""
     bound = bind(name, _parsed(options))
     if lacks := bound.spec.lacks:
         raise RequestError(f"reward {name!r}: {lacks}")
@@ -121,11 +125,9 @@ def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> 
     colour = {None: "yellow", 1.0: "green"}.get(verdict.value, "red")
     value = "no value" if verdict.value is None else f"{verdict.value:g}"
     head = Text(f"{value}  {verdict.status}  {verdict.reason}  {verdict.ms:.1f} ms", style=f"bold {colour}")
-    tail = (
-        completion
-        if len(completion) <= 2000
-        else f"[... {len(completion) - 2000:,} characters ...]\n{completion[-2000:]}"
-    )
+    tail = completion[-TAIL:]
+    if len(completion) > TAIL:
+        tail = f"[... {len(completion) - TAIL:,} characters ...]\n{tail}"
     parts = [Text(tail), head]
     if example.answer is not None:
         parts.insert(1, Text(f"gold: {example.answer}", style="bold"))
@@ -136,7 +138,7 @@ def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> 
 
 
 def _parsed(options: list[str]) -> dict[str, Any]:
-    """`k=v` words as YAML values, as on the rest of the command line."""
+    """`key=value` words as YAML values, like overrides of a recipe."""
     found = {}
     for word in options:
         key, sign, value = word.partition("=")

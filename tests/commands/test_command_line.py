@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
-from posttrain.cli import COMMANDS
+from posttrain.cli import COMMANDS, main
 
 
 def test_no_command_shows_what_there_is(call):
@@ -21,6 +26,62 @@ def test_help(call, name):
     assert answer.out.startswith("usage: posttrain")
     for text in (line for line in answer.out.splitlines() if line.startswith("  --")):
         assert text.strip(), "every flag is described"
+
+
+LOADED = """
+import contextlib, io, json, sys
+from posttrain.cli import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(sys.argv[1:])
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_imports_the_module_of_its_command_only(root, name):
+    """No other command, and nothing that takes seconds to import."""
+    words = [name, "--help"] if name else ["--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words],
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    loaded = set(json.loads(done.stdout))
+    modules = {f"posttrain.commands.{module}" for module, _ in COMMANDS.values()}
+    parts = {"train"} if name == "run" else set()  # `run` starts a stage as `train` does
+    asked = {f"posttrain.commands.{part}" for part in ({COMMANDS[name][0]} if name else set()) | parts}
+    assert loaded & modules == asked
+    assert not loaded & {"torch", "transformers", "datasets", "trl", "matplotlib"}
+
+
+def test_every_command_declares_arguments_and_work():
+    import importlib
+
+    for module in {module for module, _ in COMMANDS.values()}:
+        loaded = importlib.import_module(f"posttrain.commands.{module}")
+        assert callable(loaded.arguments) and callable(loaded.run), module
+
+
+@pytest.mark.parametrize("module", ["posttrain", "posttrain.cli"])
+def test_it_runs_as_a_module(root, module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"],
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.split()[:1]) == (0, ["posttrain"]), done.stderr
+
+
+def test_the_script_calls_main():
+    """`posttrain` of pyproject.toml."""
+    from importlib.metadata import entry_points
+
+    (script,) = {e.value: e for e in entry_points(group="console_scripts", name="posttrain")}.values()
+    assert script.load() is main
 
 
 def test_version(call):
@@ -43,6 +104,7 @@ def test_version(call):
         (["chat", "a", "--temperature", "nan"], ["'nan' must be a number of at least 0"]),
         (["export", "a", "b", "--dtype", "int8"], ["'int8' (choose from"]),
         (["report"], ["required: runs"]),
+        (["--quiet", "check", "x.yaml"], ["unrecognized argument '--quiet'"]),
     ],
 )
 def test_wrong_words(call, argv, words):

@@ -108,7 +108,7 @@ def test_a_row_whose_gold_is_broken_is_an_error_of_its_own(rows):
     done = posttrain("score", "math", "--file", str(rows))
     verdicts = [json.loads(line) for line in done.stdout.splitlines()]
     assert [v["value"] for v in verdicts] == [1.0, None, 1.0] and done.returncode == 1
-    assert "rows.jsonl:2" in verdicts[1]["reason"] and "1 of 3 rows cannot be judged" in done.stderr
+    assert "rows.jsonl:2" in verdicts[1]["reason"] and "1 of 3 rows cannot be scored" in done.stderr
 
 
 def test_list_shows_names_options_and_one_line_each():
@@ -145,7 +145,7 @@ def test_check_fails_where_a_reward_breaks_its_promise(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = posttrain("check", "liar:fn", env=environment)
     assert done.returncode == 1, done.stderr
-    assert "liar:fn: does not do what the corpus says" in done.stderr
+    assert "liar:fn: contradicts its corpus" in done.stderr
     assert "expected below 1; got 1.0, scored" in done.stdout
 
 

@@ -1,0 +1,60 @@
+"""`posttrain run`: a recipe or a pipeline, in this process or under accelerate; an existing run is resumed.
+
+Left out: other machines; `launch/slurm.sh` starts a recipe on several nodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from pathlib import Path
+
+from posttrain.commands.arguments import add_recipe, console
+from posttrain.commands.train import run_stage
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe import Pipeline, load
+from posttrain.stages.stage_process import launcher
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.add_argument(
+        "--accelerate",
+        metavar="CONFIG",
+        help="start with `accelerate launch` and this config file (a pipeline: every stage)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the recipe; returns the exit code."""
+    recipe = load(options.recipe, options.overrides)
+    if options.accelerate:
+        _refuse_missing(Path(options.accelerate))
+    if isinstance(recipe, Pipeline):
+        from posttrain.stages.schedule import run_pipeline  # matplotlib
+
+        page = run_pipeline(options.recipe, options.overrides, console(stderr=True), options.accelerate)
+        _print_findings(page)
+        return 0
+    if options.accelerate:
+        work = ["-m", f"posttrain.{recipe.stage}", options.recipe, *options.overrides]
+        return subprocess.call([*launcher(options.accelerate), *work])
+    return run_stage(options.recipe, options.overrides, recipe.stage)
+
+
+def _refuse_missing(config: Path) -> None:
+    if not config.is_file():
+        near = did_you_mean(config.name, [p.name for p in config.parent.glob("*.yaml")])
+        raise RequestError(f"--accelerate {config}: no such file{near}")
+
+
+def _print_findings(page: Path) -> None:
+    """What a finished pipeline shows, and the place of its report `page`."""
+    from posttrain.report.alerts import alerts
+    from posttrain.report.findings import findings
+    from posttrain.rundir.reading import PipelineData
+
+    runs = PipelineData.load(page.parent).runs
+    for sentence in [*alerts(runs), *findings(runs)]:
+        print(sentence)
+    print(f"report: {page}")
