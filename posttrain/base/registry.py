@@ -1,5 +1,5 @@
-"""A registry of named things: a decorator that adds one, and a lookup that suggests the nearest spelling.
-Also: objects by their dotted path.
+"""A registry of named things: a decorator that adds one, and a lookup that suggests the nearest spelling;
+and functions by their dotted path.
 
 Left out: entry points, which the registries built on this one resolve (rewards, tasks).
 """

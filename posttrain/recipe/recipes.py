@@ -1,7 +1,8 @@
-"""A dataclass for the recipe of each stage, and the pipeline that chains stages. `STAGES` is the list a new
-stage joins.
+"""A dataclass for the recipe of each stage, and the pipeline of several stages.
 
-Three stages train (sft, dpo, rlvr); two sample completions and judge them (pairs, pass_rate).
+`STAGES` lists the stages; a new one is a class and a line there.
+
+Three stages train (sft, dpo, rlvr); three sample completions and judge them (rlvr, pairs, pass_rate).
 """
 
 from __future__ import annotations
@@ -64,13 +65,19 @@ class TrainRecipe(Recipe):
 
 
 @dataclass(kw_only=True)
-class SampleRecipe(Recipe):
-    """What the recipes of the stages that sample and judge have in common."""
+class RolloutRecipe(Recipe):
+    """What the recipes of the stages that sample completions and judge them have in common."""
 
     rewards: list[Reward]
     success: Success | None = None
     """Default: the first verifier at 1.0."""
     rollout: Rollout = field(default_factory=Rollout)
+
+
+@dataclass(kw_only=True)
+class SampleRecipe(RolloutRecipe):
+    """What the recipes of the stages that sample and do not train have in common."""
+
     max_prompts: int | None = None
     """At most this many prompts, from the start of the mixture. Default: each once."""
     seed: int = 0
@@ -96,13 +103,10 @@ class DpoRecipe(TrainRecipe):
 
 @in_key_order
 @dataclass(kw_only=True)
-class RlvrRecipe(TrainRecipe):
+class RlvrRecipe(TrainRecipe, RolloutRecipe):
     """Reinforcement learning with verifiable rewards. `train.global_batch_size` counts completions."""
 
     stage: Literal["rlvr"]
-    rewards: list[Reward]
-    success: Success | None = None
-    """Default: the first verifier at 1.0."""
     rollout: TrainRollout = field(default_factory=TrainRollout)
     policy: Policy = field(default_factory=Policy)
 

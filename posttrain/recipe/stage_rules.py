@@ -7,7 +7,15 @@ from __future__ import annotations
 import math
 
 from posttrain.recipe.build import Problems
-from posttrain.recipe.recipes import DpoRecipe, PairsRecipe, PassRateRecipe, Recipe, RlvrRecipe, SampleRecipe
+from posttrain.recipe.recipes import (
+    DpoRecipe,
+    PairsRecipe,
+    PassRateRecipe,
+    Recipe,
+    RlvrRecipe,
+    RolloutRecipe,
+    SampleRecipe,
+)
 from posttrain.recipe.sections import Preference
 
 
@@ -108,7 +116,7 @@ def _attempts(recipe: RlvrRecipe, problems: Problems) -> None:
 
 def rewards(recipe: Recipe, problems: Problems) -> None:
     """Names and options are checked where the rewards are known (stages/preflight.py)."""
-    if not isinstance(recipe, RlvrRecipe | SampleRecipe):
+    if not isinstance(recipe, RolloutRecipe):
         return
     if not recipe.rewards:
         problems.add("rewards", "rewards is empty; add at least one reward")
@@ -121,7 +129,7 @@ def rewards(recipe: Recipe, problems: Problems) -> None:
 
 
 def rollout(recipe: Recipe, problems: Problems) -> None:
-    if not isinstance(recipe, RlvrRecipe | SampleRecipe):
+    if not isinstance(recipe, RolloutRecipe):
         return
     r = recipe.rollout
     least = 1 if isinstance(recipe, PassRateRecipe) else 2
@@ -134,14 +142,14 @@ def rollout(recipe: Recipe, problems: Problems) -> None:
     _prompts(recipe, problems)
     if isinstance(recipe, RlvrRecipe):
         _train_rollout(recipe, problems)
-    else:
+    if isinstance(recipe, SampleRecipe):
         problems.require_above("max_prompts", recipe.max_prompts)
         if r.backend != "transformers":
             at = "rollout.backend"
             problems.add(at, f"{at} = {r.backend}: the {recipe.stage} stage samples only with transformers")
 
 
-def _prompts(recipe: RlvrRecipe | SampleRecipe, problems: Problems) -> None:
+def _prompts(recipe: RolloutRecipe, problems: Problems) -> None:
     """Settings of `data` that prompts do not have."""
     if recipe.data.overlong == "truncate":
         at = "data.overlong"

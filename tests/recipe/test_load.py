@@ -1,4 +1,4 @@
-"""Strict loading: every mistake is named with file, line or "command line", path and the nearest right spelling."""
+"""Strict loading: every mistake is reported with file and line or "command line", path and nearest spelling."""
 
 from __future__ import annotations
 
@@ -288,7 +288,9 @@ def test_pipeline_mistakes(tmp_path, recipe):
     path.write_text("pipeline: p\nstages:\n  - {name: a, recipe: smal.yaml}\n")
     assert "did you mean 'small.yaml'?" in fails(path)
     path.write_text(
-        "pipeline: p\nstages:\n  - {name: a, recipe: small.yaml, after: [b]}\n  - {name: b, recipe: small.yaml}\n"
+        "pipeline: p\nstages:\n"
+        "  - {name: a, recipe: small.yaml, after: [b]}\n"
+        "  - {name: b, recipe: small.yaml}\n"
     )
     assert "stages[0].after = 'b' is not an earlier stage" in fails(path)
     path.write_text("pipeline: p\nstages: []\n")
