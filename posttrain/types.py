@@ -1,4 +1,4 @@
-"""The plain values that cross the floors. No torch, no I/O, no behaviour beyond their own arithmetic."""
+"""The plain values that rooms pass to each other. No torch, no I/O, no behaviour."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ class Message(TypedDict):
 class Example:
     """One training or evaluation row after its columns are mapped.
 
-    `messages` for conversations, or `prompt`/`completion` for plain text (`prompt` may be empty: plain
-    language modelling). `answer` is the reference answer where the source has one. `p` is an external
-    success probability in [0, 1] (the fraction of rollouts judged correct). `extra` holds the columns that
-    a reward may ask for (`tests`, `kwargs` ...). `where` is `file:line` or `dataset[row]`, for error messages.
-    `partial`: the reply stops short, as a prefix that ends at the first wrong step does; it has no end of turn.
+    A conversation has `messages`; plain text has `prompt` and `completion` (`prompt` may be empty: plain
+    language modelling).
     """
 
     messages: list[Message] | None = None
     prompt: str | None = None
     completion: str | None = None
     answer: str | None = None
+    """The reference answer, if the source has one."""
     p: float | None = None
+    """An external success probability in [0, 1]: the fraction of rollouts that were judged correct."""
     where: str = ""
+    """`file:line` or `dataset[row]`, for error messages."""
     extra: dict[str, Any] = field(default_factory=dict)
+    """Columns that a reward may need (`tests`, `kwargs`, ...)."""
     partial: bool = False
+    """The reply is cut short, such as a prefix that ends at the first wrong step; it has no end of turn."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What a scorer says of one completion.
-
-    `value` is in [0, 1] for verifiers, any finite number for shaping terms, None when the checker itself failed
-    (`timeout`, `error`). A completion that was too costly to judge is `scored` 0 with the reason `limit`.
-    `ms` is the time the check took in milliseconds.
-    """
+    """The result of judging one completion."""
 
     value: float | None
+    """In [0, 1] for verifiers, any finite number for shaping terms; None if the check itself failed."""
     status: Literal["scored", "unparseable", "timeout", "error"] = "scored"
+    """`timeout` and `error` are failed checks. A completion that is too costly to judge is `scored` 0, with
+    the reason `limit`.
+    """
     reason: str = ""
     ms: float = 0.0
+    """Duration of the check in milliseconds."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Problem:
-    """One evaluation item: what the model is asked, and what the scorer needs to judge the reply.
-
-    `messages` or `prompt` as in `Example`. `group` clusters problems that are not independent
-    (templates, sources) for the intervals; empty means independent.
+    """One item of an evaluation task: `messages` or `prompt` as in `Example`, and what judging the reply
+    needs.
     """
 
     id: str
@@ -63,16 +63,15 @@ class Problem:
     messages: list[Message] | None = None
     prompt: str | None = None
     group: str = ""
+    """Problems of one group (a template, a source) are not independent, which the intervals account for.
+    Empty: independent of all others.
+    """
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Score:
-    """One row of `scores.jsonl`: a metric of a checkpoint on a task.
-
-    `low`/`high` bound the mean at the 95 % level, over `n` problems. `settings` is the hash of
-    everything that could change the value: task options, sampling, template, versions of the scorer.
-    """
+    """One row of `scores.jsonl`: a metric of a checkpoint on a task."""
 
     checkpoint: str
     step: int
@@ -80,13 +79,17 @@ class Score:
     metric: str
     value: float
     n: int
+    """Number of problems."""
     low: float | None = None
+    """Lower bound of the 95 % interval of the mean."""
     high: float | None = None
     settings: str = ""
+    """Hash of all that can change the value: task options, sampling, template, versions of the scorer."""
     digest: str = ""
+    """Hash of the checkpoint's weights."""
 
     def key(self) -> tuple[str, str, str, str]:
-        """Two rows with one key are the same measurement."""
+        """Rows with the same key are the same measurement."""
         return (self.digest or self.checkpoint, self.task, self.metric, self.settings)
 
     def to_dict(self) -> dict[str, Any]:

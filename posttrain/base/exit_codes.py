@@ -1,7 +1,7 @@
-"""Exit codes of commands: 0 fine, 1 the work failed, 2 the request was wrong; a failure is one sentence on stderr.
+"""Exit codes of commands: 0 success, 1 the work failed, 2 the request was wrong.
 
-Failures of the machine that a user can put right (a full disk, a missing permission) count as failed work.
-Anything else is a defect of posttrain and keeps its traceback.
+A failure is printed as one message on stderr. Failures of the machine that a user can fix (a full disk, a
+missing permission) count as failed work. Any other exception is a bug in posttrain and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ REFUSED = (
     errno.EMFILE,
     errno.ENFILE,
 )
-"""What the machine refuses. Not ENOENT: a file that posttrain expected and did not make is a defect."""
+"""Errors that the user can fix. ENOENT is not one: if posttrain misses a file of its own, that is a bug."""
 
 
 def exit_code_of(work: Callable[[], Any]) -> int:
-    """Run `work` and return the exit code: its result where that is an int, else 0; 1 or 2 where it fails."""
+    """Run `work` and return the exit code: its result if that is an int, else 0; 1 or 2 if it fails."""
     try:
         code = work()
     except PosttrainError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; finished work is kept: run the same command to resume", file=sys.stderr)
+        print("interrupted; what is finished is kept, run the same command to resume", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `posttrain show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

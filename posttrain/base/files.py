@@ -1,7 +1,7 @@
-"""Writing small files so that a reader never meets half of one, and line files that survive a torn last line.
+"""Text, JSON and JSONL files, replaced in one step (a reader never sees half of one) or appended to safely.
 
-Numbers that JSON cannot hold (NaN, infinities) are written as null; numpy numbers as plain ones. Left out: large
-binary files (data/table.py, checkpoints).
+NaN and infinities, which JSON does not have, are written as null; numpy numbers and torch tensors as plain
+numbers. Left out: large binary files (data/table.py, checkpoints).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from posttrain.errors import RequestError, WorkError
 
 
 def timestamp() -> str:
-    """Now, as ISO 8601 in UTC: what the files of a run call a time."""
+    """The current time as ISO 8601 in UTC, the format of every time in a run directory."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace `path` by `text` in one step: a reader sees the old content or the new, also after a power cut.
+    """Replace the content of `path` in one step: a reader sees the old one or the new one, nothing between.
 
-    Raises WorkError where the disk refuses; `path` is then as it was.
+    Raises WorkError if it cannot be written; `path` is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
@@ -59,10 +59,10 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
 
 @contextlib.contextmanager
 def stream_jsonl(path: Path) -> Iterator[Callable[[Any], None]]:
-    """As `write_jsonl` for more rows than fit in memory: yields the function that adds one.
+    """Like `write_jsonl`, for any number of rows: a context manager that yields a function to add one row.
 
-    `path` is replaced when the block ends, and untouched where it fails. Values that JSON does not know (dates in a
-    user's columns) are written as text.
+    `path` is replaced when the block ends, and unchanged if the block raises. Values that JSON does not have,
+    such as dates in a user's columns, are written as text.
     """
     temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     try:
@@ -77,9 +77,10 @@ def stream_jsonl(path: Path) -> Iterator[Callable[[Any], None]]:
 
 
 def append_jsonl(path: str | Path, row: Any) -> None:
-    """Add `row` as one JSON line, on disk when this returns. Several processes may append to one file.
+    """Append `row` as one JSON line and wait until it is on disk. Several processes may append to one file.
 
-    A torn last line, left by a process that was killed, is removed first. Raises WorkError where the disk refuses.
+    An incomplete last line, left by a process that was killed, is removed first. Raises WorkError if it
+    cannot be written.
     """
     line = _json_line(row).encode()
     try:
@@ -94,7 +95,7 @@ def append_jsonl(path: str | Path, row: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The value of a JSON file. Raises WorkError where it is no JSON."""
+    """The value in a JSON file. Raises WorkError if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -102,9 +103,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_jsonl(path: str | Path) -> list[Any]:
-    """The values of a line file, in order; [] if there is none. A torn last line does not count.
+    """The values of a JSONL file, in order; [] if there is no file. An incomplete last line is ignored.
 
-    Raises WorkError naming the line where one before the last is no JSON.
+    Raises WorkError with the number of any other line that is not JSON.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -124,7 +125,7 @@ def read_jsonl(path: str | Path) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` in the types of JSON: dicts, lists, finite numbers, text, null."""
+    """`value` with the types of JSON only: dicts, lists, finite numbers, text, null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -148,7 +149,7 @@ def sync(path: str | Path) -> None:
 
 
 def number(value: Any) -> float | None:
-    """`value` where it is a finite number."""
+    """`value` as a float if it is a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -158,7 +159,7 @@ def number(value: Any) -> float | None:
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raises `RequestError` where `folder` could not be made or written to, before hours are spent."""
+    """Raise RequestError if `folder` cannot be created or written to, before hours of work are spent."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
         raise RequestError(f"{folder}: {there} is a file")
@@ -167,18 +168,18 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def cache_home() -> Path:
-    """$POSTTRAIN_CACHE, or ~/.cache/posttrain: the folder under which posttrain caches what it can make again."""
+    """The folder for everything that can be computed again: $POSTTRAIN_CACHE, or ~/.cache/posttrain."""
     return Path(os.environ.get("POSTTRAIN_CACHE") or "~/.cache/posttrain").expanduser()
 
 
 def _json_line(row: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """One line of a JSONL file; a lone surrogate is written as its JSON escape, because UTF-8 has no bytes for it."""
+    """One line of a JSONL file. Lone surrogates, which UTF-8 cannot encode, are written as JSON escapes."""
     line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=default) + "\n"
     return line.encode(errors="backslashreplace").decode()
 
 
 def _mend(file) -> None:
-    """Cut `file` back to its last whole line; a last line that is whole JSON only gets its newline."""
+    """Remove an incomplete last line of `file`; if it is complete JSON, only add the missing newline."""
     size = file.seek(0, os.SEEK_END)
     start, tail = size, b""
     while start and b"\n" not in tail:

@@ -1,6 +1,6 @@
-"""What this process is: its cores, its rank among the processes of a launch, and what it prints on standard error.
+"""This process: its CPU cores, its rank within a launch, and what it and the libraries log.
 
-The launchers (accelerate, torchrun, Slurm through accelerate) give each process its ranks in the environment.
+Launchers (accelerate, torchrun) set the ranks of each process in its environment.
 Left out: signals (stop.py), exit codes (exit_codes.py).
 """
 
@@ -18,22 +18,22 @@ def usable_cores() -> int:
 
 
 def rank() -> int:
-    """The number of this process among those of its launch; 0 is the main process."""
+    """The index of this process within its launch; 0 is the main process."""
     return _from_launcher("RANK", 0)
 
 
 def world_size() -> int:
-    """Processes of the launch, over all machines."""
+    """Number of processes of the launch, over all machines."""
     return _from_launcher("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """The number of this process among those of its machine: the index of its GPU."""
+    """The index of this process on its machine, which is also the index of its GPU."""
     return _from_launcher("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
-    """Processes of the launch on this machine."""
+    """Number of processes of the launch on this machine."""
     return _from_launcher("LOCAL_WORLD_SIZE", 1)
 
 
@@ -42,7 +42,7 @@ def _from_launcher(variable: str, alone: int) -> int:
 
 
 def log_to_stderr() -> None:
-    """Messages of posttrain on standard error, from the main process; other libraries' only from warnings up."""
+    """Log to standard error: messages of posttrain from the main process, and warnings of the libraries."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
     level = logging.INFO if rank() == 0 else logging.ERROR
     for name in ("posttrain", "posttrain_kernels"):
@@ -50,9 +50,10 @@ def log_to_stderr() -> None:
 
 
 def quiet_libraries() -> None:
-    """No progress bars of libraries without a terminal, and no message from DeepSpeed that there is no GPU.
+    """Turn off the hub's progress bars if there is no terminal, and DeepSpeed's message that there is no GPU.
 
-    DeepSpeed prints it on standard output, where `--json` prints. Variables that the user has set are kept.
+    DeepSpeed prints that message on standard output, where `--json` prints. Variables that are already set
+    are kept.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

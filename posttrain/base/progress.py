@@ -1,7 +1,6 @@
-"""Progress on standard error: bars on a terminal, and elsewhere a line every half minute at most.
+"""Progress on standard error: bars on a terminal; without one, a line every half minute at most.
 
-Every part of posttrain that takes long shows its progress through `ProgressBars`. Only the main process shows
-anything. Left out: which tasks there are and what their notes contain; the callers decide that.
+Everything in posttrain that takes long shows its progress with `ProgressBars`, and only in the main process.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from rich.progress import (
 from posttrain.base.process import rank
 
 LINE_SECONDS = 30.0
-"""Least time between two lines of one task where there is no terminal."""
+"""Minimum time between two lines of a task if there is no terminal."""
 
 
 class ProgressBars:
-    """The progress of one or several named tasks; a context manager. Methods may be called from any thread.
+    """Progress of one or more named tasks; a context manager. Methods may be called from any thread.
 
     Args:
         unit: what the tasks count, in the singular ("step", "row").
         main: whether this process shows anything. Default: whether it is rank 0.
-        line_seconds: least time between two lines of a task without a terminal; None: only lines that `update`
-            is told to print.
+        line_seconds: minimum time between two lines of a task without a terminal. None: only lines that are
+            requested with `print_line`.
         elapsed: show the time spent instead of the time left.
         transient: remove the bars at the end.
         console: where to draw. Default: standard error.
@@ -52,7 +51,7 @@ class ProgressBars:
         self.main = rank() == 0 if main is None else main
         self._console = console or Console(stderr=True)
         self.drawn = self.main and self._console.file.isatty()
-        """Whether bars are drawn; otherwise lines are printed, or nothing."""
+        """Whether bars are drawn, rather than lines or nothing."""
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -77,12 +76,12 @@ class ProgressBars:
             self._bars.start()
 
     def close(self) -> None:
-        """Stop drawing; the bars stay as they are unless they are transient."""
+        """Stop drawing. The bars stay on the screen unless they are transient."""
         if self.drawn:
             self._bars.stop()
 
     def add(self, name: str, total: int | None = None, done: int = 0, note: str = "") -> None:
-        """A new task; `total` None: not known yet."""
+        """Add a task. `total` is None if it is not known yet."""
         self._printed[name] = time.monotonic()
         self._ids[name] = self._bars.add_task(name, total=total, completed=done, note=note)
 
@@ -94,13 +93,13 @@ class ProgressBars:
         note: str | None = None,
         print_line: bool = False,
     ) -> None:
-        """Set what is given of a task. `print_line`: without a terminal, print a line now."""
+        """Change what is given. `print_line`: without a terminal, print a line now in any case."""
         fields = {} if note is None else {"note": note}
         self._bars.update(self._ids[name], completed=done, total=total, **fields)
         self._line(name, print_line)
 
     def advance(self, name: str) -> None:
-        """One more unit of a task is done."""
+        """Count one more unit of a task as done."""
         self._bars.advance(self._ids[name])
         self._line(name, False)
 

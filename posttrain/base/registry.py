@@ -1,6 +1,7 @@
-"""A named registry: a decorator and a lookup that helps with spelling; and objects by a dotted path.
+"""A registry of named things: a decorator that adds one, and a lookup that suggests the nearest spelling;
+and functions by their dotted path.
 
-Entry points are resolved by the registries built on this one (rewards, tasks).
+Left out: entry points, which the registries built on this one resolve (rewards, tasks).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps a name to a thing. `kind` is the word used in messages ("task", "reward", ...)."""
+    """Maps names to things. `kind` is the word for one of them in messages ("task", "reward")."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._items: dict[str, T] = {}
 
     def register(self, name: str):
-        """Decorator `@registry.register("name")`; registering a name twice is a mistake."""
+        """Decorator: `@registry.register("name")`. Raises ValueError if the name is already registered."""
 
         def add(item: T) -> T:
             if name in self._items:

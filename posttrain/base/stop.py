@@ -1,6 +1,6 @@
-"""Signals: Ctrl-C, SIGTERM and Slurm's SIGUSR1 become a flag that a loop reads when it can save and end.
+"""Signals: Ctrl-C, SIGTERM and Slurm's SIGUSR1 set a flag; the loop that reads it saves its work and ends.
 
-Training ranks agree on the flag (training/trainer.py), sampling and pipelines read their own.
+Left out: how training ranks agree on the flag (training/trainer.py).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stopped(WorkError):
-    """The run was asked to stop; what it has done so far is saved."""
+    """A signal stopped the run; its work so far is saved."""
 
 
 class StopRequest:
-    """Context manager: turns `signals` into `requested`, and restores the old handlers at its end.
+    """A context manager during which any of `signals` sets `requested`; it restores the old handlers.
 
-    Until `can_save` is set there is nothing to save, and a signal raises KeyboardInterrupt at once; so does a
-    second Ctrl-C (the last complete checkpoint stays). With `interrupts=False` neither does. `notice` is what the
-    user is told when the first signal arrives.
+    The first signal prints `notice`. While `can_save` is False there is nothing to save yet, and a signal
+    raises KeyboardInterrupt instead; so does a second Ctrl-C at any time. With `interrupts=False` neither
+    raises.
     """
 
     def __init__(
@@ -61,11 +61,13 @@ class StopRequest:
 
 @contextlib.contextmanager
 def exit_on_interrupt() -> Iterator[None]:
-    """While the libraries are imported, Ctrl-C ends the process at once: nothing has started, and some libraries
-    swallow a KeyboardInterrupt during their import and fail later with another error."""
+    """Ctrl-C ends the process at once, for the time while libraries are imported.
+
+    Some of them catch a KeyboardInterrupt during their import and fail later with another error.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os.write(2, b"interrupted before anything had started\n")
+        os.write(2, b"interrupted before anything was started\n")
         os._exit(1)
 
     before = signal.signal(signal.SIGINT, leave)

@@ -1,4 +1,9 @@
-"""Recipes: what may be said (`schema`, `sections`, `stages`), strict loading (`load`), impossible combinations (`rules`)."""
+"""Recipes: which keys a YAML file may have (`recipes`, `schema`, `sections`), strict loading (`load`,
+`build`), the combinations that cannot work (`rules`), and the arithmetic of batches and steps (`plan`).
+
+Left out: checks that need other files, or the registries of tasks and rewards (stages/preflight.py).
+Imports `posttrain.errors` and omegaconf; no torch, so that `posttrain check` starts quickly.
+"""
 
 from posttrain.recipe.load import diff, flatten, load, load_stage, recipe_hash, to_dict, to_yaml
 from posttrain.recipe.recipes import (
@@ -9,6 +14,7 @@ from posttrain.recipe.recipes import (
     Pipeline,
     Recipe,
     RlvrRecipe,
+    RolloutRecipe,
     SampleRecipe,
     SftRecipe,
     TrainRecipe,
@@ -22,6 +28,7 @@ __all__ = [
     "Pipeline",
     "Recipe",
     "RlvrRecipe",
+    "RolloutRecipe",
     "SampleRecipe",
     "SftRecipe",
     "TrainRecipe",

@@ -1,8 +1,8 @@
-"""Fills a dataclass from plain YAML values, strictly: unknown keys, wrong types and missing values are all
+"""Builds a dataclass from plain YAML values, strictly: unknown keys, wrong types and missing values are all
 collected, each with its path, before anything is raised.
 
-omegaconf reads the file and resolves interpolation; its own structured configs report only the leaf key inside
-list items, which is why the walk over the types stands here.
+omegaconf reads the file and resolves interpolation. Its own structured configs are not used: inside list
+items they report only the last key of a path.
 """
 
 from __future__ import annotations
@@ -22,27 +22,70 @@ MISSING = dataclasses.MISSING
 
 @dataclass
 class Problem:
-    """One thing wrong with a recipe: where (`data.sources[1].weight`) and what, in the reader's words."""
+    """One thing that is wrong with a recipe: its place (`data.sources[1].weight`) and a message."""
 
     path: str
     message: str
 
     def __str__(self) -> str:
-        """The message, with its path in front unless the message contains it."""
+        """The message, after the path unless the message contains it."""
         return self.message if self.path in self.message else f"{self.path}: {self.message}"
 
 
 @dataclass
 class Problems:
-    """Collects problems so that a reader sees all of them at once."""
+    """Collects problems, so that the user sees all of them at once."""
 
     found: list[Problem] = field(default_factory=list)
 
     def add(self, path: str, message: str) -> None:
         self.found.append(Problem(path, message))
 
+    def require_above(self, path: str, value: float | None, bound: float = 0) -> None:
+        """`value` must be finite and above `bound`; None is allowed."""
+        if value is not None and not (math.isfinite(value) and value > bound):
+            self._out_of_bounds(path, value, f"above {bound:g}")
+
+    def require_at_least(self, path: str, value: float | None, bound: float = 0) -> None:
+        """`value` must be finite and at least `bound`; None is allowed."""
+        if value is not None and not (math.isfinite(value) and value >= bound):
+            self._out_of_bounds(path, value, f"at least {bound:g}")
+
+    def require_share(self, path: str, value: float | None) -> None:
+        """`value` must be in [0, 1]; None is allowed."""
+        if value is not None and not 0 <= value <= 1:
+            self.add(path, f"{path} = {value} must be between 0 and 1")
+
+    def _out_of_bounds(self, path: str, value: float, bound: str) -> None:
+        finite = "" if math.isfinite(value) else "finite and "
+        self.add(path, f"{path} = {value} must be {finite}{bound}")
+
     def __bool__(self) -> bool:
         return bool(self.found)
+
+
+def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
+    """An instance of dataclass `cls` with the values of the mapping `value`, or None if there are problems.
+
+    `path`: the place of `value` in the recipe, "" for the recipe itself.
+    """
+    where = path or "the recipe"
+    if not isinstance(value, dict):
+        problems.add(path, f"{where} must be {_describe(cls)}, not {_show(value)}")
+        return None
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    before = len(problems.found)
+    for key in value:
+        if key not in fields:
+            problems.add(_join(path, key), f"unknown key {key!r}{did_you_mean(key, fields)}")
+    arguments = {}
+    for name, spec in fields.items():
+        at, hint = _join(path, name), _hints(cls)[name]
+        if name in value:
+            arguments[name] = _convert(hint, value[name], at, problems)
+        elif spec.default is MISSING and spec.default_factory is MISSING:
+            problems.add(at, f"{at} is missing; it takes {_describe(hint)}")
+    return cls(**arguments) if len(problems.found) == before else None
 
 
 @functools.cache
@@ -67,28 +110,6 @@ def _describe(hint: Any) -> str:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
-    """An instance of dataclass `cls` from mapping `value`, or None if anything in it was wrong."""
-    where = path or "the recipe"
-    if not isinstance(value, dict):
-        problems.add(path, f"{where} must be {_describe(cls)}, not {_show(value)}")
-        return None
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    before = len(problems.found)
-    for key in value:
-        if key not in fields:
-            problems.add(_join(path, key), f"unknown key {key!r}{did_you_mean(key, fields)}")
-    arguments = {}
-    for name, spec in fields.items():
-        if name in value:
-            arguments[name] = _convert(_hints(cls)[name], value[name], _join(path, name), problems)
-        elif spec.default is MISSING and spec.default_factory is MISSING:
-            problems.add(
-                _join(path, name), f"{_join(path, name)} is missing; it takes {_describe(_hints(cls)[name])}"
-            )
-    return cls(**arguments) if len(problems.found) == before else None
 
 
 def _join(path: str, key: Any) -> str:
@@ -134,20 +155,3 @@ def _scalar(hint: type, value: Any, path: str, problems: Problems) -> Any:
     quotes = f" (in quotes: '{value}')" if hint is str and number else ""
     problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}{quotes}")
     return None
-
-
-def positive(
-    problems: Problems, path: str, value: float | None, least: float = 0, strict: bool = True
-) -> None:
-    """`value` must be finite and above (`strict`) or at least `least`; None passes."""
-    if value is None:
-        return
-    bad = math.isnan(value) or math.isinf(value) or (value <= least if strict else value < least)
-    if bad:
-        problems.add(path, f"{path} = {value} must be {'above' if strict else 'at least'} {least:g}")
-
-
-def share(problems: Problems, path: str, value: float | None) -> None:
-    """`value` must lie in [0, 1]; None passes."""
-    if value is not None and not 0 <= value <= 1:
-        problems.add(path, f"{path} = {value} must lie between 0 and 1")

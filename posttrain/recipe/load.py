@@ -1,8 +1,9 @@
-"""Reads a recipe: YAML file + `key=value` overrides -> a typed, checked, resolved value; saves and compares them.
+"""Reads a recipe: YAML file + `key=value` overrides -> a typed, checked, resolved recipe; saves and compares
+them.
 
-Strict by design: every unknown key, wrong type, missing value and impossible combination is reported with
-file, line and path, all at once, as a `RequestError`. There is no inheritance between files: one recipe,
-one page. Imports no torch.
+Unknown keys, wrong types, missing values and impossible combinations are all reported at once, each with its
+file, line and path, as a `RequestError`. Files do not inherit from each other: a recipe is one file. Imports
+no torch.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ NOT_BUILT = {
     "reward": "reward-model training",
     "reward_model": "reward-model training",
     "rm": "reward-model training",
-    "ppo": "PPO with a value model (rlvr is GRPO and its kin)",
+    "ppo": "PPO with a value model (rlvr is GRPO and related methods)",
     "environment": "training in tool or multi-turn environments",
 }
-"""Stages that people may ask for by these names, refused by name."""
+"""Names of stages that do not exist yet, and what a user means by them."""
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipeline:
-    """The recipe (or pipeline) in file `path` with `overrides` applied. Raises `RequestError`."""
+    """The recipe or pipeline in the file `path`, with `overrides` applied. Raises RequestError."""
     path = Path(path)
     values, lines = _read(path, overrides or [])
     problems = Problems()
@@ -45,7 +46,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
     else:
         stage = values.get("stage")
         if stage in NOT_BUILT:
-            raise RequestError(f"{path}: stage = {stage!r}: {NOT_BUILT[stage]} is not part of posttrain yet")
+            raise RequestError(f"{path}: stage = {stage!r}: {NOT_BUILT[stage]} is not supported yet")
         if stage not in STAGES:
             text = "is missing" if stage is None else f"= {stage!r}"
             raise RequestError(f"{path}: stage {text}{did_you_mean(stage or '', STAGES)}")
@@ -59,12 +60,13 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
 
 
 def load_stage(path: str | Path, overrides: list[str] | None, stage: str) -> Recipe:
-    """Like `load`, for an entry point that runs one kind of stage."""
+    """Like `load`, for a command that runs only one kind of stage."""
     recipe = load(path, overrides)
     found = "pipeline" if isinstance(recipe, Pipeline) else recipe.stage
     if found != stage:
-        hint = f"posttrain run {path}" if found == "pipeline" else f"posttrain.{found}"
-        raise RequestError(f"{path} is a {found} recipe, this command runs {stage}; use {hint}")
+        raise RequestError(
+            f"{path} is a {found} recipe, but this command runs {stage}; use posttrain run {path}"
+        )
     return recipe
 
 
@@ -73,7 +75,7 @@ def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, i
         text = path.read_text(encoding="utf-8")
     except IsADirectoryError:
         near = [p.name for p in path.glob("*.yaml")]
-        inside = f"; it holds {', '.join(sorted(near)[:5])}" if near else ""
+        inside = f"; it contains {', '.join(sorted(near)[:5])}" if near else ""
         raise RequestError(f"{path} is a folder, not a recipe file{inside}") from None
     except (FileNotFoundError, NotADirectoryError):
         near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
@@ -103,7 +105,7 @@ def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, i
 
 
 def apply_override(config: Any, override: str, path: Path | str) -> None:
-    """Set one `key=value` in an omegaconf `config`; `path` names it in the message of a `RequestError`."""
+    """Set one `key=value` in an omegaconf `config`. A RequestError names it by `path`."""
     key, sign, text = override.partition("=")
     key = re.sub(r"\[(\d+)\]", r".\1", key.strip())
     if not sign or not key:
@@ -114,13 +116,11 @@ def apply_override(config: Any, override: str, path: Path | str) -> None:
     try:
         OmegaConf.update(config, key, value, force_add=True)
     except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
-        raise RequestError(
-            f"override {override!r} does not fit {path}: {str(error).splitlines()[0]}"
-        ) from None
+        raise RequestError(f"cannot apply {override!r} to {path}: {str(error).splitlines()[0]}") from None
 
 
 def _parses(text: str) -> bool:
-    """Whether `text` is a YAML value; text such as `a: b` or `@x` is taken literally."""
+    """Whether `text` is a YAML value; other text, such as `a: b` or `@x`, is taken literally."""
     try:
         return not isinstance(yaml.safe_load(f"value: {text}")["value"], type(...))
     except (yaml.YAMLError, TypeError):
@@ -158,7 +158,7 @@ def _describe(problems: Problems, path: Path, lines: dict[str, int], overrides: 
 
 
 def to_dict(recipe: Recipe | Pipeline) -> dict[str, Any]:
-    """The resolved recipe as plain values; loading them gives the same recipe."""
+    """The resolved recipe as plain values, which load as the same recipe."""
     return dataclasses.asdict(recipe)
 
 
@@ -168,11 +168,11 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
-"""Keys that may change between a run and its continuation: they do not touch what is learned."""
+"""Keys that may change when a run is resumed: they do not affect what is learned."""
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """Hash of everything that decides the weights; a run is continued only under the same one."""
+    """Hash of everything that decides the weights; a run only resumes with the same hash."""
     values = {k: v for k, v in to_dict(recipe).items() if k not in NOT_IDENTITY}
     for key in ("cache_dir", "prepare_timeout"):
         values["data"].pop(key)
@@ -187,7 +187,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:
-    """{"data.sources[0].name": "x", ...}: leaves by path."""
+    """The leaves by path: {"data.sources[0].name": "x", ...}."""
     if isinstance(values, dict) and values:
         return {
             k: v
@@ -200,7 +200,7 @@ def flatten(values: Any, path: str = "") -> dict[str, Any]:
 
 
 def diff(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Leaves in which two resolved recipes differ: path -> (in a, in b)."""
+    """The leaves in which two resolved recipes differ: path -> (value in a, value in b)."""
     flat_a, flat_b = flatten(a), flatten(b)
     keys = list(dict.fromkeys([*flat_a, *flat_b]))
     return {k: (flat_a.get(k), flat_b.get(k)) for k in keys if flat_a.get(k) != flat_b.get(k)}

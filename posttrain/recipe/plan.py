@@ -1,7 +1,7 @@
-"""Batch and step arithmetic. Imports no torch: `posttrain check` uses it too.
+"""What follows from a recipe before anything is loaded: what its rows are, and how batches and steps divide.
 
-A step takes examples; of an rlvr stage those are completions, and its data are prompts. Rollouts are kept in memory
-only, so a run may stop, save and end only where a batch of them does: `rhythm`.
+An optimizer step takes examples: rows, or, in an rlvr stage, completions. Rollouts are only kept in memory,
+so an rlvr run can save and stop only at the end of a batch of rollouts (`rhythm`). Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from posttrain.recipe.schema import Train
 
 STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
 UNPAIRED = ("kto",)
-"""Preference losses of single replies."""
+"""Preference losses on single replies."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class BatchPlan:
 
 
 def batch_plan(train: Train, ranks: int) -> BatchPlan:
-    """Accumulation from global batch, micro-batch and ranks. Raises `RequestError` where it is not whole."""
+    """Derives the accumulation. Raises RequestError if the global batch is not a multiple of the rest."""
     step = train.per_device_train_batch_size * ranks
     if train.global_batch_size % step:
         raise RequestError(
@@ -43,14 +43,14 @@ def batch_plan(train: Train, ranks: int) -> BatchPlan:
 
 
 def shape_of(recipe: Recipe) -> str:
-    """What a row of the recipe's sources is, a name of `posttrain.data.shapes.catalogue.SHAPES`."""
+    """What a row of the recipe's sources is: a key of `posttrain.data.shapes.catalogue.SHAPES`."""
     if isinstance(recipe, DpoRecipe) and recipe.preference.loss in UNPAIRED:
         return "labelled"
     return STAGE_SHAPES[recipe.stage]
 
 
 def rhythm(recipe: Recipe) -> int:
-    """Optimizer steps that belong together: 1, or those on one batch of rollouts."""
+    """Optimizer steps between two points at which a run can save: 1, or those on one batch of rollouts."""
     if not isinstance(recipe, RlvrRecipe):
         return 1
     return recipe.rollout.steps_per_generation * recipe.policy.num_iterations
@@ -62,7 +62,7 @@ def aligned(steps: int, rhythm: int) -> int:
 
 
 def rows_of(recipe: Recipe, steps: int) -> int:
-    """Rows of the mixture that `steps` steps take (of dynamic sampling: at least)."""
+    """Rows of the mixture that `steps` optimizer steps take; with dynamic sampling, at least as many."""
     examples = steps * recipe.train.global_batch_size
     if not isinstance(recipe, RlvrRecipe):
         return examples
@@ -70,7 +70,9 @@ def rows_of(recipe: Recipe, steps: int) -> int:
 
 
 def steps_of(recipe: Recipe, rows: int) -> int:
-    """Optimizer steps of a run on a mixture of `rows`: `max_steps`, or the epochs in whole batches, rounded up."""
+    """Optimizer steps of a run on a mixture of `rows`: `max_steps`, or the epochs, rounded up to whole
+    batches.
+    """
     train = recipe.train
     if train.max_steps is not None:
         return aligned(train.max_steps, rhythm(recipe))

@@ -1,12 +1,15 @@
-"""One dataclass a stage, and the pipeline that chains stages. `STAGES` is the list a new stage joins.
+"""A dataclass for the recipe of each stage, and the pipeline of several stages.
 
-Three stages train (sft, dpo, rlvr), two sample and judge (pairs, pass_rate).
+`STAGES` lists the stages; a new one is a class and a line there.
+
+Three stages train (sft, dpo, rlvr); three sample completions and judge them (rlvr, pairs, pass_rate).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from posttrain.recipe.schema import Checkpoints, Data, Evaluate, Guard, Loss, Model, Train
 from posttrain.recipe.sections import (
@@ -20,99 +23,116 @@ from posttrain.recipe.sections import (
     TrainRollout,
 )
 
+C = TypeVar("C", bound=type)
+KEYS = (
+    *("stage", "name", "model", "data", "train", "loss", "preference"),
+    *("rewards", "success", "rollout", "policy", "pairing", "keep", "max_prompts", "seed"),
+    *("checkpoints", "evaluate", "guard", "output_dir"),
+)
+"""The order of the keys in a resolved recipe.yaml and in messages, whichever class declares them."""
 
-@dataclass
-class SftRecipe:
-    """Supervised fine-tuning on prompt/completion rows or conversations."""
 
-    stage: Literal["sft"]
+def in_key_order(cls: C) -> C:
+    """Sort the fields of a dataclass by `KEYS`; inherited fields would otherwise all come first."""
+    cls.__dataclass_fields__ = {f.name: f for f in sorted(dataclasses.fields(cls), key=_place)}
+    return cls
+
+
+def _place(f: dataclasses.Field) -> int:
+    return KEYS.index(f.name)
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """What the recipes of all stages have in common."""
+
+    stage: str
     name: str
     """The run directory is `<output_dir>/<name>`."""
     model: Model
     data: Data
-    train: Train
-    loss: Loss = field(default_factory=Loss)
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    guard: Guard = field(default_factory=Guard)
     output_dir: str = "runs"
 
 
-@dataclass
-class DpoRecipe:
-    """Preference optimisation on pairs (prompt, chosen, rejected), or with `kto` on labelled replies."""
+@dataclass(kw_only=True)
+class TrainRecipe(Recipe):
+    """What the recipes of the stages that train have in common."""
 
-    stage: Literal["dpo"]
-    name: str
-    model: Model
-    data: Data
     train: Train
-    preference: Preference = field(default_factory=Preference)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     evaluate: Evaluate = field(default_factory=Evaluate)
     guard: Guard = field(default_factory=Guard)
-    output_dir: str = "runs"
 
 
-@dataclass
-class RlvrRecipe:
-    """Reinforcement learning with verifiable rewards. A step's `train.global_batch_size` counts completions."""
+@dataclass(kw_only=True)
+class RolloutRecipe(Recipe):
+    """What the recipes of the stages that sample completions and judge them have in common."""
 
-    stage: Literal["rlvr"]
-    name: str
-    model: Model
-    data: Data
-    train: Train
     rewards: list[Reward]
     success: Success | None = None
     """Default: the first verifier at 1.0."""
+    rollout: Rollout = field(default_factory=Rollout)
+
+
+@dataclass(kw_only=True)
+class SampleRecipe(RolloutRecipe):
+    """What the recipes of the stages that sample and do not train have in common."""
+
+    max_prompts: int | None = None
+    """At most this many prompts, from the start of the mixture. Default: each once."""
+    seed: int = 0
+
+
+@in_key_order
+@dataclass(kw_only=True)
+class SftRecipe(TrainRecipe):
+    """Supervised fine-tuning on prompt/completion rows or conversations."""
+
+    stage: Literal["sft"]
+    loss: Loss = field(default_factory=Loss)
+
+
+@in_key_order
+@dataclass(kw_only=True)
+class DpoRecipe(TrainRecipe):
+    """Preference optimisation on pairs (prompt, chosen, rejected), or with `kto` on labelled replies."""
+
+    stage: Literal["dpo"]
+    preference: Preference = field(default_factory=Preference)
+
+
+@in_key_order
+@dataclass(kw_only=True)
+class RlvrRecipe(TrainRecipe, RolloutRecipe):
+    """Reinforcement learning with verifiable rewards. `train.global_batch_size` counts completions."""
+
+    stage: Literal["rlvr"]
     rollout: TrainRollout = field(default_factory=TrainRollout)
     policy: Policy = field(default_factory=Policy)
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    guard: Guard = field(default_factory=Guard)
-    output_dir: str = "runs"
 
 
-@dataclass
-class PairsRecipe:
-    """Samples completions, lets the rewards judge them and writes preference pairs to `<run>/pairs.jsonl`."""
+@in_key_order
+@dataclass(kw_only=True)
+class PairsRecipe(SampleRecipe):
+    """Samples completions, judges them by the rewards and writes preference pairs to `<run>/pairs.jsonl`."""
 
     stage: Literal["pairs"]
-    name: str
-    model: Model
-    data: Data
-    rewards: list[Reward]
-    success: Success | None = None
-    rollout: Rollout = field(default_factory=Rollout)
     pairing: Pairing = field(default_factory=Pairing)
-    max_prompts: int | None = None
-    """The first so many prompts of the mixture. Default: each once."""
-    seed: int = 0
-    output_dir: str = "runs"
 
 
-@dataclass
-class PassRateRecipe:
-    """Measures how often each prompt is solved: `<run>/prompts.jsonl` has the rate as column p, `kept.jsonl` the rows
-    that are neither too easy nor too hard."""
+@in_key_order
+@dataclass(kw_only=True)
+class PassRateRecipe(SampleRecipe):
+    """Measures how often each prompt is solved.
+
+    `<run>/prompts.jsonl` has the rate as column p, `kept.jsonl` the rows that are neither too easy nor too
+    hard.
+    """
 
     stage: Literal["pass_rate"]
-    name: str
-    model: Model
-    data: Data
-    rewards: list[Reward]
-    success: Success | None = None
-    rollout: Rollout = field(default_factory=Rollout)
     keep: Keep = field(default_factory=Keep)
-    max_prompts: int | None = None
-    seed: int = 0
-    output_dir: str = "runs"
 
 
-TrainRecipe = SftRecipe | DpoRecipe | RlvrRecipe
-SampleRecipe = PairsRecipe | PassRateRecipe
-Recipe = TrainRecipe | SampleRecipe
 STAGES: dict[str, Any] = {
     "sft": SftRecipe,
     "dpo": DpoRecipe,
@@ -124,7 +144,7 @@ STAGES: dict[str, Any] = {
 
 @dataclass
 class PipelineStage:
-    """One stage of a pipeline: a recipe file and what it waits for."""
+    """One stage of a pipeline: a recipe file and the stages it waits for."""
 
     name: str
     recipe: str
@@ -132,15 +152,15 @@ class PipelineStage:
     overrides: list[str] = field(default_factory=list)
     """`key=value`, as on the command line."""
     after: list[str] = field(default_factory=list)
-    """Stages that must have finished. A stage whose `model.init` names another waits for it anyway."""
+    """Stages that must have finished. A stage always waits for the one that its `model.init` names."""
 
 
 @dataclass
 class Pipeline:
-    """Stages that belong together: `runs/<pipeline>/` holds one run directory each and one report."""
+    """A chain of stages: `runs/<pipeline>/` contains a run directory for each, and one report."""
 
     pipeline: str
     stages: list[PipelineStage]
     parallel: int = 1
-    """Stages that may run at the same time; each gets its share of the CPU threads."""
+    """Stages that may run at the same time; the CPU threads are divided among them."""
     output_dir: str = "runs"

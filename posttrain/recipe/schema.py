@@ -1,8 +1,8 @@
-"""What a recipe may say: typed fields, their defaults, units and where the defaults come from.
+"""The sections that all stages have (`model`, `data`) or all that train (`train`, `checkpoints`, `evaluate`,
+`guard`), and sft's `loss`: typed keys with their defaults and units.
 
-Plain dataclasses, no behaviour. `load.py` fills them strictly, `rules.py` refuses impossible combinations.
-Mappings with user-chosen keys exist only under `options` and `extra`; everything else is named here.
-Left out: stage-specific sections, which stand in `stages.py`.
+Plain dataclasses without behaviour; build.py fills them strictly, rules.py refuses impossible combinations.
+Only `options` and `extra` take keys that are not named here. Sections of single stages are in sections.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FromConfig:
     model_type: str
     """transformers' `model_type`: llama, qwen2, gpt2, ..."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Fields of that config class (hidden_size, num_hidden_layers, ...). `vocab_size` follows the tokenizer."""
+    """Fields of that config class (hidden_size, num_hidden_layers, ...). The tokenizer gives `vocab_size`."""
 
 
 @dataclass
@@ -31,15 +31,15 @@ class Lora:
     alpha: int = 32
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Module names (`lm_head` too), or `all-linear`: every linear layer but the head (QLoRA, arXiv 2305.14314)."""
+    """Module names (also `lm_head`), or `all-linear`: all linear layers but the head (arXiv 2305.14314)."""
     modules_to_save: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
-    """Further fields of `peft.LoraConfig` (use_dora, init_lora_weights, ...)."""
+    """Other fields of `peft.LoraConfig` (use_dora, init_lora_weights, ...)."""
 
 
 @dataclass
 class Quantization:
-    """Frozen base weights in few bits (QLoRA); needs the `qlora` extra, a GPU and `lora`."""
+    """Frozen base weights in 4 or 8 bits (QLoRA); needs the `qlora` extra, a GPU and `lora`."""
 
     bits: Literal[4, 8] = 4
     type: Literal["nf4", "fp4"] = "nf4"
@@ -48,7 +48,7 @@ class Quantization:
 
 @dataclass
 class Model:
-    """Where the weights and the tokenizer come from, and how they are held."""
+    """Where the weights and the tokenizer come from, and how they are loaded."""
 
     init: str | None = None
     """Hub id, local path, `runs/<name>` (last checkpoint) or `runs/<name>@best:<task>/<metric>`."""
@@ -58,23 +58,23 @@ class Model:
     tokenizer: str | None = None
     """Hub id, path, `builtin:digits` or `builtin:bytes`. Default: the tokenizer of `init`."""
     add_tokens: list[str] = field(default_factory=list)
-    """Special tokens to add; the embedding grows, new rows start at the mean of the old ones."""
+    """Special tokens to add. The embedding grows; new rows start as the mean of the old ones."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights in memory. `auto`: float32, the master weights mixed precision wants."""
+    """Type of the weights in memory. `auto`: float32, the master weights that mixed precision needs."""
     attention: Literal[
         "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
     ] = "auto"
-    """`auto`: flash attention where it is installed and a GPU is there, SDPA elsewhere; logged."""
+    """`auto`: flash attention if it is installed and there is a GPU, else SDPA; the choice is logged."""
     trust_remote_code: bool = False
     lora: Lora | None = None
     quantization: Quantization | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `from_pretrained`."""
+    """Other arguments of `from_pretrained`."""
 
 
 @dataclass
 class Columns:
-    """Which column holds what. Unset names are found by the usual spellings of each format."""
+    """The names of the columns. Columns that are not set are found by their usual names."""
 
     messages: str | None = None
     prompt: str | None = None
@@ -83,27 +83,27 @@ class Columns:
     system: str | None = None
     answer: str | None = None
     chosen: str | None = None
-    """The better reply of a preference pair (stage dpo), with its conversation or beside a prompt."""
+    """The better reply of a preference pair (dpo): a whole conversation, or the reply to `prompt`."""
     rejected: str | None = None
     label: str | None = None
-    """true or false, 1 or 0: whether the reply is a good one (preference.loss: kto). Default: `label`."""
+    """Whether the reply is good: true or false, 1 or 0 (preference.loss: kto). Default: `label`."""
     rating: str | None = None
-    """The number that rates a reply: a key of the entries of a list of replies, or a list beside it."""
+    """The ratings of a list of replies: a key of its entries, or a column with a list of numbers."""
     p: str | None = None
     """External success probability in [0, 1], for `loss.p: external`."""
     rewards: str | None = None
-    """A row's own verifiers by label, one or a list (stages that sample); default: a column `rewards`."""
+    """The label, or list of labels, of a row's own verifiers (stages that sample). Default: `rewards`."""
 
 
 @dataclass
 class Source:
-    """One data set: a file, a glob, a folder, a hub id or a generator."""
+    """A data set: a file, a glob, a folder, a hub id or a generator."""
 
     name: str
     path: str | None = None
-    """JSONL / JSON / Parquet / CSV / Arrow file, glob or folder (sorted), or a hub id `org/name`."""
+    """A JSONL, JSON, Parquet, CSV or Arrow file, a glob, a folder (sorted), or a hub id `org/name`."""
     generator: str | None = None
-    """Instead of `path`: a registered generator, e.g. `multiplication`; its settings in `options`."""
+    """Instead of `path`: a registered generator, e.g. `multiplication`, with its settings in `options`."""
     format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
     columns: Columns = field(default_factory=Columns)
     split: str = "train"
@@ -112,94 +112,95 @@ class Source:
     """Hub only: the configuration name."""
     revision: str | None = None
     system: str | None = None
-    """A system message put before every conversation that has none."""
+    """A system message for every conversation that has none."""
     weight: float | None = None
-    """Share of the mixture, relative to the other sources. Unset on all: proportional to size."""
+    """Share of the mixture, relative to the other sources. Default: proportional to the number of rows."""
     max_examples: int | None = None
-    """Cap: at most so many rows of the source are used (a seeded choice)."""
+    """Use at most this many rows of the source, chosen by seed."""
     max_repeats: float | None = None
-    """An error, before training, where the run would show the source more often than this."""
+    """Refuse to train if the run would repeat the source more often than this."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Data:
-    """The mixture and how its rows become tokens."""
+    """The mixture, and how its rows become tokens."""
 
     sources: list[Source]
     template: str = "tokenizer"
-    """`tokenizer` (its own), `chatml`, `llama3`, `tulu`, `plain`, or a path to a .jinja file."""
+    """`tokenizer` (its own template), `chatml`, `llama3`, `tulu`, `plain`, or the path of a .jinja file."""
     train_on: Literal["assistant", "last", "all"] = "assistant"
-    """Trained tokens: every assistant turn, the last one only, or everything (plain language model)."""
+    """What is trained on: every assistant turn, only the last one, or all tokens (language modelling)."""
     max_length: int = 2048
-    """Tokens a row. TRL cuts silently at 1024; here `overlong` says what happens."""
+    """Maximum tokens of a row; `overlong` decides about longer ones (TRL truncates silently at 1024)."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
     max_drop_share: float = 0.05
-    """More dropped or truncated rows than this share of a source is an error."""
+    """Fail if more than this share of the rows of a source is dropped or truncated."""
     weighting: Literal["examples", "tokens"] = "examples"
     """What `weight` counts."""
     temperature: float = 1.0
-    """Weights become w^(1/temperature): above 1 flattens towards equal shares."""
+    """Weights become w^(1/temperature); above 1, they move towards equal shares."""
     padding_free: bool = False
-    """Concatenate a micro-batch into one row with position ids that restart: no padding is computed."""
+    """Concatenate the rows of a micro-batch into one, with position ids that restart, to avoid padding."""
     shuffle: bool = True
     prepare_timeout: float = 60.0
-    """Minutes the other ranks wait for the rank that prepares the rows."""
+    """Minutes that the other ranks wait for the rank that prepares the rows."""
     cache_dir: str | None = None
-    """Tokenised rows by content hash. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
+    """Folder of the tokenised rows. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
 
 
 @dataclass
 class Loss:
-    """A member of the family L = f(log p of a segment); see posttrain/losses/confidence.py."""
+    """A loss of the family L = f(log p of a segment); see posttrain/losses/confidence.py."""
 
     name: Literal["cross_entropy", "confidence_limited", "dft", "power", "focal", "maxrl"] = "cross_entropy"
     n: float = 1.0
-    """N of `confidence_limited`: the number of attempts the loss aims at (arXiv 2502.07154, eq. 3)."""
+    """N of `confidence_limited`: the number of attempts the loss optimises for (arXiv 2502.07154, eq. 3)."""
     exponent: float | None = None
     """a of `power`, gamma of `focal`, T of `maxrl`."""
     segment: Literal["token", "step", "completion", "answer"] = "completion"
     """What p is the probability of."""
     p: Literal["model", "external"] = "model"
-    """`external`: the column `p` of the source, e.g. the fraction of rollouts judged correct."""
+    """`external`: the column `p` of the source, e.g. the fraction of rollouts that were judged correct."""
     value: Literal["exact", "surrogate"] = "exact"
-    """`surrogate`: the detached weight F times cross-entropy, what the paper's authors ship."""
+    """`surrogate`: the detached weight F times cross-entropy, as in the code of the paper's authors."""
     reduction: Literal["sum", "token_mean", "segment_mean", "length_mean"] = "token_mean"
-    """Over one optimizer step, all micro-batches and ranks. Changing it changes the right learning rate."""
+    """Over an optimizer step, all micro-batches and ranks. Another reduction needs another learning rate."""
     answer_marker: str | None = None
-    """Segments of kind `answer` start right after the last occurrence of this text in a turn."""
+    """segment: answer starts after the last occurrence of this text in a turn."""
     step_delimiter: str = "\n"
-    """Segments of kind `step` end with this text."""
+    """segment: step ends with this text."""
     p_below: float | None = None
     """Gate: only segments with p strictly below this are trained."""
     weight_above: float | None = None
     """Gate: only segments with F strictly above this are trained."""
     backend: Literal["auto", "triton", "torch", "reference"] = "auto"
-    """What computes the loss. `auto`: triton on a GPU, torch (chunks of rows) elsewhere; logged."""
+    """What computes the loss. `auto`: triton on a GPU, else torch (chunks of rows); the choice is logged."""
     z_loss: float = 0.0
-    """Adds this times log(Z)^2 of every trained token, Z the softmax's sum (PaLM, arXiv 2204.02311, uses 1e-4)."""
+    """Weight of log(Z)^2 of every trained token, Z the sum of the softmax (arXiv 2204.02311: 1e-4)."""
     skip_below: float | None = None
-    """Tokens whose weight F is at or below this get no gradient, which saves their share of two matmuls of three.
-    0 leaves out only what is exactly zero. Unset: every gradient is made. The share is logged as `skipped_rows`."""
+    """Tokens with a weight F at or below this get no gradient, which saves their share of two of three
+    matmuls. 0: skip only zeros. Default: skip none. The share is logged as `skipped_rows`.
+    """
     chunk_rows: int | None = None
-    """Rows of logits in memory at once. Unset: at most 4096, and 2 GiB on a GPU or 64 MiB on a CPU."""
+    """Rows of logits in memory at once. Default: at most 4096, and 2 GiB on a GPU or 64 MiB on a CPU."""
 
 
 @dataclass
 class Train:
-    """Names as transformers and TRL use them. Accumulation is derived, never given."""
+    """The names are those of transformers and TRL. Gradient accumulation is derived from the batch sizes."""
 
     learning_rate: float
     global_batch_size: int
-    """Examples an optimizer step, over all ranks and accumulation."""
+    """Examples of an optimizer step, over all ranks and micro-batches."""
     per_device_train_batch_size: int = 1
-    """Examples a forward pass on one rank (the micro-batch)."""
+    """Examples of a forward pass on one rank (the micro-batch)."""
     num_train_epochs: float | None = None
-    """Passes over the mixture (the sum of its capped sources). Or `max_steps`."""
+    """Passes over the mixture (all its sources, after `max_examples`). Alternatively: `max_steps`."""
     max_steps: int | None = None
     lr_scheduler_type: str = "linear"
     warmup_steps: float = 0.0
-    """Steps, or below 1 a share of all steps."""
+    """Number of steps; below 1, a share of all steps."""
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -209,7 +210,7 @@ class Train:
     bf16: bool = False
     fp16: bool = False
     activation_checkpointing: bool = False
-    """Recompute activations in backward (`gradient_checkpointing` in older libraries)."""
+    """Recompute activations in the backward pass (transformers: `gradient_checkpointing`)."""
     logging_steps: int = 10
     seed: int = 42
     dataloader_num_workers: int = 0
@@ -217,19 +218,19 @@ class Train:
     log_samples: bool = False
     """Write the row ids of every optimizer step to samples.jsonl."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Any other field of TRL's config class, checked by name."""
+    """Other fields of TRL's config class; their names are checked."""
 
 
 @dataclass
 class Checkpoints:
-    """When checkpoints are written and which stay. The first step and the last are always scored."""
+    """When checkpoints are saved and which are kept. The first and the last step are always scored."""
 
     save_steps: int | None = None
-    """Optimizer steps between checkpoints. Unset: at the end only."""
+    """Optimizer steps between checkpoints. Default: only at the end."""
     keep_last: int | None = 3
     """null keeps all."""
     keep_best: BestBy | None = None
-    """Kept besides, whatever its age."""
+    """The best checkpoint by this score is kept as well."""
 
 
 @dataclass
@@ -239,18 +240,18 @@ class Task:
     name: str
     """A registered task: gsm8k, arithmetic, ..."""
     path: str | None = None
-    """File of problems, for tasks that read one; or a hub id."""
+    """File of problems or hub id, for tasks that read one."""
     limit: int | None = None
-    """The first so many problems."""
+    """Use only the first `limit` problems."""
     samples: int = 1
-    """Completions a problem. Choose 2-4 times the largest k."""
+    """Completions per problem. Choose 2-4 times the largest k."""
     k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
-    """0 is greedy decoding; it allows one sample only."""
+    """0: greedy decoding, with one sample per problem."""
     top_p: float = 1.0
     max_new_tokens: int = 512
     batch_size: int = 64
-    """Sequences a generation batch."""
+    """Sequences that are generated together."""
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of the task itself."""
@@ -258,39 +259,39 @@ class Task:
 
 @dataclass
 class Heldout:
-    """Loss on rows that are not trained on: a share split off every source, or a source of its own."""
+    """Loss on rows that are not trained on: a share of every source, or a source of its own."""
 
     share: float | None = None
-    """Share of each source's rows, chosen by seed."""
+    """Share of the rows of each source, chosen by seed."""
     source: Source | None = None
     every_steps: int = 100
     max_examples: int = 512
-    """At most so many rows are measured; with `share` all of them stay out of training."""
+    """At most this many rows are measured; with `share`, the others are not trained on either."""
     seed: int = 0
-    """Chooses the rows, apart from `train.seed`: two seeds of a run, or two stages, hold out the same rows."""
+    """Chooses the rows. Independent of `train.seed`, so that runs and stages hold out the same rows."""
 
 
 @dataclass
 class Evaluate:
-    """What is measured while training."""
+    """What is measured during training."""
 
     tasks: list[Task] = field(default_factory=list)
     heldout: Heldout | None = None
     at_start: bool = True
     """Score the model before the first step, as step 0."""
     gates: list[Gate] = field(default_factory=list)
-    """Scores that must not fall; judged after every checkpoint."""
+    """Scores that must not fall; checked after every checkpoint."""
 
 
 @dataclass
 class Guard:
-    """What to do when a step goes wrong."""
+    """What to do about a bad step."""
 
     on_nan: Literal["stop", "skip"] = "stop"
     """A NaN or infinite loss or gradient norm."""
     on_spike: Literal["ignore", "stop", "skip"] = "ignore"
     spike_factor: float = 5.0
-    """A spike is a loss above this times the median of the last `window` steps."""
+    """A spike is a loss above this many times the median of the last `window` steps."""
     window: int = 50
     max_skips: int = 20
-    """More skipped steps than this stop the run."""
+    """The run stops after more skipped steps than this."""

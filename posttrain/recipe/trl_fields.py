@@ -1,7 +1,7 @@
 """The field names of TRL's and transformers' config classes, read from their source with `ast`.
 
-Importing those classes takes 5-8 s; parsing two files takes a tenth of one. A test compares the names with
-the real classes. For a model type without annotated fields `model_fields` gives the names it finds anyway.
+Importing those classes takes 5-8 s, parsing the files a tenth of one; a test compares the names with the real
+classes. Model configs without annotated fields are covered by the arguments of their `__init__`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def _annotated(path: Path, class_name: str) -> set[str]:
                 and "InitVar" not in ast.dump(item.annotation)
                 and "ClassVar" not in ast.dump(item.annotation)
             }
-    raise WorkError(f"{path}: no class {class_name}; this release of the library is not known here")
+    raise WorkError(f"{path}: no class {class_name}; this version of the library is not supported")
 
 
 @functools.cache
 def config_fields(stage: str) -> frozenset[str]:
-    """Names that `train.extra` may set for `stage` (sft, dpo, rlvr)."""
+    """Names of the fields of TRL's config class for `stage` (sft, dpo, rlvr)."""
     class_name, file = CONFIG_FILES[stage]
     trl = _package("trl")
     names = _annotated(_package("transformers") / "training_args.py", "TrainingArguments")
@@ -55,7 +55,7 @@ def config_fields(stage: str) -> frozenset[str]:
 
 @functools.cache
 def model_fields(model_type: str) -> frozenset[str]:
-    """Names that `model.from_config.options` may set for a transformers `model_type`."""
+    """Names of the fields of transformers' config class for `model_type`."""
     package = _package("transformers")
     folder = package / "models" / model_type.replace("-", "_")
     file = folder / f"configuration_{folder.name}.py"

@@ -19,7 +19,7 @@ from posttrain.data.sources import list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.recipe import Recipe, TrainRecipe
+from posttrain.recipe import Recipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
@@ -56,7 +56,7 @@ def preflight(
                 _first_row(source, shape)
         except RequestError as error:
             problems.add(at, str(error))
-    if hasattr(recipe, "rewards"):
+    if isinstance(recipe, RolloutRecipe):
         _rewards(recipe, files, problems)
     try:
         refuse_unwritable(Path(recipe.output_dir))
@@ -95,7 +95,7 @@ def is_coming(source: Source, coming: Collection[str]) -> bool:
 
 def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
     limit = max_positions(recipe, folder)
-    new = recipe.rollout.max_new_tokens if hasattr(recipe, "rollout") else 0
+    new = recipe.rollout.max_new_tokens if isinstance(recipe, RolloutRecipe) else 0
     if limit is None or recipe.data.max_length + new <= limit:
         return
     besides = f" and rollout.max_new_tokens = {new} are" if new else " is"

@@ -47,15 +47,24 @@ def test_a_gate_may_change_between_a_run_and_its_continuation(recipe):
     [
         (
             ["evaluate.gates.0.task=aritmetic"],
-            "evaluate.gates[0].task = 'aritmetic' is no task of evaluate.tasks (did you mean 'arithmetic'?)",
+            "evaluate.gates[0].task = 'aritmetic' is not one of evaluate.tasks (did you mean 'arithmetic'?)",
         ),
         (
             ["evaluate.gates.0.max_drop=-0.1"],
-            "evaluate.gates[0].max_drop = -0.1 must be a number of at least 0",
+            "evaluate.gates[0].max_drop = -0.1 must be at least 0",
         ),
-        (["evaluate.gates.0.max_drop=.nan"], "evaluate.gates[0].max_drop = nan must be a number"),
-        (["evaluate.gates.0.max_drop=.inf"], "evaluate.gates[0].max_drop = inf must be a number"),
-        (["evaluate.at_start=false"], "evaluate.gates[0].against = start needs the score of the start model"),
+        (
+            ["evaluate.gates.0.max_drop=.nan"],
+            "evaluate.gates[0].max_drop = nan must be finite and at least 0",
+        ),
+        (
+            ["evaluate.gates.0.max_drop=.inf"],
+            "evaluate.gates[0].max_drop = inf must be finite and at least 0",
+        ),
+        (
+            ["evaluate.at_start=false"],
+            "evaluate.gates[0].against = start needs the score of the start model; set evaluate.at_start",
+        ),
         (["evaluate.gates.0.metric=nll"], "nll is better when it is lower; set greater_is_better: false"),
         (["evaluate.gates.0.action=halt"], "evaluate.gates[0].action"),
         (["evaluate.gates.0.against=last"], "evaluate.gates[0].against"),

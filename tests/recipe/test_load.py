@@ -1,14 +1,15 @@
-"""Strict loading: every mistake is named with file, line or "command line", path and the nearest right spelling."""
+"""Strict loading: every mistake is reported with file and line or "command line", path and nearest spelling."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
 from posttrain.errors import RequestError
-from posttrain.recipe import Pipeline, SftRecipe, diff, load, recipe_hash, to_dict, to_yaml
+from posttrain.recipe import STAGES, Pipeline, SftRecipe, diff, load, recipe_hash, to_dict, to_yaml
 
 MINIMAL = """\
 stage: sft
@@ -59,7 +60,7 @@ def test_a_minimal_recipe_loads_with_defaults(recipe):
             "      pth: a.jsonl",
             "small.yaml:7: data.sources[0].pth: unknown key 'pth' (did you mean 'path'?)",
         ),
-        ("stage: sft", "stage: reward", "reward-model training is not part of posttrain yet"),
+        ("stage: sft", "stage: reward", "reward-model training is not supported yet"),
         ("stage: sft", "stage: stf", "stage = 'stf' (did you mean 'sft'?)"),
         (
             "  global_batch_size: 8",
@@ -147,22 +148,25 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
     ("overrides", "expected"),
     [
         (["loss.segment=answer"], "loss.segment = answer needs loss.answer_marker"),
-        (["loss.answer_marker='#### '"], "only with segment: answer"),
+        (["loss.answer_marker='#### '"], "used only with loss.segment = answer, not completion"),
         (["data.sources.0.weight=0"], "sum to zero"),
         (["data.sources.0.weight=-1"], "at least 0"),
         (["data.sources.0.generator=multiplication"], "exactly one of path and generator"),
-        (["loss.p=external", "loss.name=confidence_limited", "loss.n=4"], "value: surrogate only"),
+        (
+            ["loss.p=external", "loss.name=confidence_limited", "loss.n=4"],
+            "loss.p = external needs loss.value = surrogate",
+        ),
         (["loss.name=confidence_limited", "loss.n=0.5"], "loss.n = 0.5 must be at least 1"),
         (["loss.name=confidence_limited", "loss.n=.inf"], "loss.n = inf"),
-        (["loss.n=4"], "loss.n = 4 is for confidence_limited"),
+        (["loss.n=4"], "loss.n = 4 is used only with loss.name = confidence_limited, not cross_entropy"),
         (["loss.name=focal"], "needs loss.exponent"),
         (["loss.name=maxrl", "loss.exponent=1.5"], "a whole number"),
         (["train.num_train_epochs=1"], "exactly one of num_train_epochs and max_steps"),
         (["train.max_steps=null"], "exactly one of num_train_epochs and max_steps"),
         (["train.per_device_train_batch_size=3"], "not a multiple"),
-        (["train.bf16=true", "train.fp16=true"], "exclude each other"),
+        (["train.bf16=true", "train.fp16=true"], "cannot both be true"),
         (["train.learning_rate=0"], "above 0"),
-        (["train.learning_rate=.nan"], "above 0"),
+        (["train.learning_rate=.nan"], "finite and above 0"),
         (["model.init=gpt2"], "exactly one of init"),
         (["model.tokenizer=null"], "model.tokenizer is needed"),
         (["model.tokenizer=builtin:byts"], "did you mean 'builtin:bytes'?"),
@@ -180,24 +184,24 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
                 "model.init=x",
                 "model.lora={target_modules: [lm_head], modules_to_save: [lm_head]}",
             ],
-            "lm_head stands in model.lora.target_modules and in modules_to_save",
+            "lm_head is listed in both model.lora.target_modules and model.lora.modules_to_save",
         ),
         (["loss.z_loss=-1"], "loss.z_loss = -1.0 must be at least 0"),
-        (["loss.z_loss=.nan"], "loss.z_loss = nan must be at least 0"),
+        (["loss.z_loss=.nan"], "loss.z_loss = nan must be finite and at least 0"),
         (["loss.chunk_rows=0"], "loss.chunk_rows = 0 must be above 0"),
         (["loss.name=dft", "loss.skip_below=-0.1"], "loss.skip_below = -0.1 must be at least 0"),
         (["loss.name=dft", "loss.skip_below=1"], "would skip every token"),
         (
             ["loss.name=dft", "loss.skip_below=0", "loss.z_loss=1e-4"],
-            "loss.skip_below would leave out the z-loss",
+            "loss.skip_below cannot be used with loss.z_loss",
         ),
-        (["loss.skip_below=0"], "does nothing for cross_entropy without gates"),
+        (["loss.skip_below=0"], "does nothing for cross_entropy without p_below or weight_above"),
         (["loss.backend=tritn"], "did you mean 'triton'?"),
         (["model.from_config=null", "model.init=x", "model.quantization={}"], "it needs model.lora"),
         (["evaluate.heldout={}"], "exactly one of share and source"),
-        (["evaluate.heldout={share: 1.5}"], "between 0 and 1"),
-        (["checkpoints.keep_best={task: gsm8k, metric: pass@1}"], "no task of evaluate.tasks"),
-        (["evaluate.tasks=[{name: gsm8k}, {name: gsm8k, limit: 5}]"], "'gsm8k' stands twice"),
+        (["evaluate.heldout={share: 1.5}"], "above 0 and below 1"),
+        (["checkpoints.keep_best={task: gsm8k, metric: pass@1}"], "is not one of evaluate.tasks"),
+        (["evaluate.tasks=[{name: gsm8k}, {name: gsm8k, limit: 5}]"], "'gsm8k' is listed twice"),
         (["name=a/b"], "folder name"),
         (["data.sources=[]"], "data.sources is empty"),
     ],
@@ -284,8 +288,27 @@ def test_pipeline_mistakes(tmp_path, recipe):
     path.write_text("pipeline: p\nstages:\n  - {name: a, recipe: smal.yaml}\n")
     assert "did you mean 'small.yaml'?" in fails(path)
     path.write_text(
-        "pipeline: p\nstages:\n  - {name: a, recipe: small.yaml, after: [b]}\n  - {name: b, recipe: small.yaml}\n"
+        "pipeline: p\nstages:\n"
+        "  - {name: a, recipe: small.yaml, after: [b]}\n"
+        "  - {name: b, recipe: small.yaml}\n"
     )
-    assert "no earlier stage" in fails(path)
+    assert "stages[0].after = 'b' is not an earlier stage" in fails(path)
     path.write_text("pipeline: p\nstages: []\n")
     assert "stages is empty" in fails(path)
+
+
+SPECIFIC = {
+    "sft": ["loss"],
+    "dpo": ["preference"],
+    "rlvr": ["rewards", "success", "rollout", "policy"],
+    "pairs": ["rewards", "success", "rollout", "pairing", "max_prompts", "seed", "output_dir"],
+    "pass_rate": ["rewards", "success", "rollout", "keep", "max_prompts", "seed", "output_dir"],
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_order_of_keys_does_not_depend_on_the_class_that_declares_them(stage):
+    start, end = ["stage", "name", "model", "data"], []
+    if stage in ("sft", "dpo", "rlvr"):
+        start, end = [*start, "train"], ["checkpoints", "evaluate", "guard", "output_dir"]
+    assert [f.name for f in dataclasses.fields(STAGES[stage])] == [*start, *SPECIFIC[stage], *end]

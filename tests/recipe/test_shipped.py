@@ -1,6 +1,6 @@
-"""The recipes for large models and hub data: pinned, and three optimizer steps of each on a tiny model and rows of the same columns.
+"""The recipes for large models and hub data: pinned revisions, and three optimizer steps of each on a tiny model.
 
-The hub is not asked: the columns below were read off the data sets' cards.
+The hub is not used: the rows have the columns that the cards of the data sets name.
 """
 
 from __future__ import annotations

@@ -288,17 +288,29 @@ def test_a_falling_chosen_reply_is_called_out(dpo, caplog):
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["preference={loss: kto, sft_weight: 1}"], "sft_weight has no effect on kto"),
+        (["preference={loss: kto, sft_weight: 1}"], "sft_weight cannot be used with preference.loss = kto"),
         (["preference.loss=kto", "train.global_batch_size=1"], "at least 2 for kto: its KL estimate"),
-        (["preference.undesirable_weight=2"], "undesirable_weight has no effect on dpo_norm; kto reads"),
-        (["preference={loss: orpo, reference: live}"], "preference.reference has no effect on orpo"),
-        (["preference={loss: simpo, reference_model: x}"], "reference_model has no effect on simpo"),
-        (["preference.reference_revision=main"], "is read only with preference.reference_model"),
+        (
+            ["preference.undesirable_weight=2"],
+            "undesirable_weight is used only with preference.loss = kto, not dpo_norm",
+        ),
+        (
+            ["preference={loss: orpo, reference: live}"],
+            "preference.reference cannot be used with preference.loss = orpo",
+        ),
+        (
+            ["preference={loss: simpo, reference_model: x}"],
+            "reference_model cannot be used with preference.loss = simpo",
+        ),
+        (["preference.reference_revision=main"], "is used only with preference.reference_model"),
         (["preference.reference=alive"], "'alive'.*live"),
         (["preference.loss=simp"], "did you mean 'simpo'"),
         (["preference.beta=0"], "preference.beta = 0.0 must be above 0"),
-        (["preference.label_smoothing=0.2"], "label_smoothing has no effect on dpo_norm"),
-        (["preference={loss: cdpo, label_smoothing: 0.5}"], r"label_smoothing = 0.5 must lie in \[0, 0.5\)"),
+        (
+            ["preference.label_smoothing=0.2"],
+            "label_smoothing is used only with preference.loss = cdpo or robust, not dpo_norm",
+        ),
+        (["preference={loss: cdpo, label_smoothing: 0.5}"], r"label_smoothing = 0.5 must be in \[0, 0.5\)"),
         (["preference.sft_n=0.5"], "preference.sft_n = 0.5 must be at least 1"),
     ],
 )

@@ -58,7 +58,7 @@ def test_padding_free_is_refused_where_documents_leak():
     ],
 )
 def test_fields_that_would_be_ignored_or_change_results_are_refused(recipe, field):
-    with pytest.raises(RequestError, match=f"posttrain decides {field}"):
+    with pytest.raises(RequestError, match=f"train.extra.{field} is not allowed: "):
         load_stage(recipe, [f"train.extra.{field}=true"], "sft")
 
 
