@@ -2,16 +2,18 @@
 
     python kernels/benchmarks/head.py                      # the shapes of this device
     python kernels/benchmarks/head.py --shapes 8192x4096x128256 --cases planted:256
-    python kernels/benchmarks/head.py --toy                # seconds: does it run?
+    python kernels/benchmarks/head.py --toy                # seconds, to see whether it runs
 
-One process, variants in turns, CUDA events on a GPU and the host's clock elsewhere, the median after
-a warm-up, everything in two passes. Peak memory is above the inputs, gradients included: of the
-allocator on CUDA; on a CPU of the resident set, for which each variant runs in a child of its own.
-The floor is the same run's time of the three matmuls at the same shape and dtype. Before the table
-each variant's loss and gradients are compared with fp64 on a small shape. A variant that cannot run
-is listed with the reason.
+All variants are timed in one process in turns, in two passes, by CUDA events on a GPU and by the host's clock
+elsewhere; the table has the median after a warm-up. Peak memory is above the inputs, including gradients: of
+the allocator on CUDA, of the resident set on a CPU, where each variant runs in its own child process. The
+floor is the time of the three matmuls at the same shape and dtype in the same run. Before the first table
+each variant's loss and gradients are compared with fp64 on a small shape. A variant that cannot run is listed
+with the reason.
 
-The result file is written anew after each case. Left out: more than one GPU, frozen heads, LoRA.
+The result file is written again after each case.
+
+Left out: more than one GPU, frozen heads, LoRA.
 """
 
 import argparse
@@ -21,7 +23,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # posttrain_kernels, also uninstalled
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # posttrain_kernels, also where it is not installed
 import timing
 from head_case import DTYPES, TOLERANCE, check, child, read_case, read_shape, run_case
 from peers import VARIANTS
@@ -50,9 +54,9 @@ def parse() -> argparse.Namespace:
     add("--shapes", nargs="+", metavar="TxHxV")
     add("--cases", nargs="+", default=list(CASES), metavar="INPUTS:N")
     add("--variants", nargs="+", choices=[v.name for v in VARIANTS], metavar="NAME")
-    add("--repeats", type=int, help="calls a pass (default 10, 3 on a CPU)")
-    add("--threads", type=int, help="of the CPU (default: torch's)")
-    add("--keep-caches", action="store_true", help="first calls may find compiled kernels")
+    add("--repeats", type=int, help="calls per pass (default 10, 3 on a CPU)")
+    add("--threads", type=int, help="CPU threads (default: torch's)")
+    add("--keep-caches", action="store_true", help="first calls may use kernels compiled earlier")
     add("--toy", action="store_true", help="a tiny shape on the CPU")
     add("--json", type=Path, help="result file (default: results/, none for --toy)")
     add("--child", help=argparse.SUPPRESS)  # measure this variant's peak here and print it
@@ -100,7 +104,7 @@ def main() -> None:
         found = run_case(args, shape, case, device)
         timing.tidy(device)
         result["cases"].append(found)
-        if number == 0:  # after the first case, so that its first calls were really the first
+        if number == 0:  # after the first case, so that its first calls were the first of the process
             result["checks"] = check(args, device)
             show_checks(result["checks"], settings)
         show_case(found)

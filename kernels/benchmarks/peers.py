@@ -1,11 +1,11 @@
-"""Every way to compute the loss that the head benchmark knows, one line each in `VARIANTS`.
+"""Every way to compute the loss that the head benchmark compares, each with a line in `VARIANTS`.
 
-A variant's `make` imports what it needs and returns `loss(problem) -> scalar` with gradients for
-hidden and weight. `peer`s that return differentiable log-probabilities of tokens are composed with
-`problem.segment_loss`, so they compute the same loss and gradients as `ours`. A `ceiling` computes
-cross-entropy only (N = 1, one scalar): it cannot honour a weight known after the forward pass, and
-is here to show how fast a head can be. Signatures were read from the sources of the versions named
-in pyproject's `bench` extra.
+A variant's `make` imports what it needs and returns `loss(problem) -> scalar` with gradients for hidden and
+weight. A `peer` that returns differentiable log-probabilities of tokens is composed with
+`problem.segment_loss`, so it computes the same loss and gradients as `ours`. A `ceiling` computes
+cross-entropy only (N = 1, one scalar): it cannot take a weight that is known only after the forward pass, and
+shows how fast a head can be. Signatures were read from the sources of the versions named in the `bench` extra
+of pyproject.toml.
 
 Left out: tensor-parallel kernels, and anything that needs logits from the caller.
 """
@@ -23,7 +23,7 @@ from posttrain_kernels import confidence_limited
 
 Loss = Callable[[Problem], torch.Tensor]
 NOT_INSTALLED = "not installed: pip install posttrain[bench]"
-CHUNK_ROWS = 4096  # for peers that let the caller choose: what their fp32 dW wants, as ours
+CHUNK_ROWS = 4096  # for peers that let the caller choose: few passes over their fp32 dW, as in ours
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Variant:
         return None
 
 
-# ---- ours --------------------------------------------------------------------------------------
+# ---- ours ----
 
 
 def _ours(backend: str, **more) -> Callable[[], Loss]:
@@ -81,7 +81,7 @@ def _mode_b() -> Loss:
     return loss
 
 
-# ---- torch -------------------------------------------------------------------------------------
+# ---- torch ----
 
 
 def _plain_loss(problem: Problem) -> torch.Tensor:
@@ -102,7 +102,7 @@ def _compiled() -> Loss:
     return loss
 
 
-# ---- other people's ----------------------------------------------------------------------------
+# ---- other packages ----
 
 
 def _trl() -> Loss:
@@ -135,7 +135,7 @@ def _liger_flce(large_chunks: bool) -> Callable[[], Loss]:
         def loss(problem: Problem) -> torch.Tensor:
             more = {}
             if large_chunks:
-                # rows a chunk = T / ceil(V / (memory H)), rounded up to a power of two
+                # Rows per chunk = T / ceil(V / (memory H)), rounded up to a power of two.
                 tokens, hidden_size, vocab = problem.shape
                 pieces = max(1, tokens // CHUNK_ROWS)
                 more["chunk_mem_const"] = -(-vocab // (hidden_size * pieces))

@@ -3,12 +3,12 @@
     log p_s = sum of token log-probabilities      L_s, F_s = family(log p_s, N)
     loss = sum of L_s / T                         dL_s / dlog p_s = -F_s
 
-`random`: independent normal inputs; every token has a probability near 1/V, so F = 1. `planted`: the
-hidden state of a token points to its label, so that tokens are likely and F of the segments lies
-anywhere in (0, 1), as in a model that is being trained. Never zeros: they time too well.
+`random`: independent normal inputs; every token has a probability near 1/V, so F = 1. `planted`: the hidden
+state of a token points to its label, so that tokens are likely and F of the segments is anywhere in (0, 1),
+as in a model that is being trained. Never zeros, which are computed faster.
 
-Left out: ignored tokens. They cost a gather in the variants that drop them and are computed by the
-others, which would mix two questions.
+Left out: ignored tokens. Some variants drop them at the cost of a gather and others compute them, which would
+mix two effects.
 """
 
 import functools
@@ -22,7 +22,7 @@ from posttrain_kernels import OnHost, confidence_limited
 from posttrain_kernels.family import value_and_weight
 
 INPUTS = ("random", "planted")
-SEGMENT = 16  # tokens a segment: a short answer
+SEGMENT = 16  # tokens per segment: a short answer
 WEIGHT_SCALE = 0.02  # the usual standard deviation of a freshly made head
 
 
@@ -39,7 +39,7 @@ class Problem:
 
     @functools.cached_property
     def host(self) -> OnHost:
-        """What a trainer has before a batch moves to the device."""
+        """The copies that a trainer has before it moves a batch to the device."""
         return OnHost(self.labels.cpu(), self.segment_ids.cpu())
 
     @property
@@ -93,7 +93,7 @@ def segment_loss(log_probs: Tensor, problem: Problem) -> Tensor:
 
 
 def reference(problem: Problem) -> tuple[float, Tensor, Tensor]:
-    """(loss, dX, dW) in fp64 on the host, from the inputs as they are after rounding."""
+    """(loss, dX, dW) in fp64 on the host, from the rounded inputs."""
     hidden, weight = (t.detach().double().cpu().requires_grad_() for t in (problem.hidden, problem.weight))
     out = confidence_limited(
         hidden,
@@ -109,7 +109,7 @@ def reference(problem: Problem) -> tuple[float, Tensor, Tensor]:
 
 
 def errors(problem: Problem, loss: Tensor, truth: tuple[float, Tensor, Tensor]) -> dict[str, float]:
-    """Relative errors of the loss and (in the 2-norm) of the gradients that `problem` now holds."""
+    """Relative errors of the loss and, in the 2-norm, of the gradients that `problem` now has."""
     value, d_hidden, d_weight = truth
 
     def gap(found: Tensor, right: Tensor) -> float:
@@ -123,7 +123,7 @@ def errors(problem: Problem, loss: Tensor, truth: tuple[float, Tensor, Tensor]) 
 
 
 def mean_weight(problem: Problem) -> float:
-    """Mean F over the segments: how much of the cross-entropy gradient is left."""
+    """Mean F over the segments: the share of the cross-entropy gradient that is left."""
     with torch.no_grad():
         out = confidence_limited(
             problem.hidden,
@@ -155,5 +155,5 @@ class Floor:
 
 
 def head_flops(tokens: int, hidden_size: int, vocab: int) -> float:
-    """Of the three matmuls."""
+    """Operations of the three matmuls."""
     return 6.0 * tokens * hidden_size * vocab

@@ -1,8 +1,9 @@
-"""What `sft_step.py` trains: a Llama made from its config, a vocabulary of numbers, rows of one length.
+"""What `sft_step.py` trains: a Llama made from its config, a vocabulary of numbers, rows of equal length.
 
-Everything is generated, so the benchmark needs no download. All tokens of a row are trained and no
-row needs padding: both trainers then do the same arithmetic on the same tokens. Left out: packing,
-prompts that are masked, adapters.
+Everything is generated, so the benchmark needs no download. All tokens of a row are trained and no row needs
+padding, so both trainers do the same arithmetic on the same tokens.
+
+Left out: packing, masked prompts, adapters.
 """
 
 import json
@@ -15,7 +16,7 @@ import yaml
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a micro-batch; one micro-batch is one optimizer step."""
+    """A model and a micro-batch; one micro-batch makes one optimizer step."""
 
     name: str
     hidden: int
@@ -24,8 +25,8 @@ class Case:
     heads: int
     kv_heads: int
     vocab: int
-    length: int  # tokens a row
-    rows: int  # rows a step
+    length: int  # tokens per row
+    rows: int  # rows per step
     tied: bool = False
     dtype: str = "float32"  # of the weights
     bf16: bool = False  # autocast
@@ -45,16 +46,21 @@ CASES = {
 
 def write_case(case: Case, steps: int, folder: Path, n: float) -> Path:
     """Tokenizer, rows and recipe of a run of `steps` steps in `folder`; returns the recipe."""
-    tokenizer = folder / "tokenizer"
-    _tokenizer(case.vocab).save_pretrained(tokenizer)
+    _tokenizer(case.vocab).save_pretrained(folder / "tokenizer")
     draw = random.Random(0)
     with (folder / "rows.jsonl").open("w") as file:
         for _ in range(steps * case.rows):
-            # one token less: the end token is added
+            # One token less, since the end token is added.
             words = [str(draw.randrange(case.vocab - 3)) for _ in range(case.length - 1)]
             file.write(json.dumps({"text": " ".join(words)}) + "\n")
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(_recipe(case, steps, folder, n)))
+    return path
+
+
+def _recipe(case: Case, steps: int, folder: Path, n: float) -> dict:
     name = "cross_entropy" if n == 1 else "confidence_limited"
-    recipe = {
+    return {
         "stage": "sft",
         "name": "benchmark",
         "output_dir": str(folder / "runs"),
@@ -71,7 +77,7 @@ def write_case(case: Case, steps: int, folder: Path, n: float) -> Path:
                     "tie_word_embeddings": case.tied,
                 },
             },
-            "tokenizer": str(tokenizer),
+            "tokenizer": str(folder / "tokenizer"),
             "dtype": case.dtype,
         },
         "data": {
@@ -93,13 +99,10 @@ def write_case(case: Case, steps: int, folder: Path, n: float) -> Path:
             "report_to": [],
         },
     }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
 
 
 def _tokenizer(vocab: int):
-    """One token a number."""
+    """One token per number."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Both trainers of `sft_step.py`, built inside a real run of the SFT stage and trained in turns.
+"""The two trainers of `sft_step.py`, built inside a real run of the SFT stage and trained in turns.
 
 Left out: the command line and the result file (`sft_step.py`).
 """
@@ -16,6 +16,8 @@ from problem import Floor, Problem, head_flops
 from sft_case import Case, write_case
 from transformers import TrainerCallback
 
+from posttrain_kernels import confidence_limited
+
 NAMES = ("posttrain", "trl")
 
 
@@ -24,12 +26,12 @@ class BlockDone(Exception):
 
 
 class Clock(TrainerCallback):
-    """Seconds and peak memory of each step of a block but the first."""
+    """Seconds and peak memory of each step of a block except the first."""
 
     def __init__(self, trainer, steps: int) -> None:
         self.device, self.steps = trainer.args.device, steps
         self.seconds: list[list[float]] = []  # [blocks][steps - 1]
-        self.peaks: list[float] = []  # MiB above what was held at the start of the step
+        self.peaks: list[float] = []  # MiB above what was in use at the start of the step
         self.losses: list[torch.Tensor] = []
         self.peak = timing.Peak(self.device) if timing.Peak.known(self.device) else None
         step = trainer.training_step
@@ -90,8 +92,8 @@ def train_in_turns(
 ) -> tuple[dict[str, Clock], dict[str, list[list[float]]]]:
     """Clocks of the trainers and seconds of the heads, [blocks][repeats].
 
-    A round is a block of each trainer and then the heads: whatever else the machine does in the
-    meantime, steps and heads were measured beside each other.
+    A round is a block of each trainer and then the heads, so steps and heads are measured close together,
+    whatever else the machine does in the meantime.
     """
     device = trainers["posttrain"].args.device
     clocks = {name: Clock(trainer, args.steps) for name, trainer in trainers.items()}
@@ -118,63 +120,76 @@ def train_in_turns(
 
 def head_steps(ours, batch: dict) -> dict[str, Callable]:
     """Forward + backward through both heads on this model's hidden states, and the three matmuls."""
-    from trl.kernels import ChunkedLogProbFunction
-    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as columns
-
-    from posttrain_kernels import OnHost, confidence_limited
-
-    device, model = ours.args.device, ours.model
     batch = ours._prepare_inputs(batch)
+    problem = _problem(ours, batch)
+    count = torch.tensor(float(problem.labels.numel()), device=ours.args.device)
+
+    def step(loss):
+        def run():
+            problem.forget()
+            with ours.compute_loss_context_manager():
+                value = loss()
+            value.backward()
+            problem.weight.grad = None  # the trainer's own step must not find it
+
+        return run
+
+    dtype = torch.bfloat16 if ours.args.bf16 else problem.hidden.dtype
+    plain = (t.detach().to(dtype) for t in (problem.hidden, problem.weight))
+    return {
+        "posttrain": step(_our_loss(problem, ours.loss_arguments, count)),
+        "trl": step(_trl_loss(problem, count)),
+        "matmuls": Floor(Problem(*plain, problem.labels, problem.segment_ids, problem.segments, 1.0)),
+    }
+
+
+def _problem(ours, batch: dict) -> Problem:
+    """The model's head on its hidden states of `batch`, labels and ids already shifted."""
+    model = ours.model
     with torch.no_grad(), ours.compute_loss_context_manager():
         inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
         states = model.base_model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     hidden = states.reshape(-1, states.shape[-1]).detach().requires_grad_()  # [T, H]
     weight = model.get_output_embeddings().weight
-    labels = batch["labels"][:, 1:].reshape(-1)
-    ids = batch["segment_ids"][:, 1:].reshape(-1)
-    host = OnHost(labels.cpu(), ids.cpu())
-    count = torch.tensor(float(labels.numel()), device=device)
+    labels, ids = (batch[name][:, 1:].reshape(-1) for name in ("labels", "segment_ids"))
+    return Problem(hidden, weight, labels, ids, batch["num_segments"], 1.0)
 
-    def step(loss):
-        def run():
-            hidden.grad = weight.grad = None
-            with ours.compute_loss_context_manager():
-                value = loss()
-            value.backward()
-            weight.grad = None  # the trainer's own step must not find it
 
-        return run
+def _our_loss(problem: Problem, arguments: dict, count: torch.Tensor) -> Callable[[], torch.Tensor]:
+    host = problem.host
 
-    def our_loss():
+    def loss():
         return confidence_limited(
-            hidden,
-            weight,
-            labels,
-            ids,
-            **ours.loss_arguments,
-            num_segments=batch["num_segments"],
+            problem.hidden,
+            problem.weight,
+            problem.labels,
+            problem.segment_ids,
+            **arguments,
+            num_segments=problem.segments,
             normalizer=count,
             host=host,
         ).loss
 
-    def trl_loss():
-        outputs = ("log_probs", "entropy", "is_top1")  # what its SFTTrainer asks for
+    return loss
+
+
+def _trl_loss(problem: Problem, count: torch.Tensor) -> Callable[[], torch.Tensor]:
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE as columns
+
+    outputs = ("log_probs", "entropy", "is_top1")  # what its SFTTrainer needs
+
+    def loss():
         log_probs, *_ = ChunkedLogProbFunction.apply(
-            hidden, weight, None, labels, 1.0, columns, None, 1.0, outputs
+            problem.hidden, problem.weight, None, problem.labels, 1.0, columns, None, 1.0, outputs
         )
         return -log_probs.sum() / count
 
-    dtype = torch.bfloat16 if ours.args.bf16 else hidden.dtype
-    plain = (hidden.detach().to(dtype), weight.detach().to(dtype))
-    return {
-        "posttrain": step(our_loss),
-        "trl": step(trl_loss),
-        "matmuls": Floor(Problem(*plain, labels, ids, batch["num_segments"], 1.0)),
-    }
+    return loss
 
 
 def halves(blocks: list[list[float]]) -> list[list[float]]:
-    """The two passes: all times of the first half of the blocks, and of the second."""
+    """The two passes: all times of the first half of the blocks, and all of the second."""
     middle = -(-len(blocks) // timing.PASSES)
     return [sum(part, []) for part in (blocks[:middle], blocks[middle:])]
 
@@ -228,7 +243,7 @@ def summarise(case: Case, n: float, trainers: dict, clocks: dict[str, Clock], he
 def _gains(rows: dict, heads: dict, key: str) -> tuple[float, float | None]:
     """Measured and predicted tokens/s over TRL's, from medians (`ms`) or best calls (`ms_min`).
 
-    No prediction where TRL's head alone took as long as its whole step: that was the neighbours.
+    No prediction where TRL's head alone took as long as its step: other processes disturbed the measurement.
     """
     trl, ours = rows["trl"][key], rows["posttrain"][key]
     body = trl - heads["trl"][key]

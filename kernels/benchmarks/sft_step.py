@@ -1,13 +1,13 @@
-"""Whole SFT steps: tokens/s, peak memory and model FLOP utilisation beside TRL's SFTTrainer.
+"""Complete SFT steps: tokens/s, peak memory and model FLOP utilisation, compared with TRL's SFTTrainer.
 
     python kernels/benchmarks/sft_step.py                # llama-1b on a GPU, small on a CPU
-    python kernels/benchmarks/sft_step.py --toy          # seconds: does it run?
+    python kernels/benchmarks/sft_step.py --toy          # seconds, to see whether it runs
 
-Both trainers live in one process with the same weights (a copy), the same rows in the same order and
-the same arguments (a copy), and train in turns, a block of steps each. A step is timed from the end
-of the one before to its own end: data, forward, backward, clipping, optimizer. The first step of a
-block only warms up. Ours is the trainer that `posttrain sft` builds, with all its callbacks; TRL's is
-`trl.SFTTrainer` with its defaults, so its fused head takes the path that TRL takes on this device.
+Both trainers are in one process, with the same weights (a copy), the same rows in the same order and the same
+arguments (a copy), and train in turns, a block of steps each. A step is timed from the end of the one before
+to its own end: data, forward, backward, clipping, optimizer. The first step of a block only warms up. Ours is
+the trainer that `posttrain sft` builds, with all its callbacks; TRL's is `trl.SFTTrainer` with its defaults,
+so its fused head takes the path that TRL takes on this device.
 
 The gain is compared with what the head alone predicts: both heads are timed on the hidden states of this
 model, after each pair of blocks, and step / (step - TRL's head + our head) is the gain if nothing else
@@ -40,11 +40,11 @@ def main() -> None:
     add = parser.add_argument
     cuda = torch.cuda.is_available()
     add("--case", choices=CASES, default="llama-1b" if cuda else "small")
-    add("--n", type=float, default=1.0, help="N of our loss; 1 is the cross-entropy TRL computes")
-    add("--blocks", type=int, default=4, help="blocks of each trainer")
-    add("--steps", type=int, default=6, help="steps of a block, the first one is not timed")
-    add("--repeats", type=int, default=3, help="calls of each head after a block")
-    add("--threads", type=int, help="of the CPU (default: torch's)")
+    add("--n", type=float, default=1.0, help="N of our loss; 1 is the cross-entropy that TRL computes")
+    add("--blocks", type=int, default=4, help="blocks per trainer")
+    add("--steps", type=int, default=6, help="steps per block; the first one is not timed")
+    add("--repeats", type=int, default=3, help="calls of each head after each block")
+    add("--threads", type=int, help="CPU threads (default: torch's)")
     add("--toy", action="store_true", help="a tiny model, few steps")
     add("--json", type=Path, help="result file (default: results/, none for --toy)")
     args = parser.parse_args()

@@ -1,4 +1,7 @@
-"""The benchmarks' tables on a terminal. Left out: numbers that are not in the result file."""
+"""The tables of the benchmarks on a terminal.
+
+Left out: numbers that are not in the result file.
+"""
 
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +39,7 @@ def show_checks(checks: list[dict], settings: dict) -> None:
     console.print(table)
     for row in checks:
         if row.get("same") is False:
-            console.print(f"  {row['variant']} computes something else: its time says little")
+            console.print(f"  {row['variant']} computes something else: its time is not comparable")
 
 
 def show_case(case: dict) -> None:
@@ -95,9 +98,9 @@ def _passes(row: dict) -> str:
 def show_steps(result: dict) -> None:
     case = result["case"]
     table = _table(
-        f"{case['name']}: {case['tokens']} tokens a step, V={case['vocab']}, N={result['settings']['n']:g}",
+        f"{case['name']}: {case['tokens']} tokens per step, V={case['vocab']}, N={result['settings']['n']:g}",
         "trainer",
-        "ms a step",
+        "ms per step",
         "passes",
         "best",
         "tokens/s",
@@ -129,4 +132,4 @@ def show_steps(result: dict) -> None:
             f"  gain over TRL by {what}: {gain:.3f}; the heads alone predict {told}", highlight=False
         )
     if result["loss_gap"] is not None:
-        console.print(f"  losses of the first block differ by at most {result['loss_gap']:.1e}")
+        console.print(f"  the losses of the first block differ by at most {result['loss_gap']:.1e}")

@@ -1,8 +1,10 @@
 """Clocks, memory and the machine: what the benchmarks of this folder share.
 
-Variants are timed in one process in turns, so that a busy neighbour or a warm chip hits all of them
-alike, and everything is timed in two passes: a difference between variants below the difference
-between their passes is noise. Left out: several GPUs.
+Variants are timed in one process in turns, so that other processes or a warm chip affect all of them alike.
+Everything is timed in two passes: a difference between variants that is smaller than that between their
+passes is noise.
+
+Left out: several GPUs.
 """
 
 import contextlib
@@ -41,7 +43,7 @@ MIB = 2**20
 
 
 def machine() -> dict:
-    """Where this runs; the name is what a result file is called after."""
+    """The machine this runs on; a result file is named after its GPU or CPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = {
         "cpu": _cpu_name(),
@@ -69,7 +71,7 @@ def _cpu_name() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what decides a result; None where a package is not installed."""
+    """Versions of the packages that affect a result; None where one is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -99,7 +101,7 @@ def stamp(kind: str, settings: dict) -> dict:
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "commit": commit(),
         "machine": machine(),
-        "load_average": list(os.getloadavg()),  # of 1, 5, 15 minutes before the start: who else works
+        "load_average": list(os.getloadavg()),  # of 1, 5, 15 minutes before the start: other work
         "versions": versions(),
         "settings": settings,
     }
@@ -107,7 +109,8 @@ def stamp(kind: str, settings: dict) -> dict:
 
 @contextlib.contextmanager
 def cold_caches() -> Iterator[str]:
-    """Compiled kernels of earlier runs would hide the first-call latency: use an empty folder."""
+    """An empty folder for compiled kernels; those of earlier runs would hide the latency of the first
+    call."""
     with tempfile.TemporaryDirectory(prefix="bench-cache-") as folder:
         os.environ["TRITON_CACHE_DIR"] = f"{folder}/triton"
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
@@ -136,7 +139,7 @@ def seconds(step: Callable[[], object], device: torch.device) -> float:
 
 
 def wall(step: Callable[[], object], device: torch.device) -> float:
-    """Time of one call on the host's clock, everything it compiles or tunes included."""
+    """Time of one call on the host's clock, including everything it compiles or tunes."""
     settle(device)
     start = time.perf_counter()
     step()
@@ -161,7 +164,8 @@ def interleave(
 
 
 def summary(passes: list[list[float]]) -> dict:
-    """Milliseconds: median over both passes, of each pass, best, and how far the passes differ."""
+    """Milliseconds: the median over both passes, the median of each pass, the best, and the relative
+    difference of the passes (`spread`)."""
     medians = [1e3 * statistics.median(times) for times in passes]
     both = [t for times in passes for t in times]
     middle = 1e3 * statistics.median(both)
@@ -174,11 +178,11 @@ def summary(passes: list[list[float]]) -> dict:
     }
 
 
-# ---- memory ------------------------------------------------------------------------------------
+# ---- memory ----
 
 
 def tidy(device: torch.device) -> None:
-    """Give back what nobody holds, so that it is not counted to the next variant."""
+    """Free unused memory, so that it does not count towards the next variant."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -188,7 +192,7 @@ def tidy(device: torch.device) -> None:
 
 
 class Peak:
-    """Peak memory since `start`, above what was held then: allocator on CUDA, resident set on Linux."""
+    """Peak memory since `start`, above what was in use then: allocator on CUDA, resident set on Linux."""
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
@@ -199,7 +203,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_allocated()
         else:
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM := the resident set of now
+            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to the current resident set
             self.before = _resident_peak()
 
     def mib(self) -> float:
@@ -219,7 +223,8 @@ def _resident_peak() -> int:
 
 
 def child_environment() -> dict[str, str]:
-    """For a child whose resident set is read: every block above 256 KiB goes back when freed."""
+    """For a child whose resident set is read: every block above 256 KiB is returned to the system when
+    freed."""
     return os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18), "MALLOC_TRIM_THRESHOLD_": "0"}
 
 
@@ -227,7 +232,7 @@ def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-# ---- files -------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def result_path(kind: str, found: dict) -> Path:

@@ -1,15 +1,19 @@
-"""The confidence-limited loss on hidden states, without T x V logits.
+"""The confidence-limited loss family on hidden states, forward and backward, without the T x V logits.
 
-    family         L(log p) and its weight F, elementwise
-    reference      the specification: full logits, autograd
-    chunked        Mode A: chunks of rows, gradients made in forward, any device, small memory
-    tokens         Mode B: differentiable log-probabilities, logits computed again in backward
-    rows_torch, rows_triton          operations on rows of logits, the difference between back-ends
-    segments, segments_triton        sums of log-probabilities -> loss and gradient scales
-    plan, matmul, view, vocab, sharded, spec, checks
-    dispatch       `confidence_limited`, `token_log_probs`: checks, back-end choice
+This room computes the loss and its gradients (`confidence_limited`) and differentiable log-probabilities
+(`token_log_probs`) from hidden states and the weight of the output head, in three back-ends that agree:
+Triton, chunked torch, and a reference in plain torch. It leaves out recipes, models and trainers: it imports
+nothing of posttrain, only torch, the standard library and, once its back-end is used, triton, so the folder
+can be copied elsewhere. From the ground up:
 
-Imports nothing but torch, and triton once its back-end is used.
+    environment, rows, sharded, spec, family       switches, statistics of rows, a checked call, formulas
+    checks, plan, matmul                           arguments, chunks, products with fp32 results
+    rows_torch, segments, tokens_torch             what a back-end does on its own, in torch ...
+    triton_math, autotune, rows_triton, segments_triton, tokens_triton, tiled    ... and in Triton
+    backends, request                              the choice of a back-end; a call and all its checks
+    gradients, chunked, tokens, reference          Mode A, Mode B, the specification
+    compiled, compiled_tokens                      the operators of torch.compile
+    dispatch                                       the public functions
 """
 
 from . import family

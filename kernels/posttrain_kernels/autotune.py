@@ -1,10 +1,10 @@
-"""Chooses among a few launch configurations by timing each once on this GPU, and remembers the answer.
+"""Chooses one of a few launch configurations by timing each once on this GPU, and remembers the choice.
 
-Bounded: a fixed short list, a few launches each. Cached: in the process and in one JSON file per GPU
-model under $POSTTRAIN_KERNELS_CACHE (default ~/.cache/posttrain_kernels), so that a later process
-takes the same configuration and gives the same bits. The log says what was chosen and how long the
-first call took. POSTTRAIN_KERNELS_AUTOTUNE=0 takes the first of the list, as do Triton's interpreter
-and a stream that is being captured into a graph. Any shape runs; only speed depends on the choice.
+The list is short and fixed, with a few launches each. The choice is kept in the process and in one JSON file
+per GPU model in the cache folder (`environment`), so that a later process takes the same configuration and
+gives the same bits. The log reports what was chosen and how long the first call took. Without tuning
+(POSTTRAIN_KERNELS_AUTOTUNE=0, Triton's interpreter, a stream that is being captured into a graph) the first
+of the list is taken. Every shape runs with every configuration; only speed depends on the choice.
 
 Left out: agreement between ranks, each of which tunes for its own GPU.
 """
@@ -37,8 +37,8 @@ class Config(NamedTuple):
 def choose(
     name: str, key: str, candidates: Sequence[Config], launch: Callable[[Config], None], device: torch.device
 ) -> Config:
-    """The fastest of `candidates` for `launch`, which must be safe to repeat. `name` is the
-    kernel's, `key` what the choice depends on (shape, dtype). The first candidate is the default."""
+    """The fastest of `candidates` for `launch`, which must be safe to repeat. `name` is that of the kernel,
+    `key` what the choice depends on (shape, dtype). The first candidate is the default."""
     if (name, key) in _chosen:
         return _chosen[name, key]
     if len(candidates) == 1 or device.type != "cuda" or not environment.autotuned():
@@ -52,7 +52,7 @@ def choose(
         config = min(candidates, key=lambda c: _milliseconds(launch, c))
         _remember(file, name, key, config)
         logger.info(
-            "%s (%s): tile %d, %d warps, the fastest of %d tried in %.1f s, compilation included",
+            "%s (%s): tile %d, %d warps, the fastest of %d tried in %.1f s, including compilation",
             name,
             key,
             *config,
@@ -64,7 +64,7 @@ def choose(
 
 
 def cache_file(device: torch.device) -> Path:
-    """One file a GPU model and Triton version: a choice is worth nothing elsewhere."""
+    """One file per GPU model and Triton version: a choice is valid only there."""
     gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(device)).strip("-")
     return environment.cache_folder() / f"{gpu}-triton-{triton.__version__}.json"
 
@@ -91,7 +91,7 @@ def _remembered(file: Path, name: str, key: str, candidates: Sequence[Config]) -
 
 
 def _remember(file: Path, name: str, key: str, config: Config) -> None:
-    """A cache that cannot be written costs the next process a second, nothing else."""
+    """Write the choice, if possible: without it the next process only tunes again."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -103,4 +103,4 @@ def _remember(file: Path, name: str, key: str, config: Config) -> None:
         temporary.write_text(json.dumps(known, indent=1) + "\n")
         temporary.replace(file)
     except OSError as error:
-        logger.info("the tuned configuration is not kept: %s", error)
+        logger.info("the tuned configuration was not saved: %s", error)

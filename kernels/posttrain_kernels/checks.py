@@ -1,13 +1,14 @@
-"""Argument checks of the public functions: a message names the argument, its value and what is right.
+"""Checks of single arguments: an error names the argument, its value and what is allowed.
 
-Values on the host are checked always. Values inside tensors are checked at once on CPU; on a device
-the check is a device-side assert, because reading the answer would stall the queue.
+Values on the host are always checked. Values inside tensors are checked at once on a CPU; on a device the
+check is a device-side assert, because reading the result would make the host wait for the queue.
 
-Left out: which back-end can do what (`dispatch`).
+Left out: which checks a call needs (`request`), and which back-end can run (`backends`).
 """
 
 import difflib
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from .sharded import VocabShard
 from .spec import IGNORE, OnHost, View
 
 
-def choice(argument: str, given: str, choices) -> None:
+def choice(argument: str, given: str, choices: Sequence[str]) -> None:
+    """Raises ValueError with the nearest spelling unless `given` is one of `choices`."""
     if given in choices:
         return
     near = difflib.get_close_matches(str(given), choices, n=1)
@@ -25,13 +27,15 @@ def choice(argument: str, given: str, choices) -> None:
     raise ValueError(f"{argument}: {given!r} is not one of {', '.join(choices)}{hint}")
 
 
-def number(argument: str, given: float | None, test, expected: str) -> None:
-    """None passes: it means the argument is not used."""
+def number(argument: str, given: float | None, test: Callable[[float], bool], expected: str) -> None:
+    """Raises ValueError unless `given` is a number that passes `test`. None passes: the argument is not
+    used."""
     if given is not None and not (isinstance(given, int | float) and test(given)):
         raise ValueError(f"{argument}: {given!r} is not {expected}")
 
 
 def require(good: Tensor, argument: str, values: Tensor, problem: str) -> None:
+    """Fails where `good`, shaped like `values`, is False: ValueError on a CPU, an assert on a device."""
     if good.device.type != "cpu":
         torch._assert_async(good.all(), f"{argument}: a value is {problem}")
     elif not bool(good.all()):
@@ -53,6 +57,7 @@ def view(logit_scale: float | None, softcap: float | None, temperature: float) -
 
 
 def head(hidden: Tensor, weight: Tensor, labels: Tensor, vocab: VocabShard | None) -> None:
+    """Shapes, dtypes and devices of hidden states, head and labels, and the range of the labels."""
     if hidden.dim() != 2:
         raise ValueError(f"hidden: shape {tuple(hidden.shape)}, expected [T, H]; flatten(0, 1)?")
     if weight.dim() != 2 or weight.shape[1] != hidden.shape[1]:
@@ -85,6 +90,7 @@ def head(hidden: Tensor, weight: Tensor, labels: Tensor, vocab: VocabShard | Non
 
 
 def on(hidden: Tensor, **others: Tensor) -> None:
+    """The other tensors are on the device of `hidden`."""
     for name, tensor in others.items():
         if tensor.device != hidden.device:
             raise ValueError(f"{name}: on {tensor.device}, but hidden is on {hidden.device}")
@@ -101,7 +107,8 @@ def ids(name: str, given: Tensor, hidden: Tensor) -> None:
 def factors(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, low_rank: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor] | None:
-    """One pair (U [T, r], B [V, r]) whose product is added to the logits: a bias is rank one."""
+    """One pair (U [T, r], B [V, r]) whose product is added to the logits, or None; a bias is a pair of rank
+    one."""
     tokens, vocab = hidden.shape[0], weight.shape[0]
     if low_rank is not None:
         if not (isinstance(low_rank, tuple | list) and len(low_rank) == 2):
@@ -138,7 +145,7 @@ def exponent(member: str, given: float | None) -> None:
 
 
 def segment_count(given: int | None, tables: dict[str, Tensor], segment_ids: Tensor) -> int:
-    """S, from the caller, from the [S] arguments, or from the largest id (which waits for it)."""
+    """S: `given`, or the length of the [S] arguments, or the largest id, for which the host waits."""
     size = given
     if size is None and tables:
         size = next(iter(tables.values())).numel()

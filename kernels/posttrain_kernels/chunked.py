@@ -98,7 +98,7 @@ def solve(
 ) -> tuple[LossOutput, list[Tensor | None], float | Tensor]:
     """(LossOutput, gradients before the denominator, 1 / denominator), outside autograd. `wants`: which of
     hidden, weight, U and B need a gradient."""
-    mm = multiply_dtype(inputs.hidden, inputs.weight, backend)  # asks for autocast, which is off below
+    mm = multiply_dtype(inputs.hidden, inputs.weight, backend)  # reads autocast, which is off below
     with outside_autograd(inputs.hidden):
         state = _Run(inputs, segment_ids, spec, backend, mm)
         state.walk(chunk_rows, wants)
@@ -181,11 +181,11 @@ class _Run:
             block = self._rows(rows, train and (wait or not long))
             if wait:
                 self.gradients.add(block, None, waiting=waiting)
-        whole = slice(group.start, group.stop)
-        self.segments.close(group.low, group.high, self.ids[whole], self.log_probs[whole])
+        every = slice(group.start, group.stop)
+        self.segments.close(group.low, group.high, self.ids[every], self.log_probs[every])
         if wait:
             scale = self.segments.scale[group.low] * self.spec.view.slope  # []
-            self.gradients.fold(whole, scale, waiting)
+            self.gradients.fold(every, scale, waiting)
             return
         for rows in blocks if train else ():
             # The buffers have the last block only: a long group is computed again.

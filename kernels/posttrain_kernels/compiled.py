@@ -130,7 +130,7 @@ _loss.register_autograd(_backward, setup_context=_setup)
 def call(request: LossRequest) -> LossOutput:
     """The operator, for use while torch.compile traces; it does its checks when it runs.
 
-    Raises ValueError where it cannot do what is asked, or where S is not known.
+    Raises ValueError for an argument that it does not support, and where S is not known.
     """
     request.refuse_traced()
     size = _num_segments(request)

@@ -123,7 +123,7 @@ _forward.register_autograd(_gradients, setup_context=_setup)
 def call(request: Request) -> TokenOutput:
     """The operator, for use while torch.compile traces; it does its checks when it runs.
 
-    Raises ValueError where it cannot do what is asked.
+    Raises ValueError for an argument that it does not support.
     """
     request.refuse_traced()
     options = (getattr(request, name) for name in OPTIONS)

@@ -6,7 +6,8 @@
     POSTTRAIN_KERNELS_CACHE=DIR    folder of the configurations chosen so far (~/.cache/posttrain_kernels)
     POSTTRAIN_KERNELS_TILED=1      Mode B's forward pass as one Triton kernel (`tiled`)
 
-A small file because it must lie below everything else: whether Triton can run is asked before it is imported.
+A small file because it must lie below everything else: whether Triton can run must be known before it is
+imported.
 """
 
 import os

@@ -1,9 +1,10 @@
-"""The two backward matmuls of Mode A and what the scale of a row does to them.
+"""The two backward matmuls of Mode A, and how the scale of a row enters them.
 
     dX = scale * (D W)      dW += D^T (scale * X)      likewise for the second factors: dU, dB
 
-D is unscaled, so both work before the scale is known: a long segment's D^T X waits in accumulators
-of its own until `fold`. Everything is fp32 and before the denominator (fp64 for fp64 inputs).
+D is unscaled, so both products can be taken before the scale is known: D^T X of a long segment waits in
+accumulators of its own until `fold`. Everything is in fp32 (fp64 for fp64 inputs), and not yet divided by the
+denominator.
 
 Left out: where D and the scales come from (`rows`, `segments`, `chunked`).
 """
@@ -21,9 +22,9 @@ KINDS = 4  # hidden [T, H], weight [V, H], U [T, r], B [V, r]
 
 @dataclass
 class Block:
-    """Some trained rows in the middle of their way: r of them."""
+    """r trained rows whose D is known and whose gradients are not."""
 
-    rows: Tensor | slice  # where they stand among the R trained rows
+    rows: Tensor | slice  # their indices among the R trained rows
     labels: Tensor  # [r], -1 where another shard has the target
     x: Tensor  # [r, H] in the dtype of the matmuls
     u: Tensor | None  # [r, rank]
@@ -40,7 +41,8 @@ class Block:
 
 @dataclass
 class Gradients:
-    """Gradients of the inputs that want one, by position; `rows` [R] or None: all T are trained."""
+    """Gradients of the inputs that need one, by position; `rows` [R], or None where all T rows are
+    trained."""
 
     wants: tuple[bool, ...]
     like: tuple[Tensor | None, ...]  # hidden, head, U, B
@@ -55,8 +57,8 @@ class Gradients:
         point: Tensor | None = None,
         waiting: list[Tensor | None] | None = None,
     ) -> None:
-        """Add a block's rows. `scale` [r]: None while it is unknown, when the head's gradient goes
-        to `waiting`. `point` [r]: extra gradient of the target's logit alone."""
+        """Add a block's rows. `scale` [r] is None while it is unknown; the head's gradient then goes to
+        `waiting`. `point` [r] is an extra gradient of the target's logit alone."""
         matrix, times = block.delta
         if times is not None:
             scale = times if scale is None else scale * times
@@ -82,7 +84,8 @@ class Gradients:
         scaled, unit = given, None
         if scale is not None:
             if given.dtype == torch.float16:
-                # Rows times 1e5 would be infinite, times 1e-6 lose digits: take out a power of two.
+                # In fp16 rows times 1e5 would be infinite and times 1e-6 lose digits: take out a power of
+                # two.
                 unit = torch.ldexp(scale.new_ones(()), torch.frexp(scale.abs().amax()).exponent)
                 scale = scale / unit
             scaled = (given.to(scale.dtype) * scale.unsqueeze(1)).to(given.dtype)
@@ -96,11 +99,11 @@ class Gradients:
             into[k].mul_(unit)
         if point is not None:
             value = point.unsqueeze(1) * given.to(point.dtype)
-            # Sorted by index, unlike index_add_: the same bits every time.
+            # It sorts by index, unlike index_add_: the same bits every time.
             into[k].index_put_((block.labels.clamp_min(0),), value, accumulate=True)
 
     def fold(self, rows: slice, scale: Tensor, waiting: list[Tensor | None]) -> None:
-        """The scale [] of a long segment, once known, onto everything that waited for it."""
+        """Apply the scale [] of a long segment, once it is known, to everything that waited for it."""
         for k in (0, 2):
             if self.wants[k]:
                 self.found[k][self._at(rows)] *= scale
@@ -116,7 +119,7 @@ class Gradients:
         return rows if self.rows is None else self.rows[rows]
 
     def results(self, vocab) -> list[Tensor | None]:
-        """Zeros where nothing was trained; each shard of a vocabulary had its part of D W."""
+        """The gradients, zeros where nothing was trained; D W is summed over the shards of a vocabulary."""
         for k, like in enumerate(self.like):
             if self.wants[k] and self.found[k] is None:
                 self.found[k] = torch.zeros(like.shape, dtype=self.dtype, device=like.device)

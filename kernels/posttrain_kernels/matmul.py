@@ -1,8 +1,8 @@
-"""Products with fp32 results whatever the inputs, the dtype in which they are taken, and the
-context in which both modes compute.
+"""Matrix products with fp32 results whatever the inputs, the dtype of their operands, and the context of both
+modes.
 
-cuBLAS multiplies bf16 or fp16 tiles and adds in fp32; `out_dtype` lets the sum leave as it is. On a
-CPU that needs fp32 copies of the operands. fp64 stays fp64.
+cuBLAS multiplies bf16 or fp16 tiles and adds in fp32; with `out_dtype` the sum is returned as it is. On a CPU
+that needs fp32 copies of the operands. fp64 stays fp64.
 
 Left out: TF32, which follows torch's own switch for fp32 operands.
 """
@@ -17,9 +17,10 @@ from .spec import work_dtype
 
 
 def multiply_dtype(hidden: Tensor, weight: Tensor, backend: str) -> torch.dtype:
-    """What hidden states and head are multiplied in: autocast's choice, else their common type.
+    """The dtype of the operands of all matmuls: autocast's, or else the common dtype of hidden states and
+    head.
 
-    Of `torch` on a CPU the type of the sums: converting once spares every product a copy.
+    For the torch back-end on a CPU it is the dtype of the sums: one conversion saves a copy in every product.
     """
     if backend == "torch" and not hidden.is_cuda:
         return work_dtype(hidden, weight)
@@ -48,8 +49,8 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None, add: bool = False) 
 
 @contextlib.contextmanager
 def outside_autograd(hidden: Tensor) -> Iterator[None]:
-    """Without autograd and autocast, and with the device of `hidden` current: Triton launches on
-    the current device, which need not be the one of the tensors."""
+    """Without autograd and autocast, and with the device of `hidden` as the current one: Triton launches on
+    the current device, which need not be that of the tensors."""
     here = torch.cuda.device(hidden.device) if hidden.is_cuda else contextlib.nullcontext()
     with here, torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         yield

@@ -1,9 +1,9 @@
-"""How many rows of logits to hold at once, and where to cut rows into groups. Host arithmetic only.
+"""How many rows of logits to keep in memory at once, and where to cut rows into groups. Host arithmetic only.
 
-Every segment closes inside one group, because its gradient scale is known once it has closed. More
-rows a group save reads and writes of the fp32 dW: at 4096 rows they are a tenth of the matmuls.
+Every segment closes inside one group, because its gradient scale is known once it has closed. Larger groups
+save reads and writes of the fp32 dW: at 4096 rows they take a tenth of the time of the matmuls.
 
-Left out: anything on a device; labels and ids come as CPU tensors.
+Left out: anything on a device; labels and ids are CPU tensors.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_ROWS = 4096
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 TILE = 256
-"""Rows of a tile of the large matmuls on a GPU: chunks are whole tiles."""
+"""Rows of a tile of the large matmuls on a GPU: chunks are multiples of it."""
 
 
 def default_chunk_rows(vocab: int, device: str = "cpu", itemsize: int = 4) -> int:
@@ -26,7 +26,8 @@ def default_chunk_rows(vocab: int, device: str = "cpu", itemsize: int = 4) -> in
 
 
 def balanced(count: int, most: int) -> int:
-    """Rows a chunk so that `count` rows make equal chunks of at most `most`, in whole tiles."""
+    """Rows per chunk so that `count` rows make equal chunks of at most `most` rows, in multiples of a
+    tile."""
     if count <= most:
         return max(count, 1)
     even = -(-count // -(-count // most))
@@ -36,26 +37,27 @@ def balanced(count: int, most: int) -> int:
 class Group(NamedTuple):
     start: int  # rows start..stop
     stop: int
-    low: int  # segment ids low..high cover the rows; high < low when none does
+    low: int  # the segments of the rows have ids in low..high; high < low: no row is in a segment
     high: int
     single: bool = False  # every row belongs to one segment
 
 
 def slack(rows: int) -> int:
-    """Rows that fit when chunks aim at `rows`: an eighth more, so that a segment that ends a little
-    late does not leave a last chunk of a few rows, which costs a whole pass over dW."""
+    """Rows that must fit when chunks aim at `rows`: an eighth more. Otherwise a segment that ends a little
+    late would leave a last chunk of a few rows, which costs a pass over all of dW."""
     return rows + rows // 8
 
 
 def plan(
     ids: Tensor, rows: int, num_segments: int, needs_model: bool, capacity: int | None = None
 ) -> list[Group]:
-    """Cut [R] rows (ids on the CPU) into groups of about `rows` and at most `capacity` (`rows` by
-    default), every segment inside one group.
+    """Cut [R] rows (ids on the CPU) into groups of about `rows` and at most `capacity` (`rows` by default),
+    every segment inside one group.
 
-    Of the clean cuts in reach, a group takes the one nearest to its even share. A segment that does
-    not fit makes a longer group, ending at the next clean cut. When the weights do not wait for the
-    model, every cut is clean. Segments need not be contiguous."""
+    A cut is clean where it divides no segment. Without `needs_model`, where F does not depend on the model,
+    every cut is clean. Of the clean cuts within `capacity` a group takes the one nearest to `rows`. A segment
+    that does not fit makes a longer group, which ends at the next clean cut. Segments need not be
+    contiguous."""
     total, capacity = ids.numel(), capacity or rows
     if total == 0:
         return []
@@ -76,7 +78,8 @@ def plan(
 
 
 def _cut(cuts, start: int, aim: int, limit: int) -> int:
-    """The clean cut after `start` nearest to `aim`, up to `limit`; else the first one beyond."""
+    """The clean cut after `start` that is nearest to `aim`, up to `limit`; if there is none, the first one
+    beyond."""
     if cuts[-1] <= limit:
         return cuts[-1]
     above = bisect_left(cuts, aim)

@@ -1,15 +1,17 @@
-"""Row operations as Triton kernels: one program a row, the row's D written over its logits.
+"""Row operations as Triton kernels: one program per row, which writes the row's D over its logits.
 
     pass 1  z of the row, once: largest, sum of exponentials, sum of e (z - peak); the target's z
     pass 2  z again (partly still in L2): D = exp(z - log_z), the target expm1(log p), in place
 
-D in bf16 takes the first half of the row's fp32 logits, so a tile of D overwrites logits of this
-tile and of earlier ones: all loads of a tile come before its stores, by a barrier between them.
-All statistics come from the same fp32 logits. Offsets of rows are 64-bit. `W` is V rounded up to
-whole 16-byte accesses: a tile's mask must not cut one, or every element is loaded by itself; what
-lies in the columns V..W is read and written but never used.
+D in bf16 takes the first half of the row's fp32 logits, so a tile of D overwrites logits of this tile and of
+earlier ones; a barrier makes all loads of a tile come before its stores. All statistics come from the same
+fp32 logits. Offsets of rows are 64-bit. `W` is V rounded up to a multiple of 16-byte accesses: if a tile's
+mask cut such an access, every element would be loaded separately. Columns V..W are read and written but never
+used.
 
-Left out: several rows a program (a vocabulary fills one), and splitting a row over programs (a
+The long argument lists of the kernels are pointers, sizes and compile-time switches, as Triton takes them.
+
+Left out: several rows per program (one vocabulary keeps a program busy), and a row split over programs (a
 chunk has hundreds of rows, a GPU 132 multiprocessors).
 """
 
@@ -25,11 +27,9 @@ from .spec import View
 from .triton_math import expm1, log, narrow, tanh
 
 ALIGN = 64
-"""Rows of the buffer start on whole 256-byte lines, whatever V is: 16-byte loads need it."""
-
-
+"""Rows of the buffer start at multiples of 64 elements, 256 bytes, whatever V is: 16-byte loads need it."""
 CONFIGS = (Config(4096, 8), Config(8192, 16), Config(4096, 16), Config(2048, 8), Config(2048, 4))
-"""All of them compile for sm_90 without spills (a test says so)."""
+"""All of them compile for sm_90 without spills, which a test checks."""
 TUNING_ROWS = 264  # two waves on an H100 or H200
 
 
@@ -47,7 +47,7 @@ def _view(x, inner, outer, SOFTCAP: tl.constexpr, INTERPRET: tl.constexpr):
 def _scan(x_ptr, V, W, inner, outer, SOFTCAP: tl.constexpr, BLOCK: tl.constexpr, INTERPRET: tl.constexpr):
     """Pass 1 over one row: peak, sum of e = exp(z - peak), sum of e (z - peak).
 
-    The sums stay in BLOCK lanes until the end: one reduction a tile (the maximum), not three."""
+    The sums stay in BLOCK lanes until the end: one reduction per tile (the maximum) instead of three."""
     lanes = tl.arange(0, BLOCK)
     peak = -float("inf")
     total = tl.zeros([BLOCK], tl.float32)
@@ -101,7 +101,7 @@ def _write(
         tl.store(d_ptr + start + lanes, narrow(d, d_ptr.dtype.element_ty, INTERPRET), mask=reach)
 
 
-# Labels start anywhere in their table, and one is read a row: no variant by their alignment.
+# Labels start anywhere in their table, and only one is read per row: no variant by their alignment.
 @triton.jit(do_not_specialize_on_alignment=["label_ptr"])
 def row_loss(
     x_ptr,
@@ -203,8 +203,10 @@ def row_delta(
 
 
 class Rows:
+    """See `rows`."""
+
     def __init__(self, rows: int, vocab: int, view: View, work: torch.dtype, mm: torch.dtype, device) -> None:
-        """One fp32 buffer for up to `rows` rows of `vocab` logits; deltas lie inside it in `mm`."""
+        """One fp32 buffer for up to `rows` rows of `vocab` logits; it also contains the deltas, in `mm`."""
         stride = -(-vocab // ALIGN) * ALIGN
         self.buffer = torch.empty(rows, stride, dtype=work, device=device)
         self.vocab, self.reach = vocab, -(-vocab // 16) * 16
@@ -280,7 +282,7 @@ class Rows:
         return Delta(d, None)
 
     def _try(self, config: Config) -> None:
-        """One launch on whatever the buffer holds."""
+        """One launch on whatever the buffer contains."""
         self.config = config
         z = self.logits(TUNING_ROWS)
         self.forward(z, torch.zeros(len(z), dtype=torch.int64, device=z.device), True)

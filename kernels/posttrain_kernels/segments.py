@@ -1,11 +1,11 @@
-"""From sums of log-probabilities to the loss and to the scale on each token's gradient.
+"""From sums of log-probabilities to the loss and to the scale of each token's gradient.
 
-The gradient of a token is scale[segment] * (softmax - onehot). A back-end calls `close` with the
-log-probabilities of a group of rows whose segments are complete, then reads `scale`.
-Slot 0 of every table stands for trained tokens outside every segment: plain cross-entropy.
+The gradient of a token is scale[segment] * (softmax - onehot). `chunked` calls `close` with the
+log-probabilities of a group of rows whose segments are complete, then reads `scale`. Slot 0 of every table is
+for trained tokens outside every segment: plain cross-entropy.
 
-Left out: logits, and autograd; this is arithmetic on [S + 1] tables under no_grad. The denominator
-is not in `scale`: it multiplies the finished gradients once, so that small ones keep their digits.
+Left out: logits and autograd; this is arithmetic on [S + 1] tables under no_grad. The denominator is not in
+`scale`: it multiplies the finished gradients once, so that small ones keep their digits.
 """
 
 import torch
@@ -16,6 +16,8 @@ from .spec import Spec, units
 
 
 class Segments:
+    """Tables [S + 1] of one call."""
+
     def __init__(self, ids: Tensor, spec: Spec, dtype: torch.dtype) -> None:
         """`ids` [R]: segment id of every trained row, 0 for none."""
         size = spec.num_segments + 1
@@ -24,8 +26,8 @@ class Segments:
         # Not bincount, which waits for the device to learn how many bins there are.
         self.lengths = torch.zeros(size, dtype=torch.int64, device=ids.device)  # [S + 1]
         self.lengths.index_add_(0, ids, torch.ones_like(ids))
-        # fp64 sums: a chain of 1e5 tokens keeps its last digit, and the order of atomics on CUDA
-        # stops mattering. MPS has no fp64.
+        # fp64 sums: a chain of 1e5 tokens keeps its last digit, and the order of atomics on CUDA does not
+        # matter. MPS has no fp64.
         wide = dtype if ids.device.type == "mps" else torch.float64
         self.sums = torch.zeros(size, dtype=wide, device=ids.device)
         self.value = torch.zeros(size, dtype=dtype, device=ids.device)
@@ -46,9 +48,8 @@ class Segments:
         return 1 / count if count > 0 else 1.0
 
     def close(self, low: int, high: int, ids: Tensor, log_probs: Tensor) -> None:
-        """Add the rows `ids`, `log_probs` [r] and fill the tables for ids low..high (1-based,
-        inclusive). An id in the range that is still open is filled again by the group that
-        completes it."""
+        """Add the rows `ids`, `log_probs` [r] and fill the tables for ids low..high (1-based, inclusive). An
+        id in the range that is still open is filled again by the group that completes it."""
         self.sums.index_add_(0, ids, log_probs.to(self.sums.dtype))
         if high < low:
             return
@@ -61,7 +62,7 @@ class Segments:
         if spec.value == "surrogate":
             value = _product(coef, -logp)
         stop = lengths == 0
-        # Stated as what stops a segment, so that a NaN passes the gates and is seen in the loss.
+        # Written as what stops a segment, so that a NaN passes the gates and shows in the loss.
         if spec.p_threshold is not None:
             stop = stop | (known.exp() >= spec.p_threshold)
         if spec.weight_threshold is not None:
@@ -84,15 +85,15 @@ class Segments:
         weights = self.coef
         if self.spec.segment_weights is not None:
             weights = weights * self.spec.segment_weights.to(self.dtype)
-        live = ~(weights.abs() <= self.spec.skip_below)  # a NaN is seen, not skipped
+        live = ~(weights.abs() <= self.spec.skip_below)  # a NaN is not skipped
         return torch.cat([live.new_ones(1), live])
 
     def loss(self) -> Tensor:
-        """Sum over every slot, divided by the denominator; call it when all groups have closed."""
+        """Sum over all slots, divided by the denominator; call it when all groups have closed."""
         self.value[0] = -self.sums[0]
         return self.value.sum() * self.inverse
 
 
 def _product(weight: Tensor, value: Tensor) -> Tensor:
-    """weight * value where a zero weight silences an infinite value."""
+    """weight * value, and 0 where the weight is 0, also for an infinite value."""
     return torch.where(weight == 0, 0.0, weight * value)

@@ -1,19 +1,18 @@
-"""Mode B's forward without any logits in memory: a matmul whose tiles are reduced where they are.
+"""Mode B's forward pass without any logits in memory: a matmul whose tiles are reduced in registers.
 
     program (block of rows, split of the vocabulary):
         for each tile of the vocabulary in the split:   Z = X W_tile^T by tl.dot, fp32, registers
-            peak, sum of e = exp(z - peak), target, sum of e (z - peak)   online, a row each
-        -> tables [splits, R], no atomics: the same bits every time; `tokens.merge` adds them up
+            peak, sum of e = exp(z - peak), target, sum of e (z - peak)   online, for each row
+        -> tables [splits, R], no atomics: the same bits every time; `rows.merge` joins them
 
-Tiles come through TMA where addresses allow it (rows of a multiple of 16 bytes), else by pointers.
+Tiles are loaded by TMA where addresses allow it (rows of a multiple of 16 bytes), else by pointers.
 
-When it runs: only if POSTTRAIN_KERNELS_TILED=1. The default computes slices of logits with cuBLAS
-and reduces them with `rows_triton`: cuBLAS tiles run at a higher rate than Triton's, and a slice
-costs 8 bytes a logit of traffic against 2 H operations. Which of the two wins on a GPU is not
-measured. The switch exists to measure it, and for when two gigabytes of slices do not fit.
+It runs only if POSTTRAIN_KERNELS_TILED=1. The default computes slices of logits with cuBLAS and reduces them
+with `rows_triton`: cuBLAS tiles run at a higher rate than Triton's, and a slice costs 8 bytes of traffic per
+logit against 2 H operations. Which of the two is faster on a GPU is not measured. The switch exists to
+measure it, and for cases where two gigabytes of slices do not fit.
 
-Left out: a bias or LoRA on the head, and fp32 outside the interpreter (the default runs for both),
-and tuning.
+Left out: a bias or LoRA on the head, and fp32 outside the interpreter (the default runs for both); tuning.
 """
 
 import torch
@@ -30,8 +29,8 @@ ROWS, DEPTH, WARPS = 128, 64, 8
 COLUMNS, STAGES = 256, 3
 """Two warp groups of 64 x 256 fp32 sums; 3 x 48 KiB of tiles in shared memory."""
 NARROW, NARROW_STAGES = 128, 4
-"""Instead, under a softcap and for tiles by pointers: with 256 columns the arithmetic of tanh, or of
-unaligned addresses, spills registers."""
+"""The same under a softcap and for tiles loaded by pointers: with 256 columns the arithmetic of tanh, or of
+unaligned addresses, would spill registers."""
 EMULATED_PROCESSORS = 4
 
 
@@ -71,8 +70,8 @@ def tiled_statistics(
     INTERPRET: tl.constexpr,
 ):
     """Grid: [blocks of rows, splits]. `x` and `w` are descriptors under TMA, else pointers; `tiles`
-    is the number of vocabulary tiles a split."""
-    tl.assume(H > 0)  # else a second copy of the reduction is compiled for an empty loop
+    is the number of vocabulary tiles per split."""
+    tl.assume(H > 0)  # otherwise a second copy of the reduction is compiled for an empty loop
     row, split = tl.program_id(0) * ROWS, tl.program_id(1)
     rows = row + tl.arange(0, ROWS)
     label = tl.load(label_ptr + rows, mask=rows < R, other=-1).to(tl.int32)
@@ -81,7 +80,7 @@ def tiled_statistics(
     total = tl.zeros([ROWS], tl.float32)
     mean = tl.zeros([ROWS], tl.float32)
     last = tl.minimum((split + 1) * tiles, tl.cdiv(V, COLUMNS))
-    # `flatten` makes one loop of both, so that a tile's loads start while the last one is reduced.
+    # `flatten` makes one loop of two, so that the loads of a tile start while the tile before is reduced.
     for tile in tl.range(split * tiles, last, flatten=True):
         acc = tl.zeros([ROWS, COLUMNS], tl.float32)
         for k in range(0, H, DEPTH):
@@ -96,7 +95,7 @@ def tiled_statistics(
         mine = tl.where(columns[None, :] == label[:, None], z, -float("inf"))
         target = tl.maximum(target, tl.max(mine, 1))
         high = tl.maximum(peak, tl.max(z, 1))
-        # Where every logit so far is -inf, 0 stands for the peak: -inf - -inf would be NaN.
+        # Where every logit so far is -inf, the peak counts as 0: -inf - -inf would be NaN.
         base = tl.where(high == -float("inf"), 0.0, high)
         gap = tl.where(total > 0, peak - base, 0.0)
         shrink = tl.exp(gap)
@@ -112,14 +111,14 @@ def tiled_statistics(
     tl.store(mean_ptr + out, mean, mask=rows < R)
 
 
-def asked(x: Tensor, u: Tensor | None) -> bool:
-    """The rule above."""
+def enabled(x: Tensor, u: Tensor | None) -> bool:
+    """Whether it is switched on and can do this call: operands of 16 bits, without low-rank addition `u`."""
     fits = u is None and (x.dtype.itemsize == 2 or environment.interpreted())
     return fits and environment.tiled()
 
 
 def splits(blocks: int, tiles: int, processors: int) -> int:
-    """Splits of the vocabulary: the fewest of up to 32 that end soonest, a program a processor."""
+    """Splits of the vocabulary: of up to 32 the fewest that finish first, with one program per processor."""
 
     def ends(count: int) -> int:
         return -(-blocks * count // processors) * -(-tiles // count)
@@ -170,7 +169,7 @@ def statistics(x: Tensor, head: Tensor, labels: Tensor, view: View) -> list[Part
 
 
 def _reachable(matrix: Tensor) -> bool:
-    """Whether TMA can read it: 16-byte addresses of rows."""
+    """Whether TMA can read it: rows at multiples of 16 bytes."""
     row = matrix.stride(0) * matrix.element_size()
     return matrix.data_ptr() % 16 == 0 and row % 16 == 0
 

@@ -140,7 +140,7 @@ class _Walk:
         self.weight, self.right = weight, right  # [V, H], [V, r], in their own types
 
     def _width(self) -> int:
-        """Columns a slice."""
+        """Columns per slice."""
         count, (vocab, width) = len(self.x), self.weight.shape
         mm, work, chunk_rows = self.settings.mm, self.settings.work, self.settings.chunk_rows
         if chunk_rows is not None:  # as many logits at once as that many rows have
@@ -175,11 +175,12 @@ class _Walk:
     # ---- forward ----
 
     def statistics(self) -> Partial:
+        """Of all columns that this rank has."""
         settings = self.settings
         if not len(self.x):
             return Partial(*(self.x.new_empty(4, 0, dtype=settings.work).unbind()))
         tiled = self.parts.tiled
-        if tiled is not None and tiled.asked(self.x, self.u):
+        if tiled is not None and tiled.enabled(self.x, self.u):
             head = self.weight.to(settings.mm)
             return reduce(merge, tiled.statistics(self.x, head, self.labels, settings.view))
         return reduce(merge, self._by_slice())
@@ -197,7 +198,7 @@ class _Walk:
     # ---- backward ----
 
     def gradients(self, upstream, kept, needs) -> list[Tensor | None]:
-        """By hidden [R, H], weight, U [R, r] and B; those of rows in fp32."""
+        """For hidden [R, H], weight, U [R, r] and B; those of rows in fp32."""
         slopes, scale = self._slopes(upstream, kept)
         sides = ((self.x, self.weight), (self.u, self.right))
         rows: list[Tensor | None] = [None, None]

@@ -1,11 +1,11 @@
-"""Mode B's elementwise step in plain torch: from a slice of logits to the gradient by them.
+"""Mode B's elementwise step in plain torch: from a slice of logits to the gradient with respect to them.
 
-`tokens_torch.Slice` and `tokens_triton.Slice` share this shape:
+`tokens_torch.Slice` and `tokens_triton.Slice` have the same methods:
 
     logits(width)               [R, width] buffer for the product of hidden states and a slice
     gradient(z, slopes, own)    G [R, width] in the dtype of the matmuls; z is overwritten
 
-Left out: fusing the passes.
+Left out: fusion of the passes.
 """
 
 from typing import NamedTuple
@@ -28,6 +28,8 @@ class Slopes(NamedTuple):
 
 
 class Slice:
+    """See above."""
+
     def __init__(
         self, rows: int, columns: int, view: View, work: torch.dtype, mm: torch.dtype, like: Tensor
     ) -> None:

@@ -1,12 +1,13 @@
-"""Mode B's elementwise step as one Triton kernel: from a slice of logits to the gradient by them.
+"""Mode B's elementwise step as one Triton kernel: from a slice of logits to the gradient with respect to
+them.
 
-fp32 logits are read once, G is written once in the type of the matmuls, into a second buffer: laid
-over the logits, half-width G would need one program to own a row and a barrier at every tile, to
-save a third of a budget that only sets how wide a slice is. fp32 G replaces the logits it was made
-from, each element by the thread that read it. Offsets of rows are 64-bit. As in `rows_triton`,
-rows start on whole 256-byte lines and columns up to `reach` are read and written without use.
+fp32 logits are read once, and G is written once in the dtype of the matmuls, into a second buffer. Written
+over the logits, half-width G would need one program per row and a barrier at every tile, to save a third of a
+budget that only decides how wide a slice is. fp32 G replaces the logits it was made from, each element by the
+thread that read it. Offsets of rows are 64-bit. As in `rows_triton`, rows start at multiples of 256 bytes,
+and columns up to `reach` are read and written without use.
 
-Left out: expm1 and log1p; what needs them is made for the tables of rows, in `tokens`.
+Left out: expm1 and log1p; what needs them is computed for the tables of rows, in `tokens`.
 """
 
 import torch
@@ -22,8 +23,7 @@ from .triton_math import narrow
 
 BLOCK = 2048
 WARPS = 4
-"""16 logits a thread, four 16-byte loads. Not tuned: the kernel moves 6 bytes a logit and nothing
-else counts."""
+"""16 logits per thread, four 16-byte loads. Not tuned: the time is that of moving 6 bytes per logit."""
 
 
 @triton.jit
@@ -65,6 +65,8 @@ def slice_gradient(
 
 
 class Slice:
+    """See `tokens_torch`."""
+
     def __init__(
         self, rows: int, columns: int, view: View, work: torch.dtype, mm: torch.dtype, like: Tensor
     ) -> None:

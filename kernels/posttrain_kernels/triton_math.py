@@ -1,8 +1,8 @@
 """Elementary functions for Triton kernels, exact to a few units in the last place of fp32.
 
-On a GPU they are libdevice's: the hardware's fast logarithm loses the last digits near 1, which is
-where a confident model's log-probabilities live. Triton's interpreter can neither call libdevice
-nor round to bf16 (it truncates), so under INTERPRET the same functions are built from exp and log.
+On a GPU they are those of libdevice: the fast logarithm of the hardware loses the last digits near 1, where
+the probabilities of a confident model are. Triton's interpreter can neither call libdevice nor round to bf16
+(it truncates), so under INTERPRET the same functions are built from exp and log.
 
 Left out: fp64.
 """
@@ -33,7 +33,7 @@ def log1p(x, INTERPRET: tl.constexpr):
 
 @triton.jit
 def expm1(x, INTERPRET: tl.constexpr):
-    """exp(x) - 1, likewise."""
+    """exp(x) - 1, in the same way."""
     if INTERPRET:
         u = tl.exp(x)
         plain = (u == 1.0) | (u - 1.0 == -1.0) | (u == float("inf"))

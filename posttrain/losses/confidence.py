@@ -2,11 +2,13 @@
 
     L_N = -log(1 - (1 - p)^N),   dL/dlog p = -F,   F = N (1-p)^(N-1) p / (1 - (1-p)^N)
 
-with p the probability of a segment (Chen et al. 2025, arXiv 2502.07154). The formula, the other members of
-the family and their numerics live in `posttrain_kernels.family`; this file only translates. Two facts to
-choose N by: F is 1 to fp32 precision whenever log p <= -ln(N-1) - 17.3, so long chains under the model's own
-p are trained as by cross-entropy; and token-level N above about 8 is very aggressive (N = 4 at p = 0.9 gives
-F = 0.0036).
+with p the probability of a segment (Chen et al. 2025, arXiv 2502.07154). Two facts for the choice of N: F is
+1 to fp32 precision whenever log p <= -ln(N-1) - 17.3, so with the model's own p a long chain of thought is
+trained as by cross-entropy; and token-level N above about 8 is very aggressive (N = 4 at p = 0.9 gives F =
+0.0036).
+
+Left out: the formulas, the other members of the family and their numerics, which are in
+`posttrain_kernels.family`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Loss
+from posttrain_kernels import available_backends
 
 MEMBERS = {
     "cross_entropy": "cross_entropy",
@@ -24,7 +27,8 @@ MEMBERS = {
     "focal": "focal",
     "maxrl": "maxrl",
 }
-"""Recipe name -> name in `posttrain_kernels.family`. A new member is one line here and one in the schema."""
+"""Name in a recipe -> name in `posttrain_kernels.family`. kernels/README.md lists what else a new member
+needs."""
 
 
 def arguments(loss: Loss) -> dict[str, Any]:
@@ -45,13 +49,11 @@ def arguments(loss: Loss) -> dict[str, Any]:
 
 
 def refuse_backend(loss: Loss, device: str) -> None:
-    """Raises `RequestError` where `loss.backend` cannot run on `device` ("cuda", "cpu"), before any data is
-    read."""
-    from posttrain_kernels import available_backends
-
+    """Raises `RequestError` where `loss.backend` cannot run on `device` ("cuda" or "cpu"). Called before any
+    data is read."""
     there = available_backends(device)
     if loss.backend not in ("auto", *there):
-        where = "a GPU and the triton package" if device == "cpu" else "the triton package"
+        needed = "a GPU and the triton package" if device == "cpu" else "the triton package"
         raise RequestError(
-            f"loss.backend = {loss.backend} needs {where}; here run {', '.join(there)}, or auto"
+            f"loss.backend = {loss.backend} needs {needed}; available here are {', '.join(there)} and auto"
         )

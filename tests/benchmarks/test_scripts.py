@@ -1,4 +1,4 @@
-"""Both benchmark scripts at toy size, as a user starts them, and what their result files say.
+"""Both benchmark scripts at toy size, as a user starts them, and what is in their result files.
 
 The two run at the same time, each in a child process, once for all tests. What is checked is that they
 run, that nothing is dropped silently and that derived numbers follow from the measured ones; no speed.
@@ -66,14 +66,14 @@ def check_stamp(result: dict) -> None:
 
 
 def check_times(row: dict) -> None:
-    """Two passes, their median and spread; the median of the calls lies between the passes'."""
+    """Two passes, their median and spread; the median of the calls is between those of the passes."""
     low, high = sorted(row["ms_passes"])
     assert 0 < row["ms_min"] <= row["ms"]
     assert row["ms_min"] <= low
     assert row["spread"] == pytest.approx((high - low) / row["ms"], rel=1e-4, abs=1e-5)
 
 
-# ---- the head ----------------------------------------------------------------------------------
+# ---- the head ----
 
 
 def test_head_names_machine_and_versions(results):
@@ -149,7 +149,7 @@ def test_head_peak_memory_is_that_of_a_child(results):
     (case,) = results.head["cases"]
     peaks = {row["variant"]: row["peak_mib"] for row in case["rows"]}
     assert peaks["torch"] > 0 and peaks["plain"] > 0
-    # 256 x 1000 fp32 logits alone are 1 MiB, and plain holds their gradient too
+    # 256 x 1000 fp32 logits alone are 1 MiB, and plain keeps their gradient too
     assert peaks["plain"] > 1.5
 
 
@@ -159,7 +159,7 @@ def test_the_table_is_printed(results):
             assert word in results.head_printed
 
 
-# ---- whole steps -------------------------------------------------------------------------------
+# ---- complete steps ----
 
 
 def test_steps_of_both_trainers(results):
@@ -198,11 +198,11 @@ def test_gains_follow_from_the_times(results, key, end):
     assert "gain over TRL" in results.sft_step_printed
 
 
-# ---- the result files of the tree --------------------------------------------------------------
+# ---- the result files of the tree ----
 
 
 def test_result_files_are_what_the_scripts_write(root):
-    """Every number in results/ comes from a run that says where and when it was."""
+    """Every number in results/ comes from a run that records where and when it was."""
     files = sorted((root / "kernels" / "benchmarks" / "results").glob("*.json"))
     for path in files:
         result = json.loads(path.read_text())

@@ -118,7 +118,7 @@ def jobs(everything: bool):
 
 
 def refused(member: str) -> str:
-    """What the compiler says of a member without a branch."""
+    """The error of the compiler for a member without a branch."""
     try:
         segment(member, ())
     except triton.CompilationError as error:

@@ -1,4 +1,4 @@
-"""Every feature of Mode A as a problem and the arguments that ask for it.
+"""Every feature of Mode A as a problem and the arguments that select it.
 
 Left out: how exact the answers must be (`protocol`), and hostile numbers (`test_adversarial`).
 """

@@ -1,8 +1,8 @@
 """Random problems that the kernel tests share, and one way to run a back-end on them.
 
 Also imported by scripts in child processes (`parity_table`, `vocab_worker`), hence no fixtures here.
-Left out: what can be asked of a problem (`features`), how exact an answer must be (`protocol`),
-problems with a hand-computed answer (`test_reductions`), and Mode B (`test_tokens*`).
+Left out: the options of a call (`features`), how exact a result must be (`protocol`),
+problems with a result computed by hand (`test_reductions`), and Mode B (`test_tokens*`).
 """
 
 import inspect

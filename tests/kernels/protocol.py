@@ -1,4 +1,4 @@
-"""How far a result may lie from the fp64 reference, and plain torch to compare with.
+"""How far a result may be from the fp64 reference, and plain torch to compare with.
 
 Left out: bounds on time and memory (`test_gpu`, `test_precision`).
 """

@@ -1,7 +1,7 @@
 """Hostile inputs, on the torch and the Triton back-end alike: numbers at the edge of fp32, rows that
 must not be read, memory that nobody has written, segments that do not fit.
 
-Left out: what `test_chunked` asks of the torch back-end in fp64, with arithmetic only.
+Left out: what `test_chunked` tests of the torch back-end in fp64, with arithmetic only.
 """
 
 import math
@@ -169,7 +169,7 @@ def test_strided_tensors(place):
 
 
 def poison(monkeypatch):
-    """Memory that nobody has written holds NaN, huge integers, or True."""
+    """Memory that was never written contains NaN, huge integers, or True."""
 
     def filled(make):
         def wrapper(*args, **kwargs):

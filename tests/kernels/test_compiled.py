@@ -91,7 +91,7 @@ def test_every_tile_and_member_is_there(usual):
 
 
 def test_pass_two_waits_for_all_loads_of_a_tile(usual):
-    """D of a tile lies where other warps still read. Without a softcap `row_delta` has no reduction,
+    """D of a tile is written where other warps still read. Without a softcap `row_delta` has no reduction,
     so any barrier in it is that one; the interpreter cannot show that it is missing."""
     deltas = [v for v in usual if v["kernel"] == "row_delta"]
     assert deltas and all(v["barriers"] >= 1 for v in deltas)

@@ -119,7 +119,7 @@ def test_wrong_requests(changes, message):
 
 
 def test_number_of_segments():
-    """Said by the caller, else the length of a table, else the largest id."""
+    """Given by the caller, else the length of a table, else the largest id."""
     assert ask().coef.shape == (2,)
     assert ask(num_segments=7).coef.shape == (7,)
     assert ask(segment_weights=torch.ones(4)).coef.shape == (4,)
@@ -148,7 +148,7 @@ def test_triton_refuses_with_the_reason(monkeypatch):
     monkeypatch.setattr(backends, "_triton_installed", lambda: False)
     with pytest.raises(ValueError, match='backend: "triton" is not installed: pip install triton'):
         ask(backend="triton")
-    ask()  # "auto" needs none of it
+    ask()  # "auto" does not need Triton
 
 
 def test_auto_stays_on_torch_for_cpu_tensors(monkeypatch):

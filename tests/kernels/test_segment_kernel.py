@@ -172,7 +172,7 @@ def test_only_the_range_is_touched(device):
 def test_one_variant_for_all_groups():
     """Groups differ in rows, first id and alignment; none of that may compile the kernel again."""
     kernel = segments_triton.close_segments
-    if not hasattr(kernel, "params"):  # the interpreter's stand-in keeps what was asked only
+    if not hasattr(kernel, "params"):  # the interpreter's stand-in keeps only the options it was given
         asked = kernel.kwargs
         assert set(asked["do_not_specialize"]) >= {"rows", "low", "terms"}
         assert set(asked["do_not_specialize_on_alignment"]) >= {"ids_ptr", "log_p_ptr"}

@@ -86,7 +86,7 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(function, (*leaves, *low_rank))
 
 
-# ---- adversarial ---------------------------------------------------------------------------------
+# ---- adversarial ----
 
 
 @pytest.mark.parametrize("chunk_rows", [1, None])

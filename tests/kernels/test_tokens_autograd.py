@@ -24,7 +24,7 @@ from tests.kernels.token_cases import (
     solve_tokens,
 )
 
-# ---- autograd ------------------------------------------------------------------------------------
+# ---- autograd ----
 
 
 def test_upstream_that_is_expanded_absent_or_zero(place):
@@ -104,7 +104,7 @@ def test_a_parameter_whose_storage_was_swapped_is_read_again(place):
     assert torch.equal(weight.grad, want.gradients["weight"])
 
 
-# ---- precision and memory ------------------------------------------------------------------------
+# ---- precision and memory ----
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -170,7 +170,7 @@ def test_no_tensor_of_all_logits(chunk_rows, monkeypatch):
     assert watch.largest == 2 * trained * columns
 
 
-# ---- statistics of parts -------------------------------------------------------------------------
+# ---- statistics of parts ----
 
 
 def test_merging_parts_of_a_row():

@@ -101,7 +101,7 @@ def test_the_operator_keeps_its_promises():
         )
         tests = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
         if not all(wants):
-            tests = tests[:2]  # the rest asks for gradients of every tensor that requires one
+            tests = tests[:2]  # the rest needs gradients of every tensor that requires one
         results = torch.library.opcheck(compiled._loss, arguments, test_utils=tests)
         assert set(results.values()) == {"SUCCESS"}
 

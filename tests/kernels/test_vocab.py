@@ -1,4 +1,4 @@
-"""A head whose rows lie on two processes (gloo) gives what one process gives, on both of them.
+"""A head whose rows are split over two processes (gloo) gives the results of one process, on both of them.
 
 One launch runs every case of `vocab_worker`; each test reads one. Left out: DTensor heads, and how a
 model comes to be split.

@@ -1,4 +1,4 @@
-"""Mode B in the tests: one way to run it, its features, and how far a result may lie from fp64."""
+"""Mode B in the tests: one way to run it, its features, and how far a result may be from fp64."""
 
 from typing import NamedTuple
 

@@ -29,7 +29,7 @@ FP64, FP32, BF16 = torch.float64, torch.float32, torch.bfloat16
 class Case(NamedTuple):
     backend: str
     dtype: torch.dtype
-    split: int  # rank 0 holds columns 0..split
+    split: int  # rank 0 has columns 0..split
     feature: str
     accumulate: int = chunked.ACCUMULATE_ROWS
     budget: int = plan.CHUNK_BYTES["cpu"]  # bytes of logits at once
