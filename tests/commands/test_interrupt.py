@@ -36,7 +36,7 @@ def test_while_a_stage_trains(spawn, recipe, tmp_path, call):
     process = spawn("run", recipe, "train.max_steps=100000")
     wait_for(lambda: lines(run / "metrics.jsonl") >= 2, process)
     err = interrupt(process)
-    assert "error: stopped after step" in err and "the same command goes on from there" in err
+    assert "error: stopped after step" in err and "run the same command to resume" in err
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     (checkpoint,) = (run / "checkpoints").iterdir()
     assert (checkpoint / "COMPLETE").is_file()
