@@ -61,7 +61,7 @@ def test_a_pipeline(spawn, recipe, tmp_path, call):
     process = spawn("run", "pipe.yaml")
     wait_for(lambda: lines(root / "one" / "metrics.jsonl") >= 2, process)
     err = interrupt(process)
-    assert "stopping: the stages save a checkpoint first" in err
+    assert "the stages save a checkpoint, then the pipeline stops" in err
     assert "stage one: stopped after step" in err and "stage two: not started" in err
     stages = json.loads((root / "pipeline.json").read_text())["stages"]
     assert [s["status"] for s in stages] == ["stopped", "waiting"]

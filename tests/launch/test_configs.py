@@ -35,7 +35,7 @@ def arguments(path: Path, *options: str):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_accelerate_knows_every_key(path):
-    """Outer keys are fields of accelerate's own class; keys of sections are arguments of `accelerate launch`."""
+    """Outer keys are fields of accelerate's class; keys of sections are arguments of its launcher."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 

@@ -79,7 +79,7 @@ def test_a_run_over_two_nodes(cluster, tiny_recipe):
 
 @pytest.mark.slow
 def test_usr1_saves_and_stops(cluster, tiny_recipe):
-    """The signal that Slurm sends before the time limit reaches training on every node; launchers survive it."""
+    """The signal that Slurm sends before the time limit reaches training on every node."""
     job = cluster.submit(str(tiny_recipe), "name=stopped", "train.max_steps=100000", "train.log_samples=true")
     run: Path = tiny_recipe.parent / "stopped"
     wait_until((run / "samples.jsonl").exists, 60, lambda: f"{job.facts()}\n{job.text()[-3000:]}")
