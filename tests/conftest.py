@@ -3,8 +3,9 @@
 `POSTTRAIN_DATA` names the folder of real data sets (default `../shared/data`). `POSTTRAIN_REQUIRE` lists
 kinds (`data,slurm,sandbox,chromium`) whose absence is a failure instead of a skip.
 
-`make fast` leaves out the tests with a marker of `KINDS`, and a run that leaves out any says how many and why. Some
-markers are set here, by the fixtures and helpers that a test uses; `slow` and `exhaustive` are written at the test.
+`make fast` leaves out the tests with a marker of `KINDS`, and a run that leaves out any prints how many and
+why. Some markers are set here, from the fixtures and helpers that a test uses; `slow` and `exhaustive` are
+written at the test.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _functions(item: pytest.Function) -> Iterator[Callable]:
 
 
 def _interpreted(item: pytest.Function) -> bool:
-    """Whether a parameter of the test is Triton on a CPU: minutes of interpreter where a GPU takes seconds."""
+    """Whether a parameter of the test is Triton without a GPU, which is slow."""
     values = getattr(item, "callspec", None)
     return values is not None and any(
         value == "triton" or value == ("triton", "cpu") for value in values.params.values()

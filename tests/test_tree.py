@@ -1,8 +1,8 @@
-"""The checkout as a whole: what lies at the top, sizes, the README's tree, recipes, continuous
-integration."""
+"""The checkout as a whole: what is at the top, sizes, ignored files, recipes, make, integration."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import KINDS, ROOT
 
 TOP = {
     "pyproject.toml",
@@ -26,6 +26,11 @@ TOP = {
     "Makefile",
     "CHANGELOG.md",
 }
+PUBLIC = {
+    *("sft", "dpo", "rlvr", "pairs", "pass_rate"),  # one stage each
+    *("cli", "__main__", "__init__", "types", "errors"),
+}
+"""Modules at the root of `posttrain/`: what a user runs or imports. Everything else belongs in a room."""
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 INDEX = re.compile(
     "|".join(
@@ -61,6 +66,48 @@ def test_no_file_is_long(files):
     }
     assert len(sizes) > 50
     assert not {name: n for name, n in sizes.items() if n > 300}
+
+
+def test_only_the_public_surface_is_at_the_root_of_the_package():
+    assert {path.stem for path in (ROOT / "posttrain").glob("*.py")} == PUBLIC
+
+
+def test_every_room_says_what_it_does():
+    """In the paragraph that opens its `__init__.py`."""
+    rooms = list((ROOT / "posttrain").glob("*/__init__.py"))
+    assert len(rooms) > 10
+    for path in rooms:
+        about = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert len(about) > 200 and "TODO" not in about, path
+
+
+def test_format_and_line_length_have_no_exceptions(files):
+    """A comment that switches the formatter off for a line, or allows a long one, hides it from review."""
+    exception = re.compile(r"#\s*fmt:\s*(?:skip|off)|#\s*noqa\b(?!:)|#\s*noqa:.*\bE501\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in files
+        if path.suffix == ".py" and path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if exception.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("place", "ignored"),
+    [
+        ("runs/x/run.json", True),
+        ("eval/x/scores.jsonl", True),
+        ("posttrain/evaluate/eval/new.py", False),
+        ("tests/runs/test_new.py", False),
+        ("posttrain/build/new.py", False),
+        ("posttrain/evaluate/__pycache__/new.pyc", True),
+    ],
+)
+def test_git_ignores_outputs_and_no_sources(files, place, ignored):
+    done = subprocess.run(["git", "check-ignore", "--no-index", "-q", place], cwd=ROOT)
+    assert done.returncode == (0 if ignored else 1), place
 
 
 def test_kernels_is_no_package():
@@ -133,6 +180,16 @@ def test_make_does_what_the_readme_says():
     assert {name.strip() for group in re.findall(r'"\.\[(.+?)\]"', test) for name in group.split(",")} <= set(
         extras
     )
+
+
+def test_make_leaves_out_what_the_markers_say():
+    """`make fast` leaves out every kind, `make test` the exhaustive tests, which `make exhaustive` runs."""
+    assert f'-m "not ({" or ".join(KINDS)})"' in dry_run("fast")
+    assert '-m "not exhaustive"' in dry_run("test") and "-m exhaustive" in dry_run("exhaustive")
+    for target in ("fast", "test"):
+        assert "ruff check ." in dry_run(target) and "ruff format --check ." in dry_run(target)
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert {line.split(":")[0] for line in options["markers"]} == set(KINDS)
 
 
 def test_ci_runs_make_test_and_requires_kinds_that_tests_know():

@@ -107,7 +107,10 @@ BAD_DATA = {
     "no such file": (None, ["rows2.jsonl", "no such file"]),
     "empty": ("", ["rows2.jsonl has no rows"]),
     "broken first line": ("{oops\n", ["rows2.jsonl:1: broken JSON"]),
-    "no answer": ('{"prompt": "a"}\n', ["rows2.jsonl:1", "with the completion was found", "columns.completion"]),
+    "no answer": (
+        '{"prompt": "a"}\n',
+        ["rows2.jsonl:1", "with the completion was found", "columns.completion"],
+    ),
     "a list": ("[1]\n", ["rows2.jsonl:1: a row must be a JSON object, not an array"]),
 }
 

@@ -36,7 +36,7 @@ def test_while_a_stage_trains(spawn, recipe, tmp_path, call):
     process = spawn("run", recipe, "train.max_steps=100000")
     wait_for(lambda: lines(run / "metrics.jsonl") >= 2, process)
     err = interrupt(process)
-    assert "error: stopped after step" in err and "the same command goes on from there" in err
+    assert "error: stopped after step" in err and "run the same command to resume" in err
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     (checkpoint,) = (run / "checkpoints").iterdir()
     assert (checkpoint / "COMPLETE").is_file()
@@ -61,7 +61,7 @@ def test_a_pipeline(spawn, recipe, tmp_path, call):
     process = spawn("run", "pipe.yaml")
     wait_for(lambda: lines(root / "one" / "metrics.jsonl") >= 2, process)
     err = interrupt(process)
-    assert "stopping: the stages save a checkpoint first" in err
+    assert "the stages save a checkpoint, then the pipeline stops" in err
     assert "stage one: stopped after step" in err and "stage two: not started" in err
     stages = json.loads((root / "pipeline.json").read_text())["stages"]
     assert [s["status"] for s in stages] == ["stopped", "waiting"]

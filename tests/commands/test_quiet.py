@@ -24,7 +24,7 @@ FOREIGN = re.compile(r"accelerator|deepspeed|\[WARNING\]|\[INFO\]|Warning|%\||\r
 
 @pytest.mark.slow
 def test_only_our_own_lines(root, recipe, tmp_path):
-    """One process each way. DeepSpeed reports a missing GPU on stdout, transformers draws bars while it saves."""
+    """One process each way. DeepSpeed reports a missing GPU on stdout, transformers draws bars on saving."""
     unset = ("DS_ACCELERATOR", "HF_HUB_DISABLE_PROGRESS_BARS", "ACCELERATE_USE_CPU")
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment |= {"PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}", "CUDA_VISIBLE_DEVICES": ""}

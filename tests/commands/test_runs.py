@@ -27,7 +27,7 @@ def weights(run: Path, step: int = 4) -> Path:
     return run / "checkpoints" / f"step-{step:06d}" / "model.safetensors"
 
 
-# ---- show, report ----------------------------------------------------------------------------------------------
+# ---- show, report ------------------------------------------------------------------------------------------
 
 
 def test_show(call, run_copy):
@@ -108,7 +108,7 @@ def test_a_damaged_run_is_not_written_to(call, recipe, run_copy, name):
         call("eval", run_copy, *TASK, "limit=3").refuses(said, code=1)
 
 
-# ---- run again -------------------------------------------------------------------------------------------------
+# ---- run again ---------------------------------------------------------------------------------------------
 
 
 def test_the_same_recipe_again_does_nothing(call, recipe, run_copy):
@@ -165,7 +165,7 @@ def test_a_damaged_newest_checkpoint(call, recipe, run_copy, name):
     assert weights(run_copy, 4).is_file()
 
 
-# ---- eval ------------------------------------------------------------------------------------------------------
+# ---- eval --------------------------------------------------------------------------------------------------
 
 
 def test_eval_of_a_run_and_again(call, run_copy, data_dir):
@@ -224,7 +224,7 @@ def test_wrong_eval(call, recipe, run_copy, tiny, argv, words):
     call("eval", *argv).refuses(*words)
 
 
-# ---- export, chat ----------------------------------------------------------------------------------------------
+# ---- export, chat ------------------------------------------------------------------------------------------
 
 
 def test_export(call, run_copy, tmp_path):
@@ -287,7 +287,7 @@ def test_a_run_without_a_checkpoint(call, run_copy):
         call(*argv).refuses("has no complete checkpoint yet")
 
 
-# ---- a full disk -----------------------------------------------------------------------------------------------
+# ---- a full disk -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""A real Slurm on this host: munged, slurmctld and two emulated nodes, all below one temporary folder.
+"""A real Slurm on this host: munged, slurmctld and two emulated nodes, all in one temporary folder.
 
-Needs root and Debian's slurm-wlm and munge. The first node bears the host's own name, because the script sends
+Needs root and Debian's slurm-wlm and munge. The first node has the host's own name, because the script sends
 every process to the first node of the list by name.
 """
 
@@ -97,7 +97,7 @@ class Job:
         return dict(re.findall(r"(\w+)=(\S+)", shown.stdout))
 
     def wait(self, seconds: float = 60) -> tuple[str, str]:
-        """(state, exit code) as Slurm says them, once the job is over."""
+        """(state, exit code) as Slurm reports them, once the job is over."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
         wait_until(
             lambda: self.facts()["JobState"] in over,
@@ -210,7 +210,7 @@ def configure(folder: Path, host: str, nodes: list[str]) -> None:
     (folder / "key").chmod(0o600)
     for name in ("state", *(f"spool-{node}" for node in nodes)):
         (folder / name).mkdir()
-    # the script derives its port from the job's number: clusters of several test processes must not share numbers
+    # the script derives its port from the job id: clusters of several test processes must not share ids
     values = {
         "folder": folder,
         "host": host,
@@ -219,7 +219,7 @@ def configure(folder: Path, host: str, nodes: list[str]) -> None:
         "first": 1 + os.getpid() % 250 * 50,
     }
     (folder / "slurm.conf").write_text(CONFIG.format(**values))
-    # two devices that every machine has stand for GPUs: Slurm counts them, nobody opens them
+    # two devices that every machine has stand in for GPUs: Slurm counts them, nothing opens them
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     version = subprocess.run([find("slurmd"), "-V"], capture_output=True, text=True).stdout.split()[-1]
     disabled = tuple(map(int, version.split(".")[:2])) >= (23, 11)  # before that, a plugin must be named

@@ -1,4 +1,4 @@
-"""The files of launch/: accelerate understands every key, each is the engine that it claims, and what of FSDP is refused."""
+"""The files of launch/: accelerate knows every key, each is the engine that it claims; what FSDP refuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENGINES = {
 
 
 def arguments(path: Path, *options: str):
-    """What `accelerate launch --config_file path` makes of the file."""
+    """The arguments of `accelerate launch --config_file path`."""
     from accelerate.commands import launch
 
     parsed = launch.launch_command_parser().parse_args([*options, "--config_file", str(path), "script.py"])
@@ -35,7 +35,7 @@ def arguments(path: Path, *options: str):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_accelerate_knows_every_key(path):
-    """Outer keys by accelerate's own class; those of the sections are arguments of `accelerate launch`."""
+    """Outer keys are fields of accelerate's class; keys of sections are arguments of its launcher."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
@@ -82,7 +82,7 @@ def test_scripts_parse_and_can_be_run(path):
 
 
 def fsdp_environment(monkeypatch, **changes: str) -> None:
-    """What `accelerate launch --config_file launch/fsdp2.yaml` tells its processes."""
+    """The environment that `accelerate launch --config_file launch/fsdp2.yaml` gives its processes."""
     from accelerate.utils.launch import prepare_multi_gpu_env
 
     before = dict(os.environ)
@@ -97,7 +97,7 @@ def fsdp_environment(monkeypatch, **changes: str) -> None:
 
 
 def test_fsdp_on_a_cpu_is_refused_before_anything_is_written(tiny_recipe, monkeypatch, capsys):
-    """Without a GPU accelerate would run DDP under an FSDP config and not say so: what was asked for decides."""
+    """Without a GPU accelerate silently runs DDP under an FSDP config: what was asked for decides."""
     from posttrain.sft import main
 
     fsdp_environment(monkeypatch, ACCELERATE_USE_CPU="true")

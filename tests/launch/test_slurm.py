@@ -1,4 +1,4 @@
-"""launch/slurm.sh under a real Slurm with two nodes: what each node runs, a whole run, a typo, a stop and a restart."""
+"""launch/slurm.sh under a real Slurm with two nodes: what each node runs, a whole run, a typo, a stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture
 def echo(tmp_path) -> str:
-    """Stands for python: prints what it was called with, and is content."""
+    """A stand-in for python that prints its arguments and succeeds."""
     path = tmp_path / "echo"
     path.write_text('#!/bin/bash\necho called: "node=$SLURM_NODEID" "${@@Q}"\n')
     path.chmod(0o755)
@@ -37,12 +37,10 @@ def launches(text: str) -> list[dict[str, str]]:
 
 
 def test_every_node_is_told_its_own_rank(cluster, echo):
-    """Two nodes of two GPUs: 4 processes, machine ranks 0 and 1, one meeting place, the arguments unharmed."""
+    """Two nodes of two GPUs: 4 processes, machine ranks 0 and 1, one address, the arguments unchanged."""
     job = cluster.submit("a recipe.yaml", "name=two words", options=("--gpus-per-node=2",), PYTHON=echo)
     assert job.wait(30) == ("COMPLETED", "0:0"), job.text()
-    assert (
-        "check --ranks 4 a recipe.yaml name=two words" not in job.text()
-    )  # its output is not the log's business
+    assert "check --ranks 4 a recipe.yaml name=two words" not in job.text()  # its output is not logged
     both = launches(job.text())
     assert [o["node"] for o in both] == ["node=0", "node=1"], job.text()
     assert [o["--machine_rank"] for o in both] == ["0", "1"]
@@ -54,7 +52,7 @@ def test_every_node_is_told_its_own_rank(cluster, echo):
 
 
 def test_processes_by_node(cluster, echo):
-    """Without GPUs one process a node; PROCESSES_PER_NODE has the last word."""
+    """Without GPUs one process per node; PROCESSES_PER_NODE decides where it is set."""
     jobs = {
         "2": cluster.submit("recipe.yaml", PYTHON=echo),
         "6": cluster.submit("recipe.yaml", PYTHON=echo, PROCESSES_PER_NODE="3"),
@@ -81,7 +79,7 @@ def test_a_run_over_two_nodes(cluster, tiny_recipe):
 
 @pytest.mark.slow
 def test_usr1_saves_and_stops(cluster, tiny_recipe):
-    """What Slurm sends before the time limit reaches training on every node, and the launchers outlive it."""
+    """The signal that Slurm sends before the time limit reaches training on every node."""
     job = cluster.submit(str(tiny_recipe), "name=stopped", "train.max_steps=100000", "train.log_samples=true")
     run: Path = tiny_recipe.parent / "stopped"
     wait_until((run / "samples.jsonl").exists, 60, lambda: f"{job.facts()}\n{job.text()[-3000:]}")
@@ -93,7 +91,7 @@ def test_usr1_saves_and_stops(cluster, tiny_recipe):
     assert info["status"] == "stopped", info
     last = ckpt.all_complete(run / "checkpoints")[-1]
     assert 0 < last.step < 100000 and last.facts()["resumable"]
-    assert f"stopped after step {last.step} of 100000; the same command goes on from there" in job.text()
+    assert f"stopped after step {last.step} of 100000; run the same command to resume" in job.text()
 
 
 REFUSED = [

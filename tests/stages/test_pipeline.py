@@ -8,10 +8,13 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from posttrain.errors import RequestError
-from posttrain.recipe import load
+from posttrain.recipe import load, to_dict, to_yaml
 from posttrain.stages.pipeline import dependencies, stage_recipes
+from posttrain.stages.stage_process import finished
+from tests.conftest import ROOT
 
 PIPELINE = """\
 pipeline: chain
@@ -48,6 +51,35 @@ def test_a_stage_cannot_start_from_a_later_one(pipeline):
     pipeline.write_text(pipeline.read_text().replace("[train.max_steps=3]", "[model.init=second]"))
     with pytest.raises(RequestError, match="not an earlier stage"):
         stage_recipes(load(pipeline), pipeline)
+
+
+def test_a_finished_stage_is_known_by_the_values_of_its_recipe(recipe):
+    """Not by the text of recipe.yaml: a field that moves within its section does not run a stage again."""
+    stage = load(recipe)
+    run = recipe.parent / stage.name
+    run.mkdir()
+    (run / "run.json").write_text('{"status": "finished"}')
+    (run / "recipe.yaml").write_text(to_yaml(stage))
+    assert finished(stage)
+    moved = {
+        key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in to_dict(stage).items()
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(dict(reversed(moved.items())), sort_keys=False))
+    assert (run / "recipe.yaml").read_text() != to_yaml(stage) and finished(stage)
+    for override in ("train.learning_rate=0.1", "evaluate.tasks=[{name: arithmetic}]"):  # to train, to score
+        assert not finished(load(recipe, [override])), override
+    (run / "recipe.yaml").write_text("stage: [")
+    assert not finished(stage)
+    (run / "recipe.yaml").write_text(to_yaml(stage))
+    (run / "run.json").write_text('{"status": "stopped"}')
+    assert not finished(stage)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_what_is_compared_survives_its_file(path):
+    """YAML has no tuples: a recipe with one would never equal its own recipe.yaml."""
+    values = load(path)
+    assert yaml.safe_load(to_yaml(values)) == to_dict(values)
 
 
 @pytest.mark.slow
