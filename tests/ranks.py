@@ -1,4 +1,5 @@
-"""Starts a test's worker module as processes that meet over gloo; for all files that compare ranks with one process.
+"""Starts a test's worker module as processes that meet over gloo; for all files that compare ranks with one
+process.
 
 Left out: accelerate's launcher (`tests/tiny.py`), and what the workers compute.
 """

@@ -1,7 +1,8 @@
-"""Rooms of the house: a file imports its own room and the rooms below it, and no files import each other in a circle.
+"""Rooms of the house: a file imports its own room and the rooms below it, and no files import each other in a
+circle.
 
-`ROOMS` is the one list of rooms, from the ground up. Imports inside functions count like those at the top of a file;
-so do imports under `TYPE_CHECKING`.
+`ROOMS` is the one list of rooms, from the ground up. Imports inside functions count like those at the top of
+a file; so do imports under `TYPE_CHECKING`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ROOMS = [
 LIGHT = ("posttrain", "posttrain.types", "posttrain.errors", "posttrain.base", "posttrain.recipe")
 """What reading a recipe needs: neither torch nor a library above it."""
 LAZY = ("posttrain.cli", "posttrain.commands")
-"""Where an import inside a function serves a quick start; elsewhere only optional packages are imported late."""
+"""Where an import inside a function serves a quick start; elsewhere only optional packages are imported
+late."""
 OPTIONAL = ("triton",)
 """Packages that need not be installed: a module of ours that imports one at its top may be imported late."""
 HEAVY = ("torch", "transformers", "datasets", "trl", "accelerate")
@@ -178,7 +180,8 @@ def test_reading_a_recipe_imports_no_torch(root, recipe):
     program = (
         "import importlib, sys\n"
         f"for name in {light!r}: importlib.import_module(name)\n"
-        f"code = importlib.import_module('posttrain.cli').main(['check', {str(root / 'recipes' / recipe)!r}])\n"
+        "command = importlib.import_module('posttrain.cli').main\n"
+        f"code = command(['check', {str(root / 'recipes' / recipe)!r}])\n"
         f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\n"
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )

@@ -134,7 +134,8 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
         (
             ["evaluate.heldout={share: 0.1, every_steps: 1}"],
             [
-                "evaluate.heldout measures a loss on rows, which an rlvr stage does not have; use evaluate.tasks"
+                "evaluate.heldout measures a loss on rows, which an rlvr stage does not have; "
+                "use evaluate.tasks"
             ],
         ),
         (

@@ -1,4 +1,5 @@
-"""Strict loading: every mistake is reported with file and line or "command line", path and nearest spelling."""
+"""Strict loading: every mistake is reported with file and line or "command line", path and nearest
+spelling."""
 
 from __future__ import annotations
 

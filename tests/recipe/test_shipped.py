@@ -1,4 +1,5 @@
-"""The recipes for large models and hub data: pinned revisions, and three optimizer steps of each on a tiny model.
+"""The recipes for large models and hub data: pinned revisions, and three optimizer steps of each on a tiny
+model.
 
 The hub is not used: the rows have the columns that the cards of the data sets name.
 """
@@ -105,7 +106,8 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(tiny, tmp_path):
-    """`small(recipe file, more rows)`: overrides that make the recipe a run of three steps on this machine."""
+    """`small(recipe file, more rows)`: overrides that make the recipe a run of three steps on this
+    machine."""
 
     def overrides(path: Path, **more) -> list[str]:
         (source,) = yaml.safe_load(path.read_text())["data"]["sources"]

@@ -32,7 +32,8 @@ rewards:
 rollout: {num_generations: 4, max_new_tokens: 24, batch_size: 32}
 """
 TRAIN = """\
-train: {{learning_rate: {rate}, global_batch_size: {batch}, per_device_train_batch_size: 4, max_steps: 2, logging_steps: 1,
+train: {{learning_rate: {rate}, global_batch_size: {batch}, per_device_train_batch_size: 4, max_steps: 2,
+  logging_steps: 1,
         report_to: []}}
 evaluate:
   at_start: false

@@ -34,7 +34,7 @@ def failed(run: Path, *gates: Gate) -> list[int]:
     return [row["step"] for row in check(run, gates).failures]
 
 
-# ---- the judgement ---------------------------------------------------------------------------------------------
+# ---- the judgement -----------------------------------------------------------------------------------------
 
 
 def test_against_the_start_by_hand(tmp_path):
@@ -56,7 +56,8 @@ def test_against_the_start_by_hand(tmp_path):
     }
     assert found.passed == "step-000040" and not found.stop and not found.missing
     assert found.sentences == [
-        "gate failed: t/m of step-000030 is 0.69, 0.11 below the start (0.8); evaluate.gates[0].max_drop is 0.1"
+        "gate failed: t/m of step-000030 is 0.69, 0.11 below the start (0.8); "
+        "evaluate.gates[0].max_drop is 0.1"
     ]
 
 
@@ -92,7 +93,8 @@ def test_the_newest_score_decides_whether_the_run_stops(tmp_path):
     gate = Gate("t", "m", 0.1, action="stop")
     run = write(tmp_path, {0: 0.5, 10: 0.5, 20: 0.1})
     assert check(run, [gate]).stop == (
-        "gate failed: t/m of step-000020 is 0.1, 0.4 below the start (0.5); evaluate.gates[0].max_drop is 0.1. "
+        "gate failed: t/m of step-000020 is 0.1, 0.4 below the start (0.5); "
+        "evaluate.gates[0].max_drop is 0.1. "
         "The last checkpoint that passed is step-000010. The run stops here until evaluate.gates is changed"
     )
     write(run, {30: 0.5})
@@ -153,7 +155,7 @@ def test_failures_are_those_of_the_definition(tmp_path_factory, values, limit, a
         assert set(failed(run, Gate("t", "m", limit / 20 + 0.05, against, "mark", sign > 0))) <= set(expected)
 
 
-# ---- the file, and the best checkpoint ---------------------------------------------------------------------------
+# ---- the file, and the best checkpoint ---------------------------------------------------------------------
 
 
 def test_the_file_says_the_failures_of_today(tmp_path):
@@ -209,7 +211,7 @@ def test_every_rank_is_told(tmp_path):
     assert "t/m of step-000002 is 0.1" in first[0]
 
 
-# ---- runs --------------------------------------------------------------------------------------------------------
+# ---- runs --------------------------------------------------------------------------------------------------
 
 
 def scorer(values: dict[str, dict[int, float]]):

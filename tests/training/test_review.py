@@ -113,8 +113,10 @@ def test_scoring_and_heldout_do_not_touch_training(recipe):
 
 
 def test_a_balancing_loss_is_left_as_the_user_had_it(recipe):
-    shape = "{num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 16, shared_expert_intermediate_size: 16, "
-    shape += "hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 2}"
+    shape = "{num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 16, "
+    shape += "shared_expert_intermediate_size: 16, "
+    shape += "hidden_size: 32, intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 4, "
+    shape += "num_key_value_heads: 2}"
     run = go(
         recipe,
         "model.init=null",
@@ -184,7 +186,7 @@ def test_ranks_exchange_their_parts_in_order(tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("train.fp16=true", "train.fp16 does nothing on a CPU"),
+        ("train.fp16=true", "train.fp16 has no effect on a CPU"),
         ("model.dtype=float16", "its updates round to nothing"),
         ("train.optim=paged_adamw_8bit", "train.optim"),
         ("train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_type"),

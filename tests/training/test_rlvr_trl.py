@@ -149,7 +149,8 @@ def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
     moved_by = max(float((theirs_now[k] - start[k]).abs().max()) for k in ours_now)
     apart = max(float((ours_now[k] - theirs_now[k]).abs().max()) for k in ours_now)
     print(
-        f"{name}: weights moved by {moved_by:.2e}, apart by {apart:.1e}; clipped {[r[clipped[0]] for r in rows(run)]}"
+        f"{name}: weights moved by {moved_by:.2e}, apart by {apart:.1e}; "
+        f"clipped {[r[clipped[0]] for r in rows(run)]}"
     )
     assert moved_by > 1e-2 and apart <= 1e-4 * moved_by
     if "beta" in policy:
