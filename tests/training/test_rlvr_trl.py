@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from posttrain import rlvr
+from posttrain.training import rlvr as trainer_module
 from tests.tiny import tiny_model
 from tests.training.preferences import rows, weights
 from tests.training.rollouts import trained, write_recipe
@@ -31,13 +31,13 @@ def ours(tmp_path, tiny, monkeypatch):
     """`ours(name, **rollout)`: our run, and the micro-batches of each of its batches of rollouts."""
 
     def run(name: str, **rollout):
-        made, plain = [], rlvr.micro_batches
+        made, plain = [], trainer_module.micro_batches
 
         def kept(*args):
             made.append(plain(*args))
             return copy.deepcopy(made[-1])
 
-        monkeypatch.setattr(rlvr, "micro_batches", kept)
+        monkeypatch.setattr(trainer_module, "micro_batches", kept)
         policy = {"loss": name, "num_iterations": 2} | CASES[name][1]
         if name != "gspo" and name != "cispo":
             policy = {"epsilon": 0.02} | policy

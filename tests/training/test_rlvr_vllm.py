@@ -16,6 +16,7 @@ from posttrain.generation.base import Sampling
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import VllmGenerator
 from posttrain.recipe import load_stage
+from posttrain.training import rlvr as trainer_module
 from tests.tiny import RECIPE
 
 
@@ -69,9 +70,9 @@ def test_rollouts_of_vllm_are_trained_on_with_their_weights(tiny, tmp_path, monk
         lengths.append(mask.sum(1, keepdim=True))
         return ratios[-1]
 
-    plain = rlvr.importance_ratio
+    plain = trainer_module.importance_ratio
     monkeypatch.setattr(vllm.VllmGenerator, "start", start)
-    monkeypatch.setattr(rlvr, "importance_ratio", kept)
+    monkeypatch.setattr(trainer_module, "importance_ratio", kept)
     more = [
         "train.max_steps=2",
         "rollout={num_generations: 4, max_new_tokens: 8, temperature: 0.7, backend: vllm_colocate}",
