@@ -1,6 +1,6 @@
 """Rewards: functions that score a completion, for reinforcement learning and for evaluation alike.
 
-The room holds the functions (`simple`, `model_based`, `math`, `code`, `instructions`), the lookup by name
+The room contains the functions (`simple`, `model_based`, `math`, `code`, `instructions`), the lookup by name
 with its options (`registry`, `catalogue`), the engine that scores batches in killable processes (`engine`),
 the weighted sum of a recipe (`compose`), and the test of every reward on its own corpus (`conformance`,
 `corpora/`). Left out: sampling completions (generation and rollouts), and what training does with a score

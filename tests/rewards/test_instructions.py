@@ -48,7 +48,7 @@ def test_corpus(kind):
             continue
         example = Example(prompt=entry.get("prompt"), extra=entry)
         options = entry.get("options", {})
-        check_row(example, **options)
+        check_row(example, options.get("mode", "compat"))
         verdict = instructions(text_of(entry), example, **options)
         wanted = entry.get("value", 1.0 if kind == "gold" else 0.0)
         assert (verdict.value, verdict.status) == (wanted, "scored"), (number, entry, verdict)
@@ -115,7 +115,7 @@ def test_an_empty_completion_is_unparseable(text):
 
 def test_null_arguments_count_as_absent():
     example = row("punctuation:no_comma", kwargs=[{"num_words": None, "relation": None}])
-    check_row(example)
+    check_row(example, "compat")
     assert instructions("red", example).value == 1.0
 
 
@@ -209,7 +209,7 @@ WRONG_ROWS = [
 @pytest.mark.parametrize(("example", "message"), WRONG_ROWS)
 def test_wrong_rows_are_refused_when_they_are_loaded(example, message):
     with pytest.raises(ValueError, match=message):
-        check_row(example)
+        check_row(example, "compat")
 
 
 def test_whole_numbers_may_be_written_as_floats():

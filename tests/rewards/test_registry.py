@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from importlib import metadata
@@ -10,7 +11,7 @@ import pytest
 
 from posttrain.base.registry import Registry
 from posttrain.errors import RequestError
-from posttrain.rewards import REWARDS, bind, load_all, score, score_batch
+from posttrain.rewards import REWARDS, Bound, bind, load_all, score, score_batch
 from posttrain.rewards.catalogue import MODULES
 from posttrain.rewards.registry import find
 from posttrain.types import Example
@@ -137,6 +138,21 @@ def test_rows_are_checked_at_load_time(row, sentence):
     bind("probe-strict").check_row(good)
     with pytest.raises(RequestError, match=sentence):
         bind("probe-strict").check_row(row)
+
+
+def test_check_row_receives_the_options_that_it_names():
+    """With their bound values: defaults are declared once, in the reward."""
+    bound, seen = bind(f"{PROBES}:options", {"share": 0.25}), []
+
+    def check(check_row) -> None:
+        Bound(dataclasses.replace(bound.spec, check_row=check_row), bound.options).check_row(EXAMPLE)
+
+    check(lambda example, mode, share: seen.append((mode, share)))
+    check(lambda example, **options: seen.append(options))
+    check(lambda example: seen.append(example))
+    assert seen == [("a", 0.25), bound.options, EXAMPLE] and bound.options["whole"] == 1
+    with pytest.raises(RequestError, match="check_row reads the unknown option 'shar' .did you mean 'share'"):
+        check(lambda example, shar: None)
 
 
 # ---- verdicts ----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from posttrain.types import Example, Verdict
 Backend = Literal["auto", "bubblewrap", "namespaces", "landlock", "remote"]
 
 
-def check_row(example: Example, **options) -> None:
+def check_row(example: Example) -> None:
     """Raises ValueError if the tests of a row are missing, of the wrong type or do not compile."""
     row.tests_of(example)
 

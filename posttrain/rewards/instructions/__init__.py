@@ -36,12 +36,7 @@ Mode = Literal["compat", "fixed"]
 Entries = list[tuple[Instruction, dict[str, object]]]
 
 
-def check_row(
-    example: Example,
-    mode: Mode = "compat",
-    strictness: Literal["strict", "loose"] = "strict",
-    grade: Literal["all", "fraction"] = "all",
-) -> None:
+def check_row(example: Example, mode: Mode) -> None:
     """Raises ValueError if an instruction of the row is unknown or does not take the row's arguments."""
     for entry, kwargs in _entries(example):
         entry.follow("a", kwargs, mode == "fixed")  # fails on a keyword that is not a pattern

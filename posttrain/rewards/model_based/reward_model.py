@@ -126,7 +126,7 @@ def _scores(
         return []
     with _LOCK:
         scorer, tokenizer = _load(model, device, dtype)
-        import torch
+        import torch  # after the model is loaded: registering rewards must not import it
 
         ids = [_ids(tokenizer, c, e) for c, e in zip(completions, examples, strict=True)]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

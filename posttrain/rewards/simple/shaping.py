@@ -41,11 +41,11 @@ def length_target(
     unit: Unit = "words",
     column: str = "target_length",
 ) -> Verdict:
-    """A penalty that grows with the distance from a target length, at most -1.
+    """A penalty that grows with the distance from a target length, from 0 to -1.
 
-    -min(1, max(0, |length - target| - tolerance) / target), as LCPO-Exact (Aggarwal & Welleck 2025, arXiv
-    2503.04697, eq. 1) divided by the target so that the scale does not depend on it. A row's column `column`,
-    a whole number, goes before `target`.
+    -min(1, max(0, |length - target| - tolerance) / target): LCPO-Exact (Aggarwal & Welleck 2025, arXiv
+    2503.04697, eq. 1) divided by the target, so that the scale does not depend on it. A whole number in the
+    column `column` of a row takes precedence over `target`.
     """
     if target < 1 or tolerance < 0:
         raise RequestError("reward 'length_target': target must be 1 or more, tolerance 0 or more")
@@ -81,10 +81,10 @@ def repetition(
 ) -> Verdict:
     """A penalty for repetition: the share of n-grams that occurred before.
 
-    penalty * (1 - distinct n-grams / n-grams); 0 for texts without two n-grams. After the n-gram penalty of
-    Yeo et al. 2025, arXiv 2502.03373, which takes `penalty` at every repeated token instead; a share does not
-    depend on length. Words are split at white space, in lower case; `characters` suits languages without
-    spaces.
+    penalty * (1 - distinct n-grams / n-grams); 0 for texts with fewer than two n-grams. Modelled on the
+    n-gram penalty of Yeo et al. 2025, arXiv 2502.03373, which applies `penalty` at every repeated token; a
+    share does not depend on the length. Words are split at white space, in lower case; `characters` suits
+    languages without spaces.
     """
     if n < 1 or penalty > 0:
         raise RequestError("reward 'repetition': n must be 1 or more, penalty 0 or less")
