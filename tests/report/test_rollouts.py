@@ -176,7 +176,7 @@ def test_refused_where_there_is_nothing_to_show(tmp_path, run, capsys):
     pairs = tmp_path / "pipe" / "pairs"
     (tmp_path / "pipe" / "pipeline.json").write_text(json.dumps({"stages": [{"name": "pairs"}]}))
     assert f"name one of its runs: {pairs}" in refused(str(tmp_path / "pipe"), "--rollouts")
-    assert "nothing in it is trained" in refused(str(pairs), "--rollouts", "--where", "dropped")
+    assert "does not train on its completions" in refused(str(pairs), "--rollouts", "--where", "dropped")
     assert "--step, --source: only with --rollouts" in refused(str(run), "--step", "1", "--source", "x")
     (tmp_path / "bare" / "checkpoints").mkdir(parents=True)
     assert "no rollouts (no rollouts/step-*.jsonl)" in refused(str(tmp_path / "bare"), "--rollouts")
