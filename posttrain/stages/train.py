@@ -119,7 +119,7 @@ def _train(
     if trainer.stop_agreed and done < data.steps:
         raise Stopped(f"stopped after step {done} of {data.steps}; run the same command to resume")
     if rank() == 0:
-        _clear_meetings(run)
+        _clear_exchanges(run)
         seconds = run.info().get("seconds", 0) + time.time() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
@@ -219,7 +219,7 @@ def _record_start(recipe: TrainRecipe, run: RunDir, data: RunData, arguments: Tr
     for line in summary(account):
         log.info(line)
     ckpt.remove_leftovers(run.checkpoints)
-    _clear_meetings(run)
+    _clear_exchanges(run)
 
 
 def _add_callbacks(
@@ -253,7 +253,7 @@ def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
     return last
 
 
-def _clear_meetings(run: RunDir) -> None:
+def _clear_exchanges(run: RunDir) -> None:
     """Remove the places where ranks met to score: those of this run, or of a killed one."""
     for place in run.path.glob(".score-*"):
         shutil.rmtree(place) if place.is_dir() else place.unlink()

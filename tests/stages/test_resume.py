@@ -103,7 +103,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(recipe, environment):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 1
     error = process.stderr.read()
-    assert "saving a checkpoint" in error and "the same command goes on" in error
+    assert "saving a checkpoint" in error and "run the same command to resume" in error
     assert "Traceback" not in error
     run = recipe.parent / "asked"
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"

@@ -129,7 +129,7 @@ def test_asked_to_stop_while_rollouts_are_made(ended, place):
     found, folder = ended
     first, step = found[place], STOPS[place][-1]
     assert first["code"] == 1, first["stderr"][-3000:]
-    said = f"error: stopped after step {step}; the same command goes on from there"
+    said = f"error: stopped after step {step}; run the same command to resume"
     assert said in first["stderr"] and "Traceback" not in first["stderr"]
     goes_on(ended, place, step)
     steps = {c.step for c in all_complete(folder / place / "checkpoints")}

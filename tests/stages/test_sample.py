@@ -204,7 +204,7 @@ def test_what_is_refused(write_recipe, tmp_path):
     easy = [row | {"answer": "9"} for row in prompts(4)]
     path = write_recipe("pairs", easy, "easy")
     with pytest.raises(
-        WorkError, match="0 pairs of 4 prompts; without one: 4 all_right: .*nothing to train on"
+        WorkError, match="0 pairs from 4 prompts; prompts without a pair: 4 all_right: .*nothing to train on"
     ):
         run(path)
     assert json.loads((tmp_path / "runs/easy/pairs.json").read_text())["none"] == {"all_right": 4}

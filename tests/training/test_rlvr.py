@@ -187,7 +187,7 @@ def test_failed_checks_are_masked_counted_and_called_out(rlvr, caplog):
 def test_too_many_failed_checks_stop_the_run(rlvr):
     with pytest.raises(
         WorkError,
-        match=r"of 8 checks failed \(\d+%\); most often fails: error \(ZeroDivisionError: no such rule\)",
+        match=r"of 8 checks failed \(\d+%\), most often fails: error \(ZeroDivisionError: no such rule\)",
     ):
         train(rlvr, rewarded("fails", sides=2), "rollout.max_failed=0.2")
     info = json.loads((rlvr.parent / "case" / "run.json").read_text())
