@@ -1,4 +1,4 @@
-"""What can be known of a recipe before anything is loaded: tasks, files, first rows, start model, lengths.
+"""Checks of a recipe before anything is loaded: tasks, files, first rows, rewards, start model, lengths.
 
 Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left
 out: whatever needs the hub or a tokenizer; only the first row of a source is read.
@@ -140,9 +140,9 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
 
 
 def _first_row(source: Source, shape: Shape) -> None:
-    """An empty source or wrongly named columns show in the first row."""
+    """Raises `RequestError` for an empty source or wrongly named columns, which the first row shows."""
     where, row = next(iter(open_rows(source)))
-    with contextlib.suppress(RowError):  # dropped; how many may be is data.max_drop_share
+    with contextlib.suppress(RowError):  # a dropped row; data.max_drop_share limits their number
         shape.read(row, source, where)
 
 
@@ -156,7 +156,7 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
         if by.task in tasks and by.metric not in metrics(tasks[by.task]):
             near = did_you_mean(by.metric, metrics(tasks[by.task]))
             at = f"{place}.metric"
-            problems.add(at, f"{at} = {by.metric!r} is no metric of {by.task}{near}")
+            problems.add(at, f"{at} = {by.metric!r} is not a metric of task {by.task}{near}")
 
 
 def _start(init: str | None, at: str, coming: Collection[str], problems: Problems) -> Path | None:
@@ -171,5 +171,5 @@ def _start(init: str | None, at: str, coming: Collection[str], problems: Problem
     if not folder.exists():
         return None  # a hub id
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        problems.add(at, f"{at}: {folder} holds no model (no config.json)")
+        problems.add(at, f"{at}: {folder} contains no model (no config.json)")
     return folder

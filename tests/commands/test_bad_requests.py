@@ -154,7 +154,7 @@ def test_bad_data_further_down_stops_the_run(call, plain_recipe, tmp_path, secon
     ("init", "words"),
     [
         ("./nowhere", ["model.init: ./nowhere: no such run or path"]),
-        ("empty", ["model.init: empty holds no model (no config.json)"]),
+        ("empty", ["model.init: empty contains no model (no config.json)"]),
         ("run", ["model.init: run has no complete checkpoint yet"]),
     ],
 )

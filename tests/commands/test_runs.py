@@ -270,7 +270,7 @@ def test_half_a_checkpoint(call, run_copy, recipe, name):
     assert not Path("out").exists() and not Path(".tmp-out").exists()
     call("chat", place, stdin="x\n").refuses(*HALF[name])
     call("eval", place, *TASK, "limit=7").refuses(*HALF[name])
-    words = HALF[name] if name != "config.json" else ["holds no model (no config.json)"]
+    words = HALF[name] if name != "config.json" else ["contains no model (no config.json)"]
     call("run", recipe, "name=next", f"model.init={place}").refuses(*words)
 
 

@@ -115,7 +115,7 @@ def test_places_without_a_model(path, tmp_path):
         preflight(gone)
     assert preflight(gone, coming=["runs/gone"]), "a run that an earlier stage will make"
     empty = load_stage(str(path), [preference(reference_model=tmp_path / "empty")], "dpo")
-    with pytest.raises(RequestError, match="preference.reference_model: .*holds no model"):
+    with pytest.raises(RequestError, match="preference.reference_model: .*contains no model"):
         preflight(empty)
 
 
