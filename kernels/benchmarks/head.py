@@ -23,9 +23,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # posttrain_kernels, also where it is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # posttrain_kernels, where not installed
 import timing
 from head_case import DTYPES, TOLERANCE, check, child, read_case, read_shape, run_case
 from peers import VARIANTS
