@@ -300,7 +300,7 @@ def test_confidence_by_rollouts_wants_p(small):
 
 def test_confidence_pass_rate(small):
     """Its rows are what the recipe above reads."""
-    from posttrain.pass_rate import train
+    from posttrain.pass_rate import sample
 
     path = RECIPES / "confidence" / "math-pass-rate.yaml"
     more = [
@@ -310,7 +310,7 @@ def test_confidence_pass_rate(small):
         "model.dtype=float32",
         "keep={at_least: 0, at_most: 2}",
     ]
-    run = train(load_stage(path, [*small(path), *more], "pass_rate"))
+    run = sample(load_stage(path, [*small(path), *more], "pass_rate"))
     rows = read_jsonl(run.path / "prompts.jsonl")
     assert len(rows) == 4 and {"problem", "solution", "answer", "p"} <= set(rows[0])
     assert all(row["p"] == row["n_right"] / 2 for row in rows)

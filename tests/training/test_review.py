@@ -187,7 +187,7 @@ def test_ranks_exchange_their_parts_in_order(tmp_path):
     ("override", "expected"),
     [
         ("train.fp16=true", "train.fp16 has no effect on a CPU"),
-        ("model.dtype=float16", "its updates round to nothing"),
+        ("model.dtype=float16", "full updates of float16 weights round to nothing"),
         ("train.optim=paged_adamw_8bit", "train.optim"),
         ("train.lr_scheduler_type=cosine_with_min_lr", "train.lr_scheduler_type"),
     ],
