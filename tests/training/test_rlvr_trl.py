@@ -180,7 +180,7 @@ def test_padding_changes_no_log_probability(kind, tmp_path):
     ids, mask = (torch.cat(pair, 1) for pair in zip(asked, said, strict=True))
     with torch.no_grad():
         for temperature in (0.7, 1.0):
-            trainer.recipe.rollout.temperature = temperature
+            trainer.rollout.temperature = temperature
             found, entropy, _ = trainer._get_per_token_logps_and_entropies(
                 policy, ids, mask, said[0].shape[1], compute_entropy=True
             )
