@@ -72,7 +72,8 @@ def test_a_gate_may_change_between_a_run_and_its_continuation(recipe):
         (["evaluate.gates=[{task: arithmetic, metric: accuracy}]"], "evaluate.gates[0].max_drop is missing"),
         (
             ["evaluate.gates.0.metric=acuracy"],
-            "evaluate.gates[0].metric = 'acuracy' is not a metric of task arithmetic (did you mean 'accuracy'?)",
+            "evaluate.gates[0].metric = 'acuracy' is not a metric of task arithmetic "
+            "(did you mean 'accuracy'?)",
         ),
     ],
 )
