@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
 
-from posttrain.base.registry import Registry
+from posttrain.base.registry import Registry, import_path
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.rewards.catalogue import MODULES
@@ -222,18 +222,7 @@ def limited(what: str) -> Verdict:
 
 @functools.cache
 def _dotted(path: str, name: str | None = None) -> Spec:
-    module_name, _, attribute = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module is not ours: its import may fail in any way
-        sentence = f"{type(error).__name__}: {error}"
-        raise RequestError(f"reward {path!r}: cannot import {module_name}: {sentence}") from None
-    fn = getattr(module, attribute, None)
-    if fn is None:
-        near = did_you_mean(attribute, (n for n in dir(module) if not n.startswith("_")))
-        raise RequestError(f"reward {path!r}: {module_name} has no {attribute!r}{near}")
-    if not callable(fn):
-        raise RequestError(f"reward {path!r}: {attribute} is not a function but {type(fn).__name__}")
+    fn = import_path(path, "reward")
     decorated = [REWARDS[n] for n in REWARDS if REWARDS[n].fn is fn]
     if decorated:
         return dataclasses.replace(decorated[0], name=name or path)
