@@ -65,5 +65,5 @@ def import_path(path: str, kind: str) -> Callable[..., Any]:
         near = did_you_mean(attribute, (name for name in dir(module) if not name.startswith("_")))
         raise RequestError(f"{kind} {path!r}: {module_name} has no {attribute!r}{near}")
     if not callable(found):
-        raise RequestError(f"{kind} {path!r}: {attribute} is {type(found).__name__}, not a function")
+        raise RequestError(f"{kind} {path!r}: {attribute} is not a function but {type(found).__name__}")
     return found

@@ -194,7 +194,7 @@ def test_wrong_options_of_a_function(options, message, registered):
     [
         ("no_such_module:rows", r"generator 'no_such_module:rows': cannot import no_such_module"),
         (DOTTED + "s", r"has no 'squaress' \(did you mean 'squares'\?\)"),
-        (f"{__name__}:DOTTED", r"DOTTED is str, not a function"),
+        (f"{__name__}:DOTTED", r"DOTTED is not a function but str"),
         ("squeres", r"unknown generator 'squeres' \(did you mean 'squares'\?\)"),
     ],
 )
