@@ -18,7 +18,7 @@ LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 class _Multiply(torch.autograd.Function):
     """x w^T to fp32; in backward the gradient is rounded to the inputs' dtype first, which is what
-    tensor cores ask for."""
+    tensor cores need."""
 
     @staticmethod
     def forward(ctx, x, w):
@@ -36,10 +36,10 @@ def plain_torch(problem: Problem, **options) -> Result:
     """All logits in fp32, autograd, products of low-precision operands: what a careful user of plain
     torch gets. (`reference` itself also multiplies in fp32, which no tensor core does for bf16.)"""
 
-    def logits(hidden, weight, factors, kept, view):
-        z = _Multiply.apply(hidden[kept], weight)
-        if factors is not None:
-            z = z + _Multiply.apply(factors[0][kept], factors[1])
+    def logits(inputs, kept, view):
+        z = _Multiply.apply(inputs.hidden[kept], inputs.weight)
+        if inputs.left is not None:
+            z = z + _Multiply.apply(inputs.left[kept], inputs.right)
         return view.apply(z)
 
     with mock.patch.object(reference, "_logits", logits):
@@ -47,7 +47,7 @@ def plain_torch(problem: Problem, **options) -> Result:
 
 
 class Errors(NamedTuple):
-    """Against the fp64 reference on the same numbers. None where a gradient was not asked."""
+    """Against the fp64 reference on the same numbers. None where a gradient was not needed."""
 
     log_probs: float  # largest difference
     weight: float  # of F: largest relative difference where F > 1e-4
