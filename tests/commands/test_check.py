@@ -8,6 +8,7 @@ import resource
 import pytest
 
 
+@pytest.mark.slow
 def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = spawn("check", plain_recipe, PYTHONPROFILEIMPORTTIME="1")

@@ -31,6 +31,7 @@ def interrupt(process) -> str:
     return err
 
 
+@pytest.mark.slow
 def test_while_a_stage_trains(spawn, recipe, tmp_path, call):
     run = tmp_path / "case"
     process = spawn("run", recipe, "train.max_steps=100000")
@@ -43,6 +44,7 @@ def test_while_a_stage_trains(spawn, recipe, tmp_path, call):
     assert "stopped" in call("show", run).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.3, 1.5])
 def test_before_anything_has_begun(spawn, recipe, tmp_path, seconds):
     process = spawn("run", recipe, "train.max_steps=100000")
@@ -51,6 +53,7 @@ def test_before_anything_has_begun(spawn, recipe, tmp_path, seconds):
     assert not (tmp_path / "case").exists()
 
 
+@pytest.mark.slow
 def test_a_pipeline(spawn, recipe, tmp_path, call):
     (tmp_path / "pipe.yaml").write_text(
         "pipeline: both\nparallel: 1\nstages:\n"
@@ -71,6 +74,7 @@ def test_a_pipeline(spawn, recipe, tmp_path, call):
     assert call("report", root).code == 0
 
 
+@pytest.mark.slow
 def test_a_pipeline_whose_stages_still_load(spawn, recipe, tmp_path):
     (tmp_path / "pipe.yaml").write_text("pipeline: both\nstages:\n  - {name: one, recipe: case.yaml}\n")
     root = tmp_path / "runs" / "both"

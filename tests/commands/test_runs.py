@@ -40,6 +40,7 @@ def test_show(call, run_copy):
     assert {s["checkpoint"] for s in facts["scores"]} == {"step-000000", "step-000002", "step-000004"}
 
 
+@pytest.mark.slow
 def test_report(call, run_copy, tmp_path):
     answer = call("report", run_copy)
     assert answer.code == 0 and answer.out == f"report: {run_copy}/report.html\n"
@@ -56,6 +57,7 @@ def test_no_such_run(call, run_copy, command):
     call(command, run_copy / "samples").refuses("not a run directory")
 
 
+@pytest.mark.slow
 def test_a_run_in_progress(call, run_copy):
     info = json.loads((run_copy / "run.json").read_text())
     (run_copy / "run.json").write_text(json.dumps(info | {"status": "running", "steps": 400}))
@@ -85,6 +87,7 @@ def damage(run: Path, name: str) -> str:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGE)
 def test_what_cannot_be_read_is_named_and_the_rest_is_shown(call, run_copy, name):
     said = damage(run_copy, name)
@@ -111,6 +114,7 @@ def test_a_damaged_run_is_not_written_to(call, recipe, run_copy, name):
 # ---- run again ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_recipe_again_does_nothing(call, recipe, run_copy):
     before = weights(run_copy).stat().st_mtime_ns, (run_copy / "scores.jsonl").read_text()
     # the copy was made elsewhere: its recipe names another output_dir, which is no part of what is learned
@@ -125,6 +129,7 @@ def test_another_recipe_is_refused(call, recipe, run_copy):
     )
 
 
+@pytest.mark.slow
 def test_a_recipe_that_failed_before_its_first_step_may_be_corrected(call, recipe, run_copy):
     """A folder whose run has neither a line of metrics nor a checkpoint holds nothing to protect."""
     (run_copy / "metrics.jsonl").unlink()
@@ -149,6 +154,7 @@ def test_two_processes_on_one_run(call, recipe, run_copy):
         other.unlock()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "model.safetensors", "rng_state.pth"])
 def test_a_damaged_newest_checkpoint(call, recipe, run_copy, name):
     """Nothing is skipped in silence: the folder is named, and removing it is what helps."""
@@ -302,6 +308,7 @@ def full(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk(call, recipe, run_copy, full, tiny):
     call("export", run_copy, full / "out").refuses("cannot be written", "No space left", code=1)
     assert not list(full.iterdir())

@@ -36,6 +36,7 @@ def test_large_ranges_need_no_table(n, key, data):
     assert permute_array(np.array(picked), n, key).tolist() == images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "draws"), [(3, 3000), (4, 4800), (5, 12000)])
 def test_every_order_of_a_few_elements_is_equally_likely(n, draws):
     seen = Counter(tuple(permute(i, n, key_of("chi", t)) for i in range(n)) for t in range(draws))
@@ -96,6 +97,7 @@ def test_schedules_worked_by_hand(weights, sources):
     assert "".join("ABC"[schedule[i][0]] for i in range(2 * len(sources))) == sources * 2
 
 
+@pytest.mark.slow
 @given(whole)
 @settings(deadline=None, max_examples=150)
 def test_every_prefix_realises_the_weights_within_one_example(weights):
@@ -128,6 +130,7 @@ def test_access_in_any_order_and_any_block_size_is_the_same(weights, positions):
         assert len(short._blocks) <= 6
 
 
+@pytest.mark.slow
 def test_a_period_of_a_million_is_quick_and_keeps_the_bound_throughout():
     raw = [math.sqrt(2 + s) / (1 + s) for s in range(12)]
     weights, change = integer_weights(raw)
@@ -142,6 +145,7 @@ def test_a_period_of_a_million_is_quick_and_keeps_the_bound_throughout():
         assert np.abs(lag).max() < MAX_PERIOD
 
 
+@pytest.mark.slow
 def test_sizes_beyond_the_rounding_limit_come_out_even():
     sizes = (700_001, 400_003)
     schedule = Schedule(sizes)

@@ -276,6 +276,7 @@ def test_those_who_wait_fail_with_the_words_of_the_one_who_works(data, tokenizer
     assert time.monotonic() - began < 20  # the timeout is an hour
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_cleaned_and_forgotten(data, source, tokenizer, tmp_path):
     rows_file(tmp_path / "numbers.jsonl", 400)
     kind, text, _ = result(start(data, source, tokenizer, room=20_000)[1])

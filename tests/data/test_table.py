@@ -57,6 +57,7 @@ def token_rows(draw):
     return make(ids, [k > 0 for k in kinds], segments, draw(st.none() | st.floats(0, 1)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(token_rows(), min_size=1, max_size=8), st.sampled_from([1, 5, 1 << 20]))
 def test_rows_come_back_as_they_went_in(tmp_path_factory, rows, buffer):

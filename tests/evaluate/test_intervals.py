@@ -120,6 +120,7 @@ def test_what_has_no_interval_is_refused(values, groups, method):
         paired([1.0, 2.0], [1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "lowest"), [("bootstrap", 0.90), ("t", 0.92)])
 def test_coverage(method, lowest):
     """400 experiments of 60 problems, pass@4 from 16 samples, mean .366: the true mean lies inside about 95

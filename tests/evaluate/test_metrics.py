@@ -30,6 +30,7 @@ def test_pass_at_k_is_the_share_of_subsets(n):
         assert pass_all_k(c, n, k)[0] == pytest.approx(sum(map(all, subsets)) / len(subsets), abs=1e-14)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 2000), st.data())
 def test_pass_at_k_is_exact_for_many_samples(n, data):
     k, c = data.draw(st.integers(1, n)), data.draw(st.integers(0, n))

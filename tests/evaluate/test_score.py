@@ -129,6 +129,7 @@ def test_a_model_that_knows_the_answers_is_right(digits):
     assert before.samples[0]["greedy"].endswith("…")  # known only up to the first wrong token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3, 8])
 def test_any_number_of_ranks_gives_the_same_bits(digits, llama, question_file, world):
     for task in (SUMS, sampled(question_file), sampled(question_file, samples=1, k=[1], temperature=0.0)):

@@ -29,6 +29,7 @@ def prompts_of(digits, *written: str) -> list[list[int]]:
 MIXED = ("1", "12*34=", "7+8+9=", "3", "99-1=", "1,2,3,4,5,", "0", "42/", "(1+2)*3", "8", "5.", "77=")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "mistral"])
 def test_greedy_equals_generate(kind, digits):
     """Prompts of all lengths together (left padding), against transformers one by one."""
@@ -76,6 +77,7 @@ def g_statistic(counts: Counter, expected: dict, total: int) -> float:
     return 2 * sum(n * math.log(n / (total * expected[key])) for key, n in counts.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (1.5, 0.8)])
 def test_two_tokens_follow_their_exact_distribution(digits, llama, temperature, top_p):
     """20,000 draws of two tokens; the joint probabilities are computed independently, by enumeration."""
@@ -124,6 +126,7 @@ def test_choose_never_takes_what_has_no_probability():
     assert choose(nucleus, uniform, Sampling(temperature=0)).tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_company_or_number(digits, llama):
     """A prompt's stream is its own: alone, among others, in other batches, with more samples."""
     prompts = prompts_of(digits, *MIXED)

@@ -31,6 +31,7 @@ def both(solve, same, problem, n=1.0, tol=TOL, chunk_rows=None, **options):
 
 
 # 1: no chunk boundary. 7: one segment and a half. 127: prime. 601: many chunks, a ragged last one.
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 7, 127, 601])
 @pytest.mark.parametrize("chunk_rows", [1, 3, 64, None])
 def test_shapes(make, solve, same, tokens, chunk_rows):
@@ -201,6 +202,7 @@ def test_reference_is_cross_entropy_bit_for_bit(make, solve):
     assert torch.equal(got.d_hidden, hidden.grad) and torch.equal(got.d_weight, weight.grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_rows", [3, None])
 @pytest.mark.parametrize("member,exponent", MEMBERS)
 def test_gradcheck(make, member, exponent, chunk_rows):

@@ -74,6 +74,7 @@ def usual():
     return compiled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["row_loss", "row_partial", "row_delta", "close_segments"])
 def test_no_spills_few_registers_wide_loads(usual, kernel):
     variants = [v for v in usual if v["kernel"] == kernel]

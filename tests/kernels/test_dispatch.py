@@ -180,6 +180,7 @@ def test_imports_only_torch_and_the_standard_library():
                     assert top == "torch" or top in sys.stdlib_module_names, (file.name, name)
 
 
+@pytest.mark.slow
 def test_triton_is_imported_when_asked_for():
     """A fresh process: importing the package and using the torch back-end leave Triton alone."""
     code = """

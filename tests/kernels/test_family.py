@@ -101,6 +101,7 @@ def exact_confidence(logp, n):
     return -mpmath.log(1 - q), n * (1 - p) ** (n - 1) * p / (1 - q)
 
 
+@pytest.mark.slow
 def test_fp32_against_fifty_digits():
     """N = 2 .. 1e6, log p = -1e-8 .. -1e4: relative error at most 2e-5 outside denormals.
     p = 1e-4343 in 1 - (1 - p)^N needs more than 50 digits on the exact side: 50 beyond its size."""
@@ -233,6 +234,7 @@ def test_more_samples_need_less(logp, n, factor):
     assert more_value <= value + SLACK and more_weight <= weight + SLACK
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(logps, ns, st.floats(min_value=1.01, max_value=100))
 def test_confidence_lowers_the_weight(logp, n, factor):
@@ -242,6 +244,7 @@ def test_confidence_lowers_the_weight(logp, n, factor):
     assert surer_value <= value + SLACK and surer_weight <= weight + SLACK
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.floats(min_value=-12, max_value=-0.05), st.floats(min_value=2, max_value=1e4))
 def test_derivatives(logp, n):

@@ -197,6 +197,7 @@ def test_ignored_rows_get_exactly_nothing(backend, device, examples):
     check(prop, requests(), examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_rows", [3, None])
 @pytest.mark.parametrize(
     "options",

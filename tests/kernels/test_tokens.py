@@ -64,6 +64,7 @@ def test_shapes(place, tokens, vocab, width):
     both(place, random_problem(tokens, vocab, width, dtype=torch.float32))
 
 
+@pytest.mark.slow
 def test_gradcheck():
     problem = random_problem(9, 11, 3, bias=True, rank=2)
     leaves = [getattr(problem, n).requires_grad_() for n in ("hidden", "weight", "bias")]

@@ -26,6 +26,7 @@ def found(tmp_path_factory) -> dict[str, float]:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", VOCAB)
 def test_vocabulary_shards_equal_the_whole_head(found, case):
     assert found[case] <= TOLERANCE[VOCAB[case].get("dtype", torch.float64)]

@@ -40,6 +40,7 @@ def solve(problem, **options):
 
 # H = 8 is one TMA row of 16 bytes in bf16, 9 goes by pointers, 136 is two tiles deep and a rest.
 # V: less than a tile, whole tiles, one column more. T: one row, a tile of rows and a ragged one.
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens,vocab,width", [(1, 37, 8), (7, 512, 9), (40, 513, 136), (130, 300, 70)])
 @pytest.mark.parametrize("dtype,tol", [(torch.float32, 1e-5), (torch.bfloat16, 1e-4)])
 @pytest.mark.parametrize("processors", [1, 4])
@@ -175,6 +176,7 @@ def test_auto_takes_torch_without_a_gpu():
     assert name == ("triton" if DEVICE == "cuda" else "torch")
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     tokens_=st.integers(1, 12),

@@ -46,6 +46,7 @@ def step(t, n, segments):
     return out.loss * 2, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1.0, 16.0, "table"])
 def test_a_compiled_step_gives_the_same_numbers_without_a_graph_break(n):
     torch._dynamo.reset()

@@ -213,6 +213,7 @@ def test_pipelines_hand_on_models_and_rows(file, waits):
 # ---- three steps of each -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tulu_sft(small):
     from posttrain.sft import train
 
@@ -225,6 +226,7 @@ def test_tulu_sft(small):
     assert max(row["learning_rate"] for row in rows) == pytest.approx(5e-6)
 
 
+@pytest.mark.slow
 def test_tulu_dpo(small):
     from posttrain.dpo import train
 
@@ -236,6 +238,7 @@ def test_tulu_dpo(small):
     assert rows[0]["tokens/chosen"] == pytest.approx(15)
 
 
+@pytest.mark.slow
 def test_tulu_rlvr(small):
     """Each row is judged by the reward its column names, and by no other."""
     from posttrain.rlvr import train
@@ -264,6 +267,7 @@ def test_tulu_rlvr(small):
     assert set(seen) == {"gsm8k", "MATH", "ifeval"} and 1.0 in seen["ifeval"]
 
 
+@pytest.mark.slow
 def test_confidence_direct(small):
     from posttrain.sft import train
 
@@ -275,6 +279,7 @@ def test_confidence_direct(small):
     assert 0.9 < rows[0]["weight_mean"] < 1
 
 
+@pytest.mark.slow
 def test_confidence_by_rollouts(small):
     """p in {0, 1/4, 1/2, 1}: F = 1, 4 q^3 p / (1 - q^4) at N = 4, and 0."""
     from posttrain.sft import train
@@ -316,6 +321,7 @@ def test_confidence_pass_rate(small):
     assert all(row["p"] == row["n_right"] / 2 for row in rows)
 
 
+@pytest.mark.slow
 def test_confidence_proof_steps(small):
     """A line of a proof is a segment: three in each, the last with the end of turn."""
     from posttrain.sft import train

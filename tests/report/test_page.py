@@ -48,6 +48,7 @@ def page(pipeline):
     return write_report([pipeline])
 
 
+@pytest.mark.slow
 def test_pipeline_page_stands_by_itself(page, pipeline):
     assert page == pipeline / "report.html"
     text = page.read_text(encoding="utf-8")
@@ -66,6 +67,7 @@ def test_pipeline_page_stands_by_itself(page, pipeline):
     assert found.tags.count("svg") == 12, "3 curves, 2 over steps, 1 histogram, 5 training, 1 mixture"
 
 
+@pytest.mark.slow
 def test_same_numbers_same_bytes(page, pipeline):
     text = page.read_text(encoding="utf-8")
     assert render(*load_runs([pipeline])) == text
@@ -163,6 +165,7 @@ def test_odd_mixtures_are_tolerated(tmp_path):
     assert [(r["name"], r["dropped"], r["asked"]) for r in rows] == [("a", "2 (z 2)", None), ("?", "0", None)]
 
 
+@pytest.mark.slow
 def test_dropped_rows_are_named_where_a_run_names_them(tables, tmp_path, runs):
     """At most three of a reason; runs from before the key, and tables that do not know, name none."""
     long = {"where": "a.jsonl:12", "detail": "4,100 tokens,\n data.max_length is 2048" + " x" * 200}
@@ -262,6 +265,7 @@ def test_thin_keeps_means_and_the_end():
     assert step_plots.thin([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
 
 
+@pytest.mark.slow
 def test_recipe_is_shown_whole(runs):
     found = Parsed(render(runs))
     assert yaml.safe_dump(runs[1].recipe, sort_keys=False) in found.text + "\n"

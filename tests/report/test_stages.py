@@ -47,6 +47,7 @@ def test_trend_by_hand():
     )
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=50), st.integers(0, 8))
 def test_smoothing_stays_within_its_neighbours(values, half):
     found = smoothed(values, 2 * half + 1)

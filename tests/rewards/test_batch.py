@@ -58,6 +58,7 @@ def test_an_empty_batch():
 # ---- checks that hang, starve or die -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_in_c_is_killed_and_the_others_are_judged():
     began = time.monotonic()
     verdicts = score_batch(bind(f"{PROBES}:busy"), ["", "hang", "", "hang"] + [""] * 60, [EXAMPLE] * 64)
@@ -80,6 +81,7 @@ def test_memory_is_limited():
     assert (verdict.value, verdict.reason, verdict.details) == (0.0, "limit", {"limit": "memory"})
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_once_costs_nothing_twice_is_an_error(tmp_path):
     texts = ["fine", "always", f"once {tmp_path / 'mark'}", "fine"]
     verdicts = score_batch(bind(f"{PROBES}:dies"), texts, [EXAMPLE] * 4, workers=1)
@@ -88,6 +90,7 @@ def test_a_worker_that_dies_once_costs_nothing_twice_is_an_error(tmp_path):
     assert "the worker process died twice (signal SIGKILL, signal SIGKILL)" in verdicts[1].reason
 
 
+@pytest.mark.slow
 def test_idle_workers_may_be_killed_from_outside():
     where = bind(f"{PROBES}:where")
     for _ in range(3):
@@ -244,6 +247,7 @@ def gone(pid: int, within_s: float = 10) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_process_that_exits_and_with_one_that_is_killed(root):
     ended = run("", root)
     out, err = ended.communicate(timeout=60)
@@ -256,6 +260,7 @@ def test_workers_end_with_a_process_that_exits_and_with_one_that_is_killed(root)
     assert gone(worker, 0.8), "while it was still in a check of 2 s"
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_batch_and_leaves_no_process(root):
     work = run("score_batch(bind('tests.rewards.probes:sleeps'), ['1.5'] * 99, [row] * 99)", root)
     worker = int(work.stdout.readline())
@@ -293,6 +298,7 @@ def test_a_refusal_inside_a_worker_reaches_the_caller():
     assert values(f"{PROBES}:equal", ["5"]) == [1.0]
 
 
+@pytest.mark.slow
 def test_thousands_of_checks_leave_nothing_behind():
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))

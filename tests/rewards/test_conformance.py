@@ -102,6 +102,8 @@ OWN = sorted(name for name in load_all() if REWARDS[name].fn.__module__.startswi
 
 BY_MODEL = ("judge", "reward_model", "qwen_math_shaping")
 """Their values come from a model or an endpoint; tests of their own run them against real ones."""
+LARGE = ("combine", "format", "regex", "steps")
+"""Their corpora take seconds each."""
 
 
 def test_every_reward_ships_a_corpus_of_right_wrong_and_hostile():
@@ -116,7 +118,14 @@ def test_every_reward_ships_a_corpus_of_right_wrong_and_hostile():
         assert REWARDS[name].shaping or kinds.count("spoiled") >= 3, name
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if name not in BY_MODEL])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else [])
+        for name in OWN
+        if name not in BY_MODEL
+    ],
+)
 def test_every_reward_holds_on_its_corpus(name):
     spec = REWARDS[name]
     require("sandbox" if name == "code" else "reward", not spec.lacks, spec.lacks)

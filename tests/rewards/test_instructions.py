@@ -41,6 +41,7 @@ def follows(text: str, id: str, mode: str = "compat", **kwargs) -> bool:
     return instructions(text, row(id, **kwargs), mode=mode).value == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gold", "spoiled"])
 def test_corpus(kind):
     for number, entry in enumerate(CORPUS, start=1):
@@ -54,6 +55,7 @@ def test_corpus(kind):
         assert (verdict.value, verdict.status) == (wanted, "scored"), (number, entry, verdict)
 
 
+@pytest.mark.slow
 def test_hostile_texts_end_in_time():
     instructions("warm up", row("language:response_language", language="en"))
     for number, entry in enumerate(CORPUS, start=1):

@@ -74,6 +74,7 @@ def raw_score(path: str, text: str) -> float:
         return model(input_ids=ids["input_ids"]).logits[0, 0].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 16])
 def test_a_batch_scores_each_text_as_it_would_alone(path, batch_size):
     verdicts = score(path, TEXTS, squash=False, batch_size=batch_size)

@@ -72,6 +72,7 @@ def test_nothing_raises_and_a_box_is_part_of_its_text(text):
     stated(text)
 
 
+@pytest.mark.slow
 def test_the_time_is_linear():
     began = time.perf_counter()
     for text in ("\\boxed{" * 300_000, "answer is " * 200_000, "<think>" * 400_000, "\\" * 2_000_000):

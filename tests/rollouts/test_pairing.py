@@ -181,6 +181,7 @@ def groups(draw):
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     groups(),

@@ -69,6 +69,7 @@ def _append(folder, barrier, steps):
         store.append([made(step), made(step, "nll")])
 
 
+@pytest.mark.slow
 def test_processes_write_at_the_same_time(tmp_path):
     """Three writers with overlapping checkpoints: each measurement stands once, every line is whole."""
     context = multiprocessing.get_context("spawn")

@@ -136,6 +136,7 @@ def test_asked_to_stop_while_rollouts_are_made(ended, place):
     assert steps == {step, 4, 6} - {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra", [[], ["model.lora={r: 4, target_modules: [q_proj, lm_head]}"]], ids=["full", "lora"]
 )

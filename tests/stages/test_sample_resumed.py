@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.unigram import content, prompts, rollouts, run
 
 
+@pytest.mark.slow
 def test_nothing_is_sampled_twice(write_recipe, monkeypatch):
     """Cut off while a chunk is sampled, and between what was sampled and what is made of it."""
     path = write_recipe("pairs", prompts(20), "whole")

@@ -72,6 +72,7 @@ def test_what_a_run_leaves_behind(recipe):
     assert load_stage(run / "recipe.yaml", [], "sft").loss.n == 16
 
 
+@pytest.mark.slow
 def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
     """Against plain torch over the held-out rows at once: no mean of batch means, though lengths differ."""
     from transformers import AutoModelForCausalLM
@@ -98,6 +99,7 @@ def test_heldout_loss_is_the_mean_over_its_tokens(recipe):
     assert metrics(run, "heldout")[-1]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe):
     run = go(recipe)
     stamp = (run / "checkpoints" / "step-000005" / "model.safetensors").stat().st_mtime_ns
@@ -107,6 +109,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(recipe):
         go(recipe, "train.learning_rate=0.25")
 
 
+@pytest.mark.slow
 def test_divergence_stops_before_the_weights_are_lost(recipe):
     with pytest.raises(WorkError, match="stopped before step"):
         go(recipe, "train.learning_rate=1e30", "checkpoints.save_steps=1", "train.max_steps=20")
@@ -116,6 +119,7 @@ def test_divergence_stops_before_the_weights_are_lost(recipe):
         assert checkpoint.step < 20
 
 
+@pytest.mark.slow
 def test_skipped_steps_leave_weights_and_are_counted(recipe, monkeypatch):
     """Every second loss is made NaN: those steps change nothing and are counted; the run ends."""
     from posttrain.sft import SftTrainer
@@ -144,6 +148,7 @@ def test_skipped_steps_leave_weights_and_are_counted(recipe, monkeypatch):
     assert metrics(run)[-1]["skipped_steps"] == 2
 
 
+@pytest.mark.slow
 def test_scoring_is_called_for_every_checkpoint_and_may_fail(recipe):
     seen = []
 
@@ -161,6 +166,7 @@ def test_scoring_is_called_for_every_checkpoint_and_may_fail(recipe):
     assert [c.step for c in ckpt.all_complete(run / "checkpoints")] == [5]
 
 
+@pytest.mark.slow
 def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -192,6 +198,7 @@ def test_lora_cannot_add_tokens(recipe):
     assert not (recipe.parent / "case" / "run.json").exists()
 
 
+@pytest.mark.slow
 def test_lora_with_a_fully_trained_head(recipe):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
@@ -212,6 +219,7 @@ def test_lora_with_a_fully_trained_head(recipe):
     assert torch.allclose(loaded.get_output_embeddings().weight, heads[1][key])
 
 
+@pytest.mark.slow
 def test_lora_on_the_head(recipe):
     """It trains, and stands in the checkpoint where `from_pretrained` finds it."""
     from safetensors.torch import load_file
@@ -231,6 +239,7 @@ def test_lora_on_the_head(recipe):
     assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_logged(recipe):
     """The weight of `dft` is p, about 1/260 for a model that knows nothing: some tokens are above 0.004, some
     below."""
@@ -254,6 +263,7 @@ def test_a_backend_that_is_not_here_is_refused_before_the_data_is_read(recipe, m
         go(recipe, "loss.backend=triton", "data.sources.0.path=nowhere.jsonl")
 
 
+@pytest.mark.slow
 def test_added_tokens_grow_the_vocabulary(recipe):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

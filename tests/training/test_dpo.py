@@ -169,6 +169,7 @@ def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
                 np.testing.assert_allclose(a["log_probs"], b["log_probs"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(dpo):
     whole = train(dpo, "name=whole", "train.per_device_train_batch_size=8")
     split = train(dpo, "name=split", "train.per_device_train_batch_size=2")
@@ -183,6 +184,7 @@ def test_accumulation_changes_nothing(dpo):
 # ---- references --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_references_are_computed_once_and_found_again(dpo, tiny, caplog, monkeypatch):
     """By content: the second run computes none; rows that are new are added; another model has its own."""
     caplog.set_level("INFO")
@@ -225,6 +227,7 @@ def test_references_are_those_of_the_start_model(dpo, tiny):
             assert known[i][side] == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_whose_references_are_gone_is_refused(dpo):
     run = train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
     shutil.rmtree(run.checkpoints / "step-000005")
@@ -236,6 +239,7 @@ def test_a_resumed_run_whose_references_are_gone_is_refused(dpo):
         train(dpo, "checkpoints.save_steps=3", "checkpoints.keep_last=null")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["model.lora={r: 4, target_modules: [q_proj]}"]], ids=["full", "lora"])
 def test_a_run_goes_on_as_if_it_had_not_stopped(dpo, extra):
     settings = [
@@ -257,6 +261,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(dpo, extra):
 # ---- what is logged, what is refused -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_logged(dpo, caplog):
     run = train(
         dpo,
@@ -276,6 +281,7 @@ def test_what_is_logged(dpo, caplog):
     assert not list((run.path.parent / "orpo").glob("reference/*"))
 
 
+@pytest.mark.slow
 def test_a_falling_chosen_reply_is_called_out(dpo, caplog):
     """The chosen replies share their words with the rejected ones, so pushing those down takes them along."""
     made = [{"prompt": "p", "chosen": f"bad {i} bad", "rejected": f"bad {i} bad bad"} for i in range(40)]

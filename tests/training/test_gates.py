@@ -254,6 +254,7 @@ def gate(max_drop: float, action: str) -> str:
     return f"evaluate.gates=[{{task: arithmetic, metric: accuracy, max_drop: {max_drop}, action: {action}}}]"
 
 
+@pytest.mark.slow
 def test_a_marked_checkpoint_is_passed_over_by_keep_best(recipe, caplog):
     """pass@1 is best at step 2, whose accuracy fell from 0.8 to 0.6; of what passed, step 3 is the best."""
     factory, _ = scorer(
@@ -280,6 +281,7 @@ def test_a_marked_checkpoint_is_passed_over_by_keep_best(recipe, caplog):
     assert (run / "gates.jsonl").read_text() == before and caplog.text.count(loud) == 1
 
 
+@pytest.mark.slow
 def test_without_keep_best_one_that_passed_stays(recipe):
     """Steps 2 to 4 fail; keep_last = 1 alone would leave step 4 only."""
     factory, _ = scorer({"accuracy": {0: 0.8, 1: 0.8, 2: 0.1, 3: 0.1, 4: 0.1}})
@@ -287,6 +289,7 @@ def test_without_keep_best_one_that_passed_stays(recipe):
     assert [c.step for c in ckpt.all_complete(run / "checkpoints")] == [1, 4]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_stops_again_until_the_gate_is_changed(recipe):
     """Accuracy 0.8, 0.8, 0.6, 0.8, 0.4 at steps 0 to 4: 0.1 stops at step 2, 0.3 at the last step, 0.5
     nowhere."""

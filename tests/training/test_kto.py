@@ -110,6 +110,7 @@ def test_the_estimate_of_a_step(ratios, want):
     assert float(KtoTrainer._estimate(alone, [torch.tensor(r) for r in ratios])) == want
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_the_split_or_on_when_the_reference_is_asked(path, tiny, tmp_path):
     """One micro-batch and references from disk; four without padding and a second model in every step."""
     given = {"reference_model": str(moved(tiny, tmp_path / "other"))}
@@ -129,6 +130,7 @@ def test_nothing_depends_on_the_split_or_on_when_the_reference_is_asked(path, ti
     assert not list((split.path / "reference").glob("*"))
 
 
+@pytest.mark.slow
 def test_lora_needs_no_second_model(path, monkeypatch):
     from posttrain import dpo
 
@@ -140,6 +142,7 @@ def test_lora_needs_no_second_model(path, monkeypatch):
     assert far(weights(runs[0], 3), weights(runs[1], 3)) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_it_had_not_stopped(path):
     settings = [
         *kto(path),
@@ -158,6 +161,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(path):
     assert rows(run, "heldout")[-1]["loss"] == pytest.approx(held["loss"], abs=1e-7)
 
 
+@pytest.mark.slow
 def test_held_out_replies_by_hand(path, tiny):
     """Six of them in two batches: one z for all, from prompt i with reply i - 1."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

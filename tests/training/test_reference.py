@@ -28,6 +28,7 @@ def preference(**given) -> str:
     return "preference={loss: dpo, " + ", ".join(f"{k}: {v}" for k, v in given.items()) + "}"
 
 
+@pytest.mark.slow
 def test_live_and_precomputed_are_the_same(path, other, monkeypatch):
     """To 1e-6 in every step, whichever model is the reference; each is kept under its own content."""
     runs = {}
@@ -52,6 +53,7 @@ def test_live_and_precomputed_are_the_same(path, other, monkeypatch):
     train(path, preference(reference_model=other), "name=again", "train.max_steps=3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["another", "live"])
 def test_a_run_goes_on_without_what_was_kept(path, other, kind):
     """Another model, unlike the start model, is not what has been trained since; live, the start model is

@@ -67,6 +67,7 @@ def test_every_refused_field_is_a_real_one():
     assert gone <= {"enable_jit_checkpoint", "fsdp_config", "push_to_hub", "hub_revision", "use_cpu"}, gone
 
 
+@pytest.mark.slow
 def test_throughput_does_not_count_scoring(recipe):
     """Scoring sleeps 3 s after step 2; the window of steps 3-4 holds two tiny steps, far more than 48 rows in
     3 s."""
@@ -87,6 +88,7 @@ def test_throughput_does_not_count_scoring(recipe):
     assert rates[1] > rates[0] / 4, rates
 
 
+@pytest.mark.slow
 def test_scoring_and_heldout_do_not_touch_training(recipe):
     """Dropout on: the same weights with and without."""
     from safetensors.torch import load_file
@@ -112,6 +114,7 @@ def test_scoring_and_heldout_do_not_touch_training(recipe):
     assert {r["step"] for r in read_jsonl(more / "scores.jsonl")} == {0, 2, 4, 5}
 
 
+@pytest.mark.slow
 def test_a_balancing_loss_is_left_as_the_user_had_it(recipe):
     shape = "{num_experts: 4, num_experts_per_tok: 2, moe_intermediate_size: 16, "
     shape += "shared_expert_intermediate_size: 16, "
@@ -183,6 +186,7 @@ def test_ranks_exchange_their_parts_in_order(tmp_path):
     assert parts == {0: [[0], [1]], 1: [[0], [1]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -125,6 +125,7 @@ def test_what_is_logged_and_kept(rlvr):
     assert run.info()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_micro_batches_and_recomputed_activations_change_nothing(rlvr):
     whole = train(rlvr, "name=whole", "train.per_device_train_batch_size=8")
     split = train(
@@ -136,6 +137,7 @@ def test_micro_batches_and_recomputed_activations_change_nothing(rlvr):
     assert far(weights(whole, 3), weights(split, 3)) <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_batch_of_rollouts_lasts_two_steps_and_two_passes(rlvr):
     """Three steps are rounded up to four; the advantages are the ones the recipe names."""
     run = train(
@@ -161,6 +163,7 @@ def test_a_batch_of_rollouts_lasts_two_steps_and_two_passes(rlvr):
 # ---- rewards that fail -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_failed_checks_are_masked_counted_and_called_out(rlvr, caplog):
     run = train(rlvr, rewarded("fails"), "rollout.max_failed=0.6", "train.learning_rate=0.5")
     kept = [row for part in rollouts(run).values() for row in part]
@@ -184,6 +187,7 @@ def test_failed_checks_are_masked_counted_and_called_out(rlvr, caplog):
     assert "checks failed" in caplog.text and "fails: error (ZeroDivisionError: no such rule)" in caplog.text
 
 
+@pytest.mark.slow
 def test_too_many_failed_checks_stop_the_run(rlvr):
     with pytest.raises(
         WorkError,
@@ -195,6 +199,7 @@ def test_too_many_failed_checks_stop_the_run(rlvr):
     assert len(rollouts(rlvr.parent / "case")["step-000001.jsonl"]) == 8, "kept, to be looked at"
 
 
+@pytest.mark.slow
 def test_a_check_of_success_that_fails_is_a_failed_check(rlvr):
     """It has no weight in the reward, which is known; but nothing would be trained on."""
     given = [
@@ -205,12 +210,14 @@ def test_a_check_of_success_that_fails_is_a_failed_check(rlvr):
         train(rlvr, f"rewards={json.dumps(given)}", "success={reward: f}")
 
 
+@pytest.mark.slow
 def test_a_reward_that_returns_the_wrong_number_of_values(rlvr):
     sentence = "8 of 8 checks failed .*the reward returned 7 values for 8 completions"
     with pytest.raises(WorkError, match=sentence):
         train(rlvr, rewarded("short"))
 
 
+@pytest.mark.slow
 def test_checks_that_hang_end_at_their_limits(rlvr):
     """In a worker the completion gets 0 for `limit`; in a thread there is no verdict at the deadline, which
     is the checker's."""
@@ -237,6 +244,7 @@ def test_checks_that_hang_end_at_their_limits(rlvr):
 # ---- references --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_reference_is_the_start_model_or_the_one_that_is_named(rlvr, tiny, tmp_path):
     """KL at the first step is 0 against the start model: with an adapter, and of a model that is made from a
     config."""
@@ -274,6 +282,7 @@ def test_the_reference_is_the_start_model_or_the_one_that_is_named(rlvr, tiny, t
 # ---- dynamic sampling, cut-off completions, epochs ---------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_in_a_run(rlvr):
     """One in four is right: a group of two is mixed with a chance of 3/8."""
     run = train(
@@ -297,6 +306,7 @@ def test_dynamic_sampling_in_a_run(rlvr):
     assert last["prompts"] == len(positions(run)) and last["epoch"] == len(positions(run)) / 40
 
 
+@pytest.mark.slow
 def test_cut_off_completions_in_a_run(rlvr):
     short = "rollout={num_generations: 4, max_new_tokens: 40, truncated: %s, truncated_reward: %s}"
     on = ["train.max_steps=1", "train.global_batch_size=32"]
@@ -313,6 +323,7 @@ def test_cut_off_completions_in_a_run(rlvr):
         assert [r["advantage"] for r in group] == pytest.approx([v - np.mean(values) for v in values])
 
 
+@pytest.mark.slow
 def test_epochs_count_prompts(rlvr):
     """40 prompts x 4 completions x 0.2 epochs = 32 completions = 4 steps of 8."""
     run = train(rlvr, "train.max_steps=null", "train.num_train_epochs=0.2")

@@ -120,6 +120,7 @@ def compare(run, trainer, names, relative: float = 1e-5) -> None:
             assert a[name] == pytest.approx(b[name], rel=relative, abs=1e-6), (name, a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
     """Four steps on one batch of rollouts: two steps a batch, two passes; ratios leave 1 and are clipped."""
@@ -157,6 +158,7 @@ def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
         assert rows(run)[0]["kl"] == 0 and rows(run)[-1]["kl"] > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_padding_changes_no_log_probability(kind, tmp_path):
     """Prompts padded on the left and completions on the right, against each row alone through the plain

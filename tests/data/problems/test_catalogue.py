@@ -23,6 +23,7 @@ def ids(name="multiplication", **options) -> list[str]:
     return [row["id"] for row in generate(name, options)]
 
 
+@pytest.mark.slow
 def test_the_rows_are_right():
     for row in generate("multiplication", {}):
         a, b = row["id"].split("*")
@@ -69,6 +70,7 @@ def completions(name, **options) -> dict[str, str]:
     return {row["id"]: row["completion"] for row in rows}
 
 
+@pytest.mark.slow
 def test_worked_completions_by_hand():
     """12*34 = 12*30 + 12*4; 10+90 has no units; 9*9 has one part."""
     two = completions("multiplication", digits=2)

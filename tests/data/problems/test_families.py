@@ -203,6 +203,7 @@ def test_problems_are_different_and_the_splits_never_meet(name):
         assert len({row["prompt"] for row in found}) == len({row["id"] for row in found}) == 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SOLVERS))
 def test_every_level_has_the_default_number_of_problems(name):
     for level in LEVELS:

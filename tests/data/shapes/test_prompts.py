@@ -141,6 +141,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.dictionaries(st.sampled_from(["prompt", "messages", "system", "answer", "text"]), ANYTHING))
 def test_a_hostile_row_is_a_prompt_or_a_sentence(row):

@@ -70,6 +70,7 @@ def test_every_attack_is_held(backend, stranger):
     assert {name: what for name, what in outcomes.items() if what != "held"} == {}
 
 
+@pytest.mark.slow
 def test_without_walls_attacks_get_through():
     """The attacks can tell: the same programs as our own user without walls reach what they want."""
     told = json.loads(

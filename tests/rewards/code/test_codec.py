@@ -61,6 +61,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(values)
 def test_values_survive_with_their_types(value):
@@ -101,6 +102,7 @@ def test_other_values(value):
     assert cross(defaultdict(list, {1: [2]})).default_factory is list
 
 
+@pytest.mark.slow
 def test_sharing_and_cycles_survive():
     a = [1]
     a.append(a)
@@ -181,6 +183,7 @@ junk = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(junk, max_size=5), junk)
 def test_junk_never_does_anything_but_be_refused(table, element):

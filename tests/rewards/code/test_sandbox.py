@@ -65,6 +65,7 @@ def files():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module, wall, worse", LEAKS.values(), ids=LEAKS)
 def test_the_self_test_sees_a_leaking_descriptor(monkeypatch, own, module, wall, worse):
     """A sandbox that forgets to close: a program in it then has a descriptor that it must not have."""
@@ -75,6 +76,7 @@ def test_the_self_test_sees_a_leaking_descriptor(monkeypatch, own, module, wall,
     assert "has descriptors of its caller" in selftest.run(own.backend)
 
 
+@pytest.mark.slow
 def test_the_self_test_sees_a_descriptor_that_the_zygote_inherits(monkeypatch, own):
     """Children that keep files open leak nothing until the zygote inherits one."""
     sources = dict(bundle.modules())
@@ -261,6 +263,7 @@ def test_many_threads_agree():
     assert got == [float(k % 3 > 0) for k in range(60)]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_after_many_checks(own):
     programs = [
         ADD,
@@ -380,6 +383,7 @@ def zygotes() -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_folders_of_killed_processes_are_swept(tmp_path, monkeypatch):
     """Of a process that is gone; not of one that lives, nor anything else."""
     monkeypatch.setattr(runtime.tempfile, "gettempdir", lambda: str(tmp_path))

@@ -287,6 +287,7 @@ ALPHABET = st.sampled_from(
 SOUP = st.lists(ALPHABET, max_size=40).map("".join)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     SOUP,
@@ -354,6 +355,7 @@ def expressions() -> st.SearchStrategy[str]:
     return st.recursive(leaf, grow, max_leaves=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(expressions(), expressions())
 def test_the_laws_of_algebra(a, b):
