@@ -5,8 +5,8 @@
 
 Ours are the rows (from the mixture), the log-probabilities (from the fused head, without T x V logits), the
 reference (computed once and kept, or live: training/preference.py) and the loss (a function in
-losses/preference.py). Single replies with a label go to training/kto.py. Left out: a reference that moves,
-vision models.
+losses/preference.py). Single replies with a label go to training/kto.py. Left out: a reference that is
+updated, vision models.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ class Score:
     """Lower bound of the 95 % interval of the mean."""
     high: float | None = None
     settings: str = ""
-    """Hash of all that can change the value: task options, sampling, template, versions of the scorer."""
+    """Hash of the task, its options, the sampler, the template and the dtype: task options, sampling,
+    template, versions of the scorer."""
     digest: str = ""
     """Hash of the checkpoint's weights."""
 

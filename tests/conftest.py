@@ -22,6 +22,9 @@ os.environ.setdefault("POSTTRAIN_DATA", str((ROOT / ".." / "shared" / "data").re
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not Path("/dev/nvidia0").exists():
+    # Read by Triton when it is first imported, which any module of tests may do while it is collected.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 KINDS = ("exhaustive", "slurm", "ranks", "browser", "data", "interpreter", "slow", "gpu")
 """Markers of tests that `make fast` leaves out. A test with several is counted under the first."""

@@ -38,7 +38,7 @@ def exit_code_of(work: Callable[[], Any]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, run the same command to resume", file=sys.stderr)
+        print("interrupted; finished work is kept, and the same command resumes it", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `posttrain show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

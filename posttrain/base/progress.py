@@ -1,6 +1,7 @@
 """Progress on standard error: bars on a terminal; without one, a line every half minute at most.
 
-Everything in posttrain that takes long shows its progress with `ProgressBars`, and only in the main process.
+Training, data preparation, sampling stages, pipelines and scoring of files show their progress with
+`ProgressBars`, and only in the main process.
 """
 
 from __future__ import annotations

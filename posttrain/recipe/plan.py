@@ -1,6 +1,6 @@
 """What follows from a recipe before anything is loaded: what its rows are, and how batches and steps divide.
 
-An optimizer step takes examples: rows, or, in an rlvr stage, completions. Rollouts are only kept in memory,
+An optimizer step takes examples: rows, or, in an rlvr stage, completions. A checkpoint contains no rollouts,
 so an rlvr run can save and stop only at the end of a batch of rollouts (`rhythm`). Imports no torch.
 """
 

@@ -152,7 +152,8 @@ class PipelineStage:
     overrides: list[str] = field(default_factory=list)
     """`key=value`, as on the command line."""
     after: list[str] = field(default_factory=list)
-    """Stages that must have finished. A stage always waits for the one that its `model.init` names."""
+    """Stages that must have finished. A stage always waits for the stages that its models and source files
+    come from."""
 
 
 @dataclass

@@ -58,7 +58,7 @@ class Model:
     tokenizer: str | None = None
     """Hub id, path, `builtin:digits` or `builtin:bytes`. Default: the tokenizer of `init`."""
     add_tokens: list[str] = field(default_factory=list)
-    """Special tokens to add. The embedding grows; new rows start as the mean of the old ones."""
+    """Special tokens to add. The embedding grows; new rows are drawn around the mean of the old ones."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights in memory. `auto`: float32, the master weights that mixed precision needs."""
     attention: Literal[
@@ -177,7 +177,8 @@ class Loss:
     backend: Literal["auto", "triton", "torch", "reference"] = "auto"
     """What computes the loss. `auto`: triton on a GPU, else torch (chunks of rows); the choice is logged."""
     z_loss: float = 0.0
-    """Weight of log(Z)^2 of every trained token, Z the sum of the softmax (arXiv 2204.02311: 1e-4)."""
+    """Weight of log(Z)^2 of every trained token, Z the softmax normaliser (the sum of exp of the logits)
+    (arXiv 2204.02311: 1e-4)."""
     skip_below: float | None = None
     """Tokens with a weight F at or below this get no gradient, which saves their share of two of three
     matmuls. 0: skip only zeros. Default: skip none. The share is logged as `skipped_rows`.
@@ -223,7 +224,8 @@ class Train:
 
 @dataclass
 class Checkpoints:
-    """When checkpoints are saved and which are kept. The first and the last step are always scored."""
+    """When checkpoints are saved and which are kept. The start model (step 0, if `evaluate.at_start`) and the
+    last checkpoint are scored, if there are tasks."""
 
     save_steps: int | None = None
     """Optimizer steps between checkpoints. Default: only at the end."""

@@ -203,7 +203,7 @@ def pairing(recipe: Recipe, problems: Problems) -> None:
         problems.add(
             at,
             f"{at} = {p.per_prompt} needs pairing.strategy = correct_incorrect; {p.strategy} makes at most "
-            "one pair a prompt",
+            "one pair per prompt",
         )
     if p.strategy == "cross_model" and p.teacher is None:
         at = "pairing.teacher"

@@ -1,7 +1,7 @@
 """`gates.jsonl` of a run: one row for each gate that a checkpoint failed.
 
-A file of its own because the checkpoints below it and the judgement above it (`training/gates.py`) share this
-format. Left out: the judgement.
+A file of its own because `rundir/checkpoints.py` reads this format and `training/gates.py` writes it.
+Left out: the check itself.
 """
 
 from __future__ import annotations

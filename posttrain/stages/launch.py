@@ -1,6 +1,6 @@
 """The command line of a stage: `python -m posttrain.sft RECIPE [key=value ...]`, alone or under a launcher.
 
-Connects training to evaluation and report (the scorer is handed in here), sets up logging, turns failures
+Connects training to evaluation and report (the scorer is passed in here), sets up logging, turns failures
 into exit codes and ends the process group in order. Left out: the work itself (`train.py`, `sample.py`).
 """
 
@@ -59,7 +59,7 @@ def launch_sampling(stage: str, sample: Callable[..., RunDir], argv: list[str] |
 
 
 def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Path, int], None] | None:
-    """The `Scorer` of a run: scores every task of its recipe, then renews the scorecard; None without
+    """The `Scorer` of a run: scores every task of its recipe, then updates the scorecard; None without
     tasks."""
     tasks = recipe.evaluate.tasks
     if not tasks:

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 def claimed(run: RunDir, recipe: Recipe) -> Iterator[bool]:
     """Locks `run` for `recipe` on the main process; yields whether it already holds a run of this recipe.
 
-    Where the block fails, run.json records it. A finished run stays finished; a run that was refused before
-    it began leaves nothing behind.
+    Where the block fails, run.json records it. A finished run that is refused stays finished; a run that was
+    refused before it began leaves nothing behind.
 
     Raises:
         RequestError: another process writes the directory, or it holds a run of another recipe.

@@ -99,7 +99,7 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     """
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    with claimed(run, recipe) as resumed, StopRequest() as stop:
+    with claimed(run, recipe) as resumed, StopRequest(notice="finishing this chunk, then stopping") as stop:
         if rank() == 0 and not resumed:
             for stale in run.path.glob("rollouts/chunk-*"):
                 stale.unlink()  # of an attempt that never finished a chunk

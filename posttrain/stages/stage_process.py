@@ -5,6 +5,7 @@ Left out: which stage starts when (`schedule.py`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import yaml
 
 from posttrain.base.files import read_json, read_jsonl, write_text
@@ -78,17 +80,25 @@ class StageProcess:
         return (rows[-1]["step"], total, f"loss {rows[-1]['loss']:.4g}") if rows else (0, total, "preparing")
 
     def stop(self) -> None:
-        """Asks the stage to save a checkpoint and end.
+        """Asks the stage to save a checkpoint and end; may be called again and again.
 
-        A launcher would end its processes on SIGTERM before they have saved. It ignores SIGUSR1, which goes
-        to all of them, again and again until they listen.
+        A launcher would kill its ranks soon after a SIGTERM, saved or not. So the ranks are asked themselves:
+        they are its children, in sessions of their own, and ignore SIGUSR1 until they listen to it.
         """
         if self.process.poll() is None:
             if self.launched:
-                os.killpg(self.process.pid, signal.SIGUSR1)
+                for child in self._ranks():
+                    with contextlib.suppress(psutil.Error):  # it has just ended
+                        child.send_signal(signal.SIGUSR1)
             elif not self.asked:
                 self.process.send_signal(signal.SIGTERM)
         self.asked = True
+
+    def _ranks(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.process.pid).children()
+        except psutil.Error:
+            return []
 
     def ending(self, code: int) -> dict[str, str]:
         """`status` and `error` of the stage that ended with `code`."""

@@ -48,7 +48,7 @@ from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
 MakeScorer = Callable[[TrainRecipe, RunDir, Template], Scorer | None]
-"""Makes the callable that scores each checkpoint; handed in, so that training imports no evaluation."""
+"""Makes the callable that scores each checkpoint; passed in, so that training imports no evaluation."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _train(
         stop.can_save = True
         if last is None or last.step < data.steps:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-        else:  # trained to the end before, and perhaps stopped while it was scored
+        else:  # already fully trained; it may have been stopped during scoring
             scoring.score_again(last)
     finally:
         console.close()

@@ -1,7 +1,7 @@
 """When a run saves, measures the held-out loss, scores, checks gates, rotates checkpoints and shows progress.
 
-Scoring is a callable handed in (`Scorer`), so that training never imports evaluation. A failed evaluation is
-logged and does not end the run; only a gate with `action: stop` does.
+Scoring is a callable passed in (`Scorer`), so that training never imports evaluation. A failed evaluation is
+logged and does not end the run (except once training is done); only a gate with `action: stop` does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from posttrain.training.trainer import RunTrainer
 log = logging.getLogger(__name__)
 
 SHOWN = {"weight_mean": "F", "reward": "reward", "rewards/accuracies": "accuracy"}
-"""Shown in a line of progress beside loss and speed, where logged."""
+"""Shown in progress lines next to loss and speed, if logged."""
 Scorer = Callable[[Path, int], None]
 """`score(checkpoint folder, step)`: called on all ranks once a checkpoint is complete; returns when all are
 done."""
@@ -34,7 +34,7 @@ class FlowCallback(TrainerCallback):
     def __init__(
         self, trainer: RunTrainer, *, rhythm: int, save_steps: int | None, heldout_steps: int | None
     ) -> None:
-        """`rhythm`: steps that belong together (`recipe.plan.rhythm`); `save_steps` is a multiple of it.
+        """`rhythm`: steps per batch of rollouts (`recipe.plan.rhythm`); `save_steps` is a multiple of it.
         None: never."""
         self.trainer, self.rhythm = trainer, rhythm
         self.save_steps, self.every = save_steps, heldout_steps

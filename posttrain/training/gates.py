@@ -1,7 +1,7 @@
 """Which checkpoints failed a gate of `evaluate.gates`: a score that fell too far while another one was
 trained for.
 
-The result follows from scores.jsonl and the current gates alone: a resumed run comes to the same result, and
+The result follows from scores.jsonl and the current gates alone: a resumed run reaches the same result, and
 relaxing a gate removes its marks. `gates.jsonl` is a copy of the failures for readers without the recipe.
 Left out: intervals; a drop within the noise of few problems fails too.
 """
@@ -162,7 +162,7 @@ def enforce(run: Path, gates: Sequence[Gate], newest: str | None, main: bool) ->
             passed, stop = found.passed, found.stop
             for said, new in zip(found.sentences, record(run, found.failures), strict=True):
                 if new:  # an earlier start has logged the others
-                    log.warning("%s; the checkpoint does not count as the best", said)
+                    log.warning("%s; the checkpoint cannot be chosen as the best", said)
             for said in found.missing:
                 log.warning("%s", said)
         except Exception as error:  # the other ranks wait for an answer in any case

@@ -1,7 +1,8 @@
 """Watches every optimizer step for NaN, infinity and loss spikes, before the weights change.
 
-The decision depends on the loss summed over ranks, so that all ranks make the same one. A skipped step leaves
-weights and optimizer state unchanged (its gradients are dropped); the learning-rate schedule advances.
+The decision depends on the loss averaged over ranks and on the gradient norm, so that all ranks make the same
+one. A skipped step leaves weights and optimizer state unchanged (its gradients are dropped); the
+learning-rate schedule advances.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class RowParts(Parts):
-    """Of a stage that trains on the rows of the mixture (sft, dpo)."""
+    """The parts of a stage that trains on the rows of the mixture (sft, dpo)."""
 
     collator: Collator | PairCollator
 
@@ -60,4 +60,4 @@ class RowParts(Parts):
 
 @dataclass(frozen=True, kw_only=True)
 class PromptParts(Parts):
-    """Of a stage whose mixture holds prompts and whose rows are sampled (rlvr)."""
+    """The parts of a stage whose mixture holds prompts and whose rows are sampled (rlvr)."""

@@ -3,7 +3,7 @@ from.
 
 The reference is the start model or another one. Precomputed, its log-probabilities are computed before the
 first step and kept (reference.py); live, it runs in every step. Either way no T x V logits exist. Left out:
-the losses and what is in a batch (dpo.py, kto.py); a reference that moves.
+the losses and what is in a batch (dpo.py, kto.py); a reference that is updated.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ kept.
 
 They are kept by content: one file per source and reference model in the cache, where another run finds them,
 and a copy in the run directory, which a resumed run needs. Missing values are an error. Left out: when the
-reference runs (preference.py), a reference that moves.
+reference runs (preference.py), a reference that is updated.
 """
 
 from __future__ import annotations

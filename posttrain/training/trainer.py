@@ -64,8 +64,8 @@ class RunTrainer(CheckpointWriter):
     # ---- order of rows -------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Positions 0, 1, 2, ... in micro-batches dealt to the ranks in turn: step k has the same rows on any
-        number."""
+        """Positions 0, 1, 2, ... in micro-batches dealt to the ranks in turn: step k has the same rows
+        whatever the number of ranks."""
         loader = DataLoader(
             self.train_dataset,
             batch_size=self.args.per_device_train_batch_size,
@@ -115,8 +115,8 @@ class RunTrainer(CheckpointWriter):
         return loss
 
     def check_step(self) -> None:
-        """Before the weights change: agrees on loss and stop requests, then lets the step go, skips it or
-        stops.
+        """Before the weights change: combines loss and stop requests over the ranks, then lets the step
+        proceed, skips it or stops.
 
         The only place in a step that waits for the device, once for the loss, the requests and the norm.
         """
@@ -138,7 +138,7 @@ class RunTrainer(CheckpointWriter):
             log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
             self.model.zero_grad(set_to_none=True)  # optimizers ignore parameters without a gradient
         if asked:
-            self.stop_agreed = True  # the step's end decides when (callbacks.py)
+            self.stop_agreed = True  # `FlowCallback.on_step_end` decides when to stop
 
     stop_agreed = False
     _last_norm: torch.Tensor | float | None = None

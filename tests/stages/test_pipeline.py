@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -108,3 +109,37 @@ def test_a_failure_blocks_only_those_that_wait(pipeline, environment):
     assert done.returncode == 0, done.stderr[-3000:]
     assert weights.stat().st_mtime_ns == stamp
     assert (root / "report.html").stat().st_mtime > begun and f"report: {root / 'report.html'}" in done.stdout
+
+
+@pytest.mark.ranks
+def test_a_stop_request_reaches_the_ranks_of_a_launcher(pipeline, environment, root):
+    """SIGTERM to the pipeline: both ranks of its stage save a checkpoint, and the same command would
+    resume."""
+    pipeline.write_text(
+        "\n".join(pipeline.read_text().splitlines()[:4])
+        + "\n  - {name: first, recipe: case.yaml, overrides: [train.max_steps=100000]}\n"
+    )
+    config = root / "launch" / "cpu2.yaml"
+    command = [sys.executable, "-m", "posttrain", "run", str(pipeline), "--accelerate", str(config)]
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=pipeline.parent,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        run, deadline = pipeline.parent / "chain" / "first", time.time() + 240
+        while not (run / "metrics.jsonl").exists():
+            assert process.poll() is None and time.time() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 1, process.stderr.read()
+    finally:
+        process.kill()
+    info = json.loads((run / "run.json").read_text())
+    assert (info["status"], info["world_size"], info["engine"]) == ("stopped", 2, "ddp")
+    assert "run the same command to resume" in info["error"]
+    (last,) = sorted((run / "checkpoints").glob("step-*"))[-1:]
+    assert (last / "COMPLETE").exists()
