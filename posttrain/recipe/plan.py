@@ -61,7 +61,7 @@ def aligned(steps: int, rhythm: int) -> int:
     return -(-steps // rhythm) * rhythm
 
 
-def rows_of(recipe: Recipe, steps: int) -> int:
+def rows_needed(recipe: Recipe, steps: int) -> int:
     """Rows of the mixture that `steps` optimizer steps take; with dynamic sampling, at least as many."""
     examples = steps * recipe.train.global_batch_size
     if not isinstance(recipe, RlvrRecipe):

@@ -141,13 +141,13 @@ def _run(
     with ProgressBars("chunk") as bars:
         bars.add(recipe.name, len(chunks.mine()))
         for number in chunks.mine():
-            _refuse_stop(stop, chunks)
+            _raise_if_stopped(stop, chunks)
             if not chunks.part(number).exists():
                 _chunk(sampler, made, chunks, number, prompts)
             bars.advance(recipe.name)
     if rank() != 0:
         return
-    chunks.wait(lambda: _refuse_stop(stop, chunks))
+    chunks.wait(lambda: _raise_if_stopped(stop, chunks))
     summary = made.finish(row for n in range(len(chunks)) for row in read_jsonl(chunks.part(n)))
     write_json(run.path / f"{made.product}.json", summary)
     seconds = run.info().get("seconds", 0) + time.time() - begun
@@ -174,7 +174,7 @@ def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, fingerprint
     )
 
 
-def _refuse_stop(stop: StopRequest, chunks: Chunks) -> None:
+def _raise_if_stopped(stop: StopRequest, chunks: Chunks) -> None:
     if stop.requested:
         done = f"{chunks.done()} of {len(chunks)} chunks sampled"
         raise Stopped(f"stopped with {done}; run the same command to resume")

@@ -32,7 +32,7 @@ from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapters import lora_config
 from posttrain.models.load import load_model, refuse_leaking_documents
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
-from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_of, shape_of, steps_of
+from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
@@ -64,7 +64,7 @@ class TrainStage:
 
 
 @dataclass(frozen=True)
-class RunData:
+class PreparedRun:
     """The rows of a run and the text side of its model."""
 
     start: Path | None
@@ -124,7 +124,7 @@ def _train(
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
-def _prepare(recipe: TrainRecipe) -> RunData:
+def _prepare(recipe: TrainRecipe) -> PreparedRun:
     """Tokenised rows and the number of steps. Raises `RequestError` where the mixture cannot feed them."""
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
     tokenizer, template = load_text(recipe.model, recipe.data.template, str(init))
@@ -140,10 +140,10 @@ def _prepare(recipe: TrainRecipe) -> RunData:
         shape=shape,
     )
     steps = steps_of(recipe, len(prepared.mixture))
-    rows = rows_of(recipe, steps)
+    rows = rows_needed(recipe, steps)
     prepared.mixture.check(rows)
     parent = parent or ({"init": recipe.model.init} if recipe.model.init else None)
-    return RunData(init and Path(init), parent, tokenizer, template, shape, prepared, steps, rows)
+    return PreparedRun(init and Path(init), parent, tokenizer, template, shape, prepared, steps, rows)
 
 
 def _refuse_other_world(arguments: TrainingArguments) -> None:
@@ -155,7 +155,7 @@ def _refuse_other_world(arguments: TrainingArguments) -> None:
 
 
 def _load(
-    recipe: TrainRecipe, run: RunDir, data: RunData, arguments: TrainingArguments, stop: StopRequest
+    recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments, stop: StopRequest
 ) -> Parts:
     """Loads the model; all that the stage builds its trainer from."""
     model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed)
@@ -198,7 +198,7 @@ def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
         raise RequestError(f"model.lora.target_modules: {error}") from error
 
 
-def _record_start(recipe: TrainRecipe, run: RunDir, data: RunData, arguments: TrainingArguments) -> None:
+def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments) -> None:
     """run.json and mixture.json; what a killed run left half-written is removed."""
     run.start(
         recipe,
@@ -223,7 +223,7 @@ def _record_start(recipe: TrainRecipe, run: RunDir, data: RunData, arguments: Tr
 
 
 def _add_callbacks(
-    recipe: TrainRecipe, trainer: RunTrainer, data: RunData, score: Scorer | None
+    recipe: TrainRecipe, trainer: RunTrainer, data: PreparedRun, score: Scorer | None
 ) -> tuple[ConsoleCallback, ScoreCallback]:
     """Ours in place of the library's that print."""
     for noisy in (PrinterCallback, ProgressCallback):

@@ -90,7 +90,7 @@ class KtoTrainer(PreferenceTrainer):
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """Replies of the optimizer step; here, before its first loss, `z` is estimated from all of them."""
-        with self.quiet():
+        with self.inference():
             ratios = [
                 self._ratios(self.model_wrapped, self._prepare_inputs(batch["mismatch"]))
                 for batch in batch_samples

@@ -104,7 +104,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
             with torch.no_grad():
                 yield self.reference.model
             return
-        with self.quiet(), without_adapter(self, True):
+        with self.inference(), without_adapter(self, True):
             yield self.model_wrapped
 
     def reference_of(self, batch: dict[str, Any]) -> torch.Tensor | None:

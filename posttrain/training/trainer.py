@@ -161,7 +161,7 @@ class RunTrainer(CheckpointWriter):
             self.stats["train"].since += time.perf_counter() - begun
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
         """The model in eval mode and without gradient, and so without recomputed activations."""
         training = self.model.training
         self.model.eval()
@@ -228,7 +228,7 @@ class RunTrainer(CheckpointWriter):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """The stage's held-out metrics, over all held-out rows and ranks, logged as `<prefix>_<name>`."""
-        with self.untimed(), self.quiet():
+        with self.untimed(), self.inference():
             self.stats["heldout"].reset()
             metrics = self.heldout_metrics()
         return self.log_heldout(metrics, metric_key_prefix)
