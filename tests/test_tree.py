@@ -110,6 +110,7 @@ def test_git_ignores_outputs_and_no_sources(files, place, ignored):
     assert done.returncode == (0 if ignored else 1), place
 
 
+@pytest.mark.slow
 def test_kernels_is_no_package():
     """transformers probes a PyPI package of the name `kernels`; the folder must not pass for it."""
     assert not (ROOT / "kernels" / "__init__.py").exists()

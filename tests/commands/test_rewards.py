@@ -52,6 +52,7 @@ def test_options_and_the_readable_view(rows):
     assert "limit" in done.stdout
 
 
+@pytest.mark.slow
 def test_long_files_keep_their_order(tmp_path):
     path = tmp_path / "many.jsonl"
     path.write_text(
@@ -104,6 +105,7 @@ def test_a_missing_file_is_named(call, rows):
     call("rewards", "score", "math", "--file", missing).refuses("no such file (did you mean 'rows.jsonl'?)")
 
 
+@pytest.mark.slow
 def test_a_row_whose_gold_is_broken_is_an_error_of_its_own(rows):
     good = {"completion": "\\boxed{5}", "answer": "5"}
     rows.write_text("\n".join(json.dumps(r) for r in (good, good | {"answer": ""}, good)))

@@ -1,7 +1,7 @@
 """The kernels compiled for sm_90 without a GPU: registers, spills, width of loads, read from the SASS.
 
-    pytest -s tests/kernels/test_compiled.py            prints the table
-    pytest -s -m slow tests/kernels/test_compiled.py    of every variant
+    pytest -s tests/kernels/test_compiled.py                  prints the table
+    pytest -s -m exhaustive tests/kernels/test_compiled.py    of every variant
 
 The compiler is whichever Triton is installed (3.6 and 3.9 have been tried). Left out: speed.
 """
@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 from posttrain_kernels.family import MEMBERS
 from posttrain_kernels.rows_triton import CONFIGS
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 REGISTERS = 65536  # of a multiprocessor of an H100 or H200
 RESIDENT_WARPS = 16
@@ -74,7 +75,6 @@ def usual():
     return compiled()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["row_loss", "row_partial", "row_delta", "close_segments"])
 def test_no_spills_few_registers_wide_loads(usual, kernel):
     variants = [v for v in usual if v["kernel"] == kernel]
@@ -103,7 +103,7 @@ def test_a_member_without_a_branch_stops_the_compilation():
     assert "MEMBER has no branch in segments_triton._value_and_weight" in message
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_variant():
     variants = compiled("--all")
     assert len(variants) == 30 + 30 + 10 + 2 * len(MEMBERS)

@@ -215,6 +215,7 @@ ns = st.floats(min_value=2, max_value=1e6)
 SLACK = 1e-9  # fp64, series branch
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(logps, ns)
 def test_bounds(logp, n):
@@ -225,6 +226,7 @@ def test_bounds(logp, n):
     assert 1 - weight <= (n - 1) * math.exp(logp) + SLACK
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(logps, ns, st.floats(min_value=1.01, max_value=100))
 def test_more_samples_need_less(logp, n, factor):

@@ -171,6 +171,7 @@ def test_two_calls_with_a_common_normalizer_are_one(backend, device, examples):
     check(prop, requests(), examples)
 
 
+@pytest.mark.slow
 @each_backend
 def test_upstream_scales_and_chunks_do_not_matter(backend, device, examples):
     def prop(request):

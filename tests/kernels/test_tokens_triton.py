@@ -132,6 +132,7 @@ def test_splits_fill_the_processors():
     assert tiled.splits(133, 501, 132) > 16
 
 
+@pytest.mark.interpreter
 @settings(max_examples=15, deadline=None)
 @given(
     rows=st.integers(1, 6),
@@ -176,6 +177,7 @@ def test_auto_takes_torch_without_a_gpu():
     assert name == ("triton" if DEVICE == "cuda" else "torch")
 
 
+@pytest.mark.interpreter
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(

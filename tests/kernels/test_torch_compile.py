@@ -69,6 +69,7 @@ def test_a_compiled_step_gives_the_same_numbers_without_a_graph_break(n):
     assert stats["stats"]["unique_graphs"] <= 2, "the number of tokens must not recompile each time"
 
 
+@pytest.mark.slow
 def test_the_operator_keeps_its_promises():
     """Schema, fake and autograd registration, by torch's own checker."""
     t = problem(8, torch.float64)
@@ -107,6 +108,7 @@ def test_the_operator_keeps_its_promises():
         assert set(results.values()) == {"SUCCESS"}
 
 
+@pytest.mark.slow
 def test_bad_values_are_refused_when_the_operator_runs():
     traced = torch.compile(step, backend="aot_eager", fullgraph=True)
     t = problem(12)
@@ -143,6 +145,7 @@ def token_step(t):
     return (out.log_probs * torch.arange(len(out.log_probs))).sum() - 0.3 * out.entropy.sum(), out
 
 
+@pytest.mark.slow
 def test_mode_b_compiles_to_the_same_numbers():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

@@ -63,6 +63,7 @@ def test_two_ranks_equal_one(ranks, number):
     assert first["log_probs"].isfinite().all() and first["loss"].isfinite()
 
 
+@pytest.mark.interpreter
 def test_the_cases_are_what_they_say():
     by_name = {c.feature: flat(run(c)) for c in CASES if c.feature in ("far", "masked", "ties")}
     assert by_name["far"]["log_probs"][:2].tolist() == pytest.approx([-500, -500], abs=1)

@@ -84,6 +84,7 @@ def test_a_batch_scores_each_text_as_it_would_alone(path, batch_size):
     assert [v.details["tokens"] for v in verdicts] == [1, 6, 2, 30, 2, 3]
 
 
+@pytest.mark.slow
 def test_padding_is_not_read_by_a_model_that_reads_both_ways(tmp_path):
     path = make(tmp_path, kind="bert")
     alone = [raw_score(path, text) for text in TEXTS]

@@ -276,11 +276,13 @@ def test_added_tokens_grow_the_vocabulary(recipe):
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_autocast_runs(recipe):
     run = go(recipe, "train.bf16=true", "train.learning_rate=0.1")
     assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence_and_leaves_no_half_checkpoint(recipe, tmp_path, environment):
     import sys
 

@@ -246,6 +246,7 @@ def test_a_prompt_under_another_name_reaches_rewards_that_want_it(data):
     assert table.asked(0).example().prompt == "q" and table.asked(1).example().messages == [USER]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.text(min_size=1, max_size=8).filter(str.strip), min_size=1, max_size=5))
 def test_any_text_comes_back(texts):

@@ -88,6 +88,7 @@ def test_the_self_test_sees_a_descriptor_that_the_zygote_inherits(monkeypatch, o
     assert "has descriptors of its caller" in selftest.run(own.backend)
 
 
+@pytest.mark.slow
 def test_the_self_test_sees_an_environment_that_the_zygote_inherits(monkeypatch, own):
     careless(monkeypatch, env=None)
     assert "has its caller's environment" in selftest.run(own.backend)
