@@ -25,9 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not any((Path("/dev") / name).exists() for name in ("nvidia0", "kfd", "dxg")):
     # Triton decides when it is imported whether kernels are interpreted, and transformers imports it.
     os.environ.setdefault("TRITON_INTERPRET", "1")
-if not Path("/dev/nvidia0").exists():
-    # Read by Triton when it is first imported, which any module of tests may do while it is collected.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 KINDS = ("exhaustive", "slurm", "ranks", "browser", "data", "interpreter", "slow", "gpu")
 """Markers of tests that `make fast` leaves out. A test with several is counted under the first."""
