@@ -8,6 +8,7 @@ a file; so do imports under `TYPE_CHECKING`.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,6 @@ ROOMS = [
     ("posttrain.commands",),
     ("posttrain.cli", "posttrain.__main__"),
 ]
-LIGHT = ("posttrain", "posttrain.types", "posttrain.errors", "posttrain.base", "posttrain.recipe")
-"""What reading a recipe needs: neither torch nor a library above it."""
 LAZY = ("posttrain.cli", "posttrain.commands")
 """Where an import inside a function serves a quick start; elsewhere only optional packages are imported
 late."""
@@ -109,6 +108,37 @@ def edges(root) -> list[tuple[str, str, bool]]:
 def test_a_file_imports_its_own_room_and_those_below(edges):
     upward = [f"{a} imports {b}" for a, b, _ in edges if room(b) > room(a)]
     assert not upward, "\n".join(upward)
+
+
+def test_evaluation_knows_neither_training_nor_report(edges):
+    """Training calls it through a callable that is passed in, and callers write what is made from scores."""
+    rooms = ("posttrain.training", "posttrain.report", "posttrain.stages", "posttrain.rollouts")
+    found = [
+        f"{a} imports {b}" for a, b, _ in edges if a.startswith("posttrain.evaluate") and b.startswith(rooms)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_a_whole_recipe_is_taken_only_where_stages_are_put_together(root):
+    """Everything else takes the section it reads."""
+    allowed = (
+        "posttrain.recipe",
+        "posttrain.rundir.directory",
+        "posttrain.stages",
+        "posttrain.commands",
+        *ROOMS[-3],
+    )
+    recipes = re.compile(r"\b\w*Recipe\b")
+    found = [
+        f"{name}.{function.name}({argument.arg}: {ast.unparse(argument.annotation)})"
+        for name, path in modules(root).items()
+        if not name.startswith(allowed)
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        for argument in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+        if argument.annotation is not None and recipes.search(ast.unparse(argument.annotation))
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_the_kernels_know_nothing_of_posttrain(edges):

@@ -60,8 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
     style = options.template or (recipe.data.template if recipe else "tokenizer")
     name = parent["checkpoint"] if parent else Path(path).name
-    if score_checkpoint(Path(path), step, tasks, place, style, name=name):
-        write_scorecard(place)
+    score_checkpoint(Path(path), step, tasks, place, style, name=name, renew=write_scorecard)
     _print(ScoreStore(place), tasks, name, options.json)
 
 

@@ -42,13 +42,15 @@ def score_checkpoint(
     template: str = "tokenizer",
     *,
     name: str | None = None,
+    renew: Callable[[Path], object] | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> list[Score]:
     """Scores the model in `path` on `tasks`, appends to `out`/scores.jsonl and writes `out`/samples.
 
     `name` is what the rows call the checkpoint (default: the folder's name), `template` the chat template of
-    the recipe. With several ranks each of them calls this; `out` must be a folder that all of them see.
+    the recipe. `renew(out)` is called after each task whose scores were added: the scorecard. With several
+    ranks each of them calls this; `out` must be a folder that all of them see.
 
     Returns:
         The new scores on rank 0; an empty list elsewhere, and where everything was stored already.
@@ -76,7 +78,7 @@ def score_checkpoint(
                 result = score_task(subject, task, Share(rank, world_size, ranks.gather(task.name)))
                 if rank == 0:
                     store.write_samples(name, task.name, result.samples)
-                    store.append(result.scores)
+                    store.append(result.scores, renew)
                     new += result.scores
             ranks.leave()
         except BaseException:

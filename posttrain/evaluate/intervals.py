@@ -46,9 +46,10 @@ def interval(
     `wilson` where all values are 0 or 1 and none is grouped (the only method of the three that is right when
     all values are equal), else `bootstrap`.
 
-    bootstrap: percentiles of 2,000 resamples of the clusters. t: standard error sqrt(C/(C-1) sum_c (sum_{i in
-    c} (v_i - mean))^2) / M over C clusters (Miller 2024, arXiv 2411.00640, eq. 4) with C - 1 degrees of
-    freedom. wilson: Wilson 1927.
+    - bootstrap: percentiles of 2,000 resamples of the clusters.
+    - t: standard error sqrt(C/(C-1) sum_c (sum_{i in c} (v_i - mean))^2) / M over C clusters (Miller 2024,
+      arXiv 2411.00640, eq. 4) with C - 1 degrees of freedom.
+    - wilson: Wilson 1927.
 
     Raises:
         ValueError: no values, a value that is not finite, groups of another length, or values that are not 0

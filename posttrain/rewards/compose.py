@@ -60,8 +60,7 @@ class Composite:
 
     Raises:
         RequestError: unknown rewards or options, duplicate labels, no verifier, an unknown `success`; one
-        line for
-            each problem.
+            line for each problem.
     """
 
     def __init__(self, rewards: Sequence[Reward], success: Success | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,11 @@ class ScoreStore:
         line."""
         return read_jsonl(self.path)
 
-    def append(self, found: list[Score]) -> int:
+    def append(self, found: list[Score], renew: Callable[[Path], object] | None = None) -> int:
         """Adds the scores that are not stored yet; returns how many were added.
+
+        `renew(run_dir)` is called after something was added, before another process may add more: it rewrites
+        what is made from the scores.
 
         Raises:
             WorkError: a value is not finite, or the file cannot be written.
@@ -50,6 +53,8 @@ class ScoreStore:
                         f"{score.task}/{score.metric} of {score.checkpoint} is not a finite number"
                     )
                 append_jsonl(self.path, row)
+            if new and renew is not None:
+                renew(self.run_dir)
         return len(new)
 
     def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:

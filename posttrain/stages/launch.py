@@ -59,18 +59,23 @@ def launch_sampling(stage: str, sample: Callable[..., RunDir], argv: list[str] |
 
 
 def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Path, int], None] | None:
-    """The `Scorer` of a run: scores every task of its recipe, then updates the scorecard; None without
+    """The `Scorer` of a run: scores every task of its recipe and updates the scorecard; None without
     tasks."""
     tasks = recipe.evaluate.tasks
     if not tasks:
         return None
 
     def score(path: Path, step: int) -> None:
-        new = score_checkpoint(
-            path, step, tasks, run.path, recipe.data.template, rank=rank(), world_size=world_size()
+        score_checkpoint(
+            path,
+            step,
+            tasks,
+            run.path,
+            recipe.data.template,
+            renew=write_scorecard,
+            rank=rank(),
+            world_size=world_size(),
         )
-        if new:
-            write_scorecard(run.path)
 
     return score
 

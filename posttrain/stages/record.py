@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from posttrain.base.files import timestamp
 from posttrain.base.process import rank
@@ -16,16 +18,17 @@ from posttrain.errors import WorkError
 from posttrain.recipe import Recipe
 from posttrain.rundir.directory import RunDir
 from posttrain.training.gates import GateFailed
+from posttrain.training.hardware import commit, hardware, versions
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def claimed(run: RunDir, recipe: Recipe) -> Iterator[bool]:
+def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
     """Locks `run` for `recipe` on the main process; yields whether it already holds a run of this recipe.
 
-    Where the block fails, run.json records it. A finished run that is refused stays finished; a run that was
-    refused before it began leaves nothing behind.
+    Where the block fails, run.json records it, if the run has one: a run that was refused before it first
+    began leaves nothing behind. `refusals`: also where a later start is refused before it has begun.
 
     Raises:
         RequestError: another process writes the directory, or it holds a run of another recipe.
@@ -38,11 +41,22 @@ def claimed(run: RunDir, recipe: Recipe) -> Iterator[bool]:
         try:
             yield resumed
         except BaseException as error:
-            if main and run.info().get("status", "finished") != "finished":
+            info = run.info() if main else {}
+            if info and (refusals or info.get("status") == "running"):
                 _record_failure(run, error)
             raise
     finally:
         run.unlock()
+
+
+def launch_facts() -> dict[str, Any]:
+    """What run.json says about the start of any stage."""
+    return {
+        "command": " ".join(sys.argv),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+    }
 
 
 def _record_failure(run: RunDir, error: BaseException) -> None:

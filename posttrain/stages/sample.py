@@ -9,7 +9,6 @@ others. Left out: vLLM.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -40,8 +39,7 @@ from posttrain.rollouts.records import Row, rows_of
 from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.preflight import preflight
-from posttrain.stages.record import claimed
-from posttrain.training.hardware import commit, hardware, versions
+from posttrain.stages.record import claimed, launch_facts
 
 PATIENCE_S = 1800.0
 """Seconds that rank 0 waits for the next chunk of another rank."""
@@ -99,7 +97,10 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     """
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    with claimed(run, recipe) as resumed, StopRequest(notice="finishing this chunk, then stopping") as stop:
+    with (
+        claimed(run, recipe, refusals=False) as resumed,
+        StopRequest(notice="finishing this chunk, then stopping") as stop,
+    ):
         if rank() == 0 and not resumed:
             for stale in run.path.glob("rollouts/chunk-*"):
                 stale.unlink()  # of an attempt that never finished a chunk
@@ -159,11 +160,8 @@ def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, fingerprint
     parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
     run.start(
         recipe,
-        {
-            "command": " ".join(sys.argv),
-            "versions": versions(),
-            "commit": commit(),
-            "hardware": hardware(),
+        launch_facts()
+        | {
             "world_size": world_size(),
             "prompts": chunks.count,
             "chunks": len(chunks),

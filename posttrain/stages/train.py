@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,12 +36,11 @@ from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.preflight import preflight
-from posttrain.stages.record import claimed
+from posttrain.stages.record import claimed, launch_facts
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
 from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
 from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
-from posttrain.training.hardware import commit, hardware, versions
 from posttrain.training.parts import Parts, PromptParts, RowParts
 from posttrain.training.trainer import RunTrainer
 
@@ -86,7 +84,7 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    with claimed(run, recipe), StopRequest() as stop:
+    with claimed(run, recipe, refusals=True), StopRequest() as stop:
         _train(recipe, stage, run, make_scorer, stop)
     return run
 
@@ -202,11 +200,8 @@ def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments
     """run.json and mixture.json; what a killed run left half-written is removed."""
     run.start(
         recipe,
-        {
-            "command": " ".join(sys.argv),
-            "versions": versions(),
-            "commit": commit(),
-            "hardware": hardware(),
+        launch_facts()
+        | {
             "world_size": arguments.world_size,
             "engine": engine(arguments),
             "steps": data.steps,

@@ -49,10 +49,11 @@ def score_batch(
     """One verdict for each completion, in order. May be called from several threads at once.
 
     Args:
-        bound: the reward with its options. completions: the texts to score. examples: the rows; `examples[i]`
-        belongs to `completions[i]`. deadline_s: seconds after which checks without a verdict become
-        `timeout`. By default it leaves every check
-            its full time limit, so that slow completions cannot cost others their verdicts.
+        bound: the reward with its options.
+        completions: the texts to score.
+        examples: the rows; `examples[i]` belongs to `completions[i]`.
+        deadline_s: seconds after which checks without a verdict become `timeout`. By default it leaves every
+            check its full time limit, so that slow completions cannot cost others their verdicts.
         workers: number of processes or threads (default: the cores of this rank).
         done: called after each verdict.
 
