@@ -94,3 +94,12 @@ def test_samples_are_replaced_as_a_whole(tmp_path):
     assert path == tmp_path / "samples/step-000001/gsm8k.jsonl"
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"id": "c", "logp": None}]
     assert [p.name for p in path.parent.iterdir()] == ["gsm8k.jsonl"]
+
+
+def test_what_is_made_from_the_scores_is_renewed_with_each_addition(tmp_path):
+    """And not where nothing was added; the caller sees the rows that are already there."""
+    store, seen = ScoreStore(tmp_path), []
+    store.append([made(1)], lambda run: seen.append((run, len(store.rows()))))
+    store.append([made(1)], lambda run: seen.append("nothing was added"))
+    store.append([made(2), made(3)], lambda run: seen.append((run, len(store.rows()))))
+    assert seen == [(tmp_path, 1), (tmp_path, 3)]
