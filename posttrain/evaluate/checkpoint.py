@@ -43,14 +43,13 @@ def score_checkpoint(
     *,
     name: str | None = None,
     renew: Callable[[Path], object] | None = None,
-    rank: int = 0,
-    world_size: int = 1,
+    ranks: tuple[int, int] = (0, 1),
 ) -> list[Score]:
     """Scores the model in `path` on `tasks`, appends to `out`/scores.jsonl and writes `out`/samples.
 
     `name` is what the rows call the checkpoint (default: the folder's name), `template` the chat template of
-    the recipe. `renew(out)` is called after each task whose scores were added: the scorecard. With several
-    ranks each of them calls this; `out` must be a folder that all of them see.
+    the recipe. `renew(out)` is called after each task whose scores were added: the scorecard. `ranks`
+    is (rank, world size); every rank calls this, and `out` is a folder that all of them see.
 
     Returns:
         The new scores on rank 0; an empty list elsewhere, and where everything was stored already.
@@ -68,21 +67,21 @@ def score_checkpoint(
         return []
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     new: list[Score] = []
-    ranks = RankExchange(out / f".score-{name}", rank, world_size)
+    exchange = RankExchange(out / f".score-{name}", *ranks)
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         try:
             tokenizer = load_tokenizer(str(path))
             model = load_scored(path, device)
             subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)
             for task in missing:
-                result = score_task(subject, task, Share(rank, world_size, ranks.gather(task.name)))
-                if rank == 0:
+                result = score_task(subject, task, Share(*ranks, exchange.gather(task.name)))
+                if exchange.rank == 0:
                     store.write_samples(name, task.name, result.samples)
                     store.append(result.scores, renew)
                     new += result.scores
-            ranks.leave()
+            exchange.leave()
         except BaseException:
-            ranks.fail()
+            exchange.fail()
             raise
     return new
 

@@ -73,8 +73,7 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
             run.path,
             recipe.data.template,
             renew=write_scorecard,
-            rank=rank(),
-            world_size=world_size(),
+            ranks=(rank(), world_size()),
         )
 
     return score
