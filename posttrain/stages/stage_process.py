@@ -83,7 +83,8 @@ class StageProcess:
         """Asks the stage to save a checkpoint and end; may be called again and again.
 
         A launcher would kill its ranks soon after a SIGTERM, saved or not. So the ranks are asked themselves:
-        they are its children, in sessions of their own, and ignore SIGUSR1 until they listen to it.
+        they are its children (several of them in sessions of their own), and ignore SIGUSR1 until they listen
+        to it.
         """
         if self.process.poll() is None:
             if self.launched:

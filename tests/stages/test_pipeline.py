@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import yaml
 
@@ -137,6 +138,8 @@ def test_a_stop_request_reaches_the_ranks_of_a_launcher(pipeline, environment, r
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 1, process.stderr.read()
     finally:
+        for left in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            left.kill()
         process.kill()
     info = json.loads((run / "run.json").read_text())
     assert (info["status"], info["world_size"], info["engine"]) == ("stopped", 2, "ddp")
