@@ -14,6 +14,7 @@ from types import ModuleType
 from posttrain import __version__
 from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.process import quiet_libraries
+from posttrain.base.stop import exit_on_interrupt
 from posttrain.errors import did_you_mean
 
 COMMANDS = {
@@ -51,7 +52,8 @@ def _dispatch(argv: list[str]) -> int | None:
     module = None
     if name in COMMANDS:
         quiet_libraries()
-        module = _module(name)
+        with exit_on_interrupt():  # some imports swallow a KeyboardInterrupt
+            module = _module(name)
         module.arguments(commands[name])
     # Known arguments only: argparse rejects a positional after an option: `eval X --task gsm8k limit=8`.
     options, rest = parser.parse_known_args(argv)

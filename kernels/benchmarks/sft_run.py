@@ -8,6 +8,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import timing
@@ -69,16 +70,14 @@ def theirs(parts, model):
     from transformers import PrinterCallback, ProgressCallback
     from trl import SFTTrainer
 
-    from posttrain.data.prepare import TrainRows
-
-    rows = TrainRows(parts.prepared, parts.total_examples)
+    rows = parts.train_rows()
     rows = [
         {name: [int(x) for x in row[name]] for name in ("input_ids", "labels")}
         for row in (rows[i] for i in range(len(rows)))
     ]
     trainer = SFTTrainer(
         model=model,
-        args=copy.copy(parts.args),
+        args=copy.copy(parts.arguments),
         train_dataset=Dataset.from_list(rows),
         processing_class=parts.tokenizer,
     )
@@ -255,15 +254,15 @@ def run(case: Case, args: argparse.Namespace, folder: Path) -> dict:
     from posttrain import sft
     from posttrain.recipe import load_stage
     from posttrain.stages.launch import setup_logging
+    from posttrain.stages.train import run_training
 
     setup_logging()
     recipe = load_stage(write_case(case, args.steps + 2, folder, args.n), [], "sft")
     found: dict = {}
-    build = sft.build
 
     def build_both(recipe, parts):
         model = copy.deepcopy(parts.model)
-        trainers = {"posttrain": build(recipe, parts), "trl": theirs(parts, model)}
+        trainers = {"posttrain": sft.build(recipe, parts), "trl": theirs(parts, model)}
         ours = trainers["posttrain"]
         trains = {name: trainer.train for name, trainer in trainers.items()}
 
@@ -278,9 +277,5 @@ def run(case: Case, args: argparse.Namespace, folder: Path) -> dict:
         ours.train = train  # the stage adds its callbacks before it calls this
         return ours
 
-    sft.build = build_both
-    try:
-        sft.train(recipe)
-    finally:
-        sft.build = build
+    run_training(recipe, replace(sft.STAGE, build=build_both))
     return found

@@ -197,7 +197,7 @@ def test_what_is_refused(write_recipe, tmp_path):
     with pytest.raises(RequestError, match="pairing.teacher: .*no such run or path"):
         run(path, "name=t", "pairing.strategy=cross_model", "pairing.teacher=runs/none")
     with pytest.raises(
-        RequestError, match="rollout.backend = vllm_colocate: the pairs stage samples with transf"
+        RequestError, match="rollout.backend = vllm_colocate: the pairs stage samples only with transf"
     ):
         load(path, ["rollout.backend=vllm_colocate"])
     # nothing to train on is no success; what was counted says why

@@ -106,7 +106,7 @@ def test_a_policy_with_a_token_more(path, other, tmp_path):
 
 
 def test_places_without_a_model(path, tmp_path):
-    with pytest.raises(RequestError, match="reference_model = .*holds none .no tokenizer.json"):
+    with pytest.raises(RequestError, match="reference_model = .*empty has no tokenizer.json"):
         (tmp_path / "empty").mkdir()
         train(path, preference(reference_model=tmp_path / "empty"))
     from posttrain.recipe import load_stage

@@ -61,7 +61,7 @@ def test_rollouts_of_vllm_are_trained_on_with_their_weights(tiny, tmp_path, monk
     path.write_text(text + "rewards: [{name: contains}]\n")
     engines, ratios, lengths = [], [], []
 
-    def start(recipe, model, accelerator, tokenizer, stop_token_ids=(), step=None):
+    def start(section, max_length, rollout, model, accelerator, tokenizer, stop_token_ids=(), step=None):
         engines.append(Engine(model, tokenizer, accelerator, off))
         return VllmGenerator(engines[0], tokenizer, [tokenizer.eos_token_id, *stop_token_ids], step)
 
