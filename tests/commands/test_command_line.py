@@ -37,6 +37,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_imports_the_module_of_its_command_only(root, name):
     """No other command, and nothing that takes seconds to import."""

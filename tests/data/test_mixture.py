@@ -79,6 +79,7 @@ def test_by_default_an_epoch_shows_every_row_once(arguments):
         assert len(rows) == min(size, cap or size) and rows <= set(range(size))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(mixtures(), st.permutations(range(120)))
 def test_any_order_of_access_any_process_the_same_examples(arguments, positions):
@@ -138,6 +139,7 @@ def test_a_global_batch_holds_the_same_examples_whatever_the_ranks(ranks, micro,
         assert sorted(held) == sorted(reference[i] for i in range(24 * k, 24 * (k + 1)))
 
 
+@pytest.mark.slow
 def test_another_process_with_another_hash_seed_agrees():
     code = (
         "from posttrain.data.mixture import MixedSource, Mixture\n"

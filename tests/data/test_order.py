@@ -115,6 +115,7 @@ def test_every_prefix_realises_the_weights_within_one_example(weights):
     assert counts == [2 * w * schedule.period // total for w in weights]
 
 
+@pytest.mark.slow
 @given(whole, st.lists(st.integers(0, 1000), min_size=1, max_size=30))
 @settings(deadline=None)
 def test_access_in_any_order_and_any_block_size_is_the_same(weights, positions):

@@ -215,6 +215,7 @@ def result(receiver):
     return receiver.recv()
 
 
+@pytest.mark.slow
 def test_two_runs_and_a_waiting_rank_do_the_work_once(data, source, tokenizer):
     both = [start(data, source, tokenizer, slow=0.4) for _ in range(2)]
     _, waiting = start(data, source, tokenizer, is_main=False)
@@ -242,6 +243,7 @@ def test_a_holder_that_was_killed_blocks_nobody(data, source, tokenizer):
     assert not left.exists() and len(folders(data)) == 1
 
 
+@pytest.mark.slow
 def test_a_held_lock_is_named_at_the_deadline(data, source, tokenizer):
     holder, _ = start(data, source, tokenizer, slow=60)
     time.sleep(0.5)
@@ -252,6 +254,7 @@ def test_a_held_lock_is_named_at_the_deadline(data, source, tokenizer):
     assert "source 'numbers': another process" in text and "prepare_timeout" in text
 
 
+@pytest.mark.slow
 def test_waiting_ends_at_the_deadline(data, source, tokenizer):
     began = time.monotonic()
     hasty = replace(data, prepare_timeout=0.2 / 60)
@@ -260,6 +263,7 @@ def test_waiting_ends_at_the_deadline(data, source, tokenizer):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_those_who_wait_fail_with_the_words_of_the_one_who_works(data, tokenizer, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 3, "completion": "b"}\n')

@@ -61,6 +61,7 @@ def check(prop, strategy, examples):
     settings(max_examples=examples, deadline=None, database=None, derandomize=True)(given(strategy)(prop))()
 
 
+@pytest.mark.slow
 @each_backend
 def test_bounds(backend, device, examples):
     """0 <= F <= 1; max(0, -log p - log N) <= L <= -log p; 0 <= entropy <= log V; log p <= 0; of each
@@ -87,6 +88,7 @@ def test_bounds(backend, device, examples):
     check(prop, requests(), max(2, examples // 2))
 
 
+@pytest.mark.slow
 @each_backend
 def test_against_the_reference(backend, device, examples):
     def prop(request):
@@ -98,6 +100,7 @@ def test_against_the_reference(backend, device, examples):
     check(prop, requests(), examples)
 
 
+@pytest.mark.slow
 @each_backend
 def test_names_of_segments_do_not_matter(backend, device, examples):
     """Ids permuted, and tables with them: the loss, the gradients and each token stay."""
@@ -121,6 +124,7 @@ def test_names_of_segments_do_not_matter(backend, device, examples):
     check(prop, requests(), examples)
 
 
+@pytest.mark.slow
 @each_backend
 def test_rows_in_any_order(backend, device, examples):
     """Tokens shuffled: the same loss and head gradient, hidden gradients shuffled alike."""
@@ -149,6 +153,7 @@ def near(a, b, tol=2e-5):
     assert distance(a, b) <= tol or (a - b).norm() <= 1e-12
 
 
+@pytest.mark.slow
 @each_backend
 def test_two_calls_with_a_common_normalizer_are_one(backend, device, examples):
     """Micro-batches: segments 1-2 in one call, the rest in another, each divided by the same count."""
@@ -186,6 +191,7 @@ def test_upstream_scales_and_chunks_do_not_matter(backend, device, examples):
     check(prop, requests(), examples)
 
 
+@pytest.mark.slow
 @each_backend
 def test_ignored_rows_get_exactly_nothing(backend, device, examples):
     def prop(request):
@@ -234,6 +240,7 @@ def test_gradcheck(options, chunk_rows):
     assert torch.autograd.gradcheck(loss, tuple(t.requires_grad_() for t in inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 2])
 def test_gradcheck_through_an_accumulator(rank, monkeypatch):
     monkeypatch.setattr("posttrain_kernels.chunked.ACCUMULATE_ROWS", 0)

@@ -116,6 +116,7 @@ def test_bad_values_are_refused_when_the_operator_runs():
         traced(t, 0.5, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [({}, "num_segments: needed"), ({"backend": "reference", "num_segments": 3}, "backend: not")],
@@ -164,6 +165,7 @@ def test_mode_b_compiles_to_the_same_numbers():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
 
 
+@pytest.mark.slow
 def test_the_operators_of_mode_b_keep_their_promises():
     t = problem(8, torch.float64)
     arguments = (t["hidden"], t["weight"], t["left"], t["right"], t["labels"], 1.0, 5.0, None, "torch", None)

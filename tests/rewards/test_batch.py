@@ -27,6 +27,7 @@ def values(name: str, completions: list[str], **how) -> list[float | None]:
     return [v.value for v in score_batch(bind(name), completions, [EXAMPLE] * len(completions), **how)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 16])
 def test_order_and_verdicts_do_not_depend_on_the_number_of_workers(workers):
     texts = [str(i) for i in range(200)]
@@ -69,6 +70,7 @@ def test_a_check_that_hangs_in_c_is_killed_and_the_others_are_judged():
     assert took < 20
 
 
+@pytest.mark.slow
 def test_a_check_that_sleeps_is_ended_at_its_limit():
     began = time.monotonic()
     verdict = score(f"{PROBES}:sleeps", "60", EXAMPLE)
@@ -135,6 +137,7 @@ def test_a_real_worker_reports_its_state_and_cpu_time():
 # ---- deadlines ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_has_no_verdict_at_the_deadline_is_a_timeout():
     began = time.monotonic()
     verdicts = score_batch(
@@ -154,6 +157,7 @@ def test_a_worker_at_work_when_a_batch_ends_is_not_given_to_the_next():
     assert values(f"{PROBES}:equal", texts, workers=1) == [1.0, 0.0, 1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_deadline_of_threads_and_lists():
     verdicts = score_batch(bind("probe-thread"), ["0", "30", "0"], [EXAMPLE] * 3, deadline_s=1.0)
     assert [v.status for v in verdicts] == ["scored", "timeout", "scored"]
@@ -270,6 +274,7 @@ def test_ctrl_c_ends_a_batch_and_leaves_no_process(root):
     assert "KeyboardInterrupt" in err and gone(worker)
 
 
+@pytest.mark.slow
 def test_a_forked_child_gets_its_own_workers(root):
     then = """
 child = os.fork()
@@ -311,6 +316,7 @@ def test_thousands_of_checks_leave_nothing_behind():
     assert descriptors() <= before and threading.active_count() <= processes
 
 
+@pytest.mark.slow
 def test_slow_checks_do_not_take_the_time_of_others(monkeypatch):
     """By default a batch may take what its checks may take by their own limits, however many are slow."""
     from posttrain.rewards.engine import batch

@@ -102,7 +102,7 @@ OWN = sorted(name for name in load_all() if REWARDS[name].fn.__module__.startswi
 
 BY_MODEL = ("judge", "reward_model", "qwen_math_shaping")
 """Their values come from a model or an endpoint; tests of their own run them against real ones."""
-LARGE = ("combine", "format", "regex", "steps")
+LARGE = ("code", "combine", "format", "instructions", "language", "regex", "steps")
 """Their corpora take seconds each."""
 
 

@@ -135,6 +135,7 @@ def test_both_orders_cancel_a_judge_that_favours_the_first_place(server):
     assert judged(server, "Green.", compare="answer")[0].value == 0.8
 
 
+@pytest.mark.slow
 def test_good_replies_are_kept_on_disk_and_others_not(server, tmp_path):
     folder = str(tmp_path / "kept")
     for _ in range(2):
@@ -159,6 +160,7 @@ def test_the_default_cache_is_the_projects(server, tmp_path, monkeypatch):
     assert len(list((tmp_path / "judge").rglob("*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_failures_that_pass_are_tried_again(server):
     for status in (500, 429, 503):
         server.asked.clear()
@@ -190,6 +192,7 @@ def test_a_server_that_fails_or_is_not_there_is_an_error_not_a_zero(server):
     assert (verdict.value, verdict.status) == (None, "error") and "ConnectError" in verdict.reason
 
 
+@pytest.mark.slow
 def test_a_judge_without_scores_is_an_error(server):
     server.reply = lambda user, number: "I like it"
     verdicts = judged(server, "a", "b", concurrency=1)
@@ -211,6 +214,7 @@ def test_a_completion_that_confuses_a_judge_that_works_is_zero(server, tmp_path)
     assert judged(server, "fine")[0].status == "error"
 
 
+@pytest.mark.slow
 def test_the_plain_question_is_never_answered_from_disk(server, tmp_path):
     folder = str(tmp_path)
     server.reply = lambda user, number: "?" if "Obey" in user else '{"score": 8}'

@@ -22,6 +22,7 @@ from posttrain.rollouts.records import groups_of
 from tests.unigram import content, prompts, read, rollouts, run, unigram_model
 
 
+@pytest.mark.slow
 def test_pairs_end_to_end(write_recipe, tmp_path):
     path = write_recipe("pairs", prompts(20), pairing={"per_prompt": 2})
     made = run(path)
@@ -79,6 +80,7 @@ def test_conversations_stay_conversations(write_recipe):
         assert [m["role"] for m in (*pair["chosen"], *pair["rejected"])] == ["assistant"] * 2
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_the_model(write_recipe, tmp_path):
     rows = [{"question": f"Q{i}", "gold": "2", "p": 0.9, "note": [i, "é"]} for i in range(40)]
     path = write_recipe("pass_rate", rows)
@@ -109,6 +111,7 @@ def test_rates_are_those_of_the_model(write_recipe, tmp_path):
     assert [table[i].p for i in range(40)] == pytest.approx([r["n_right"] / 8 for r in measured])
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
     """Half of the completions hold a line break; on those the checker breaks."""
     monkeypatch.setenv("TEST_BROKEN", "\n")
@@ -142,6 +145,7 @@ def test_a_failed_check_is_no_wrong_answer(write_recipe, monkeypatch):
     assert all(row["n_judged"] == 8 for row in read(run(again) / "prompts.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_first_pit_is_the_first_line_with_a_two(write_recipe):
     """After it nothing is right any more; before it a continuation is right with 1/2, so 24 of them not once
     in 10^7."""

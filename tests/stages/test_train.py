@@ -26,6 +26,7 @@ def metrics(run: Path, split: str = "train") -> list[dict]:
     return [r for r in read_jsonl(run / "metrics.jsonl") if r["split"] == split]
 
 
+@pytest.mark.slow
 def test_what_a_run_leaves_behind(recipe):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

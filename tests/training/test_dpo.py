@@ -204,6 +204,7 @@ def test_references_are_computed_once_and_found_again(dpo, tiny, caplog, monkeyp
     assert first.info()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_references_are_those_of_the_start_model(dpo, tiny):
     from transformers import AutoModelForCausalLM
 

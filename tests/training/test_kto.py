@@ -63,6 +63,7 @@ def theirs(tiny: Path, other: Path, folder: Path, examples: list[dict]) -> tuple
     return metrics | {"loss": float(loss.detach())}, after
 
 
+@pytest.mark.slow
 def test_a_step_is_trls(path, tiny, tmp_path):
     """Loss, KL, rewards and the step itself; the reference is another model, so that nothing is at its
     start."""

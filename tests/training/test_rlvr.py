@@ -33,6 +33,7 @@ def rewarded(*names: str, **options) -> str:
 # ---- logs and files ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_logged_and_kept(rlvr):
     run = train(
         rlvr,

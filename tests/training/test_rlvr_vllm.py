@@ -48,6 +48,7 @@ class Engine:
         return prompts, ids, log_probs, None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("off", "ratio"), [(0.0, 1.0), (0.01, None)])
 def test_rollouts_of_vllm_are_trained_on_with_their_weights(tiny, tmp_path, monkeypatch, off, ratio):
     """Equal programs weigh 1. Where each token of the sampler is less likely by 0.01, a completion of T

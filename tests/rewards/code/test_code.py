@@ -335,6 +335,7 @@ def test_the_row_s_timeout_is_bounded():
 # ---- after review
 
 
+@pytest.mark.slow
 def test_all_tests_of_a_row_have_one_budget(monkeypatch):
     """Six tests just under their own limit would take as long as they like together."""
     monkeypatch.setattr(check, "ROW_S", 1.5)

@@ -81,6 +81,7 @@ def test_function_tests(url):
     assert verdict.details["backend"] == "remote"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -107,6 +108,7 @@ def test_the_candidate_never_holds_the_tests(url):
     assert score(url, program, tests=["assert add(1, 2) == 7919"]).value == 0.0
 
 
+@pytest.mark.slow
 def test_standard_input(url):
     tests = [{"stdin": "2 3", "stdout": "5"}]
     assert score(url, "print(sum(map(int, input().split())))", stdin_tests=tests).value == 1.0

@@ -193,6 +193,7 @@ def test_files_where_there_is_a_folder_for_them(own):
 # ---- the end of things
 
 
+@pytest.mark.slow
 def test_time_is_enforced_and_the_slot_lives_on(own):
     start = time.monotonic()
     assert score(own, "def add(a, b):\n    while True: pass", 0.5).reason == "limit"
@@ -210,6 +211,7 @@ def test_a_killed_zygote_is_replaced(own):
     assert slot.process.pid in descendants()
 
 
+@pytest.mark.slow
 def test_a_zygote_that_dies_in_a_check_is_tried_once_more_then_an_error(own):
     score(own, ADD)
     tries = []
@@ -297,6 +299,7 @@ def test_close_ends_every_process():
     found.close()
 
 
+@pytest.mark.slow
 def test_the_end_of_the_caller_ends_the_sandbox():
     """Killed, not closed: the zygote notices the socket."""
     program = (
