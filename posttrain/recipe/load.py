@@ -169,11 +169,16 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 """Keys that may change when a run is resumed: they do not affect what is learned."""
+ADDED: dict[str, Any] = {}
+"""Keys that recipes did not always have -> the value that means what was done before there was the key. With
+that value a key does not enter the hash, so that runs of an earlier version resume."""
 
 
 def recipe_hash(recipe: Recipe) -> str:
     """Hash of everything that decides the weights; a run only resumes with the same hash."""
     values = {k: v for k, v in to_dict(recipe).items() if k not in NOT_IDENTITY}
+    for path, before in ADDED.items():
+        _forget(values, path.split("."), before)
     for key in ("cache_dir", "prepare_timeout"):
         values["data"].pop(key)
     for key in ("batch_size", "deadline", "max_failed"):
@@ -184,6 +189,15 @@ def recipe_hash(recipe: Recipe) -> str:
         heldout = recipe.evaluate.heldout
         values["heldout"] = (heldout.share, heldout.seed) if heldout and heldout.share else None
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _forget(values: Any, keys: list[str], before: Any) -> None:
+    """Removes the entry at `keys` from nested mappings where it is `before`; None on the way ends it."""
+    *sections, last = keys
+    for key in sections:
+        values = values.get(key) if isinstance(values, dict) else None
+    if isinstance(values, dict) and last in values and values[last] == before:
+        del values[last]
 
 
 def flatten(values: Any, path: str = "") -> dict[str, Any]:
