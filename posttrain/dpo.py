@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before the libraries below: they read it when they
 
 import torch
 from datasets import Dataset
+from transformers import AutoConfig
 from trl import DPOConfig
 
 from posttrain.data.cache import cache_root
@@ -38,6 +39,7 @@ from posttrain.losses.preference import (
 from posttrain.models.adapters import head_without_adapter
 from posttrain.recipe import DpoRecipe
 from posttrain.recipe.sections import Preference
+from posttrain.rundir.adapters import identity
 from posttrain.rundir.checkpoints import digest, resolve
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.launch import launch_training
@@ -51,6 +53,7 @@ from posttrain.training.reference import (
     Reference,
     ReferencedRows,
     ReferenceStore,
+    earlier_store_name,
     frozen_reference,
     referenced,
     refuse_other_reference,
@@ -168,10 +171,11 @@ def _reference(
     given = recipe.preference
     reference = Reference(live=given.reference == "live", other=given.reference_model is not None)
     if not reference.live:
-        model = _reference_digest(recipe, parts)
-        names = [store_name(model, table) for table in [*parts.prepared.fingerprints, *rows.fingerprints]]
+        tables = [*parts.prepared.fingerprints, *rows.fingerprints]
+        names = [store_name(_reference_identity(recipe, parts), table) for table in tables]
+        earlier = [earlier_store_name(_reference_digest(recipe, parts), table) for table in tables]
         folder = cache_root(recipe.data).parent / "reference"
-        reference.store = ReferenceStore(folder, parts.run.path / "reference", names)
+        reference.store = ReferenceStore(folder, parts.run.path / "reference", names, earlier)
         known.update(reference.store.load())
         reference.known = known
         reference.wanted = rows.train.places() | (rows.heldout.places() if rows.heldout is not None else {})
@@ -189,8 +193,27 @@ def _reference(
     return reference
 
 
+def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
+    """All that the reference's log-probabilities depend on besides the rows: its files, and how it is loaded
+    and run."""
+    model, train, named = recipe.model, recipe.train, recipe.preference.reference_model
+    files, made = "", ""
+    if named is not None:
+        place, revision = resolve(named)[0], recipe.preference.reference_revision
+        if not Path(place).is_dir():  # on the hub, where a branch moves
+            revision = AutoConfig.from_pretrained(place, revision=revision)._commit_hash
+        files = identity(place, revision)
+    elif parts.start is not None:
+        files = identity(parts.start, getattr(parts.model.config, "_commit_hash", None) or model.revision)
+    else:
+        made = repr(model.from_config)
+    rows = parts.model.get_input_embeddings().num_embeddings  # those of new tokens are drawn with the seed
+    how = (model.options, model.quantization, parts.model.config._attn_implementation, parts.model.dtype)
+    return f"{files} {made} {rows} {train.seed} {how} {train.bf16} {train.fp16}"
+
+
 def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:
-    """A content hash of the reference, and of the precision of its forward."""
+    """What the files in run directories of before `_reference_identity` are named by."""
     named, made = recipe.preference.reference_model, ""
     if named is not None:
         place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision

@@ -9,6 +9,7 @@ from typing import Any
 from posttrain.commands.arguments import CHECKPOINT, positive, temperature
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.adapters import tokenizer_place
 
 HELP = "Type a message; an empty line or Ctrl-D ends. /new starts a new conversation."
 
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     from posttrain.models.load import load_scored
 
     path, _ = ckpt.resolve(options.checkpoint)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(tokenizer_place(path))
     if not tokenizer.chat_template:
         raise RequestError(f"{path} has no chat template, so it was not trained on conversations")
     model = load_scored(path, "cuda" if torch.cuda.is_available() else "cpu")

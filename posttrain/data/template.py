@@ -208,14 +208,14 @@ def _file(name: str) -> str:
         raise RequestError(f"template {path}: not UTF-8; convert the file to UTF-8") from None
 
 
-def load_text(model: Model, template: str, start: str) -> tuple[Any, Template]:
+def load_text(model: Model, template: str, start: str | None) -> tuple[Any, Template]:
     """(tokenizer, template), with every token that `model` or the template adds.
 
-    `start` is the resolved `model.init`; its tokenizer is used where the recipe names none. `model.revision`
-    applies to that tokenizer only, not to one named in `model.tokenizer`.
+    `start` is where the tokenizer of `model.init` lies; it is used where the recipe names none.
+    `model.revision` applies to that tokenizer only, not to one named in `model.tokenizer`.
     """
     revision = None if model.tokenizer else model.revision
-    tokenizer = load_tokenizer(model.tokenizer or start, revision, model.trust_remote_code)
+    tokenizer = load_tokenizer(model.tokenizer or str(start), revision, model.trust_remote_code)
     loaded = load_template(template, tokenizer)
     tokens = [*model.add_tokens, *loaded.missing_tokens(tokenizer)]
     if tokens:

@@ -27,6 +27,7 @@ from posttrain.evaluate.tasks.catalogue import metrics
 from posttrain.models.load import load_scored
 from posttrain.recipe.schema import Task
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.scores import ScoreStore
 from posttrain.types import Score
 
@@ -70,7 +71,7 @@ def score_checkpoint(
     exchange = RankExchange(out / f".score-{name}", *ranks)
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         try:
-            tokenizer = load_tokenizer(str(path))
+            tokenizer = load_tokenizer(tokenizer_place(path))
             model = load_scored(path, device)
             subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)
             for task in missing:

@@ -1,6 +1,8 @@
-"""LoRA adapters: their config from a recipe, and what the fused head supports of them.
+"""Adapters: loading trained ones and merging them into their base, the config of a new one from a recipe, and
+what the fused head supports of them.
 
-Left out: attaching them to a model (peft, through the trainers) and their forward on the head (`head.py`).
+Left out: attaching a new one (peft, through the trainers) and its forward on the head (`head.py`); where
+adapters lie (`rundir/adapters.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
@@ -17,8 +19,70 @@ from posttrain.errors import RequestError
 from posttrain.recipe.schema import Lora
 
 
-def lora_config(lora: Lora | None) -> LoraConfig | None:
-    """peft's LoraConfig, or None for full fine-tuning."""
+def attach(base: nn.Module, place: str, revision: str | None) -> PeftModel:
+    """`base` with the trained adapter at `place` (a folder, or a hub id with its `revision`), in eval mode.
+
+    Raises:
+        RequestError: the adapter does not fit the base, or its file lacks weights.
+    """
+    config = PeftConfig.from_pretrained(place, revision=revision)
+    config.inference_mode, config.base_model_name_or_path = True, base.name_or_path
+    try:
+        model = get_peft_model(base, config)
+        result = model.load_adapter(place, "default", revision=revision)
+    except (RuntimeError, ValueError) as error:  # sizes that differ; modules that the base does not have
+        lines = str(error).strip().splitlines()
+        reason = next((line.strip() for line in lines if "size mismatch" in line), lines[0])
+        raise RequestError(f"{place} does not fit its base {base.name_or_path}: {reason}") from error
+    if result.missing_keys or result.unexpected_keys:
+        kind = "lacks" if result.missing_keys else "has weights that do not belong to the base:"
+        first = (result.missing_keys or result.unexpected_keys)[0]
+        raise RequestError(f"{place} does not fit its base {base.name_or_path}: it {kind} {first}")
+    return model.eval()
+
+
+def merge(model: PeftModel, place: str) -> nn.Module:
+    """`model` as a plain model whose weights contain the adapter, called `place`.
+
+    Where head and embedding are one weight and the adapter changes one of them, they become two: a merged
+    weight that both used would change the other as well (peft#2018).
+
+    Raises:
+        RequestError: the adapter is of a kind that is not part of the weights (a prompt, a prefix).
+    """
+    if not hasattr(model, "merge_and_unload"):
+        kind = model.peft_config["default"].peft_type
+        raise RequestError(f"{place} is an adapter of type {kind}, which cannot be merged into its base")
+    base = model.get_base_model()
+    _untie(base)
+    plain = model.merge_and_unload(safe_merge=True)
+    if _one_weight(plain) is False:  # tell save_pretrained, which would write one of the two
+        plain.config.tie_word_embeddings = plain.config.get_text_config().tie_word_embeddings = False
+        plain.all_tied_weights_keys = plain.get_expanded_tied_weights_keys(all_submodels=True)
+    plain.name_or_path = plain.config._name_or_path = place
+    return plain.requires_grad_(True)
+
+
+def _one_weight(model: nn.Module) -> bool | None:
+    """Whether head and embedding are one weight; None for a model without one of them."""
+    layers = model.get_input_embeddings(), model.get_output_embeddings()
+    weights = [getattr(layer, "weight", None) for layer in layers]
+    return None if None in layers or None in weights else weights[0] is weights[1]
+
+
+def _untie(model: nn.Module) -> None:
+    layers = model.get_output_embeddings(), model.get_input_embeddings()
+    head, embedding = (x.get_base_layer() if hasattr(x, "get_base_layer") else x for x in layers)
+    adapted = (head, embedding) != layers
+    if adapted and getattr(head, "weight", None) is embedding.weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+
+
+def lora_config(lora: Lora | None, revision: str | None) -> LoraConfig | None:
+    """peft's LoraConfig, or None for full fine-tuning.
+
+    `revision`: of a base from the hub, which is loaded again to score the adapter.
+    """
     if lora is None:
         return None
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
@@ -30,6 +94,7 @@ def lora_config(lora: Lora | None) -> LoraConfig | None:
             lora_dropout=lora.dropout,
             target_modules=targets,
             modules_to_save=lora.modules_to_save or None,
+            revision=revision,
             **lora.options,
         )
     except TypeError as error:

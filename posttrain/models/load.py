@@ -1,6 +1,7 @@
-"""Loading models as a recipe describes, for training and for scoring.
+"""Loading models as a recipe describes, for training and for scoring. A trained adapter is a model like any
+other: its base is loaded, be it a model or another adapter, and the adapter merged into it.
 
-Left out: the forward under training (`head.py`), adapters (`adapters.py`; attached by the trainers).
+Left out: the forward under training (`head.py`); the adapter that a stage trains (attached by the trainers).
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from posttrain.errors import RequestError
+from posttrain.models.adapters import attach, merge
 from posttrain.models.logits import refuse_unsupported_head
 from posttrain.recipe.schema import Model
+from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base
 
 log = logging.getLogger(__name__)
 
@@ -109,17 +113,40 @@ def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return _whole(
             init,
-            revision=config.revision or "main",
+            config.revision,
+            config.options,
             attn_implementation=attention,
             dtype=torch.bfloat16 if quantization else _dtype(config),
             quantization_config=quantization,
             trust_remote_code=config.trust_remote_code,
-            **config.options,
         )
     except LOADING as error:
         raise RequestError(f"model.init = {init!r} cannot be loaded: {_reason(error)}") from error
+
+
+def _whole(place: str, revision: str | None, options: dict[str, Any], **arguments: Any) -> nn.Module:
+    """The model at `place`; where that is an adapter, its base with the adapter merged into it.
+
+    `options`: the recipe's `model.options`. Those with which an adapter was trained count below them.
+    """
+    adapter = _adapter(place, revision)
+    if adapter is None:
+        return AutoModelForCausalLM.from_pretrained(
+            place, revision=revision or "main", **arguments, **options
+        )
+    base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
+    if getattr(base, "is_quantized", False):
+        raise quantized_base(place, adapter.base)
+    return merge(attach(base, place, revision), place)
+
+
+def _adapter(place: str, revision: str | None) -> Adapter | None:
+    if Path(place).is_dir():
+        return adapter_in(place)
+    file = find_adapter_config_file(place, revision=revision)  # on the hub
+    return None if file is None else adapter_of(place, Path(file))
 
 
 def _reason(error: Exception) -> str:
@@ -188,12 +215,19 @@ def refuse_leaking_documents(model: nn.Module) -> None:
 
 
 def load_scored(path: str | Path, device: str) -> nn.Module:
-    """A checkpoint for inference, on `device`: eval mode, weights in the saved type, adapters attached.
+    """A checkpoint for inference, on `device`: eval mode, weights in the saved type.
 
-    Raises `RequestError` if it cannot be loaded.
+    An adapter is attached to its base, not merged, so that in half precision no update of a weight is rounded
+    away. Raises `RequestError` if it cannot be loaded.
     """
+    place = str(path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+        adapter = _adapter(place, None)
+        if adapter is None:
+            model = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+        else:
+            base = _whole(adapter.base, adapter.revision, adapter.options, dtype="auto")
+            model = attach(base, place, None)
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)

@@ -24,6 +24,7 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
 from posttrain.rewards.compose import Composite
+from posttrain.rundir import adapters
 from posttrain.rundir.checkpoints import resolve
 
 MODELS = (
@@ -68,7 +69,13 @@ def preflight(
                 problems.add(path, message)
         _metrics(recipe, problems)
     folders = {
-        section: _start(getattr(holder, key), f"{section}.{key}", coming, problems)
+        section: _start(
+            getattr(holder, key),
+            f"{section}.{key}",
+            coming,
+            problems,
+            quantized=recipe.model.quantization is not None and section != "pairing",
+        )
         for section, key in MODELS
         if (holder := getattr(recipe, section, None)) is not None
     }
@@ -159,8 +166,13 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
             problems.add(at, f"{at} = {by.metric!r} is not a metric of task {by.task}{near}")
 
 
-def _start(init: str | None, at: str, coming: Collection[str], problems: Problems) -> Path | None:
-    """The folder of trained weights where there is one on this disk already."""
+def _start(
+    init: str | None, at: str, coming: Collection[str], problems: Problems, quantized: bool
+) -> Path | None:
+    """The folder of trained weights where there is one on this disk already; of an adapter, its full model.
+
+    `quantized`: whether the weights are quantised when they are loaded.
+    """
     if init is None or init.partition("@")[0] in coming:
         return None
     try:
@@ -170,6 +182,12 @@ def _start(init: str | None, at: str, coming: Collection[str], problems: Problem
         return None
     if not folder.exists():
         return None  # a hub id
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if not any((folder / name).is_file() for name in ("config.json", adapters.CONFIG)):
         problems.add(at, f"{at}: {folder} contains no model (no config.json)")
-    return folder
+        return folder
+    try:
+        adapters.refuse_unfit(folder, quantized)
+        return Path(adapters.chain(folder)[-1])
+    except RequestError as error:
+        problems.add(at, f"{at}: {error}")
+        return folder

@@ -36,6 +36,7 @@ from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite
 from posttrain.rollouts.groups import Prompt, Prompts, sample, score
 from posttrain.rollouts.records import Row, rows_of
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.preflight import preflight
@@ -71,7 +72,7 @@ class Sampler:
         start = Model(
             init=place, dtype=own.dtype, attention=own.attention, trust_remote_code=own.trust_remote_code
         )
-        tokenizer = load_tokenizer(resolve(place)[0], None, own.trust_remote_code)
+        tokenizer = load_tokenizer(tokenizer_place(resolve(place)[0]), None, own.trust_remote_code)
         template = "tokenizer" if tokenizer.chat_template else self.recipe.data.template
         return load_generator(start, template, self.recipe.seed)
 
@@ -111,7 +112,7 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
 def load_generator(start: Model, template: str, seed: int) -> Loaded:
     """The model of the recipe's section `model`, without an adapter to train, ready to sample."""
     init = None if start.init is None else resolve(start.init)[0]
-    tokenizer, loaded = load_text(start, template, str(init))
+    tokenizer, loaded = load_text(start, template, init and tokenizer_place(init))
     model = load_model(replace(start, lora=None), init, tokenizer, seed)
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     generator = TransformersGenerator(model.eval().to(device), tokenizer, loaded.stops)

@@ -34,6 +34,7 @@ from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
@@ -125,7 +126,7 @@ def _train(
 def _prepare(recipe: TrainRecipe) -> PreparedRun:
     """Tokenised rows and the number of steps. Raises `RequestError` where the mixture cannot feed them."""
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
-    tokenizer, template = load_text(recipe.model, recipe.data.template, str(init))
+    tokenizer, template = load_text(recipe.model, recipe.data.template, init and tokenizer_place(init))
     shape = shape_of(recipe)
     data = recipe.data if shape == "rows" else replace(recipe.data, train_on="last")
     prepared = prepare(
@@ -167,7 +168,9 @@ def _load(
         "rows": data.rows,
         "model": model,
         "start": data.start,
-        "adapter": lora_config(recipe.model.lora),
+        "adapter": lora_config(
+            recipe.model.lora, getattr(model.config, "_commit_hash", None) or recipe.model.revision
+        ),
         "arguments": arguments,
         "guard": StepGuard(recipe.guard),
         "stop": stop,
@@ -179,6 +182,7 @@ def _load(
             "template": recipe.data.template,
             "data_fingerprint": data.prepared.mixture.fingerprint,
             "parent": data.parent,
+            "model_options": recipe.model.options,
         },
     }
     if isinstance(recipe, RlvrRecipe):

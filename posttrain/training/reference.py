@@ -29,6 +29,7 @@ from posttrain.models.head import attach_fused_head
 from posttrain.models.load import load_model
 from posttrain.recipe.schema import Model
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.training.parts import RowParts
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -63,16 +64,23 @@ class ReferenceRows:
 
 
 class ReferenceStore:
-    """The cache files of a run's sources. `names` are content hashes of (reference, prepared table)."""
+    """The cache files of a run's sources.
 
-    def __init__(self, folder: Path, run_copy: Path, names: Sequence[str]) -> None:
+    `names` are content hashes of (reference, prepared table), `earlier` those with which an earlier version
+    named the copies in a run directory.
+    """
+
+    def __init__(
+        self, folder: Path, run_copy: Path, names: Sequence[str], earlier: Sequence[str] = ()
+    ) -> None:
         self.folder, self.run_copy, self.names = folder, run_copy, list(names)
+        self.earlier = list(earlier) or self.names
 
     def load(self) -> dict[Key, np.ndarray]:
         """The known log-probabilities of this run, from its own copy and from the cache."""
         found: dict[Key, np.ndarray] = {}
-        for source, name in enumerate(self.names):
-            for path in (self.folder / f"{name}.npz", self._own(name)):
+        for source, (name, before) in enumerate(zip(self.names, self.earlier, strict=True)):
+            for path in (self.folder / f"{name}.npz", self._own(before), self._own(name)):
                 if path.is_file():
                     found |= {(source, int(r)): v for r, v in zip(*_read(path), strict=True)}
         return found
@@ -130,7 +138,13 @@ def referenced(parts: RowParts, known: dict[Key, np.ndarray]) -> ReferencedRows:
 
 
 def store_name(model: str, table: str) -> str:
-    """File name for reference `model` (a content hash) and prepared table `table` (its fingerprint)."""
+    """File name for reference `model` (what its forward depends on) and prepared table `table` (its
+    fingerprint)."""
+    return hashlib.sha256(f"reference 2 {model} {table}".encode()).hexdigest()[:32]
+
+
+def earlier_store_name(model: str, table: str) -> str:
+    """`store_name` as it was when only the reference's weights and precision decided it."""
     return hashlib.sha256(f"reference 1 {model} {table}".encode()).hexdigest()[:32]
 
 
@@ -201,11 +215,11 @@ def refuse_other_reference(
     if place is None:
         return
     start = None if model.init is None else ckpt.resolve(model.init)[0]
-    policy, _ = load_text(model, template, str(start))
+    policy, _ = load_text(model, template, start and tokenizer_place(start))
     what = f"{key} = {place!r}"
     try:
-        where = ckpt.resolve(place)[0]
-        reference = load_tokenizer(str(where), revision, model.trust_remote_code)
+        where = tokenizer_place(ckpt.resolve(place)[0])
+        reference = load_tokenizer(where, revision, model.trust_remote_code)
     except RequestError as error:
         raise RequestError(f"{what}: {error}") from error
     refuse_other_tokenizer(policy, reference, what)
