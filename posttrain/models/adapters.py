@@ -8,6 +8,7 @@ adapters lie (`rundir/adapters.py`).
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,7 +56,9 @@ def merge(model: PeftModel, place: str) -> nn.Module:
         raise RequestError(f"{place} is an adapter of type {kind}, which cannot be merged into its base")
     base = model.get_base_model()
     _untie(base)
-    plain = model.merge_and_unload(safe_merge=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
+        plain = model.merge_and_unload(safe_merge=True)
     if _one_weight(plain) is False:  # tell save_pretrained, which would write one of the two
         plain.config.tie_word_embeddings = plain.config.get_text_config().tie_word_embeddings = False
         plain.all_tied_weights_keys = plain.get_expanded_tied_weights_keys(all_submodels=True)

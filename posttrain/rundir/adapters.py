@@ -140,7 +140,7 @@ def refuse_unfit(place: str | Path, quantized: bool) -> None:
         for name, own, base in _unequal(_shapes(Path(part)), theirs):
             raise RequestError(
                 f"{part} does not fit its base {places[-1]}: {name} is {own} in the adapter and {base} in "
-                "the base; base_model_name_or_path in its adapter_config.json does not name the model that it "
+                "the base, so base_model_name_or_path in its adapter_config.json names another model than it "
                 "was trained on"
             )
 
