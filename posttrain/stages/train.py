@@ -160,7 +160,7 @@ def _load(
     model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed)
     if recipe.data.padding_free:
         refuse_leaking_documents(model)
-    shared = {
+    shared: dict[str, Any] = {
         "run": run,
         "tokenizer": data.tokenizer,
         "template": data.template,
@@ -182,9 +182,10 @@ def _load(
             "template": recipe.data.template,
             "data_fingerprint": data.prepared.mixture.fingerprint,
             "parent": data.parent,
-            "model_options": recipe.model.options,
         },
     }
+    if recipe.model.lora is not None and recipe.model.options:  # of a full model, config.json has them
+        shared["facts"]["model_options"] = recipe.model.options
     if isinstance(recipe, RlvrRecipe):
         return PromptParts(**shared)
     collator = Collator(data.tokenizer.pad_token_id, recipe.data.padding_free)
