@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 
 import psutil
-import yaml
 
 from posttrain.base.files import read_json, read_jsonl, write_text
-from posttrain.errors import WorkError
-from posttrain.recipe import Recipe, to_dict, to_yaml
+from posttrain.errors import RequestError, WorkError
+from posttrain.recipe import Recipe, load, to_yaml
 
 
 def launcher(accelerate: str | None) -> list[str]:
@@ -40,9 +39,10 @@ def finished(recipe: Recipe) -> bool:
     try:
         if read_json(place / "run.json").get("status") != "finished":
             return False
-        # Values are compared, not the text: the order of keys in a recipe has no meaning.
-        return yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")) == to_dict(recipe)
-    except (OSError, WorkError, yaml.YAMLError):
+        # Recipes are compared, not the text: the order of keys has no meaning, and a key of a newer version
+        # has its default in an older file.
+        return load(str(place / "recipe.yaml")) == recipe
+    except (RequestError, WorkError):
         return False
 
 
