@@ -83,6 +83,9 @@ def policy(recipe: Recipe, problems: Problems) -> None:
     if p.reference is not None and not p.beta:
         at = "policy.reference"
         problems.add(at, f"{at} is used only with policy.beta above 0")
+    if p.kl != "k3_weighted" and not p.beta:
+        at = "policy.kl"
+        problems.add(at, f"{at} = {p.kl} is used only with policy.beta above 0, the weight of the KL term")
     if p.loss == "cispo" and p.epsilon is not None:
         at = "policy.epsilon"
         problems.add(

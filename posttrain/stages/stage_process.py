@@ -18,7 +18,7 @@ import yaml
 
 from posttrain.base.files import read_json, read_jsonl, write_text
 from posttrain.errors import WorkError
-from posttrain.recipe import Recipe, to_dict, to_yaml
+from posttrain.recipe import Recipe, changes, to_yaml
 
 
 def launcher(accelerate: str | None) -> list[str]:
@@ -41,7 +41,7 @@ def finished(recipe: Recipe) -> bool:
         if read_json(place / "run.json").get("status") != "finished":
             return False
         # Values are compared, not the text: the order of keys in a recipe has no meaning.
-        return yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")) == to_dict(recipe)
+        return not changes(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")), recipe)
     except (OSError, WorkError, yaml.YAMLError):
         return False
 

@@ -9,9 +9,11 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from posttrain.cli import main
-from posttrain.recipe import load, recipe_hash, to_yaml
+from posttrain.recipe import changes, diff, load, recipe_hash, to_dict
+from posttrain.recipe.load import ADDED
 from posttrain.rundir.reading import RunData
 from tests.rundir.make_earlier import STAGES
 
@@ -21,14 +23,17 @@ NAMES = pytest.mark.parametrize("name", STAGES)
 
 
 @NAMES
-def test_the_recipe_has_the_hash_and_the_text_that_it_had(earlier, name):
+def test_the_recipe_has_the_hash_and_the_values_that_it_had(earlier, name):
+    """Keys added since have the values that mean what was done without them."""
     run = earlier / "runs" / name
     kept = json.loads((run / "run.json").read_text())["recipe_hash"]
     text = (run / "recipe.yaml").read_text(encoding="utf-8")
     for file in (run / "recipe.yaml", earlier / f"{name}.yaml"):
         recipe = load(file)
         assert recipe_hash(recipe) == kept
-        assert to_yaml(recipe) == text
+        assert changes(yaml.safe_load(text), recipe) == {}
+        new = diff(yaml.safe_load(text), to_dict(recipe))
+        assert {key: value for key, (_, value) in new.items()} == {k: ADDED[k] for k in new}
 
 
 @NAMES
