@@ -173,11 +173,18 @@ NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 ADDED: dict[str, Any] = {"policy.kl": "k3_weighted"}
 """Keys that recipes did not always have -> the value that means what was done before there was the key. With
 that value a key does not enter the hash, so that runs of an earlier version resume."""
+REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
+"""Stage -> key that it once read otherwise -> value -> what the hash has in its place. A dpo stage took the
+last reply whatever `data.train_on` was, which was `assistant` unless set: the default keeps its hash, and a
+run that had a value without its meaning is not resumed with it."""
 
 
 def recipe_hash(recipe: Recipe) -> str:
     """Hash of everything that decides the weights; a run only resumes with the same hash."""
     values = {k: v for k, v in _without_added(to_dict(recipe)).items() if k not in NOT_IDENTITY}
+    for path, hashed in REREAD.get(recipe.stage, {}).items():
+        section, key = path.split(".")
+        values[section][key] = hashed.get(values[section][key], values[section][key])
     for key in ("cache_dir", "prepare_timeout"):
         values["data"].pop(key)
     for key in ("batch_size", "deadline", "max_failed"):

@@ -19,6 +19,7 @@ import yaml
 from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
+from posttrain.recipe.load import REREAD
 
 REMEDY = "choose another name=..., or remove the folder"
 
@@ -117,6 +118,8 @@ class RunDir:
                 ) from None
             changed = changes(old, recipe)
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
+            reread = REREAD.get(recipe.stage, {})
+            lines = lines or [f"  {key}: an earlier version read it otherwise" for key in reread]
             message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True

@@ -18,7 +18,8 @@ import yaml
 
 from posttrain.base.files import read_json, read_jsonl, write_text
 from posttrain.errors import WorkError
-from posttrain.recipe import Recipe, changes, to_yaml
+from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
+from posttrain.recipe.load import REREAD
 
 
 def launcher(accelerate: str | None) -> list[str]:
@@ -38,10 +39,12 @@ def finished(recipe: Recipe) -> bool:
     """Whether `recipe` has already run to its end in its directory, with every setting the same."""
     place = Path(recipe.output_dir) / recipe.name
     try:
-        if read_json(place / "run.json").get("status") != "finished":
+        info = read_json(place / "run.json")
+        if info.get("status") != "finished" or info.get("recipe_hash") != recipe_hash(recipe):
             return False
         # Values are compared, not the text: the order of keys in a recipe has no meaning.
-        return not changes(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")), recipe)
+        changed = changes(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")), recipe)
+        return changed.keys() <= REREAD.get(recipe.stage, {}).keys()  # these are compared by the hash
     except (OSError, WorkError, yaml.YAMLError):
         return False
 
