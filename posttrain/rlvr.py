@@ -64,6 +64,7 @@ def arguments(recipe: RlvrRecipe) -> dict[str, Any]:
         "epsilon": low,
         "epsilon_high": low if high is None else high,
         "beta": 0.0,  # set once our reference is loaded
+        "use_bias_correction_kl": policy.kl == "k3_weighted",
         "shuffle_dataset": False,
     }
 

@@ -7,7 +7,6 @@ trained text is in brackets. Left out: the model; only its tokenizer is loaded.
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -70,10 +69,9 @@ def _tokenized(
 ) -> list[tuple[str, TokenRow]]:
     """(side, tokens) of what one row is trained as. Raises `RowError` where the row is dropped."""
     kind = shape_of(recipe)
-    data = replace(recipe.data, train_on="last") if recipe.stage == "dpo" else recipe.data
     loss = getattr(recipe, "loss", Loss())
     examples = SHAPES[kind].read(row, source, where)
-    rows = [SHAPES[kind].tokenize(example, tokenizer, data, loss) for example in examples]
+    rows = [SHAPES[kind].tokenize(example, tokenizer, recipe.data, loss) for example in examples]
     sides = SIDES if len(rows) == 2 else ("",)
     if kind == "labelled":
         sides = ("good",) if rows[0].p else ("bad",)

@@ -23,8 +23,9 @@ from posttrain.types import Message
 
 FOLDER = Path(__file__).parent / "templates"
 NAMES = ("tokenizer", "chatml", "llama3", "tulu", "plain")
-TOKENS = re.compile(r"\{#-? tokens: (.*?) -?#\}\s*")
-"""A template file may begin with the strings that must be one token each."""
+HEADER = re.compile(r"\{#-? (?:tokens: (?P<tokens>.*?)|(?P<no_bos>no bos)) -?#\}\s*")
+"""A template file may begin with the strings that must be one token each, and with `no bos`: its texts have
+no begin-of-text token."""
 PROBE = "Zq7"
 """The reply by which the end of turn is found."""
 
@@ -124,8 +125,8 @@ def load_template(name: str, tokenizer) -> Template:
     """The template `name`: `tokenizer`, a built-in one, or a path to a .jinja file.
 
     Built-in templates and files begin with the tokenizer's begin-of-text token where the tokenizer would add
-    one to a raw text and the template does not write it. A rendered text is therefore always tokenised
-    without special tokens.
+    one to a raw text and the template neither writes it nor declares `no bos`. A rendered text is therefore
+    always tokenised without special tokens.
 
     Raises:
         RequestError: unknown name, missing or broken file, no template in the tokenizer, no end of turn.
@@ -141,10 +142,12 @@ def load_template(name: str, tokenizer) -> Template:
 
 @lru_cache(maxsize=8)
 def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) -> Template:
-    declared = TOKENS.match(source)
-    tokens = tuple(declared[1].split()) if declared else ()
-    source = source[declared.end() :] if declared else source
+    tokens: tuple[str, ...] = ()
     adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    while declared := HEADER.match(source):
+        tokens += tuple((declared["tokens"] or "").split())
+        adds_bos = adds_bos and not declared["no_bos"]
+        source = source[declared.end() :]
     if adds_bos and name != "tokenizer" and "bos_token" not in source and bos not in source:
         source = "{{- bos_token }}" + source
     probe: list[Message] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": PROBE}]

@@ -5,7 +5,7 @@ Left out: checks that need other files, or the registries of tasks and rewards (
 Imports `posttrain.errors` and omegaconf; no torch, so that `posttrain check` starts quickly.
 """
 
-from posttrain.recipe.load import diff, flatten, load, load_stage, recipe_hash, to_dict, to_yaml
+from posttrain.recipe.load import changes, diff, flatten, load, load_stage, recipe_hash, to_dict, to_yaml
 from posttrain.recipe.recipes import (
     STAGES,
     DpoRecipe,
@@ -32,6 +32,7 @@ __all__ = [
     "SampleRecipe",
     "SftRecipe",
     "TrainRecipe",
+    "changes",
     "diff",
     "flatten",
     "load",

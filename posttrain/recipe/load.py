@@ -8,6 +8,7 @@ no torch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -169,16 +170,21 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 """Keys that may change when a run is resumed: they do not affect what is learned."""
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"policy.kl": "k3_weighted"}
 """Keys that recipes did not always have -> the value that means what was done before there was the key. With
 that value a key does not enter the hash, so that runs of an earlier version resume."""
+REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
+"""Stage -> key that it once read otherwise -> value -> what the hash has in its place. A dpo stage took the
+last reply whatever `data.train_on` was, which was `assistant` unless set: the default keeps its hash, and a
+run that had a value without its meaning is not resumed with it."""
 
 
 def recipe_hash(recipe: Recipe) -> str:
     """Hash of everything that decides the weights; a run only resumes with the same hash."""
-    values = {k: v for k, v in to_dict(recipe).items() if k not in NOT_IDENTITY}
-    for path, before in ADDED.items():
-        _forget(values, path.split("."), before)
+    values = {k: v for k, v in _without_added(to_dict(recipe)).items() if k not in NOT_IDENTITY}
+    for path, hashed in REREAD.get(recipe.stage, {}).items():
+        section, key = path.split(".")
+        values[section][key] = hashed.get(values[section][key], values[section][key])
     for key in ("cache_dir", "prepare_timeout"):
         values["data"].pop(key)
     for key in ("batch_size", "deadline", "max_failed"):
@@ -189,6 +195,14 @@ def recipe_hash(recipe: Recipe) -> str:
         heldout = recipe.evaluate.heldout
         values["heldout"] = (heldout.share, heldout.seed) if heldout and heldout.share else None
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_added(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the values of a recipe, without the keys of `ADDED` that mean what was done before them."""
+    values = copy.deepcopy(values)
+    for path, before in ADDED.items():
+        _forget(values, path.split("."), before)
+    return values
 
 
 def _forget(values: Any, keys: list[str], before: Any) -> None:
@@ -218,3 +232,9 @@ def diff(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     flat_a, flat_b = flatten(a), flatten(b)
     keys = list(dict.fromkeys([*flat_a, *flat_b]))
     return {k: (flat_a.get(k), flat_b.get(k)) for k in keys if flat_a.get(k) != flat_b.get(k)}
+
+
+def changes(old: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+    """As `diff`, of the values in a run's recipe.yaml, which an earlier version may have written, and
+    `recipe`."""
+    return diff(_without_added(old), _without_added(to_dict(recipe)))

@@ -92,12 +92,24 @@ class SftRecipe(TrainRecipe):
     loss: Loss = field(default_factory=Loss)
 
 
+@dataclass
+class PairData(Data):
+    """The mixture of a dpo stage."""
+
+    train_on: Literal["assistant", "last", "all"] = "last"
+    """Which turns of a conversation count in the log-probability of a side and in its length: the last reply,
+    in which the sides differ, or every assistant turn, as in Tulu 3. `all` is refused; so is `assistant` with
+    preference.loss = kto. losses/README.md says what the turns that both sides share do.
+    """
+
+
 @in_key_order
 @dataclass(kw_only=True)
 class DpoRecipe(TrainRecipe):
     """Preference optimisation on pairs (prompt, chosen, rejected), or with `kto` on labelled replies."""
 
     stage: Literal["dpo"]
+    data: PairData
     preference: Preference = field(default_factory=Preference)
 
 

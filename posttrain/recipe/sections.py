@@ -153,6 +153,12 @@ class Policy:
     """k of pkpo and pass_at_k; N of confidence."""
     beta: float = 0.0
     """Weight of the KL divergence to the reference. 0: no reference model is loaded."""
+    kl: Literal["k3_weighted", "k3"] = "k3_weighted"
+    """The KL term of a token. With r = reference / pi, k3 = r - log r - 1 (arXiv 2402.03300, eq. 4), whose
+    gradient is that of KL(reference || pi), and only while pi is the policy that sampled. `k3_weighted`
+    multiplies it by pi / pi_old (arXiv 2512.02556; TRL's default): its gradient is that of the divergence
+    that is meant, KL(pi || reference), also in later steps on the same rollouts. See losses/README.md.
+    """
     reference: str | None = None
     """The reference: hub id, path or run, with the same tokenizer. Default: the start model."""
     epsilon: float | None = None

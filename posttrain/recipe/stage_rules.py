@@ -24,6 +24,7 @@ def preference(recipe: Recipe, problems: Problems) -> None:
         return
     given = recipe.preference
     problems.require_above("preference.beta", given.beta)
+    _turns(recipe, problems)
     at = "preference.label_smoothing"
     if not 0 <= given.label_smoothing < 0.5:
         problems.add(at, f"{at} = {given.label_smoothing} must be in [0, 0.5)")
@@ -40,6 +41,22 @@ def preference(recipe: Recipe, problems: Problems) -> None:
     if given.loss == "kto":
         _unpaired(recipe, problems)
     _reference(given, problems)
+
+
+def _turns(recipe: DpoRecipe, problems: Problems) -> None:
+    at, turns = "data.train_on", recipe.data.train_on
+    if turns == "all":
+        problems.add(
+            at,
+            f"{at} = all would count the prompt as part of both replies in a dpo stage; use last (the last "
+            "reply) or assistant (every assistant turn)",
+        )
+    if turns == "assistant" and recipe.preference.loss == "kto":
+        problems.add(
+            at,
+            f"{at} = assistant cannot be used with preference.loss = kto, whose label judges the last reply; "
+            "use last",
+        )
 
 
 def _unpaired(recipe: DpoRecipe, problems: Problems) -> None:
@@ -83,6 +100,9 @@ def policy(recipe: Recipe, problems: Problems) -> None:
     if p.reference is not None and not p.beta:
         at = "policy.reference"
         problems.add(at, f"{at} is used only with policy.beta above 0")
+    if p.kl != "k3_weighted" and not p.beta:
+        at = "policy.kl"
+        problems.add(at, f"{at} = {p.kl} is used only with policy.beta above 0, the weight of the KL term")
     if p.loss == "cispo" and p.epsilon is not None:
         at = "policy.epsilon"
         problems.add(

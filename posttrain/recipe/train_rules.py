@@ -60,6 +60,7 @@ SET_WITH = {
         "num_iterations epsilon epsilon_high importance_sampling_level scale_rewards "
         "multi_objective_aggregation"
     ),
+    "policy.kl": "use_bias_correction_kl",
     "policy.beta or preference.beta": "beta",
     "rewards": "reward_weights",
     "preference": (

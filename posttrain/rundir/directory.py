@@ -18,7 +18,8 @@ import yaml
 
 from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
-from posttrain.recipe import Recipe, diff, recipe_hash, to_dict, to_yaml
+from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
+from posttrain.recipe.load import REREAD
 
 REMEDY = "choose another name=..., or remove the folder"
 
@@ -115,8 +116,10 @@ class RunDir:
                     f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
                     f" {REMEDY}"
                 ) from None
-            changed = diff(old, to_dict(recipe))
+            changed = changes(old, recipe)
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
+            reread = REREAD.get(recipe.stage, {})
+            lines = lines or [f"  {key}: an earlier version read it otherwise" for key in reread]
             message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True

@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 
 import psutil
+import yaml
 
 from posttrain.base.files import read_json, read_jsonl, write_text
-from posttrain.errors import RequestError, WorkError
-from posttrain.recipe import Recipe, load, to_yaml
+from posttrain.errors import WorkError
+from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
+from posttrain.recipe.load import REREAD
 
 
 def launcher(accelerate: str | None) -> list[str]:
@@ -37,12 +39,13 @@ def finished(recipe: Recipe) -> bool:
     """Whether `recipe` has already run to its end in its directory, with every setting the same."""
     place = Path(recipe.output_dir) / recipe.name
     try:
-        if read_json(place / "run.json").get("status") != "finished":
+        info = read_json(place / "run.json")
+        if info.get("status") != "finished" or info.get("recipe_hash") != recipe_hash(recipe):
             return False
-        # Recipes are compared, not the text: the order of keys has no meaning, and a key of a newer version
-        # has its default in an older file.
-        return load(str(place / "recipe.yaml")) == recipe
-    except (RequestError, WorkError):
+        # Values are compared, not the text: the order of keys in a recipe has no meaning.
+        changed = changes(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")), recipe)
+        return changed.keys() <= REREAD.get(recipe.stage, {}).keys()  # these are compared by the hash
+    except (OSError, WorkError, yaml.YAMLError):
         return False
 
 

@@ -128,7 +128,8 @@ def _prepare(recipe: TrainRecipe) -> PreparedRun:
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
     tokenizer, template = load_text(recipe.model, recipe.data.template, init and tokenizer_place(init))
     shape = shape_of(recipe)
-    data = recipe.data if shape == "rows" else replace(recipe.data, train_on="last")
+    # prompts have no turn that is trained; their tables have always been cached under this value
+    data = replace(recipe.data, train_on="last") if shape == "prompts" else recipe.data
     prepared = prepare(
         data,
         recipe.loss if isinstance(recipe, SftRecipe) else Loss(),

@@ -97,3 +97,46 @@ def test_a_batch_holds_the_chosen_sides_then_the_rejected(data, tokenizer, paddi
     texts = [tokenizer.decode(batch["labels"][batch["segment_ids"] == s].tolist()) for s in range(1, 7)]
     numbers = [rows[i]["row"] for i in range(3)]
     assert texts == [f"good {n}<|im_end|>" for n in numbers] + [f"bad, worse {n}<|im_end|>" for n in numbers]
+
+
+# ---- conversations: which turns count ----------------------------------------------------------------------
+
+TALK = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "2+2?"},
+]
+
+
+@pytest.fixture
+def talks(tmp_path, data, tokenizer):
+    """`talks(train_on, row)`: the table of one pair of conversations of two turns."""
+
+    def of(train_on: str, **more):
+        sides = {
+            side: [*TALK, {"role": "assistant", "content": reply}]
+            for side, reply in (("chosen", "4"), ("rejected", "It is 5"))
+        }
+        (tmp_path / "pairs.jsonl").write_text(json.dumps(sides | more) + "\n")
+        data.train_on = train_on
+        return prepare_sources(data.sources, data, LOSS, tokenizer, shape="pairs")[0]
+
+    return of
+
+
+@pytest.mark.parametrize(("train_on", "shared"), [("last", ""), ("assistant", "Hello<|im_end|>")])
+def test_the_turns_that_count_are_one_segment(talks, tokenizer, train_on, shared):
+    for side, reply in zip(talks(train_on)[0], ("4<|im_end|>", "It is 5<|im_end|>"), strict=True):
+        assert tokenizer.decode(side.labels[side.labels >= 0]) == shared + reply
+        assert side.segment_ids.tolist() == (side.labels >= 0).astype(int).tolist()
+
+
+def test_only_the_last_turn_of_a_prefix_has_no_end(talks, tokenizer):
+    table = talks("assistant", rejected_is_prefix=True)
+    said = [tokenizer.decode(side.labels[side.labels >= 0]) for side in table[0]]
+    assert said == ["Hello<|im_end|>4<|im_end|>", "Hello<|im_end|>It is 5"]
+
+
+def test_tables_of_other_turns_are_cached_apart(talks):
+    prints = [talks(train_on).fingerprint for train_on in ("last", "assistant", "last")]
+    assert prints[0] == prints[2] != prints[1]

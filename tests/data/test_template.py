@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from transformers import AutoTokenizer
 
+from posttrain.data.shapes.prompts import tokenize_prompt
 from posttrain.data.template import NAMES, load_template
+from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
+from posttrain.evaluate.score import _answer_tokens
+from posttrain.recipe.schema import Data, Loss
+from posttrain.types import Example, Problem
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -103,8 +109,9 @@ def test_llama3_trims_as_the_original_does():
     assert text[turn.begin : turn.content_end] == "a b"
 
 
-def test_a_begin_token_the_tokenizer_would_add_is_written_once():
-    """Llama and Gemma put <s> before a raw text; chatml, tulu and plain do not write one by themselves."""
+@pytest.fixture
+def adds_bos():
+    """A tokenizer that puts <s> before a raw text, as those of Llama and Gemma do."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = bytes_with(bos_token="<s>")
@@ -112,12 +119,37 @@ def test_a_begin_token_the_tokenizer_would_add_is_written_once():
         single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
     )
     assert tokenizer("a").input_ids == [tokenizer.bos_token_id, 97]
+    return tokenizer
+
+
+def test_a_begin_token_the_tokenizer_would_add_is_written_once(adds_bos):
+    """chatml and plain do not write one by themselves; tulu is to have none."""
     for name in GOLDEN:
-        template = load_template(name, tokenizer)
+        template = load_template(name, adds_bos)
         text = template.render(TALK)
-        assert text.count("<s>") == 1 and text.startswith("<s>"), name
-        template.apply_to(tokenizer)
-        assert tokenizer.apply_chat_template(TALK, tokenize=False) == text
+        assert text.count("<s>") == (name != "tulu") == text.startswith("<s>"), name
+        template.apply_to(adds_bos)
+        assert adds_bos.apply_chat_template(TALK, tokenize=False) == text
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_place_renders_a_prompt_alike(adds_bos, name, tmp_path):
+    """A training row, the prompt of a stage that samples, of a task, and of the saved tokenizer in stock use:
+    the same tokens, with <s> in front unless the template declares that there is none."""
+    template = load_template(name, adds_bos)
+    adds_bos.add_special_tokens({"additional_special_tokens": template.missing_tokens(adds_bos)})
+    data = Data(sources=[], template=name)
+    row = tokenize_example(Example(prompt="2+2?", completion="4"), adds_bos, data, Loss())
+    prompt = row.input_ids[: int((row.labels != -100).argmax())].tolist()
+    assert (prompt[0] == adds_bos.bos_token_id) == (name != "tulu")
+    assert tokenize_prompt(Example(prompt="2+2?"), adds_bos, data).input_ids.tolist() == prompt
+    asked, answer = _answer_tokens(Problem(id="1", prompt="2+2?", answer="4"), adds_bos, template, "sums")
+    assert asked == prompt and asked + answer == row.input_ids[: len(asked + answer)].tolist()
+    template.apply_to(adds_bos)
+    adds_bos.save_pretrained(tmp_path)
+    stock = AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{"role": "user", "content": "2+2?"}]
+    assert stock.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == prompt
 
 
 def own(source: str):
@@ -206,8 +238,9 @@ def test_the_sandbox_holds():
 def test_template_files(tmp_path):
     tokenizer = bytes_with()
     path = tmp_path / "mine.jinja"
-    path.write_text("{# tokens: <end> <assistant> #}\n" + TURNS + ASK + "\n")
+    path.write_text("{#- no bos -#}\n{# tokens: <end> <assistant> #}\n" + TURNS + ASK + "\n")
     template = load_template(str(path), tokenizer)
+    assert template.source == TURNS + ASK
     assert template.render(TALK[1:2], True) == "<user>Hi 😀<end>\n<assistant>"
     assert template.missing_tokens(tokenizer) == ["<end>", "<assistant>"]
     path.write_text((TURNS + ASK).replace("end>", "stop>"))

@@ -81,7 +81,7 @@ def test_a_begin_token_is_there_once():
     )
     for style in STYLES:
         ids = row_of(TALK, style, tokenizer).input_ids.tolist()
-        assert ids[0] == bos and ids.count(bos) == 1
+        assert ids.count(bos) == (style != "tulu") == (ids[0] == bos), "tulu declares that it has none"
     row = row_of(pair("", "a"), "plain", tokenizer)
     assert row.input_ids.tolist() == [bos, 97, tokenizer.eos_token_id]
     assert row.labels.tolist() == [-100, 97, tokenizer.eos_token_id]

@@ -170,7 +170,7 @@ def test_there_are_both_sets():
 
 
 def test_tulu_numbers():
-    """Tables 11 and 20 of the paper and the published GRPO script, once more by hand."""
+    """Tables 11 and 20 of the paper and the published commands and scripts, once more by hand."""
     sft, dpo, rlvr = (load(RECIPES / "tulu3-8b" / f"{s}.yaml") for s in ("sft", "dpo", "rlvr"))
     assert (sft.train.learning_rate, sft.train.warmup_steps, sft.train.num_train_epochs) == (5e-6, 0.03, 2)
     assert (sft.train.global_batch_size, sft.data.max_length, sft.loss.reduction) == (128, 4096, "sum")
@@ -180,7 +180,12 @@ def test_tulu_numbers():
     groups = rlvr.train.global_batch_size * rlvr.rollout.steps_per_generation / 16
     assert (rlvr.rollout.num_generations, groups) == (16, 48)
     assert (rlvr.train.learning_rate, rlvr.train.lr_scheduler_type) == (5e-7, "constant")
-    assert (rlvr.policy.beta, rlvr.rollout.temperature) == (0.01, 1.0)
+    assert (rlvr.policy.beta, rlvr.policy.kl, rlvr.policy.epsilon) == (0.01, "k3", 0.2)
+    assert (rlvr.policy.loss, rlvr.policy.advantage, rlvr.rollout.temperature) == ("bnpo", "mean_std", 1.0)
+    assert (rlvr.rollout.truncated, rlvr.rollout.truncated_reward) == ("penalise", 0.0)
+    assert (sft.data.train_on, dpo.data.train_on) == ("assistant", "assistant")
+    assert [r.train.weight_decay for r in (sft, dpo, rlvr)] == [0, 0, 0.01]
+    assert {r.train.max_grad_norm for r in (sft, dpo, rlvr)} == {1.0}
     assert (rlvr.data.max_length, rlvr.rollout.max_new_tokens) == (2048, 2048)
     assert {r.label: r.weight for r in rlvr.rewards} == {"gsm8k": 10, "MATH": 10, "ifeval": 10}
     assert {sft.data.template, dpo.data.template, rlvr.data.template} == {"tulu"}

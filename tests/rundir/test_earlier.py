@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from posttrain.cli import main
-from posttrain.recipe import flatten, load, recipe_hash, to_dict
+from posttrain.errors import RequestError
+from posttrain.recipe import changes, diff, flatten, load, recipe_hash, to_dict
+from posttrain.recipe.load import ADDED
+from posttrain.rundir.directory import RunDir
 from posttrain.rundir.reading import RunData
 from tests.rundir.make_earlier import STAGES
 
@@ -23,14 +26,26 @@ NAMES = pytest.mark.parametrize("name", STAGES)
 
 @NAMES
 def test_the_recipe_has_the_hash_and_the_values_that_it_had(earlier, name):
+    """Keys added since have the values that mean what was done without them. What was called `assistant` in a
+    dpo stage was `last`: the recipe without the key is the same, the text with it is not."""
     run = earlier / "runs" / name
     kept = json.loads((run / "run.json").read_text())["recipe_hash"]
-    values = flatten(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
+    values = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    reread = {"data.train_on": ("assistant", "last")} if STAGES[name] == "dpo" else {}
     for file in (run / "recipe.yaml", earlier / f"{name}.yaml"):
-        recipe = load(file)
+        recipe = load(file, ["data.train_on=last"] if reread and file.name == "recipe.yaml" else [])
         assert recipe_hash(recipe) == kept
-        now = flatten(to_dict(recipe))
-        assert {key: now[key] for key in values} == values
+        assert changes(values, recipe) == reread
+        new = diff(values, to_dict(recipe)).keys() - reread
+        assert {k: v for k, v in flatten(to_dict(recipe)).items() if k in new} == {k: ADDED[k] for k in new}
+    if name == "dpo":
+        asked = load(run / "recipe.yaml")
+        assert recipe_hash(asked) != kept
+        with pytest.raises(RequestError, match="data.train_on: an earlier version read it otherwise"):
+            RunDir(run).check_same(asked)
+    if name == "kto":
+        with pytest.raises(RequestError, match="data.train_on = assistant cannot be used with .* kto"):
+            load(run / "recipe.yaml")
 
 
 @NAMES

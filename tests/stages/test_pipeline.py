@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from posttrain.errors import RequestError
-from posttrain.recipe import load, to_dict, to_yaml
+from posttrain.recipe import load, recipe_hash, to_dict, to_yaml
 from posttrain.stages.pipeline import dependencies, stage_recipes
 from posttrain.stages.stage_process import finished
 from tests.conftest import ROOT
@@ -60,7 +60,7 @@ def test_a_finished_stage_is_known_by_the_values_of_its_recipe(recipe):
     stage = load(recipe)
     run = recipe.parent / stage.name
     run.mkdir()
-    (run / "run.json").write_text('{"status": "finished"}')
+    (run / "run.json").write_text(json.dumps({"status": "finished", "recipe_hash": recipe_hash(stage)}))
     (run / "recipe.yaml").write_text(to_yaml(stage))
     assert finished(stage)
     moved = {

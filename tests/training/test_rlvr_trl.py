@@ -17,7 +17,7 @@ from tests.training.rollouts import trained, write_recipe
 
 SETTINGS = ["train.per_device_train_batch_size=2", "train.max_steps=4", "train.learning_rate=0.5"]
 CASES = {
-    "grpo": ("grpo", {}),
+    "grpo": ("grpo", {"beta": 0.3, "kl": "k3"}),
     "dr_grpo": ("dr_grpo", {"advantage": "mean"}),
     "dapo": ("dapo", {"epsilon": 0.02, "epsilon_high": 0.04}),
     "bnpo": ("bnpo", {"advantage": "leave_one_out", "beta": 0.3}),
@@ -128,8 +128,9 @@ def test_losses_gradients_and_weights_are_trls(ours, name, tmp_path, tiny):
     run, batches = ours(name, temperature=0.7)
     assert len(batches) == 1 and len(batches[0]) == 8
     options = {k: v for k, v in policy.items() if k in ("epsilon", "epsilon_high", "beta")}
+    options["use_bias_correction_kl"] = policy.get("kl") != "k3"
     if name == "gspo":
-        options = {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}
+        options |= {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}
     elif name != "cispo":
         options = {"epsilon": 0.02} | options
     trainer = theirs(

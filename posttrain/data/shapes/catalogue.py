@@ -6,8 +6,11 @@ rows are dropped and counted (cache.py).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
@@ -15,7 +18,7 @@ from posttrain.data.shapes.prompts import ColumnWriter, PromptTable, to_prompt, 
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.table import PairTable, Table, TableWriter, TokenTable
 from posttrain.data.tokenize import tokenize_example
-from posttrain.data.tokens import TokenRow
+from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.recipe import schema
 from posttrain.types import Example
 
@@ -65,7 +68,15 @@ class RowShape:
         return TokenTable(folder)
 
 
-class PairShape(RowShape):
+class ReplyShape(RowShape):
+    """Rows whose log-probability is that of a whole reply: all that is trained is one segment."""
+
+    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
+        row = tokenize_example(example, tokenizer, data, loss)
+        return replace(row, segment_ids=(row.labels != IGNORED).astype(np.int32))
+
+
+class PairShape(ReplyShape):
     """A row is a chosen and a rejected example."""
 
     key = {"pairs": 2}
@@ -77,7 +88,7 @@ class PairShape(RowShape):
         return PairTable(TokenTable(folder))
 
 
-class LabelledShape(RowShape):
+class LabelledShape(ReplyShape):
     """A row is one example; the table keeps its label as `p`."""
 
     key = {"labelled": 1}
