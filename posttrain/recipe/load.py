@@ -183,6 +183,7 @@ def recipe_hash(recipe: Recipe) -> str:
         values["data"].pop(key)
     for key in ("batch_size", "deadline", "max_failed"):
         values.get("rollout", {}).pop(key, None)
+    values.get("rollout", {}).get("vllm", {}).pop("max_logp_diff", None)
     if isinstance(recipe, TrainRecipe):
         for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):
             values["train"].pop(key)
