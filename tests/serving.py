@@ -1,9 +1,10 @@
 """A small vLLM server for tests: the protocol that TRL's client speaks with `vllm serve`, on a tiny model.
 
-Everything goes over HTTP as TRL 1.16 sends it: health, models, server info, completions with log-probabilities,
-the steps of a weight update. Only the weights do not: vLLM's NCCL transfer needs GPUs, so `there_is_a_gpu` replaces
-it at the seam where TRL's client calls vLLM (`NCCLWeightTransferEngine`), by a queue that the server reads while it
-handles `/update_weights`. TRL's client and generation class, and all of ours, run as they are.
+Everything goes over HTTP as TRL 1.16 sends it: health, models, server info, completions with
+log-probabilities, the steps of a weight update. Only the weights do not: vLLM's NCCL transfer needs GPUs, so
+`there_is_a_gpu` replaces it at the seam where TRL's client calls vLLM (`NCCLWeightTransferEngine`), by a
+queue that the server reads while it handles `/update_weights`. TRL's client and generation class, and all of
+ours, run as they are.
 
     right    the model takes the weights that it is sent
     stale    receives them and keeps its own

@@ -1,5 +1,5 @@
-"""Warnings about a run: failed checks, failed gates, groups without gradient, a sampler apart from the policy,
-chosen replies that become less likely.
+"""Warnings about a run: failed checks, failed gates, groups without gradient, completions of vLLM that are
+masked, chosen replies that become less likely.
 
 Each is a sentence computed from what was logged, with its threshold. Left out: the caveats that apply to
 every result (`findings.caveats`).

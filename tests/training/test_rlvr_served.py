@@ -1,5 +1,5 @@
-"""RLVR against a vLLM server with the policy's weights, stale, foreign ones: what is trained is what the policy
-says."""
+"""RLVR against a vLLM server that has the policy's weights, stale ones, foreign ones: logged, stopped,
+masked."""
 
 from __future__ import annotations
 
@@ -92,8 +92,128 @@ def test_a_server_that_keeps_the_weights_of_the_start(sampled, tiny):
     assert "vLLM did not take the last weights" in said
     first = rollouts(sampled.path)["step-000001.jsonl"]
     assert all(row["trained"] and row["logp_diff"] < 1e-4 for row in first)
+    run = sampled(served(tiny), "train.learning_rate=20")
+    assert run.info()["status"] == "finished", "the same command goes on once the server follows"
+    assert all(row["trained"] for kept in rollouts(run).values() for row in kept)
 
 
 def test_a_server_with_raw_log_probabilities_that_does_not_say_so(sampled, tiny):
     said = refused(sampled, served(tiny, "raw"), step=1, temperature=0.1)
     assert "before the temperature" in said
+
+
+# ---- what the correction masks -----------------------------------------------------------------------------
+
+
+def nudged(tiny) -> Server:
+    """A server whose weights are a little off, and stay so; it keeps what it answered."""
+    server = served(tiny, "stale")
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for weight in server.model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.02)
+    server.answered, plain = [], server._choice
+
+    def kept(prompt, body):
+        server.answered.append(plain(prompt, body))
+        return server.answered[-1]
+
+    server._choice = kept
+    return server
+
+
+@torch.no_grad()
+def differences(tiny, server: Server, temperature: float) -> list[torch.Tensor]:
+    """d of every token of every completion under the start model, each row alone."""
+    policy, found = AutoModelForCausalLM.from_pretrained(tiny), []
+    for choice in server.answered:
+        ids = torch.tensor([choice["prompt_token_ids"] + choice["token_ids"]])
+        n = len(choice["token_ids"])
+        own = (policy(ids).logits[0, -n - 1 : -1] / temperature).log_softmax(-1)
+        own = own.gather(1, ids[0, -n:, None])[:, 0]
+        found.append((own - torch.tensor(choice["logprobs"]["token_logprobs"])).double())
+    return found
+
+
+@pytest.mark.parametrize("correction", ["sequence_mask", "token_mask", "sequence_truncate", "token_truncate"])
+def test_what_the_correction_masks_is_not_said_to_be_trained(sampled, tiny, correction):
+    """Weights above 1 are beyond the bounds: about half of them."""
+    vllm = {"correction": correction, "correction_max": 1.0, "max_logp_diff": None}
+    run = sampled(server := nudged(tiny), "train.max_steps=1", vllm=vllm, max_new_tokens=2)
+    (logged,), (kept,) = rows(run), rollouts(run).values()
+    each = differences(tiny, server, 0.7)
+    close = {"abs": 2e-5}
+    assert [row["logp_diff"] for row in kept] == pytest.approx([float(d.abs().mean()) for d in each], **close)
+    tokens = torch.cat(each)
+    units = [d.sum()[None] if correction.startswith("sequence") else d for d in each]
+    beyond = torch.cat(units) > 0
+    assert 0 < beyond.sum() < len(beyond)
+    masks = correction.endswith("mask")
+    assert [row["trained"] for row in kept] == [not masks or bool((u <= 0).any()) for u in units]
+    if correction == "sequence_mask":
+        assert {row["trained"] for row in kept} == {True, False}
+    assert logged["sampler/logp_diff_mean"] == pytest.approx(float(tokens.abs().mean()), **close)
+    assert logged["sampler/logp_diff_max"] == pytest.approx(float(tokens.abs().max()), **close)
+    assert logged["sampler/ratio_mean"] == pytest.approx(float(torch.cat(units).exp().mean()), **close)
+
+
+def test_a_correction_that_masks_everything(sampled, tiny):
+    vllm = {"correction_min": 1.5}
+    said = refused(sampled, served(tiny), step=1, vllm=vllm)
+    assert "rollout.vllm.correction = sequence_mask leaves nothing to train" in said
+    assert "weights of all 8 completions are 0" in said
+
+
+# ---- a server that cannot be the policy's ------------------------------------------------------------------
+
+
+def test_another_dtype_is_logged_and_within_the_bound(sampled, tiny):
+    """bf16 against fp32, where the server does not say it: what two programs differ by is not refused."""
+    server = served(tiny, dtype="torch.float32")
+    server.model.bfloat16()
+    run = sampled(server, "train.max_steps=2")
+    for row in rows(run):
+        assert 1e-4 < row["sampler/logp_diff_mean"] < 0.05 and row["sampler/ratio_mean"] == pytest.approx(
+            1, abs=0.1
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "info", "words"),
+    [
+        ({"kind": "qwen2"}, {}, "serves a qwen2 model, but the policy is llama"),
+        ({"vocab_size": 300}, {}, "a vocabulary of 300 rows, but the policy has "),
+        ({"hidden_size": 64}, {}, "a hidden size of 64, but the policy has 32"),
+        ({"num_hidden_layers": 3}, {}, "3 layers, but the policy has 2"),
+        ({}, {"dtype": "torch.bfloat16"}, "computes in bfloat16, but the policy in float32; restart it with"),
+        ({}, {"logprobs_mode": "raw_logprobs"}, "returns raw_logprobs, which do not include the temperature"),
+        ({}, {"max_model_len": 100}, "takes at most 100 tokens, but data.max_length .* = 264"),
+    ],
+)
+def test_a_server_that_says_it_is_another(sampled, tmp_path, shape, info, words):
+    """Refused before the first completion, in one sentence."""
+    server = served(tiny_model(tmp_path / "served", **shape), **info)
+    with pytest.raises(RequestError, match=f"^the vLLM server at http://127.* {words}") as caught:
+        sampled(server)
+    assert "\n" not in str(caught.value)
+    assert {path for path, _ in server.requests} <= {
+        "/health",
+        "/v1/models",
+        "/server_info",
+        "/get_world_size",
+        "/init_weight_transfer_engine",
+    }
+    assert not (sampled.path / "rollouts").exists() or not list((sampled.path / "rollouts").iterdir())
+
+
+def test_a_server_that_takes_no_weights(sampled, tiny, monkeypatch):
+    """What TRL's client raises is a sentence about the server."""
+    from tests.serving import ROUTES
+
+    with monkeypatch.context() as without:
+        without.delitem(ROUTES, "/server_info")
+        with pytest.raises(WorkError, match="Restart it with `VLLM_SERVER_DEV_MODE=1`"):
+            sampled(served(tiny))
+    monkeypatch.delitem(ROUTES, "/update_weights")
+    with pytest.raises(WorkError, match="the vLLM server at http.*Request failed: 404"):
+        sampled(served(tiny))
