@@ -235,24 +235,29 @@ class TorchWithGpu:
         return SimpleNamespace(type="cuda", index=None)
 
 
-@pytest.fixture
-def there_is_a_gpu(monkeypatch):
+def pretend(patch: pytest.MonkeyPatch) -> None:
     """The policy's device passes for a GPU and vLLM for installed; weights travel through a queue."""
     pytest.importorskip("requests", reason="TRL's client needs requests (pip install 'posttrain[test]')")
     from trl.generation import vllm_client, vllm_generation
 
     from posttrain.generation import vllm_settings
-    from posttrain.stages import train
+    from posttrain.stages import preflight, train
 
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(train, "trains_on_cpu", lambda: False)
-    monkeypatch.setattr(vllm_settings, "find_spec", lambda name: True)
+    patch.setattr(preflight, "why_on_cpu", lambda: None)
+    patch.setattr(train, "trains_on_cpu", lambda: False)
+    patch.setattr(vllm_settings, "find_spec", lambda name: True)
     for module in (vllm_client, vllm_generation):
-        monkeypatch.setattr(module, "is_vllm_available", lambda **_: True)
-    monkeypatch.setattr(vllm_client, "torch", TorchWithGpu())
+        patch.setattr(module, "is_vllm_available", lambda **_: True)
+    patch.setattr(vllm_client, "torch", TorchWithGpu())
     for name, value in (
         ("get_ip", lambda: "127.0.0.1"),
         ("NCCLWeightTransferEngine", Transfer),
         ("NCCLTrainerSendWeightsArgs", SimpleNamespace),
     ):
-        monkeypatch.setattr(vllm_client, name, value, raising=False)
+        patch.setattr(vllm_client, name, value, raising=False)
+
+
+@pytest.fixture
+def there_is_a_gpu(monkeypatch):
+    """See `pretend`."""
+    pretend(monkeypatch)

@@ -4,13 +4,15 @@ masked."""
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from posttrain.errors import RequestError, WorkError
-from tests.serving import Server, serving, there_is_a_gpu  # noqa: F401
+from tests.ranks import run_ranks
+from tests.serving import ROUTES, Server, serving, there_is_a_gpu  # noqa: F401
 from tests.tiny import tiny_model
 from tests.training.preferences import far, rows, weights
 from tests.training.rollouts import rollouts, train, write_recipe
@@ -123,10 +125,10 @@ def nudged(tiny) -> Server:
 
 
 @torch.no_grad()
-def differences(tiny, server: Server, temperature: float) -> list[torch.Tensor]:
+def differences(tiny, answered: list[dict], temperature: float) -> list[torch.Tensor]:
     """d of every token of every completion under the start model, each row alone."""
     policy, found = AutoModelForCausalLM.from_pretrained(tiny), []
-    for choice in server.answered:
+    for choice in answered:
         ids = torch.tensor([choice["prompt_token_ids"] + choice["token_ids"]])
         n = len(choice["token_ids"])
         own = (policy(ids).logits[0, -n - 1 : -1] / temperature).log_softmax(-1)
@@ -141,7 +143,7 @@ def test_what_the_correction_masks_is_not_said_to_be_trained(sampled, tiny, corr
     vllm = {"correction": correction, "correction_max": 1.0, "max_logp_diff": None}
     run = sampled(server := nudged(tiny), "train.max_steps=1", vllm=vllm, max_new_tokens=2)
     (logged,), (kept,) = rows(run), rollouts(run).values()
-    each = differences(tiny, server, 0.7)
+    each = differences(tiny, server.answered, 0.7)
     close = {"abs": 2e-5}
     assert [row["logp_diff"] for row in kept] == pytest.approx([float(d.abs().mean()) for d in each], **close)
     tokens = torch.cat(each)
@@ -155,6 +157,30 @@ def test_what_the_correction_masks_is_not_said_to_be_trained(sampled, tiny, corr
     assert logged["sampler/logp_diff_mean"] == pytest.approx(float(tokens.abs().mean()), **close)
     assert logged["sampler/logp_diff_max"] == pytest.approx(float(tokens.abs().max()), **close)
     assert logged["sampler/ratio_mean"] == pytest.approx(float(torch.cat(units).exp().mean()), **close)
+
+
+def test_two_ranks(tiny, tmp_path):
+    """Each compares half of the completions; files, metrics and what is trained are of all of them."""
+    rollout = {"num_generations": 4, "max_new_tokens": 2, "temperature": 0.7, "backend": "vllm_server"}
+    rollout["vllm"] = {"correction_max": 1.0, "max_logp_diff": None}
+    settings = ["train.max_steps=1", "train.per_device_train_batch_size=2"]
+    recipe = write_recipe(tmp_path, tiny)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    worker = ["tests.training.served_worker", recipe, tiny, json.dumps(rollout), *settings]
+    for code, said in run_ranks(lambda rank: worker, together):
+        assert code == 0, said
+    each = differences(tiny, json.loads((tmp_path / "answers.json").read_text()), 0.7)
+    (logged,), (kept,) = rows(tmp_path / "case"), rollouts(tmp_path / "case").values()
+    masked = [float(d.sum()) > 0 for d in each]
+    assert len(kept) == 8 and 0 < sum(masked) < 8
+    assert [row["trained"] for row in kept] == [not m for m in masked]
+    apart, close = [d.abs() for d in each], {"abs": 2e-5}
+    assert [row["logp_diff"] for row in kept] == pytest.approx([float(a.mean()) for a in apart], **close)
+    assert logged["sampler/masked"] == sum(masked) / 8
+    assert logged["sampler/logp_diff_max"] == pytest.approx(float(torch.cat(apart).max()), **close)
 
 
 def test_a_correction_that_masks_everything(sampled, tiny):
@@ -208,8 +234,6 @@ def test_a_server_that_says_it_is_another(sampled, tmp_path, shape, info, words)
 
 def test_a_server_that_takes_no_weights(sampled, tiny, monkeypatch):
     """What TRL's client raises is a sentence about the server."""
-    from tests.serving import ROUTES
-
     with monkeypatch.context() as without:
         without.delitem(ROUTES, "/server_info")
         with pytest.raises(WorkError, match="Restart it with `VLLM_SERVER_DEV_MODE=1`"):
