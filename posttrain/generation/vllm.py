@@ -36,14 +36,16 @@ from posttrain.generation.vllm_server import compute_dtype, refuse_server
 from posttrain.generation.vllm_settings import refuse_without_vllm, vllm_settings
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import TrainRollout
+from posttrain.rundir.adapters import chain
 
 
 def engine_model(model: Any) -> str:
     """The name under which a colocated engine loads the policy: a folder or hub id of a whole model.
 
-    Only the shapes matter, since weights are copied before the first sample.
+    Of a policy that was merged from an adapter it is the base, at the bottom of the chain. Only the shapes
+    matter, since weights are copied before the first sample.
     """
-    return model.name_or_path
+    return chain(model.name_or_path)[-1]
 
 
 def _refuse_grown(name: str, model: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,7 +17,6 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from posttrain.data.template import Template
 from posttrain.errors import RequestError, WorkError
-from posttrain.generation import vllm
 from posttrain.generation import vllm_settings as settings
 from posttrain.generation.base import Sampling
 from posttrain.generation.vllm import VllmGenerator, vllm_generator
@@ -395,13 +395,17 @@ def test_weights_that_a_server_does_not_take(start, monkeypatch):
     assert generator.synced is None
 
 
-def test_an_engine_may_load_another_name_than_the_policys(start, monkeypatch, tmp_path):
-    """A policy that was merged from an adapter has its folder's name, which vLLM cannot load."""
+def test_an_engine_loads_the_base_of_an_adapter(start, tmp_path):
+    """A policy merged from an adapter on an adapter has its folder's name, which vLLM cannot load."""
+    base, first = tmp_path / "base", tmp_path / "first"
     model = build_model("llama", 23)
-    model.config.save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(vllm, "engine_model", lambda model: str(tmp_path / "base"))
+    model.config.save_pretrained(base)
+    for folder, below in ((first, base), (tmp_path, first)):
+        folder.mkdir(exist_ok=True)
+        config = {"base_model_name_or_path": str(below), "peft_type": "LORA"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
     generator = start("vllm_colocate", model)
-    assert generator.engine.llm.built["model"] == str(tmp_path / "base")
+    assert generator.engine.llm.built["model"] == str(base)
     assert model.name_or_path == str(tmp_path), "only while the engine is built"
 
 

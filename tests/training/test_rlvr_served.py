@@ -67,6 +67,12 @@ def test_a_server_with_the_policys_weights(sampled, tiny, correction):
     assert {(len(body["prompt"]), body["n"], body["temperature"]) for body in asked} == {(2, 4, 0.7)}
 
 
+def test_dropout_is_no_difference_of_the_sampler(sampled, tiny):
+    """The policy is compared as vLLM samples, without dropout; its gradients have it."""
+    run = sampled(served(tiny), "model.options={attention_dropout: 0.5}", "train.max_steps=2")
+    assert all(row["sampler/logp_diff_max"] < 1e-4 for row in rows(run))
+
+
 def refused(sampled, *given, step: int, **options) -> str:
     """The reason with which the run ended before optimizer step `step`; nothing of that step is left."""
     with pytest.raises(WorkError, match=f"stopped before step {step}: ") as caught:
