@@ -133,11 +133,12 @@ def test_no_package_index_is_named(files):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT / "recipes")))
-def test_recipes_load_and_pass_preflight(path, request):
+def test_recipes_load_and_pass_preflight(path, request, monkeypatch):
     from posttrain.recipe import Pipeline, load
     from posttrain.stages.pipeline import stage_recipes
     from posttrain.stages.preflight import preflight
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # on the machines they are for
     text = path.read_text()
     if "POSTTRAIN_DATA" in text:
         request.getfixturevalue("data_dir")

@@ -1,4 +1,4 @@
-"""This process: its CPU cores, its rank within a launch, and what it and the libraries log.
+"""This process: its CPU cores and GPUs, its rank within a launch, and what it and the libraries log.
 
 Launchers (accelerate, torchrun) set the ranks of each process in its environment.
 Left out: signals (stop.py), exit codes (exit_codes.py).
@@ -39,6 +39,22 @@ def local_world_size() -> int:
 
 def _from_launcher(variable: str, alone: int) -> int:
     return int(os.environ.get(variable) or alone)
+
+
+def why_on_cpu() -> str | None:
+    """Why a launch from here would train on the CPU, in a few words; None where it would use a GPU.
+
+    Torch is not asked, for it takes seconds to import. `CUDA_VISIBLE_DEVICES` is believed: a login node
+    without a GPU says with `CUDA_VISIBLE_DEVICES=0` that the job will have one.
+    """
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return "accelerate is told to use the CPU"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return None if visible.strip() not in ("", "-1") else "CUDA_VISIBLE_DEVICES hides all GPUs"
+    devices = Path("/dev")
+    found = any(devices.glob("nvidia[0-9]*")) or any((devices / name).exists() for name in ("kfd", "dxg"))
+    return None if found else "this machine has no GPU"
 
 
 def log_to_stderr() -> None:

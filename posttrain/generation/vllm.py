@@ -1,7 +1,8 @@
 """Generation with vLLM: a `Generator` on TRL's `VLLMGeneration`, in this process (colocate) or on a server.
 
-TRL owns the engine, its memory and the copying of weights into it. This file turns a recipe into TRL's
-arguments and its answers into completions. There are three differences to `TransformersGenerator`:
+TRL owns the engine, its memory and the copying of weights into it. This file starts it, keeps its weights
+those of the policy, and turns its answers into completions. There are three differences to
+`TransformersGenerator`:
 
 - Randomness is vLLM's; `seed` and `streams` are not used. One seed for all copies of a prompt would give the
   same text for each, and vLLM has no random stream for a single sample. Runs with this generator are not
@@ -17,125 +18,69 @@ A server runs on GPUs other than the policy's:
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config '{"backend": "nccl"}' \
         --logprobs-mode processed_logprobs --max-logprobs -1
 
-Left out: images; LoRA inside vLLM (TRL merges adapters into the weights it copies); `model.revision` (vLLM
-reads the config under the model's name; the weights are the policy's).
+Left out: the settings (`vllm_settings.py`); what a server says about itself (`vllm_server.py`); images; LoRA
+inside vLLM (TRL merges adapters into the weights it copies); `model.revision` (vLLM reads the config under
+the model's name; the weights are the policy's).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
+from posttrain.generation.vllm_server import compute_dtype, refuse_server
+from posttrain.generation.vllm_settings import refuse_without_vllm, vllm_settings
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import TrainRollout
-
-MODES = {"vllm_colocate": "colocate", "vllm_server": "server"}
-"""`rollout.backend` -> TRL's mode."""
-COLOCATED = ("gpu_memory_utilization", "tensor_parallel_size", "enable_sleep_mode")
-SERVED = ("server_base_url", "server_timeout")
-"""Fields of `rollout.vllm` that each mode reads."""
+from posttrain.rundir.adapters import chain
 
 
-def vllm_settings(
-    start: Model,
-    max_length: int,
-    rollout: TrainRollout,
-    ranks: int,
-    stops: Sequence[int] = (),
-    positions: int | None = None,
-) -> dict[str, Any]:
-    """Keyword arguments of `VLLMGeneration`, except the model, the accelerator and the tokenizer.
+def engine_model(model: Any) -> str:
+    """The name under which a colocated engine loads the policy: a folder or hub id of a whole model.
 
-    `start`: the recipe's section `model`. `max_length`: the maximum length of a prompt. `ranks`: number of
-    processes. `stops`: token ids that end a completion. `positions`: the model's maximum length.
-
-    Raises:
-        RequestError: settings that exclude each other or that vLLM does not support.
+    Of a policy that was merged from an adapter it is the base, at the bottom of the chain. Only the shapes
+    matter, since weights are copied before the first sample.
     """
-    r = rollout
-    length = max_length + r.max_new_tokens
-    wrong = list(_wrong(start, rollout, ranks))
-    if positions is not None and length > positions:
-        wrong.append(
-            f"data.max_length + rollout.max_new_tokens = {length} is above the model's maximum, {positions}"
-        )
-    if wrong:
-        raise RequestError("\n".join(wrong))
-    mode = MODES[r.backend]
-    own = {key: getattr(r.vllm, key) for key in (COLOCATED if mode == "colocate" else SERVED)}
-    if mode == "colocate":
-        own["max_num_seqs"] = r.batch_size * r.vllm.tensor_parallel_size
-        own["max_model_length"] = length
-    return own | {
-        "mode": mode,
-        "trust_remote_code": start.trust_remote_code,
-        "temperature": r.temperature,
-        "top_p": r.top_p,
-        "max_completion_length": r.max_new_tokens,
-        "logprobs": 0,  # of the sampled token alone
-        "generation_kwargs": {"stop_token_ids": sorted(stops)},
-    }
+    return chain(model.name_or_path)[-1]
 
 
-def _wrong(model: Model, r: TrainRollout, ranks: int) -> Iterator[str]:
-    """Yields a sentence for each setting that cannot work."""
-    if r.backend not in MODES:
-        yield f"rollout.backend = {r.backend} does not use vLLM"
-        return
-    if r.backend == "vllm_server":
-        default = type(r.vllm)()
-        for key in COLOCATED:
-            if getattr(r.vllm, key) != getattr(default, key):
-                yield f"rollout.vllm.{key} has no effect on vllm_server; set it when starting the server"
-        return
-    parallel, share = r.vllm.tensor_parallel_size, r.vllm.gpu_memory_utilization
-    if parallel < 1 or ranks % parallel:
-        yield f"rollout.vllm.tensor_parallel_size = {parallel} does not divide the {ranks} rank(s)"
-    if not 0 < share <= 1:
-        yield f"rollout.vllm.gpu_memory_utilization = {share} must be in (0, 1]"
-    if model.init is None:
-        yield "rollout.backend = vllm_colocate loads a model by name: set model.init, not model.from_config"
-    if model.quantization is not None and model.quantization.bits == 8:
-        yield "rollout.backend = vllm_colocate does not support 8-bit weights; set model.quantization.bits: 4"
-
-
-def _refuse_grown(backend: str, model: Any) -> None:
-    """A colocated engine loads the model by name: a vocabulary that has grown since does not fit into it."""
+def _refuse_grown(name: str, model: Any) -> None:
+    """A vocabulary that has grown since does not fit into an engine that loads the model `name`."""
     from transformers import AutoConfig
 
-    if backend != "vllm_colocate":
-        return
-    there = AutoConfig.from_pretrained(model.name_or_path).get_text_config().vocab_size
+    there = AutoConfig.from_pretrained(name).get_text_config().vocab_size
     here = model.config.get_text_config().vocab_size
     if there != here:
         raise RequestError(
-            f"rollout.backend = vllm_colocate: the vocabulary of {model.name_or_path} has {there} rows, but "
-            f"{here} with the tokens of the template and model.add_tokens; train an SFT stage with these "
-            "tokens first and start from its run"
+            f"rollout.backend = vllm_colocate: the vocabulary of {name} has {there} rows, but {here} with "
+            "the tokens of the template and model.add_tokens; train an SFT stage with these tokens first "
+            "and start from its run"
         )
 
 
-def refuse_without_vllm(backend: str) -> None:
-    """Raises `RequestError` if the recipe uses vLLM and it is not installed."""
-    if backend in MODES and find_spec("vllm") is None:
-        raise RequestError(
-            f"rollout.backend = {backend} needs vLLM: pip install 'posttrain[vllm]' in an environment of its "
-            "own, or set rollout.backend: transformers"
-        )
+@contextmanager
+def _named(model: Any, name: str) -> Iterator[None]:
+    """`model.name_or_path`, from which TRL takes the engine's model, is `name`."""
+    own = model.name_or_path
+    model.name_or_path = name
+    try:
+        yield
+    finally:
+        model.name_or_path = own
 
 
-def refuse_raw_log_probs(info: dict[str, Any]) -> None:
-    """Raises `RequestError` unless a server (config `info`) gives the log-probabilities it samples from."""
-    mode = info["model_config"]["logprobs_mode"]
-    if mode != "processed_logprobs":
-        raise RequestError(
-            f"the vLLM server returns {mode}, which do not include the temperature and bias the importance "
-            "weights; restart it with --logprobs-mode processed_logprobs or set rollout.vllm.correction: none"
-        )
+@contextmanager
+def _server_errors(url: str) -> Iterator[None]:
+    """TRL's client raises bare exceptions for error responses, and those of requests if the server is
+    gone."""
+    try:
+        yield
+    except Exception as error:
+        raise WorkError(f"the vLLM server at {url}: {error}") from error
 
 
 def vllm_generator(trainer: Any, start: Model, max_length: int, rollout: TrainRollout) -> VllmGenerator:
@@ -177,30 +122,40 @@ class VllmGenerator:
         """Starts the engine, or waits for the server. Collective; needs a GPU.
 
         Raises:
-            RequestError: see `vllm_settings`; or vLLM is not installed.
-            WorkError: the server does not answer in time.
+            RequestError: see `vllm_settings` and `refuse_server`; or vLLM is not installed.
+            WorkError: the server does not answer in time, or cannot take weights.
         """
         refuse_without_vllm(rollout.backend)
         stops = end_tokens(model, tokenizer, stop_token_ids)
-        _refuse_grown(rollout.backend, model)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         settings = vllm_settings(start, max_length, rollout, accelerator.num_processes, stops, positions)
         from trl.generation.vllm_generation import VLLMGeneration
 
-        try:
+        if settings["mode"] == "colocate":
+            name = engine_model(model)
+            _refuse_grown(name, model)
+            with _named(model, name):
+                engine = VLLMGeneration(model, accelerator, tokenizer, **settings)
+            return cls(engine, tokenizer, stops, step)
+        url = rollout.vllm.server_base_url
+        with _server_errors(url):
             engine = VLLMGeneration(model, accelerator, tokenizer, **settings)
-        except ConnectionError as error:
-            raise WorkError(f"rollout.vllm: {error}") from error
-        corrected = rollout.vllm.correction != "none"
-        if corrected and engine.mode == "server" and accelerator.is_main_process:
-            refuse_raw_log_probs(engine.vllm_client.get_server_info())
+            info = engine.vllm_client.get_server_info() if accelerator.is_main_process else None
+        if info is not None:
+            length = max_length + rollout.max_new_tokens
+            dtype = compute_dtype(model, accelerator)
+            refuse_server(url, info, model.config, dtype, length, rollout.vllm)
         return cls(engine, tokenizer, stops, step)
 
     def sync(self) -> None:
         """Copies the policy's weights to the engine, unless it has them. Collective."""
         if (step := self.step()) != self.synced:
-            self.engine.sync_weights()
+            with self._errors():
+                self.engine.sync_weights()
             self.synced = step
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return _server_errors(self.engine.server_base_url) if self.engine.mode == "server" else nullcontext()
 
     def generate(
         self,
@@ -214,7 +169,8 @@ class VllmGenerator:
 
         Raises:
             RequestError: invalid settings, an empty prompt, or a prompt that leaves no room for a token.
-            WorkError: the server does not answer, or the number of completions is wrong.
+            WorkError: the server does not answer or take the weights, or completions or log-probabilities are
+                missing from its answer.
         """
         sampling.check(n)
         limit = self.engine.max_model_length
@@ -227,20 +183,15 @@ class VllmGenerator:
         engine = self.engine
         engine.temperature, engine.top_p = sampling.temperature, sampling.top_p
         engine.max_completion_length = sampling.max_new_tokens
-        try:
+        with self._errors():
             _, ids, log_probs, _ = engine.generate(copies, images=None, num_generations=n)
-        except Exception as error:
-            if engine.mode != "server":
-                raise
-            # TRL's client raises bare exceptions for error responses and those of requests if the server is
-            # gone
-            raise WorkError(f"the vLLM server at {engine.server_base_url}: {error}") from error
+        if log_probs is None:
+            raise WorkError(
+                "vLLM returned no log-probabilities, so that its samples cannot be compared with the policy"
+            )
         if len(ids) != len(copies):
             raise WorkError(f"vLLM returned {len(ids)} completions; {len(copies)} were requested")
-        return [
-            self._completion(i // n, i % n, list(ids[i]), None if log_probs is None else log_probs[i])
-            for i in range(n * len(prompts))
-        ]
+        return [self._completion(i // n, i % n, list(ids[i]), log_probs[i]) for i in range(n * len(prompts))]
 
     def _most(self, prompts: int) -> int:
         """The largest number of prompts on any rank: TRL's collective calls need the same number on all."""
@@ -257,10 +208,9 @@ class VllmGenerator:
         return prompts[0] if prompts else [min(self.stops)]
 
     def _completion(
-        self, prompt: int, sample: int, ids: list[int], log_probs: list[list[float | None]] | None
+        self, prompt: int, sample: int, ids: list[int], log_probs: list[list[float | None]]
     ) -> Completion:
-        if log_probs is not None:
-            # only the sampled token's is requested; vLLM gives None where it has no number
-            log_probs = [math.nan if first[0] is None else first[0] for first in log_probs]
+        # only the sampled token's is requested; vLLM gives None where it has no number
+        values = [math.nan if first[0] is None else first[0] for first in log_probs]
         ended = bool(ids) and ids[-1] in self.stops
-        return completion_of(self.tokenizer, prompt, sample, ids, ended, log_probs or None)
+        return completion_of(self.tokenizer, prompt, sample, ids, ended, values)

@@ -20,6 +20,14 @@ from torch import Tensor
 MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 
 
+def log_ratio(policy: Tensor, sampler: Tensor, mask: Tensor) -> Tensor:
+    """d = log policy - log sampler, fp32 [B, T], without gradient; 0 outside the mask and where `sampler` is
+    NaN."""
+    known = mask.bool() & ~sampler.isnan()
+    # selected, not multiplied, because masked values may be infinite
+    return torch.where(known, policy.detach().float() - sampler.float(), 0.0)
+
+
 def importance_ratio(
     policy: Tensor,
     sampler: Tensor,
@@ -45,9 +53,7 @@ def importance_ratio(
         )
     if low is not None and high is not None and low > high:
         raise ValueError(f"low = {low} is above high = {high}")
-    known = mask.bool() & ~sampler.isnan()
-    # selected, not multiplied, because masked values may be infinite
-    difference = torch.where(known, policy.detach().float() - sampler.float(), 0.0)
+    difference = log_ratio(policy, sampler, mask)
     if mode.startswith("sequence"):
         difference = difference.sum(1, keepdim=True)
     ratio = difference.exp()

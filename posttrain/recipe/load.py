@@ -24,6 +24,7 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.recipes import STAGES, Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.rules import check_pipeline, check_recipe
+from posttrain.recipe.sections import Vllm
 
 NOT_BUILT = {
     "reward": "reward-model training",
@@ -189,6 +190,9 @@ def recipe_hash(recipe: Recipe) -> str:
         values["data"].pop(key)
     for key in ("batch_size", "deadline", "max_failed"):
         values.get("rollout", {}).pop(key, None)
+    if vllm := values.get("rollout", {}).get("vllm"):
+        del vllm["max_logp_diff"]
+        vllm |= {key: getattr(Vllm(), key) for key in ("server_base_url", "server_timeout")}
     if isinstance(recipe, TrainRecipe):
         for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):
             values["train"].pop(key)

@@ -94,6 +94,12 @@ class Vllm:
     """Weights above this are truncated or masked."""
     correction_min: float | None = None
     """Weights below this are truncated or masked."""
+    max_logp_diff: float | None = 0.1
+    """The run stops before a step whose completions have a larger mean |log policy - log sampler|, in nats
+    per token. The default is our choice: two bf16 programs with equal weights differ by .01 to .05, one with
+    other weights by tenths to several nats. With `top_p` below 1 it is larger by -log top_p, the most by
+    which renormalising raises a log-probability. null: no bound.
+    """
 
 
 @dataclass

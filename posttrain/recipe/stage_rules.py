@@ -204,6 +204,7 @@ def _train_rollout(recipe: RlvrRecipe, problems: Problems) -> None:
             f"rollout.top_p = {r.top_p:g} biases the importance weights of rollout.vllm.correction; set "
             "top_p to 1 or the correction to none",
         )
+    problems.require_above("rollout.vllm.max_logp_diff", r.vllm.max_logp_diff)
     if recipe.evaluate.heldout is not None:
         at = "evaluate.heldout"
         problems.add(

@@ -1,5 +1,5 @@
-"""Warnings about a run: failed checks, failed gates, groups without gradient, chosen replies that become less
-likely.
+"""Warnings about a run: failed checks, failed gates, groups without gradient, completions of vLLM that are
+masked, chosen replies that become less likely.
 
 Each is a sentence computed from what was logged, with its threshold. Left out: the caveats that apply to
 every result (`findings.caveats`).
@@ -8,7 +8,7 @@ every result (`findings.caveats`).
 from __future__ import annotations
 
 from posttrain.base.files import number
-from posttrain.report.facts import FAILED_CHECKS, component_rows
+from posttrain.report.facts import FAILED_CHECKS, MASKED, component_rows
 from posttrain.report.numbers import mean, series, trend
 from posttrain.report.tables import metric_text
 from posttrain.report.text import labels
@@ -26,7 +26,7 @@ def alerts(runs: list[RunData]) -> list[str]:
     """The sentences, run by run; empty where there is nothing to warn about."""
     found = []
     for run, name in zip(runs, labels(runs), strict=True):
-        each = [*_gates(run), *_checks(run), *_groups(run), *_chosen(run)]
+        each = [*_gates(run), *_checks(run), *_groups(run), *_sampler(run), *_chosen(run)]
         found += [f"{name}: {text}" for text in each]
     return found
 
@@ -86,6 +86,19 @@ def _groups(run: RunData) -> list[str]:
             f" ({sampled.last:.3g} were sampled)."
         )
     return found
+
+
+def _sampler(run: RunData) -> list[str]:
+    """vLLM's completions are weighted for what they differ from the policy's; a run that masks many of them
+    trains on few."""
+    train = run.metrics.get("train", [])
+    for key in ("masked", "truncated"):
+        share = trend(train, f"sampler/{key}")
+        if share is not None and share.last > MASKED:
+            apart = trend(train, "sampler/logp_diff_mean")
+            nats = f" (mean |log policy − log sampler| {apart.last:.2g} nats per token)" if apart else ""
+            return [f"the correction {key} {share.last:.0%} of vLLM's importance weights at the end{nats}."]
+    return []
 
 
 def _chosen(run: RunData) -> list[str]:

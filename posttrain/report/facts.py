@@ -29,6 +29,11 @@ RLVR = (
     ("groups/zero_variance", "groups without gradient", "percent"),
     ("kl", "KL to the reference", "free"),
     ("entropy", "entropy", "free"),
+    ("sampler/logp_diff_mean", "sampler: mean |Δ log p|", "free"),
+    ("sampler/logp_diff_max", "sampler: largest |Δ log p|", "free"),
+    ("sampler/ratio_mean", "sampler: mean ratio", "free"),
+    ("sampler/masked", "sampler: masked", "percent"),
+    ("sampler/truncated", "sampler: truncated", "percent"),
 )
 DPO = (
     ("rewards/accuracies", "accuracy", "share"),
@@ -41,6 +46,8 @@ DPO = (
 )
 FAILED_CHECKS = 0.01
 """Share of failed checks above which they are highlighted."""
+MASKED = 0.1
+"""Share of importance weights beyond the bounds above which the sampler is called apart from the policy."""
 HELD_OUT = ("rewards/accuracies", "rewards/margins")
 """Metrics of DPO that are shown for held-out pairs too."""
 

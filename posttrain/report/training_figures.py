@@ -145,6 +145,31 @@ AFTER_REWARD = (
         "percent",
     ),
     Picture(
+        "Sampler and policy apart",
+        "|log policy − log sampler| of vLLM's tokens, nats",
+        (
+            Series("sampler/logp_diff_mean", "mean"),
+            Series("sampler/logp_diff_max", "largest", "dotted"),
+        ),
+        "log",
+        y="nats",
+        smooth=False,
+    ),
+    one(
+        "Importance ratio",
+        "policy / sampler before the bounds, mean; dotted: equal programs",
+        "sampler/ratio_mean",
+        rule=1.0,
+        smooth=False,
+    ),
+    Picture(
+        "Corrected",
+        "share of importance weights beyond the bounds",
+        (Series("sampler/masked", "masked"), Series("sampler/truncated", "truncated", "dotted")),
+        "percent",
+        smooth=False,
+    ),
+    Picture(
         "Seconds per step",
         "",
         (Series("seconds/generate", "sampling"), Series("seconds/score", "checks", "dotted")),

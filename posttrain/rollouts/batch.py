@@ -61,7 +61,8 @@ def micro_batches(
     """This rank's micro-batches of at most `micro` completions for all `steps` optimizer steps, in order.
 
     Prompts [B, P] are padded on the left, completions [B, C] on the right; advantages are fp32 [B]. A
-    completion that is not trained has an empty mask. `num_items_in_batch` is the number of trained tokens of
+    completion that is not trained has an empty mask. `rows` [B] are the completions' places in the batch.
+    `num_items_in_batch` is the number of trained tokens of
     the step over all ranks, times `steps`, as TRL's losses expect.
     """
     rows = [(group.prompt.ids, one.token_ids) for group in groups for one in group.completions]
@@ -78,6 +79,7 @@ def micro_batches(
             inputs = _padded(prompts, "prompt", pad_id, left=True)
             inputs |= _padded(completions, "completion", pad_id, left=False)
             inputs["completion_mask"] *= trained[chosen].long()[:, None]
+            inputs["rows"] = torch.tensor(chosen)
             inputs["advantages"] = advantage[chosen].float()
             inputs["num_items_in_batch"] = torch.tensor(float(tokens * steps))
             given = [sampled[i] for i in chosen]
@@ -102,7 +104,9 @@ def _log_probs(sampled: Sequence[list[float] | None], ids: Tensor) -> Tensor:
     """The generator's log-probabilities, fp32 [B, C]; NaN where it gave none, 0 without a token."""
     found = torch.zeros(ids.shape)
     for i, given in enumerate(sampled):
-        if given is not None:
+        if given is None:
+            found[i] = float("nan")  # 0 would mean a probability of 1
+        else:
             values = [float("nan") if v is None else v for v in given]
             found[i, : len(values)] = torch.tensor(values)
     return found

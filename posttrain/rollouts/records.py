@@ -6,10 +6,12 @@ out: reading rollouts for people (rundir/rollouts.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from posttrain.rollouts.batch import BatchAdvantages
+from posttrain.rollouts.draw import Drawn
 from posttrain.rollouts.groups import Group
 
 Row = dict[str, Any]
@@ -49,6 +51,32 @@ def rows_of(group: Group, number: int, text: str) -> list[Row]:
             }
         )
     return found
+
+
+def batch_rows(
+    drawn: Drawn,
+    scored: BatchAdvantages,
+    step: int,
+    decode: Callable[[list[int]], str],
+    differences: Mapping[int, float | None] | None = None,
+) -> list[Row]:
+    """The rows of a batch of an rlvr run whose first optimizer step is `step`; groups set aside come last.
+
+    `differences`: place of a completion in the batch -> its `logp_diff`; None where nothing was compared.
+    """
+    rows = []
+    for number, group in enumerate((*drawn.groups, *drawn.aside)):
+        text, kept = decode(group.prompt.ids), number < len(drawn.groups)
+        for i, row in enumerate(rows_of(group, number, text)):
+            own: Row = {"advantage": None, "trained": False}
+            if kept:
+                own["advantage"] = float(scored.advantages[number, i])
+                own["trained"] = bool(scored.trained[number, i])
+            if differences is not None:
+                at = number * len(group.completions) + i
+                own["logp_diff"] = differences.get(at) if kept else None
+            rows.append({"step": step} | row | own)
+    return rows
 
 
 def groups_of(rows: Sequence[Row]) -> list[list[Row]]:

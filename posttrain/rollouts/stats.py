@@ -1,19 +1,27 @@
-"""Metrics of an RLVR run's rollouts: means over the batches of a logging window.
+"""Metrics of an RLVR run's rollouts: means over the batches of a logging window; and too many failed checks.
 
-Every rank has all groups, so nothing is summed over ranks. Left out: metrics of the loss (TRL's) and of the
-other stages (training/metrics.py).
+Every rank has all groups, so nothing is summed over ranks. Left out: how far the sampler is from the policy
+(`mismatch.py`); metrics of the loss (TRL's) and of the other stages (training/metrics.py).
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
 from posttrain.rewards.compose import summary
 from posttrain.rollouts.batch import BatchAdvantages
 from posttrain.rollouts.draw import Drawn
+
+log = logging.getLogger(__name__)
+WARN_ABOVE = 0.01
+"""A share of failed checks above this is logged as a warning."""
+LARGEST = ("completions/max_length", "sampler/logp_diff_max")
+"""Metrics of which a window has the maximum."""
 
 
 def batch_metrics(drawn: Drawn, scored: BatchAdvantages) -> dict[str, float]:
@@ -46,6 +54,28 @@ def batch_metrics(drawn: Drawn, scored: BatchAdvantages) -> dict[str, float]:
     return found | {f"seconds/{what}": value for what, value in drawn.seconds.items()}
 
 
+def too_many_failed(drawn: Drawn, step: int, most: float) -> str | None:
+    """Why the run stops, where a share above `most` of the checks failed; a smaller one is logged as a
+    warning."""
+    graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
+    failed = [g for g in graded if g.failed]
+    share = len(failed) / len(graded)
+    if share <= min(WARN_ABOVE, most):
+        return None
+    reasons = Counter(
+        f"{label}: {v.status}" + (f" ({v.reason})" if v.reason else "")
+        for g in failed
+        for label, v in g.components.items()
+        if v.value is None
+    )
+    what = f"{len(failed)} of {len(graded)} checks failed ({share:.0%}), most often "
+    what += reasons.most_common(1)[0][0]
+    if share > most:
+        return f"{what}; rollout.max_failed = {most:g} allows fewer"
+    log.warning("step %d: %s; they are left out", step, what)
+    return None
+
+
 class RolloutStats:
     """Means over a logging window: `add` after each batch, `means` when a line is logged, then `reset`."""
 
@@ -59,8 +89,9 @@ class RolloutStats:
         if self.tokens:  # else the window is extended until it contains a batch
             self.tokens, self.since = 0, time.perf_counter()
 
-    def add(self, drawn: Drawn, scored: BatchAdvantages) -> None:
-        for name, value in batch_metrics(drawn, scored).items():
+    def add(self, drawn: Drawn, scored: BatchAdvantages, more: Mapping[str, float] | None = None) -> None:
+        """`more`: further metrics of the batch."""
+        for name, value in (batch_metrics(drawn, scored) | dict(more or {})).items():
             self.values[name].append(value)
         self.tokens += sum(len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions)
 
@@ -72,8 +103,7 @@ class RolloutStats:
             return {}
         seconds = max(time.perf_counter() - self.since, 1e-9)
         found = {name: float(np.mean(values)) for name, values in self.values.items()}
-        if "completions/max_length" in found:
-            found["completions/max_length"] = max(self.values["completions/max_length"])
+        found |= {name: max(self.values[name]) for name in LARGEST if name in found}
         return found | {"tokens_per_second": self.tokens / seconds}
 
 

@@ -1,4 +1,5 @@
-"""Checks of a recipe before anything is loaded: tasks, files, first rows, rewards, start model, lengths.
+"""Checks of a recipe before anything is loaded: tasks, files, first rows, rewards, GPUs, start model,
+lengths.
 
 Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left
 out: whatever needs the hub or a tokenizer; only the first row of a source is read.
@@ -13,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import refuse_unwritable
+from posttrain.base.process import why_on_cpu
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.prompts import Asked, columns_of
 from posttrain.data.sources import list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.recipe import Recipe, RolloutRecipe, TrainRecipe
+from posttrain.generation.vllm_settings import refuse_cpu
+from posttrain.recipe import Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
@@ -59,6 +62,11 @@ def preflight(
             problems.add(at, str(error))
     if isinstance(recipe, RolloutRecipe):
         _rewards(recipe, files, problems)
+    if isinstance(recipe, RlvrRecipe):
+        try:
+            refuse_cpu(recipe.rollout.backend, why_on_cpu())
+        except RequestError as error:
+            problems.add("rollout.backend", str(error))
     try:
         refuse_unwritable(Path(recipe.output_dir))
     except RequestError as error:

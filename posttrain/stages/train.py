@@ -27,6 +27,7 @@ from posttrain.data.prepare import Prepared
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
 from posttrain.errors import RequestError, WorkError
+from posttrain.generation.vllm_settings import refuse_cpu
 from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapters import lora_config
 from posttrain.models.load import load_model, refuse_leaking_documents
@@ -83,6 +84,8 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu)
     if isinstance(recipe, SftRecipe):
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
+    if isinstance(recipe, RlvrRecipe):
+        refuse_cpu(recipe.rollout.backend, "torch finds none" if on_cpu else None)
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     with claimed(run, recipe, refusals=True), StopRequest() as stop:

@@ -1,15 +1,14 @@
 """`RlvrTrainer`: TRL's GRPOTrainer on rollouts of our own, with log-probabilities from the fused head.
 
 TRL's are the clipped losses and the KL term; everything before them is replaced. A batch of rollouts is
-drawn, written to disk, turned into advantages and cut into micro-batches whenever the one before is used up.
+drawn, turned into advantages, cut into micro-batches, compared with the policy and written to disk whenever
+the one before is used up.
 Left out: sampling and scoring themselves (`rollouts/draw.py`), the recipe of the stage (`posttrain/rlvr.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,19 +30,16 @@ from posttrain.models.head import attach_fused_head
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Policy, TrainRollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.batch import Inputs, batch_advantages, micro_batches
+from posttrain.rollouts.batch import BatchAdvantages, Inputs, batch_advantages, micro_batches
 from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompts
-from posttrain.rollouts.records import rows_of
-from posttrain.rollouts.stats import RolloutStats, mean_of_window
+from posttrain.rollouts.mismatch import Mismatch, compared
+from posttrain.rollouts.records import batch_rows
+from posttrain.rollouts.stats import RolloutStats, mean_of_window, too_many_failed
 from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
 from posttrain.training.trainer import RunTrainer
-
-log = logging.getLogger(__name__)
-WARN_ABOVE = 0.01
-"""A share of failed checks above this is logged as a warning."""
 
 
 class Ticks(torch.utils.data.Dataset):
@@ -88,10 +84,11 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             lambda: self.stop.requested,
         )
         self.stats = {"train": RolloutStats()}
-        self._correction = "none"
+        self._correction, self._compares = "none", False
         if rollout.backend != "transformers":
             self._vllm = vllm_generator(self, start, self.facts["max_length"], rollout)
             self._correction = rollout.vllm.correction
+            self._compares = self._correction != "none" or rollout.vllm.max_logp_diff is not None
             # TRL's loss checks these before it multiplies by the importance ratio
             self.use_vllm = True
             self.vllm_importance_sampling_correction = self._correction != "none"
@@ -128,9 +125,6 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
                 f"stopped after step {self.state.global_step}; run the same command to resume"
             ) from stop
         about = batch_advantages(drawn.groups, self.policy, self.rollout)
-        self._write(drawn, about)
-        self._refuse_failures(drawn)
-        self.stats["train"].add(drawn, about)
         batches = micro_batches(
             drawn.groups,
             about,
@@ -141,36 +135,57 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             self.args.process_index,
             self.args.world_size,
         )
-        with torch.no_grad():
-            return [self._with_old(self._to_device(batch)) for batch in batches]
+        with self.inference():
+            completed = [self._with_old(self._to_device(batch)) for batch in batches]
+        self._account(drawn, about, [row for _, rows in completed for row in rows])
+        return [batch for batch, _ in completed]
+
+    def _account(self, drawn: Drawn, about: BatchAdvantages, found: list[list[float]]) -> None:
+        """Writes the batch to disk and logs it. Raises `WorkError` where nothing may be trained on it.
+
+        `found`: what this rank's micro-batches give `Mismatch`.
+        """
+        mismatch = Mismatch.of(self.gather(found), self.rollout) if self._compares else None
+        step = self.state.global_step + 1
+        reason = too_many_failed(drawn, step, self.rollout.max_failed)
+        if mismatch is not None:
+            about.trained = about.trained & mismatch.kept(about.trained.numel()).view_as(about.trained)
+            reason = reason or mismatch.refusal()
+        if reason is not None:
+            about.trained = torch.zeros_like(about.trained)
+        if self.is_world_process_zero():
+            differences = mismatch and mismatch.differences()
+            rows = batch_rows(drawn, about, step, self.parts.tokenizer.decode, differences)
+            write_jsonl(self.run.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
+        if reason is not None:
+            raise WorkError(f"stopped before step {step}: {reason}")
+        self.stats["train"].add(drawn, about, mismatch and mismatch.metrics())
 
     def _to_device(self, batch: Inputs) -> Inputs:
         return {name: value.to(self.args.device) for name, value in batch.items()}
 
-    def _with_old(self, batch: Inputs) -> Inputs:
+    def _with_old(self, batch: Inputs) -> tuple[Inputs, list[list[float]]]:
         """Adds the log-probabilities of the policy that sampled and of the reference, where the loss needs
-        them."""
-        sampled, mask = batch.pop("sampled_log_probs"), batch["completion_mask"]
-        corrected = self._correction != "none"
-        apart = self.args.steps_per_generation * self.num_iterations
-        if corrected or self.args.gradient_accumulation_steps % apart:
-            batch["old_per_token_logps"] = self._log_probs(self.model, batch)
-        if corrected:
-            vllm = self.rollout.vllm
-            batch["sampling_per_token_logps"] = sampled
-            batch["importance_sampling_ratio"] = importance_ratio(
-                batch["old_per_token_logps"],
-                sampled,
-                mask,
-                self._correction,
-                high=vllm.correction_max,
-                low=vllm.correction_min,
+        them. Second, what `Mismatch` is made of."""
+        sampled, rows, mask = batch.pop("sampled_log_probs"), batch.pop("rows"), batch["completion_mask"]
+        mode, vllm, found, weights = self._correction, self.rollout.vllm, [], None
+        apart = self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations)
+        if self._compares or apart:
+            old = self._log_probs(self.model, batch)
+        if mode != "none":
+            weights = importance_ratio(
+                old, sampled, mask, mode, high=vllm.correction_max, low=vllm.correction_min
             )
+            batch["importance_sampling_ratio"] = weights
+        if mode != "none" or apart:
+            batch["old_per_token_logps"] = old
+        if self._compares:
+            found = compared(old, sampled, mask, rows, weights, mode)
         if self.beta:
             with without_adapter(self, self.ref_model is None):
                 reference = self.model if self.ref_model is None else self.ref_model
                 batch["ref_per_token_logps"] = self._log_probs(reference, batch)
-        return batch
+        return batch, found
 
     def _log_probs(self, model: nn.Module, batch: Inputs) -> Tensor:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
@@ -206,41 +221,6 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
     def _get_num_items_in_batch(self, batch_samples, device):
         """TRL's losses do their own counting."""
         return None
-
-    # ---- rollouts on disk, failed checks ------------------------------------------------------------------
-
-    def _write(self, drawn: Drawn, about: Any) -> None:
-        """`rollouts/step-N.jsonl`, N the first step it trains."""
-        if not self.is_world_process_zero():
-            return
-        step, rows = self.state.global_step + 1, []
-        for number, group in enumerate((*drawn.groups, *drawn.aside)):
-            text = self.parts.tokenizer.decode(group.prompt.ids)
-            for i, row in enumerate(rows_of(group, number, text)):
-                kept = number < len(drawn.groups)
-                value = float(about.advantages[number, i]) if kept else None
-                trained = kept and bool(about.trained[number, i])
-                rows.append({"step": step} | row | {"advantage": value, "trained": trained})
-        write_jsonl(self.run.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
-
-    def _refuse_failures(self, drawn: Drawn) -> None:
-        """Raises WorkError where too many checks failed; logs a warning where some did."""
-        graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
-        failed = [g for g in graded if g.failed]
-        share, most = len(failed) / len(graded), self.rollout.max_failed
-        if share <= min(WARN_ABOVE, most):
-            return
-        reasons = Counter(
-            f"{label}: {v.status}" + (f" ({v.reason})" if v.reason else "")
-            for g in failed
-            for label, v in g.components.items()
-            if v.value is None
-        )
-        what = f"{len(failed)} of {len(graded)} checks failed ({share:.0%}), most often "
-        what += reasons.most_common(1)[0][0]
-        if share > most:
-            raise WorkError(f"{what}; rollout.max_failed = {most:g} allows fewer, so the run stops")
-        log.warning("step %d: %s; they are left out", self.state.global_step + 1, what)
 
     # ---- logs and checkpoints ------------------------------------------------------------------------------
 

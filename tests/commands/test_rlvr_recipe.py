@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from posttrain.base.process import why_on_cpu
+from posttrain.recipe import load, recipe_hash
 from tests.tiny import tiny_model
 
 RECIPE = """
@@ -220,3 +222,45 @@ def test_a_reference_with_another_tokenizer(rlvr, call, tmp_path):
         f"policy.reference = '{other}' has another tokenizer", "is token"
     )
     assert not (tmp_path / "case").exists()
+
+
+# ---- vLLM needs a GPU --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["vllm_server", "vllm_colocate"])
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES hides all GPUs"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "CUDA_VISIBLE_DEVICES hides all GPUs"),
+        ({"CUDA_VISIBLE_DEVICES": "0", "ACCELERATE_USE_CPU": "true"}, "accelerate is told to use the CPU"),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, None),
+    ],
+)
+def test_vllm_with_a_policy_on_a_cpu(rlvr, call, tmp_path, monkeypatch, backend, environment, why):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    model = f"model={{init: {tiny_model(tmp_path / 'model')}, from_config: null, tokenizer: null}}"
+    asked = ("check", rlvr, model, f"rollout.backend={backend}")
+    if why is None:
+        assert call(*asked).code == 0
+    else:
+        call(*asked).refuses(f"rollout.backend = {backend} needs a GPU for the policy ({why})", "login node")
+
+
+@pytest.mark.skipif(why_on_cpu() is None, reason="there is a GPU")
+def test_vllm_on_a_machine_without_a_gpu(rlvr, call, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    call("check", rlvr, "rollout.backend=vllm_server").refuses("(this machine has no GPU)")
+
+
+@pytest.mark.parametrize("value", ["0", "-0.1", ".inf"])
+def test_the_bound_on_the_samplers_difference(rlvr, call, value):
+    call("check", rlvr, f"rollout.vllm.max_logp_diff={value}").refuses("max_logp_diff", "above 0")
+
+
+def test_a_run_goes_on_with_another_bound_and_another_address(rlvr):
+    vllm = "rollout.vllm={max_logp_diff: %s, server_base_url: '%s', server_timeout: %s}"
+    same = [[], [vllm % ("null", "http://gpu7:8000", 9)], ["rollout.vllm.max_logp_diff=0.3"]]
+    assert len({recipe_hash(load(rlvr, overrides)) for overrides in same}) == 1
+    assert recipe_hash(load(rlvr, ["rollout.vllm.correction=none"])) != recipe_hash(load(rlvr))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,15 +17,11 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from posttrain.data.template import Template
 from posttrain.errors import RequestError, WorkError
-from posttrain.generation import vllm
+from posttrain.generation import vllm_settings as settings
 from posttrain.generation.base import Sampling
-from posttrain.generation.vllm import (
-    VllmGenerator,
-    refuse_raw_log_probs,
-    refuse_without_vllm,
-    vllm_generator,
-    vllm_settings,
-)
+from posttrain.generation.vllm import VllmGenerator, vllm_generator
+from posttrain.generation.vllm_server import compute_dtype, refuse_server
+from posttrain.generation.vllm_settings import refuse_cpu, refuse_without_vllm, vllm_settings
 from posttrain.recipe import RlvrRecipe
 from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Source, Train
 from posttrain.recipe.sections import Reward, TrainRollout, Vllm
@@ -117,16 +114,68 @@ def test_more_than_the_models_positions():
 
 
 def test_without_vllm_the_request_is_wrong(monkeypatch):
-    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    monkeypatch.setattr(settings, "find_spec", lambda name: None)
     refuse_without_vllm("transformers")
     with pytest.raises(RequestError, match=r"vllm_server needs vLLM.*posttrain\[vllm\]"):
         refuse_without_vllm("vllm_server")
 
 
-def test_a_server_must_give_what_it_samples_from():
-    refuse_raw_log_probs({"model_config": {"logprobs_mode": "processed_logprobs"}})
-    with pytest.raises(RequestError, match="raw_logprobs, which do not include the temperature"):
-        refuse_raw_log_probs({"model_config": {"logprobs_mode": "raw_logprobs"}})
+def test_vllm_needs_a_gpu():
+    refuse_cpu("transformers", "this machine has no GPU")
+    refuse_cpu("vllm_server", None)
+    for backend in ("vllm_server", "vllm_colocate"):
+        with pytest.raises(RequestError, match=f"{backend} needs a GPU for the policy .this machine has no"):
+            refuse_cpu(backend, "this machine has no GPU")
+
+
+# ---- what a server says of itself --------------------------------------------------------------------------
+
+SHAPE = {"model_type": "llama", "hidden_size": 32, "total_num_hidden_layers": 2, "vocab_size": 23}
+SAYS = {"logprobs_mode": "processed_logprobs", "dtype": "torch.float32", "max_model_len": 64}
+
+
+def compare(llama, shape: dict | None = None, vllm: Vllm | None = None, **says) -> None:
+    info = {"model_config": SAYS | says | {"model_arch_config": SHAPE | (shape or {})}}
+    refuse_server("http://gpu7", info, llama.config, "float32", 64, vllm or Vllm())
+
+
+def test_a_server_with_the_policys_model(llama):
+    compare(llama)
+    compare(llama, {"model_type": "llava", "text_model_type": "llama"})  # the text part of another
+    refuse_server("http://gpu7", {}, llama.config, "float32", 64, Vllm())  # it says nothing
+
+
+@pytest.mark.parametrize(
+    ("shape", "says", "words"),
+    [
+        ({"model_type": "qwen2", "text_model_type": "qwen2"}, {}, "serves a qwen2 model"),
+        ({"vocab_size": 24}, {}, "serves a model with a vocabulary of 24 rows, but the policy has 23"),
+        (
+            {},
+            {"max_model_len": 63},
+            "takes at most 63 tokens, .* = 64; restart it with --max-model-len 64",
+        ),
+        ({}, {"dtype": "torch.float16"}, "computes in float16, but the policy in float32"),
+        ({}, {"logprobs_mode": "raw_logprobs"}, "returns raw_logprobs, which do not include the temperature"),
+    ],
+)
+def test_a_server_that_is_not_the_policys(llama, shape, says, words):
+    with pytest.raises(RequestError, match=f"the vLLM server at http://gpu7 {words}") as caught:
+        compare(llama, shape, **says)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_without_a_comparison_log_probabilities_may_be_any(llama):
+    other = {"logprobs_mode": "raw_logprobs", "dtype": "torch.bfloat16"}
+    compare(llama, vllm=Vllm(correction="none", max_logp_diff=None), **other)
+    for half in (Vllm(correction="none"), Vllm(max_logp_diff=None)):
+        with pytest.raises(RequestError, match="returns raw_logprobs"):
+            compare(llama, vllm=half, **other)
+
+
+def test_the_dtype_in_which_the_policy_computes(llama):
+    names = {m: compute_dtype(llama, SimpleNamespace(mixed_precision=m)) for m in ("no", "bf16", "fp16")}
+    assert names == {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 # ---- TRL's code around an engine that is not there
@@ -170,7 +219,7 @@ class Client:
         pass
 
     def get_server_info(self):
-        return {"model_config": {"logprobs_mode": "processed_logprobs"}}
+        return {"model_config": SAYS}
 
     def update_named_params(self, metadata, params):
         self.updates.append((len(metadata), len(list(params))))
@@ -192,7 +241,7 @@ def reply(prompt: list[int], j: int) -> list[int]:
 @pytest.fixture
 def start(monkeypatch, digits, tmp_path):
     """`start(backend, model, **)`: a generator on TRL's class, whose calls of vLLM go to the fakes above."""
-    monkeypatch.setattr(vllm, "find_spec", lambda name: True)
+    monkeypatch.setattr(settings, "find_spec", lambda name: True)
     monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
     monkeypatch.setattr(vllm_generation, "is_bitsandbytes_available", lambda: False)
     monkeypatch.setattr(vllm_generation, "ensure_master_addr_port", lambda: None)
@@ -208,6 +257,7 @@ def start(monkeypatch, digits, tmp_path):
         process_index=0,
         local_process_index=0,
         is_main_process=True,
+        mixed_precision="no",
         device=torch.device("cpu"),
         wait_for_everyone=lambda: None,
         state=SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None),
@@ -323,10 +373,40 @@ def test_a_server_that_fails_is_work_that_failed(start, monkeypatch):
     monkeypatch.setattr(generator.engine.vllm_client, "generate", fail)
     with pytest.raises(WorkError, match=r"server at http://localhost:8000: Request failed: 500"):
         generator.generate(PROMPTS, 2, SAMPLING, seed=0)
-    short = {"prompt_ids": [[4]], "completion_ids": [[5]], "logprobs": None}
-    monkeypatch.setattr(generator.engine.vllm_client, "generate", lambda **kwargs: short)
-    with pytest.raises(WorkError, match="returned 1 completions; 6 were requested"):
+    for log_probs, words in (
+        (None, "returned no log-probabilities"),
+        ([[[-1.0]]], "returned 1 completions; 6 were requested"),
+    ):
+        short = {"prompt_ids": [[4]], "completion_ids": [[5]], "logprobs": log_probs}
+        monkeypatch.setattr(generator.engine.vllm_client, "generate", lambda short=short, **kwargs: short)
+        with pytest.raises(WorkError, match=words):
+            generator.generate(PROMPTS, 2, SAMPLING, seed=0)
+
+
+def test_weights_that_a_server_does_not_take(start, monkeypatch):
+    generator = start("vllm_server")
+
+    def fail(*args):
+        raise Exception("Request failed: 500, shapes differ")
+
+    monkeypatch.setattr(generator.engine.vllm_client, "update_named_params", fail)
+    with pytest.raises(WorkError, match="server at http://localhost:8000: .* shapes differ"):
         generator.generate(PROMPTS, 2, SAMPLING, seed=0)
+    assert generator.synced is None
+
+
+def test_an_engine_loads_the_base_of_an_adapter(start, tmp_path):
+    """A policy merged from an adapter on an adapter has its folder's name, which vLLM cannot load."""
+    base, first = tmp_path / "base", tmp_path / "first"
+    model = build_model("llama", 23)
+    model.config.save_pretrained(base)
+    for folder, below in ((first, base), (tmp_path, first)):
+        folder.mkdir(exist_ok=True)
+        config = {"base_model_name_or_path": str(below), "peft_type": "LORA"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    generator = start("vllm_colocate", model)
+    assert generator.engine.llm.built["model"] == str(base)
+    assert model.name_or_path == str(tmp_path), "only while the engine is built"
 
 
 @pytest.mark.parametrize(("rank", "ranks", "share"), [(0, 2, [0, 2]), (1, 2, [1]), (3, 4, [])])

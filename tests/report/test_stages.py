@@ -16,6 +16,7 @@ from posttrain.report.numbers import curve, difference, mean, trend
 from posttrain.report.page import load_runs
 from posttrain.report.step_plots import smoothed, smoothing
 from posttrain.report.text import label, labels, share
+from posttrain.report.training_figures import sections
 from posttrain.rundir.reading import RunData
 from tests.report import stages
 from tests.rundir.written import lines
@@ -180,6 +181,25 @@ def test_groups_that_teach_nothing(made):
     first, second = alerts([made("rlvr", {}, loud, "b")])
     assert "75% of the trained groups gave no gradient" in first
     assert "left 4 groups per batch unfilled at the end (10 were sampled)" in second
+
+
+@pytest.mark.parametrize("what", ["masked", "truncated"])
+def test_a_sampler_apart_from_the_policy(made, what):
+    quiet = [{f"sampler/{what}": 0.1, "sampler/logp_diff_mean": 0.02}]
+    assert alerts([made("rlvr", {}, quiet)]) == []
+    (said,) = alerts([made("rlvr", {}, [{f"sampler/{what}": 0.25, "sampler/logp_diff_mean": 0.06}], "b")])
+    assert f"the correction {what} 25% of vLLM's importance weights at the end" in said
+    assert "0.06 nats per token" in said
+
+
+def test_what_vllm_differs_by_is_shown(made):
+    row = {"sampler/logp_diff_mean": 0.02, "sampler/logp_diff_max": 0.7, "sampler/ratio_mean": 1.01}
+    run = made("rlvr", {}, [row | {"sampler/masked": 0.031}])
+    shown = {key: text for key, text in facts(run).items() if key.startswith("sampler")}
+    assert [text.split()[0] for text in shown.values()] == ["0.02", "0.7", "1.01", "3.1%"]
+    (section,) = sections([run], ["r"])
+    titles = {figure["title"] for figure in section["figures"]}
+    assert {"Sampler and policy apart", "Importance ratio", "Corrected"} <= titles
 
 
 def test_failed_gates_are_said(made):

@@ -16,6 +16,7 @@ from posttrain.generation.base import Sampling
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import VllmGenerator
 from posttrain.recipe import load_stage
+from posttrain.stages import train as stage
 from posttrain.training import rlvr as trainer_module
 from tests.tiny import RECIPE
 
@@ -71,6 +72,8 @@ def test_rollouts_of_vllm_are_trained_on_with_their_weights(tiny, tmp_path, monk
         lengths.append(mask.sum(1, keepdim=True))
         return ratios[-1]
 
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(stage, "trains_on_cpu", lambda: False)
     plain = trainer_module.importance_ratio
     monkeypatch.setattr(vllm.VllmGenerator, "start", start)
     monkeypatch.setattr(trainer_module, "importance_ratio", kept)
