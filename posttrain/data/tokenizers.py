@@ -64,6 +64,15 @@ def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
         raise RequestError(f"tokenizer {name}: {reason}") from error
 
 
+def decode(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
+    """The text of `ids`, special tokens included, as the tokenizer's decoder writes it.
+
+    transformers' own `decode` removes spaces before punctuation where a tokenizer is configured so, and walks
+    over every id in Python.
+    """
+    return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
+
+
 def _digits() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 

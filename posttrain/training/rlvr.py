@@ -21,6 +21,7 @@ from trl import GRPOTrainer
 from posttrain.base.files import write_jsonl
 from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
+from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED
 from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
@@ -215,7 +216,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             return
         step, rows = self.state.global_step + 1, []
         for number, group in enumerate((*drawn.groups, *drawn.aside)):
-            text = self.parts.tokenizer.decode(group.prompt.ids)
+            text = decode(group.prompt.ids, self.parts.tokenizer)
             for i, row in enumerate(rows_of(group, number, text)):
                 kept = number < len(drawn.groups)
                 value = float(about.advantages[number, i]) if kept else None
