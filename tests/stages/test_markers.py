@@ -94,8 +94,8 @@ def taught(tmp_path_factory) -> Path:
 
 
 def test_the_reward_sees_them(taught):
-    """Half of the replies to UNSURE are right at first, and all in the end. Without its markers each of them is
-    "ten3", whose reward is 0."""
+    """Half of the replies to UNSURE are right at first, and all in the end. Without its markers each of them
+    is "ten3", whose reward is 0."""
     from posttrain import rlvr
 
     asked = taught / "unsure.jsonl"
