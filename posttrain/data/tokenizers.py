@@ -79,10 +79,11 @@ def add_tokens(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> None:
         RequestError: a new token got the id of another one. `tokenizers` numbers new tokens by how many there
             are, so a vocabulary with a gap may have used that id.
     """
+    taken = {number: token for token, number in tokenizer.get_vocab().items()}
     tokenizer.add_special_tokens({"additional_special_tokens": tokens}, replace_extra_special_tokens=False)
-    first: dict[int, str] = {}
-    for token, number in tokenizer.get_vocab().items():
-        if (other := first.setdefault(number, token)) != token:
+    for token in tokens:
+        number = tokenizer.convert_tokens_to_ids(token)
+        if (other := taken.get(number, token)) != token:
             raise RequestError(
                 f"the tokens {other!r} and {token!r} would both have id {number}, because the ids of the "
                 f"tokenizer have gaps; add {', '.join(map(repr, tokens))} to its files with free ids"
