@@ -88,7 +88,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             self.gather,
             lambda: self.stop.requested,
         )
-        self.stats = {"train": RolloutStats()}
+        self.stats = {"train": RolloutStats(parts.prepared.names)}
         self._correction = "none"
         if rollout.backend != "transformers":
             self._vllm = vllm_generator(self, start, self.facts["max_length"], rollout)
