@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.commands.arguments import CHECKPOINT, positive, temperature
 from posttrain.errors import RequestError
+from posttrain.generation.base import completion_text, end_tokens
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
     """
     import torch
 
+    from posttrain.data.template import load_template
     from posttrain.data.tokenizers import load_tokenizer
     from posttrain.models.load import load_scored
 
@@ -37,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if not tokenizer.chat_template:
         raise RequestError(f"{path} has no chat template, so it was not trained on conversations")
     model = load_scored(path, "cuda" if torch.cuda.is_available() else "cpu")
+    stops = end_tokens(model, tokenizer, load_template("tokenizer", tokenizer).stops)
     start = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(start)
     print(HELP, file=sys.stderr)
@@ -57,9 +60,9 @@ def run(options: argparse.Namespace) -> None:
             messages.pop()
             continue
         limit = min(options.max_new_tokens, room)
-        messages.append(
-            {"role": "assistant", "content": _reply(model, tokenizer, ids, limit, options.temperature)}
-        )
+        stream = Stream(tokenizer, stops)
+        _sample(model, ids, limit, options.temperature, stream)
+        messages.append({"role": "assistant", "content": stream.text})
 
 
 def _message() -> str:
@@ -71,18 +74,52 @@ def _message() -> str:
     return text.encode(errors="replace").decode()  # standard input may not be UTF-8
 
 
-def _reply(model: Any, tokenizer: Any, ids: Any, limit: int, temperature: float) -> str:
-    """The reply to the prompt `ids` (1, T) of at most `limit` tokens, printed as it is sampled."""
+class Stream:
+    """A streamer of `generate` that prints a reply while it is sampled; `stops` are its end tokens.
+
+    A character that is not complete yet waits for its other tokens.
+    """
+
+    def __init__(self, tokenizer: Any, stops: list[int]) -> None:
+        self.tokenizer, self.stops = tokenizer, stops
+        self.ids: list[int] | None = None
+        self.printed = 0
+
+    @property
+    def text(self) -> str:
+        """The reply so far."""
+        ids = self.ids or []
+        return completion_text(self.tokenizer, ids, ended=bool(ids) and ids[-1] in self.stops)
+
+    def put(self, tokens: Any) -> None:
+        """Called by `generate` with the prompt, then with each token."""
+        if self.ids is None:
+            self.ids = []
+            return
+        self.ids += tokens.tolist()
+        self._print(self.text.rstrip("\ufffd"))
+
+    def end(self) -> None:
+        """Called by `generate` after the last token."""
+        self._print(self.text)
+        print()
+
+    def _print(self, text: str) -> None:
+        print(text[self.printed :], end="", flush=True)
+        self.printed = max(self.printed, len(text))
+
+
+def _sample(model: Any, ids: Any, limit: int, temperature: float, stream: Stream) -> None:
+    """Samples a reply of at most `limit` tokens to the prompt `ids` (1, T) into `stream`."""
     import torch
-    from transformers import TextStreamer
 
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.inference_mode():
-        out = model.generate(
+        model.generate(
             **ids,
             max_new_tokens=limit,
-            streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
-            pad_token_id=tokenizer.pad_token_id,
+            streamer=stream,
+            eos_token_id=stream.stops,
+            pad_token_id=stream.tokenizer.pad_token_id,
             **sampling,
         )
-    return tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -16,6 +16,7 @@ from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
+from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
@@ -96,7 +97,7 @@ def spans(row: TokenRow, tokenizer) -> list[Span]:
     out = []
     for mark, group in itertools.groupby(zip(row.input_ids, marks, strict=True), key=lambda pair: pair[1]):
         ids = [int(token) for token, _ in group]
-        text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = decode(ids, tokenizer)
         out.append((text, mark))
     return out
 

@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.tokenizers import load_tokenizer
+from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
@@ -215,15 +215,14 @@ def load_text(model: Model, template: str, start: str | None) -> tuple[Any, Temp
     """(tokenizer, template), with every token that `model` or the template adds.
 
     `start` is where the tokenizer of `model.init` lies; it is used where the recipe names none.
-    `model.revision` applies to that tokenizer only, not to one named in `model.tokenizer`.
+    `model.revision` applies to that tokenizer only, not to one named in `model.tokenizer`. Raises
+    `RequestError`, see `load_tokenizer`, `load_template` and `add_tokens`.
     """
     revision = None if model.tokenizer else model.revision
     tokenizer = load_tokenizer(model.tokenizer or str(start), revision, model.trust_remote_code)
     loaded = load_template(template, tokenizer)
     tokens = [*model.add_tokens, *loaded.missing_tokens(tokenizer)]
     if tokens:
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": tokens}, replace_extra_special_tokens=False
-        )
+        add_tokens(tokenizer, tokens)
     loaded.apply_to(tokenizer)
     return tokenizer, loaded

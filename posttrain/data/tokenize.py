@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from posttrain.data.template import Turn, load_template
+from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -133,7 +134,7 @@ def _encode(text: str, cut: int | None, tokenizer) -> tuple[np.ndarray, np.ndarr
                 ends.append(end + shift)
     if not ids:
         raise RowError("empty", "the text has no token")
-    decoded = _decode(ids, tokenizer)
+    decoded = decode(ids, tokenizer)
     if cut is not None and decoded != text:
         whole = _encode(text, None, tokenizer)
         if whole[3] != decoded:
@@ -141,14 +142,9 @@ def _encode(text: str, cut: int | None, tokenizer) -> tuple[np.ndarray, np.ndarr
     return np.array(ids, dtype=np.int32), np.array(starts), np.array(ends), decoded
 
 
-def _decode(ids: list[int], tokenizer) -> str:
-    """The text of `ids`, without transformers' wrapper, which walks over every id in Python."""
-    return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
-
-
 def _round_trip(text: str, tokenizer) -> str:
     """`text` after the tokenizer's own normalisation."""
-    return _decode(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer)
+    return decode(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer)
 
 
 def _refuse_unknown(text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, tokenizer) -> None:
@@ -176,7 +172,7 @@ def _prove_turn(
     """Proof that the trained tokens are the turn with its end, not a character more or less."""
     before = ends[: inside[0]].max(initial=0) if len(inside) else 0
     expected = text[max(turn.begin, before) : turn.end]
-    got = _decode(ids[inside].tolist(), tokenizer)
+    got = decode(ids[inside].tolist(), tokenizer)
     if got != expected and got != _round_trip(expected, tokenizer):
         raise RowError(
             "mask_mismatch", f"the trained tokens end with {got[-60:]!r}, not with {expected[-60:]!r}"

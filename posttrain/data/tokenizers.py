@@ -64,6 +64,41 @@ def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
         raise RequestError(f"tokenizer {name}: {reason}") from error
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The number of embedding rows that the tokens need: the largest id + 1.
+
+    `len(tokenizer)` counts tokens, which is less where ids have gaps.
+    """
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerFast, tokens: list[str]) -> None:
+    """Adds `tokens` as special tokens; those that are there become special ones.
+
+    Raises:
+        RequestError: a new token got the id of another one. `tokenizers` numbers new tokens by how many there
+            are, so a vocabulary with a gap may have used that id.
+    """
+    taken = {number: token for token, number in tokenizer.get_vocab().items()}
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens}, replace_extra_special_tokens=False)
+    for token in tokens:
+        number = tokenizer.convert_tokens_to_ids(token)
+        if (other := taken.get(number, token)) != token:
+            raise RequestError(
+                f"the tokens {other!r} and {token!r} would both have id {number}, because the ids of the "
+                f"tokenizer have gaps; add {', '.join(map(repr, tokens))} to its files with free ids"
+            )
+
+
+def decode(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
+    """The text of `ids`, special tokens included, as the tokenizer's decoder writes it.
+
+    transformers' own `decode` removes spaces before punctuation where a tokenizer is configured so, and walks
+    over every id in Python.
+    """
+    return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
+
+
 def _digits() -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 

@@ -26,7 +26,7 @@ from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.settings import problems_of, settings_hash, task_hash
 from posttrain.evaluate.tasks.base import EvalTask
 from posttrain.evaluate.tasks.catalogue import ATTEMPTS, load_task
-from posttrain.generation.base import Completion, Sampling
+from posttrain.generation.base import Completion, Sampling, completion_text, end_tokens
 from posttrain.generation.local import TransformersGenerator, batches
 from posttrain.recipe import schema
 from posttrain.rewards import score_batch
@@ -145,7 +145,8 @@ def _exact(
     subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], asked: list[Row]
 ) -> Plan:
     """The log-probability of each answer."""
-    tokenizer = subject.tokenizer
+    tokenizer, end = subject.tokenizer, subject.template.end_of_turn
+    stops = end_tokens(subject.model, tokenizer, subject.template.stops)
     tokens = [_answer_tokens(problem, tokenizer, subject.template, task.name) for problem in problems]
 
     def work(batch: list[int]) -> list[Row]:
@@ -154,7 +155,7 @@ def _exact(
         found = zip(batch, scored.log_probs, answers, scored.predicted, strict=True)
         return [
             asked[i]
-            | {"logp": float(logp), "greedy": _greedy(answer, predicted, tokenizer)}
+            | {"logp": float(logp), "greedy": _greedy(answer, predicted, tokenizer, stops, end)}
             | {"correct": answer == predicted}
             for i, logp, answer, predicted in found
         ]
@@ -204,14 +205,17 @@ def _answer_tokens(
     return ids[: answer[0]], ids[answer[0] : answer[-1] + 1]
 
 
-def _greedy(answer: list[int], predicted: list[int], tokenizer: Any) -> str:
-    """What greedy decoding writes, as far as it is known: up to the first token that differs from the
-    answer."""
+def _greedy(answer: list[int], predicted: list[int], tokenizer: Any, stops: list[int], end: str) -> str:
+    """What greedy decoding writes, as far as it is known: up to the first token that differs from the answer.
+
+    `stops` are the tokens that end a completion, `end` is the text that closes an answer, which may be
+    several tokens.
+    """
     same = next((i for i, pair in enumerate(zip(answer, predicted, strict=True)) if len({*pair}) > 1), None)
     if same is None:
-        return tokenizer.decode(answer, skip_special_tokens=True)
-    ended = predicted[same] == tokenizer.eos_token_id
-    text = tokenizer.decode(predicted[: same + 1], skip_special_tokens=True)
+        return completion_text(tokenizer, answer).removesuffix(end)
+    ended = predicted[same] in stops
+    text = completion_text(tokenizer, predicted[: same + 1], ended)
     return text if ended else text + "…"
 
 

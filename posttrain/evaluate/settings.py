@@ -17,9 +17,9 @@ from posttrain.evaluate.tasks.catalogue import SAMPLER_FIELDS, load_task
 from posttrain.recipe.schema import Task
 from posttrain.types import Problem
 
-SCORER = 1
-"""Raised by one when a change of this package alters what a task measures: old and new scores are then told
-apart."""
+SCORER = {"exact": 1, "sampled": 2}
+"""Kind of a task -> number, raised by one when a change of this package alters what such a task measures: old
+and new scores are then told apart. sampled 2: special tokens inside a completion are part of its text."""
 
 
 def problems_of(task: Task) -> list[Problem]:
@@ -35,7 +35,7 @@ def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
     sampler = {key: getattr(task, key) for key in SAMPLER_FIELDS if loaded.kind == "sampled"}
     options = asdict(loaded.options)
     asked = [asdict(problem) for problem in problems]
-    return _hash([SCORER, task.name, options, task.seed, sampler, asked])
+    return _hash([SCORER[loaded.kind], task.name, options, task.seed, sampler, asked])
 
 
 def settings_hash(task_half: str, template: str, dtype: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from posttrain.data.tokenizers import decode
 from posttrain.errors import RequestError
 
 
@@ -72,8 +73,18 @@ def completion_of(
     tokenizer: Any, prompt: int, sample: int, ids: list[int], ended: bool, log_probs: list[float] | None
 ) -> Completion:
     """The completion with token ids `ids`; `ended` tells whether the last of them is an end token."""
-    text = tokenizer.decode(ids[: len(ids) - ended], skip_special_tokens=True)
+    text = completion_text(tokenizer, ids, ended)
     return Completion(prompt, sample, text, ids, "stop" if ended else "length", log_probs)
+
+
+def completion_text(tokenizer: Any, ids: list[int], ended: bool = False) -> str:
+    """The text of `ids` without what only ends or pads: the last token where `ended`, and padding.
+
+    Every other token is kept, special ones too: markers such as `<think>` carry meaning. A padding token that
+    is also the tokenizer's unknown or begin-of-text token is kept as the latter.
+    """
+    padding = {tokenizer.pad_token_id} - {tokenizer.unk_token_id, tokenizer.bos_token_id}
+    return decode([i for i in ids[: len(ids) - ended] if i not in padding], tokenizer)
 
 
 def end_tokens(model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> list[int]:

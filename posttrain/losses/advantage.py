@@ -6,7 +6,8 @@ that one of k completions drawn without replacement succeeds:
     mean            r - mean r                                Dr. GRPO, arXiv 2503.20783
     mean_std        (r - mean r) / (std r + 1e-4)             GRPO, arXiv 2402.03300 eq. 3 (std over n - 1)
     leave_one_out   r_i - mean of the others                  RLOO, arXiv 2402.14740
-    pkpo            (k/n) C(n-c, k-1) / C(n-1, k-1) * s       PKPO, arXiv 2505.15201, leave-one-out form
+    pkpo            k C(n-c, k-1) / C(n-1, k-1) * s           n times that of PKPO, arXiv 2505.15201, its
+                                                              leave-one-out form
     pass_at_k       (1-rho)/sigma, (1 - rho - C(n-c-1, k-1)/C(n-1, k-1))/sigma,  sigma = sqrt(rho (1-rho))
                                                               Pass@k Training, arXiv 2508.10751
     confidence      F(N, p)/p * (s - p),  F = N (1-p)^(N-1) p / (1 - (1-p)^N)
@@ -15,8 +16,13 @@ that one of k completions drawn without replacement succeeds:
 
 The first three use rewards, the others successes. A completion whose check failed is not part of its group: n
 counts the others, and its own advantage is 0. Groups without variance give 0 (but `pkpo` with k = 1 gives
-1/n where all are right). Computed on whole groups, before truncated completions are masked. Left out: which
-tokens of a completion get its advantage.
+1 where all are right). Computed on whole groups, before truncated completions are masked.
+
+Scale: the policy losses take the mean of A grad log pi over completions. For `leave_one_out` its expectation
+is grad E[r], for `mean` (n-1)/n of that, for `pkpo` grad pass@k; so with these `policy.beta` weighs the KL
+divergence against the reward, or against pass@k. The paper's form of PKPO is unbiased in the sum over the n
+completions, hence the factor n. The others are rescaled within each group, and beta is relative to that
+scale. Left out: which tokens of a completion get its advantage.
 """
 
 from __future__ import annotations
@@ -73,7 +79,7 @@ def _leave_one_out(r: torch.Tensor, valid: torch.Tensor, n: torch.Tensor, k: int
 
 def _pkpo(s: torch.Tensor, valid: torch.Tensor, n: torch.Tensor, k: int) -> torch.Tensor:
     c = s.sum(1, keepdim=True)
-    return s * (k / n) * _ratio(n - c, n - 1, k - 1)
+    return s * k * _ratio(n - c, n - 1, k - 1)
 
 
 def _pass_at_k(s: torch.Tensor, valid: torch.Tensor, n: torch.Tensor, k: int) -> torch.Tensor:

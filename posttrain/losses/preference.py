@@ -133,9 +133,17 @@ def kto(
     h = o.beta * (log_probs - ref_log_probs - z)
     return torch.where(
         desirable.bool(),
-        o.desirable_weight * (1 - torch.sigmoid(h)),
-        o.undesirable_weight * (1 - torch.sigmoid(-h)),
+        o.desirable_weight * _failing(h),
+        o.undesirable_weight * _failing(-h),
     )
+
+
+def _failing(h: Tensor) -> Tensor:
+    """1 - sigmoid(h), its value and its gradient to fp32 precision in both tails.
+
+    The difference is 0 in fp32 from h = 17 on, and the gradient of a sigmoid, s (1 - s), where s rounds to 1.
+    """
+    return F.logsigmoid(-h).exp()
 
 
 def implicit_rewards(name: str, pairs: PairLogProbs, o: Preference) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from posttrain.data.tokenizers import vocabulary_size
 from posttrain.errors import RequestError
 from posttrain.models.adapters import attach, merge
 from posttrain.models.logits import refuse_unsupported_head
@@ -83,7 +84,7 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
 
 def _from_config(config: Model, tokenizer: Any, attention: str) -> nn.Module:
     assert config.from_config is not None
-    options = config.from_config.options | {"vocab_size": len(tokenizer)}
+    options = config.from_config.options | {"vocab_size": vocabulary_size(tokenizer)}
     for name in ("pad", "bos", "eos"):
         options.setdefault(f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
     try:
@@ -160,21 +161,21 @@ def _dtype(config: Model) -> torch.dtype:
 
 
 def _resize(model: nn.Module, tokenizer: Any, config: Model, seed: int) -> None:
-    rows = model.config.get_text_config().vocab_size
-    if len(tokenizer) <= rows:
+    rows, size = model.config.get_text_config().vocab_size, vocabulary_size(tokenizer)
+    if size <= rows:
         return
     if config.lora is not None:
         # An adapter saved with a grown vocabulary does not load with from_pretrained: the base on disk has
         # fewer rows.
         raise RequestError(
-            f"{len(tokenizer) - rows} token(s) are new to the model, which LoRA cannot add: choose a "
+            f"{size - rows} token(s) are new to the model, which LoRA cannot add: choose a "
             "data.template whose tokens the model has, remove model.add_tokens, or train without model.lora"
         )
-    log.info("vocabulary: %d -> %d rows; new rows are initialised around the mean", rows, len(tokenizer))
+    log.info("vocabulary: %d -> %d rows; new rows are initialised around the mean", rows, size)
     # seeded, so that new rows are the same on every rank, in a resumed run and in a separately loaded
     # reference
     torch.manual_seed(seed)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    model.resize_token_embeddings(size, mean_resizing=True)
 
 
 @torch.no_grad()

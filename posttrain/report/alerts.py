@@ -7,11 +7,14 @@ every result (`findings.caveats`).
 
 from __future__ import annotations
 
+import math
+from statistics import fmean, stdev
+
 from posttrain.base.files import number
-from posttrain.report.facts import FAILED_CHECKS, MASKED, component_rows
+from posttrain.report.facts import FAILED_CHECKS, MASKED, component_rows, trained_shares
 from posttrain.report.numbers import mean, series, trend
 from posttrain.report.tables import metric_text
-from posttrain.report.text import labels
+from posttrain.report.text import labels, printable
 from posttrain.rundir.reading import RunData
 
 FALL = 0.1
@@ -20,13 +23,17 @@ choice)."""
 NO_GRADIENT, UNFILLED = 0.5, 0.1
 """Largest shares without a warning: of trained groups without variance, of groups that refilling did not
 replace."""
+SHIFT, FEW = 0.1, 5
+"""Largest difference without a warning between a source's shares of the prompts and of the groups with a
+gradient, besides twice its standard error over the logged lines; fewer lines are not judged."""
 
 
 def alerts(runs: list[RunData]) -> list[str]:
     """The sentences, run by run; empty where there is nothing to warn about."""
     found = []
     for run, name in zip(runs, labels(runs), strict=True):
-        each = [*_gates(run), *_checks(run), *_groups(run), *_sampler(run), *_chosen(run)]
+        parts = (_gates, _checks, _groups, _shares, _sampler, _chosen)
+        each = [line for part in parts for line in part(run)]
         found += [f"{name}: {text}" for text in each]
     return found
 
@@ -99,6 +106,23 @@ def _sampler(run: RunData) -> list[str]:
             nats = f" (mean |log policy − log sampler| {apart.last:.2g} nats per token)" if apart else ""
             return [f"the correction {key} {share.last:.0%} of vLLM's importance weights at the end{nats}."]
     return []
+
+
+def _shares(run: RunData) -> list[str]:
+    """Sources that teach much more or much less than the mixture says; chance in small batches is none."""
+    shifted = []
+    for source, lines in trained_shares(run):
+        apart = [trained - drawn for drawn, trained in lines]
+        if len(lines) < FEW or abs(fmean(apart)) <= max(SHIFT, 2 * stdev(apart) / math.sqrt(len(lines))):
+            continue
+        drawn, trained = (fmean(column) for column in zip(*lines, strict=True))
+        shifted.append(f"{printable(source)} is {drawn:.0%} of the prompts, {trained:.0%} of those groups")
+    if not shifted:
+        return []
+    return [
+        "only groups with a gradient teach, and the sources' shares of them are not those of the mixture: "
+        f"{'; '.join(shifted)}."
+    ]
 
 
 def _chosen(run: RunData) -> list[str]:

@@ -7,11 +7,12 @@ pictures, and warnings (`alerts.py`).
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from posttrain.base.files import number
 from posttrain.report.numbers import Trend, mean, trend
-from posttrain.report.text import share
+from posttrain.report.text import printable, share
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.rollouts import whole
 
@@ -61,8 +62,25 @@ def facts(run: RunData) -> dict[str, str]:
                 t = trend(run.metrics.get(split, []), key)
                 if t is not None and (split == "train" or key in HELD_OUT):
                     found[prefix + title] = _moved(t, form)
+        for source, lines in trained_shares(run):
+            drawn, trained = (fmean(column) for column in zip(*lines, strict=True))
+            found[f"share of {printable(source)}"] = f"{drawn:.1%} drawn, {trained:.1%} with gradient"
         return found
     return sampled(run.outcome)
+
+
+def trained_shares(run: RunData) -> list[tuple[str, list[tuple[float, float]]]]:
+    """(source, its shares of the prompts drawn and of the groups with a gradient in each line that has both),
+    of an RLVR run with several sources."""
+    train = run.metrics.get("train", [])
+    names = dict.fromkeys(k.removeprefix("share/") for row in train for k in row if k.startswith("share/"))
+    found = []
+    for name in names:
+        lines = [
+            (number(row.get(f"share/{name}")), number(row.get(f"trained_share/{name}"))) for row in train
+        ]
+        found.append((name, [line for line in lines if None not in line]))
+    return [(name, lines) for name, lines in found if lines]
 
 
 def _moved(t: Trend, form: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from posttrain.data.order import key_of
 from posttrain.data.template import Template
 from posttrain.data.tokenize import conversation
-from posttrain.generation.base import Generator
+from posttrain.generation.base import Generator, completion_text
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite
 from posttrain.rollouts.groups import Prompt, sampling_of
@@ -87,12 +87,11 @@ class Continuer:
 
     def _after(self, head: list[int], ids: list[int], stopped: bool) -> str:
         """The text of `ids` after `head`, decoded together: some tokenizers drop a space at the start."""
-        before = self.tokenizer.decode(head, skip_special_tokens=True)
-        kept = ids[: len(ids) - stopped]
-        both = self.tokenizer.decode([*head, *kept], skip_special_tokens=True)
+        before = completion_text(self.tokenizer, head)
+        both = completion_text(self.tokenizer, [*head, *ids], stopped)
         if both.startswith(before):
             return both[len(before) :]
-        return self.tokenizer.decode(kept, skip_special_tokens=True)
+        return completion_text(self.tokenizer, ids, stopped)
 
 
 def _stream(completion: Row, prefix: int) -> int:

@@ -3,7 +3,9 @@
 The state is one integer, the position of the next prompt in the mixture. Dynamic sampling (DAPO, arXiv
 2503.14476, eq. 11): groups that are all right or all wrong are set aside and replaced by as many new prompts,
 in at most `rollout.refill` further rounds. If groups are still missing then, the last ones set aside fill the
-batch, so that its size is constant. Left out: advantages.
+batch, so that its size is constant. An easy or hard source loses more groups than the others, so refilling
+moves the shares of the sources that are trained away from the mixture's (stats.py logs both). Left out:
+advantages.
 """
 
 from __future__ import annotations

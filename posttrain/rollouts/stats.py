@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -77,15 +77,27 @@ def too_many_failed(drawn: Drawn, step: int, most: float) -> str | None:
 
 
 class RolloutStats:
-    """Means over a logging window: `add` after each batch, `means` when a line is logged, then `reset`."""
+    """Means over a logging window: `add` after each batch, `means` when a line is logged, then `reset`.
 
-    def __init__(self) -> None:
+    `sources` are the names whose shares are logged where there are several: `share/<source>` of the prompts
+    that were drawn, groups set aside included, which follows the mixture; and `trained_share/<source>` of the
+    groups with a gradient, in which a trained completion has an advantage other than 0. The second leaves the
+    mixture where a source is easier or harder than the others: without `rollout.refill` its groups without
+    variance take part in the batch but teach nothing, with it groups of other sources replace them.
+    """
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
+        self.sources = sources
         self.values: dict[str, list[float]] = defaultdict(list)
+        self.drawn: Counter[str] = Counter()
+        self.teaching: Counter[str] = Counter()
         self.tokens = 0
         self.since = time.perf_counter()
 
     def reset(self) -> None:
         self.values.clear()
+        self.drawn.clear()
+        self.teaching.clear()
         if self.tokens:  # else the window is extended until it contains a batch
             self.tokens, self.since = 0, time.perf_counter()
 
@@ -93,6 +105,9 @@ class RolloutStats:
         """`more`: further metrics of the batch."""
         for name, value in (batch_metrics(drawn, scored) | dict(more or {})).items():
             self.values[name].append(value)
+        self.drawn.update(group.prompt.source for group in (*drawn.groups, *drawn.aside))
+        gradient = (scored.trained & (scored.advantages != 0)).any(1).tolist()
+        self.teaching.update(g.prompt.source for g, any_ in zip(drawn.groups, gradient, strict=True) if any_)
         self.tokens += sum(len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions)
 
     def means(self) -> dict[str, float]:
@@ -104,7 +119,14 @@ class RolloutStats:
         seconds = max(time.perf_counter() - self.since, 1e-9)
         found = {name: float(np.mean(values)) for name, values in self.values.items()}
         found |= {name: max(self.values[name]) for name in LARGEST if name in found}
+        if len(self.sources) > 1:
+            found |= self._shares("share", self.drawn) | self._shares("trained_share", self.teaching)
         return found | {"tokens_per_second": self.tokens / seconds}
+
+    def _shares(self, name: str, counts: Counter[str]) -> dict[str, float]:
+        """Empty where nothing was counted."""
+        total = counts.total()
+        return {f"{name}/{source}": counts[source] / total for source in self.sources if total}
 
 
 def mean_of_window(values: list[float]) -> float | None:

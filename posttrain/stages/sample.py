@@ -24,7 +24,7 @@ from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
-from posttrain.data.tokenizers import load_tokenizer
+from posttrain.data.tokenizers import decode, load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
@@ -187,10 +187,10 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
     if not rows or _too_many_failed(rows, rollout):  # what was at fault then may be repaired now
         groups = sample(sampler.loaded.generator, asked, rollout, sampler.recipe.seed)
         score(groups, sampler.rewards, rollout)
-        decode = sampler.loaded.tokenizer.decode
-        rows = [
-            row for group in groups for row in rows_of(group, group.prompt.position, decode(group.prompt.ids))
-        ]
+        rows = []
+        for group in groups:
+            text = decode(group.prompt.ids, sampler.loaded.tokenizer)
+            rows += rows_of(group, group.prompt.position, text)
         write_jsonl(file, rows)
     why = _too_many_failed(rows, rollout)
     if why:

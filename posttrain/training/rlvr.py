@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from trl import GRPOTrainer
 from posttrain.base.files import write_jsonl
 from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
+from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED
 from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
@@ -83,7 +85,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             self.gather,
             lambda: self.stop.requested,
         )
-        self.stats = {"train": RolloutStats()}
+        self.stats = {"train": RolloutStats(parts.prepared.names)}
         self._correction, self._compares = "none", False
         if rollout.backend != "transformers":
             self._vllm = vllm_generator(self, start, self.facts["max_length"], rollout)
@@ -155,7 +157,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             about.trained = torch.zeros_like(about.trained)
         if self.is_world_process_zero():
             differences = mismatch and mismatch.differences()
-            rows = batch_rows(drawn, about, step, self.parts.tokenizer.decode, differences)
+            read = partial(decode, tokenizer=self.parts.tokenizer)
+            rows = batch_rows(drawn, about, step, read, differences)
             write_jsonl(self.run.path / "rollouts" / f"step-{step:06d}.jsonl", rows)
         if reason is not None:
             raise WorkError(f"stopped before step {step}: {reason}")

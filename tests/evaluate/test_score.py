@@ -109,6 +109,25 @@ def test_an_exact_answer_is_what_training_shows_the_model(digits, llama):
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
 
 
+def test_what_greedy_decoding_writes_keeps_special_tokens():
+    """Without the end of an answer, be it one token or several, or the end token that came too early."""
+    tokenizer = load_tokenizer("builtin:bytes")
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    stops = ids("<eos><|im_end|>")
+
+    def greedy(answer, predicted, end="<|im_end|>"):
+        return module._greedy(ids(answer), ids(predicted), tokenizer, stops, end)
+
+    right = "<|im_start|>7<|im_end|>"
+    assert greedy(right, right) == "<|im_start|>7"
+    assert greedy(right, "<|im_start|>8<|im_end|>") == "<|im_start|>8…"
+    assert greedy(right, "<|im_start|><|im_end|>1") == greedy(right, "<|im_start|><eos>1") == "<|im_start|>"
+    assert greedy("7\n\n", "7\n\n", end="\n\n") == "7"
+
+
 def test_a_model_that_knows_the_answers_is_right(digits):
     """One sum, before and after a moment of training on it."""
     model = build_model("llama", len(digits), seed=0)

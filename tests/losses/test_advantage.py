@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,10 +23,10 @@ def both(name: str, n: int, c: int, k: int) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("name", "case", "want"),
     [
-        ("pkpo", (4, 2, 2), (1 / 3, 0)),
-        ("pkpo", (8, 1, 4), (0.5, 0)),
-        ("pkpo", (8, 4, 4), (0.057143, 0)),
-        ("pkpo", (16, 3, 8), (0.133333, 0)),
+        ("pkpo", (4, 2, 2), (4 / 3, 0)),
+        ("pkpo", (8, 1, 4), (4, 0)),
+        ("pkpo", (8, 4, 4), (0.457143, 0)),
+        ("pkpo", (16, 3, 8), (2.133333, 0)),
         ("pass_at_k", (4, 2, 2), (0.447214, -0.447214)),
         ("pass_at_k", (8, 1, 4), (1, -0.142857)),
         ("pass_at_k", (8, 4, 4), (0.120386, -0.120386)),
@@ -63,19 +60,50 @@ def test_confidence_at_one_is_maxrl():
         assert both("confidence", 8, c, 1) == pytest.approx(both("maxrl", 8, c, 1))
 
 
-@pytest.mark.parametrize(("n", "k"), [(4, 2), (5, 3), (6, 1)])
-@pytest.mark.parametrize("p", [0.2, 0.7])
-def test_pkpo_is_an_unbiased_gradient_of_pass_at_k(n, k, p):
-    """E[sum_i A_i dlog P(s_i)/dp] over all outcomes of a group is d(1-(1-p)^k)/dp, by enumeration."""
-    total = 0.0
-    for outcome in itertools.product([0.0, 1.0], repeat=n):
-        s = torch.tensor([outcome])
-        a = advantages("pkpo", s, s, torch.ones_like(s, dtype=torch.bool), k)[0]
-        chance = math.prod(p if x else 1 - p for x in outcome)
-        total += chance * sum(
-            ai.item() * (1 / p if x else -1 / (1 - p)) for ai, x in zip(a, outcome, strict=True)
-        )
-    assert total == pytest.approx(k * (1 - p) ** (k - 1))
+RIGHT = torch.tensor([0.0, 1.0, 0.0, 1.0])
+"""Of four answers, two are right."""
+
+
+def mean_gradient(name: str, n: int, k: int, rewards: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """E[mean_i A_i grad log pi(y_i)] [4] over all groups of n answers to a prompt, by enumeration."""
+    pi = logits.softmax(0)
+    scores = torch.eye(4, dtype=torch.double) - pi  # grad log pi(y) of each answer y
+    groups = torch.cartesian_prod(*[torch.arange(4)] * n)
+    given = rewards[groups], RIGHT[groups], torch.ones(groups.shape, dtype=torch.bool)
+    a = advantages(name, *given, k)
+    each = (a[:, :, None] * scores[groups]).mean(1)
+    return (pi[groups].prod(1)[:, None] * each).sum(0)
+
+
+def gradient(objective, logits: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.functional.jacobian(lambda x: objective(x.softmax(0)), logits)
+
+
+LOGITS = pytest.mark.parametrize(
+    "logits", [[0.0, 0.0, 0.0, 0.0], [2.0, -1.0, 0.3, -2.5], [-1.0, 1.0, -3.0, 2.0]]
+)
+
+
+@LOGITS
+@pytest.mark.parametrize(("n", "k"), [(4, 1), (4, 2), (4, 4), (5, 3), (2, 2)])
+def test_the_mean_of_pkpo_is_the_gradient_of_pass_at_k(n, k, logits):
+    """Over a group, as the losses take it: grad (1 - (1 - p)^k), p the probability of the right answers."""
+    logits = torch.tensor(logits, dtype=torch.double)
+    want = gradient(lambda pi: 1 - (1 - pi @ RIGHT.double()) ** k, logits)
+    torch.testing.assert_close(mean_gradient("pkpo", n, k, RIGHT, logits), want, rtol=0, atol=1e-10)
+
+
+@LOGITS
+def test_the_mean_of_the_others_is_the_gradient_of_the_reward(logits):
+    """leave_one_out: exactly; mean: (n-1)/n of it; pkpo at k = 1: of the success. `beta` has one meaning."""
+    logits = torch.tensor(logits, dtype=torch.double)
+    rewards = torch.tensor([0.2, 1.3, -0.5, 0.9], dtype=torch.double)
+    want = gradient(lambda pi: pi @ rewards, logits)
+    for name, share in (("leave_one_out", 1.0), ("mean", 3 / 4)):
+        found = mean_gradient(name, 4, 1, rewards, logits)
+        torch.testing.assert_close(found, share * want, rtol=0, atol=1e-10)
+    one, loo = (mean_gradient(name, 4, 1, RIGHT.double(), logits) for name in ("pkpo", "leave_one_out"))
+    torch.testing.assert_close(one, loo, rtol=0, atol=1e-10)
 
 
 @settings(deadline=None)
@@ -119,7 +147,7 @@ def test_rewards_and_successes_are_not_mixed_up():
             "mean_std": 0.4 / (0.08**0.5 + 1e-4),
             "maxrl": 2,
             "confidence": 2,
-            "pkpo": 0.5,
+            "pkpo": 1,
             "pass_at_k": 2,
         }
         assert spread == pytest.approx(wanted[name], rel=1e-6), name

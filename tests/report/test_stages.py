@@ -202,6 +202,26 @@ def test_what_vllm_differs_by_is_shown(made):
     assert {"Sampler and policy apart", "Importance ratio", "Corrected"} <= titles
 
 
+def test_sources_that_are_not_trained_as_they_are_mixed(made):
+    """a and b are drawn alike. Quiet: 55 to 45 of the groups with a gradient; 75 to 25 in four lines; 65 to
+    35 on average where lines scatter by 0.5 (standard error 0.2)."""
+
+    def lines_of(*trained: float) -> list[dict]:
+        return [
+            {"share/a": 0.5, "share/b": 0.5, "trained_share/a": x, "trained_share/b": 1 - x} for x in trained
+        ]
+
+    for i, quiet in enumerate(([0.55] * 20, [0.75] * 4, [1, 0, 1, 1, 0, 0.9])):
+        assert alerts([made("rlvr", {}, lines_of(*quiet), f"quiet-{i}")]) == []
+    run = made("rlvr", {}, [*lines_of(0.7, 0.8, 0.75, 0.7, 0.8), {"share/a": 1.0, "share/b": 0.0}], "loud")
+    assert alerts([run]) == [
+        "RLVR: only groups with a gradient teach, and the sources' shares of them are not those of the"
+        " mixture: a is 50% of the prompts, 75% of those groups; b is 50% of the prompts, 25% of those"
+        " groups."
+    ]
+    assert facts(run)["share of a"] == "50.0% drawn, 75.0% with gradient"
+
+
 def test_failed_gates_are_said(made):
     row = {
         "checkpoint": "step-000040",

@@ -38,8 +38,8 @@ RIGHT_1_OF_8, RIGHT_3_OF_16 = [1.0] + [0.0] * 7, [1.0] * 3 + [0.0] * 13
         # deviations 7/8 and seven times -1/8: variance (49/64 + 7/64)/7 = 1/8
         ("mean_std", 1, RIGHT_1_OF_8, 0.875 / (0.125**0.5 + SPREAD), -0.125 / (0.125**0.5 + SPREAD)),
         ("leave_one_out", 1, RIGHT_1_OF_8, 1, -1 / 7),
-        ("pkpo", 4, RIGHT_1_OF_8, 0.5, 0),
-        ("pkpo", 8, RIGHT_3_OF_16, 0.133333, 0),
+        ("pkpo", 4, RIGHT_1_OF_8, 4, 0),
+        ("pkpo", 8, RIGHT_3_OF_16, 2.133333, 0),
         ("pass_at_k", 4, RIGHT_1_OF_8, 1, -0.142857),
         ("pass_at_k", 8, RIGHT_3_OF_16, 0.333333, -0.076923),
         ("confidence", 4, RIGHT_1_OF_8, 5.666077, -0.809440),

@@ -124,3 +124,15 @@ def test_a_prefix_that_fills_the_model_has_no_continuation(made):
     assert continuer.rewards.seen[-4:] == ["<0>", "<1>", "a\n<0>", "a\n<1>"]
     streams = continuer.generator.streams
     assert streams[3:5] == streams[:2] and streams[5:7] == streams[1:3]
+
+
+def test_special_tokens_before_and_after_the_cut_are_text(made):
+    """Completions that hold `<|im_start|>`, which is a special token, go on with it."""
+    continuer, _ = made
+    mark, tokenizer = "<|im_start|>", continuer.tokenizer
+    ids = tokenizer(f"{mark}<0>{mark}.", add_special_tokens=False)["input_ids"]
+    continuer.generator.ids = {0: ids, 1: ids[:-1]}
+    ((ended, cut),) = continuer.of(prompt())(ROW, [f"a{mark}\n"], 2)
+    assert ended.text == cut.text == f"{mark}<0>{mark}" and (ended.ended, cut.ended) == (True, False)
+    assert continuer.rewards.seen == [f"a{mark}\n{mark}<0>{mark}"] * 2
+    assert continuer.generator.prompts[0][-2:] == tokenizer(f"{mark}\n")["input_ids"]

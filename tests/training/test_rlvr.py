@@ -308,6 +308,25 @@ def test_dynamic_sampling_in_a_run(rlvr):
 
 
 @pytest.mark.slow
+def test_shares_of_two_sources_in_a_run(rlvr):
+    """As the rollouts on disk have them: all prompts, and the groups with a gradient."""
+    file = rlvr.parent / "prompts.jsonl"
+    sources = [{"name": name, "path": str(file)} for name in ("a", "b")]
+    run = train(
+        rlvr,
+        f"data.sources={json.dumps(sources)}",
+        rewarded("even", sides=4),
+        "rollout={num_generations: 2, max_new_tokens: 12, refill: 1}",
+    )
+    for logged, kept in zip(rows(run), rollouts(run).values(), strict=True):
+        groups = [kept[i : i + 2] for i in range(0, len(kept), 2)]
+        teaching = [g for g in groups if g[0]["trained"] and any(r["advantage"] for r in g)]
+        for name in ("a", "b"):
+            assert logged[f"share/{name}"] == np.mean([g[0]["source"] == name for g in groups])
+            assert logged[f"trained_share/{name}"] == np.mean([g[0]["source"] == name for g in teaching])
+
+
+@pytest.mark.slow
 def test_cut_off_completions_in_a_run(rlvr):
     short = "rollout={num_generations: 4, max_new_tokens: 40, truncated: %s, truncated_reward: %s}"
     on = ["train.max_steps=1", "train.global_batch_size=32"]
