@@ -187,11 +187,11 @@ def recipe_hash(recipe: Recipe) -> str:
         section, key = path.split(".")
         values[section][key] = hashed.get(values[section][key], values[section][key])
     for key in ("cache_dir", "prepare_timeout"):
-        values["data"].pop(key)
+        values["data"].pop(key, None)
     for key in ("batch_size", "deadline", "max_failed"):
         values.get("rollout", {}).pop(key, None)
     if vllm := values.get("rollout", {}).get("vllm"):
-        del vllm["max_logp_diff"]
+        vllm.pop("max_logp_diff", None)
         vllm |= {key: getattr(Vllm(), key) for key in ("server_base_url", "server_timeout")}
     if isinstance(recipe, TrainRecipe):
         for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):
