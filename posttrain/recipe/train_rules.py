@@ -9,7 +9,7 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import STAGES, refused
 from posttrain.recipe.recipes import Recipe, SftRecipe, TrainRecipe
 from posttrain.recipe.schema import Loss
-from posttrain.recipe.trl_fields import config_fields
+from posttrain.recipe.trl_fields import config_fields, integration_names
 
 EXPONENTS = ("power", "focal", "maxrl")
 """Losses that read `loss.exponent`."""
@@ -37,7 +37,19 @@ def train(recipe: TrainRecipe, problems: Problems) -> None:
     if batch > 0 and micro > 0 and batch % micro:
         at = "train.global_batch_size"
         problems.add(at, f"{at} = {batch} is not a multiple of train.per_device_train_batch_size = {micro}")
+    _loggers(t.report_to, problems)
     _extra(recipe, problems)
+
+
+def _loggers(names: list[str], problems: Problems) -> None:
+    """Names of transformers; `all` and `none` stand alone."""
+    at = "train.report_to"
+    for name in names:
+        if name in ("all", "none"):
+            if len(names) > 1:
+                problems.add(at, f"{at}: {name} cannot be combined with others")
+        elif name != "tensorboard" and name not in integration_names():
+            problems.add(at, f"{at}: unknown integration {name!r}{did_you_mean(name, integration_names())}")
 
 
 def noise(recipe: TrainRecipe, problems: Problems) -> None:

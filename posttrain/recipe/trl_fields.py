@@ -1,5 +1,5 @@
-"""The field names of the libraries' config classes, and the names of schedules and optimizers, read from
-source with `ast`.
+"""The field names of the libraries' config classes, and the names of schedules, optimizers and loggers, read
+from source with `ast`.
 
 Importing those classes takes 5-8 s, parsing the files a tenth of one; a test compares the names with the real
 classes. Model configs without annotated fields are covered by the arguments of their `__init__`.
@@ -73,6 +73,16 @@ def enum_values(file: str, class_name: str) -> frozenset[str]:
             values = [item.value for item in node.body if isinstance(item, ast.Assign)]
             return frozenset(ast.literal_eval(value) for value in values)
     raise WorkError(f"{path}: no class {class_name}; this version of the library is not supported")
+
+
+@functools.cache
+def integration_names() -> frozenset[str]:
+    """Names of the loggers that transformers has (`report_to`)."""
+    path = _package("transformers") / "integrations" / "integration_utils.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "INTEGRATION_TO_CALLBACK":
+            return frozenset(ast.literal_eval(key) for key in node.value.keys)
+    raise WorkError(f"{path}: no INTEGRATION_TO_CALLBACK; this version of the library is not supported")
 
 
 GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from posttrain.base.process import world_size
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError
 from posttrain.recipe.library_fields import fixed
 from posttrain.recipe.plan import batch_plan
 from posttrain.recipe.schema import Train
@@ -54,7 +53,6 @@ def trainer_arguments(
     """
     if train.fp16 and trains_on_cpu():
         raise RequestError("train.fp16 has no effect on a CPU; use train.bf16, or neither")
-    _refuse_unknown_integrations(train.report_to)
     if "tensorboard" in train.report_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.path / "tensorboard"))
     plan = batch_plan(train, world_size())
@@ -76,13 +74,6 @@ def trainer_arguments(
         return config_class(**(values | train.extra))
     except (ValueError, TypeError) as error:
         raise RequestError(f"train: {config_class.__name__} refuses these settings: {error}") from error
-
-
-def _refuse_unknown_integrations(names: list[str]) -> None:
-    known = {*INTEGRATION_TO_CALLBACK, "all", "none"}
-    for name in names:
-        if name not in known:
-            raise RequestError(f"train.report_to: unknown integration {name!r}{did_you_mean(name, known)}")
 
 
 def trains_on_cpu() -> bool:

@@ -7,12 +7,13 @@ import re
 
 import pytest
 from transformers import SchedulerType
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.training_args import OptimizerNames
 
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
-from posttrain.recipe.trl_fields import enum_values, schedule_arguments
+from posttrain.recipe.trl_fields import enum_values, integration_names, schedule_arguments
 from tests.tiny import RECIPE
 
 
@@ -95,6 +96,8 @@ def kwargs(**given) -> str:
             ["model.lora={r: 4, modules_to_save: [lm_head]}", "model.dtype=float16"],
             "cannot be done in model.dtype = float16",
         ),
+        (["train.report_to=[wanbd]"], "unknown integration 'wanbd' (did you mean 'wandb'?)"),
+        (["train.report_to=[tensorboard, none]"], "train.report_to: none cannot be combined with others"),
         (["model.lora={r: 4, dropout: 1}"], "model.lora.dropout = 1.0 must be in [0, 1)"),
     ],
 )
@@ -133,6 +136,7 @@ def test_stages_that_compare_forwards_have_no_noise(recipe, stage):
 
 
 def test_names_are_those_of_transformers():
+    assert integration_names() == set(INTEGRATION_TO_CALLBACK)
     assert enum_values("trainer_utils.py", "SchedulerType") == {s.value for s in SchedulerType}
     assert enum_values("training_args.py", "OptimizerNames") == {o.value for o in OptimizerNames}
     for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items():
