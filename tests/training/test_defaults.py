@@ -147,11 +147,9 @@ def test_an_earlier_version_has_earlier_defaults(monkeypatch, upgraded):
 def test_values_reach_the_trainer_whatever_the_defaults(tmp_path, stage):
     """Every default of the class is moved; what the table sets is as the table says."""
     real = getattr(trl, STAGES[stage])
-    values = fixed(STAGES[stage])
-    moved = {}
-    for f in dataclasses.fields(real):
-        if f.name in values and isinstance(values[f.name], bool):
-            moved[f.name] = not values[f.name]
+    fields = {f.name for f in dataclasses.fields(real)}
+    values = {name: value for name, value in fixed(STAGES[stage]).items() if name in fields}
+    moved = {name: not value for name, value in values.items() if isinstance(value, bool)}
 
     def build(**given):
         return real(**(moved | given))
@@ -159,7 +157,7 @@ def test_values_reach_the_trainer_whatever_the_defaults(tmp_path, stage):
     build.__name__, build.__dataclass_fields__ = STAGES[stage], real.__dataclass_fields__
     arguments = trainer_arguments(build, Train(1e-3, 8), RunDir(tmp_path), 3, {})
     for name, value in values.items():
-        if name not in ("accelerator_config", "generation_batch_size"):
+        if name != "accelerator_config":  # None becomes an object
             assert plain(getattr(arguments, name)) == value, name
 
 
