@@ -131,12 +131,6 @@ class DpoTrainer(PreferenceTrainer):
 # ---- what a run of this stage is made of -------------------------------------------------------------------
 
 
-def arguments(recipe: DpoRecipe) -> dict[str, Any]:
-    """Arguments of TRL's DPOConfig that only this stage sets."""
-    # The reference is ours (training/reference.py); asked to precompute, TRL loads no second model.
-    return {"max_length": None, "precompute_ref_log_probs": True}
-
-
 def build(recipe: DpoRecipe, parts: RowParts) -> PreferenceTrainer:
     """The trainer of this stage."""
     kind = KtoTrainer if recipe.preference.loss == "kto" else DpoTrainer
@@ -225,7 +219,7 @@ def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:
     return f"{weights} {parts.model.dtype} {recipe.train.bf16} {recipe.train.fp16}"
 
 
-STAGE = TrainStage(DPOConfig, arguments, build)
+STAGE = TrainStage(DPOConfig, build)
 
 
 def train(recipe: DpoRecipe, make_scorer: MakeScorer | None = None) -> RunDir:

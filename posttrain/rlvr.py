@@ -43,8 +43,7 @@ EPSILON = {"gspo": (3e-4, 4e-4), "cispo": (0.2, 5.0)}
 
 
 def arguments(recipe: RlvrRecipe) -> dict[str, Any]:
-    """Arguments of TRL's GRPOConfig that only this stage sets; rollouts, rewards and the reference are
-    ours."""
+    """Arguments of TRL's GRPOConfig that only this stage computes."""
     policy, rollout = recipe.policy, recipe.rollout
     loss, level = LOSSES.get(policy.loss, (policy.loss, "token"))
     low, high = EPSILON.get(policy.loss, (0.2, None))
@@ -63,9 +62,7 @@ def arguments(recipe: RlvrRecipe) -> dict[str, Any]:
         "importance_sampling_level": level,
         "epsilon": low,
         "epsilon_high": low if high is None else high,
-        "beta": 0.0,  # set once our reference is loaded
         "use_bias_correction_kl": policy.kl == "k3_weighted",
-        "shuffle_dataset": False,
     }
 
 
@@ -92,7 +89,7 @@ def _none(completions: list[Any], **columns: Any) -> list[float]:
     raise NotImplementedError
 
 
-STAGE = TrainStage(GRPOConfig, arguments, build)
+STAGE = TrainStage(GRPOConfig, build, arguments)
 
 
 def train(recipe: RlvrRecipe, make_scorer: MakeScorer | None = None) -> RunDir:

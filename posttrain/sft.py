@@ -131,16 +131,6 @@ class SftTrainer(RunTrainer, SFTTrainer):
         return {"loss": per_item, **self.extra_metrics("heldout")}
 
 
-def arguments(recipe: SftRecipe) -> dict[str, Any]:
-    """Arguments of TRL's SFTConfig that only this stage sets."""
-    return {
-        "max_length": None,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "completion_only_loss": False,
-        "shuffle_dataset": False,
-    }
-
-
 def build(recipe: SftRecipe, parts: RowParts) -> SftTrainer:
     """The trainer of this stage."""
     config = parts.model.config.get_text_config()
@@ -163,7 +153,7 @@ def build(recipe: SftRecipe, parts: RowParts) -> SftTrainer:
     return trainer
 
 
-STAGE = TrainStage(SFTConfig, arguments, build)
+STAGE = TrainStage(SFTConfig, build)
 
 
 def train(recipe: SftRecipe, make_scorer: MakeScorer | None = None) -> RunDir:

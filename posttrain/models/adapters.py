@@ -8,6 +8,7 @@ adapters lie (`rundir/adapters.py`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from peft.tuners.lora.layer import Linear
 from torch import nn
 
 from posttrain.errors import RequestError
+from posttrain.recipe.library_fields import fixed
 from posttrain.recipe.schema import Lora
 
 
@@ -85,22 +87,25 @@ def lora_config(lora: Lora | None, revision: str | None) -> LoraConfig | None:
     """peft's LoraConfig, or None for full fine-tuning.
 
     `revision`: of a base from the hub, which is loaded again to score the adapter.
+
+    Raises:
+        RequestError: peft refuses `lora.options`.
     """
     if lora is None:
         return None
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
+    values = fixed("LoraConfig") | {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": targets,
+        "modules_to_save": lora.modules_to_save or None,
+        "revision": revision,
+    }
+    fields = {f.name for f in dataclasses.fields(LoraConfig)}
     try:
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            modules_to_save=lora.modules_to_save or None,
-            revision=revision,
-            **lora.options,
-        )
-    except TypeError as error:
+        return LoraConfig(**{k: v for k, v in values.items() if k in fields} | lora.options)
+    except (TypeError, ValueError) as error:
         raise RequestError(f"model.lora.options: {error}") from error
 
 

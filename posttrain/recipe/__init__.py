@@ -1,5 +1,6 @@
 """Recipes: which keys a YAML file may have (`recipes`, `schema`, `sections`), strict loading (`load`,
-`build`), the combinations that cannot work (`rules`), and the arithmetic of batches and steps (`plan`).
+`build`), the combinations that cannot work (`rules`), the arithmetic of batches and steps (`plan`), and what
+decides each setting of the libraries below (`library_fields`).
 
 Left out: checks that need other files, or the registries of tasks and rewards (stages/preflight.py).
 Imports `posttrain.errors` and omegaconf; no torch, so that `posttrain check` starts quickly.

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems
+from posttrain.recipe.library_fields import refused
 from posttrain.recipe.recipes import Pipeline, Recipe, TrainRecipe
+from posttrain.recipe.schedule_rules import optimizer, schedule
 from posttrain.recipe.schema import FromConfig, Lora, Model
 from posttrain.recipe.sections import LOWER_IS_BETTER
 from posttrain.recipe.stage_rules import keep, pairing, policy, preference, rewards, rollout
-from posttrain.recipe.train_rules import loss, train
-from posttrain.recipe.trl_fields import model_fields
+from posttrain.recipe.train_rules import loss, noise, train
+from posttrain.recipe.trl_fields import lora_fields, model_fields
 
 TOKENIZERS = ("builtin:digits", "builtin:bytes")
 
@@ -55,12 +57,20 @@ def model(recipe: Recipe, problems: Problems) -> None:
             "model.dtype = float16 needs model.lora: full updates of float16 weights round to nothing; use "
             "float32 or bfloat16, with train.fp16 for mixed precision",
         )
+    elif m.dtype == "float16" and m.lora.modules_to_save:
+        at = "model.lora.modules_to_save"
+        problems.add(
+            at,
+            f"{at} trains whole modules, which cannot be done in model.dtype = float16: the updates round to "
+            "nothing; use float32 or bfloat16",
+        )
     if m.quantization is not None and m.lora is None:
         problems.add(
             "model.quantization", "model.quantization freezes the weights; it needs model.lora to train"
         )
     if m.lora is not None:
         problems.require_above("model.lora.r", m.lora.r)
+        _lora_options(m.lora, problems)
         _adapted_head(m.lora, problems)
 
 
@@ -89,6 +99,22 @@ def _from_config(m: Model, config: FromConfig, problems: Problems) -> None:
             problems.add(
                 at, f"the config of {config.model_type} has no field {key!r}{did_you_mean(key, known)}"
             )
+
+
+def _lora_options(lora: Lora, problems: Problems) -> None:
+    """Fields of peft's LoraConfig, by name."""
+    if not 0 <= lora.dropout < 1:
+        at = "model.lora.dropout"
+        problems.add(at, f"{at} = {lora.dropout} must be in [0, 1)")
+    if not lora.options:
+        return
+    known, elsewhere = lora_fields(), refused("LoraConfig")
+    for key in lora.options:
+        at = f"model.lora.options.{key}"
+        if key not in known:
+            problems.add(at, f"{at}: peft's LoraConfig has no field {key!r}{did_you_mean(key, known)}")
+        elif key in elsewhere:
+            problems.add(at, f"{at} is not allowed: {elsewhere[key]}")
 
 
 def _adapted_head(lora: Lora, problems: Problems) -> None:
@@ -198,7 +224,19 @@ def guard(recipe: TrainRecipe, problems: Problems) -> None:
 
 
 RULES = (name, model, data, rewards, rollout, pairing, keep)
-TRAIN_RULES = (loss, train, evaluate, gates, checkpoints, guard, preference, policy)
+TRAIN_RULES = (
+    loss,
+    train,
+    noise,
+    schedule,
+    optimizer,
+    evaluate,
+    gates,
+    checkpoints,
+    guard,
+    preference,
+    policy,
+)
 """Rules of the stages that train."""
 
 

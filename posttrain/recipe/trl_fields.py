@@ -1,4 +1,5 @@
-"""The field names of TRL's and transformers' config classes, read from their source with `ast`.
+"""The field names of the libraries' config classes, and the names of schedules, optimizers and loggers, read
+from source with `ast`.
 
 Importing those classes takes 5-8 s, parsing the files a tenth of one; a test compares the names with the real
 classes. Model configs without annotated fields are covered by the arguments of their `__init__`.
@@ -51,6 +52,60 @@ def config_fields(stage: str) -> frozenset[str]:
     names |= _annotated(trl / "trainer" / "base_config.py", "_BaseConfig")
     names |= _annotated(trl / file, class_name)
     return frozenset(names)
+
+
+@functools.cache
+def lora_fields() -> frozenset[str]:
+    """Names of the fields of peft's LoraConfig."""
+    peft = _package("peft")
+    names = _annotated(peft / "tuners" / "lora" / "config.py", "LoraConfig")
+    for name in ("PeftConfigMixin", "PeftConfig"):
+        names |= _annotated(peft / "config.py", name)
+    return frozenset(names)
+
+
+@functools.cache
+def enum_values(file: str, class_name: str) -> frozenset[str]:
+    """The values of an enumeration of names in transformers, e.g. its schedules."""
+    path = _package("transformers") / file
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            values = [item.value for item in node.body if isinstance(item, ast.Assign)]
+            return frozenset(ast.literal_eval(value) for value in values)
+    raise WorkError(f"{path}: no class {class_name}; this version of the library is not supported")
+
+
+@functools.cache
+def integration_names() -> frozenset[str]:
+    """Names of the loggers that transformers has (`report_to`)."""
+    path = _package("transformers") / "integrations" / "integration_utils.py"
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "INTEGRATION_TO_CALLBACK":
+            return frozenset(ast.literal_eval(key) for key in node.value.keys)
+    raise WorkError(f"{path}: no INTEGRATION_TO_CALLBACK; this version of the library is not supported")
+
+
+GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+"""Arguments that transformers gives to every schedule."""
+
+
+@functools.cache
+def schedule_arguments(name: str) -> frozenset[str]:
+    """The arguments of a schedule of transformers that a user may give."""
+    package = _package("transformers")
+    members, functions, arguments = {}, {}, {}
+    for node in ast.parse((package / "trainer_utils.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "SchedulerType":
+            for item in node.body:
+                if isinstance(item, ast.Assign):
+                    members[item.targets[0].id] = ast.literal_eval(item.value)
+    for node in ast.parse((package / "optimization.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            arguments[node.name] = {a.arg for a in (*node.args.args, *node.args.kwonlyargs)}
+        elif isinstance(node, ast.Assign) and node.targets[0].id == "TYPE_TO_SCHEDULER_FUNCTION":
+            for key, value in zip(node.value.keys, node.value.values, strict=True):
+                functions[members[key.attr]] = value.id
+    return frozenset(arguments[functions[name]] - GIVEN)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ out: whatever needs the hub or a tokenizer; only the first row of a source is re
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -76,6 +77,7 @@ def preflight(
             for path, message in check_task(task, f"evaluate.tasks[{i}]"):
                 problems.add(path, message)
         _metrics(recipe, problems)
+        _loggers(recipe.train.report_to, problems)
     folders = {
         section: _start(
             getattr(holder, key),
@@ -172,6 +174,19 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
             near = did_you_mean(by.metric, metrics(tasks[by.task]))
             at = f"{place}.metric"
             problems.add(at, f"{at} = {by.metric!r} is not a metric of task {by.task}{near}")
+
+
+PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit"}
+"""Loggers whose package has another name."""
+
+
+def _loggers(names: list[str], problems: Problems) -> None:
+    """Whether their packages are installed."""
+    for name in names:
+        package = PACKAGES.get(name, name)
+        if name not in ("all", "none") and importlib.util.find_spec(package) is None:
+            at = "train.report_to"
+            problems.add(at, f"{at}: {name} needs the package {package}, which is not installed")
 
 
 def _start(

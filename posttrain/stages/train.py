@@ -41,8 +41,10 @@ from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
 from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
+from posttrain.training.defaults import refuse_moved_defaults, used_classes
 from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
+from posttrain.training.launcher import refuse_launcher
 from posttrain.training.parts import Parts, PromptParts, RowParts
 from posttrain.training.trainer import RunTrainer
 
@@ -57,10 +59,10 @@ class TrainStage:
 
     config_class: type[TrainingArguments]
     """TRL's config class."""
-    arguments: Callable[[Any], dict[str, Any]]
-    """Recipe -> arguments of that class that only this stage sets."""
     build: Callable[[Any, Any], RunTrainer]
     """(recipe, its `Parts`) -> the trainer."""
+    arguments: Callable[[Any], dict[str, Any]] = lambda recipe: {}
+    """Recipe -> arguments of that class that only this stage computes."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     on_cpu = trains_on_cpu()
     # Checked in the launcher's environment: accelerate may silently fall back to another engine later.
     refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu)
+    refuse_launcher(recipe.train)
+    refuse_moved_defaults(used_classes(stage.config_class.__name__))
     if isinstance(recipe, SftRecipe):
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
     if isinstance(recipe, RlvrRecipe):

@@ -1,8 +1,9 @@
 """The `train` section of a recipe as arguments of TRL's config class.
 
 Saving, held-out evaluation and scoring are driven by posttrain's own callbacks, so the library's strategies
-for them are switched off here; so is everything that would leave the machine. Left out: what only one stage
-sets (the function `arguments` of each stage module).
+for them are switched off; so is everything that would leave the machine. Values that never change are in the
+table recipe/library_fields.yaml. Left out: what only one stage computes (the function `arguments` of each
+stage module).
 """
 
 from __future__ import annotations
@@ -14,25 +15,14 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from posttrain.base.process import world_size
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError
+from posttrain.recipe.library_fields import fixed
 from posttrain.recipe.plan import batch_plan
 from posttrain.recipe.schema import Train
 from posttrain.rundir.directory import RunDir
 
-FIXED: dict[str, Any] = {
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "logging_strategy": "steps",
-    "logging_nan_inf_filter": False,  # the guard looks at every step; this filter hides them
-    "remove_unused_columns": False,  # or segment_ids would vanish
-    "train_sampling_strategy": "sequential",  # the mixture is the order
-    "push_to_hub": False,
-    "average_tokens_across_devices": True,
-    "ddp_find_unused_parameters": False,  # every trained parameter takes part in every step
-}
 COPIED = (
     "learning_rate",
     "lr_scheduler_type",
@@ -56,18 +46,18 @@ COPIED = (
 def trainer_arguments(
     config_class: type[TrainingArguments], train: Train, run: RunDir, max_steps: int, own: dict[str, Any]
 ) -> TrainingArguments:
-    """An instance of `config_class` (SFTConfig, ...); `own`: the arguments that only this stage sets.
+    """An instance of `config_class` (SFTConfig, ...); `own`: the arguments that only this stage computes.
 
     Raises:
         RequestError: the library refuses the settings, or they do not fit this machine.
     """
     if train.fp16 and trains_on_cpu():
         raise RequestError("train.fp16 has no effect on a CPU; use train.bf16, or neither")
-    _refuse_unknown_integrations(train.report_to)
     if "tensorboard" in train.report_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.path / "tensorboard"))
     plan = batch_plan(train, world_size())
-    values = FIXED | {
+    fields = {f.name for f in dataclasses.fields(config_class)}
+    values = {name: value for name, value in fixed(config_class.__name__).items() if name in fields} | {
         "output_dir": str(run.path),
         "run_name": run.path.name,
         "max_steps": max_steps,
@@ -84,13 +74,6 @@ def trainer_arguments(
         return config_class(**(values | train.extra))
     except (ValueError, TypeError) as error:
         raise RequestError(f"train: {config_class.__name__} refuses these settings: {error}") from error
-
-
-def _refuse_unknown_integrations(names: list[str]) -> None:
-    known = {*INTEGRATION_TO_CALLBACK, "all", "none"}
-    for name in names:
-        if name not in known:
-            raise RequestError(f"train.report_to: unknown integration {name!r}{did_you_mean(name, known)}")
 
 
 def trains_on_cpu() -> bool:

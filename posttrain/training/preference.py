@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from trl import DPOTrainer
 
 from posttrain.errors import WorkError
+from posttrain.models.dropout import turn_off_dropout
 from posttrain.models.head import attach_fused_head
 from posttrain.training.reference import Key, Reference, without_adapter
 from posttrain.training.trainer import RunTrainer
@@ -43,9 +44,12 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         return dataset
 
     def setup_preference(self, reference: Reference | None, heldout: Any, stats: dict[str, Any]) -> None:
-        """Replaces TRL's fused head with ours; call after `setup_run`. `reference`: None where the loss has
-        none."""
+        """Replaces TRL's fused head with ours and turns dropout off; call after `setup_run`.
+
+        `reference`: None where the loss has none.
+        """
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        turn_off_dropout(self.model)
         self.reference, self.heldout, self.stats = reference, heldout, stats
         self.add_callback(ReferenceCallback(self))
 

@@ -28,6 +28,7 @@ from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
+from posttrain.models.dropout import turn_off_dropout
 from posttrain.models.head import attach_fused_head
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Policy, TrainRollout
@@ -64,11 +65,12 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
     def setup_rollouts(
         self, parts: PromptParts, rewards: Composite, start: Model, rollout: TrainRollout, policy: Policy
     ) -> None:
-        """Replaces TRL's fused head and its sampling with ours; call after `setup_run`.
+        """Replaces TRL's fused head and its sampling with ours and turns dropout off; call after `setup_run`.
 
         `start`: the recipe's section `model`.
         """
         attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        turn_off_dropout(self.model)
         self.parts, self.rollout, self.policy = parts, rollout, policy
         self.beta = policy.beta
         if self.beta and (policy.reference or not is_peft_model(self.model)):

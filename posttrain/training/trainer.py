@@ -25,6 +25,7 @@ from posttrain.errors import RequestError
 from posttrain.training.engines import refuse_pretence
 from posttrain.training.guard import Diverged
 from posttrain.training.hardware import memory_mib
+from posttrain.training.launcher import keep_precision, refuse_deepspeed
 from posttrain.training.parts import Parts
 from posttrain.training.saving import CheckpointWriter
 
@@ -60,6 +61,9 @@ class RunTrainer(CheckpointWriter):
             )
             raise RequestError(f"guard.on_nan and guard.on_spike cannot be skip here ({what}); use stop")
         refuse_pretence(self.accelerator)
+        if plugin is not None:
+            refuse_deepspeed(plugin.deepspeed_config, self.args)
+        keep_precision(self.accelerator, self.args.bf16)
 
     # ---- order of rows -------------------------------------------------------------------------------------
 

@@ -126,12 +126,12 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
         (["policy.lose=grpo"], ["policy.lose", "did you mean 'loss'"]),
         (
             ["train.extra={beta: 0.1}"],
-            ["train.extra.beta is not allowed: use policy.beta or preference.beta instead"],
+            ["train.extra.beta is not allowed: use policy.beta instead"],
         ),
         (["train.extra={use_adaptive_entropy: true}"], ["its state would be lost when a run resumes"]),
         (
             ["train.extra={num_generations: 8}"],
-            ["train.extra.num_generations is not allowed: use rollout instead"],
+            ["train.extra.num_generations is not allowed: use rollout.num_generations instead"],
         ),
         (
             ["evaluate.heldout={share: 0.1, every_steps: 1}"],

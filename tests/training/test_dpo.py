@@ -13,6 +13,7 @@ import torch
 
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import load_stage
+from tests.tiny import tiny_model
 from tests.training.preferences import far, kto, moved, rows, train, weights, write_recipe
 
 LORA = "model.lora={r: 4, target_modules: [q_proj, lm_head]}"
@@ -280,6 +281,22 @@ def test_what_is_logged(dpo, caplog):
     assert last["rewards/accuracies"] > 0.9 and held["pairs"] == 8 and last["pairs"] == 8
     assert "logratio/chosen" not in rows(train(dpo, "name=orpo", "preference.loss=orpo"))[-1]
     assert not list((run.path.parent / "orpo").glob("reference/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("reference", ["precomputed", "live"])
+def test_dropout_does_not_part_the_policy_from_its_reference(dpo, tmp_path, kind, reference):
+    """Equal weights are the same function: the first loss is log 2, with GPT-2's usual dropout of 0.1 as well
+    as with llama's, which is a number given to attention."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+    options = {"attention_dropout": 0.3} if kind == "llama" else shape
+    folder = tiny_model(tmp_path / "model", kind=kind, **options)
+    run = train(
+        dpo, f"model.init={folder}", "train.max_steps=1", f"preference={{loss: dpo, reference: {reference}}}"
+    )
+    (line,) = rows(run)
+    assert line["loss"] == pytest.approx(np.log(2), abs=1e-6) and abs(line["rewards/margins"]) < 1e-6
 
 
 @pytest.mark.slow

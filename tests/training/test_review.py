@@ -17,8 +17,6 @@ from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.load import refuse_leaking_documents
 from posttrain.recipe import load_stage
 from posttrain.recipe.schema import Guard
-from posttrain.recipe.train_rules import EXTRA_ELSEWHERE
-from posttrain.recipe.trl_fields import config_fields
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.sft import train
 from posttrain.training.guard import StepGuard
@@ -62,9 +60,15 @@ def test_fields_that_would_be_ignored_or_change_results_are_refused(recipe, fiel
         load_stage(recipe, [f"train.extra.{field}=true"], "sft")
 
 
-def test_every_refused_field_is_a_real_one():
-    gone = set(EXTRA_ELSEWHERE) - {f for stage in ("sft", "dpo", "rlvr") for f in config_fields(stage)}
-    assert gone <= {"enable_jit_checkpoint", "fsdp_config", "push_to_hub", "hub_revision", "use_cpu"}, gone
+def test_a_logger_that_is_not_installed_is_found_by_the_check(recipe, monkeypatch):
+    from posttrain.stages import preflight
+
+    plain = preflight.importlib.util.find_spec
+    monkeypatch.setattr(
+        preflight.importlib.util, "find_spec", lambda name: None if name == "wandb" else plain(name)
+    )
+    with pytest.raises(RequestError, match="train.report_to: wandb needs the package wandb, which is not"):
+        preflight.preflight(load_stage(recipe, ["train.report_to=[wandb]"], "sft"))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 
 from posttrain.base.files import read_jsonl
 from posttrain.errors import WorkError
+from tests.tiny import tiny_model
 from tests.training import rewards_for_rlvr
 from tests.training.preferences import far, moved, rows, weights
 from tests.training.rollouts import positions, rollouts, train, write_recipe
@@ -28,6 +29,25 @@ def rewarded(*names: str, **options) -> str:
     if options:
         made[0]["options"] = options
     return f"rewards={json.dumps(made)}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_the_first_ratio_is_one_whatever_dropout_the_model_has(rlvr, tmp_path, kind):
+    """The policy that is trained is the one that sampled, and the reference: no ratio is clipped at 1e-6, and
+    the KL divergence is 0."""
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+    options = {"attention_dropout": 0.3} if kind == "llama" else shape
+    folder = tiny_model(tmp_path / "model", kind=kind, **options)
+    first = rows(
+        train(
+            rlvr,
+            f"model.init={folder}",
+            "train.max_steps=2",
+            "policy={beta: 0.1, num_iterations: 2, epsilon: 1e-6}",
+        )
+    )[0]
+    assert first["clip_ratio/region_mean"] == 0 and first["kl"] == pytest.approx(0, abs=1e-9)
 
 
 # ---- logs and files ----------------------------------------------------------------------------------------
@@ -380,3 +400,10 @@ def test_gsm8k_prompts(rlvr, data_dir, tmp_path):
             parts = {name: v["value"] for name, v in row["components"].items()}
             want = sum(weight * parts[name] for name, (_, weight) in kinds.items())
             assert row["reward"] == pytest.approx(want) and row["success"] == (parts["math"] == 1)
+
+
+@pytest.mark.slow
+def test_a_mixture_of_experts_trains_without_a_balancing_loss(rlvr, tmp_path):
+    """TRL would add the config's `router_aux_loss_coef` times a loss that our forward does not have."""
+    folder = tiny_model(tmp_path / "model", kind="mixtral", num_local_experts=2, router_aux_loss_coef=0.1)
+    assert "aux_loss" not in rows(train(rlvr, f"model.init={folder}", "train.max_steps=1"))[0]

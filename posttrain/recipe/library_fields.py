@@ -1,0 +1,90 @@
+"""What decides each field of the libraries' config classes: a key of the recipe, posttrain, or nothing that
+matters. The table is library_fields.yaml; its values are what the trainers and adapters are built with.
+
+Left out: the comparison with the installed libraries, which imports them (training/defaults.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "rlvr": "GRPOConfig"}
+"""The config class of TRL that each stage uses."""
+KINDS = ("recipe", "set", "derived", "none", "rely")
+BASE = "TrainingArguments"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a class."""
+
+    default: Any
+    """The library's default: plain values; other objects as their class's name in parentheses."""
+    kind: Literal["recipe", "set", "derived", "none", "rely"]
+    value: Any
+    """recipe: the key; set: the value; derived, none, rely: how or why, in words."""
+    why: str = ""
+    open: bool = False
+    """Whether `train.extra`, or `model.lora.options`, may set it."""
+    refuse: str = ""
+    """What a user who tries to set it is told."""
+    since: str = ""
+    """Version of the library from which on the class has this field, or this default."""
+    before: Any = None
+    """Its default before `since`, if it existed: a list of that one value."""
+
+
+def _field(row: dict[str, Any]) -> Field:
+    kind = next(kind for kind in KINDS if kind in row)
+    extras = {k: v for k, v in row.items() if k not in (kind, "default", "before")}
+    if kind == "recipe":
+        extras.setdefault("refuse", f"use {row['recipe']} instead")
+    if "before" in row:
+        extras["before"] = [row["before"]]
+    return Field(row["default"], kind, row[kind], **extras)
+
+
+def _over(base: dict[str, Any], field: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a class that inherits: the decision of the base, unless the row has its own."""
+    if any(kind in row for kind in KINDS) or field not in base:
+        return row
+    return {k: v for k, v in base[field].items() if k not in ("since", "before")} | row
+
+
+@functools.cache
+def table() -> dict[str, dict[str, Field]]:
+    """Class name -> field name -> its row; TRL's classes with the fields that they inherit."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rows = yaml.load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"), loader)
+    for name in STAGES.values():
+        rows[name] = rows[BASE] | {field: _over(rows[BASE], field, row) for field, row in rows[name].items()}
+    return {name: {field: _field(row) for field, row in fields.items()} for name, fields in rows.items()}
+
+
+def own_fields(class_name: str) -> dict[str, Field]:
+    """The rows of a class that it does not share with TrainingArguments."""
+    base = {} if class_name == BASE or class_name not in STAGES.values() else table()[BASE]
+    found = table()[class_name]
+    return {k: f for k, f in found.items() if k not in base or decision(f) != decision(base[k])}
+
+
+def decision(field: Field) -> tuple[Any, ...]:
+    """What decides a field, without the library's default."""
+    return field.kind, repr(field.value), field.why, field.open, field.refuse
+
+
+def fixed(class_name: str) -> dict[str, Any]:
+    """The values that posttrain always gives to the class."""
+    rows = table()[class_name].items()
+    return {name: copy.deepcopy(field.value) for name, field in rows if field.kind == "set"}
+
+
+def refused(class_name: str) -> dict[str, str]:
+    """Fields that a user may not set directly -> what the user is told."""
+    return {name: field.refuse for name, field in table()[class_name].items() if not field.open}

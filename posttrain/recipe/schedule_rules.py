@@ -1,0 +1,152 @@
+"""Rules of `train.lr_scheduler_type` and `train.optim`: names, and settings that the chosen one would ignore
+or cannot do without.
+
+The names and the arguments of schedules are read from transformers' source. What an optimizer reads is listed
+here; a test compares it with transformers' code. Left out: packages that an optimizer needs (found when it is
+created).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posttrain.errors import did_you_mean
+from posttrain.recipe.build import Problems
+from posttrain.recipe.recipes import TrainRecipe
+from posttrain.recipe.trl_fields import enum_values, schedule_arguments
+
+NEEDED = {
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
+    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
+    "warmup_stable_decay": ("num_decay_steps",),
+    "polynomial": ("lr_end",),
+}
+"""Schedule -> arguments of which one must be given. transformers has a default for `lr_end` only: 1e-7, a
+tenth of the usual rate of a preference run."""
+WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
+BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
+"""Schedules that follow a metric of the library's evaluation loop, which does not run here."""
+
+READS_BETAS = ("adamw", "lion", "ademamix", "apollo", "schedule_free_radam")
+READS_EPSILON = ("adamw", "ademamix", "apollo", "schedule_free_radam")
+READS_NO_BETAS = ("galore", "grokadamw", "adalomo")
+READS_ARGUMENTS = (
+    *("anyprecision", "ademamix", "sgd", "adagrad", "rmsprop", "galore", "apollo", "grokadamw"),
+    *("adamw_torch_4bit", "adamw_torch_8bit", "schedule_free", "stable_adamw"),
+)
+READS_NO_DECAY = ("galore", "apollo", "lomo")
+READS_TARGETS = ("galore", "apollo")
+"""Parts of the names of optimizers, by what they read of `train`."""
+
+
+def schedule(recipe: TrainRecipe, problems: Problems) -> None:
+    """A schedule without the settings it needs, or with settings it ignores."""
+    t, at = recipe.train, "train.lr_scheduler_type"
+    name, given = t.lr_scheduler_type, t.extra.get("lr_scheduler_kwargs") or {}
+    extra = "train.extra.lr_scheduler_kwargs"
+    known = enum_values("trainer_utils.py", "SchedulerType")
+    if name not in known:
+        problems.add(at, f"{at} = {name!r}{did_you_mean(name, known)}")
+        return
+    if name in BY_EVALUATION:
+        problems.add(at, f"{at} = {name} follows the library's evaluation, which does not run; use cosine")
+        return
+    if not isinstance(given, dict):
+        problems.add(extra, f"{extra} must be a mapping, e.g. {{min_lr_rate: 0.1}}")
+        return
+    if name == "constant" and t.warmup_steps and not t.optim.startswith("schedule_free"):
+        problems.add(
+            at, f"{at} = constant ignores train.warmup_steps = {t.warmup_steps:g}; use constant_with_warmup"
+        )
+    if name == "inverse_sqrt" and not t.warmup_steps and "timescale" not in given:
+        problems.add(
+            at, f"{at} = inverse_sqrt needs train.warmup_steps or {extra}.timescale, its scale in steps"
+        )
+    if name == "warmup_stable_decay" and t.max_steps is not None:
+        _stable(t, given, problems)
+    needed = NEEDED.get(name, ())
+    if needed and len(set(needed) & set(given)) != 1:
+        problems.add(
+            at, f"{at} = {name} needs {'exactly one of ' * (len(needed) > 1)}{_listed(needed, extra)}"
+        )
+    accepted = frozenset() if name in WITHOUT_ARGUMENTS else schedule_arguments(name)
+    for key in given:
+        if key not in accepted:
+            what = f"{at} = {name} does not read it{did_you_mean(key, accepted)}"
+            problems.add(f"{extra}.{key}", f"{extra}.{key}: {what}")
+
+
+def _listed(names: tuple[str, ...], extra: str) -> str:
+    return " and ".join(f"{extra}.{name}" for name in names)
+
+
+def _stable(t: Any, given: dict[str, Any], problems: Problems) -> None:
+    """The three parts of warmup_stable_decay must fit into the run."""
+    decay, steps = given.get("num_decay_steps"), t.max_steps
+    warmup = t.warmup_steps if t.warmup_steps >= 1 else steps * t.warmup_steps
+    if isinstance(decay, int) and warmup + decay > steps:
+        problems.add(
+            "train.lr_scheduler_type",
+            f"train.lr_scheduler_type = warmup_stable_decay: {warmup:g} steps of warm-up and "
+            f"num_decay_steps = {decay} are more than train.max_steps = {steps}",
+        )
+
+
+def optimizer(recipe: TrainRecipe, problems: Problems) -> None:
+    """An unknown optimizer, or settings of another one."""
+    t, at, name = recipe.train, "train.optim", recipe.train.optim
+    known = enum_values("training_args.py", "OptimizerNames")
+    if name not in known:
+        usual = "adamw_torch" if name in ("adam", "adamw") else name
+        problems.add(at, f"{at} = {name!r}{did_you_mean(usual, known)}")
+        return
+    defaults = {
+        f: type(t).__dataclass_fields__[f].default for f in ("adam_beta1", "adam_beta2", "adam_epsilon")
+    }
+    ignored = [
+        f"train.{f}" for f, default in defaults.items() if getattr(t, f) != default and not reads(name, f)
+    ]
+    if t.weight_decay and not reads(name, "weight_decay"):
+        ignored.append("train.weight_decay")
+    ignored += [
+        f"train.extra.{f}"
+        for f in ("optim_args", "optim_target_modules")
+        if t.extra.get(f) is not None and not reads(name, f)
+    ]
+    for key in ignored:
+        problems.add(key, f"{key} is not used by {at} = {name}; remove it")
+    if str(t.extra.get("optim_args") or "").replace(" ", "").find("weight_decay=") >= 0:
+        key = "train.extra.optim_args"
+        problems.add(key, f"{key}: weight_decay is overwritten by train.weight_decay; set that")
+    if name.startswith("schedule_free"):
+        _schedule_free(t, problems)
+
+
+def reads(optim: str, field: str) -> bool:
+    """Whether transformers passes `field` of its arguments to the optimizer `optim`."""
+
+    def one_of(parts: tuple[str, ...]) -> bool:
+        return any(part in optim for part in parts)
+
+    if field in ("adam_beta1", "adam_beta2"):
+        return one_of(READS_BETAS) and not one_of(READS_NO_BETAS)
+    if field == "adam_epsilon":
+        return one_of(READS_EPSILON) and not one_of(READS_NO_BETAS)
+    if field == "weight_decay":
+        return not one_of(READS_NO_DECAY)
+    if field == "optim_args":
+        return one_of(READS_ARGUMENTS)
+    return one_of(READS_TARGETS)
+
+
+def _schedule_free(t: Any, problems: Problems) -> None:
+    """These optimizers warm up by themselves, from `train.warmup_steps` as a number."""
+    if t.lr_scheduler_type != "constant":
+        at = "train.lr_scheduler_type"
+        problems.add(at, f"{at} must be constant with train.optim = {t.optim}, which has its own schedule")
+    if 0 < t.warmup_steps < 1:
+        at = "train.warmup_steps"
+        problems.add(at, f"{at} = {t.warmup_steps:g} must be a number of steps with train.optim = {t.optim}")
+    elif t.warmup_steps and t.optim == "schedule_free_radam":
+        at = "train.warmup_steps"
+        problems.add(at, f"{at} is not used by train.optim = {t.optim}; remove it")

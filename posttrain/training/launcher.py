@@ -1,0 +1,70 @@
+"""Settings of the launcher (the accelerate config, its environment, a DeepSpeed config) that would decide a
+number without the recipe.
+
+Left out: FSDP's own settings (engines.py).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Train
+
+OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
+"""Sections of a DeepSpeed config that would take the place of a key of the recipe."""
+
+
+def refuse_launcher(train: Train) -> None:
+    """Raises `RequestError` where the launcher asks for a compiler, or another precision than the recipe."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    given = "bf16" if train.bf16 else "fp16" if train.fp16 else "no"
+    if asked not in ("no", "", given):
+        raise RequestError(
+            f"the accelerate config has mixed_precision: {asked}, the recipe asks for {given}; set it to "
+            "'no' there, and train.bf16 or train.fp16 here"
+        )
+    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    if compiler not in ("no", ""):
+        raise RequestError(
+            f"the accelerate config has dynamo_backend: {compiler}; remove dynamo_config: torch.compile is "
+            "not tested with the fused head"
+        )
+
+
+def refuse_deepspeed(config: dict[str, Any], train: Train) -> None:
+    """Raises `RequestError` where a DeepSpeed `config`, with `auto` filled in, overrules the recipe."""
+    for section, key in OURS.items():
+        if section in config:
+            raise RequestError(
+                f"the DeepSpeed config has a section {section}, which takes the place of {key}; remove it"
+            )
+    clipping = config.get("gradient_clipping")
+    if clipping != train.max_grad_norm:
+        found = "no gradient_clipping" if clipping is None else f"gradient_clipping = {clipping}"
+        raise RequestError(
+            f"the DeepSpeed config has {found}, but train.max_grad_norm = {train.max_grad_norm:g}; set "
+            "gradient_clipping: auto"
+        )
+    for name, wanted in (("bf16", train.bf16), ("fp16", train.fp16)):
+        enabled = config.get(name, {}).get("enabled", False)
+        if enabled != wanted:
+            raise RequestError(
+                f"the DeepSpeed config has {name}.enabled = {enabled}, but train.{name} = {wanted}; remove "
+                f"{name} there"
+            )
+
+
+def keep_precision(accelerator: Any, bf16: bool) -> None:
+    """Under FSDP2 with bf16: gradients are reduced in fp32, and outputs are not rounded.
+
+    accelerate's policy casts both to bf16, and with them the loss and the log-probabilities, which the fused
+    head returns in fp32. Call before the model is prepared.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and bf16:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32)

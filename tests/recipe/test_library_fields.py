@@ -1,0 +1,105 @@
+"""The table of library fields: well-formed, and one truth with the recipe's keys and with `train.extra`."""
+
+from __future__ import annotations
+
+import re
+import typing
+from dataclasses import is_dataclass
+
+import pytest
+
+from posttrain.errors import RequestError
+from posttrain.recipe import load_stage
+from posttrain.recipe.library_fields import STAGES, fixed, own_fields, refused, table
+from posttrain.recipe.recipes import STAGES as RECIPES
+from posttrain.recipe.schema import Lora, Train
+from posttrain.recipe.trl_fields import config_fields, lora_fields
+from tests.tiny import RECIPE
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe file; what it names need not exist."""
+    path = tmp_path / "case.yaml"
+    path.write_text(RECIPE.format(out=tmp_path, model="org/model", rows="rows.jsonl"))
+    return path
+
+
+def keys(cls: type, path: str = "") -> set[str]:
+    """Every key that a recipe of class `cls` may have, by path."""
+    found = set()
+    for name, kind in typing.get_type_hints(cls).items():
+        found.add(path + name)
+        for option in (kind, *typing.get_args(kind)):
+            if is_dataclass(option):
+                found |= keys(option, f"{path}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_recipe_decides_is_a_key_of_it(stage):
+    known = keys(RECIPES[stage])
+    for name, row in table()[STAGES[stage]].items():
+        if row.kind == "recipe":
+            assert row.value in known, f"{STAGES[stage]}.{name}: {row.value}"
+
+
+def test_keys_of_the_adapter():
+    assert {r.value for r in table()["LoraConfig"].values() if r.kind == "recipe"} == {
+        f"model.lora.{name}" for name in Lora.__dataclass_fields__ if name != "options"
+    }
+
+
+@pytest.mark.parametrize("class_name", [*STAGES.values(), "LoraConfig"])
+def test_a_field_may_be_set_by_the_user_or_says_why_not(class_name):
+    for name, row in table()[class_name].items():
+        assert row.open != bool(row.refuse), f"{class_name}.{name}"
+        assert row.kind == "recipe" or (row.why if row.kind == "set" else row.value), f"{class_name}.{name}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_train_extra_takes_what_the_table_leaves_open(recipe, tmp_path, stage):
+    """And refuses every other field, with the table's words."""
+    text = recipe.read_text().replace("stage: sft", f"stage: {stage}")
+    if stage == "rlvr":
+        text += "rewards: [{name: math}]\nrollout: {num_generations: 4}\n"
+    recipe.write_text(text)
+    words = refused(STAGES[stage])
+    for name in config_fields(stage) - set(Train.__dataclass_fields__):
+        if name not in words:
+            load_stage(recipe, [f"train.extra.{name}=null"], stage)
+            continue
+        with pytest.raises(RequestError) as error:
+            load_stage(recipe, [f"train.extra.{name}=null"], stage)
+        assert f"train.extra.{name} is not allowed: {words[name]}" in str(error.value)
+
+
+def test_lora_options(recipe):
+    for name in lora_fields() - set(refused("LoraConfig")):
+        load_stage(recipe, ["model.lora={r: 4}", f"model.lora.options.{name}=null"], "sft")
+    for key, message in (
+        ("r", "model.lora.options.r is not allowed: use model.lora.r instead"),
+        ("use_rlora", "has no field 'use_rlora' (did you mean 'use_rslora'?)"),
+        ("inference_mode", "the adapter is trained"),
+    ):
+        with pytest.raises(RequestError, match=re.escape(message)):
+            load_stage(recipe, ["model.lora={r: 4}", f"model.lora.options.{key}=1"], "sft")
+
+
+def test_names_of_lora_fields_equal_the_real_class():
+    from peft import LoraConfig
+
+    assert lora_fields() == {f for f, d in LoraConfig.__dataclass_fields__.items() if d.init}
+
+
+def test_a_class_inherits_decisions_and_may_have_another_default():
+    rows = table()["SFTConfig"]
+    assert rows["learning_rate"].value == "train.learning_rate" and rows["learning_rate"].default == 2e-5
+    assert table()["TrainingArguments"]["learning_rate"].default == 5e-5
+    assert "learning_rate" not in own_fields("SFTConfig") and "max_length" in own_fields("SFTConfig")
+    assert rows["gradient_checkpointing"].since == "", "TRL's own default has no earlier version"
+
+
+def test_values_are_given_as_copies():
+    fixed("SFTConfig")["dataset_kwargs"]["skip_prepare_dataset"] = False
+    assert fixed("SFTConfig")["dataset_kwargs"] == {"skip_prepare_dataset": True}

@@ -1,0 +1,146 @@
+"""Schedules and optimizers: a setting that would be ignored, and one that is missing, are found by
+`check`."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from transformers import SchedulerType
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.training_args import OptimizerNames
+
+from posttrain.errors import RequestError
+from posttrain.recipe import load_stage
+from posttrain.recipe.trl_fields import enum_values, integration_names, schedule_arguments
+from tests.tiny import RECIPE
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe file; what it names need not exist."""
+    path = tmp_path / "case.yaml"
+    path.write_text(RECIPE.format(out=tmp_path, model="org/model", rows="rows.jsonl"))
+    return path
+
+
+def kwargs(**given) -> str:
+    return f"train.extra.lr_scheduler_kwargs={{{', '.join(f'{k}: {v}' for k, v in given.items())}}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["train.lr_scheduler_type=cosin"], "lr_scheduler_type = 'cosin' (did you mean 'cosine'?)"),
+        (
+            ["train.warmup_steps=3"],
+            "train.lr_scheduler_type = constant ignores train.warmup_steps = 3; use constant_with_warmup",
+        ),
+        (
+            [kwargs(min_lr=0)],
+            "lr_scheduler_kwargs.min_lr: train.lr_scheduler_type = constant does not read it",
+        ),
+        (["train.lr_scheduler_type=reduce_lr_on_plateau"], "follows the library's evaluation"),
+        (["train.lr_scheduler_type=greedy"], "follows the library's evaluation"),
+        (
+            ["train.lr_scheduler_type=cosine_with_min_lr"],
+            "needs exactly one of train.extra.lr_scheduler_kwargs.min_lr and train.extra.lr_scheduler_kwargs."
+            "min_lr_rate",
+        ),
+        (
+            ["train.lr_scheduler_type=cosine_with_min_lr", kwargs(min_lr=0, min_lr_rate=0)],
+            "needs exactly one of",
+        ),
+        (
+            ["train.lr_scheduler_type=warmup_stable_decay"],
+            "needs train.extra.lr_scheduler_kwargs.num_decay_steps",
+        ),
+        (
+            [
+                "train.lr_scheduler_type=warmup_stable_decay",
+                "train.warmup_steps=2",
+                kwargs(num_decay_steps=4),
+            ],
+            "2 steps of warm-up and num_decay_steps = 4 are more than train.max_steps = 5",
+        ),
+        (["train.lr_scheduler_type=polynomial"], "polynomial needs train.extra.lr_scheduler_kwargs.lr_end"),
+        (["train.lr_scheduler_type=inverse_sqrt"], "inverse_sqrt needs train.warmup_steps or"),
+        (
+            ["train.lr_scheduler_type=cosine", kwargs(num_cycle=2)],
+            "does not read it (did you mean 'num_cycles'?)",
+        ),
+        (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping"),
+        (["train.optim=adamw"], "train.optim = 'adamw' (did you mean 'adamw_torch'?)"),
+        (["train.adam_beta1=0.8"], "train.adam_beta1 is not used by train.optim = sgd; remove it"),
+        (
+            ["train.optim=lion_32bit", "train.adam_epsilon=1e-6"],
+            "train.adam_epsilon is not used by train.optim",
+        ),
+        (
+            ["train.optim=galore_adamw", "train.weight_decay=0.1"],
+            "train.weight_decay is not used by train.optim",
+        ),
+        (["train.optim=adamw_torch", "train.extra.optim_args=a=1"], "train.extra.optim_args is not used"),
+        (["train.extra.optim_args=weight_decay=0.1"], "weight_decay is overwritten by train.weight_decay"),
+        (["train.extra.optim_target_modules=[x]"], "optim_target_modules is not used by train.optim = sgd"),
+        (
+            ["train.optim=schedule_free_adamw", "train.lr_scheduler_type=cosine"],
+            "must be constant with train.optim = schedule_free_adamw",
+        ),
+        (
+            ["train.optim=schedule_free_adamw", "train.warmup_steps=0.1"],
+            "train.warmup_steps = 0.1 must be a number of steps",
+        ),
+        (
+            ["model.lora={r: 4, modules_to_save: [lm_head]}", "model.dtype=float16"],
+            "cannot be done in model.dtype = float16",
+        ),
+        (["train.report_to=[wanbd]"], "unknown integration 'wanbd' (did you mean 'wandb'?)"),
+        (["train.report_to=[tensorboard, none]"], "train.report_to: none cannot be combined with others"),
+        (["model.lora={r: 4, dropout: 1}"], "model.lora.dropout = 1.0 must be in [0, 1)"),
+    ],
+)
+def test_what_is_refused(recipe, overrides, sentence):
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        load_stage(recipe, overrides, "sft")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.lr_scheduler_type=constant_with_warmup", "train.warmup_steps=0.1"],
+        ["train.lr_scheduler_type=cosine_with_min_lr", kwargs(min_lr_rate=0.1)],
+        ["train.lr_scheduler_type=inverse_sqrt", "train.warmup_steps=2"],
+        ["train.lr_scheduler_type=warmup_stable_decay", "train.warmup_steps=0.2", kwargs(num_decay_steps=4)],
+        ["train.lr_scheduler_type=polynomial", kwargs(lr_end=0, power=2)],
+        ["train.optim=schedule_free_adamw", "train.warmup_steps=2"],
+        ["train.optim=apollo_adamw", "train.extra={optim_target_modules: [q_proj], optim_args: rank=4}"],
+    ],
+)
+def test_what_is_not(recipe, overrides):
+    load_stage(recipe, overrides, "sft")
+
+
+@pytest.mark.parametrize("stage", ["dpo", "rlvr"])
+def test_stages_that_compare_forwards_have_no_noise(recipe, stage):
+    text = recipe.read_text().replace("stage: sft", f"stage: {stage}")
+    recipe.write_text(text + ("rewards: [{name: math}]\nrollout: {num_generations: 4}\n" * (stage == "rlvr")))
+    load_stage(recipe, ["model.lora={r: 4}"], stage)
+    for override, key in (
+        ("model.lora={r: 4, dropout: 0.1}", "model.lora.dropout = 0.1"),
+        ("train.extra.neftune_noise_alpha=5", "train.extra.neftune_noise_alpha"),
+    ):
+        with pytest.raises(RequestError, match=f"{key} cannot be used here: the {stage} stage compares"):
+            load_stage(recipe, [override], stage)
+
+
+def test_names_are_those_of_transformers():
+    assert integration_names() == set(INTEGRATION_TO_CALLBACK)
+    assert enum_values("trainer_utils.py", "SchedulerType") == {s.value for s in SchedulerType}
+    assert enum_values("training_args.py", "OptimizerNames") == {o.value for o in OptimizerNames}
+    for kind, function in TYPE_TO_SCHEDULER_FUNCTION.items():
+        code = function.__code__
+        names = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+        given = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+        assert schedule_arguments(kind.value) == names - given, kind

@@ -1,0 +1,122 @@
+"""What a launcher's config would decide without the recipe is refused, or set."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+from posttrain.errors import RequestError
+from posttrain.models.head import attach_fused_head
+from posttrain.recipe.schema import Train
+from posttrain.training.launcher import keep_precision, refuse_deepspeed, refuse_launcher
+from tests.tiny import build_model
+
+
+def test_a_precision_that_the_recipe_does_not_ask_for(monkeypatch):
+    """accelerate's mixed_precision would otherwise train a recipe without bf16 in bf16."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    refuse_launcher(Train(1e-3, 8, bf16=True))
+    with pytest.raises(RequestError, match="mixed_precision: bf16, the recipe asks for no"):
+        refuse_launcher(Train(1e-3, 8))
+    with pytest.raises(RequestError, match="mixed_precision: bf16, the recipe asks for fp16"):
+        refuse_launcher(Train(1e-3, 8, fp16=True))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    refuse_launcher(Train(1e-3, 8))
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(RequestError, match="dynamo_backend: inductor"):
+        refuse_launcher(Train(1e-3, 8))
+
+
+# ---- DeepSpeed ---------------------------------------------------------------------------------------------
+
+
+def filled(tmp_path, train: Train, given: dict | None = None, **plugin) -> dict:
+    """The DeepSpeed config of a run as accelerate and transformers fill it in."""
+    made = DeepSpeedPlugin(hf_ds_config=given, **plugin)
+    made.set_mixed_precision("bf16" if train.bf16 else "no")
+    arguments = TrainingArguments(
+        str(tmp_path), max_grad_norm=train.max_grad_norm, bf16=train.bf16, use_cpu=True, report_to=[]
+    )
+    config = HfTrainerDeepSpeedConfig(made.deepspeed_config)
+    config.trainer_config_process(arguments)
+    return config.config
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_shipped_configs_clip_as_the_recipe_says(tmp_path, norm, bf16):
+    train = Train(1e-3, 8, max_grad_norm=norm, bf16=bf16)
+    for stage in (2, 3):
+        config = filled(tmp_path, train, zero_stage=stage, gradient_clipping="auto")
+        assert config["gradient_clipping"] == norm and config["bf16"]["enabled"] == bf16
+        refuse_deepspeed(config, train)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "has no gradient_clipping, but train.max_grad_norm = 0.7; set gradient_clipping: auto"),
+        ({"gradient_clipping": 1.0}, "has gradient_clipping = 1.0, but train.max_grad_norm = 0.7"),
+        (
+            {"gradient_clipping": "auto", "optimizer": {"type": "AdamW", "params": {}}},
+            "takes the place of train.optim",
+        ),
+        ({"gradient_clipping": "auto", "scheduler": {"type": "WarmupLR"}}, "train.lr_scheduler_type"),
+        (
+            {"gradient_clipping": "auto", "bf16": {"enabled": True}},
+            "bf16.enabled = True, but train.bf16 = False",
+        ),
+    ],
+)
+def test_a_config_that_overrules_the_recipe(tmp_path, more, message):
+    """DeepSpeed's own clipping, where the config is silent, is 1.0 whatever the recipe says."""
+    train = Train(1e-3, 8, max_grad_norm=0.7)
+    given = {"zero_optimization": {"stage": 2}, "train_batch_size": "auto"} | more
+    with pytest.raises(RequestError, match=message):
+        refuse_deepspeed(filled(tmp_path, train, given), train)
+
+
+# ---- FSDP2 -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone():
+    """A process group of one."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_log_probabilities_of_fsdp2_are_not_rounded(alone, ours):
+    """accelerate's policy for bf16 casts the outputs of the head to bf16, and sums gradients in it."""
+    from torch.distributed.fsdp import fully_shard
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    if ours:
+        keep_precision(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), True)
+    model = build_model("llama", 200)
+    attach_fused_head(model)
+    for layer in model.model.layers:
+        fully_shard(layer, mp_policy=plugin.mixed_precision_policy)
+    fully_shard(model, mp_policy=plugin.mixed_precision_policy)
+    ids = torch.arange(3, 51)[None]
+    out = model(input_ids=ids, labels=ids, tokens={})
+    wanted = torch.float32 if ours else torch.bfloat16
+    assert out.log_probs.dtype == wanted, "the fixed policy is needed as long as this is bf16 without it"
+    assert plugin.mixed_precision_policy.reduce_dtype == wanted
+    assert (
+        model.model.layers[0](
+            torch.zeros(1, 4, 32),
+            position_embeddings=model.model.rotary_emb(torch.zeros(1, 4, 32), torch.arange(4)[None]),
+        ).dtype
+        == torch.bfloat16
+    )
