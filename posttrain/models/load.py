@@ -223,12 +223,13 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     away. Raises `RequestError` if it cannot be loaded.
     """
     place = str(path)
+    stored = {"dtype": "auto", "trust_remote_code": False}  # not None: transformers would ask at the terminal
     try:
         adapter = _adapter(place, None)
         if adapter is None:
-            model = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+            model = AutoModelForCausalLM.from_pretrained(place, **stored)
         else:
-            base = _whole(adapter.base, adapter.revision, adapter.options, dtype="auto")
+            base = _whole(adapter.base, adapter.revision, adapter.options, **stored)
             take_generation_config(base, place)
             model = attach(base, place, None)
     except LOADING as error:
