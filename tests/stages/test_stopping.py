@@ -127,6 +127,10 @@ def test_stock_generate_stops_at_the_end_of_turn(tmp_path, template):
         eos, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", end])
         assert config.eos_token_id == [eos, turn]
         assert config.pad_token_id == tokenizer.pad_token_id is not None
+        shape = AutoConfig.from_pretrained(folder)
+        assert (shape.eos_token_id, shape.pad_token_id) == (eos, tokenizer.pad_token_id)
+        assert shape.vocab_size == len(tokenizer) > turn > 257, "the template's tokens are new"
+        assert (folder / "chat_template.jinja").is_file()
         assert answer(AutoModelForCausalLM.from_pretrained(folder), folder) == "8" + end
 
 
@@ -159,6 +163,9 @@ def test_a_config_that_transformers_refuses_to_write_travels(tmp_path):
     model = base_model(tmp_path / "base", generation=sampling | {"eos_token_id": [7]})
     checkpoint = trained(tmp_path, model, "chatml", "train.max_steps=1")
     export(str(checkpoint), tmp_path / "exported")
+    export(str(model), tmp_path / "untrained")
+    again = json.loads((tmp_path / "untrained" / GENERATION).read_text())
+    assert sampling.items() <= again.items()
     for folder in (checkpoint, tmp_path / "exported"):
         written = json.loads((folder / GENERATION).read_text())
         assert sampling.items() <= written.items()
