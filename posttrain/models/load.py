@@ -21,6 +21,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.errors import RequestError
 from posttrain.models.adapters import attach, merge
+from posttrain.models.generation_config import take_generation_config
 from posttrain.models.logits import refuse_unsupported_head
 from posttrain.recipe.schema import Model
 from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base
@@ -140,6 +141,7 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
     base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
     if getattr(base, "is_quantized", False):
         raise quantized_base(place, adapter.base)
+    take_generation_config(base, place)
     return merge(attach(base, place, revision), place)
 
 
@@ -222,12 +224,14 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     away. Raises `RequestError` if it cannot be loaded.
     """
     place = str(path)
+    stored = {"dtype": "auto", "trust_remote_code": False}  # not None: transformers would ask at the terminal
     try:
         adapter = _adapter(place, None)
         if adapter is None:
-            model = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+            model = AutoModelForCausalLM.from_pretrained(place, **stored)
         else:
-            base = _whole(adapter.base, adapter.revision, adapter.options, dtype="auto")
+            base = _whole(adapter.base, adapter.revision, adapter.options, **stored)
+            take_generation_config(base, place)
             model = attach(base, place, None)
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error

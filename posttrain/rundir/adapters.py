@@ -149,7 +149,8 @@ def quantized_base(place: str | Path, ground: str | Path) -> RequestError:
     """The refusal of an adapter at `place` whose full model `ground` is quantised."""
     return RequestError(
         f"{place} is an adapter, which cannot be merged into the quantised weights of {ground}: export it "
-        "to a full model in a higher precision first (posttrain export), and start from that"
+        "to a full model first (posttrain export), with base_model_name_or_path of its adapter_config.json "
+        "at the base in full precision, and start from that"
     )
 
 

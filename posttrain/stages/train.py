@@ -30,6 +30,7 @@ from posttrain.errors import RequestError, WorkError
 from posttrain.generation.vllm_settings import refuse_cpu
 from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapters import lora_config
+from posttrain.models.generation_config import stop_as_trained
 from posttrain.models.load import load_model, refuse_leaking_documents
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
@@ -166,6 +167,7 @@ def _load(
 ) -> Parts:
     """Loads the model; all that the stage builds its trainer from."""
     model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed)
+    stop_as_trained(model, data.tokenizer, data.template)
     if recipe.data.padding_free:
         refuse_leaking_documents(model)
     shared: dict[str, Any] = {
