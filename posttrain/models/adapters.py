@@ -18,6 +18,7 @@ from torch import nn
 
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Lora
+from posttrain.rundir.adapter_fit import refuse_unmergeable
 
 
 def attach(base: nn.Module, place: str, revision: str | None) -> PeftModel:
@@ -49,11 +50,9 @@ def merge(model: PeftModel, place: str) -> nn.Module:
     weight that both used would change the other as well (peft#2018).
 
     Raises:
-        RequestError: the adapter is of a kind that is not part of the weights (a prompt, a prefix).
+        RequestError: the adapter is no change of weights.
     """
-    if not hasattr(model, "merge_and_unload"):
-        kind = model.peft_config["default"].peft_type
-        raise RequestError(f"{place} is an adapter of type {kind}, which cannot be merged into its base")
+    refuse_unmergeable(place, model.peft_config["default"].to_dict())
     base = model.get_base_model()
     _untie(base)
     with warnings.catch_warnings():

@@ -6,7 +6,9 @@ Left out: the forward under training (`head.py`); the adapter that a stage train
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +17,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations import deepspeed
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.hub import extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from posttrain.errors import RequestError
@@ -136,10 +140,25 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
         return AutoModelForCausalLM.from_pretrained(
             place, revision=revision or "main", **arguments, **options
         )
-    base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
-    if getattr(base, "is_quantized", False):
-        raise quantized_base(place, adapter.base)
-    return merge(attach(base, place, revision), place)
+    with whole_weights():
+        base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
+        if getattr(base, "is_quantized", False):
+            raise quantized_base(place, adapter.base)
+        return merge(attach(base, place, revision), place)
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Under ZeRO-3, `from_pretrained` returns whole weights in here; otherwise each rank would get a part.
+
+    DeepSpeed shards them when the trainer sets up its engine.
+    """
+    config = deepspeed._hf_deepspeed_config_weak_ref  # there is no function that returns it
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _adapter(place: str, revision: str | None) -> Adapter | None:
@@ -147,6 +166,14 @@ def _adapter(place: str, revision: str | None) -> Adapter | None:
         return adapter_in(place)
     file = find_adapter_config_file(place, revision=revision)  # on the hub
     return None if file is None else adapter_of(place, Path(file))
+
+
+def commit_of(place: str, revision: str | None) -> str | None:
+    """The commit that `revision` of the hub id `place`, a model or an adapter, is at present."""
+    file = find_adapter_config_file(place, revision=revision)
+    if file is not None:
+        return extract_commit_hash(file, None)
+    return AutoConfig.from_pretrained(place, revision=revision)._commit_hash
 
 
 def _reason(error: Exception) -> str:
@@ -218,7 +245,8 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     """A checkpoint for inference, on `device`: eval mode, weights in the saved type.
 
     An adapter is attached to its base, not merged, so that in half precision no update of a weight is rounded
-    away. Raises `RequestError` if it cannot be loaded.
+    away; a base that is an adapter itself is merged in float32 for the same reason. Raises `RequestError` if
+    it cannot be loaded.
     """
     place = str(path)
     try:
@@ -226,8 +254,8 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
         if adapter is None:
             model = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
         else:
-            base = _whole(adapter.base, adapter.revision, adapter.options, dtype="auto")
-            model = attach(base, place, None)
+            dtype = "auto" if _adapter(adapter.base, adapter.revision) is None else torch.float32
+            model = attach(_whole(adapter.base, adapter.revision, adapter.options, dtype=dtype), place, None)
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)

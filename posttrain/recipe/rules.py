@@ -20,6 +20,22 @@ from posttrain.recipe.train_rules import loss, train
 from posttrain.recipe.trl_fields import model_fields
 
 TOKENIZERS = ("builtin:digits", "builtin:bytes")
+LORA_OPTIONS = (
+    "alpha_pattern",
+    "bias",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_dora",
+    "use_rslora",
+)
+LORA_INITS = (True, False, "gaussian", "pissa", "olora", "orthogonal")
 
 
 def check_recipe(recipe: Recipe, problems: Problems) -> None:
@@ -61,6 +77,7 @@ def model(recipe: Recipe, problems: Problems) -> None:
         )
     if m.lora is not None:
         problems.require_above("model.lora.r", m.lora.r)
+        _lora_options(m.lora, problems)
         _adapted_head(m.lora, problems)
 
 
@@ -91,10 +108,31 @@ def _from_config(m: Model, config: FromConfig, problems: Problems) -> None:
             )
 
 
+def _lora_options(lora: Lora, problems: Problems) -> None:
+    """Options with which the saved adapter, loaded or merged, was seen to be the model that was trained."""
+    fields = {"lora_alpha": "alpha", "lora_dropout": "dropout"}
+    fields |= {key: key for key in ("r", "target_modules", "modules_to_save")}
+    for key in lora.options:
+        at = f"model.lora.options.{key}"
+        if key in fields:
+            problems.add(at, f"{at}: set model.lora.{fields[key]} instead")
+        elif key not in LORA_OPTIONS:
+            near = did_you_mean(key, LORA_OPTIONS)
+            problems.add(at, f"{at} is not supported{near}; supported are {', '.join(LORA_OPTIONS)}")
+    start = lora.options.get("init_lora_weights", True)
+    if start not in LORA_INITS:
+        at = "model.lora.options.init_lora_weights"
+        problems.add(
+            at,
+            f"{at} = {start!r} is not supported; choose one of {', '.join(map(str, LORA_INITS))} (others "
+            "need data, or are drawn anew whenever the saved adapter is loaded)",
+        )
+
+
 def _adapted_head(lora: Lora, problems: Problems) -> None:
     """The loss is computed in the head, from its weight and one plain pair of low-rank factors."""
     heads = {"lm_head", "embed_out", "output"} & {t.rsplit(".", 1)[-1] for t in lora.target_modules}
-    for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
+    for key in ("use_dora", "fan_in_fan_out"):
         if heads and lora.options.get(key):
             at = f"model.lora.options.{key}"
             problems.add(
