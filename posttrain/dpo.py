@@ -197,12 +197,10 @@ def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
     """All that the reference's log-probabilities depend on besides the rows: its files, and how it is loaded
     and run."""
     model, train, named = recipe.model, recipe.train, recipe.preference.reference_model
-    place, revision = parts.start, getattr(parts.model.config, "_commit_hash", None) or model.revision
+    place, revision = parts.start, model.revision
     if named is not None:
         place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision
-    if place is not None and not place.is_dir():  # on the hub, where a branch moves
-        revision = commit_of(str(place), revision)
-    files = repr(model.from_config) if place is None else identity(place, revision)
+    files = repr(model.from_config) if place is None else identity(place, revision, commit_of)
     rows = parts.model.get_input_embeddings().num_embeddings  # those of new tokens are drawn with the seed
     how = (model.options, model.quantization, parts.model.config._attn_implementation, parts.model.dtype)
     return f"{files} {rows} {train.seed} {how} {train.bf16} {train.fp16}"

@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Lora
 from posttrain.rundir.adapter_fit import refuse_unmergeable
 
@@ -80,13 +80,11 @@ def _untie(model: nn.Module) -> None:
         head.weight = nn.Parameter(head.weight.detach().clone())
 
 
-def lora_config(lora: Lora | None, revision: str | None) -> LoraConfig | None:
-    """peft's LoraConfig, or None for full fine-tuning.
+def lora_config(lora: Lora, revision: str | None) -> LoraConfig:
+    """peft's LoraConfig.
 
     `revision`: of a base from the hub, which is loaded again to score the adapter.
     """
-    if lora is None:
-        return None
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
     try:
         return LoraConfig(
@@ -101,6 +99,17 @@ def lora_config(lora: Lora | None, revision: str | None) -> LoraConfig | None:
         )
     except TypeError as error:
         raise RequestError(f"model.lora.options: {error}") from error
+
+
+def refuse_missing_modules(model: nn.Module, lora: Lora) -> None:
+    """Raises `RequestError` for a name in `lora` that no module of `model` has; peft trains the others."""
+    names = [name for name, _ in model.named_modules() if name]
+    for key in ("target_modules", "modules_to_save"):
+        for wanted in getattr(lora, key):
+            if wanted == "all-linear" or any(f".{name}".endswith(f".{wanted}") for name in names):
+                continue
+            near = did_you_mean(wanted, {name.rpartition(".")[2] for name in names})
+            raise RequestError(f"model.lora.{key}: the model has no module {wanted!r}{near}")
 
 
 def refuse_head_adapter(head: nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.integrations import deepspeed
 from transformers.utils import is_flash_attn_2_available
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from posttrain.errors import RequestError
@@ -169,11 +169,19 @@ def _adapter(place: str, revision: str | None) -> Adapter | None:
 
 
 def commit_of(place: str, revision: str | None) -> str | None:
-    """The commit that `revision` of the hub id `place`, a model or an adapter, is at present."""
-    file = find_adapter_config_file(place, revision=revision)
-    if file is not None:
-        return extract_commit_hash(file, None)
-    return AutoConfig.from_pretrained(place, revision=revision)._commit_hash
+    """The commit that `revision` of the hub id `place`, a model or an adapter, is now; None of a folder.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    if Path(place).is_dir():
+        return None
+    try:
+        file = find_adapter_config_file(place, revision=revision)
+        file = file or cached_file(place, "config.json", revision=revision)
+    except OSError as error:
+        raise RequestError(f"{place}: {_reason(error)}") from error
+    return extract_commit_hash(file, None)
 
 
 def _reason(error: Exception) -> str:

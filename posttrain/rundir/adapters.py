@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,17 +159,19 @@ def tokenizer_place(place: str | Path) -> str:
     return next((p for p in places if any((Path(p) / name).is_file() for name in TOKENIZER)), places[-1])
 
 
-def identity(place: str | Path, revision: str | None) -> str:
+def identity(
+    place: str | Path, revision: str | None, commit_of: Callable[[str, str | None], str | None]
+) -> str:
     """A hash of all files that decide the forward of the model at `place`: weights, configs, code, options.
 
     Where a model lies does not count, so that a copy has the hash of its original. Of a hub id, the id and
-    its revision: the one that the adapter on it names, else `revision`.
+    the commit that `commit_of(id, revision)` says; an adapter names the revision of its base.
     """
     total = hashlib.sha256()
     for part in chain(place):
         folder = Path(part)
         if not folder.is_dir():
-            total.update(f"{part} {revision}".encode())
+            total.update(f"{part} {commit_of(part, revision)}".encode())
             continue
         total.update((digest(folder) or f"unknown weights in {folder.resolve()}").encode())
         for file in [folder / "config.json", *sorted(folder.glob("*.py"))]:
@@ -176,7 +179,7 @@ def identity(place: str | Path, revision: str | None) -> str:
         if (adapter := adapter_in(folder)) is not None:
             config = {key: value for key, value in adapter.config.items() if key not in ELSEWHERE}
             total.update(json.dumps([config, adapter.options], sort_keys=True).encode())
-            revision = adapter.revision or revision
+            revision = adapter.revision
     return total.hexdigest()[:32]
 
 
