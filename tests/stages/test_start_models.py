@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain import dpo, pairs, pass_rate, rlvr, sft
@@ -58,8 +59,10 @@ def model_of(folder: Path, kind: str, tie: bool) -> Path:
     return tiny_model(folder, tie, kind, vocab_size=280, **OTHERWISE.get(kind, {}))
 
 
-def go(out: Path, stage: str, name: str, rows: Path, model: dict[str, Any], **sections: Any) -> Path:
-    """The run directory of a finished stage."""
+def go(
+    out: Path, stage: str, name: str, rows: Path, model: dict[str, Any], cache: str = "", **sections: Any
+) -> Path:
+    """The run directory of a finished stage. Runs with the same `cache` share one; others have their own."""
     values: dict[str, Any] = {
         "stage": stage,
         "name": name,
@@ -68,7 +71,7 @@ def go(out: Path, stage: str, name: str, rows: Path, model: dict[str, Any], **se
         "data": {
             "template": "chatml",
             "max_length": 256,
-            "cache_dir": str(out / "cache" / name / "rows"),
+            "cache_dir": str(out / "cache" / (cache or name) / "rows"),
             "shuffle": False,
             "sources": [{"name": "rows", "path": str(rows)}],
         },
@@ -302,6 +305,75 @@ def test_chat_answers_as_the_model_that_was_scored(home, start, monkeypatch, cap
     assert said[0] == said[1] != ""
 
 
+# ---- what reference log-probabilities are kept by ----------------------------------------------------------
+
+
+def computed(caplog) -> bool:
+    """Whether the reference has run since the last call."""
+    found = "computing reference log-probabilities" in caplog.text
+    caplog.clear()
+    return found
+
+
+def test_reference_log_probabilities_are_kept_by_all_that_the_forward_depends_on(home, tmp_path, caplog):
+    """One cache for all; equal weights under another rope, in config.json or in the recipe, start at ln 2."""
+    caplog.set_level("INFO")
+    whole, a = home / "whole", str(home / "runs" / "first")
+    other = shutil.copytree(whole, tmp_path / "other")
+    config = other / "config.json"
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | rope))
+
+    def first(name: str, model: dict[str, Any], **sections: Any) -> tuple[float, bool]:
+        more = {"train": {"max_steps": 1}} | sections
+        run = go(tmp_path, "dpo", name, home / "pairs.jsonl", model, cache="shared", **more)
+        return logged(run)[0]["loss"], computed(caplog)
+
+    copied = shutil.copytree(whole, tmp_path / "copy")
+    for name, model, anew in (
+        ("whole", {"init": str(whole)}, True),
+        ("copied", {"init": str(copied)}, False),
+        ("rope", {"init": str(other)}, True),
+        ("options", {"init": str(whole), "options": rope}, True),
+        ("eager", {"init": str(whole), "attention": "eager"}, True),
+        ("half", {"init": str(whole), "dtype": "bfloat16"}, True),
+        ("adapter", {"init": a}, True),
+        ("with-lora", {"init": a, "lora": LORA}, False),
+        ("foreign", {"init": str(home / "foreign")}, False),  # the same adapter on the same base
+        ("new-token", {"init": str(whole), "add_tokens": ["<new>"]}, True),
+    ):
+        loss, ran = first(name, model)
+        assert loss == pytest.approx(math.log(2), abs=1e-6), name
+        assert ran == anew, name
+    again = first(
+        "new-token-2", {"init": str(whole), "add_tokens": ["<new>"]}, train={"max_steps": 1, "seed": 5}
+    )
+    assert again == (pytest.approx(math.log(2), abs=1e-6), True), "new rows are drawn with the seed"
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(home, tmp_path):
+    """With options of the adapter under which loading it does more than reading a pair of matrices."""
+    for name, options in {
+        "pissa": {"init_lora_weights": "pissa"},
+        "dora": {"use_dora": True},
+        "tokens": {"trainable_token_indices": [5, 60, 97, 101]},
+        "whole": {},
+    }.items():
+        lora = {"r": 4, "target_modules": ["q_proj"], "options": options}
+        lora |= {} if options else {"modules_to_save": ["lm_head", "embed_tokens"]}
+        model = {"init": str(home / "runs" / "first"), "lora": lora}
+        more = {"train": {"max_steps": 4, "optim": "adamw_torch", "learning_rate": 0.01}}
+        more |= {"checkpoints": {"save_steps": 2, "keep_last": None}}
+        run = go(tmp_path, "sft", name, home / "rows.jsonl", model, **more)
+        last = run / "checkpoints" / "step-000004"
+        before = load_file(last / "adapter_model.safetensors")
+        shutil.rmtree(last)
+        go(tmp_path, "sft", name, home / "rows.jsonl", model, **more)
+        after = load_file(last / "adapter_model.safetensors")
+        assert before.keys() == after.keys(), name
+        assert max(float((before[k] - after[k]).abs().max()) for k in before) <= 1e-6, name
+
+
 def test_a_relative_base_is_found_from_another_folder(home, tmp_path, monkeypatch):
     """And refused where the working directory has another model of that name."""
     place = str(home / "foreign")
@@ -313,3 +385,42 @@ def test_a_relative_base_is_found_from_another_folder(home, tmp_path, monkeypatc
     assert first == pytest.approx(other, abs=1e-5)
     shutil.copytree(home / "model", tmp_path / "model")
     assert main(["check", str(tmp_path / "a.yaml"), "name=c"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "stage", "recipe"),
+    [
+        ("model.init", "sft", {}),
+        ("preference.reference_model", "dpo", {}),
+        ("policy.reference", "rlvr", {"policy": {"beta": 0.1}}),
+        ("pairing.teacher", "pairs", {"pairing": {"strategy": "cross_model"}}),
+    ],
+)
+def test_check_says_that_a_base_is_gone(home, tmp_path, capsys, key, stage, recipe):
+    """Wherever a model is named, with the file to mend."""
+    lost = shutil.copytree(home / "foreign", tmp_path / "lost")
+    config = lost / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "/gone/m"}))
+    section, name = key.split(".")
+    sections = recipe | {section: {**recipe.get(section, {}), name: str(lost)}}
+    values = {
+        "stage": stage,
+        "name": "x",
+        "output_dir": str(tmp_path),
+        "model": {"init": str(home / "model")},
+        "data": {"template": "chatml", "sources": [{"name": "r", "path": str(home / "pairs.jsonl")}]},
+    }
+    values |= {"train": TRAIN} if stage != "pairs" else {}
+    values |= EVEN if stage in ("pairs", "rlvr") else {}
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(values | sections))
+    assert main(["check", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{key}: {lost} is an adapter on /gone/m, which does not exist" in said and str(config) in said
+
+
+def test_check_refuses_to_quantise_under_an_adapter(home, tmp_path, capsys):
+    go(tmp_path, "sft", "a", home / "rows.jsonl", {"init": str(home / "runs" / "first")})
+    words = ["model.quantization={bits: 4}", "model.lora={r: 2}", "name=b"]
+    assert main(["check", str(tmp_path / "a.yaml"), *words]) == 2
+    assert "cannot be merged into the quantised weights" in capsys.readouterr().err
