@@ -6,7 +6,9 @@ Left out: the forward under training (`head.py`); the adapter that a stage train
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,7 +17,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations import deepspeed
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from posttrain.data.tokenizers import vocabulary_size
@@ -138,11 +142,26 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
         return AutoModelForCausalLM.from_pretrained(
             place, revision=revision or "main", **arguments, **options
         )
-    base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
-    if getattr(base, "is_quantized", False):
-        raise quantized_base(place, adapter.base)
-    take_generation_config(base, place)
-    return merge(attach(base, place, revision), place)
+    with whole_weights():
+        base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
+        if getattr(base, "is_quantized", False):
+            raise quantized_base(place, adapter.base)
+        take_generation_config(base, place)
+        return merge(attach(base, place, revision), place)
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Under ZeRO-3, `from_pretrained` returns whole weights in here; otherwise each rank would get a part.
+
+    DeepSpeed shards them when the trainer sets up its engine.
+    """
+    config = deepspeed._hf_deepspeed_config_weak_ref  # there is no function that returns it
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _adapter(place: str, revision: str | None) -> Adapter | None:
@@ -150,6 +169,22 @@ def _adapter(place: str, revision: str | None) -> Adapter | None:
         return adapter_in(place)
     file = find_adapter_config_file(place, revision=revision)  # on the hub
     return None if file is None else adapter_of(place, Path(file))
+
+
+def commit_of(place: str, revision: str | None) -> str | None:
+    """The commit that `revision` of the hub id `place`, a model or an adapter, is now; None of a folder.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    if Path(place).is_dir():
+        return None
+    try:
+        file = find_adapter_config_file(place, revision=revision)
+        file = file or cached_file(place, "config.json", revision=revision)
+    except OSError as error:
+        raise RequestError(f"{place}: {_reason(error)}") from error
+    return extract_commit_hash(file, None)
 
 
 def _reason(error: Exception) -> str:
@@ -221,7 +256,8 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     """A checkpoint for inference, on `device`: eval mode, weights in the saved type.
 
     An adapter is attached to its base, not merged, so that in half precision no update of a weight is rounded
-    away. Raises `RequestError` if it cannot be loaded.
+    away; a base that is an adapter itself is merged in float32 for the same reason. Raises `RequestError` if
+    it cannot be loaded.
     """
     place = str(path)
     stored = {"dtype": "auto", "trust_remote_code": False}  # not None: transformers would ask at the terminal
@@ -230,6 +266,8 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
         if adapter is None:
             model = AutoModelForCausalLM.from_pretrained(place, **stored)
         else:
+            chained = _adapter(adapter.base, adapter.revision) is not None
+            stored |= {"dtype": torch.float32} if chained else {}
             base = _whole(adapter.base, adapter.revision, adapter.options, **stored)
             take_generation_config(base, place)
             model = attach(base, place, None)
