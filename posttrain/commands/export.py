@@ -17,7 +17,8 @@ from posttrain.commands.arguments import CHECKPOINT
 from posttrain.errors import RequestError, WorkError
 from posttrain.report.card import model_card
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.adapters import refuse_unfit, tokenizer_place
+from posttrain.rundir.adapter_fit import refuse_unfit
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.reading import RunData
 
 if TYPE_CHECKING:
