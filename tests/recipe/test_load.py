@@ -197,11 +197,11 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
         ),
         (
             ["model.from_config=null", "model.init=x", "model.lora={options: {use_dra: true}}"],
-            "model.lora.options.use_dra is not supported (did you mean 'use_dora'?)",
+            "peft's LoraConfig has no field 'use_dra' (did you mean 'use_dora'?)",
         ),
         (
             ["model.from_config=null", "model.init=x", "model.lora={options: {lora_alpha: 3}}"],
-            "model.lora.options.lora_alpha: set model.lora.alpha instead",
+            "model.lora.options.lora_alpha is not allowed: use model.lora.alpha instead",
         ),
         (["loss.z_loss=-1"], "loss.z_loss = -1.0 must be at least 0"),
         (["loss.z_loss=.nan"], "loss.z_loss = nan must be finite and at least 0"),
