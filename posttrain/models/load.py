@@ -27,6 +27,7 @@ from posttrain.errors import RequestError
 from posttrain.models.adapters import attach, merge
 from posttrain.models.generation_config import take_generation_config
 from posttrain.models.logits import refuse_unsupported_head
+from posttrain.models.saved_tokenizer import refuse_swapped_tokenizer
 from posttrain.recipe.schema import Model
 from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base
 
@@ -82,9 +83,18 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
             raise
         log.info("attention: eager (the model does not support %s)", attention)
         model = load("eager")
+    if config.tokenizer is not None:
+        refuse_swapped_tokenizer(tokenizer, model.config, config.tokenizer, config.trust_remote_code)
+        _forget_end_tokens(model)
     _resize(model, tokenizer, config, seed)
     refuse_unsupported_head(model)
     return model
+
+
+def _forget_end_tokens(model: nn.Module) -> None:
+    """The ids that end a text in the model's own vocabulary may be anything in that of another tokenizer."""
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = model.generation_config.bos_token_id = None
 
 
 def _from_config(config: Model, tokenizer: Any, attention: str) -> nn.Module:

@@ -210,8 +210,12 @@ def _adapter(recipe: TrainRecipe, data: PreparedRun) -> LoraConfig | None:
 
 
 def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
+    used = getattr(parts.model.config, "use_cache", None)
     try:
-        return stage.build(recipe, parts)
+        trainer = stage.build(recipe, parts)
+        if used is not None:  # transformers switches it off, and checkpoints would generate without a cache
+            parts.model.config.use_cache = used
+        return trainer
     except ValueError as error:
         if "Target modules" not in str(error):
             raise

@@ -129,6 +129,7 @@ def test_stock_generate_stops_at_the_end_of_turn(tmp_path, template):
         assert config.pad_token_id == tokenizer.pad_token_id is not None
         shape = AutoConfig.from_pretrained(folder)
         assert (shape.eos_token_id, shape.pad_token_id) == (eos, tokenizer.pad_token_id)
+        assert shape.use_cache, "transformers' trainer switches it off"
         assert shape.vocab_size == len(tokenizer) > turn > 257, "the template's tokens are new"
         assert (folder / "chat_template.jinja").is_file()
         assert answer(AutoModelForCausalLM.from_pretrained(folder), folder) == "8" + end
