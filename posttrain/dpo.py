@@ -35,7 +35,7 @@ from posttrain.losses.preference import (
     supervised,
     with_beta,
 )
-from posttrain.models.adapters import head_without_adapter
+from posttrain.models.adapters import head_without_adapter, off_is_start
 from posttrain.models.load import commit_of
 from posttrain.recipe import DpoRecipe
 from posttrain.recipe.sections import Preference
@@ -162,18 +162,22 @@ def _reference(
     known: dict[Key, Any],
 ) -> Reference:
     """The reference of a run; a second model is loaded where the policy cannot take its place."""
-    given = recipe.preference
-    reference = Reference(live=given.reference == "live", other=given.reference_model is not None)
+    given, lora = recipe.preference, recipe.model.lora
+    apart = given.reference_model is not None or (lora is not None and not off_is_start(lora))
+    reference = Reference(live=given.reference == "live", other=apart)
     if not reference.live:
         tables = [*parts.prepared.fingerprints, *rows.fingerprints]
-        names = [store_name(_reference_identity(recipe, parts), table) for table in tables]
-        earlier = [earlier_store_name(_reference_digest(recipe, parts), table) for table in tables]
+        own, model = parts.run.path / "reference", _reference_identity(recipe, parts)
+        names, earlier = [store_name(model, table) for table in tables], []
+        if own.is_dir():
+            before = _reference_digest(recipe, parts)
+            earlier = [earlier_store_name(before, table) for table in tables]
         folder = cache_root(recipe.data).parent / "reference"
-        reference.store = ReferenceStore(folder, parts.run.path / "reference", names, earlier)
+        reference.store = ReferenceStore(folder, own, names, earlier)
         known.update(reference.store.load())
         reference.known = known
         reference.wanted = rows.train.places() | (rows.heldout.places() if rows.heldout is not None else {})
-    needed = reference.live and recipe.model.lora is None
+    needed = reference.live and lora is None
     if needed or (reference.other and (reference.live or reference.missing)):
         reference.model = frozen_reference(
             recipe.model,
@@ -195,7 +199,7 @@ def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
     if named is not None:
         place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision
     files = repr(model.from_config) if place is None else identity(place, revision, commit_of)
-    rows = parts.model.get_input_embeddings().num_embeddings  # those of new tokens are drawn with the seed
+    rows = parts.model.config.get_text_config().vocab_size  # those of new tokens are drawn with the seed
     how = (model.options, model.quantization, parts.model.config._attn_implementation, parts.model.dtype)
     return f"{files} {rows} {train.seed} {how} {train.bf16} {train.fp16}"
 

@@ -106,6 +106,16 @@ def lora_config(lora: Lora, revision: str | None) -> LoraConfig:
         raise RequestError(f"model.lora.options: {error}") from error
 
 
+def off_is_start(lora: Lora) -> bool:
+    """Whether the model with its adapter off is the model that the adapter was attached to.
+
+    It is not where the adapter trains biases, which stay on, nor where its initialisation takes a part out of
+    the base (arXiv 2404.02948, 2406.01775). A reference is then loaded apart.
+    """
+    taken = lora.options.get("init_lora_weights") in ("pissa", "olora")
+    return not taken and lora.options.get("bias", "none") == "none"
+
+
 def refuse_missing_modules(model: nn.Module, lora: Lora) -> None:
     """Raises `RequestError` for a name in `lora` that no module of `model` has; peft trains the others."""
     names = [name for name, _ in model.named_modules() if name]

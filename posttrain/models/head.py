@@ -104,7 +104,8 @@ def _head(model: nn.Module) -> nn.Module:
 def _patch(head: nn.Module, view: dict[str, float]) -> None:
     """Patches the head, which may be wrapped by peft."""
     saved = getattr(head, "modules_to_save", None)
-    if saved is not None:  # a trained copy of the head
+    if saved is not None:  # a trained copy of the head, and the head of the reference, with adapters off
+        _patch_layer(head.original_module, view)
         head = saved[head.active_adapters[0]]
     if hasattr(head, "lora_A"):
         refuse_head_adapter(head)

@@ -217,9 +217,10 @@ def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
             parts.model.config.use_cache = used
         return trainer
     except ValueError as error:
-        if "Target modules" not in str(error):
+        if "Target module" not in str(error):  # not found, or of a kind that LoRA does not adapt
             raise
-        raise RequestError(f"model.lora.target_modules: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"model.lora.target_modules: {reason}") from error
 
 
 def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments) -> None:

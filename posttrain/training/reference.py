@@ -104,7 +104,7 @@ class Reference:
 
     model   a second, frozen model; None: the policy itself, before its first step or with its adapters off
     live    it runs in every step; otherwise once, for those of `wanted` that are `missing`
-    other   it is not the start model, so it can be loaded again at any time
+    other   it is loaded apart from the policy, which cannot take its place, and can be loaded at any time
     """
 
     model: Any = None

@@ -28,6 +28,7 @@ from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
+from posttrain.models.adapters import off_is_start
 from posttrain.models.dropout import turn_off_dropout
 from posttrain.models.head import attach_fused_head
 from posttrain.recipe.schema import Model
@@ -73,7 +74,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         turn_off_dropout(self.model)
         self.parts, self.rollout, self.policy = parts, rollout, policy
         self.beta = policy.beta
-        if self.beta and (policy.reference or not is_peft_model(self.model)):
+        own = start.lora is not None and off_is_start(start.lora)
+        if self.beta and (policy.reference or not own):
             self.ref_model = frozen_reference(
                 start, policy.reference, parts.tokenizer, parts.start, self.args.seed, self.accelerator
             )

@@ -217,6 +217,45 @@ def test_a_named_reference_that_is_an_adapter(home, start, tmp_path):
     assert found["live"] == pytest.approx(found["whole"], abs=1e-5)
 
 
+ADAPTERS: dict[str, tuple[bool, dict[str, Any]]] = {
+    "plain": (False, {}),
+    "bias-all": (False, {"options": {"bias": "all"}}),
+    "bias-lora": (False, {"options": {"bias": "lora_only"}}),
+    "pissa": (False, {"options": {"init_lora_weights": "pissa"}}),
+    "olora": (False, {"options": {"init_lora_weights": "olora"}}),
+    "orthogonal": (False, {"options": {"init_lora_weights": "orthogonal"}}),
+    "dora": (False, {"options": {"use_dora": True}}),
+    "head": (True, {"target_modules": ["q_proj", "lm_head"]}),
+    "embedding": (True, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "head-saved": (True, {"modules_to_save": ["lm_head"]}),
+    "embedding-saved": (True, {"modules_to_save": ["embed_tokens"]}),
+    "tokens": (False, {"options": {"trainable_token_indices": [5, 6]}}),
+}
+"""Name -> (head and embedding are one weight, what `model.lora` says besides r and q_proj)."""
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_reference_is_the_start_model_whatever_the_adapter_trains(tmp_path, name):
+    """Live and precomputed losses agree at every step, and the first is ln 2; rlvr's first KL is 0. Adapters
+    that train biases, or take a part out of the base, leave another model behind when they are off."""
+    tie, more = ADAPTERS[name]
+    model = tiny_model(tmp_path / "model", tie, vocab_size=280, attention_bias=True)
+    own = {"init": str(model), "lora": {"r": 4, "target_modules": ["q_proj"]} | more}
+    pairs_file, prompts = tmp_path / "pairs.jsonl", write_rows(tmp_path / "rows.jsonl", 4)
+    make_pairs(pairs_file, 16)
+    losses = []
+    for kind in ("live", "precomputed"):
+        preference = {"loss": "dpo", "beta": 0.5, "reference": kind}
+        steps = {"max_steps": 3, "learning_rate": 1.0}
+        run = go(tmp_path, "dpo", kind, pairs_file, own, preference=preference, train=steps)
+        losses.append([row["loss"] for row in logged(run)])
+    assert losses[0] == pytest.approx(losses[1], abs=2e-5)
+    assert losses[0][0] == pytest.approx(math.log(2), abs=2e-5) and abs(losses[0][2] - losses[0][0]) > 1e-4
+    options: dict[str, Any] = EVEN | {"train": {"max_steps": 1}}
+    first = logged(go(tmp_path, "rlvr", "rlvr", prompts, own, policy={"beta": 0.1}, **options))[0]
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 def test_kto_starts_from_the_model_that_was_scored(home, start, lora, tmp_path):
     rows = home / "labelled.jsonl"
