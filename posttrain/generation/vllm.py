@@ -73,6 +73,19 @@ def _named(model: Any, name: str) -> Iterator[None]:
         model.name_or_path = own
 
 
+def _refuse_tied_adapter(model: Any) -> None:
+    """vLLM has one weight for head and embedding where the policy's adapter has made them two."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    tied = getattr(plain.config.get_text_config(), "tie_word_embeddings", False)
+    layers = plain.get_input_embeddings(), plain.get_output_embeddings()
+    if tied and any(hasattr(x, "base_layer") or hasattr(x, "original_module") for x in layers):
+        raise RequestError(
+            "model.lora: vLLM cannot sample from an adapter on the head or the embedding of a model in which "
+            "they are one weight; adapt other modules, export the model with a first adapter there (which "
+            "separates them), or set rollout.backend: transformers"
+        )
+
+
 @contextmanager
 def _server_errors(url: str) -> Iterator[None]:
     """TRL's client raises bare exceptions for error responses, and those of requests if the server is
@@ -126,6 +139,7 @@ class VllmGenerator:
             WorkError: the server does not answer in time, or cannot take weights.
         """
         refuse_without_vllm(rollout.backend)
+        _refuse_tied_adapter(model)
         stops = end_tokens(model, tokenizer, stop_token_ids)
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         settings = vllm_settings(start, max_length, rollout, accelerator.num_processes, stops, positions)

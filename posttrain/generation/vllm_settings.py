@@ -39,7 +39,7 @@ def vllm_settings(
     """
     r = rollout
     length = max_length + r.max_new_tokens
-    wrong = list(_wrong(start, rollout, ranks))
+    wrong = [*_wrong(start, rollout, ranks), *wrong_adapters(start, rollout.backend)]
     if positions is not None and length > positions:
         wrong.append(
             f"data.max_length + rollout.max_new_tokens = {length} is above the model's maximum, {positions}"
@@ -80,8 +80,23 @@ def _wrong(model: Model, r: TrainRollout, ranks: int) -> Iterator[str]:
         yield f"rollout.vllm.gpu_memory_utilization = {share} must be in (0, 1]"
     if model.init is None:
         yield "rollout.backend = vllm_colocate loads a model by name: set model.init, not model.from_config"
-    if model.quantization is not None and model.quantization.bits == 8:
-        yield "rollout.backend = vllm_colocate does not support 8-bit weights; set model.quantization.bits: 4"
+
+
+def wrong_adapters(model: Model, backend: str) -> Iterator[str]:
+    """Yields a sentence where a new adapter cannot be sampled from: TRL merges it into the policy's weights
+    to copy them and takes it out again, which only float32 undoes (to rounding)."""
+    if backend not in MODES or model.lora is None:
+        return
+    why = "merging the adapter for vLLM and taking it out again changes the frozen weights at every copy"
+    if model.quantization is not None:
+        yield f"rollout.backend = {backend} cannot be used with model.quantization: {why}"
+    elif model.dtype in ("bfloat16", "float16"):
+        yield (
+            f"rollout.backend = {backend} cannot be used with model.lora and model.dtype = {model.dtype}: "
+            f"{why}; set model.dtype: float32 (train.bf16 computes in bfloat16 with it)"
+        )
+    if "trainable_token_indices" in model.lora.options:
+        yield f"rollout.backend = {backend} cannot take model.lora.options.trainable_token_indices"
 
 
 def refuse_without_vllm(backend: str) -> None:

@@ -22,7 +22,7 @@ from posttrain.data.sources import list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.generation.vllm_settings import refuse_cpu
+from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
@@ -69,6 +69,8 @@ def preflight(
             refuse_cpu(recipe.rollout.backend, why_on_cpu())
         except RequestError as error:
             problems.add("rollout.backend", str(error))
+        for sentence in wrong_adapters(recipe.model, recipe.rollout.backend):
+            problems.add("rollout.backend", sentence)
     try:
         refuse_unwritable(Path(recipe.output_dir))
     except RequestError as error:

@@ -23,7 +23,7 @@ from posttrain.generation.vllm import VllmGenerator, vllm_generator
 from posttrain.generation.vllm_server import compute_dtype, refuse_server
 from posttrain.generation.vllm_settings import refuse_cpu, refuse_without_vllm, vllm_settings
 from posttrain.recipe import RlvrRecipe
-from posttrain.recipe.schema import Data, FromConfig, Model, Quantization, Source, Train
+from posttrain.recipe.schema import Data, FromConfig, Lora, Model, Quantization, Source, Train
 from posttrain.recipe.sections import Reward, TrainRollout, Vllm
 from posttrain.rollouts.draw import Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompt
@@ -99,7 +99,18 @@ def test_each_mode_has_its_own_settings():
             "enable_sleep_mode has no effect on vllm_server",
         ),
         (recipe(model=Model(from_config=FromConfig("llama"))), "not model.from_config"),
-        (recipe(model=Model(init="a/b", quantization=Quantization(bits=8))), "8-bit"),
+        (
+            recipe(model=Model(init="a/b", lora=Lora(), quantization=Quantization())),
+            "cannot be used with model.quantization: merging the adapter",
+        ),
+        (
+            recipe("vllm_server", Model(init="a/b", lora=Lora(), dtype="bfloat16")),
+            "cannot be used with model.lora and model.dtype = bfloat16",
+        ),
+        (
+            recipe(model=Model(init="a/b", lora=Lora(options={"trainable_token_indices": [3]}))),
+            "cannot take model.lora.options.trainable_token_indices",
+        ),
     ],
 )
 def test_settings_that_cannot_work(asked, words):

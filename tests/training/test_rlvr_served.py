@@ -247,3 +247,16 @@ def test_a_server_that_takes_no_weights(sampled, tiny, monkeypatch):
     monkeypatch.delitem(ROUTES, "/update_weights")
     with pytest.raises(WorkError, match="the vLLM server at http.*Request failed: 404"):
         sampled(served(tiny))
+
+
+@pytest.mark.parametrize("lora", ["target_modules: [lm_head]", "modules_to_save: [embed_tokens]"])
+def test_an_adapter_that_parts_a_tied_head_from_its_embedding(tmp_path, lora):
+    """vLLM would go on with one weight for both."""
+    model = tiny_model(tmp_path / "model", tie=True)
+    recipe = write_recipe(tmp_path, model)
+    rollout = {"num_generations": 4, "max_new_tokens": 8, "backend": "vllm_server"}
+    with serving(served(model)) as server:
+        rollout["vllm"] = {"server_base_url": server.url}
+        with pytest.raises(RequestError, match="in which they are one weight"):
+            train(recipe, f"rollout={json.dumps(rollout)}", f"model.lora={{{lora}}}")
+        assert not server.updates
