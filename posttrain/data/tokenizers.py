@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DIGITS = "0123456789+-*/=() .,"
+PROBES = (
+    "Hello, World! It's 12345 + 678.9 =  ?",
+    "\n\n  def f(x):\treturn x**2  # naïve café\r\n",
+    "日本語 한국어 👍 e\u0301 don't",
+)
+"""Texts on which two tokenizers differ whose rules for words, digits, spaces or letters do."""
 
 
 def load_tokenizer(
@@ -26,7 +32,8 @@ def load_tokenizer(
     """A fast tokenizer with a padding and an end token.
 
     Raises:
-        RequestError: there is no such tokenizer, it has no fast version, or it has no end token.
+        RequestError: there is no such tokenizer, it has no fast version, it has no end token, or transformers
+            loads another one than its tokenizer.json describes.
     """
     if name.startswith("builtin:"):
         if name not in BUILTIN:
@@ -35,6 +42,7 @@ def load_tokenizer(
     tokenizer = _from_pretrained(name, revision, trust_remote_code)
     if not tokenizer.is_fast:
         raise RequestError(f"tokenizer {name} has no fast version, whose character offsets the masks need")
+    _refuse_rebuilt(tokenizer, name, revision)
     if tokenizer.eos_token is None:
         raise RequestError(f"tokenizer {name} has no end token (eos_token)")
     if tokenizer.pad_token is None:
@@ -62,6 +70,35 @@ def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
         if not local:
             reason = f"there is no such folder here, and as a hub id: {reason}"
         raise RequestError(f"tokenizer {name}: {reason}") from error
+
+
+def _refuse_rebuilt(tokenizer: PreTrainedTokenizerFast, name: str, revision: str | None) -> None:
+    """transformers chooses the class of a tokenizer by the model's config, and some classes build rules of
+    their own around the vocabulary of tokenizer.json (transformers#45920): other tokens for the same text."""
+    from tokenizers import Tokenizer
+    from transformers.utils import cached_file
+
+    file = cached_file(
+        name,
+        "tokenizer.json",
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return
+    written = Tokenizer.from_file(file)
+    for text in PROBES:
+        ours, theirs = (
+            t.encode(text, add_special_tokens=False).ids for t in (tokenizer.backend_tokenizer, written)
+        )
+        if ours != theirs:
+            raise RequestError(
+                f"tokenizer {name}: transformers loads it as {type(tokenizer).__name__}, which makes "
+                f"{len(ours)} tokens of {text!r}, its tokenizer.json {len(theirs)}: whoever uses the model "
+                "would read other tokens than it was trained on; use a model type whose tokenizer class "
+                "keeps the rules of tokenizer.json"
+            )
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:

@@ -7,8 +7,10 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
-from posttrain.data.tokenizers import load_tokenizer
+from posttrain.data.tokenizers import _byte_letters, load_tokenizer
 from posttrain.errors import RequestError
 
 BYTES = load_tokenizer("builtin:bytes")
@@ -84,3 +86,18 @@ def test_names_that_mean_nothing(tmp_path):
     ]:
         with pytest.raises(RequestError, match=message):
             load_tokenizer(name)
+
+
+def test_a_tokenizer_that_its_models_config_changes(tmp_path):
+    """Beside a qwen2 config transformers splits 650 into digits, whatever tokenizer.json says."""
+    vocab = _byte_letters() | {"65": 256, "650": 257, "<eos>": 258}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[("6", "5"), ("65", "0")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path))("650")["input_ids"] == [257]
+    AutoConfig.for_model("qwen2").save_pretrained(tmp_path)
+    if AutoTokenizer.from_pretrained(tmp_path)("650", add_special_tokens=False)["input_ids"] == [257]:
+        pytest.skip("this version of transformers keeps the rules of tokenizer.json")
+    with pytest.raises(RequestError, match="transformers loads it as Qwen2Tokenizer, which makes"):
+        load_tokenizer(str(tmp_path))

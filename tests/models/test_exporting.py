@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
@@ -78,6 +78,7 @@ def full_model(folder: Path, tokenizer, kind: str, tie: bool, dtype: torch.dtype
     _randomise(model)
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)  # with the rules of the model's own class
     return folder
 
 
