@@ -157,6 +157,7 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
         if getattr(base, "is_quantized", False):
             raise quantized_base(place, adapter.base)
         take_generation_config(base, place)
+        log.info("%s is an adapter: merged into %s", place, adapter.base)
         return merge(attach(base, place, revision), place)
 
 

@@ -114,7 +114,8 @@ def _existing(base: str, file: Path) -> str:
 
 def _gone(base: Path, file: Path) -> str:
     """What became of `base`: moved together with the adapter, deleted by rotation, or not known."""
-    tails = [Path(*base.parts[i:]) for i in range(1, len(base.parts) - 1)]
+    # a tail without the name of its run would find any run's checkpoint of that step, the adapter's own too
+    tails = [Path(*base.parts[i:]) for i in range(1, len(base.parts) - 1) if base.parts[i] != "checkpoints"]
     moved = (above / tail for tail in tails for above in file.absolute().parents)
     found = next((place for place in moved if place.exists()), None)
     if found is not None:

@@ -240,3 +240,15 @@ def test_the_best_checkpoint_of_a_run_of_adapters(tmp_path):
     place = ckpt.resolve(f"{run}@best:t/pass@1")[0]
     assert Path(place).name == "step-000002" and chain(place) == [place, str(base)]
     refuse_unfit(place, quantized=False)
+
+
+def test_a_lost_base_is_not_taken_for_the_adapter_itself(tmp_path):
+    """Both are checkpoints of step 20; only the run's name tells them apart."""
+    step = Path("checkpoints", "step-000020")
+    a = adapter(tmp_path / "runs" / "c3" / step, Path("elsewhere", "runs", "c2", step))
+    (tmp_path / "runs" / "c2").mkdir()
+    with pytest.raises(RequestError, match=r"does not exist \(any more\): restore that folder"):
+        chain(a)
+    (tmp_path / "runs" / "c2" / step).mkdir(parents=True)
+    with pytest.raises(RequestError, match=r"did you mean '.*/runs/c2/checkpoints/step-000020'\?"):
+        chain(a)
