@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 
@@ -65,12 +66,24 @@ def log_to_stderr() -> None:
         logging.getLogger(name).setLevel(level)
 
 
+UNTRUE = (
+    "`is_gradient_checkpointing` is deprecated",
+    "Could not find a config file in .* - will assume that the vocabulary was not modified",
+    "Setting `save_embedding_layers` to `True`",
+    "Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",
+)
+"""Warnings of transformers and peft about what posttrain sees to by itself."""
+
+
 def quiet_libraries() -> None:
-    """Turn off the hub's progress bars if there is no terminal, and DeepSpeed's message that there is no GPU.
+    """Turn off the hub's progress bars if there is no terminal, warnings that do not apply, and DeepSpeed's
+    message that there is no GPU.
 
     DeepSpeed prints that message on standard output, where `--json` prints. Variables that are already set
     are kept.
     """
+    for message in UNTRUE:
+        warnings.filterwarnings("ignore", message=message)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     devices = ("nvidia0", "nvidiactl", "kfd", "dri", "dxg", "accel")

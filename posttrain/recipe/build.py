@@ -130,7 +130,9 @@ def _convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
         return None
     if origin is list:
         if not isinstance(value, list):
-            problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}")
+            scalar = isinstance(value, str | int | float) and not isinstance(value, bool)
+            near = f"; write [{value}]" if scalar else ""
+            problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}{near}")
             return None
         item = typing.get_args(hint)[0]
         return [_convert(item, v, f"{path}[{i}]", problems) for i, v in enumerate(value)]
