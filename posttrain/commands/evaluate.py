@@ -23,7 +23,7 @@ from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import check_task
 from posttrain.recipe import load
 from posttrain.recipe.build import Problems, to_dataclass
-from posttrain.recipe.load import apply_override
+from posttrain.recipe.reading import apply_override
 from posttrain.recipe.schema import Task
 from posttrain.report.scorecard import write_scorecard
 from posttrain.rundir import checkpoints as ckpt
