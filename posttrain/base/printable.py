@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from urllib.parse import urlsplit
 
 UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls except tab and newline: ESC and the C1 controls included
@@ -26,6 +27,13 @@ def printable(text: object) -> str:
 def _spelt(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def server_of(url: str) -> str:
+    """`https://host:port` of a URL: its path, query and user may hold a key, and a message may end in a
+    file."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def print_anything() -> None:
