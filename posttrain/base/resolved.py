@@ -1,7 +1,7 @@
 """Text that a resolver gave, such as `${oc.env:TOKEN}`: used by its value, saved and quoted as written.
 
-Left out: numbers and containers that resolvers give, which only the recipe itself keeps as written
-(`recipe/written.py`).
+Text that becomes part of a row must be plain text, as rows are saved too. Left out: numbers and containers
+that resolvers give, which only the recipe itself keeps as written (`recipe/written.py`).
 """
 
 from __future__ import annotations
@@ -33,3 +33,12 @@ class Resolved(str):
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (str(self),)
+
+
+def plain_text(value: Any) -> Any:
+    """`value` with plain text in the place of `Resolved`, in dicts and lists too."""
+    if isinstance(value, dict):
+        return {key: plain_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_text(item) for item in value]
+    return str(value) if isinstance(value, Resolved) else value

@@ -29,6 +29,12 @@ PLACES = re.compile(
 """Keys whose values are names and places of what the run makes."""
 
 
+CONTENT = re.compile(
+    r"(data\.sources\[\d+]|evaluate\.heldout\.source)\.system|evaluate\.tasks\[\d+]\.options\..*"
+)
+"""Keys whose texts become part of rows, which are saved as they are."""
+
+
 def written(config: Any) -> dict[str, str]:
     """Path of each value of an omegaconf `config` that a resolver takes part in -> its text."""
     raw = OmegaConf.to_container(config, resolve=False)
@@ -44,10 +50,11 @@ def written(config: Any) -> dict[str, str]:
 
 
 def tagged(values: Any, texts: dict[str, str]) -> Any:
-    """`values` with `Resolved` in the place of each text of `texts`."""
+    """`values` with `Resolved` in the place of each text of `texts` that is no content of rows."""
 
     def tag(value: Any, at: str) -> Any:
-        return Resolved(value, texts[at]) if at in texts and isinstance(value, str) else value
+        expression = at in texts and isinstance(value, str) and not CONTENT.fullmatch(at)
+        return Resolved(value, texts[at]) if expression else value
 
     return _replaced(values, tag)
 

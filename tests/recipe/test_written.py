@@ -12,6 +12,7 @@ import yaml
 
 from posttrain.base.files import plain
 from posttrain.base.resolved import Resolved
+from posttrain.data.problems import catalogue
 from posttrain.errors import RequestError
 from posttrain.recipe import as_written, changes, load, recipe_hash, to_dict, to_yaml
 from posttrain.rundir.directory import RunDir
@@ -170,6 +171,16 @@ def test_a_finished_stage_whose_scoring_may_differ_is_run_again(recipe, tmp_path
 def test_errors_quote_the_expression(recipe, override, says):
     text = fails(recipe, override)
     assert says in text and "SeCrEt" not in text
+
+
+def test_what_becomes_part_of_a_row_is_plain_text(recipe, tmp_path, monkeypatch):
+    """Rows are saved: as expressions they would be trained on as such by the next stage."""
+    (tmp_path / "made_rows.py").write_text("def rows(style: str):\n    return [{'prompt': style}]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = "data.sources=[{name: a, generator: 'made_rows:rows', system: '${oc.env:PLACE}', %s}]"
+    found = load(recipe, [source % "options: {style: '${oc.env:PLACE}'}"]).data.sources[0]
+    rows = catalogue.generate(found.generator, found.options)
+    assert plain([found.system, rows]) == ["/data/here", [{"prompt": "/data/here"}]]
 
 
 def test_resolved_text_is_text():
