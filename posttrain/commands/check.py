@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.base.files import plain
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, add_recipe, console, positive
 from posttrain.data import readers
@@ -202,7 +203,7 @@ def _source_table(
     table = Table("source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left")
     for at, source in sources_of(recipe):
         found = files[source.name]
-        origin = source.path or f"generator {source.generator}"
+        origin = plain(source.path) or f"generator {source.generator}"
         hub = source.path is not None and not found
         size = f"{sum(f['bytes'] for f in found):,}" if found else "hub" if hub else "-"
         size = "made by a stage" if is_coming(source, coming) else size

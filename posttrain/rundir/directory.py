@@ -105,6 +105,8 @@ def _differences(old: Any, recipe: Recipe) -> list[str]:
     changed = list(changes(old, recipe).items())[:12]
     if changed:
         return [f"  {key}: {'another value' if a is ... else repr(a)} -> {b!r}" for key, (a, b) in changed]
-    given = [f"  {key}: {text!r} may give another value now" for key, (_, text) in recipe.written.items()]
+    given = [f"  {key}: {text!r} may give another value now" for key, (_, text) in recipe.written.items()][
+        :12
+    ]
     reread = [f"  {key}: an earlier version read it otherwise" for key in REREAD.get(recipe.stage, {})]
     return given + reread

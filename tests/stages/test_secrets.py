@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def pipeline(earlier, monkeypatch, root) -> Path:
     monkeypatch.setenv("A_TOKEN", SECRET)
+    monkeypatch.setenv("A_GENERATOR", "addition")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), str(root / "kernels"), str(earlier)]))
     monkeypatch.syspath_prepend(str(earlier))
     (earlier / "keyed.py").write_text(KEYED)
@@ -58,7 +59,7 @@ def pipeline(earlier, monkeypatch, root) -> Path:
 
 
 def _task() -> dict:
-    options = {"generator": "addition", "digits": 1, "train_size": 20, "test_size": 8}
+    options = {"generator": "${oc.env:A_GENERATOR}", "digits": 1, "train_size": 20, "test_size": 8}
     return {"name": "arithmetic", "options": options}
 
 
