@@ -23,7 +23,6 @@ if __name__ == "__main__":  # before the libraries below: they read it when they
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig
 from trl import DPOConfig
 
 from posttrain.data.cache import cache_root
@@ -37,6 +36,7 @@ from posttrain.losses.preference import (
     with_beta,
 )
 from posttrain.models.adapters import head_without_adapter
+from posttrain.models.load import commit_of
 from posttrain.recipe import DpoRecipe
 from posttrain.recipe.sections import Preference
 from posttrain.rundir.adapters import identity
@@ -191,19 +191,13 @@ def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
     """All that the reference's log-probabilities depend on besides the rows: its files, and how it is loaded
     and run."""
     model, train, named = recipe.model, recipe.train, recipe.preference.reference_model
-    files, made = "", ""
+    place, revision = parts.start, model.revision
     if named is not None:
-        place, revision = resolve(named)[0], recipe.preference.reference_revision
-        if not Path(place).is_dir():  # on the hub, where a branch moves
-            revision = AutoConfig.from_pretrained(place, revision=revision)._commit_hash
-        files = identity(place, revision)
-    elif parts.start is not None:
-        files = identity(parts.start, getattr(parts.model.config, "_commit_hash", None) or model.revision)
-    else:
-        made = repr(model.from_config)
+        place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision
+    files = repr(model.from_config) if place is None else identity(place, revision, commit_of)
     rows = parts.model.get_input_embeddings().num_embeddings  # those of new tokens are drawn with the seed
     how = (model.options, model.quantization, parts.model.config._attn_implementation, parts.model.dtype)
-    return f"{files} {made} {rows} {train.seed} {how} {train.bf16} {train.fp16}"
+    return f"{files} {rows} {train.seed} {how} {train.bf16} {train.fp16}"
 
 
 def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:

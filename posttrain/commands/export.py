@@ -1,6 +1,8 @@
 """`posttrain export`: a checkpoint as a plain model that anything can load.
 
-Adapters are merged; weights are safetensors, with tokenizer and model card. Left out: other formats, uploads.
+Adapters are merged; weights are safetensors, with tokenizer, generation config and model card. What was
+written is loaded again and compared (`models/exporting.py`); posttrain/rundir/README.md lists what travels.
+Left out: other formats, uploads, models with code of their own.
 """
 
 from __future__ import annotations
@@ -8,14 +10,19 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from posttrain.base.files import write_text
 from posttrain.commands.arguments import CHECKPOINT
 from posttrain.errors import RequestError, WorkError
 from posttrain.report.card import model_card
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.adapter_fit import refuse_unfit
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.reading import RunData
+
+if TYPE_CHECKING:
+    from posttrain.models.exporting import Proof
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,31 +37,37 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    print(f"exported: {export(options.checkpoint, Path(options.out), options.dtype)}")
+    out = Path(options.out)
+    proof = export(options.checkpoint, out, options.dtype)
+    print(f"exported: {out} (largest difference of a logit {proof.difference:.1e}, bound {proof.bound:.1e})")
 
 
-def export(reference: str, out: Path, dtype: str = "auto") -> Path:
-    """Exports the checkpoint `reference` to the new folder `out`; returns `out`.
+def export(reference: str, out: Path, dtype: str = "auto") -> Proof:
+    """Exports the checkpoint `reference` to the new folder `out`.
+
+    Returns:
+        How far the logits of what was written, loaded by stock transformers, are from the checkpoint's.
 
     Raises:
         RequestError: `out` exists, or `reference` is not a model.
-        WorkError: the file system refuses; nothing is left behind.
+        WorkError: the file system refuses, or the export is not the checkpoint; nothing is left behind.
     """
     from safetensors import SafetensorError
 
     from posttrain.data.tokenizers import load_tokenizer
+    from posttrain.models.exporting import write_plain
 
     if out.exists():
         raise RequestError(f"{out} exists already; export writes to a new folder")
     path, parent = ckpt.resolve(reference)
-    tokenizer = load_tokenizer(path)
-    model = _merged(path, dtype)
+    refuse_unfit(path, quantized=False)
+    tokenizer = load_tokenizer(tokenizer_place(path))
     tmp = out.with_name(f".tmp-{out.name}")
     try:
         with ckpt.clean_on_error(tmp, True):
             shutil.rmtree(tmp, ignore_errors=True)
-            model.save_pretrained(tmp)
-            tokenizer.save_pretrained(tmp)
+            tmp.mkdir(parents=True)
+            proof = write_plain(path, tmp, tokenizer, dtype)
             if parent is not None:
                 card = model_card(RunData.load(Path(parent["run"])), parent["checkpoint"])
                 write_text(tmp / "README.md", card)
@@ -62,20 +75,4 @@ def export(reference: str, out: Path, dtype: str = "auto") -> Path:
     except (OSError, SafetensorError) as error:  # the latter from a full disk
         reason = getattr(error, "strerror", None) or error
         raise WorkError(f"{out} cannot be written: {reason}. Nothing of it is left behind") from error
-    return out
-
-
-def _merged(path: str, dtype: str) -> Any:
-    """The model at `path` without adapters, its weights in `dtype`."""
-    import torch
-
-    from posttrain.models.load import load_scored
-
-    model = load_scored(path, "cpu")
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    elif (Path(path) / "adapter_config.json").is_file():
-        from peft import AutoPeftModelForCausalLM
-
-        model = AutoPeftModelForCausalLM.from_pretrained(path).merge_and_unload()
-    return model if dtype == "auto" else model.to(getattr(torch, dtype))
+    return proof

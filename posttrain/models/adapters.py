@@ -17,9 +17,10 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.library_fields import fixed
 from posttrain.recipe.schema import Lora
+from posttrain.rundir.adapter_fit import refuse_unmergeable
 
 
 def attach(base: nn.Module, place: str, revision: str | None) -> PeftModel:
@@ -51,11 +52,9 @@ def merge(model: PeftModel, place: str) -> nn.Module:
     weight that both used would change the other as well (peft#2018).
 
     Raises:
-        RequestError: the adapter is of a kind that is not part of the weights (a prompt, a prefix).
+        RequestError: the adapter is no change of weights.
     """
-    if not hasattr(model, "merge_and_unload"):
-        kind = model.peft_config["default"].peft_type
-        raise RequestError(f"{place} is an adapter of type {kind}, which cannot be merged into its base")
+    refuse_unmergeable(place, model.peft_config["default"].to_dict())
     base = model.get_base_model()
     _untie(base)
     with warnings.catch_warnings():
@@ -83,16 +82,14 @@ def _untie(model: nn.Module) -> None:
         head.weight = nn.Parameter(head.weight.detach().clone())
 
 
-def lora_config(lora: Lora | None, revision: str | None) -> LoraConfig | None:
-    """peft's LoraConfig, or None for full fine-tuning.
+def lora_config(lora: Lora, revision: str | None) -> LoraConfig:
+    """peft's LoraConfig.
 
     `revision`: of a base from the hub, which is loaded again to score the adapter.
 
     Raises:
         RequestError: peft refuses `lora.options`.
     """
-    if lora is None:
-        return None
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
     values = fixed("LoraConfig") | {
         "r": lora.r,
@@ -107,6 +104,17 @@ def lora_config(lora: Lora | None, revision: str | None) -> LoraConfig | None:
         return LoraConfig(**{k: v for k, v in values.items() if k in fields} | lora.options)
     except (TypeError, ValueError) as error:
         raise RequestError(f"model.lora.options: {error}") from error
+
+
+def refuse_missing_modules(model: nn.Module, lora: Lora) -> None:
+    """Raises `RequestError` for a name in `lora` that no module of `model` has; peft trains the others."""
+    names = [name for name, _ in model.named_modules() if name]
+    for key in ("target_modules", "modules_to_save"):
+        for wanted in getattr(lora, key):
+            if wanted == "all-linear" or any(f".{name}".endswith(f".{wanted}") for name in names):
+                continue
+            near = did_you_mean(wanted, {name.rpartition(".")[2] for name in names})
+            raise RequestError(f"model.lora.{key}: the model has no module {wanted!r}{near}")
 
 
 def refuse_head_adapter(head: nn.Module) -> None:

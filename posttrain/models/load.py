@@ -6,7 +6,9 @@ Left out: the forward under training (`head.py`); the adapter that a stage train
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,13 +17,17 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.integrations import deepspeed
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.errors import RequestError
 from posttrain.models.adapters import attach, merge
+from posttrain.models.generation_config import take_generation_config
 from posttrain.models.logits import refuse_unsupported_head
+from posttrain.models.saved_tokenizer import refuse_swapped_tokenizer
 from posttrain.recipe.schema import Model
 from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base
 
@@ -77,9 +83,18 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
             raise
         log.info("attention: eager (the model does not support %s)", attention)
         model = load("eager")
+    if config.tokenizer is not None:
+        refuse_swapped_tokenizer(tokenizer, model.config, config.tokenizer, config.trust_remote_code)
+        _forget_end_tokens(model)
     _resize(model, tokenizer, config, seed)
     refuse_unsupported_head(model)
     return model
+
+
+def _forget_end_tokens(model: nn.Module) -> None:
+    """The ids that end a text in the model's own vocabulary may be anything in that of another tokenizer."""
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = model.generation_config.bos_token_id = None
 
 
 def _from_config(config: Model, tokenizer: Any, attention: str) -> nn.Module:
@@ -137,10 +152,26 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
         return AutoModelForCausalLM.from_pretrained(
             place, revision=revision or "main", **arguments, **options
         )
-    base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
-    if getattr(base, "is_quantized", False):
-        raise quantized_base(place, adapter.base)
-    return merge(attach(base, place, revision), place)
+    with whole_weights():
+        base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
+        if getattr(base, "is_quantized", False):
+            raise quantized_base(place, adapter.base)
+        take_generation_config(base, place)
+        return merge(attach(base, place, revision), place)
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Under ZeRO-3, `from_pretrained` returns whole weights in here; otherwise each rank would get a part.
+
+    DeepSpeed shards them when the trainer sets up its engine.
+    """
+    config = deepspeed._hf_deepspeed_config_weak_ref  # there is no function that returns it
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _adapter(place: str, revision: str | None) -> Adapter | None:
@@ -148,6 +179,22 @@ def _adapter(place: str, revision: str | None) -> Adapter | None:
         return adapter_in(place)
     file = find_adapter_config_file(place, revision=revision)  # on the hub
     return None if file is None else adapter_of(place, Path(file))
+
+
+def commit_of(place: str, revision: str | None) -> str | None:
+    """The commit that `revision` of the hub id `place`, a model or an adapter, is now; None of a folder.
+
+    Raises:
+        RequestError: there is no such model.
+    """
+    if Path(place).is_dir():
+        return None
+    try:
+        file = find_adapter_config_file(place, revision=revision)
+        file = file or cached_file(place, "config.json", revision=revision)
+    except OSError as error:
+        raise RequestError(f"{place}: {_reason(error)}") from error
+    return extract_commit_hash(file, None)
 
 
 def _reason(error: Exception) -> str:
@@ -219,15 +266,20 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     """A checkpoint for inference, on `device`: eval mode, weights in the saved type.
 
     An adapter is attached to its base, not merged, so that in half precision no update of a weight is rounded
-    away. Raises `RequestError` if it cannot be loaded.
+    away; a base that is an adapter itself is merged in float32 for the same reason. Raises `RequestError` if
+    it cannot be loaded.
     """
     place = str(path)
+    stored = {"dtype": "auto", "trust_remote_code": False}  # not None: transformers would ask at the terminal
     try:
         adapter = _adapter(place, None)
         if adapter is None:
-            model = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+            model = AutoModelForCausalLM.from_pretrained(place, **stored)
         else:
-            base = _whole(adapter.base, adapter.revision, adapter.options, dtype="auto")
+            chained = _adapter(adapter.base, adapter.revision) is not None
+            stored |= {"dtype": torch.float32} if chained else {}
+            base = _whole(adapter.base, adapter.revision, adapter.options, **stored)
+            take_generation_config(base, place)
             model = attach(base, place, None)
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error

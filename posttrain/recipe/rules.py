@@ -23,6 +23,7 @@ from posttrain.recipe.train_rules import loss, noise, train
 from posttrain.recipe.trl_fields import lora_fields, model_fields
 
 TOKENIZERS = ("builtin:digits", "builtin:bytes")
+LORA_INITS = (True, False, "gaussian", "pissa", "olora", "orthogonal")
 
 
 def check_recipe(recipe: Recipe, problems: Problems) -> None:
@@ -97,25 +98,32 @@ def _from_config(m: Model, config: FromConfig, problems: Problems) -> None:
 
 
 def _lora_options(lora: Lora, problems: Problems) -> None:
-    """Fields of peft's LoraConfig, by name."""
+    """Fields of peft's LoraConfig, by name, that are open: with them the saved adapter, loaded or merged, was
+    seen to be the model that was trained."""
     if not 0 <= lora.dropout < 1:
         at = "model.lora.dropout"
         problems.add(at, f"{at} = {lora.dropout} must be in [0, 1)")
-    if not lora.options:
-        return
-    known, elsewhere = lora_fields(), refused("LoraConfig")
+    known, elsewhere = lora_fields() if lora.options else (), refused("LoraConfig")
     for key in lora.options:
         at = f"model.lora.options.{key}"
         if key not in known:
             problems.add(at, f"{at}: peft's LoraConfig has no field {key!r}{did_you_mean(key, known)}")
         elif key in elsewhere:
             problems.add(at, f"{at} is not allowed: {elsewhere[key]}")
+    start = lora.options.get("init_lora_weights", True)
+    if start not in LORA_INITS:
+        at = "model.lora.options.init_lora_weights"
+        problems.add(
+            at,
+            f"{at} = {start!r} is not supported; choose one of {', '.join(map(str, LORA_INITS))} (others "
+            "need data, or are drawn anew whenever the saved adapter is loaded)",
+        )
 
 
 def _adapted_head(lora: Lora, problems: Problems) -> None:
     """The loss is computed in the head, from its weight and one plain pair of low-rank factors."""
     heads = {"lm_head", "embed_out", "output"} & {t.rsplit(".", 1)[-1] for t in lora.target_modules}
-    for key in ("use_dora", "lora_bias", "fan_in_fan_out"):
+    for key in ("use_dora", "fan_in_fan_out"):
         if heads and lora.options.get(key):
             at = f"model.lora.options.{key}"
             problems.add(

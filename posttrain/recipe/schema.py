@@ -34,7 +34,7 @@ class Lora:
     """Module names (also `lm_head`), or `all-linear`: all linear layers but the head (arXiv 2305.14314)."""
     modules_to_save: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
-    """Other fields of `peft.LoraConfig` (use_dora, init_lora_weights, ...)."""
+    """Other fields of `peft.LoraConfig` (use_dora, ...); training/README.md lists them."""
 
 
 @dataclass

@@ -1,15 +1,16 @@
 """Adapters on disk: the chain of folders from an adapter down to the full model that it changes.
 
 An adapter may lie on another one: the third of three LoRA stages is an adapter on an adapter on an adapter on
-a model. `posttrain/models/load.py` loads a chain as one model. Left out: loading and merging, adapters that
-are only on a hub (loading finds those). Reads JSON and the headers of safetensors files; imports no torch.
+a model. `posttrain/models/load.py` loads a chain as one model. Left out: whether an adapter fits its base
+(`adapter_fit.py`), loading and merging, adapters that are only on a hub (loading finds those). Reads JSON;
+imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError
-from posttrain.rundir.checkpoints import digest
+from posttrain.rundir.checkpoints import NAME, digest
 
 CONFIG = "adapter_config.json"
-PREFIX = "base_model.model."
-"""Opens the names of peft's weights; what follows is the name in the base."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
-Shapes = dict[str, list[int]]
+FULL = ("model*.safetensors", "pytorch_model*.bin")
+UNREPEATABLE = ("pissa_niter", "corda", "loftq", "lora_ga")
+"""Initialisations of peft that subtract from the base what a later loading of the adapter does not find
+again: it is drawn at random, or needs data."""
+ELSEWHERE = ("base_model_name_or_path", "revision", "inference_mode")
+"""Keys of an adapter's config that say where its base is and not what the adapter does to it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Adapter:
     """Folder or hub id of the model or adapter that it changes."""
     revision: str | None
     """Of `base`, where that is a hub id."""
+    config: dict[str, Any]
+    """Its adapter_config.json."""
     options: dict[str, Any]
     """`model.options` of the stage that trained it: they change the forward, and no config.json has them."""
 
@@ -50,45 +56,89 @@ def adapter_in(folder: str | Path) -> Adapter | None:
 def adapter_of(place: str, file: Path) -> Adapter:
     """The adapter at `place` whose adapter_config.json is `file`.
 
-    A relative path to its base is looked up from the working directory, then from the folders above `file`.
+    A relative path to its base is looked up from the working directory and from the folders above `file`.
 
     Raises:
-        RequestError: the file is damaged, or the base is missing.
+        RequestError: the file is damaged, the base is missing or ambiguous, a full model lies beside it, or
+            it is an adapter of another kind.
     """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         base = config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RequestError(f"{file} is damaged or not an adapter's config ({error})") from error
+        raise RequestError(f"{file} is damaged or not an adapter's config ({error!r})") from error
     if not base or not isinstance(base, str):
         raise RequestError(f"{file} names no base model (base_model_name_or_path), so it cannot be loaded")
-    return Adapter(place, _existing(base, file), config.get("revision"), _options(file.parent))
+    whole = next((f for pattern in FULL for f in sorted(file.parent.glob(pattern))), None)
+    if whole is not None:
+        raise RequestError(
+            f"{file.parent} has both an adapter ({CONFIG}) and a full model ({whole.name}): move one of them "
+            "to another folder"
+        )
+    _refuse_kind(place, config)
+    return Adapter(place, _existing(base, file), config.get("revision"), config, _options(file.parent))
+
+
+def _refuse_kind(place: str, config: dict[str, Any]) -> None:
+    """Raises `RequestError` for an adapter that does not make another causal language model of its base."""
+    kind, task, init = (config.get(key) for key in ("peft_type", "task_type", "init_lora_weights"))
+    reason = None
+    if kind != "LORA":
+        reason = f"of type {kind}: only LoRA is supported"
+    elif task not in (None, "CAUSAL_LM"):
+        reason = f"for the task {task}, not for a causal language model"
+    elif isinstance(init, str) and init.lower().startswith(UNREPEATABLE):
+        reason = f"made with init_lora_weights = {init}, whose changes of the base cannot be repeated"
+    if reason is not None:
+        raise RequestError(
+            f"{place} is an adapter {reason}; merge it into its base (merge_and_unload of peft) and start "
+            "from the model that this gives"
+        )
 
 
 def _existing(base: str, file: Path) -> str:
+    near = next((above / base for above in file.absolute().parents if (above / base).exists()), None)
     if Path(base).exists():
+        if near is not None and not near.samefile(base):
+            raise RequestError(
+                f"{file.parent} is an adapter on {base}, which may be {Path(base).resolve()} or {near}: "
+                f"write the whole path into base_model_name_or_path in {file}"
+            )
         return base
-    found = next((above / base for above in file.absolute().parents if (above / base).exists()), None)
-    if found is not None:
-        return str(found)
+    if near is not None:
+        return str(near)
     if base.count("/") > 1 or base.startswith((".", "/", "~", "runs/")):  # a hub id is `name` or `org/name`
         raise RequestError(
-            f"{file.parent} is an adapter on {base}, which does not exist (any more): restore that folder, "
-            f"or set base_model_name_or_path in {file} to where it is now"
+            f"{file.parent} is an adapter on {base}, which {_gone(Path(base), file)}, or set "
+            f"base_model_name_or_path in {file} to where it is now"
         )
     return base
+
+
+def _gone(base: Path, file: Path) -> str:
+    """What became of `base`: moved together with the adapter, deleted by rotation, or not known."""
+    tails = [Path(*base.parts[i:]) for i in range(1, len(base.parts) - 1)]
+    moved = (above / tail for tail in tails for above in file.absolute().parents)
+    found = next((place for place in moved if place.exists()), None)
+    if found is not None:
+        return f"does not exist (did you mean {str(found)!r}?): move it back"
+    if NAME.fullmatch(base.name) and base.parent.is_dir():
+        return "was deleted, as by checkpoints.keep_last of that run: restore it"
+    return "does not exist (any more): restore that folder"
 
 
 def _options(folder: Path) -> dict[str, Any]:
     """`model.options` of the run; what resolvers gave (`${oc.env:TOKEN}`) was saved as written."""
     file = folder / "checkpoint.json"
+    if not file.is_file():
+        return {}
     try:
         options = json.loads(file.read_text(encoding="utf-8")).get("model_options", {})
         return OmegaConf.to_container(OmegaConf.create(options), resolve=True)
     except OmegaConfBaseException as error:
         raise RequestError(f"{file}: model_options: {str(error).splitlines()[0]}") from None
-    except (OSError, ValueError, AttributeError):
-        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise RequestError(f"{file} is damaged ({error})") from error
 
 
 def chain(place: str | Path) -> list[str]:
@@ -98,10 +148,15 @@ def chain(place: str | Path) -> list[str]:
         RequestError: a base is missing, or the adapters refer to each other in a circle.
     """
     places = [str(place)]
+    seen = {Path(place).resolve()}
     while adapter := adapter_in(places[-1]):
-        if adapter.base in places:
-            raise RequestError(f"{places[-1]} is an adapter on {adapter.base}, which is an adapter on it")
+        if Path(adapter.base).resolve() in seen:
+            raise RequestError(
+                f"{places[-1]} is an adapter on {adapter.base}, which is itself an adapter on it: set "
+                f"base_model_name_or_path in its {CONFIG} to the model that it was trained on"
+            )
         places.append(adapter.base)
+        seen.add(Path(adapter.base).resolve())
     return places
 
 
@@ -111,92 +166,34 @@ def tokenizer_place(place: str | Path) -> str:
     return next((p for p in places if any((Path(p) / name).is_file() for name in TOKENIZER)), places[-1])
 
 
-def identity(place: str | Path, revision: str | None) -> str:
+def identity(
+    place: str | Path, revision: str | None, commit_of: Callable[[str, str | None], str | None]
+) -> str:
     """A hash of all files that decide the forward of the model at `place`: weights, configs, code, options.
 
-    Of a hub id, the id and `revision`.
+    Where a model lies does not count, so that a copy has the hash of its original. Of a hub id, the id and
+    the commit that `commit_of(id, revision)` says; an adapter names the revision of its base.
     """
     total = hashlib.sha256()
     for part in chain(place):
         folder = Path(part)
-        adapter = adapter_in(folder)
         if not folder.is_dir():
-            total.update(f"{part} {revision}".encode())
+            total.update(f"{part} {commit_of(part, revision)}".encode())
             continue
-        total.update(digest(folder).encode())
-        for file in [folder / "config.json", folder / CONFIG, *sorted(folder.glob("*.py"))]:
+        total.update((digest(folder) or f"unknown weights in {folder.resolve()}").encode())
+        for file in [folder / "config.json", *sorted(folder.glob("*.py"))]:
             total.update(file.read_bytes() if file.is_file() else b"-")
-        if adapter is not None:
-            total.update(json.dumps(adapter.options, sort_keys=True).encode())
+        if (adapter := adapter_in(folder)) is not None:
+            config = {key: value for key, value in adapter.config.items() if key not in ELSEWHERE}
+            total.update(json.dumps([config, adapter.options], sort_keys=True).encode())
             revision = adapter.revision
     return total.hexdigest()[:32]
-
-
-def refuse_unfit(place: str | Path, quantized: bool) -> None:
-    """Raises `RequestError` if the adapter at `place` cannot be merged into its base. No weights are read.
-
-    `quantized`: whether the recipe quantises the weights when they are loaded.
-    """
-    places = chain(place)
-    if len(places) == 1:
-        return
-    ground = Path(places[-1])
-    if quantized or _is_quantized(ground):
-        raise quantized_base(place, ground)
-    theirs = _shapes(ground)
-    for part in places[:-1]:
-        for name, own, base in _unequal(_shapes(Path(part)), theirs):
-            raise RequestError(
-                f"{part} does not fit its base {places[-1]}: {name} is {own} in the adapter and {base} in "
-                "the base, so base_model_name_or_path in its adapter_config.json names another model than it "
-                "was trained on"
-            )
 
 
 def quantized_base(place: str | Path, ground: str | Path) -> RequestError:
     """The refusal of an adapter at `place` whose full model `ground` is quantised."""
     return RequestError(
         f"{place} is an adapter, which cannot be merged into the quantised weights of {ground}: export it "
-        "to a full model in a higher precision first (posttrain export), and start from that"
+        "to a full model first (posttrain export), with base_model_name_or_path of its adapter_config.json "
+        "at the base in full precision, and start from that"
     )
-
-
-def _is_quantized(folder: Path) -> bool:
-    try:
-        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
-def _shapes(folder: Path) -> Shapes:
-    """Shapes of the weights in the safetensors files of `folder`, by name; none of a damaged file."""
-    found: Shapes = {}
-    for file in folder.glob("*.safetensors"):
-        try:
-            with file.open("rb") as handle:
-                length = int.from_bytes(handle.read(8), "little")
-                header = json.loads(handle.read(length if length < 1 << 30 else 0))
-        except (OSError, ValueError):
-            continue
-        found |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    return found
-
-
-def _unequal(adapter: Shapes, base: Shapes) -> Iterator[tuple[str, str, str]]:
-    """(weight, shape that the adapter changes, shape in the base) where they differ.
-
-    Names that the base's files do not have are skipped: a library may rename weights while it loads them.
-    """
-    for name, shape in adapter.items():
-        inner = name.removeprefix(PREFIX)
-        if inner in base:  # a module saved whole
-            own = shape
-        elif inner.endswith("lora_A.weight") and (other := adapter.get(name.replace("lora_A", "lora_B"))):
-            inner = inner.removesuffix("lora_A.weight") + "weight"
-            own = [other[0], shape[1]]
-        else:
-            continue
-        there = base.get(inner)
-        # Conv1D, of GPT-2, stores a weight the other way round
-        if there is not None and len(there) == 2 and there not in (own, own[::-1]):
-            yield inner, " x ".join(map(str, own)), " x ".join(map(str, there))

@@ -27,7 +27,7 @@ from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"step-(\d{6,})")
-WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "adapter_model.bin", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
 from posttrain.rewards.compose import Composite
 from posttrain.rundir import adapters
+from posttrain.rundir.adapter_fit import refuse_unfit
 from posttrain.rundir.checkpoints import resolve
 
 MODELS = (
@@ -217,7 +218,7 @@ def _start(
         problems.add(at, f"{at}: {folder} contains no model (no config.json)")
         return folder
     try:
-        adapters.refuse_unfit(folder, quantized)
+        refuse_unfit(folder, quantized)
         return Path(adapters.chain(folder)[-1])
     except RequestError as error:
         problems.add(at, f"{at}: {error}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainingArguments
 
 from posttrain.base.files import timestamp
@@ -29,8 +30,9 @@ from posttrain.data.template import Template, load_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.vllm_settings import refuse_cpu
 from posttrain.losses.confidence import refuse_backend
-from posttrain.models.adapters import lora_config
-from posttrain.models.load import load_model, refuse_leaking_documents
+from posttrain.models.adapters import lora_config, refuse_missing_modules
+from posttrain.models.generation_config import stop_as_trained
+from posttrain.models.load import commit_of, load_model, refuse_leaking_documents
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss
@@ -166,6 +168,9 @@ def _load(
 ) -> Parts:
     """Loads the model; all that the stage builds its trainer from."""
     model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed)
+    stop_as_trained(model, data.tokenizer, data.template)
+    if recipe.model.lora is not None:
+        refuse_missing_modules(model, recipe.model.lora)
     if recipe.data.padding_free:
         refuse_leaking_documents(model)
     shared: dict[str, Any] = {
@@ -176,9 +181,7 @@ def _load(
         "rows": data.rows,
         "model": model,
         "start": data.start,
-        "adapter": lora_config(
-            recipe.model.lora, getattr(model.config, "_commit_hash", None) or recipe.model.revision
-        ),
+        "adapter": _adapter(recipe, data),
         "arguments": arguments,
         "guard": StepGuard(recipe.guard),
         "stop": stop,
@@ -200,9 +203,19 @@ def _load(
     return RowParts(**shared, collator=PairCollator(collator) if data.shape == "pairs" else collator)
 
 
+def _adapter(recipe: TrainRecipe, data: PreparedRun) -> LoraConfig | None:
+    if recipe.model.lora is None:
+        return None
+    return lora_config(recipe.model.lora, commit_of(str(data.start), recipe.model.revision))
+
+
 def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
+    used = getattr(parts.model.config, "use_cache", None)
     try:
-        return stage.build(recipe, parts)
+        trainer = stage.build(recipe, parts)
+        if used is not None:  # transformers switches it off, and checkpoints would generate without a cache
+            parts.model.config.use_cache = used
+        return trainer
     except ValueError as error:
         if "Target modules" not in str(error):
             raise

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
 from posttrain.errors import WorkError
+from posttrain.models.generation_config import with_generation_config
 from posttrain.rundir import checkpoints as ckpt
 
 
@@ -77,14 +78,17 @@ class CheckpointWriter:
             super()._load_rng_state(checkpoint)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Drops the second name of a tied weight from FSDP2's full state dict.
+        """Adds the generation config, which peft leaves out and transformers may refuse to write.
 
-        There both names hold a copy; a checkpoint of any other engine has the weight once.
+        The second name of a tied weight is dropped from FSDP2's full state dict: there both names hold a
+        copy, and a checkpoint of any other engine has the weight once.
         """
         if state_dict is not None and self.is_fsdp_enabled:
             tied = getattr(self.model, "all_tied_weights_keys", None) or {}
             state_dict = {k: v for k, v in state_dict.items() if k not in tied}
-        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir) if self.args.should_save else None
+        with with_generation_config(self.model, folder):
+            super()._save(output_dir, state_dict)
 
     def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
         self.save_model(str(folder), _internal_call=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli import main
-from tests.tiny import RECIPE, rows_file, tiny
+from tests.tiny import RECIPE, rows_file, tied, tiny
 
 ADDITION = (
     "evaluate.tasks=[{name: arithmetic, options: "

@@ -76,7 +76,8 @@ def test_train_extra_takes_what_the_table_leaves_open(recipe, tmp_path, stage):
 
 def test_lora_options(recipe):
     for name in lora_fields() - set(refused("LoraConfig")):
-        load_stage(recipe, ["model.lora={r: 4}", f"model.lora.options.{name}=null"], "sft")
+        value = "gaussian" if name == "init_lora_weights" else "null"
+        load_stage(recipe, ["model.lora={r: 4}", f"model.lora.options.{name}={value}"], "sft")
     for key, message in (
         ("r", "model.lora.options.r is not allowed: use model.lora.r instead"),
         ("use_rlora", "has no field 'use_rlora' (did you mean 'use_rslora'?)"),

@@ -158,6 +158,22 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
             ],
             "lm_head is listed in both model.lora.target_modules and model.lora.modules_to_save",
         ),
+        (
+            [
+                "model.from_config=null",
+                "model.init=x",
+                "model.lora={options: {init_lora_weights: pissa_niter_4}}",
+            ],
+            "init_lora_weights = 'pissa_niter_4' is not supported; choose one of True, False, gaussian",
+        ),
+        (
+            ["model.from_config=null", "model.init=x", "model.lora={options: {use_dra: true}}"],
+            "peft's LoraConfig has no field 'use_dra' (did you mean 'use_dora'?)",
+        ),
+        (
+            ["model.from_config=null", "model.init=x", "model.lora={options: {lora_alpha: 3}}"],
+            "model.lora.options.lora_alpha is not allowed: use model.lora.alpha instead",
+        ),
         (["loss.z_loss=-1"], "loss.z_loss = -1.0 must be at least 0"),
         (["loss.z_loss=.nan"], "loss.z_loss = nan must be finite and at least 0"),
         (["loss.chunk_rows=0"], "loss.chunk_rows = 0 must be above 0"),

@@ -187,3 +187,13 @@ def test_sigmoid(x):
     value = sigmoid(x)
     assert 0 <= value <= 1 and value + sigmoid(-x) == pytest.approx(1)
     assert sigmoid(0.0) == 0.5
+
+
+def test_an_adapter_is_refused_before_anything_is_loaded(tmp_path):
+    """On a base without a score head transformers draws one at random."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for name in ("reward_model", "qwen_math_shaping"):
+        with pytest.raises(RequestError, match=r"is an adapter: merge it into its base"):
+            bind(name, {"model": str(tmp_path)}).check_row(Example(answer="1"))
+    with pytest.raises(RequestError, match="is an adapter"):
+        module._load(str(tmp_path), "cpu", "auto")

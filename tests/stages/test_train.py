@@ -185,7 +185,8 @@ def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
     assert metrics(run)[-1]["loss"] < metrics(run)[0]["loss"]
     ids = torch.arange(10, 30)[None]
     with_adapter = AutoModelForCausalLM.from_pretrained(checkpoint).eval()(input_ids=ids).logits
-    out = export(str(run), tmp_path / "merged")
+    out = tmp_path / "merged"
+    export(str(run), out)
     assert not (out / "adapter_config.json").exists()
     merged = AutoModelForCausalLM.from_pretrained(out).eval()(input_ids=ids).logits
     assert torch.allclose(with_adapter, merged, atol=1e-4)

@@ -1,10 +1,10 @@
 """One global count per optimizer step: however the batch is split, losses and weights are the same.
 
 accumulation x ranks = 1x8, 2x4, 8x1 micro-batches in one process, and two real processes under DDP, ZeRO-3
-and FSDP2 (tied and untied heads, capped logits, a bias, LoRA on the head), against one process with the whole
-batch at once. FSDP2 runs on CPU through accelerate's own code, which would not do so by itself; see
-`cases.fsdp_on_cpu`. Five SGD steps: Adam would amplify the order of summation. The reference pitfall is the
-mean of means (transformers#34191).
+and FSDP2 (tied and untied heads, capped logits, a bias, LoRA on the head, an adapter as the start model),
+against one process with the whole batch at once. FSDP2 runs on CPU through accelerate's own code, which would
+not do so by itself; see `cases.fsdp_on_cpu`. Five SGD steps: Adam would amplify the order of summation. The
+reference pitfall is the mean of means (transformers#34191).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from posttrain import sft
+from posttrain.recipe import load_stage
 from tests.tiny import tiny_model
 from tests.training.rollouts import train, write_recipe
 from tests.training.test_rlvr_ranks import CASES, asked, equal
@@ -89,6 +91,15 @@ def models(tmp_path_factory, tied) -> dict[str, Path]:
     }
 
 
+@pytest.fixture
+def adapted(recipe) -> dict[str, list[str]]:
+    """Groups that start from an adapter, which ZeRO-3 must not shard before it is merged."""
+    lora = "model.lora={r: 4, target_modules: [q_proj, lm_head], modules_to_save: [embed_tokens]}"
+    run = sft.train(load_stage(recipe, ["name=first", lora, "train.learning_rate=0.05"], "sft")).path
+    start = [*LOSSES["token_mean"], f"model.init={run}", "train.learning_rate=0.05"]
+    return {"merged": start, "stacked": [*start, "model.lora={r: 2, target_modules: [v_proj, lm_head]}"]}
+
+
 def rows(run: str, split: str = "train") -> list[dict]:
     found = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     return [row for row in found if row["split"] == split]
@@ -158,10 +169,10 @@ def on_two_ranks(launch, config: str, cases: list[dict], engine: str) -> dict[st
 
 
 @pytest.mark.slow
-def test_splits_and_engines_agree(recipe, launch, tiny, models, record_property):
+def test_splits_and_engines_agree(recipe, launch, tiny, models, adapted, record_property):
     """The table of the README: every split of the batch, every reduction, every kind of head; DDP and
     ZeRO-3."""
-    groups = LOSSES | {name: of_head(name, models, options) for name, options in HEADS.items()}
+    groups = LOSSES | {name: of_head(name, models, options) for name, options in HEADS.items()} | adapted
     single = []
     for name, overrides in groups.items():
         single.append(case(recipe, f"{name}-reference", 8, *overrides))
@@ -225,7 +236,6 @@ def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
     from posttrain.data.collate import Collator
     from posttrain.data.prepare import TrainRows, build
     from posttrain.data.template import load_text
-    from posttrain.recipe import load_stage
 
     overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]
     result = launch([{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}])["ce"]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import threading
+from pathlib import Path
 from typing import Any, Literal
 
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed, reward
+from posttrain.rundir.adapters import CONFIG
 from posttrain.types import Example, Verdict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -28,7 +30,19 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-@reward("reward_model", runs="batch", limit_s=600.0, shaping=True)
+def refuse_adapter(example: Example, model: str) -> None:
+    """Raises `RequestError` if `model` is an adapter, known before it is loaded.
+
+    On a base without a score head, transformers would give it one of two outputs, drawn at random.
+    """
+    if (Path(model) / CONFIG).is_file():
+        raise RequestError(
+            f"reward model {model} is an adapter: merge it into its base (merge_and_unload of peft) and name "
+            "the folder that this gives"
+        )
+
+
+@reward("reward_model", check_row=refuse_adapter, runs="batch", limit_s=600.0, shaping=True)
 def reward_model(
     completions: list[str],
     examples: list[Example],
@@ -61,8 +75,9 @@ def reward_model(
     return verdicts
 
 
-def check_row(example: Example, verifier: str, verifier_options: dict[str, Any] | None) -> None:
-    """Raises `RequestError` if the verifier cannot score the row."""
+def check_row(example: Example, model: str, verifier: str, verifier_options: dict[str, Any] | None) -> None:
+    """Raises `RequestError` if the verifier cannot score the row, or `model` is an adapter."""
+    refuse_adapter(example, model)
     _verifier(verifier, verifier_options).check_row(example)
 
 
@@ -168,6 +183,7 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    refuse_adapter(Example(), path)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
