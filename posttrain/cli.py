@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int | None:
     name = next((word for word in argv if not word.startswith("-")), None)
     if name not in COMMANDS and name is not None and name == argv[0]:
-        print(f"error: unknown command {name!r}{did_you_mean(name, COMMANDS)}", file=sys.stderr)
+        print(f"error: unknown command {name!a}{did_you_mean(name, COMMANDS)}", file=sys.stderr)
         return 2
     parser, commands = _parsers()
     module = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+if __name__ == "types":  # the standard library wanted its own: a file of this folder is run by its path
+    raise SystemExit("error: run a stage by `posttrain run RECIPE`, or as `python -m posttrain.sft RECIPE`")
+
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypedDict
 

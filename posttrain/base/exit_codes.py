@@ -1,7 +1,8 @@
 """Exit codes of commands: 0 success, 1 the work failed, 2 the request was wrong.
 
-A failure is printed as one message on stderr. Failures of the machine that a user can fix (a full disk, a
-missing permission) count as failed work. Any other exception is a bug in posttrain and keeps its traceback.
+A failure is printed as one message on stderr, control characters spelt out. Failures of the machine that a
+user can fix (a full disk, a missing permission) count as failed work. Any other exception is a bug in
+posttrain and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from posttrain.base.printable import print_anything, printable
 from posttrain.errors import PosttrainError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -32,10 +34,11 @@ REFUSED = (
 
 def exit_code_of(work: Callable[[], Any]) -> int:
     """Run `work` and return the exit code: its result if that is an int, else 0; 1 or 2 if it fails."""
+    print_anything()
     try:
         code = work()
     except PosttrainError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, and the same command resumes it", file=sys.stderr)
@@ -51,6 +54,6 @@ def exit_code_of(work: Callable[[], Any]) -> int:
             reason = f"{os.fspath(error.filename)}: {error.strerror}"
         else:
             raise
-        print(f"error: {reason}", file=sys.stderr)
+        print(f"error: {printable(reason)}", file=sys.stderr)
         return 1
     return code if isinstance(code, int) else 0

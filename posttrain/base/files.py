@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import math
@@ -15,8 +16,9 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from posttrain.base.resolved import Resolved
 from posttrain.errors import RequestError, WorkError
 
 
@@ -85,13 +87,23 @@ def append_jsonl(path: str | Path, row: Any) -> None:
     line = _json_line(row).encode()
     try:
         with open(path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file)
             _mend(file)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise WorkError(f"cannot append to {path}: {error.strerror or error}") from error
+
+
+def lock(file: IO[Any]) -> None:
+    """Waits for the lock of an open file, which ends when it is closed; none where its file system has no
+    locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
 
 
 def read_json(path: str | Path) -> Any:
@@ -125,7 +137,10 @@ def read_jsonl(path: str | Path) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` with the types of JSON only: dicts, lists, finite numbers, text, null."""
+    """`value` with the types of JSON only: dicts, lists, finite numbers, text (of a `Resolved`, what was
+    written), null."""
+    if isinstance(value, Resolved):
+        return value.written
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -12,6 +12,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from posttrain.base.printable import printable
+
 
 def usable_cores() -> int:
     """CPU cores this process may run on, at least 1."""
@@ -60,7 +62,9 @@ def why_on_cpu() -> str | None:
 
 def log_to_stderr() -> None:
     """Log to standard error: messages of posttrain from the main process, and warnings of the libraries."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     level = logging.INFO if rank() == 0 else logging.ERROR
     for name in ("posttrain", "posttrain_kernels"):
         logging.getLogger(name).setLevel(level)
@@ -73,6 +77,13 @@ UNTRUE = (
     "Model has `tie_word_embeddings=True` and a tied layer is part of the adapter",
 )
 """Warnings of transformers and peft about what posttrain sees to by itself."""
+
+
+class _Printable(logging.Formatter):
+    """The message, control characters spelt out: it may quote rows and names of files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def quiet_libraries() -> None:

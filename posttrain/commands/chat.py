@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from posttrain.base.printable import printable
 from posttrain.commands.arguments import CHECKPOINT, positive, temperature
 from posttrain.errors import RequestError
 from posttrain.generation.base import completion_text, end_tokens
@@ -105,7 +106,7 @@ class Stream:
         print()
 
     def _print(self, text: str) -> None:
-        print(text[self.printed :], end="", flush=True)
+        print(printable(text[self.printed :]), end="", flush=True)
         self.printed = max(self.printed, len(text))
 
 

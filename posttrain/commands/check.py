@@ -20,11 +20,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.base.files import plain
+from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, add_recipe, console, positive
 from posttrain.data import readers
 from posttrain.data.problems import catalogue
 from posttrain.errors import RequestError
-from posttrain.recipe import Pipeline, Recipe, RlvrRecipe, SampleRecipe, TrainRecipe, load, to_dict, to_yaml
+from posttrain.recipe import (
+    Pipeline,
+    Recipe,
+    RlvrRecipe,
+    SampleRecipe,
+    TrainRecipe,
+    as_written,
+    load,
+    to_yaml,
+)
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, steps_of
 from posttrain.recipe.schema import Source
 from posttrain.rundir.checkpoints import resolve
@@ -127,7 +138,7 @@ def _check_stage(
 ) -> dict[str, Any]:
     files = preflight(recipe, coming, where)
     counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
-    console.print(Text(to_yaml(recipe)))
+    console.print(Text(printable(to_yaml(recipe))))
     console.print(_source_table(recipe, coming, files, counted))
     if isinstance(recipe, TrainRecipe):
         try:
@@ -139,7 +150,7 @@ def _check_stage(
         arithmetic = _sampling(recipe, counted)
         console.print(Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic)))
     facts = {
-        "recipe": to_dict(recipe),
+        "recipe": as_written(recipe),
         "plan": arithmetic,
         "sources": {n: {"files": f, "rows": counted[n]} for n, f in files.items()},
     }
@@ -178,12 +189,12 @@ def _check_pipeline(
     stages: dict[str, Any] = {}
     recipes = stage_recipes(pipeline, path)
     coming = {str(Path(r.output_dir) / r.name) for r in recipes.values()}
-    console.print(Text(to_yaml(pipeline)))
+    console.print(Text(printable(to_yaml(pipeline))))
     for name, recipe in recipes.items():
         console.rule(Text(f"stage {name}"))
         where = f"{path}: stage {name!r}"
         stages[name] = _check_stage(recipe, coming, where, ranks, rows, console)
-    return {"pipeline": to_dict(pipeline), "stages": stages}
+    return {"pipeline": as_written(pipeline), "stages": stages}
 
 
 def _source_table(
@@ -192,7 +203,7 @@ def _source_table(
     table = Table("source", "from", "files", "bytes", "rows", "weight", title="sources", title_justify="left")
     for at, source in sources_of(recipe):
         found = files[source.name]
-        origin = source.path or f"generator {source.generator}"
+        origin = plain(source.path) or f"generator {source.generator}"
         hub = source.path is not None and not found
         size = f"{sum(f['bytes'] for f in found):,}" if found else "hub" if hub else "-"
         size = "made by a stage" if is_coming(source, coming) else size
@@ -206,7 +217,7 @@ def _source_table(
         )
         counts = "not counted" if rows is None else f"{rows:,}"
         cells = (source.name, origin, str(len(found) or "-"), size, counts, weight)
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 

@@ -17,13 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from posttrain.base.files import refuse_unwritable
+from posttrain.base.resolved import plain_text
 from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
 from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import check_task
 from posttrain.recipe import load
 from posttrain.recipe.build import Problems, to_dataclass
-from posttrain.recipe.load import apply_override
+from posttrain.recipe.reading import apply_override
 from posttrain.recipe.schema import Task
 from posttrain.report.scorecard import write_scorecard
 from posttrain.rundir import checkpoints as ckpt
@@ -98,7 +99,7 @@ def _table(task: str, checkpoint: str, rows: list[dict[str, Any]]) -> Table:
 
 def _task(task: Task, overrides: list[str]) -> Task:
     """`task` with `overrides` applied and checked."""
-    values: Any = OmegaConf.create(dataclasses.asdict(task))
+    values: Any = OmegaConf.create(plain_text(dataclasses.asdict(task)))
     for override in overrides:
         apply_override(values, override, f"the settings of task {task.name}")
     problems = Problems()

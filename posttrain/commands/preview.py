@@ -1,7 +1,8 @@
 """Shows rows as they will be trained on, for `posttrain check --rows`.
 
 Context is dim, trained tokens are coloured by segment. Without colours (NO_COLOR, a pipe, a dumb terminal)
-trained text is in brackets. Left out: the model; only its tokenizer is loaded.
+trained text is in brackets. Control characters are spelt out. Left out: the model; only its tokenizer is
+loaded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from posttrain.base.printable import printable
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.data.sources import open_rows
@@ -48,17 +50,18 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     for source in recipe.data.sources:
         console.rule(Text(f"source {source.name}"))
         for where, row in itertools.islice(iter(open_rows(source)), n):
-            console.print(Text(where, style="dim"))
+            console.print(Text(printable(where), style="dim"))
             facts = {"source": source.name, "where": where}
             try:
                 rows = _tokenized(recipe, row, source, where, tokenizer)
             except RowError as error:
                 shown.append(facts | {"dropped": str(error)})
-                console.print(Text(f"dropped: {error}", style="red"))
+                console.print(Text(printable(f"dropped: {error}"), style="red"))
                 continue
             for side, tokenized in rows:
                 shown.append(facts | ({"side": side} if side else {}) | _counts(tokenized, tokenizer))
-                console.print((painted if coloured else bracketed)(shown[-1]["spans"]))
+                safe = [(printable(text), segment) for text, segment in shown[-1]["spans"]]
+                console.print((painted if coloured else bracketed)(safe))
                 counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**shown[-1])
                 console.print(Text(f"{side}: {counts}" if side else counts, style="dim"))
     console.print(_legend(coloured))

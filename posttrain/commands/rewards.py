@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.base.printable import printable
 from posttrain.base.progress import ProgressBars
 from posttrain.commands.arguments import add_json, console
 from posttrain.commands.score_rewards import open_file, score_file, score_rows
@@ -178,10 +179,9 @@ def _print(found: list[Conformance], console: Console) -> None:
     for each in found:
         for s in each.surprises[:SHOWN]:
             said = f"{s.verdict['value']}, {s.verdict['status']} {s.verdict['reason']}".rstrip()
-            console.print(
-                Text(f"{each.name}:{s.line} {s.kind} {s.category}: expected {s.expected}; got {said}")
-            )
-            console.print(Text(f"    {s.completion!r}", style="dim"))
+            line = f"{each.name}:{s.line} {s.kind} {s.category}: expected {s.expected}; got {said}"
+            console.print(Text(printable(line)))
+            console.print(Text(printable(f"    {s.completion!r}"), style="dim"))
         if len(each.surprises) > SHOWN:
             console.print(f"{each.name}: {len(each.surprises) - SHOWN} more; --json has them all")
 
@@ -206,7 +206,8 @@ def _check_file(options: argparse.Namespace) -> None:
     out = console()
     for example, verdict in bad:
         value = "no value" if verdict.value is None else f"{verdict.value:g}"
-        out.print(Text(f"{example.where}: {value}, {verdict.status} {verdict.reason}".rstrip()))
+        line = f"{example.where}: {value}, {verdict.status} {verdict.reason}".rstrip()
+        out.print(Text(printable(line)))
     summary = f"{len(examples) - len(bad)} of {len(examples)} references score 1.0"
     if bad:
         raise WorkError(f"{file}: {summary}")

@@ -18,8 +18,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from posttrain.base.printable import printable
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.report.text import both_ends, printable
+from posttrain.report.text import both_ends
 from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
 from posttrain.rundir.rollouts import FAILED, FILTERS, RolloutRow, Rollouts
 

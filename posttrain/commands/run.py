@@ -9,6 +9,7 @@ import argparse
 import subprocess
 from pathlib import Path
 
+from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_recipe, console
 from posttrain.commands.train import run_stage
 from posttrain.errors import RequestError, did_you_mean
@@ -56,5 +57,5 @@ def _print_findings(page: Path) -> None:
 
     runs = PipelineData.load(page.parent).runs
     for sentence in [*alerts(runs), *findings(runs)]:
-        print(sentence)
+        print(printable(sentence))
     print(f"report: {page}")

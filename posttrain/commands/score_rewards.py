@@ -17,6 +17,7 @@ from rich.console import Console, Group
 from rich.panel import Panel
 from rich.text import Text
 
+from posttrain.base.printable import printable
 from posttrain.base.progress import ProgressBars
 from posttrain.data import readers
 from posttrain.data.shapes.prompts import reward_example
@@ -124,16 +125,17 @@ def _say(completion: str, example: Example, verdict: Verdict, explain: bool) -> 
         return
     colour = {None: "yellow", 1.0: "green"}.get(verdict.value, "red")
     value = "no value" if verdict.value is None else f"{verdict.value:g}"
-    head = Text(f"{value}  {verdict.status}  {verdict.reason}  {verdict.ms:.1f} ms", style=f"bold {colour}")
+    told = f"{value}  {verdict.status}  {verdict.reason}  {verdict.ms:.1f} ms"
+    head = Text(printable(told), style=f"bold {colour}")
     tail = completion[-TAIL:]
     if len(completion) > TAIL:
         tail = f"[... {len(completion) - TAIL:,} characters ...]\n{tail}"
-    parts = [Text(tail), head]
+    parts = [Text(printable(tail)), head]
     if example.answer is not None:
-        parts.insert(1, Text(f"gold: {example.answer}", style="bold"))
-    parts += [Text(f"{key}: {value}", style="dim") for key, value in verdict.details.items()]
+        parts.insert(1, Text(printable(f"gold: {example.answer}"), style="bold"))
+    parts += [Text(printable(f"{key}: {value}"), style="dim") for key, value in verdict.details.items()]
     console = Console(highlight=False)
-    console.print(Text(example.where, style="dim"), soft_wrap=True)
+    console.print(Text(printable(example.where), style="dim"), soft_wrap=True)
     console.print(Panel(Group(*parts)))
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from posttrain.base.files import write_json
+from posttrain.base.owner import described, owner, read_owner
 from posttrain.errors import PosttrainError, RequestError, WorkError
 
 POLL = 0.5
@@ -36,21 +37,24 @@ def make_once(folder: Path, make: Callable[[], object], what: str, deadline: flo
         WorkError: the disk refuses, or the deadline passed while another process held the lock.
         Exception: what `make` raises.
     """
-    lock = FileLock(f"{folder}.lock")
+    lock, holder = FileLock(f"{folder}.lock"), Path(f"{folder}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL)
     except Timeout:
         raise WorkError(
-            f"{what}: another process is preparing the same rows and still held {lock.lock_file} when "
-            "data.prepare_timeout ran out; wait for it, or raise the timeout"
+            f"{what}: {described(read_owner(holder))} is preparing the same rows and still held "
+            f"{lock.lock_file} when data.prepare_timeout ran out; wait for it, or raise the timeout"
         ) from None
     except OSError as error:
         raise _refused(folder, what, error) from error
     try:
         if not folder.is_dir():
+            with suppress(WorkError):  # the disk may be full; the note only says who holds the lock
+                write_json(holder, owner())
             _make(folder, make, what)
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
 
 

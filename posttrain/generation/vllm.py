@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from posttrain.base.printable import server_of
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
 from posttrain.generation.vllm_server import compute_dtype, refuse_server
@@ -93,7 +94,7 @@ def _server_errors(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise WorkError(f"the vLLM server at {url}: {error}") from error
+        raise WorkError(f"the vLLM server at {server_of(url)}: {error}") from error
 
 
 def vllm_generator(trainer: Any, start: Model, max_length: int, rollout: TrainRollout) -> VllmGenerator:

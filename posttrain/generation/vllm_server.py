@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from posttrain.base.printable import server_of
 from posttrain.errors import RequestError
 from posttrain.recipe.sections import Vllm
 
@@ -25,7 +26,7 @@ def refuse_server(url: str, info: dict[str, Any], config: Any, dtype: str, lengt
     computes. `length`: tokens of the longest prompt with its completion.
     """
     if wrong := list(_wrong(info.get("model_config") or {}, config, dtype, length, vllm)):
-        raise RequestError("\n".join(f"the vLLM server at {url} {sentence}" for sentence in wrong))
+        raise RequestError("\n".join(f"the vLLM server at {server_of(url)} {sentence}" for sentence in wrong))
 
 
 def compute_dtype(model: Any, accelerator: Any) -> str:

@@ -1,12 +1,12 @@
-"""Recipes: which keys a YAML file may have (`recipes`, `schema`, `sections`), strict loading (`load`,
-`build`), the combinations that cannot work (`rules`), the arithmetic of batches and steps (`plan`), and what
-decides each setting of the libraries below (`library_fields`).
+"""Recipes: which keys a YAML file may have (`recipes`, `schema`, `sections`), strict loading (`reading`,
+`build`, `load`), what resolvers give (`written`), the combinations that cannot work (`rules`), the arithmetic
+of batches and steps (`plan`), and what decides each setting of the libraries below (`library_fields`).
 
 Left out: checks that need other files, or the registries of tasks and rewards (stages/preflight.py).
 Imports `posttrain.errors` and omegaconf; no torch, so that `posttrain check` starts quickly.
 """
 
-from posttrain.recipe.load import changes, diff, flatten, load, load_stage, recipe_hash, to_dict, to_yaml
+from posttrain.recipe.load import as_written, changes, diff, load, load_stage, recipe_hash, to_dict, to_yaml
 from posttrain.recipe.recipes import (
     STAGES,
     DpoRecipe,
@@ -20,6 +20,7 @@ from posttrain.recipe.recipes import (
     SftRecipe,
     TrainRecipe,
 )
+from posttrain.recipe.written import flatten
 
 __all__ = [
     "STAGES",
@@ -33,6 +34,7 @@ __all__ = [
     "SampleRecipe",
     "SftRecipe",
     "TrainRecipe",
+    "as_written",
     "changes",
     "diff",
     "flatten",

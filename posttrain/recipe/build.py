@@ -15,7 +15,9 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from posttrain.base.resolved import Resolved
 from posttrain.errors import did_you_mean
+from posttrain.recipe.reading import Unfit, parsed
 
 MISSING = dataclasses.MISSING
 
@@ -71,7 +73,7 @@ def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
     """
     where = path or "the recipe"
     if not isinstance(value, dict):
-        problems.add(path, f"{where} must be {_describe(cls)}, not {_show(value)}")
+        problems.add(path, f"{where} must be {_describe(cls)}, not {shown(value)}")
         return None
     fields = {f.name: f for f in dataclasses.fields(cls)}
     before = len(problems.found)
@@ -107,7 +109,8 @@ def _describe(hint: Any) -> str:
     return names.get(hint, "null" if hint is type(None) else "a mapping")
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """`value` as a message quotes it: at most 60 characters, what a resolver gave as it was written."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -118,6 +121,8 @@ def _join(path: str, key: Any) -> str:
 
 def _convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
     origin = typing.get_origin(hint)
+    if isinstance(value, Resolved) and hint is not str and origin not in (types.UnionType, typing.Union):
+        value = _typed(value)
     if origin in (types.UnionType, typing.Union):
         choices = typing.get_args(hint)
         if value is None and type(None) in choices:
@@ -126,34 +131,46 @@ def _convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
     if origin is Literal:
         if value in typing.get_args(hint) and not isinstance(value, bool):
             return value
-        problems.add(path, f"{path} = {_show(value)}{did_you_mean(value, typing.get_args(hint))}")
+        problems.add(path, f"{path} = {shown(value)}{did_you_mean(value, typing.get_args(hint))}")
         return None
     if origin is list:
         if not isinstance(value, list):
             scalar = isinstance(value, str | int | float) and not isinstance(value, bool)
             near = f"; write [{value}]" if scalar else ""
-            problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}{near}")
+            problems.add(path, f"{path} must be {_describe(hint)}, not {shown(value)}{near}")
             return None
         item = typing.get_args(hint)[0]
         return [_convert(item, v, f"{path}[{i}]", problems) for i, v in enumerate(value)]
     if origin is dict:
         if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return value
-        problems.add(path, f"{path} must be a mapping with text keys, not {_show(value)}")
+        problems.add(path, f"{path} must be a mapping with text keys, not {shown(value)}")
         return None
     if dataclasses.is_dataclass(hint):
         return to_dataclass(hint, value, path, problems)
     return _scalar(hint, value, path, problems)
 
 
+def _typed(text: Resolved) -> Any:
+    """An environment variable is always text; where a number, a flag or a container is wanted, it is read as
+    YAML."""
+    try:
+        value = parsed(text)
+    except Unfit:
+        return text
+    return text if isinstance(value, str) else value
+
+
 def _scalar(hint: type, value: Any, path: str, problems: Problems) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
         return float(value)
-    if hint is int and number and float(value).is_integer():
+    if hint is int and (number and (isinstance(value, int) or value.is_integer())):
         return int(value)
     if hint in (str, bool) and isinstance(value, hint):
         return value
     quotes = f" (in quotes: '{value}')" if hint is str and number else ""
-    problems.add(path, f"{path} must be {_describe(hint)}, not {_show(value)}{quotes}")
+    if hint is str and isinstance(value, bool):
+        quotes = " (yes, no, on and off are true and false in YAML; put the word in quotes)"
+    problems.add(path, f"{path} must be {_describe(hint)}, not {shown(value)}{quotes}")
     return None

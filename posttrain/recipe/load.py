@@ -22,9 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.build import Problems, to_dataclass
+from posttrain.recipe.reading import apply_override, read
 from posttrain.recipe.recipes import STAGES, Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.rules import check_pipeline, check_recipe
 from posttrain.recipe.sections import Vllm
+from posttrain.recipe.written import at_or_below, at_paths, flatten, kept, tagged, written
 
 NOT_BUILT = {
     "reward": "reward-model training",
@@ -34,12 +36,14 @@ NOT_BUILT = {
     "environment": "training in tool or multi-turn environments",
 }
 """Names of stages that do not exist yet, and what a user means by them."""
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that UTF-8 or the names of files cannot have: NUL, halves of surrogate pairs."""
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipeline:
     """The recipe or pipeline in the file `path`, with `overrides` applied. Raises RequestError."""
     path = Path(path)
-    values, lines = _read(path, overrides or [])
+    values, texts, lines = _resolved(path, overrides or [])
     problems = Problems()
     if "pipeline" in values:
         result = to_dataclass(Pipeline, values, "", problems)
@@ -58,6 +62,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
     if problems:
         raise RequestError(_describe(problems, path, lines, overrides or []))
     assert result is not None
+    leaves = at_paths(to_dict(result), texts)
+    result.written = {at: (leaves[at], text) for at, text in texts.items() if at in leaves}
     return result
 
 
@@ -72,76 +78,27 @@ def load_stage(path: str | Path, overrides: list[str] | None, stage: str) -> Rec
     return recipe
 
 
-def _read(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, int]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except IsADirectoryError:
-        near = [p.name for p in path.glob("*.yaml")]
-        inside = f"; it contains {', '.join(sorted(near)[:5])}" if near else ""
-        raise RequestError(f"{path} is a folder, not a recipe file{inside}") from None
-    except (FileNotFoundError, NotADirectoryError):
-        near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise RequestError(f"{path}: no such recipe file{did_you_mean(path.name, near)}") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"{path}: cannot be read: not UTF-8 text") from None
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        config = OmegaConf.create(text) if text.strip() else None
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error)
-        raise RequestError(f"{path}{line}: not valid YAML: {reason}") from None
-    if config is None or not OmegaConf.is_dict(config):
-        raise RequestError(f"{path}: a recipe is a mapping that starts with `stage:` or `pipeline:`")
+def _resolved(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[str, str], dict[str, int]]:
+    """Values of the file and the overrides, what resolvers gave as it was written, and lines; all by path."""
+    config, lines = read(path)
     for override in overrides:
         apply_override(config, override, path)
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        texts = written(config)
+        values = tagged(OmegaConf.to_container(config, resolve=True), texts)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise RequestError(f"{path}: {key}{str(error).splitlines()[0]}") from None
-    return values, _lines(node)
-
-
-def apply_override(config: Any, override: str, path: Path | str) -> None:
-    """Set one `key=value` in an omegaconf `config`. A RequestError names it by `path`."""
-    key, sign, text = override.partition("=")
-    key = re.sub(r"\[(\d+)\]", r".\1", key.strip())
-    if not sign or not key:
-        raise RequestError(f"{override!r}: an override is written key=value, e.g. train.learning_rate=1e-5")
-    value: Any = text
-    if text and _parses(text):  # unresolved: ${...} means the recipe's keys, not these
-        value = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)["value"]
-    try:
-        OmegaConf.update(config, key, value, force_add=True)
-    except (OmegaConfBaseException, IndexError, ValueError, TypeError) as error:
-        raise RequestError(f"cannot apply {override!r} to {path}: {str(error).splitlines()[0]}") from None
-
-
-def _parses(text: str) -> bool:
-    """Whether `text` is a YAML value; other text, such as `a: b` or `@x`, is taken literally."""
-    try:
-        return not isinstance(yaml.safe_load(f"value: {text}")["value"], type(...))
-    except (yaml.YAMLError, TypeError):
-        return False
-
-
-def _lines(node: Any, path: str = "") -> dict[str, int]:
-    """Line (from 1) of every key and list item, by path."""
-    found: dict[str, int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name = f"{path}.{key.value}" if path else str(key.value)
-            found[name] = key.start_mark.line + 1
-            found |= _lines(value, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            found[f"{path}[{i}]"] = value.start_mark.line + 1
-            found |= _lines(value, f"{path}[{i}]")
-    return found
+        reason = str(error).splitlines()[0]
+        if "GrammarParseError" in reason:  # it quotes what a resolver gave
+            reason = "its interpolation cannot be read"
+        raise RequestError(f"{path}: {key}{reason}") from None
+    except RecursionError:
+        raise RequestError(f"{path}: its interpolations are nested too deep") from None
+    for at, value in flatten(values).items():
+        if isinstance(value, str) and (bad := UNWRITABLE.search(value)):
+            place = f"{path}:{lines[at]}" if at in lines else str(path)
+            raise RequestError(f"{place}: {at} contains {bad[0]!r}, which no text file can hold; remove it")
+    return values, texts, lines
 
 
 def _describe(problems: Problems, path: Path, lines: dict[str, int], overrides: list[str]) -> str:
@@ -160,13 +117,21 @@ def _describe(problems: Problems, path: Path, lines: dict[str, int], overrides: 
 
 
 def to_dict(recipe: Recipe | Pipeline) -> dict[str, Any]:
-    """The resolved recipe as plain values, which load as the same recipe."""
+    """The resolved recipe as plain values."""
     return dataclasses.asdict(recipe)
 
 
+def as_written(recipe: Recipe | Pipeline) -> dict[str, Any]:
+    """As `to_dict`, but what resolvers give is as written (`${oc.env:TOKEN}`): what is saved and shown.
+
+    It loads as the same recipe.
+    """
+    return kept(to_dict(recipe), recipe.written)
+
+
 def to_yaml(recipe: Recipe | Pipeline) -> str:
-    """The resolved recipe as YAML that can be run again."""
-    return yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True, width=100)
+    """`as_written` as YAML that can be run again."""
+    return yaml.safe_dump(as_written(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
@@ -180,9 +145,19 @@ last reply whatever `data.train_on` was, which was `assistant` unless set: the d
 run that had a value without its meaning is not resumed with it."""
 
 
+CREDENTIAL = re.compile(r"[._](token|secret|passw(or)?d|credentials?|(api|access|secret)_?key)$", re.I)
+"""Keys whose value is a secret and not a setting."""
+
+
 def recipe_hash(recipe: Recipe) -> str:
-    """Hash of everything that decides the weights; a run only resumes with the same hash."""
-    values = {k: v for k, v in _without_added(to_dict(recipe)).items() if k not in NOT_IDENTITY}
+    """Hash of everything that decides the weights; a run only resumes with the same hash.
+
+    It is of the values that resolvers give, so that another `${oc.env:RATE}` is another run; of a token or
+    password it is of the expression, so that a renewed one is not.
+    """
+    secrets = {at: pair for at, pair in recipe.written.items() if CREDENTIAL.search(at)}
+    values = _without_added(kept(to_dict(recipe), secrets, plain=True))
+    values = {k: v for k, v in values.items() if k not in NOT_IDENTITY}
     for path, hashed in REREAD.get(recipe.stage, {}).items():
         section, key = path.split(".")
         values[section][key] = hashed.get(values[section][key], values[section][key])
@@ -218,19 +193,6 @@ def _forget(values: Any, keys: list[str], before: Any) -> None:
         del values[last]
 
 
-def flatten(values: Any, path: str = "") -> dict[str, Any]:
-    """The leaves by path: {"data.sources[0].name": "x", ...}."""
-    if isinstance(values, dict) and values:
-        return {
-            k: v
-            for key, item in values.items()
-            for k, v in flatten(item, f"{path}.{key}" if path else key).items()
-        }
-    if isinstance(values, list) and values:
-        return {k: v for i, item in enumerate(values) for k, v in flatten(item, f"{path}[{i}]").items()}
-    return {path: values}
-
-
 def diff(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The leaves in which two resolved recipes differ: path -> (value in a, value in b)."""
     flat_a, flat_b = flatten(a), flatten(b)
@@ -240,5 +202,17 @@ def diff(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
 
 def changes(old: dict[str, Any], recipe: Recipe) -> dict[str, tuple[Any, Any]]:
     """As `diff`, of the values in a run's recipe.yaml, which an earlier version may have written, and
-    `recipe`."""
-    return diff(_without_added(old), _without_added(to_dict(recipe)))
+    `recipe`. What a resolver gave is never a value of it: an earlier version, which saved it, has `...`."""
+    old = _without_added(old)
+    resolved = diff(old, _without_added(to_dict(recipe)))
+    found = min(diff(old, _without_added(as_written(recipe))), resolved, key=len)
+    texts = {at: text for at, (_, text) in recipe.written.items()}
+    above = {at: next((a for a in texts if at_or_below(at, a)), None) for at in found}
+    return {
+        at: pair if (a := above[at]) is None else (_expression(pair[0]), texts[a])
+        for at, pair in found.items()
+    }
+
+
+def _expression(value: Any) -> Any:
+    return value if isinstance(value, str) and "${" in value else ...

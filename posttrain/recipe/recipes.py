@@ -8,6 +8,7 @@ Three stages train (sft, dpo, rlvr); three sample completions and judge them (rl
 from __future__ import annotations
 
 import dataclasses
+import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -42,8 +43,15 @@ def _place(f: dataclasses.Field) -> int:
     return KEYS.index(f.name)
 
 
+class AsWritten:
+    """What knows which of its values resolvers gave."""
+
+    written = types.MappingProxyType({})
+    """Path -> (value, expression); set by `load`. No field: it is not part of the recipe."""
+
+
 @dataclass(kw_only=True)
-class Recipe:
+class Recipe(AsWritten):
     """What the recipes of all stages have in common."""
 
     stage: str
@@ -169,7 +177,7 @@ class PipelineStage:
 
 
 @dataclass
-class Pipeline:
+class Pipeline(AsWritten):
     """A chain of stages: `runs/<pipeline>/` contains a run directory for each, and one report."""
 
     pipeline: str

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe.bounds import folder_name, names, numbers
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import refused
 from posttrain.recipe.recipes import Pipeline, Recipe, TrainRecipe
@@ -27,18 +28,12 @@ LORA_INITS = (True, False, "gaussian", "pissa", "olora", "orthogonal")
 
 def check_recipe(recipe: Recipe, problems: Problems) -> None:
     """Adds every impossible combination in `recipe` to `problems`."""
-    for rule in (*RULES, *(TRAIN_RULES if isinstance(recipe, TrainRecipe) else ())):
+    for rule in (*RULES, *(TRAIN_RULES if isinstance(recipe, TrainRecipe) else ()), numbers):
         rule(recipe, problems)
 
 
 def name(recipe: Recipe, problems: Problems) -> None:
-    bad = not recipe.name or recipe.name.startswith(".") or any(c in recipe.name for c in "@:\\ /")
-    if bad or recipe.name.endswith(".."):
-        problems.add(
-            "name",
-            f"name = {recipe.name!r} cannot be a folder name: it must not be empty, start with a dot, end "
-            "with two dots or contain a slash, a backslash, a colon, an @ or a space",
-        )
+    folder_name("name", recipe.name, problems)
 
 
 def model(recipe: Recipe, problems: Problems) -> None:
@@ -231,7 +226,7 @@ def guard(recipe: TrainRecipe, problems: Problems) -> None:
     problems.require_above("guard.window", recipe.guard.window)
 
 
-RULES = (name, model, data, rewards, rollout, pairing, keep)
+RULES = (name, names, model, data, rewards, rollout, pairing, keep)
 TRAIN_RULES = (
     loss,
     train,
@@ -251,10 +246,12 @@ TRAIN_RULES = (
 def check_pipeline(pipeline: Pipeline, path: Path, problems: Problems) -> None:
     """Adds what is wrong with a pipeline: unknown or circular dependencies, missing recipe files."""
     names = [s.name for s in pipeline.stages]
+    folder_name("pipeline", pipeline.pipeline, problems)
     if not names:
         problems.add("stages", "stages is empty; add at least one stage")
     for i, stage in enumerate(pipeline.stages):
         at = f"stages[{i}]"
+        folder_name(f"{at}.name", stage.name, problems)
         if names.index(stage.name) != i:
             problems.add(f"{at}.name", f"{at}.name = {stage.name!r} is listed twice")
         for other in stage.after:
@@ -265,3 +262,4 @@ def check_pipeline(pipeline: Pipeline, path: Path, problems: Problems) -> None:
             near = did_you_mean(stage.recipe, [p.name for p in path.parent.glob("*.yaml")])
             problems.add(f"{at}.recipe", f"{path.parent / stage.recipe}: no such file{near}")
     problems.require_above("parallel", pipeline.parallel)
+    numbers(pipeline, problems)

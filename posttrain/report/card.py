@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from posttrain.base.printable import printable
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.report import markdown, tables
 from posttrain.report.facts import component_rows, facts
-from posttrain.report.text import loss_name, objective, printable
+from posttrain.report.text import loss_name, objective
 from posttrain.rundir.reading import RunData
 
 UNKNOWN = "not measured"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from posttrain.base.printable import printable
 from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
 from posttrain.report.findings import caveats, findings
 from posttrain.report.story import page_title
-from posttrain.report.text import labels, printable
+from posttrain.report.text import labels
 from posttrain.rundir.reading import PipelineData, RunData
 
 

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
 from posttrain.base.files import write_text
+from posttrain.base.printable import printable
 from posttrain.errors import RequestError
 from posttrain.report import chains, plots, tables, training_figures
 from posttrain.report.alerts import alerts
@@ -25,7 +26,7 @@ from posttrain.report.markdown import markdown_report
 from posttrain.report.numbers import Curve, curves, pooled
 from posttrain.report.step_plots import Line, over_steps
 from posttrain.report.story import page_title
-from posttrain.report.text import labels, loss_name, printable
+from posttrain.report.text import labels, loss_name
 from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
 
 __all__ = ["load_runs", "markdown_report", "render", "write_report"]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.base.files import number
-from posttrain.recipe.load import flatten
+from posttrain.base.printable import printable
+from posttrain.recipe import flatten
 from posttrain.recipe.sections import LOWER_IS_BETTER
-from posttrain.report.text import both_ends, printable, share
+from posttrain.report.text import both_ends, share
 from posttrain.rundir.reading import RunData, pass_k
 from posttrain.rundir.rollouts import RolloutRow, pick
 from posttrain.types import Score

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.base.printable import printable
 from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
 from posttrain.report.findings import caveats, findings
-from posttrain.report.text import printable
 from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
 
 
@@ -38,7 +38,7 @@ def show(path: Path, console: Console, json: bool = False) -> None:
         value: Any = summaries[0]
         if pipeline:
             value = {"pipeline": pipeline.name, "stages": pipeline.stages, "runs": summaries}
-        text = jsonlib.dumps(value, indent=2, ensure_ascii=False)
+        text = jsonlib.dumps(value, indent=2)  # ASCII: no encoding of a terminal lacks it
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
     if pipeline:
@@ -154,7 +154,7 @@ def _show_mixture(run: RunData, console: Console) -> None:
 def _report_line(path: Path, console: Console) -> None:
     report = path / "report.html"
     where = str(report) if report.exists() else f"none yet (posttrain report {path})"
-    console.print(Text.assemble(("report ", "dim"), where), soft_wrap=True)
+    console.print(Text.assemble(("report ", "dim"), printable(where)), soft_wrap=True)
 
 
 def _table(console: Console, head: list[str], rows: Sequence[Sequence[Any]], numbers: bool = True) -> None:

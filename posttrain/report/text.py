@@ -1,22 +1,16 @@
-"""Text for terminal and page: control characters spelt out, numbers as tables print them, labels of runs.
+"""Text for terminal and page: long texts shortened, numbers as tables print them, labels of runs.
 
-Control characters, characters that change the direction of text and halves of surrogate pairs are written as
-escapes. Left out: markup, which rich's `Text` and the page's template escape.
+Left out: markup, which rich's `Text` and the page's template escape.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
+from posttrain.base.printable import printable
 from posttrain.report.numbers import Difference
 from posttrain.rundir.reading import RunData
 
-UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls except tab and newline: ESC and the C1 controls included
-    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # invisible, or changes direction
-    "\ud800-\udfff\U000e0000-\U000e007f]"  # surrogates, tags
-)
 LOSSES = {
     "cross_entropy": ("Cross-entropy", ""),
     "confidence_limited": ("Confidence-limited", "n"),
@@ -30,16 +24,6 @@ SYMBOL = {"n": "N", "power": "a", "focal": "γ", "maxrl": "T"}
 """Symbol of that parameter: of `n`, or of the `exponent` of a loss."""
 WITH_K = {"pkpo": "k", "pass_at_k": "k", "confidence": "N"}
 """Advantages that read `policy.k`, and its symbol there."""
-
-
-def printable(text: object) -> str:
-    r"""`text` with characters such as `\x1b` and `\u202e` spelt out; \r\n counts as a newline."""
-    return UNSAFE.sub(_spelt, str(text).replace("\r\n", "\n"))
-
-
-def _spelt(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def both_ends(text: object, most: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from posttrain.base.printable import printable
 from posttrain.report.facts import (
     FAILED_CHECKS,
     SAMPLING,
@@ -24,7 +25,6 @@ from posttrain.report.facts import (
 from posttrain.report.numbers import mean, series
 from posttrain.report.plots import success_bars
 from posttrain.report.step_plots import Line, Scale, over_steps, smoothing
-from posttrain.report.text import printable
 from posttrain.rundir.reading import RunData
 
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from posttrain.errors import RequestError
 from posttrain.rundir.checkpoints import NAME, digest
 
@@ -126,11 +129,15 @@ def _gone(base: Path, file: Path) -> str:
 
 
 def _options(folder: Path) -> dict[str, Any]:
+    """`model.options` of the run; what resolvers gave (`${oc.env:TOKEN}`) was saved as written."""
     file = folder / "checkpoint.json"
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8")).get("model_options", {})
+        options = json.loads(file.read_text(encoding="utf-8")).get("model_options", {})
+        return OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RequestError(f"{file}: model_options: {str(error).splitlines()[0]}") from None
     except (OSError, ValueError, AttributeError) as error:
         raise RequestError(f"{file} is damaged ({error})") from error
 

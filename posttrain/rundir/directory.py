@@ -1,16 +1,12 @@
-"""The run directory: its paths, `run.json`, the start rule, and the lock.
+"""The run directory: its paths, `run.json`, and the start rule.
 
 Start rule: an empty directory starts a new run; a directory that contains a run resumes it if the recipe is
-the same, otherwise the request is refused (exit code 2) with the keys that differ. A lock that is held as
-long as the process lives keeps two launches from writing into one run. Left out: the content of the files
-(the modules beside this one).
+the same, otherwise the request is refused (exit code 2) with the keys that differ. Left out: the lock
+(`lock.py`), the content of the files (the modules beside this one).
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
+from posttrain.rundir.lock import DirectoryLock
 
 REMEDY = "choose another name=..., or remove the folder"
 
@@ -36,7 +33,7 @@ class RunDir:
         self.scores = self.path / "scores.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
-        self._lock: int | None = None
+        self._lock = DirectoryLock(self.path)
 
     def info(self) -> dict[str, Any]:
         """The content of `run.json`; empty before the first start. Raises `WorkError` where it is damaged."""
@@ -55,31 +52,11 @@ class RunDir:
         Raises:
             RequestError: another live process has it, or the directory cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            reason = f"{self.path} cannot be created: {error.strerror}; choose another output_dir"
-            raise RequestError(reason) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise RequestError(f"{self.path} is being written by another process") from None
-        except OSError:  # a file system without locks: continue without one
-            os.close(handle)
-            return
-        self._lock = handle
+        self._lock.take()
 
     def unlock(self) -> None:
         """Releases the lock before the process ends; removes the directory if nothing was written into it."""
-        if self._lock is not None:
-            with contextlib.suppress(OSError):
-                if [p.name for p in self.path.iterdir()] == [".lock"]:
-                    (self.path / ".lock").unlink()
-                    self.path.rmdir()
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def start(self, recipe: Recipe, facts: dict[str, Any]) -> bool:
         """Claims the directory for `recipe` and writes recipe.yaml and run.json; returns whether a run is
@@ -116,10 +93,20 @@ class RunDir:
                     f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
                     f" {REMEDY}"
                 ) from None
-            changed = changes(old, recipe)
-            lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
-            reread = REREAD.get(recipe.stage, {})
-            lines = lines or [f"  {key}: an earlier version read it otherwise" for key in reread]
+            lines = _differences(old, recipe)
             message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True
+
+
+def _differences(old: Any, recipe: Recipe) -> list[str]:
+    """A line for each key in which `recipe` differs from the values in a run's recipe.yaml. What resolvers
+    give is not shown."""
+    changed = list(changes(old, recipe).items())[:12]
+    if changed:
+        return [f"  {key}: {'another value' if a is ... else repr(a)} -> {b!r}" for key, (a, b) in changed]
+    given = [f"  {key}: {text!r} may give another value now" for key, (_, text) in recipe.written.items()][
+        :12
+    ]
+    reread = [f"  {key}: an earlier version read it otherwise" for key in REREAD.get(recipe.stage, {})]
+    return given + reread

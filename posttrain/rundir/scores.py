@@ -8,13 +8,12 @@ Several processes may write at the same time. Left out: tables of scores (`repor
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import append_jsonl, number, plain, read_jsonl, write_jsonl
+from posttrain.base.files import append_jsonl, lock, number, plain, read_jsonl, write_jsonl
 from posttrain.errors import WorkError
 from posttrain.types import Score
 
@@ -69,7 +68,7 @@ class ScoreStore:
         try:
             self.run_dir.mkdir(parents=True, exist_ok=True)
             with open(self.run_dir / ".scores.lock", "w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file)
                 yield
         except OSError as error:
             raise WorkError(f"cannot write {self.path}: {error.strerror or error}") from error

@@ -30,7 +30,9 @@ def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
     recipes: dict[str, Recipe] = {}
     for i, stage in enumerate(pipeline.stages):
         try:
-            recipe = load(path.parent / stage.recipe, stage.overrides)
+            # as written: the stage resolves it, so that its own recipe has no value of the environment
+            overrides = [getattr(override, "written", override) for override in stage.overrides]
+            recipe = load(path.parent / stage.recipe, overrides)
         except RequestError as error:
             raise RequestError(f"{path}: stage {stage.name!r}: {error}") from error
         if isinstance(recipe, Pipeline):

@@ -114,7 +114,11 @@ def is_coming(source: Source, coming: Collection[str]) -> bool:
 
 
 def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
-    limit = max_positions(recipe, folder)
+    try:
+        limit = max_positions(recipe, folder)
+    except RequestError as error:
+        problems.add("model", str(error))
+        return
     new = recipe.rollout.max_new_tokens if isinstance(recipe, RolloutRecipe) else 0
     if limit is None or recipe.data.max_length + new <= limit:
         return
@@ -128,7 +132,11 @@ def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
 def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
     """The model's longest sequence where the recipe or the config in `folder` says it, else None."""
     if recipe.model.from_config is not None:
-        return recipe.model.from_config.options.get("max_position_embeddings")
+        given = recipe.model.from_config.options.get("max_position_embeddings")
+        if given is not None and not isinstance(given, int):
+            at = "model.from_config.options.max_position_embeddings"
+            raise RequestError(f"{at} = {given!r} must be a whole number")
+        return given
     config = folder / "config.json" if folder is not None else None
     if config is None or not config.is_file():
         return None

@@ -20,6 +20,7 @@ from posttrain.base.stop import StopRequest
 from posttrain.errors import WorkError
 from posttrain.recipe import Pipeline, Recipe
 from posttrain.report.page import write_report
+from posttrain.rundir.lock import DirectoryLock
 from posttrain.stages.pipeline import dependencies, load_pipeline, stage_recipes
 from posttrain.stages.preflight import preflight
 from posttrain.stages.stage_process import StageProcess, finished
@@ -34,7 +35,7 @@ def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: 
     that launches each stage.
 
     Raises:
-        RequestError: the pipeline or a recipe is wrong; nothing was started.
+        RequestError: the pipeline or a recipe is wrong, or another process runs it; nothing was started.
         WorkError: names the stages that failed and their logs.
     """
     pipeline = load_pipeline(path, overrides)
@@ -43,8 +44,16 @@ def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: 
     coming = {str(root / name) for name in recipes}
     for name, recipe in recipes.items():
         preflight(recipe, coming, f"{path}: stage {name!r}")
-    root.mkdir(parents=True, exist_ok=True)
-    states = _Schedule(pipeline, recipes, root, accelerate).run(console)
+    lock = DirectoryLock(root)
+    lock.take()
+    try:
+        return _run(_Schedule(pipeline, recipes, root, accelerate), console)
+    finally:
+        lock.release()
+
+
+def _run(schedule: _Schedule, console: Console) -> Path:
+    root, states = schedule.root, schedule.run(console)
     unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
     if unfinished:
         lines = [

@@ -122,3 +122,11 @@ def test_settings_may_follow_an_option(call, plain_recipe):
     assert answer.code == 0
     assert "= 1 (micro) x 2 (ranks) x 4 (accumulation)" in answer.out
     assert "steps: 7" in answer.out
+
+
+def test_a_stage_run_by_its_path_is_told_how(root):
+    """The folder of the script comes first on the path, and with it a module called types."""
+    command = [sys.executable, "-S", str(root / "posttrain" / "sft.py"), "recipe.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 1 and done.stderr.startswith("error: run a stage by `posttrain run RECIPE`")
+    assert len(done.stderr.splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -148,10 +149,30 @@ def test_two_processes_on_one_run(call, recipe, run_copy):
     other = RunDir(run_copy)
     other.lock()
     try:
-        call("run", recipe, *STEPS).refuses("is being written by another process")
+        call("run", recipe, *STEPS).refuses(
+            f"is being written by process {os.getpid()} of ", "on host", "since"
+        )
         assert call("show", run_copy).code == 0
     finally:
         other.unlock()
+
+
+@pytest.mark.slow
+def test_a_run_through_a_link(call, recipe, run_copy):
+    """Resumed, shown and reported like the directory that it stands for."""
+    shutil.rmtree(weights(run_copy, 4).parent)
+    link = run_copy.with_name("link")
+    link.symlink_to(run_copy, target_is_directory=True)
+    answer = call("run", recipe, *STEPS, "name=link")
+    assert answer.code == 0 and weights(run_copy, 4).is_file() and link.is_symlink()
+    steps = [json.loads(line)["step"] for line in (run_copy / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 3, 4], "from the checkpoint of step 2"
+    for path in (link, run_copy):
+        shown = call("show", path)
+        assert shown.code == 0 and "step 4 of 4" in shown.out
+        assert call("report", path, "--out", f"{path.name}.html").code == 0
+    parts = [Path(f"{name}.html").read_text() for name in ("link", "case")]
+    assert "step 4" in parts[0].lower() and len(parts[0]) == pytest.approx(len(parts[1]), rel=0.01)
 
 
 @pytest.mark.slow

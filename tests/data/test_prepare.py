@@ -9,6 +9,7 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import time
 from dataclasses import replace
 
@@ -251,7 +252,8 @@ def test_a_held_lock_is_named_at_the_deadline(data, source, tokenizer):
     kind, text, worked = result(receiver)
     holder.kill()
     assert kind == "WorkError" and worked == 0
-    assert "source 'numbers': another process" in text and "prepare_timeout" in text
+    assert f"source 'numbers': process {holder.pid} of " in text and "(since 20" in text
+    assert f"on host {socket.gethostname()}" in text and "prepare_timeout" in text
 
 
 @pytest.mark.slow

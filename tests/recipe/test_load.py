@@ -4,41 +4,12 @@ spelling."""
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import yaml
 
-from posttrain.errors import RequestError
 from posttrain.recipe import STAGES, Pipeline, SftRecipe, diff, load, recipe_hash, to_dict, to_yaml
-
-MINIMAL = """\
-stage: sft
-name: small
-model: {from_config: {model_type: llama, options: {hidden_size: 32}}, tokenizer: builtin:bytes}
-data:
-  sources:
-    - name: a
-      path: a.jsonl
-train:
-  learning_rate: 1e-3
-  global_batch_size: 8
-  max_steps: 10
-"""
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(MINIMAL)
-    return path
-
-
-def fails(path: Path, *overrides: str) -> str:
-    with pytest.raises(RequestError) as caught:
-        load(path, list(overrides))
-    assert caught.value.exit_code == 2
-    return str(caught.value)
+from tests.recipe.minimal import MINIMAL, fails
 
 
 def test_a_minimal_recipe_loads_with_defaults(recipe):

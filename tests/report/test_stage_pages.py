@@ -10,12 +10,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from posttrain.base.printable import UNSAFE
 from posttrain.report.card import model_card
 from posttrain.report.page import load_runs, markdown_report, render, write_report
 from posttrain.report.plots import success_bars
 from posttrain.report.step_plots import Line, over_steps
 from posttrain.report.terminal import show
-from posttrain.report.text import UNSAFE
 from tests.report import stages
 from tests.report.test_page import Parsed
 from tests.rundir.written import HOSTILE, lines, rollout

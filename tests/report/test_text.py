@@ -7,7 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.report.text import UNSAFE, both_ends, printable
+from posttrain.base.printable import UNSAFE, printable
+from posttrain.report.text import both_ends
 
 MOVES = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 ANY = st.characters(exclude_categories=())

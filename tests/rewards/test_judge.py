@@ -182,6 +182,16 @@ def test_failures_that_stay_are_errors_at_once(server, status):
     assert len(server.asked) == 1
 
 
+def test_a_key_in_the_url_is_in_no_reason(server):
+    server.reply = lambda user, number: (500, "x")
+    url = f"{server.url}/a-key?code=another"
+    (down,) = judged(server, "a", retries=0, url=url)
+    server.close()
+    (gone,) = judged(server, "a", retries=0, url=url)
+    for reason in (down.reason, gone.reason):
+        assert server.url.removesuffix("/v1") in reason and "key" not in reason and "code" not in reason
+
+
 def test_a_server_that_fails_or_is_not_there_is_an_error_not_a_zero(server):
     server.reply = lambda user, number: (500, "x")
     (verdict,) = judged(server, "a", retries=1)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from posttrain.errors import RequestError
-from posttrain.recipe import load, recipe_hash, to_dict, to_yaml
+from posttrain.recipe import as_written, load, recipe_hash, to_yaml
 from posttrain.stages.pipeline import dependencies, stage_recipes
 from posttrain.stages.stage_process import finished
 from tests.conftest import ROOT
@@ -25,7 +25,7 @@ output_dir: {out}
 stages:
   - {{name: first, recipe: case.yaml, overrides: [train.max_steps=3]}}
   - {{name: second, recipe: case.yaml, overrides: [train.max_steps=2, model.init=first]}}
-  - {{name: broken, recipe: case.yaml, overrides: [train.learning_rate=1e30, train.max_steps=30]}}
+  - {{name: broken, recipe: case.yaml, overrides: [train.learning_rate=1e3, train.max_steps=30]}}
   - {{name: never, recipe: case.yaml, after: [broken]}}
 """
 
@@ -64,7 +64,7 @@ def test_a_finished_stage_is_known_by_the_values_of_its_recipe(recipe):
     (run / "recipe.yaml").write_text(to_yaml(stage))
     assert finished(stage)
     moved = {
-        key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in to_dict(stage).items()
+        key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in as_written(stage).items()
     }
     (run / "recipe.yaml").write_text(yaml.safe_dump(dict(reversed(moved.items())), sort_keys=False))
     assert (run / "recipe.yaml").read_text() != to_yaml(stage) and finished(stage)
@@ -81,7 +81,7 @@ def test_a_finished_stage_is_known_by_the_values_of_its_recipe(recipe):
 def test_what_is_compared_survives_its_file(path):
     """YAML has no tuples: a recipe with one would never equal its own recipe.yaml."""
     values = load(path)
-    assert yaml.safe_load(to_yaml(values)) == to_dict(values)
+    assert yaml.safe_load(to_yaml(values)) == as_written(values)
 
 
 @pytest.mark.slow

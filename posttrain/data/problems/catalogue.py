@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from posttrain.base.registry import Registry, import_path
+from posttrain.base.resolved import plain_text
 from posttrain.data.problems import (
     arithmetic,
     calendar,
@@ -75,7 +76,7 @@ class FunctionGenerator:
     def __call__(self, options: Any) -> list[dict[str, Any]]:
         """The rows. Raises RequestError if the function raises ValueError or gives no rows, or not dicts."""
         try:
-            rows = list(self.function(**vars(options)))
+            rows = list(self.function(**plain_text(vars(options))))
         except ValueError as error:
             raise RequestError(f"generator {self.name}: {error}") from error
         for index, row in enumerate(rows):

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from posttrain.base.printable import server_of
 from posttrain.rewards.code import check
 from posttrain.rewards.code.row import Tests
 from posttrain.rewards.code.sandbox import bundle
@@ -78,7 +79,7 @@ def verdict_of(completion: str, tests: Tests, limits: check.Limits, url: str) ->
         else:
             verdict = functions(url, found, tests, limits)
     except Down as error:
-        verdict = Verdict(None, "error", f"the sandbox server at {url}: {error}")
+        verdict = Verdict(None, "error", f"the sandbox server at {server_of(url)}: {error}")
     verdict.details["backend"] = "remote"
     return verdict
 

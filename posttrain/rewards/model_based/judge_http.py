@@ -1,8 +1,8 @@
 """Questions to an OpenAI-compatible endpoint, with retries, a deadline, and replies cached on disk.
 
 A failure tells whether the endpoint failed (`down`) or refused one question. The API key is read from an
-environment variable when it is needed, and is never part of a message, a file or a cache key. Left out:
-streaming, images, tools.
+environment variable when it is needed, and is never part of a message, a file or a cache key; of the URL,
+which may hold one too, messages name only the host. Left out: streaming, images, tools.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import cache_home, write_text
+from posttrain.base.printable import server_of
 from posttrain.errors import RequestError, WorkError
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -149,18 +150,20 @@ class Endpoint:
         try:
             status, headers, data = self._post(json.dumps(body).encode("ascii"), min(self.timeout_s, left))
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            raise Unanswered("again", f"{self.url}: {type(error).__name__}") from None
+            raise Unanswered("again", f"{server_of(self.url)}: {type(error).__name__}") from None
         if status in AGAIN:
-            failure = Unanswered("again", f"{self.url}: HTTP {status}")
+            failure = Unanswered("again", f"{server_of(self.url)}: HTTP {status}")
             with contextlib.suppress(ValueError):
                 failure.after_s = min(float(headers.get("retry-after", 0)), LONGEST_PAUSE_S)
             raise failure
         if status != 200:
-            raise Unanswered("refused" if status in REFUSED else "down", f"{self.url}: HTTP {status}")
+            raise Unanswered(
+                "refused" if status in REFUSED else "down", f"{server_of(self.url)}: HTTP {status}"
+            )
         try:
             return str(json.loads(data)["choices"][0]["message"]["content"] or "")
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            raise Unanswered("again", f"{self.url}: the reply is not a chat completion") from None
+            raise Unanswered("again", f"{server_of(self.url)}: the reply is not a chat completion") from None
 
     def _post(self, body: bytes, limit_s: float) -> tuple[int, Any, bytes]:
         """Status, headers and body, within `limit_s` seconds in all even if the server sends byte by byte."""
