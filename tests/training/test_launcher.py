@@ -135,7 +135,7 @@ def test_log_probabilities_of_fsdp2_are_not_rounded(alone, ours):
 def test_what_enters_the_head_under_fsdp2_is_not_rounded(alone, kind, cast):
     """In bf16 a normalizer of 12345 is 12352, and p = .9973 is .99609375, so that 1 - p is .00390625 for
     .0027. Python's numbers are never cast, and one process has no policy."""
-    model, plain = prepared(kind, True, cast_forward_inputs=cast), fused(kind)
+    model, plain = prepared(kind, True, **({"cast_forward_inputs": True} if cast else {})), fused(kind)
     rows = {"input_ids": IDS, "labels": IDS, "segment_ids": torch.ones_like(IDS)}
 
     def output(of, **more):
