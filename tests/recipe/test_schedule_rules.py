@@ -13,16 +13,7 @@ from transformers.training_args import OptimizerNames
 
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
-from posttrain.recipe.trl_fields import enum_values, integration_names, schedule_arguments
-from tests.tiny import RECIPE
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """A recipe file; what it names need not exist."""
-    path = tmp_path / "case.yaml"
-    path.write_text(RECIPE.format(out=tmp_path, model="org/model", rows="rows.jsonl"))
-    return path
+from posttrain.recipe.library_source import enum_values, integration_names, schedule_arguments
 
 
 def kwargs(**given) -> str:
@@ -32,7 +23,10 @@ def kwargs(**given) -> str:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["train.lr_scheduler_type=cosin"], "lr_scheduler_type = 'cosin' (did you mean 'cosine'?)"),
+        (
+            ["train.lr_scheduler_type=cosin"],
+            "lr_scheduler_type = 'cosin' is not a schedule of transformers (did you mean 'cosine'?)",
+        ),
         (
             ["train.warmup_steps=3"],
             "train.lr_scheduler_type = constant ignores train.warmup_steps = 3; use constant_with_warmup",
@@ -71,7 +65,11 @@ def kwargs(**given) -> str:
             "does not read it (did you mean 'num_cycles'?)",
         ),
         (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping"),
-        (["train.optim=adamw"], "train.optim = 'adamw' (did you mean 'adamw_torch'?)"),
+        (
+            ["train.optim=adamw"],
+            "train.optim = 'adamw' is not an optimizer of transformers (did you mean 'adamw_torch'?)",
+        ),
+        (["train.optim=foo"], "train.optim = 'foo' is not an optimizer of transformers"),
         (["train.adam_beta1=0.8"], "train.adam_beta1 is not used by train.optim = sgd; remove it"),
         (
             ["train.optim=lion_32bit", "train.adam_epsilon=1e-6"],
@@ -104,6 +102,14 @@ def kwargs(**given) -> str:
 def test_what_is_refused(recipe, overrides, sentence):
     with pytest.raises(RequestError, match=re.escape(sentence)):
         load_stage(recipe, overrides, "sft")
+
+
+def test_a_schedule_that_is_refused_is_not_suggested(recipe):
+    for wrong in ("foo", "greeedy", "reduce_lr_on_plateu"):
+        with pytest.raises(RequestError) as error:
+            load_stage(recipe, [f"train.lr_scheduler_type={wrong}"], "sft")
+        said = str(error.value).partition("transformers")[2]
+        assert "greedy" not in said and "plateau" not in said, said
 
 
 @pytest.mark.parametrize(
