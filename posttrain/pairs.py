@@ -26,7 +26,7 @@ from posttrain.base.files import stream_jsonl, write_json
 from posttrain.errors import WorkError
 from posttrain.recipe import PairsRecipe
 from posttrain.rollouts.continuations import Continuer
-from posttrain.rollouts.groups import Prompt
+from posttrain.rollouts.groups import Prompt, too_many_failed
 from posttrain.rollouts.pairing import STRATEGIES, NoPair, Pair, pair_row
 from posttrain.rollouts.rates import Rate, by_count, rate_of
 from posttrain.rollouts.records import Row, groups_of
@@ -133,11 +133,9 @@ class PairsStage:
     def _refuse_failures(self) -> None:
         """Values of solution steps mean nothing where too many checks of a chunk's continuations failed."""
         most = self.recipe.rollout.max_failed
-        if self.failed > most * self.continued:
-            raise WorkError(
-                f"{self.failed} of {self.continued} checks of continuations failed, "
-                f"more than rollout.max_failed = {most:g}"
-            )
+        why = too_many_failed(self.failed, self.continued, most, "of continuations failed")
+        if why is not None:
+            raise WorkError(why)
 
 
 def sample(recipe: PairsRecipe) -> RunDir:

@@ -241,9 +241,8 @@ def pretend(patch: pytest.MonkeyPatch) -> None:
     from trl.generation import vllm_client, vllm_generation
 
     from posttrain.generation import vllm_settings
-    from posttrain.stages import preflight, train
+    from posttrain.stages import train
 
-    patch.setattr(preflight, "why_on_cpu", lambda: None)
     patch.setattr(train, "trains_on_cpu", lambda: False)
     patch.setattr(vllm_settings, "find_spec", lambda name: True)
     for module in (vllm_client, vllm_generation):

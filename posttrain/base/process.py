@@ -44,13 +44,18 @@ def _from_launcher(variable: str, alone: int) -> int:
     return int(os.environ.get(variable) or alone)
 
 
+def flag(name: str) -> bool:
+    """Whether the environment variable `name`, of accelerate, is on."""
+    return os.environ.get(name, "").lower() in ("1", "true", "yes")
+
+
 def why_on_cpu() -> str | None:
     """Why a launch from here would train on the CPU, in a few words; None where it would use a GPU.
 
     Torch is not asked, for it takes seconds to import. `CUDA_VISIBLE_DEVICES` is believed: a login node
     without a GPU says with `CUDA_VISIBLE_DEVICES=0` that the job will have one.
     """
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+    if flag("ACCELERATE_USE_CPU"):
         return "accelerate is told to use the CPU"
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

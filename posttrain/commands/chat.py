@@ -27,11 +27,11 @@ def run(options: argparse.Namespace) -> None:
     """Reads messages from standard input and streams replies to standard output.
 
     Raises:
-        RequestError: there is no such model, or it has no chat template.
+        RequestError: there is no such model, or it has no chat template, or one that refuses the messages.
     """
     import torch
 
-    from posttrain.data.template import load_template
+    from posttrain.data.template import own_template
     from posttrain.data.tokenizers import load_tokenizer
     from posttrain.models.load import load_scored
 
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> None:
     if not tokenizer.chat_template:
         raise RequestError(f"{path} has no chat template, so it was not trained on conversations")
     model = load_scored(path, "cuda" if torch.cuda.is_available() else "cpu")
-    stops = end_tokens(model, tokenizer, load_template("tokenizer", tokenizer).stops)
+    template = own_template(tokenizer)
+    stops = end_tokens(model, tokenizer, template.stops if template else ())
     start = [{"role": "system", "content": options.system}] if options.system else []
     messages = list(start)
     print(HELP, file=sys.stderr)
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
             messages = list(start)
             continue
         messages.append({"role": "user", "content": text})
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt = _prompt(tokenizer, messages, path)
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
         positions = getattr(model.config, "max_position_embeddings", None)
         room = options.max_new_tokens if positions is None else positions - ids["input_ids"].shape[1]
@@ -64,6 +65,16 @@ def run(options: argparse.Namespace) -> None:
         stream = Stream(tokenizer, stops)
         _sample(model, ids, limit, options.temperature, stream)
         messages.append({"role": "assistant", "content": stream.text})
+
+
+def _prompt(tokenizer: Any, messages: list[dict[str, str]], path: str) -> str:
+    """The conversation up to where the reply begins."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:  # for example no system messages
+        raise RequestError(f"the chat template of {path} refuses the conversation: {error}") from error
 
 
 def _message() -> str:

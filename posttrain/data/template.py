@@ -9,6 +9,7 @@ text elsewhere. Left out: tools, images, several named templates in one tokenize
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -20,6 +21,8 @@ from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
 from posttrain.types import Message
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path(__file__).parent / "templates"
 NAMES = ("tokenizer", "chatml", "llama3", "tulu", "plain")
@@ -138,6 +141,18 @@ def load_template(name: str, tokenizer) -> Template:
     else:
         source = _file(name)
     return _build(name, source, tokenizer, tokenizer.bos_token, tokenizer.eos_token)
+
+
+def own_template(tokenizer: Any) -> Template | None:
+    """The chat template of `tokenizer`; None where there is none, or, with a warning, where its end of turn
+    is not known."""
+    if not tokenizer.chat_template:
+        return None
+    try:
+        return load_template("tokenizer", tokenizer)
+    except RequestError as error:
+        log.warning("the end of an assistant turn is not known: %s", error)
+        return None
 
 
 @lru_cache(maxsize=8)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain.data.template import Template
+from posttrain.data.template import Template, own_template
 from posttrain.errors import WorkError
 from posttrain.models.adapters import merge
-from posttrain.models.generation_config import own_template, stop_as_trained, with_generation_config
+from posttrain.models.generation_config import stop_as_trained, with_generation_config
 from posttrain.models.load import LOADING, load_scored
 from posttrain.types import Message
 
@@ -35,7 +35,7 @@ SPOKEN: list[Message] = [
     {"role": "assistant", "content": "It is 42."},
 ]
 PART = 64
-"""At most so many tokens of the conversation, and as many ids spread over the vocabulary."""
+"""Maximum number of tokens of the conversation, and of ids spread over the vocabulary."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from posttrain.data.template import Template, load_template
-from posttrain.errors import RequestError
+from posttrain.data.template import Template
 from posttrain.generation.base import end_tokens
 
 log = logging.getLogger(__name__)
@@ -45,17 +44,6 @@ def stop_as_trained(model: Any, tokenizer: Any, template: Template | None) -> No
             template.end_of_turn,
             len(template.end_ids),
         )
-
-
-def own_template(tokenizer: Any) -> Template | None:
-    """The chat template of `tokenizer`; None where there is none, or none with an end of turn."""
-    if not tokenizer.chat_template:
-        return None
-    try:
-        return load_template("tokenizer", tokenizer)
-    except RequestError as error:
-        log.warning("the end of an assistant turn is not known: %s", error)
-        return None
 
 
 def take_generation_config(model: Any, folder: str | Path) -> None:

@@ -33,18 +33,23 @@ class Field:
     open: bool = False
     """Whether `train.extra`, or `model.lora.options`, may set it."""
     refuse: str = ""
-    """What a user who tries to set it is told."""
+    """What a user who tries to set it is told, where that is not the reason of the row."""
     since: str = ""
     """Version of the library from which on the class has this field, or this default."""
     before: Any = None
     """Its default before `since`, if it existed: a list of that one value."""
 
+    @property
+    def reason(self) -> str:
+        """Why a user may not set it."""
+        if self.kind == "recipe":
+            return self.refuse or f"use {self.value} instead"
+        return self.refuse or (self.why if self.kind == "set" else self.value)
+
 
 def _field(row: dict[str, Any]) -> Field:
     kind = next(kind for kind in KINDS if kind in row)
     extras = {k: v for k, v in row.items() if k not in (kind, "default", "before")}
-    if kind == "recipe":
-        extras.setdefault("refuse", f"use {row['recipe']} instead")
     if "before" in row:
         extras["before"] = [row["before"]]
     return Field(row["default"], kind, row[kind], **extras)
@@ -80,11 +85,11 @@ def decision(field: Field) -> tuple[Any, ...]:
 
 
 def fixed(class_name: str) -> dict[str, Any]:
-    """The values that posttrain always gives to the class."""
+    """The values that posttrain gives to the class; of an `open` field the user's replaces it."""
     rows = table()[class_name].items()
     return {name: copy.deepcopy(field.value) for name, field in rows if field.kind == "set"}
 
 
 def refused(class_name: str) -> dict[str, str]:
     """Fields that a user may not set directly -> what the user is told."""
-    return {name: field.refuse for name, field in table()[class_name].items() if not field.open}
+    return {name: field.reason for name, field in table()[class_name].items() if not field.open}

@@ -14,13 +14,13 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.bounds import folder_name, names, numbers
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import refused
+from posttrain.recipe.library_source import lora_fields, model_fields
 from posttrain.recipe.recipes import Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.schedule_rules import optimizer, schedule
 from posttrain.recipe.schema import FromConfig, Lora, Model
 from posttrain.recipe.sections import LOWER_IS_BETTER
 from posttrain.recipe.stage_rules import keep, pairing, policy, preference, rewards, rollout
 from posttrain.recipe.train_rules import loss, noise, train
-from posttrain.recipe.trl_fields import lora_fields, model_fields
 
 TOKENIZERS = ("builtin:digits", "builtin:bytes")
 LORA_INITS = (True, False, "gaussian", "pissa", "olora", "orthogonal")

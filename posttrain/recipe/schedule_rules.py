@@ -12,8 +12,8 @@ from typing import Any
 
 from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems
+from posttrain.recipe.library_source import enum_values, schedule_arguments
 from posttrain.recipe.recipes import TrainRecipe
-from posttrain.recipe.trl_fields import enum_values, schedule_arguments
 
 NEEDED = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -22,7 +22,7 @@ NEEDED = {
     "polynomial": ("lr_end",),
 }
 """Schedule -> arguments of which one must be given. transformers has a default for `lr_end` only: 1e-7, a
-tenth of the usual rate of a preference run."""
+tenth of the rate that TRL's DPOConfig has (1e-6)."""
 WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
 BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a metric of the library's evaluation loop, which does not run here."""
@@ -46,7 +46,8 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
     extra = "train.extra.lr_scheduler_kwargs"
     known = enum_values("trainer_utils.py", "SchedulerType")
     if name not in known:
-        problems.add(at, f"{at} = {name!r}{did_you_mean(name, known)}")
+        near = did_you_mean(name, known - set(BY_EVALUATION))
+        problems.add(at, f"{at} = {name!r} is not a schedule of transformers{near}")
         return
     if name in BY_EVALUATION:
         problems.add(at, f"{at} = {name} follows the library's evaluation, which does not run; use cosine")
@@ -98,7 +99,7 @@ def optimizer(recipe: TrainRecipe, problems: Problems) -> None:
     known = enum_values("training_args.py", "OptimizerNames")
     if name not in known:
         usual = "adamw_torch" if name in ("adam", "adamw") else name
-        problems.add(at, f"{at} = {name!r}{did_you_mean(usual, known)}")
+        problems.add(at, f"{at} = {name!r} is not an optimizer of transformers{did_you_mean(usual, known)}")
         return
     defaults = {
         f: type(t).__dataclass_fields__[f].default for f in ("adam_beta1", "adam_beta2", "adam_epsilon")

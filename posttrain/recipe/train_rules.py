@@ -7,9 +7,9 @@ from __future__ import annotations
 from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import STAGES, refused
+from posttrain.recipe.library_source import config_fields, integration_names
 from posttrain.recipe.recipes import Recipe, SftRecipe, TrainRecipe
 from posttrain.recipe.schema import Loss
-from posttrain.recipe.trl_fields import config_fields, integration_names
 
 EXPONENTS = ("power", "focal", "maxrl")
 """Losses that read `loss.exponent`."""
@@ -37,11 +37,11 @@ def train(recipe: TrainRecipe, problems: Problems) -> None:
     if batch > 0 and micro > 0 and batch % micro:
         at = "train.global_batch_size"
         problems.add(at, f"{at} = {batch} is not a multiple of train.per_device_train_batch_size = {micro}")
-    _loggers(t.report_to, problems)
+    _logger_names(t.report_to, problems)
     _extra(recipe, problems)
 
 
-def _loggers(names: list[str], problems: Problems) -> None:
+def _logger_names(names: list[str], problems: Problems) -> None:
     """Names of transformers; `all` and `none` stand alone."""
     at = "train.report_to"
     for name in names:

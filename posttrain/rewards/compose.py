@@ -3,7 +3,7 @@
 value = sum of weight * component. If the check of a component failed, the value is None and training leaves
 the completion out: a failed check is not counted as 0. A row may name its verifiers in a column `rewards`;
 shaping terms apply to every row. Left out: the share of failed checks at which a run stops; see
-`too_many_failed` in `rollouts/stats.py` and `stages/sample.py`.
+`too_many_failed` in `rollouts/groups.py`.
 """
 
 from __future__ import annotations

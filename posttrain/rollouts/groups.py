@@ -97,3 +97,10 @@ def score(
     graded = iter(rewards.grade(texts, rows, rollout.deadline, done=done))
     for group in groups:
         group.graded = [next(graded) for _ in group.completions]
+
+
+def too_many_failed(failed: int, total: int, most: float, what: str) -> str | None:
+    """Why a run stops, where more than a share `most` of `total` checks failed; `what` follows "checks"."""
+    if failed <= most * total:
+        return None
+    return f"{failed} of {total} checks {what}, more than rollout.max_failed = {most:g}"

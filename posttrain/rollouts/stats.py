@@ -16,6 +16,7 @@ import numpy as np
 from posttrain.rewards.compose import summary
 from posttrain.rollouts.batch import BatchAdvantages
 from posttrain.rollouts.draw import Drawn
+from posttrain.rollouts.groups import too_many_failed
 
 log = logging.getLogger(__name__)
 WARN_ABOVE = 0.01
@@ -54,7 +55,7 @@ def batch_metrics(drawn: Drawn, scored: BatchAdvantages) -> dict[str, float]:
     return found | {f"seconds/{what}": value for what, value in drawn.seconds.items()}
 
 
-def too_many_failed(drawn: Drawn, step: int, most: float) -> str | None:
+def why_stopped(drawn: Drawn, step: int, most: float) -> str | None:
     """Why the run stops, where a share above `most` of the checks failed; a smaller one is logged as a
     warning."""
     graded = [g for group in (*drawn.groups, *drawn.aside) for g in group.graded]
@@ -68,12 +69,11 @@ def too_many_failed(drawn: Drawn, step: int, most: float) -> str | None:
         for label, v in g.components.items()
         if v.value is None
     )
-    what = f"{len(failed)} of {len(graded)} checks failed ({share:.0%}), most often "
-    what += reasons.most_common(1)[0][0]
-    if share > most:
-        return f"{what}; rollout.max_failed = {most:g} allows fewer"
-    log.warning("step %d: %s; they are left out", step, what)
-    return None
+    what = f"failed ({share:.0%}), most often {reasons.most_common(1)[0][0]}"
+    stop = too_many_failed(len(failed), len(graded), most, what)
+    if stop is None:
+        log.warning("step %d: %d of %d checks %s; they are left out", step, len(failed), len(graded), what)
+    return stop
 
 
 class RolloutStats:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,16 @@ MODELS = (
 
 
 def preflight(
-    recipe: Recipe, coming: Collection[str] = (), where: str = ""
+    recipe: Recipe,
+    coming: Collection[str] = (),
+    where: str = "",
+    on_cpu: Callable[[], str | None] = why_on_cpu,
 ) -> dict[str, list[dict[str, Any]]]:
     """Files by source name ([{path, bytes}], empty for hub ids and generators). Raises `RequestError`.
 
     `coming`: places of runs that an earlier stage will make, which need not exist yet. `where` opens every
-    sentence of the error: the recipe's file, or the stage of a pipeline.
+    sentence of the error: the recipe's file, or the stage of a pipeline. `on_cpu`: why the run would train on
+    the CPU, None where it would not; a stage has asked torch.
     """
     problems = Problems()
     files: dict[str, list[dict[str, Any]]] = {}
@@ -64,35 +69,14 @@ def preflight(
             problems.add(at, str(error))
     if isinstance(recipe, RolloutRecipe):
         _rewards(recipe, files, problems)
-    if isinstance(recipe, RlvrRecipe):
-        try:
-            refuse_cpu(recipe.rollout.backend, why_on_cpu())
-        except RequestError as error:
-            problems.add("rollout.backend", str(error))
-        for sentence in wrong_adapters(recipe.model, recipe.rollout.backend):
-            problems.add("rollout.backend", sentence)
-    try:
-        refuse_unwritable(Path(recipe.output_dir))
-    except RequestError as error:
-        problems.add("output_dir", f"output_dir: {error}")
+    _machine(recipe, on_cpu, problems)
     if isinstance(recipe, TrainRecipe):
         for i, task in enumerate(recipe.evaluate.tasks):
             for path, message in check_task(task, f"evaluate.tasks[{i}]"):
                 problems.add(path, message)
         _metrics(recipe, problems)
-        _loggers(recipe.train.report_to, problems)
-    folders = {
-        section: _start(
-            getattr(holder, key),
-            f"{section}.{key}",
-            coming,
-            problems,
-            quantized=recipe.model.quantization is not None and section != "pairing",
-        )
-        for section, key in MODELS
-        if (holder := getattr(recipe, section, None)) is not None
-    }
-    _lengths(recipe, folders["model"], problems)
+        _installed(recipe.train.report_to, problems)
+    _lengths(recipe, _folders(recipe, coming, problems)["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""
         raise RequestError("\n".join(f"{prefix}{p}" for p in problems.found))
@@ -111,6 +95,38 @@ def sources_of(recipe: Recipe) -> list[tuple[str, Source]]:
 def is_coming(source: Source, coming: Collection[str]) -> bool:
     """Whether a source is a file that an earlier stage will make."""
     return source.path is not None and any(source.path.startswith(f"{at}/") for at in coming)
+
+
+def _machine(recipe: Recipe, on_cpu: Callable[[], str | None], problems: Problems) -> None:
+    """Whether the run can be written, and has the GPU that vLLM or quantised weights need."""
+    if isinstance(recipe, RlvrRecipe):
+        try:
+            refuse_cpu(recipe.rollout.backend, on_cpu())
+        except RequestError as error:
+            problems.add("rollout.backend", str(error))
+        for sentence in wrong_adapters(recipe.model, recipe.rollout.backend):
+            problems.add("rollout.backend", sentence)
+    if recipe.model.quantization is not None and (why := on_cpu()):
+        problems.add("model.quantization", f"model.quantization needs a GPU ({why})")
+    try:
+        refuse_unwritable(Path(recipe.output_dir))
+    except RequestError as error:
+        problems.add("output_dir", f"output_dir: {error}")
+
+
+def _folders(recipe: Recipe, coming: Collection[str], problems: Problems) -> dict[str, Path | None]:
+    """Section of `MODELS` -> the folder of its model, see `_start`."""
+    return {
+        section: _start(
+            getattr(holder, key),
+            f"{section}.{key}",
+            coming,
+            problems,
+            quantized=recipe.model.quantization is not None and section != "pairing",
+        )
+        for section, key in MODELS
+        if (holder := getattr(recipe, section, None)) is not None
+    }
 
 
 def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
@@ -187,17 +203,29 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
             problems.add(at, f"{at} = {by.metric!r} is not a metric of task {by.task}{near}")
 
 
-PACKAGES = {"azure_ml": "azureml", "flyte": "flytekit"}
-"""Loggers whose package has another name."""
+NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "azure_ml": (("azureml",),),
+    "dagshub": (("dagshub",), ("mlflow",)),
+    "flyte": (("flytekit",),),
+    "tensorboard": (("tensorboard", "tensorboardX"),),
+}
+"""Logger -> the packages that it needs, each with its alternatives, where that is not the one of its name."""
+SERVER = "KUBEFLOW_TRAINER_SERVER_URL"
 
 
-def _loggers(names: list[str], problems: Problems) -> None:
-    """Whether their packages are installed."""
+def _installed(names: list[str], problems: Problems) -> None:
+    """Whether the packages of loggers are installed; kubeflow's is a server that the environment names."""
+    at = "train.report_to"
     for name in names:
-        package = PACKAGES.get(name, name)
-        if name not in ("all", "none") and importlib.util.find_spec(package) is None:
-            at = "train.report_to"
-            problems.add(at, f"{at}: {name} needs the package {package}, which is not installed")
+        if name == "kubeflow":
+            if SERVER not in os.environ:
+                problems.add(at, f"{at}: kubeflow needs the environment variable {SERVER}, which is not set")
+            continue
+        for packages in () if name in ("all", "none") else NEEDS.get(name, ((name,),)):
+            if all(importlib.util.find_spec(package) is None for package in packages):
+                problems.add(
+                    at, f"{at}: {name} needs the package {' or '.join(packages)}, which is not installed"
+                )
 
 
 def _start(

@@ -34,7 +34,7 @@ from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss, Model
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.groups import Prompt, Prompts, sample, score
+from posttrain.rollouts.groups import Prompt, Prompts, sample, score, too_many_failed
 from posttrain.rollouts.records import Row, rows_of
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.checkpoints import resolve
@@ -198,15 +198,12 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
     write_jsonl(chunks.part(number), made.part(asked, rows))
 
 
-def _too_many_failed(rows: list[Row], rollout: Rollout) -> str:
-    """A sentence where more checks failed than `rollout.max_failed` allows; else empty."""
+def _too_many_failed(rows: list[Row], rollout: Rollout) -> str | None:
+    """A sentence where more checks failed than `rollout.max_failed` allows."""
     failed = [row for row in rows if row["reward"] is None or row["success"] is None]
-    if len(failed) <= rollout.max_failed * len(rows):
-        return ""
-    parts = failed[0]["components"].values()
+    parts = failed[0]["components"].values() if failed else ()
     why = next((p["reason"] or p["status"] for p in parts if p["value"] is None), "no verdict")
-    most = f"rollout.max_failed = {rollout.max_failed:g}"
-    return f"{len(failed)} of {len(rows)} checks failed ({why}), more than {most}"
+    return too_many_failed(len(failed), len(rows), rollout.max_failed, f"failed ({why})")
 
 
 class Chunks:

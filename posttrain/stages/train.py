@@ -28,7 +28,6 @@ from posttrain.data.prepare import Prepared
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
 from posttrain.errors import RequestError, WorkError
-from posttrain.generation.vllm_settings import refuse_cpu
 from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapters import lora_config, refuse_missing_modules
 from posttrain.models.generation_config import stop_as_trained
@@ -90,9 +89,7 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     refuse_moved_defaults(used_classes(stage.config_class.__name__))
     if isinstance(recipe, SftRecipe):
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
-    if isinstance(recipe, RlvrRecipe):
-        refuse_cpu(recipe.rollout.backend, "torch finds none" if on_cpu else None)
-    preflight(recipe)
+    preflight(recipe, on_cpu=lambda: "torch finds none" if on_cpu else None)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     with claimed(run, recipe, refusals=True), StopRequest() as stop:
         _train(recipe, stage, run, make_scorer, stop)

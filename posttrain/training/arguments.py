@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from posttrain.base.process import world_size
+from posttrain.base.process import flag, world_size
 from posttrain.errors import RequestError
 from posttrain.recipe.library_fields import fixed
 from posttrain.recipe.plan import batch_plan
@@ -78,8 +78,7 @@ def trainer_arguments(
 
 def trains_on_cpu() -> bool:
     """Whether to stay off the GPU: there is none, or accelerate was told to."""
-    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return asked or not torch.cuda.is_available()
+    return flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
 
 
 def activation_checkpointing(config_class: type, on: bool) -> dict[str, Any]:

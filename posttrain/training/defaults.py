@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import importlib
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from typing import Any
 
 from packaging.version import Version
 
+from posttrain.base.process import flag
 from posttrain.errors import RequestError
 from posttrain.recipe.library_fields import BASE, STAGES, Field, table
 
@@ -158,5 +158,5 @@ def refuse_moved_defaults(class_names: Iterable[str]) -> None:
 
 def used_classes(config_class: str) -> list[str]:
     """The classes of the table that a run with TRL's `config_class` goes through, under this launcher."""
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true", "yes")
+    deepspeed = flag("ACCELERATE_USE_DEEPSPEED")
     return [config_class, *ALWAYS, *(DEEPSPEED if deepspeed else ())]

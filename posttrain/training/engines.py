@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from trl.models.utils import unwrap_model_for_generation
 
+from posttrain.base.process import flag
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Model, Train
 
@@ -24,7 +25,7 @@ INSTEAD = "see launch/fsdp2.yaml, or use launch/ddp.yaml or launch/zero3.yaml"
 
 def fsdp_asked() -> bool:
     """Whether the launcher asked for FSDP; `refuse_pretence` compares that with what accelerate set up."""
-    return _on("ACCELERATE_USE_FSDP")
+    return flag("ACCELERATE_USE_FSDP")
 
 
 def refuse_fsdp(model: Model, train: Train, stage: str, on_cpu: bool) -> None:
@@ -39,20 +40,20 @@ def refuse_fsdp(model: Model, train: Train, stage: str, on_cpu: bool) -> None:
             "fsdp_state_dict_type must be FULL_STATE_DICT: a checkpoint has to load with from_pretrained",
         ),
         (
-            _on("FSDP_CPU_RAM_EFFICIENT_LOADING"),
+            flag("FSDP_CPU_RAM_EFFICIENT_LOADING"),
             "fsdp_cpu_ram_efficient_loading must be false: under it every from_pretrained of the other ranks "
             "returns empty weights, also when they load a checkpoint to score it",
         ),
         (
-            _on("FSDP_OFFLOAD_PARAMS"),
+            flag("FSDP_OFFLOAD_PARAMS"),
             "fsdp_offload_params must be false: it is not tested with the fused head",
         ),
         (
-            _on("FSDP_ACTIVATION_CHECKPOINTING"),
+            flag("FSDP_ACTIVATION_CHECKPOINTING"),
             "fsdp_activation_checkpointing must be false: set train.activation_checkpointing instead",
         ),
         (
-            _on("ACCELERATE_USE_PARALLELISM_CONFIG"),
+            flag("ACCELERATE_USE_PARALLELISM_CONFIG"),
             "parallelism_config must be left out: one mesh of data-parallel ranks only",
         ),
         (model.quantization is not None, "model.quantization is not tested with sharded weights"),
@@ -69,10 +70,6 @@ def refuse_pretence(accelerator: Any) -> None:
         got = str(accelerator.distributed_type).rpartition(".")[2]
         what = "was asked for" if fsdp_asked() else "was not asked for"
         raise RequestError(f"FSDP {what}, but accelerate runs {got}; {INSTEAD}")
-
-
-def _on(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes")
 
 
 def engine(args: Any) -> str:

@@ -39,7 +39,7 @@ from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.mismatch import Mismatch, compared
 from posttrain.rollouts.records import batch_rows
-from posttrain.rollouts.stats import RolloutStats, mean_of_window, too_many_failed
+from posttrain.rollouts.stats import RolloutStats, mean_of_window, why_stopped
 from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
@@ -143,17 +143,17 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         )
         with self.inference():
             completed = [self._with_old(self._to_device(batch)) for batch in batches]
-        self._account(drawn, about, [row for _, rows in completed for row in rows])
+        self._write_and_log(drawn, about, [row for _, rows in completed for row in rows])
         return [batch for batch, _ in completed]
 
-    def _account(self, drawn: Drawn, about: BatchAdvantages, found: list[list[float]]) -> None:
+    def _write_and_log(self, drawn: Drawn, about: BatchAdvantages, found: list[list[float]]) -> None:
         """Writes the batch to disk and logs it. Raises `WorkError` where nothing may be trained on it.
 
         `found`: what this rank's micro-batches give `Mismatch`.
         """
         mismatch = Mismatch.of(self.gather(found), self.rollout) if self._compares else None
         step = self.state.global_step + 1
-        reason = too_many_failed(drawn, step, self.rollout.max_failed)
+        reason = why_stopped(drawn, step, self.rollout.max_failed)
         if mismatch is not None:
             about.trained = about.trained & mismatch.kept(about.trained.numel()).view_as(about.trained)
             reason = reason or mismatch.refusal()
@@ -173,18 +173,19 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
 
     def _with_old(self, batch: Inputs) -> tuple[Inputs, list[list[float]]]:
         """Adds the log-probabilities of the policy that sampled and of the reference, where the loss needs
-        them. Second, what `Mismatch` is made of."""
+        them. Returns (batch, rows for `Mismatch`)."""
         sampled, rows, mask = batch.pop("sampled_log_probs"), batch.pop("rows"), batch["completion_mask"]
         mode, vllm, found, weights = self._correction, self.rollout.vllm, [], None
-        apart = self.args.gradient_accumulation_steps % (self.args.steps_per_generation * self.num_iterations)
-        if self._compares or apart:
+        a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
+        several_steps = bool(self.args.gradient_accumulation_steps % a_batch)
+        if self._compares or several_steps:
             old = self._log_probs(self.model, batch)
         if mode != "none":
             weights = importance_ratio(
                 old, sampled, mask, mode, high=vllm.correction_max, low=vllm.correction_min
             )
             batch["importance_sampling_ratio"] = weights
-        if mode != "none" or apart:
+        if mode != "none" or several_steps:
             batch["old_per_token_logps"] = old
         if self._compares:
             found = compared(old, sampled, mask, rows, weights, mode)

@@ -66,6 +66,7 @@ def test_the_next_prompt_holds_what_was_printed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(GenerationMixin, "generate", spied)
     monkeypatch.setattr("sys.stdin", io.StringIO("hi\nmore\n\n"))
     torch.manual_seed(0)
+    capsys.readouterr()  # what libraries print while they are imported
     assert main(["chat", str(folder), "--temperature", "1", "--max-new-tokens", "60"]) == 0
     first, second, _ = capsys.readouterr().out.split("\n")
     assert "<|im_start|>" in first and len(first) < 200, "it stops at the end of turn"
@@ -74,3 +75,29 @@ def test_the_next_prompt_holds_what_was_printed(tmp_path, capsys, monkeypatch):
     tokenizer = load_tokenizer(str(folder))
     assert [decode(ids, tokenizer) for ids in prompts] == [asked, told]
     assert "<|im_end|>" not in first + second
+
+
+def with_template(folder, source: str) -> str:
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = source
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_template_without_an_end_of_turn(tmp_path, capsys, monkeypatch, caplog):
+    """Nothing tells where its turns end, so a reply ends with the tokenizer's token or at the limit."""
+    folder = unigram_model(tmp_path / "model", {"1": 0.999})
+    with_template(folder, "{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
+    assert main(["chat", str(folder), "--temperature", "0", "--max-new-tokens", "5"]) == 0
+    assert capsys.readouterr().out == "11111\n"
+    assert "nothing closes an assistant turn" in caplog.text
+
+
+def test_a_template_that_refuses_the_messages(tmp_path, capsys, monkeypatch):
+    folder = unigram_model(tmp_path / "model", {"1": 0.5})
+    source = load_template("chatml", load_tokenizer(str(folder))).source
+    source = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + source
+    monkeypatch.setattr("sys.stdin", io.StringIO("hi\n"))
+    assert main(["chat", with_template(folder, source), "--system", "Be brief."]) == 2
+    assert f"the chat template of {folder} refuses the conversation: no system" in capsys.readouterr().err

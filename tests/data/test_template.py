@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from posttrain.data.shapes.prompts import tokenize_prompt
-from posttrain.data.template import NAMES, load_template
+from posttrain.data.template import NAMES, load_template, own_template
 from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.data.tokens import RowError
@@ -174,6 +174,14 @@ def test_the_tokenizers_own_template():
         RequestError, match="has no chat template; set data.template to one of chatml, llama3"
     ):
         load_template("tokenizer", bytes_with())
+
+
+def test_a_template_that_does_not_say_where_a_turn_ends(caplog):
+    tokenizer = bytes_with()
+    assert own_template(tokenizer) is None and not caplog.text
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert own_template(tokenizer) is None
+    assert "the end of an assistant turn is not known: template 'tokenizer': nothing closes" in caplog.text
 
 
 def test_a_template_that_drops_earlier_turns_is_refused():

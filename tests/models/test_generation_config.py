@@ -11,7 +11,6 @@ from transformers import GenerationConfig
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.models.generation_config import (
-    own_template,
     stop_as_trained,
     take_generation_config,
     with_generation_config,
@@ -52,13 +51,6 @@ def test_an_end_of_turn_of_several_tokens_is_told_and_left_out(model, tokenizer,
     assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
     assert model.generation_config.stop_strings is None
     assert "ends with '###', which is 3 tokens: generate needs stop_strings" in caplog.text
-
-
-def test_a_template_that_does_not_say_where_a_turn_ends(tokenizer, caplog):
-    assert own_template(tokenizer) is None and not caplog.text
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    assert own_template(tokenizer) is None
-    assert "the end of an assistant turn is not known: template 'tokenizer': nothing closes" in caplog.text
 
 
 def test_written_as_it_is(model, tmp_path):

@@ -11,18 +11,9 @@ import pytest
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
 from posttrain.recipe.library_fields import STAGES, fixed, own_fields, refused, table
+from posttrain.recipe.library_source import config_fields, lora_fields
 from posttrain.recipe.recipes import STAGES as RECIPES
 from posttrain.recipe.schema import Lora, Train
-from posttrain.recipe.trl_fields import config_fields, lora_fields
-from tests.tiny import RECIPE
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """A recipe file; what it names need not exist."""
-    path = tmp_path / "case.yaml"
-    path.write_text(RECIPE.format(out=tmp_path, model="org/model", rows="rows.jsonl"))
-    return path
 
 
 def keys(cls: type, path: str = "") -> set[str]:
@@ -53,12 +44,13 @@ def test_keys_of_the_adapter():
 @pytest.mark.parametrize("class_name", [*STAGES.values(), "LoraConfig"])
 def test_a_field_may_be_set_by_the_user_or_says_why_not(class_name):
     for name, row in table()[class_name].items():
-        assert row.open != bool(row.refuse), f"{class_name}.{name}"
+        assert row.open or row.reason, f"{class_name}.{name}"
+        assert not (row.open and row.refuse), f"{class_name}.{name}"
         assert row.kind == "recipe" or (row.why if row.kind == "set" else row.value), f"{class_name}.{name}"
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_train_extra_takes_what_the_table_leaves_open(recipe, tmp_path, stage):
+def test_train_extra_takes_what_the_table_leaves_open(started, tmp_path, stage):
     """And refuses every other field, with the table's words."""
     text = recipe.read_text().replace("stage: sft", f"stage: {stage}")
     if stage == "rlvr":
@@ -67,24 +59,45 @@ def test_train_extra_takes_what_the_table_leaves_open(recipe, tmp_path, stage):
     words = refused(STAGES[stage])
     for name in config_fields(stage) - set(Train.__dataclass_fields__):
         if name not in words:
-            load_stage(recipe, [f"train.extra.{name}=null"], stage)
+            load_stage(started, [f"train.extra.{name}=null"], stage)
             continue
         with pytest.raises(RequestError) as error:
-            load_stage(recipe, [f"train.extra.{name}=null"], stage)
+            load_stage(started, [f"train.extra.{name}=null"], stage)
         assert f"train.extra.{name} is not allowed: {words[name]}" in str(error.value)
 
 
-def test_lora_options(recipe):
+@pytest.mark.parametrize(
+    ("field", "reason"),
+    [
+        ("use_cache", "a training forward keeps no cache"),
+        ("average_tokens_across_devices", "counts cover all ranks; our losses count by themselves"),
+        ("do_train", "for scripts; the trainer does not read it"),
+        ("eval_steps", "held-out rows are measured by our own loop; see evaluate.heldout"),
+        ("padding_free", "use data.padding_free instead"),
+        ("torch_compile", "it is not tested with the fused head"),
+    ],
+)
+def test_the_reason_is_the_fields_own(started, field, reason):
+    """A section of the recipe that has no key like it is no reason."""
+    with pytest.raises(RequestError, match=re.escape(f"train.extra.{field} is not allowed: {reason}")):
+        load_stage(started, [f"train.extra.{field}=1"], "sft")
+
+
+def test_lora_options(started):
     for name in lora_fields() - set(refused("LoraConfig")):
         value = "gaussian" if name == "init_lora_weights" else "null"
-        load_stage(recipe, ["model.lora={r: 4}", f"model.lora.options.{name}={value}"], "sft")
+        load_stage(started, ["model.lora={r: 4}", f"model.lora.options.{name}={value}"], "sft")
     for key, message in (
         ("r", "model.lora.options.r is not allowed: use model.lora.r instead"),
         ("use_rlora", "has no field 'use_rlora' (did you mean 'use_rslora'?)"),
         ("inference_mode", "the adapter is trained"),
+        (
+            "lora_bias",
+            "model.lora.options.lora_bias is not allowed: loading the saved adapter with it is not",
+        ),
     ):
         with pytest.raises(RequestError, match=re.escape(message)):
-            load_stage(recipe, ["model.lora={r: 4}", f"model.lora.options.{key}=1"], "sft")
+            load_stage(started, ["model.lora={r: 4}", f"model.lora.options.{key}=1"], "sft")
 
 
 def test_names_of_lora_fields_equal_the_real_class():

@@ -13,16 +13,7 @@ from transformers.training_args import OptimizerNames
 
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
-from posttrain.recipe.trl_fields import enum_values, integration_names, schedule_arguments
-from tests.tiny import RECIPE
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """A recipe file; what it names need not exist."""
-    path = tmp_path / "case.yaml"
-    path.write_text(RECIPE.format(out=tmp_path, model="org/model", rows="rows.jsonl"))
-    return path
+from posttrain.recipe.library_source import enum_values, integration_names, schedule_arguments
 
 
 def kwargs(**given) -> str:
@@ -32,7 +23,10 @@ def kwargs(**given) -> str:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["train.lr_scheduler_type=cosin"], "lr_scheduler_type = 'cosin' (did you mean 'cosine'?)"),
+        (
+            ["train.lr_scheduler_type=cosin"],
+            "lr_scheduler_type = 'cosin' is not a schedule of transformers (did you mean 'cosine'?)",
+        ),
         (
             ["train.warmup_steps=3"],
             "train.lr_scheduler_type = constant ignores train.warmup_steps = 3; use constant_with_warmup",
@@ -71,7 +65,11 @@ def kwargs(**given) -> str:
             "does not read it (did you mean 'num_cycles'?)",
         ),
         (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping"),
-        (["train.optim=adamw"], "train.optim = 'adamw' (did you mean 'adamw_torch'?)"),
+        (
+            ["train.optim=adamw"],
+            "train.optim = 'adamw' is not an optimizer of transformers (did you mean 'adamw_torch'?)",
+        ),
+        (["train.optim=foo"], "train.optim = 'foo' is not an optimizer of transformers"),
         (["train.adam_beta1=0.8"], "train.adam_beta1 is not used by train.optim = sgd; remove it"),
         (
             ["train.optim=lion_32bit", "train.adam_epsilon=1e-6"],
@@ -101,9 +99,17 @@ def kwargs(**given) -> str:
         (["model.lora={r: 4, dropout: 1}"], "model.lora.dropout = 1.0 must be in [0, 1)"),
     ],
 )
-def test_what_is_refused(recipe, overrides, sentence):
+def test_what_is_refused(started, overrides, sentence):
     with pytest.raises(RequestError, match=re.escape(sentence)):
-        load_stage(recipe, overrides, "sft")
+        load_stage(started, overrides, "sft")
+
+
+def test_a_schedule_that_is_refused_is_not_suggested(started):
+    for wrong in ("foo", "greeedy", "reduce_lr_on_plateu"):
+        with pytest.raises(RequestError) as error:
+            load_stage(started, [f"train.lr_scheduler_type={wrong}"], "sft")
+        said = str(error.value).partition("transformers")[2]
+        assert "greedy" not in said and "plateau" not in said, said
 
 
 @pytest.mark.parametrize(
@@ -118,21 +124,21 @@ def test_what_is_refused(recipe, overrides, sentence):
         ["train.optim=apollo_adamw", "train.extra={optim_target_modules: [q_proj], optim_args: rank=4}"],
     ],
 )
-def test_what_is_not(recipe, overrides):
-    load_stage(recipe, overrides, "sft")
+def test_what_is_not(started, overrides):
+    load_stage(started, overrides, "sft")
 
 
 @pytest.mark.parametrize("stage", ["dpo", "rlvr"])
-def test_stages_that_compare_forwards_have_no_noise(recipe, stage):
+def test_stages_that_compare_forwards_have_no_noise(started, stage):
     text = recipe.read_text().replace("stage: sft", f"stage: {stage}")
     recipe.write_text(text + ("rewards: [{name: math}]\nrollout: {num_generations: 4}\n" * (stage == "rlvr")))
-    load_stage(recipe, ["model.lora={r: 4}"], stage)
+    load_stage(started, ["model.lora={r: 4}"], stage)
     for override, key in (
         ("model.lora={r: 4, dropout: 0.1}", "model.lora.dropout = 0.1"),
         ("train.extra.neftune_noise_alpha=5", "train.extra.neftune_noise_alpha"),
     ):
         with pytest.raises(RequestError, match=f"{key} cannot be used here: the {stage} stage compares"):
-            load_stage(recipe, [override], stage)
+            load_stage(started, [override], stage)
 
 
 def test_names_are_those_of_transformers():

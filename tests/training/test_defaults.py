@@ -19,12 +19,12 @@ from posttrain.rundir.directory import RunDir
 from posttrain.training import defaults
 from posttrain.training.arguments import trainer_arguments
 from posttrain.training.defaults import MODULES, differences, plain, refuse_moved_defaults, used_classes
-from posttrain.training.settings_page import page
 from tests.conftest import ROOT
+from tests.training.settings_page import page
 
 HOW = """
 The table posttrain/recipe/library_fields.yaml differs from the installed libraries. Read what the field does,
-write a line for it (the file's head says how), and the page: python -m posttrain.training.settings_page
+write a line for it (the file's head says how), and the page: python -m tests.training.settings_page
 """
 
 
@@ -45,7 +45,7 @@ def test_every_class_of_the_table_is_compared():
 
 def test_the_page_is_the_table():
     written = (ROOT / "posttrain" / "training" / "README.md").read_text()
-    assert written == page(), "write it: python -m posttrain.training.settings_page"
+    assert written == page(), "write it: python -m tests.training.settings_page"
 
 
 # ---- an upgrade --------------------------------------------------------------------------------------------

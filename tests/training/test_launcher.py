@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
@@ -14,7 +16,7 @@ from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
 from posttrain.recipe.schema import Train
 from posttrain.training.launcher import keep_precision, refuse_deepspeed, refuse_launcher
-from tests.tiny import build_model
+from tests.models.test_head import FAMILIES, model_of
 
 
 def test_a_precision_that_the_recipe_does_not_ask_for(monkeypatch):
@@ -94,29 +96,55 @@ def alone():
     dist.destroy_process_group()
 
 
+def prepared(kind: str, ours: bool, **changed):
+    """A model with the fused head, sharded by accelerate under its bf16 policy or ours, `changed`."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_mixed_precision("bf16")
+    state = SimpleNamespace(fsdp_plugin=plugin)
+    if ours:
+        keep_precision(SimpleNamespace(state=state), True)
+        plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **changed)
+    accelerator = SimpleNamespace(state=state, mixed_precision="bf16", is_main_process=False)
+    return fsdp2_prepare_model(accelerator, fused(kind))
+
+
+def fused(kind: str):
+    model = model_of(kind, **FAMILIES[kind][0])
+    attach_fused_head(model)
+    return model
+
+
+IDS = torch.arange(3, 51)[None]
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_log_probabilities_of_fsdp2_are_not_rounded(alone, ours):
     """accelerate's policy for bf16 casts the outputs of the head to bf16, and sums gradients in it."""
-    from torch.distributed.fsdp import fully_shard
-
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
-    plugin.set_mixed_precision("bf16")
-    if ours:
-        keep_precision(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), True)
-    model = build_model("llama", 200)
-    attach_fused_head(model)
-    for layer in model.model.layers:
-        fully_shard(layer, mp_policy=plugin.mixed_precision_policy)
-    fully_shard(model, mp_policy=plugin.mixed_precision_policy)
-    ids = torch.arange(3, 51)[None]
-    out = model(input_ids=ids, labels=ids, tokens={})
+    model = prepared("llama", ours)
+    hidden = []
+    model.model.layers[1].register_forward_hook(lambda _, given, out: hidden.extend([given[0], out]))
+    out = model(input_ids=IDS, labels=IDS, tokens={})
     wanted = torch.float32 if ours else torch.bfloat16
     assert out.log_probs.dtype == wanted, "the fixed policy is needed as long as this is bf16 without it"
-    assert plugin.mixed_precision_policy.reduce_dtype == wanted
-    assert (
-        model.model.layers[0](
-            torch.zeros(1, 4, 32),
-            position_embeddings=model.model.rotary_emb(torch.zeros(1, 4, 32), torch.arange(4)[None]),
-        ).dtype
-        == torch.bfloat16
-    )
+    assert model._get_fsdp_state()._mp_policy.reduce_dtype == wanted
+    assert [h.dtype for h in hidden] == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("cast", [False, True])
+def test_what_enters_the_head_under_fsdp2_is_not_rounded(alone, kind, cast):
+    """In bf16 a normalizer of 12345 is 12352, and p = .9973 is .99609375, so that 1 - p is .00390625 for
+    .0027. Python's numbers are never cast, and one process has no policy."""
+    model, plain = prepared(kind, True, **({"cast_forward_inputs": True} if cast else {})), fused(kind)
+    rows = {"input_ids": IDS, "labels": IDS, "segment_ids": torch.ones_like(IDS)}
+
+    def output(of, **more):
+        return of(**rows, fused={"n": 4.0, "num_segments": 1, "value": "surrogate"} | more)
+
+    exact = output(model, normalizer=12345.0).loss.item()
+    assert exact == pytest.approx(output(plain, normalizer=12345.0).loss.item(), rel=1e-2)
+    loss = output(model, normalizer=torch.tensor(12345.0)).loss.item()
+    assert loss == pytest.approx(exact * (12345 / 12352 if cast else 1), rel=1e-6)
+    coef = output(model, p=torch.tensor([0.9973])).coef.item()
+    expected = output(plain, p=torch.tensor([0.99609375 if cast else 0.9973])).coef.item()
+    assert coef == pytest.approx(expected, rel=1e-5)

@@ -60,17 +60,6 @@ def test_fields_that_would_be_ignored_or_change_results_are_refused(recipe, fiel
         load_stage(recipe, [f"train.extra.{field}=true"], "sft")
 
 
-def test_a_logger_that_is_not_installed_is_found_by_the_check(recipe, monkeypatch):
-    from posttrain.stages import preflight
-
-    plain = preflight.importlib.util.find_spec
-    monkeypatch.setattr(
-        preflight.importlib.util, "find_spec", lambda name: None if name == "wandb" else plain(name)
-    )
-    with pytest.raises(RequestError, match="train.report_to: wandb needs the package wandb, which is not"):
-        preflight.preflight(load_stage(recipe, ["train.report_to=[wandb]"], "sft"))
-
-
 @pytest.mark.slow
 def test_throughput_does_not_count_scoring(recipe):
     """Scoring sleeps 3 s after step 2; the window of steps 3-4 holds two tiny steps, far more than 48 rows in

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.recipe.trl_fields import config_fields, model_fields
+from posttrain.recipe.library_source import config_fields, model_fields
 
 
 def test_sft_fields_equal_the_real_config_class():

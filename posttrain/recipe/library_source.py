@@ -65,14 +65,19 @@ def lora_fields() -> frozenset[str]:
 
 
 @functools.cache
-def enum_values(file: str, class_name: str) -> frozenset[str]:
-    """The values of an enumeration of names in transformers, e.g. its schedules."""
+def _members(file: str, class_name: str) -> dict[str, str]:
+    """Name -> value of the members of an enumeration in transformers."""
     path = _package("transformers") / file
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
-            values = [item.value for item in node.body if isinstance(item, ast.Assign)]
-            return frozenset(ast.literal_eval(value) for value in values)
+            items = [item for item in node.body if isinstance(item, ast.Assign)]
+            return {item.targets[0].id: ast.literal_eval(item.value) for item in items}
     raise WorkError(f"{path}: no class {class_name}; this version of the library is not supported")
+
+
+def enum_values(file: str, class_name: str) -> frozenset[str]:
+    """The values of an enumeration of names in transformers, e.g. its schedules."""
+    return frozenset(_members(file, class_name).values())
 
 
 @functools.cache
@@ -93,12 +98,8 @@ GIVEN = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
 def schedule_arguments(name: str) -> frozenset[str]:
     """The arguments of a schedule of transformers that a user may give."""
     package = _package("transformers")
-    members, functions, arguments = {}, {}, {}
-    for node in ast.parse((package / "trainer_utils.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == "SchedulerType":
-            for item in node.body:
-                if isinstance(item, ast.Assign):
-                    members[item.targets[0].id] = ast.literal_eval(item.value)
+    members = _members("trainer_utils.py", "SchedulerType")
+    functions, arguments = {}, {}
     for node in ast.parse((package / "optimization.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
             arguments[node.name] = {a.arg for a in (*node.args.args, *node.args.kwonlyargs)}

@@ -1,6 +1,6 @@
-"""The table in README.md of this folder, made from recipe/library_fields.yaml.
+"""The table in posttrain/training/README.md, made from posttrain/recipe/library_fields.yaml.
 
-    python -m posttrain.training.settings_page      # writes it below the heading "The table"
+    python -m tests.training.settings_page      # writes it below the heading "The table"
 
 Left out: the libraries' defaults, which are in the table itself.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+from posttrain import training
 from posttrain.recipe.library_fields import BASE, Field, own_fields, table
 
-PAGE = Path(__file__).with_name("README.md")
+PAGE = Path(training.__file__).with_name("README.md")
 HEADING = "\n## The table\n"
 ABOUT = """
 A star: `train.extra` (of LoraConfig: `model.lora.options`) may set the field. TRL's classes also have

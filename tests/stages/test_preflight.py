@@ -1,0 +1,98 @@
+"""Checks before anything is loaded: the packages of loggers, and who says whether there is a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from types import SimpleNamespace
+
+import pytest
+from transformers.integrations import integration_utils
+
+from posttrain.errors import RequestError
+from posttrain.recipe import load_stage
+from posttrain.recipe.build import Problems
+from posttrain.stages.preflight import SERVER, _installed, preflight
+from tests.tiny import RECIPE, tiny_model, write_rows
+
+AT_IMPORT = {"comet_ml", "neptune"}
+"""Loggers of which transformers decides once, while it is imported, whether they are there."""
+ASKED = {"azure_ml": "azureml", "flyte": "flytekit"}
+"""Loggers whose package has another name."""
+PACKAGES = ("azureml", "flytekit", "mlflow", "tensorboardX")
+"""Packages that decide about a logger of another name."""
+LOGGERS = sorted(set(integration_utils.INTEGRATION_TO_CALLBACK) - AT_IMPORT)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", 8)
+    path = tmp_path / "case.yaml"
+    path.write_text(RECIPE.format(out=tmp_path, model=tiny_model(tmp_path / "model"), rows=rows))
+    return path
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """`installed(*names)`: of the packages of all loggers, these are there."""
+    packages = {*PACKAGES, *LOGGERS, *AT_IMPORT}
+    plain = importlib.util.find_spec
+
+    def only(*names: str) -> None:
+        def find(name: str, package: str | None = None):
+            top = name.partition(".")[0]
+            return (True if top in names else None) if top in packages else plain(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None))
+    monkeypatch.delenv(SERVER, raising=False)
+    return only
+
+
+def accepted(logger: str) -> bool:
+    _installed([logger], problems := Problems())
+    return not problems
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_a_logger_is_there_where_transformers_finds_it(installed, monkeypatch, logger):
+    available = getattr(integration_utils, f"is_{ASKED.get(logger, logger)}_available")
+    packages = {*PACKAGES, logger}
+    seen = set()
+    for server in (False, True):
+        if server:
+            monkeypatch.setenv(SERVER, "http://trainer")
+        for count in range(len(packages) + 1):
+            for names in itertools.combinations(sorted(packages), count):
+                installed(*names)
+                assert accepted(logger) == available(), (names, server)
+                seen.add(available())
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("logger", "words"),
+    [
+        ("wandb", "wandb needs the package wandb, which is not installed"),
+        ("neptune", "neptune needs the package neptune, which is not installed"),
+        ("tensorboard", "tensorboard needs the package tensorboard or tensorboardX, which is not installed"),
+        ("kubeflow", "kubeflow needs the environment variable KUBEFLOW_TRAINER_SERVER_URL, which is not set"),
+    ],
+)
+def test_what_is_missing_is_named(recipe, installed, logger, words):
+    installed()
+    with pytest.raises(RequestError, match=f"train.report_to: {words}"):
+        preflight(load_stage(recipe, [f"train.report_to=[{logger}]"], "sft"))
+
+
+def test_a_stage_that_has_asked_torch_is_believed(recipe):
+    """Without it the devices of this machine would be looked for once more, with another answer for a GPU
+    that is not an NVIDIA one."""
+    text = recipe.read_text().replace("stage: sft", "stage: rlvr")
+    recipe.write_text(f"{text}rewards: [{{name: math}}]\nrollout: {{num_generations: 4}}\n")
+    served = load_stage(recipe, ["rollout.backend=vllm_server", "rollout.max_new_tokens=8"], "rlvr")
+    preflight(served, on_cpu=lambda: None)
+    with pytest.raises(RequestError, match="needs a GPU for the policy \\(torch finds none\\)"):
+        preflight(served, on_cpu=lambda: "torch finds none")
