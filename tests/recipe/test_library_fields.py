@@ -52,10 +52,10 @@ def test_a_field_may_be_set_by_the_user_or_says_why_not(class_name):
 @pytest.mark.parametrize("stage", STAGES)
 def test_train_extra_takes_what_the_table_leaves_open(started, tmp_path, stage):
     """And refuses every other field, with the table's words."""
-    text = recipe.read_text().replace("stage: sft", f"stage: {stage}")
+    text = started.read_text().replace("stage: sft", f"stage: {stage}")
     if stage == "rlvr":
         text += "rewards: [{name: math}]\nrollout: {num_generations: 4}\n"
-    recipe.write_text(text)
+    started.write_text(text)
     words = refused(STAGES[stage])
     for name in config_fields(stage) - set(Train.__dataclass_fields__):
         if name not in words:
