@@ -7,6 +7,9 @@ training a tokenizer, and slow (Python) tokenizers, which have no character offs
 
 from __future__ import annotations
 
+import functools
+import itertools
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,9 +134,32 @@ def decode(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
     """The text of `ids`, special tokens included, as the tokenizer's decoder writes it.
 
     transformers' own `decode` removes spaces before punctuation where a tokenizer is configured so, and walks
-    over every id in Python.
+    over every id in Python. A byte-level decoder takes the letters of an added token for bytes where all of
+    them stand for one ("<réponse>" becomes "<r�ponse>"); such tokens are written as they are.
     """
-    return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
+    backend = tokenizer.backend_tokenizer
+    garbled = _garbled(tokenizer, len(tokenizer))
+    if garbled.isdisjoint(ids):
+        return backend.decode(ids, skip_special_tokens=False)
+    parts = []
+    for added, run in itertools.groupby(ids, key=garbled.__contains__):
+        if added:
+            parts += [backend.id_to_token(i) for i in run]
+        else:
+            parts.append(backend.decode(list(run), skip_special_tokens=False))
+    return "".join(parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _garbled(tokenizer: PreTrainedTokenizerFast, size: int) -> frozenset[int]:
+    """Added tokens that the decoder does not write as they are; `size` tells of tokens added since."""
+    backend = tokenizer.backend_tokenizer
+    if "ByteLevel" not in str(json.loads(backend.to_str()).get("decoder")):
+        return frozenset()
+    added = backend.get_added_tokens_decoder()
+    return frozenset(
+        i for i, token in added.items() if backend.decode([i], skip_special_tokens=False) != token.content
+    )
 
 
 def _digits() -> PreTrainedTokenizerFast:

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from posttrain.data.template import load_template
-from posttrain.data.tokenizers import decode, load_tokenizer
+from posttrain.data.tokenizers import add_tokens, decode, load_tokenizer
 from posttrain.generation.base import Sampling, completion_of, completion_text
 from posttrain.generation.local import TransformersGenerator
 from tests.unigram import unigram_model
@@ -101,3 +101,14 @@ def test_sampled_special_tokens_are_in_the_text(tmp_path):
         assert ("<|im_end|>" in one.text) is False
     assert sum("<|im_start|>" in one.text for one in found) > 32
     assert {one.finish for one in found} == {"stop", "length"}
+
+
+@pytest.mark.parametrize("token", ["<réponse>", "Ġx", "<答え>", "<think>"])
+def test_letters_of_an_added_token_are_not_bytes(token):
+    """A byte-level decoder reads "é" as byte 0xE9 and "Ġ" as a space, if every letter stands for a byte."""
+    tokenizer = load_tokenizer("builtin:bytes")
+    assert decode([65], tokenizer) == "A"
+    add_tokens(tokenizer, [token])
+    number = tokenizer.convert_tokens_to_ids(token)
+    assert decode([65, number, 66, number], tokenizer) == f"A{token}B{token}"
+    assert tokenizer(f"A{token}B")["input_ids"] == [65, number, 66]

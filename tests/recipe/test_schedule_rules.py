@@ -131,7 +131,8 @@ def test_what_is_not(started, overrides):
 @pytest.mark.parametrize("stage", ["dpo", "rlvr"])
 def test_stages_that_compare_forwards_have_no_noise(started, stage):
     text = started.read_text().replace("stage: sft", f"stage: {stage}")
-    started.write_text(text + ("rewards: [{name: math}]\nrollout: {num_generations: 4}\n" * (stage == "rlvr")))
+    sampled = "rewards: [{name: math}]\nrollout: {num_generations: 4}\n"
+    started.write_text(text + sampled * (stage == "rlvr"))
     load_stage(started, ["model.lora={r: 4}"], stage)
     for override, key in (
         ("model.lora={r: 4, dropout: 0.1}", "model.lora.dropout = 0.1"),
