@@ -29,7 +29,7 @@ from posttrain.models.generation_config import take_generation_config
 from posttrain.models.logits import refuse_unsupported_head
 from posttrain.models.saved_tokenizer import refuse_swapped_tokenizer
 from posttrain.recipe.schema import Model
-from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base
+from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base, refuse_other_base
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,9 @@ def whole_weights() -> Iterator[None]:
 
 def _adapter(place: str, revision: str | None) -> Adapter | None:
     if Path(place).is_dir():
-        return adapter_in(place)
+        if (adapter := adapter_in(place)) is not None:
+            refuse_other_base(adapter, commit_of)
+        return adapter
     file = find_adapter_config_file(place, revision=revision)  # on the hub
     return None if file is None else adapter_of(place, Path(file))
 

@@ -8,6 +8,7 @@ imports no torch.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Adapter:
     """Its adapter_config.json."""
     options: dict[str, Any]
     """`model.options` of the stage that trained it: they change the forward, and no config.json has them."""
+    start: str | None
+    """The `identity` of its base when it was trained; None where nothing says it."""
 
 
 def adapter_in(folder: str | Path) -> Adapter | None:
@@ -76,7 +79,9 @@ def adapter_of(place: str, file: Path) -> Adapter:
             "to another folder"
         )
     _refuse_kind(place, config)
-    return Adapter(place, _existing(base, file), config.get("revision"), config, _options(file.parent))
+    facts = _facts(file.parent)
+    revision, options = config.get("revision"), facts.get("model_options", {})
+    return Adapter(place, _existing(base, file), revision, config, options, facts.get("start"))
 
 
 def _refuse_kind(place: str, config: dict[str, Any]) -> None:
@@ -128,18 +133,34 @@ def _gone(base: Path, file: Path) -> str:
     return "does not exist (any more): restore that folder"
 
 
-def _options(folder: Path) -> dict[str, Any]:
-    """`model.options` of the run; what resolvers gave (`${oc.env:TOKEN}`) was saved as written."""
+def _facts(folder: Path) -> dict[str, Any]:
+    """What checkpoint.json says of an adapter that a run wrote; what resolvers gave was saved as written."""
     file = folder / "checkpoint.json"
     if not file.is_file():
         return {}
     try:
-        options = json.loads(file.read_text(encoding="utf-8")).get("model_options", {})
-        return OmegaConf.to_container(OmegaConf.create(options), resolve=True)
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        options = OmegaConf.to_container(OmegaConf.create(facts.get("model_options", {})), resolve=True)
+        return {"model_options": options, "start": facts.get("start")}
     except OmegaConfBaseException as error:
         raise RequestError(f"{file}: model_options: {str(error).splitlines()[0]}") from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RequestError(f"{file} is damaged ({error})") from error
+
+
+def refuse_other_base(adapter: Adapter, commit_of: Commit) -> None:
+    """Raises `RequestError` if the base of `adapter` is no longer the model that it was trained on.
+
+    Reads the weights of the base. Adapters of earlier versions and of other programs do not say what it was.
+    """
+    if (below := adapter_in(adapter.base)) is not None:
+        refuse_other_base(below, commit_of)
+    if adapter.start is not None and identity(adapter.base, adapter.revision, commit_of) != adapter.start:
+        raise RequestError(
+            f"{adapter.place} was trained on another model than {adapter.base} is now: its files have "
+            "changed, or another folder has this name; restore it, or set base_model_name_or_path in "
+            f"{Path(adapter.place) / CONFIG} to where the model is"
+        )
 
 
 def chain(place: str | Path) -> list[str]:
@@ -167,9 +188,11 @@ def tokenizer_place(place: str | Path) -> str:
     return next((p for p in places if any((Path(p) / name).is_file() for name in TOKENIZER)), places[-1])
 
 
-def identity(
-    place: str | Path, revision: str | None, commit_of: Callable[[str, str | None], str | None]
-) -> str:
+Commit = Callable[[str, str | None], str | None]
+"""(hub id, revision) -> commit."""
+
+
+def identity(place: str | Path, revision: str | None, commit_of: Commit) -> str:
     """A hash of all files that decide the forward of the model at `place`: weights, configs, code, options.
 
     Where a model lies does not count, so that a copy has the hash of its original. Of a hub id, the id and
@@ -181,7 +204,9 @@ def identity(
         if not folder.is_dir():
             total.update(f"{part} {commit_of(part, revision)}".encode())
             continue
-        total.update((digest(folder) or f"unknown weights in {folder.resolve()}").encode())
+        total.update(
+            (_digest(folder, _signature(folder)) or f"unknown weights in {folder.resolve()}").encode()
+        )
         for file in [folder / "config.json", *sorted(folder.glob("*.py"))]:
             total.update(file.read_bytes() if file.is_file() else b"-")
         if (adapter := adapter_in(folder)) is not None:
@@ -189,6 +214,18 @@ def identity(
             total.update(json.dumps([config, adapter.options], sort_keys=True).encode())
             revision = adapter.revision
     return total.hexdigest()[:32]
+
+
+def _signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Changes when a file of `folder` does."""
+    found = ((file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file())
+    return tuple((name, about.st_size, about.st_mtime_ns) for name, about in found)
+
+
+@functools.lru_cache(maxsize=32)
+def _digest(folder: Path, signature: tuple[Any, ...]) -> str:
+    """`digest`, computed once for as long as no file changes: a base is asked for at every scored adapter."""
+    return digest(folder)
 
 
 def quantized_base(place: str | Path, ground: str | Path) -> RequestError:

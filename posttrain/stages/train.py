@@ -36,7 +36,7 @@ from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.adapters import tokenizer_place
+from posttrain.rundir.adapters import identity, tokenizer_place
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
@@ -194,6 +194,9 @@ def _load(
     }
     if recipe.model.lora is not None and recipe.model.options:  # of a full model, config.json has them
         shared["facts"]["model_options"] = recipe.model.options
+    if data.start is not None and (recipe.model.lora is not None or not isinstance(recipe, SftRecipe)):
+        # of what later steps depend on besides the checkpoint: the adapter's base, the reference
+        shared["facts"]["start"] = identity(data.start, recipe.model.revision, commit_of)
     if isinstance(recipe, RlvrRecipe):
         return PromptParts(**shared)
     collator = Collator(data.tokenizer.pad_token_id, recipe.data.padding_free)
@@ -266,6 +269,11 @@ def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
     """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start."""
     last = ckpt.last_resumable(parts.run.checkpoints)
     if last is not None:
+        if last.facts().get("start", start := parts.facts.get("start")) != start:
+            raise RequestError(
+                f"{parts.start} is no longer the model that {parts.run.path} started from, which its adapter "
+                "or its reference needs; restore it, or start again with another name=..."
+            )
         log.info("resuming from %s", last.path)
         parts.guard.load(last.facts().get("guard", {}))
         trainer.resume_from(last.facts())

@@ -17,11 +17,12 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain import dpo, pairs, pass_rate, rlvr, sft
 from posttrain.cli import main
+from posttrain.errors import RequestError
 from posttrain.recipe import load
 from tests.tiny import tiny_model, write_rows
 from tests.training.preferences import make_labelled, make_pairs
@@ -463,3 +464,58 @@ def test_check_refuses_to_quantise_under_an_adapter(home, tmp_path, capsys):
     words = ["model.quantization={bits: 4}", "model.lora={r: 2}", "name=b"]
     assert main(["check", str(tmp_path / "a.yaml"), *words]) == 2
     assert "cannot be merged into the quantised weights" in capsys.readouterr().err
+
+
+# ---- another base in the same place ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(home, tmp_path) -> Path:
+    """A copy of `home` with a run `kid` (a LoRA stage from `runs/first`) of four steps."""
+    out = tmp_path / "copy"
+    shutil.copytree(home, out)
+    config = next((out / "runs" / "first").glob("checkpoints/step-000005/adapter_config.json"))
+    about = json.loads(config.read_text()) | {"base_model_name_or_path": str(out / "model")}
+    config.write_text(json.dumps(about))
+    return out
+
+
+def kid(out: Path, name: str = "kid", **sections: Any) -> Path:
+    own = {"init": str(out / "runs" / "first"), "lora": LORA}
+    train = {"max_steps": 4}
+    return go(
+        out, "sft", name, out / "rows.jsonl", own, train=train, checkpoints={"save_steps": 2}, **sections
+    )
+
+
+def replace_weights(folder: Path) -> None:
+    """Another model of equal shape in the place of this one."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: value.flip(0) for name, value in tensors.items()}, file, {"format": "pt"})
+
+
+def test_an_adapter_is_not_loaded_on_another_base(parts, capsys):
+    """Neither scored, nor exported, nor a start: its factors mean nothing there."""
+    run = kid(parts)
+    facts = json.loads((run / "checkpoints" / "step-000004" / "checkpoint.json").read_text())
+    assert len(facts["start"]) == 32
+    replace_weights(parts / "model")
+    sentence = r"was trained on another model than .*model is now"
+    with pytest.raises(RequestError, match=sentence):
+        go(parts, "sft", "next", parts / "rows.jsonl", {"init": str(run)})
+    for command in (["eval", str(run)], ["export", str(run), str(parts / "out")]):
+        assert main([*command]) == 2
+        said = capsys.readouterr().err
+        assert "was trained on another model" in said or "nothing to score" in said.lower() or "task" in said
+    assert not (parts / "out").exists()
+
+
+def test_a_run_is_not_resumed_on_another_base(parts):
+    """The base of its adapter has changed since step 2; the adapter below it likewise."""
+    run = kid(parts)
+    shutil.rmtree(run / "checkpoints" / "step-000004")
+    replace_weights(parts / "model")
+    with pytest.raises(RequestError, match="was trained on another model|is no longer the model"):
+        kid(parts)
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == ["step-000002"]
