@@ -183,7 +183,7 @@ def identity(
     return total.hexdigest()[:32]
 
 
-def quantized_base(place: str | Path, ground: str | Path) -> RequestError:
+def quantized_base_error(place: str | Path, ground: str | Path) -> RequestError:
     """The refusal of an adapter at `place` whose full model `ground` is quantised."""
     return RequestError(
         f"{place} is an adapter, which cannot be merged into the quantised weights of {ground}: export it "

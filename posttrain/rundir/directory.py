@@ -119,7 +119,7 @@ class RunDir:
             changed = changes(old, recipe)
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
             reread = REREAD.get(recipe.stage, {})
-            lines = lines or [f"  {key}: an earlier version read it otherwise" for key in reread]
+            lines = lines or [f"  {key}: an earlier version read this key differently" for key in reread]
             message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True
