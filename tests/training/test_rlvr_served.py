@@ -107,7 +107,7 @@ def test_a_server_that_keeps_the_weights_of_the_start(sampled, tiny):
 
 def test_a_server_with_raw_log_probabilities_that_does_not_say_so(sampled, tiny):
     said = refused(sampled, served(tiny, "raw"), step=1, temperature=0.1)
-    assert "before the temperature" in said
+    assert "--logprobs-mode processed_logprobs" in said
 
 
 # ---- what the correction masks -----------------------------------------------------------------------------
