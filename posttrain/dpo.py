@@ -205,7 +205,7 @@ def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
 
 
 def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:
-    """What the files in run directories of before `_reference_identity` are named by."""
+    """The name that earlier versions gave these files."""
     named, made = recipe.preference.reference_model, ""
     if named is not None:
         place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision

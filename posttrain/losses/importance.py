@@ -20,12 +20,16 @@ from torch import Tensor
 MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 
 
+def known(sampler: Tensor, mask: Tensor) -> Tensor:
+    """Whether d is known, bool [B, T]: inside the mask, unless `sampler` is NaN."""
+    return mask.bool() & ~sampler.isnan()
+
+
 def log_ratio(policy: Tensor, sampler: Tensor, mask: Tensor) -> Tensor:
     """d = log policy - log sampler, fp32 [B, T], without gradient; 0 outside the mask and where `sampler` is
     NaN."""
-    known = mask.bool() & ~sampler.isnan()
     # selected, not multiplied, because masked values may be infinite
-    return torch.where(known, policy.detach().float() - sampler.float(), 0.0)
+    return torch.where(known(sampler, mask), policy.detach().float() - sampler.float(), 0.0)
 
 
 def importance_ratio(

@@ -52,7 +52,7 @@ def merge(model: PeftModel, place: str) -> nn.Module:
     weight that both used would change the other as well (peft#2018).
 
     Raises:
-        RequestError: the adapter is no change of weights.
+        RequestError: the adapter cannot be written as a change of the base's weights.
     """
     refuse_unmergeable(place, model.peft_config["default"].to_dict())
     base = model.get_base_model()
@@ -60,18 +60,8 @@ def merge(model: PeftModel, place: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
         plain = model.merge_and_unload(safe_merge=True)
-    if _one_weight(plain) is False:  # tell save_pretrained, which would write one of the two
-        plain.config.tie_word_embeddings = plain.config.get_text_config().tie_word_embeddings = False
-        plain.all_tied_weights_keys = plain.get_expanded_tied_weights_keys(all_submodels=True)
     plain.name_or_path = plain.config._name_or_path = place
     return plain.requires_grad_(True)
-
-
-def _one_weight(model: nn.Module) -> bool | None:
-    """Whether head and embedding are one weight; None for a model without one of them."""
-    layers = model.get_input_embeddings(), model.get_output_embeddings()
-    weights = [getattr(layer, "weight", None) for layer in layers]
-    return None if None in layers or None in weights else weights[0] is weights[1]
 
 
 def _untie(model: nn.Module) -> None:

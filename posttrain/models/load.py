@@ -29,7 +29,13 @@ from posttrain.models.generation_config import take_generation_config
 from posttrain.models.logits import refuse_unsupported_head
 from posttrain.models.saved_tokenizer import refuse_swapped_tokenizer
 from posttrain.recipe.schema import Model
-from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base, refuse_other_base
+from posttrain.rundir.adapters import (
+    Adapter,
+    adapter_in,
+    adapter_of,
+    quantized_base_error,
+    refuse_other_base,
+)
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +135,7 @@ def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
     try:
-        return _whole(
+        return _load_merged(
             init,
             config.revision,
             config.options,
@@ -142,7 +148,7 @@ def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
         raise RequestError(f"model.init = {init!r} cannot be loaded: {_reason(error)}") from error
 
 
-def _whole(place: str, revision: str | None, options: dict[str, Any], **arguments: Any) -> nn.Module:
+def _load_merged(place: str, revision: str | None, options: dict[str, Any], **arguments: Any) -> nn.Module:
     """The model at `place`; where that is an adapter, its base with the adapter merged into it.
 
     `options`: the recipe's `model.options`. Those with which an adapter was trained count below them.
@@ -152,17 +158,17 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
         return AutoModelForCausalLM.from_pretrained(
             place, revision=revision or "main", **arguments, **options
         )
-    with whole_weights():
-        base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
+    with unsharded_loading():
+        base = _load_merged(adapter.base, adapter.revision, adapter.options | options, **arguments)
         if getattr(base, "is_quantized", False):
-            raise quantized_base(place, adapter.base)
+            raise quantized_base_error(place, adapter.base)
         take_generation_config(base, place)
         log.info("%s is an adapter: merged into %s", place, adapter.base)
         return merge(attach(base, place, revision), place)
 
 
 @contextlib.contextmanager
-def whole_weights() -> Iterator[None]:
+def unsharded_loading() -> Iterator[None]:
     """Under ZeRO-3, `from_pretrained` returns whole weights in here; otherwise each rank would get a part.
 
     DeepSpeed shards them when the trainer sets up its engine.
@@ -281,7 +287,7 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
         else:
             chained = _adapter(adapter.base, adapter.revision) is not None
             stored |= {"dtype": torch.float32} if chained else {}
-            base = _whole(adapter.base, adapter.revision, adapter.options, **stored)
+            base = _load_merged(adapter.base, adapter.revision, adapter.options, **stored)
             take_generation_config(base, place)
             model = attach(base, place, None)
     except LOADING as error:

@@ -137,8 +137,9 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 """Keys that may change when a run is resumed: they do not affect what is learned."""
 ADDED: dict[str, Any] = {"policy.kl": "k3_weighted", "rollout.vllm.max_logp_diff": 0.1}
-"""Keys that recipes did not always have -> the value that means what was done before there was the key. With
-that value a key does not enter the hash, so that runs of an earlier version resume."""
+"""Keys that recipes did not always have -> their default, with which they are not a difference from a recipe
+without them, nor enter the hash, so that runs of an earlier version resume. `policy.kl` does what was done
+before; the bound is new, and never enters the hash, as it decides no weight."""
 REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
 """Stage -> key that it once read otherwise -> value -> what the hash has in its place. A dpo stage took the
 last reply whatever `data.train_on` was, which was `assistant` unless set: the default keeps its hash, and a
@@ -167,6 +168,7 @@ def recipe_hash(recipe: Recipe) -> str:
         values.get("rollout", {}).pop(key, None)
     if vllm := values.get("rollout", {}).get("vllm"):
         vllm.pop("max_logp_diff", None)
+        # earlier hashes contain the defaults of the address; it may change when a run is resumed
         vllm |= {key: getattr(Vllm(), key) for key in ("server_base_url", "server_timeout")}
     if isinstance(recipe, TrainRecipe):
         for key in ("report_to", "logging_steps", "dataloader_num_workers", "log_samples"):

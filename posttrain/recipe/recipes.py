@@ -104,9 +104,9 @@ class SftRecipe(TrainRecipe):
 class PairData(Data):
     """The mixture of a dpo stage."""
 
-    train_on: Literal["assistant", "last", "all"] = "last"
+    train_on: Literal["assistant", "last"] = "last"
     """Which turns of a conversation count in the log-probability of a side and in its length: the last reply,
-    in which the sides differ, or every assistant turn, as in Tulu 3. `all` is refused; so is `assistant` with
+    in which the sides differ, or every assistant turn, as in Tulu 3. `assistant` is refused with
     preference.loss = kto. losses/README.md says what the turns that both sides share do.
     """
 

@@ -96,9 +96,9 @@ class Vllm:
     """Weights below this are truncated or masked."""
     max_logp_diff: float | None = 0.1
     """The run stops before a step whose completions have a larger mean |log policy - log sampler|, in nats
-    per token. The default is our choice: two bf16 programs with equal weights differ by .01 to .05, one with
-    other weights by tenths to several nats. With `top_p` below 1 it is larger by -log top_p, the most by
-    which renormalising raises a log-probability. null: no bound.
+    per token. The default is our choice, not measured on a GPU: larger than the rounding of two bf16
+    programs, smaller than what other weights do (tenths to several nats). With `top_p` below 1 the bound is
+    larger by -log top_p, the most by which renormalising raises a log-probability. null: no bound.
     """
 
 

@@ -45,12 +45,6 @@ def preference(recipe: Recipe, problems: Problems) -> None:
 
 def _turns(recipe: DpoRecipe, problems: Problems) -> None:
     at, turns = "data.train_on", recipe.data.train_on
-    if turns == "all":
-        problems.add(
-            at,
-            f"{at} = all would count the prompt as part of both replies in a dpo stage; use last (the last "
-            "reply) or assistant (every assistant turn)",
-        )
     if turns == "assistant" and recipe.preference.loss == "kto":
         problems.add(
             at,

@@ -109,7 +109,8 @@ def _sampler(run: RunData) -> list[str]:
 
 
 def _shares(run: RunData) -> list[str]:
-    """Sources that teach much more or much less than the mixture says; chance in small batches is none."""
+    """Sources that teach much more or much less than the mixture says; differences within sampling noise are
+    not reported."""
     shifted = []
     for source, lines in trained_shares(run):
         apart = [trained - drawn for drawn, trained in lines]
@@ -120,8 +121,7 @@ def _shares(run: RunData) -> list[str]:
     if not shifted:
         return []
     return [
-        "only groups with a gradient teach, and the sources' shares of them are not those of the mixture: "
-        f"{'; '.join(shifted)}."
+        f"the sources' shares of the groups with a gradient differ from the mixture: {'; '.join(shifted)}."
     ]
 
 

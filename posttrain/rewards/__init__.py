@@ -4,7 +4,7 @@ The room contains the functions (`simple`, `model_based`, `math`, `code`, `instr
 with its options (`registry`, `catalogue`), the engine that scores batches in killable processes (`engine`),
 the weighted sum of a recipe (`compose`), and the test of every reward on its own corpus (`conformance`,
 `corpora/`). Left out: sampling completions (generation and rollouts), and what training does with a score
-(rollouts and training). It imports base, recipe and data.
+(rollouts and training). It imports base, recipe, data and rundir.
 """
 
 from posttrain.rewards.engine.batch import score, score_batch

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posttrain.losses.importance import importance_ratio, log_ratio
+from posttrain.losses.importance import importance_ratio, known, log_ratio
 from posttrain.recipe.sections import TrainRollout
 
 FIELDS = ("row", "known", "total", "largest", "ratio", "weights", "beyond", "weight")
@@ -32,7 +32,6 @@ def compared(
     `policy`, `sampler`, `mask` [B, T]: see `importance_ratio`. `rows` [B]: places in the batch. `weights`
     [B, T] or [B, 1]: what the correction `mode` made of the ratios; None if it is `none`.
     """
-    known = mask.bool() & ~sampler.isnan()
     apart = log_ratio(policy, sampler, mask).abs().double()
     counted = mask.bool()
     if mode.startswith("sequence"):
@@ -43,7 +42,7 @@ def compared(
     weights = unbounded if weights is None else weights
     columns = (
         rows,
-        known.sum(1),
+        known(sampler, mask).sum(1),
         apart.sum(1),
         apart.amax(1),
         (unbounded.double() * counted).sum(1),
@@ -74,8 +73,8 @@ class Mismatch:
     @property
     def mean(self) -> float:
         """The mean |d|, in nats per token; NaN where no d is known."""
-        known = float(self._column("known").sum())
-        return float(self._column("total").sum()) / known if known else math.nan
+        tokens = float(self._column("known").sum())
+        return float(self._column("total").sum()) / tokens if tokens else math.nan
 
     @property
     def largest(self) -> float:
@@ -124,16 +123,14 @@ class Mismatch:
             return (
                 f"the sampler is not the policy: |log policy - log sampler| is {self.mean:.3g} nats per "
                 f"token on average and {self.largest:.3g} at most, above rollout.vllm.max_logp_diff = "
-                f"{bound:g}; most likely vLLM did not take the last weights, serves another model, computes "
-                "in another dtype or quantised, or returns log-probabilities before the temperature "
-                "(--logprobs-mode)"
+                f"{bound:g}; restart the vLLM server with the policy's model, dtype and "
+                "--logprobs-mode processed_logprobs"
             )
         if not bool((self._column("weight") > 0).any()):
             return (
                 f"rollout.vllm.correction = {vllm.correction} leaves nothing to train: the importance "
                 f"weights of all {len(self.found)} completions are 0 (|log policy - log sampler| is "
-                f"{self.mean:.3g} nats per token on average); vLLM does not sample as the policy does, or "
-                "completions are so long that their products of ratios leave correction_min and "
-                "correction_max (use token_truncate)"
+                f"{self.mean:.3g} nats per token on average); set it to token_truncate, or restart the vLLM "
+                "server with the policy's model"
             )
         return None

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from posttrain.errors import RequestError
-from posttrain.rundir.adapters import CONFIG, adapter_in, chain, quantized_base
+from posttrain.rundir.adapters import CONFIG, adapter_in, chain, quantized_base_error
 
 PREFIX = "base_model.model."
 """Opens the names of peft's weights; what follows is the name in the base."""
@@ -36,7 +38,7 @@ def refuse_unfit(place: str | Path, quantized: bool) -> None:
         return
     ground = Path(places[-1])
     if quantized or _is_quantized(ground):
-        raise quantized_base(place, ground)
+        raise quantized_base_error(place, ground)
     if ground.is_dir() and not (ground / "config.json").is_file():
         raise RequestError(
             f"{places[-2]} is an adapter on {ground}, which contains no model (no config.json)"
@@ -44,7 +46,8 @@ def refuse_unfit(place: str | Path, quantized: bool) -> None:
     theirs = _shapes(ground)
     for part in places[:-1]:
         adapter, ours = adapter_in(part), _shapes(Path(part))
-        refuse_unmergeable(part, adapter.config if adapter else {})
+        assert adapter is not None  # all but the last of a chain are
+        refuse_unmergeable(part, adapter.config)
         if not ours and not (Path(part) / "adapter_model.bin").is_file():
             raise RequestError(f"{part} has an {CONFIG} but no weights (adapter_model.safetensors)")
         for name, own, base in _unequal(ours, theirs):
@@ -62,7 +65,8 @@ def refuse_unfit(place: str | Path, quantized: bool) -> None:
 
 
 def refuse_unmergeable(place: str, config: dict[str, Any]) -> None:
-    """Raises `RequestError` if an adapter of `config` (its adapter_config.json) is no change of weights."""
+    """Raises `RequestError` if an adapter of `config` (its adapter_config.json) cannot be written as a change
+    of its base's weights."""
     for key, reason in UNMERGEABLE.items():
         if config.get(key):
             raise RequestError(f"{place} is an adapter with {key}, which cannot be merged: {reason}")
@@ -80,17 +84,11 @@ def _shapes(folder: Path) -> Shapes:
     found: Shapes = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            with file.open("rb") as handle:
-                length = int.from_bytes(handle.read(8), "little")
-                header = json.loads(handle.read(length if length < 1 << 30 else 0))
-            header.pop("__metadata__", None)
-            found |= {name: entry["shape"] for name, entry in header.items()}
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RequestError(f"{file} is damaged: its header cannot be read") from error
-        size = file.stat().st_size - 8 - length
-        if size != end:
-            raise RequestError(f"{file} is damaged: it has {size} bytes of weights, its header says {end}")
+            with safe_open(file, "numpy") as weights:
+                names = weights.keys()
+                found |= {name: weights.get_slice(name).get_shape() for name in names}
+        except (OSError, SafetensorError) as error:
+            raise RequestError(f"{file} is damaged: {error}") from error
     return found
 
 

@@ -228,7 +228,7 @@ def _digest(folder: Path, signature: tuple[Any, ...]) -> str:
     return digest(folder)
 
 
-def quantized_base(place: str | Path, ground: str | Path) -> RequestError:
+def quantized_base_error(place: str | Path, ground: str | Path) -> RequestError:
     """The refusal of an adapter at `place` whose full model `ground` is quantised."""
     return RequestError(
         f"{place} is an adapter, which cannot be merged into the quantised weights of {ground}: export it "

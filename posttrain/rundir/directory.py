@@ -108,5 +108,7 @@ def _differences(old: Any, recipe: Recipe) -> list[str]:
     given = [f"  {key}: {text!r} may give another value now" for key, (_, text) in recipe.written.items()][
         :12
     ]
-    reread = [f"  {key}: an earlier version read it otherwise" for key in REREAD.get(recipe.stage, {})]
+    reread = [
+        f"  {key}: an earlier version read this key differently" for key in REREAD.get(recipe.stage, {})
+    ]
     return given + reread

@@ -50,6 +50,12 @@ def test_only_what_ends_or_pads_is_left_out(marked, sampled, ended, text):
     assert (found.token_ids, found.finish) == (ids, "stop" if ended else "length")
 
 
+def test_padding_that_begins_a_text_is_said():
+    tokenizer = word_tokenizer(bos_token="<bos>", pad_token="<bos>")
+    ids = tokenizer.convert_tokens_to_ids(["<bos>", "it"])
+    assert None not in ids and "<bos>" in completion_text(tokenizer, ids)
+
+
 def test_an_end_of_several_tokens_does_not_stop_and_is_text(marked):
     ids = ids_of("2\n\nHuman:", marked)
     assert completion_text(marked, ids) == "2\n\nHuman:"

@@ -16,7 +16,7 @@ from transformers.integrations import deepspeed
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
 from posttrain.models.adapters import lora_config, refuse_missing_modules
-from posttrain.models.load import commit_of, load_model, load_scored, whole_weights
+from posttrain.models.load import commit_of, load_model, load_scored, unsharded_loading
 from posttrain.recipe.library_fields import table
 from posttrain.recipe.rules import LORA_INITS
 from posttrain.recipe.schema import Lora, Model
@@ -279,7 +279,7 @@ def test_under_zero3_an_adapter_is_merged_before_weights_are_sharded(bases, tmp_
     try:
         start = merged(tmp_path)
         assert deepspeed.is_deepspeed_zero3_enabled()
-        with whole_weights():
+        with unsharded_loading():
             assert not deepspeed.is_deepspeed_zero3_enabled()
     finally:
         deepspeed.unset_hf_deepspeed_config()

@@ -21,7 +21,7 @@ from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import WorkError
 from posttrain.models import adapters
-from posttrain.models.exporting import Proof, write_plain
+from posttrain.models.exporting import Proof, _compare_tokenizers, write_plain
 from posttrain.models.load import load_scored
 from posttrain.rundir.adapters import tokenizer_place
 
@@ -279,6 +279,21 @@ def test_another_tokenizer_is_told(tmp_path, tokenizer, monkeypatch):
     (tmp_path / "out").mkdir()
     with pytest.raises(WorkError, match="another chat template and encoding of a text"):
         write_plain(str(place), tmp_path / "out", loaded, "auto")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda t: t.add_tokens(["<extra>"]), "vocabulary"),
+        (lambda t: setattr(t, "eos_token", "<|im_start|>"), "special tokens"),
+    ],
+)
+def test_what_differs_of_a_tokenizer_is_named(tmp_path, tokenizer, change, what):
+    own, other = (load_tokenizer("builtin:bytes") for _ in "ab")
+    change(other)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(WorkError, match=f"not the checkpoint's: another {what}$"):
+        _compare_tokenizers(own, tmp_path, None)
 
 
 def test_half_a_number_is_told(tmp_path, tokenizer):

@@ -215,9 +215,8 @@ def test_sources_that_are_not_trained_as_they_are_mixed(made):
         assert alerts([made("rlvr", {}, lines_of(*quiet), f"quiet-{i}")]) == []
     run = made("rlvr", {}, [*lines_of(0.7, 0.8, 0.75, 0.7, 0.8), {"share/a": 1.0, "share/b": 0.0}], "loud")
     assert alerts([run]) == [
-        "RLVR: only groups with a gradient teach, and the sources' shares of them are not those of the"
-        " mixture: a is 50% of the prompts, 75% of those groups; b is 50% of the prompts, 25% of those"
-        " groups."
+        "RLVR: the sources' shares of the groups with a gradient differ from the mixture: a is 50% of the"
+        " prompts, 75% of those groups; b is 50% of the prompts, 25% of those groups."
     ]
     assert facts(run)["share of a"] == "50.0% drawn, 75.0% with gradient"
 

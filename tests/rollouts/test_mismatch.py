@@ -58,6 +58,15 @@ def test_where_all_tokens_of_a_completion_are_masked_it_is_not_kept():
     assert found.kept(8).nonzero().flatten().tolist() == [7], "only its 1/4 is below .9"
 
 
+def test_padding_is_no_weight_above_0():
+    """The first completion's tokens are 8 and 1/4, both masked above 3 and below 1/2; its padding has weight
+    1."""
+    apart = APART.clone()
+    apart[0] = torch.tensor([3 * LN2, -2 * LN2, 0.0])
+    found = Mismatch.of([rows_of("token_mask", high=3.0, low=0.5, apart=apart)], rollout("token_mask"))
+    assert found.kept(8).nonzero().flatten().tolist() == [0, 2]
+
+
 def test_ranks_say_what_one_process_says():
     rows = rows_of("sequence_mask")
     whole, parts = (Mismatch.of(p, rollout("sequence_mask")) for p in ([rows], [rows[1:], [], rows[:1]]))

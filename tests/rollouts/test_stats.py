@@ -70,6 +70,17 @@ def test_a_group_whose_gradient_is_masked_is_not_trained():
     assert (found["trained_share/easy"], found["trained_share/hard"]) == (1.0, 0.0)
 
 
+def test_of_a_window_the_largest_difference_is_kept():
+    stats, options = RolloutStats(NAMES), TrainRollout(num_generations=4, batch_size=8, max_new_tokens=5)
+    source = RolloutSource(Alternating(), options, FakeRewards(hard_ones), seed=9)
+    for value in (0.5, 2.0, 0.5):
+        drawn = source.draw(Scripted(lambda i, j: False), 4)
+        more = {"sampler/logp_diff_max": value, "sampler/logp_diff_mean": value}
+        stats.add(drawn, batch_advantages(drawn.groups, Policy(), options), more)
+    means = stats.means()
+    assert (means["sampler/logp_diff_max"], means["sampler/logp_diff_mean"]) == (2.0, 1.0)
+
+
 def test_nothing_is_said_of_one_source_or_without_a_gradient():
     assert stats_of(hard_ones, names=("easy",)) == {}
     assert set(stats_of(lambda i, j: True)) == {f"share/{name}" for name in NAMES}

@@ -138,7 +138,7 @@ def test_damaged_files(tmp_path):
     base = model(tmp_path / "m")
     broken = {
         "adapter_config.json": (lambda raw: raw[:20], "adapter_config.json is damaged"),
-        "adapter_model.safetensors": (lambda raw: raw[:-4], "damaged: it has 76 bytes of weights"),
+        "adapter_model.safetensors": (lambda raw: raw[:-4], "adapter_model.safetensors is damaged"),
     }
     for name, (cut, words) in broken.items():  # (2 x 6 + 4 x 2) x 4 bytes = 80
         a = adapter(tmp_path / name, base)
@@ -147,8 +147,12 @@ def test_damaged_files(tmp_path):
             refuse_unfit(a, quantized=False)
     a = adapter(tmp_path / "header", base)
     (a / "adapter_model.safetensors").write_bytes(b"\xff" * 30)
-    with pytest.raises(RequestError, match="its header cannot be read"):
+    with pytest.raises(RequestError, match="adapter_model.safetensors is damaged"):
         refuse_unfit(a, quantized=False)
+    longer = adapter(tmp_path / "longer", base) / "adapter_model.safetensors"
+    longer.write_bytes(longer.read_bytes() + b"\0" * 4)
+    with pytest.raises(RequestError, match="adapter_model.safetensors is damaged"):
+        refuse_unfit(longer.parent, quantized=False)
     (a / "adapter_model.safetensors").unlink()
     with pytest.raises(RequestError, match=r"no weights \(adapter_model.safetensors\)"):
         refuse_unfit(a, quantized=False)
@@ -220,6 +224,11 @@ def test_of_a_hub_id_the_revision_counts(tmp_path):
     assert identity(a) == identity(a, branch="c2"), "the adapter names a commit"
     free = adapter(tmp_path / "b", "org/m")
     assert identity(free) != identity(free, branch="c2"), "the branch has moved"
+
+
+def test_a_branch_and_the_commit_it_is_at_are_the_same_model(tmp_path):
+    named = [adapter(tmp_path / r, "org/m", revision=r) for r in ("main", "c1")]
+    assert len({adapters.identity(a, None, lambda *_: "c1") for a in named}) == 1
 
 
 def test_weights_of_an_unknown_name_count_by_their_place(tmp_path):

@@ -41,7 +41,7 @@ def test_the_recipe_has_the_hash_and_the_values_that_it_had(earlier, name):
     if name == "dpo":
         asked = load(run / "recipe.yaml")
         assert recipe_hash(asked) != kept
-        with pytest.raises(RequestError, match="data.train_on: an earlier version read it otherwise"):
+        with pytest.raises(RequestError, match="data.train_on: an earlier version read this key differently"):
             RunDir(run).check_same(asked)
     if name == "kto":
         with pytest.raises(RequestError, match="data.train_on = assistant cannot be used with .* kto"):

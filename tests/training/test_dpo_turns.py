@@ -129,7 +129,7 @@ def test_the_default_is_the_run_that_it_was(path):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["data.train_on=all"], "data.train_on = all would count the prompt as part of both replies"),
+        (["data.train_on=all"], r"data.train_on = 'all' \(one of: assistant, last\)"),
         (["data.train_on=assistant", "kto"], "data.train_on = assistant cannot be used with .* kto"),
         (["data.train_on=lest"], r"data.train_on = 'lest' \(did you mean 'last'"),
     ],

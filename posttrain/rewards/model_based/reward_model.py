@@ -30,7 +30,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def refuse_adapter(example: Example, model: str) -> None:
+def refuse_adapter(model: str) -> None:
     """Raises `RequestError` if `model` is an adapter, known before it is loaded.
 
     On a base without a score head, transformers would give it one of two outputs, drawn at random.
@@ -42,7 +42,12 @@ def refuse_adapter(example: Example, model: str) -> None:
         )
 
 
-@reward("reward_model", check_row=refuse_adapter, runs="batch", limit_s=600.0, shaping=True)
+def check_model(example: Example, model: str) -> None:
+    """Raises `RequestError` if `model` is an adapter."""
+    refuse_adapter(model)
+
+
+@reward("reward_model", check_row=check_model, runs="batch", limit_s=600.0, shaping=True)
 def reward_model(
     completions: list[str],
     examples: list[Example],
@@ -77,7 +82,7 @@ def reward_model(
 
 def check_row(example: Example, model: str, verifier: str, verifier_options: dict[str, Any] | None) -> None:
     """Raises `RequestError` if the verifier cannot score the row, or `model` is an adapter."""
-    refuse_adapter(example, model)
+    refuse_adapter(model)
     _verifier(verifier, verifier_options).check_row(example)
 
 
@@ -183,7 +188,7 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    refuse_adapter(Example(), path)
+    refuse_adapter(path)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
