@@ -24,6 +24,7 @@ from posttrain.models.adapters import attach, merge
 from posttrain.models.logits import refuse_unsupported_head
 from posttrain.recipe.schema import Model
 from posttrain.rundir.adapters import Adapter, adapter_in, adapter_of, quantized_base
+from posttrain.rundir.proof import proved
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +135,15 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
     """
     adapter = _adapter(place, revision)
     if adapter is None:
-        return AutoModelForCausalLM.from_pretrained(
-            place, revision=revision or "main", **arguments, **options
-        )
+        with proved(place):
+            return AutoModelForCausalLM.from_pretrained(
+                place, revision=revision or "main", **arguments, **options
+            )
     base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
     if getattr(base, "is_quantized", False):
         raise quantized_base(place, adapter.base)
-    return merge(attach(base, place, revision), place)
+    with proved(place):
+        return merge(attach(base, place, revision), place)
 
 
 def _adapter(place: str, revision: str | None) -> Adapter | None:
@@ -225,10 +228,11 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     try:
         adapter = _adapter(place, None)
         if adapter is None:
-            model = AutoModelForCausalLM.from_pretrained(place, dtype="auto")
+            model = _whole(place, None, {}, dtype="auto")
         else:
             base = _whole(adapter.base, adapter.revision, adapter.options, dtype="auto")
-            model = attach(base, place, None)
+            with proved(place):
+                model = attach(base, place, None)
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)

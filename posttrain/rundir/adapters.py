@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RequestError
-from posttrain.rundir.checkpoints import digest
+from posttrain.rundir.proof import digest
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."

@@ -1,9 +1,9 @@
 """Checkpoints on disk: which are complete, which is the last or the best, how one is written and deleted.
 
 Layout: `checkpoints/step-000400/` in flat transformers layout (weights, tokenizer, optimizer, RNG), plus
-`checkpoint.json` and, last, the marker `COMPLETE`. A checkpoint is written under `.tmp-step-000400` and then
-renamed, so that a kill at any moment leaves either a complete checkpoint or none. Left out: what goes into a
-checkpoint (`training/saving.py`).
+`checkpoint.json` with the hashes of these files (proof.py) and, last, the marker `COMPLETE`. A checkpoint is
+written under `.tmp-step-000400` and then renamed, so that a kill at any moment leaves either a complete
+checkpoint or none. Left out: what goes into a checkpoint (`training/saving.py`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from posttrain.base.files import read_json, sync, write_json
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
+from posttrain.rundir.proof import FACTS, MARKER, damage, hash_of, listing
 from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"step-(\d{6,})")
-WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -70,25 +68,27 @@ def all_complete(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda c: c.step)
 
 
-def last_resumable(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that training can resume from."""
-    return next((c for c in reversed(all_complete(folder)) if c.facts().get("resumable")), None)
+def newest_sound(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
+    """The newest checkpoint that training can resume from, and what is wrong with those after it, by name.
 
-
-def digest(path: Path) -> str:
-    """Content hash of the weights in `path`, 16 hexadecimal digits of xxh3-128; empty where there are no
-    weights.
-
-    Equal bytes have equal hashes; it is no protection against manipulation.
+    Every file is read: see `posttrain/rundir/proof.py`.
     """
-    total = xxhash.xxh3_128()
-    files = sorted({f for pattern in WEIGHTS for f in path.glob(pattern)})
-    for file in files:
-        total.update(file.name.encode())
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()[:16] if files else ""
+    damaged: dict[str, str] = {}
+    for checkpoint in reversed(all_complete(folder)):
+        if problem := damage(checkpoint.path):
+            damaged[checkpoint.name] = problem
+        elif checkpoint.facts().get("resumable"):
+            return checkpoint, damaged
+    return None, damaged
+
+
+def set_aside(folder: Path, name: str) -> Path:
+    """Renames the damaged checkpoint `name` so that nothing takes it for one; returns where it is now."""
+    there = folder / f"damaged-{name}"
+    if there.exists():
+        shutil.rmtree(there)
+    os.replace(folder / name, there)
+    return there
 
 
 @contextlib.contextmanager
@@ -106,8 +106,8 @@ def clean_on_error(path: Path, owner: bool) -> Iterator[None]:
 def finish(tmp: Path, final: Path, facts: dict[str, Any]) -> None:
     """Adds checkpoint.json and COMPLETE to `tmp` and renames it to `final`, after everything has reached the
     disk."""
-    write_json(tmp / "checkpoint.json", facts)
-    (tmp / "COMPLETE").touch()
+    write_json(tmp / FACTS, facts | {"files": listing(tmp)})
+    (tmp / MARKER).write_text(hash_of(tmp / FACTS), encoding="ascii")
     for file in [*tmp.rglob("*"), tmp]:
         sync(file)
     if final.exists():  # left half-written by an earlier kill: complete ones are never rewritten

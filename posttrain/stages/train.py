@@ -253,11 +253,34 @@ def _add_callbacks(
 
 def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
     """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start."""
-    last = ckpt.last_resumable(parts.run.checkpoints)
+    last = _newest_sound(trainer, parts.run)
     if last is not None:
         log.info("resuming from %s", last.path)
         parts.guard.load(last.facts().get("guard", {}))
         trainer.resume_from(last.facts())
+    return last
+
+
+def _newest_sound(trainer: RunTrainer, run: RunDir) -> ckpt.Checkpoint | None:
+    """The newest checkpoint whose files are as they were written; damaged ones after it are set aside.
+
+    Collective. Raises:
+        RequestError: checkpoints to resume from are there, but all of them are damaged.
+    """
+    found: tuple[ckpt.Checkpoint | None, dict[str, str]] = (None, {})
+    if rank() == 0:
+        found = ckpt.newest_sound(run.checkpoints)
+    last, damaged = trainer.gather(found)[0]
+    if last is None and damaged.keys() - {ckpt.name_of(0)}:  # the start model itself can be saved again
+        problems = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())
+        raise RequestError(
+            f"no checkpoint of {run.path} can be resumed: {problems}. Restore the files, or remove the "
+            "folder to start over"
+        )
+    for name, problem in damaged.items() if rank() == 0 else ():
+        there = ckpt.set_aside(run.checkpoints, name)
+        log.warning("%s is damaged: %s. It is now %s; resuming from the one before", name, problem, there)
+    trainer.accelerator.wait_for_everyone()
     return last
 
 

@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from posttrain.errors import WorkError
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.proof import digest
 
 
 class CheckpointWriter:
@@ -103,7 +104,7 @@ class CheckpointWriter:
             "examples": self.state.global_step * self.facts["global_batch_size"],
             "epoch": self.epoch(),
             "resumable": resumable,
-            "digest": ckpt.digest(folder),
+            "digest": digest(folder),
             "guard": self.guard.state(),
             "saved": time.time(),
             **self.facts,

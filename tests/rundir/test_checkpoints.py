@@ -11,6 +11,7 @@ import pytest
 from posttrain.base.files import append_jsonl
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.proof import digest, hash_of, listing
 from posttrain.rundir.scores import ScoreStore
 from tests.rundir.written import stored
 
@@ -19,9 +20,10 @@ def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
     path = folder / ckpt.name_of(step)
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"w%d" % step)
-    (path / "checkpoint.json").write_text(json.dumps({"step": step, "resumable": True} | facts))
+    facts = {"step": step, "resumable": True, "files": listing(path)} | facts
+    (path / "checkpoint.json").write_text(json.dumps(facts))
     if complete:
-        (path / "COMPLETE").touch()
+        (path / "COMPLETE").write_text(hash_of(path / "checkpoint.json"))
     return path
 
 
@@ -50,10 +52,10 @@ def test_steps_sort_by_number_beyond_six_digits(tmp_path):
 
 def test_only_resumable_checkpoints_are_resumed(tmp_path):
     make(tmp_path, 0, resumable=False)
-    assert ckpt.last_resumable(tmp_path) is None
+    assert ckpt.newest_sound(tmp_path) == (None, {})
     make(tmp_path, 5)
     make(tmp_path, 9, resumable=False)
-    assert ckpt.last_resumable(tmp_path).step == 5
+    assert ckpt.newest_sound(tmp_path)[0].step == 5
 
 
 def test_finish_seals_and_renames(tmp_path):
@@ -83,11 +85,11 @@ def test_a_failing_write_leaves_nothing(tmp_path):
 
 def test_digest_follows_content_and_name(tmp_path):
     a, b = make(tmp_path / "a", 1), make(tmp_path / "b", 1)
-    assert ckpt.digest(a) == ckpt.digest(b) != ""
+    assert digest(a) == digest(b) != ""
     (b / "model.safetensors").write_bytes(b"other")
-    assert ckpt.digest(a) != ckpt.digest(b)
+    assert digest(a) != digest(b)
     (b / "model.safetensors").unlink()
-    assert ckpt.digest(b) == ""
+    assert digest(b) == ""
 
 
 def test_references_lead_to_checkpoints(tmp_path):
