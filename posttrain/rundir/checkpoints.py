@@ -68,14 +68,15 @@ def all_complete(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda c: c.step)
 
 
-def newest_sound(folder: Path) -> tuple[Checkpoint | None, dict[str, str]]:
+def newest_sound(folder: Path, steps: int) -> tuple[Checkpoint | None, dict[str, str]]:
     """The newest checkpoint that training can resume from, and what is wrong with those after it, by name.
 
-    Every file is read: see `posttrain/rundir/proof.py`.
+    Every file is read: see `posttrain/rundir/proof.py`; of one at the last of `steps`, from which nothing is
+    left to train, those of the model.
     """
     damaged: dict[str, str] = {}
     for checkpoint in reversed(all_complete(folder)):
-        if problem := damage(checkpoint.path):
+        if problem := damage(checkpoint.path, model_only=checkpoint.step >= steps):
             damaged[checkpoint.name] = problem
         elif checkpoint.facts().get("resumable"):
             return checkpoint, damaged

@@ -269,7 +269,7 @@ def _newest_sound(trainer: RunTrainer, run: RunDir) -> ckpt.Checkpoint | None:
     """
     found: tuple[ckpt.Checkpoint | None, dict[str, str]] = (None, {})
     if rank() == 0:
-        found = ckpt.newest_sound(run.checkpoints)
+        found = ckpt.newest_sound(run.checkpoints, trainer.args.max_steps)
     last, damaged = trainer.gather(found)[0]
     if last is None and damaged.keys() - {ckpt.name_of(0)}:  # the start model itself can be saved again
         problems = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())

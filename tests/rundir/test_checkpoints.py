@@ -52,10 +52,10 @@ def test_steps_sort_by_number_beyond_six_digits(tmp_path):
 
 def test_only_resumable_checkpoints_are_resumed(tmp_path):
     make(tmp_path, 0, resumable=False)
-    assert ckpt.newest_sound(tmp_path) == (None, {})
+    assert ckpt.newest_sound(tmp_path, 99) == (None, {})
     make(tmp_path, 5)
     make(tmp_path, 9, resumable=False)
-    assert ckpt.newest_sound(tmp_path)[0].step == 5
+    assert ckpt.newest_sound(tmp_path, 99)[0].step == 5
 
 
 def test_finish_seals_and_renames(tmp_path):
