@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from posttrain.errors import RequestError, WorkError
 
 
@@ -137,6 +139,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def hash_of(path: Path) -> str:
+    """xxh3-128 of the content of a file, 32 hexadecimal digits; no protection against manipulation."""
+    total = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
 
 
 def sync(path: str | Path) -> None:

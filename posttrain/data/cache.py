@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.sources import Rows, open_rows
-from posttrain.data.table import Table, TableWriter
+from posttrain.data.table import Table, TableWriter, damaged_file
 from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -76,16 +77,25 @@ def prepare_sources(
             key = _key(rows, source, data, loss, tokenizer, fingerprint, form)
             folder = cache_root(data) / key
             what = f"source {source.name!r}"
+            if is_main:
+                _remove_damaged(folder, what)
             if not folder.is_dir() and is_main:
                 report = _report(progress, bars, source.name, rows)
                 make = partial(_make, folder, rows, source, data, loss, tokenizer, report, form)
                 make_once(folder, make, what, deadline)
-            elif not folder.is_dir():
-                wait_for(folder, what, deadline)
+            elif not is_main:
+                wait_for(folder, what, deadline, lambda folder: damaged_file(folder) is None)
             table = form.table(folder)
             _check_drops(what, data, loss, table.stats)
             tables.append(table)
     return tables
+
+
+def _remove_damaged(folder: Path, what: str) -> None:
+    """A cached table can be made again, so a damaged one is removed, with a warning."""
+    if folder.is_dir() and (name := damaged_file(folder)):
+        log.warning("%s: its prepared rows are damaged (%s); preparing them again", what, folder / name)
+        shutil.rmtree(folder)
 
 
 def cache_root(data: schema.Data) -> Path:

@@ -71,8 +71,10 @@ def _make(folder: Path, make: Callable[[], object], what: str) -> None:
         raise
 
 
-def wait_for(folder: Path, what: str, deadline: float) -> None:
-    """Returns when another process has made `folder`.
+def wait_for(
+    folder: Path, what: str, deadline: float, sound: Callable[[Path], bool] = lambda folder: True
+) -> None:
+    """Returns when another process has made `folder`, and `sound(folder)` holds.
 
     An older note counts only if the failure must repeat itself: a wrong request does, because the name of the
     folder covers everything that was requested; a full disk does not.
@@ -84,7 +86,7 @@ def wait_for(folder: Path, what: str, deadline: float) -> None:
     while True:
         if folder.parent.is_dir():
             os.listdir(folder.parent)  # makes a network file system refresh its cache
-        if folder.is_dir():
+        if folder.is_dir() and sound(folder):
             return
         failure = _read(note)
         if failure and failure["exit_code"] == RequestError.exit_code:

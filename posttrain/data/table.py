@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from posttrain.base.files import plain, sync
+from posttrain.base.files import hash_of, plain, sync
 from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.errors import WorkError
 
-IDS, MARKS, ROWS = "input_ids.bin", "marks.bin", "rows.bin"
+IDS, MARKS, ROWS, TABLE = "input_ids.bin", "marks.bin", "rows.bin", "table.json"
 TRAINED, IN_SEGMENT, SEGMENT_START = 1, 2, 4
 ROW = np.dtype([("end", "<i8"), ("origin", "<i8"), ("trained", "<i4"), ("p", "<f8")])
 """`end`: one past the last token. `origin`: the number of the row in the source. `p`: NaN if none."""
@@ -54,7 +54,8 @@ class TokenTable:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            self.stats: dict[str, Any] = json.loads((self.folder / "table.json").read_text("utf-8"))
+            self.stats: dict[str, Any] = json.loads((self.folder / TABLE).read_text("utf-8"))
+            self.stats.pop("hashes", None)
             rows, tokens = self.stats["rows_kept"], self.stats["tokens"]
             self._ids = _map(self.folder / IDS, np.dtype("<i4"), tokens)
             self._marks = _map(self.folder / MARKS, np.dtype("u1"), tokens)
@@ -188,6 +189,36 @@ class JoinedTable:
         return self.tables[t][row]
 
 
+def damaged_file(folder: Path) -> str | None:
+    """The name of a file of the table in `folder` that is not as it was written; None where all are.
+
+    Reads every byte. Tables of an earlier version have no hashes and pass.
+    """
+    try:
+        facts = json.loads((folder / TABLE).read_text("utf-8"))
+        hashes = facts.get("hashes")
+        if hashes is None:
+            return None
+        if hashes.get(TABLE) != _hash_of_facts(facts):
+            return TABLE
+    except (OSError, ValueError, AttributeError):
+        return TABLE
+    for name, value in hashes.items():
+        try:
+            if name != TABLE and hash_of(folder / name) != value:
+                return name
+        except OSError:
+            return name
+    return None
+
+
+def _hash_of_facts(facts: dict[str, Any]) -> str:
+    """Of the content of table.json but this hash itself."""
+    hashes = {name: value for name, value in facts["hashes"].items() if name != TABLE}
+    text = json.dumps(facts | {"hashes": hashes}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 class TableWriter:
     """Streams rows to `<folder>.tmp-<pid>`, which `finish` renames to `folder`.
 
@@ -248,8 +279,10 @@ class TableWriter:
             "segments": self.segments,
             "rows_with_p": self.rows_with_p,
         }
-        text = json.dumps(plain(stats | counts), indent=2)
-        (self.temporary / "table.json").write_text(text, encoding="utf-8")
+        hashes = {file.name: hash_of(file) for file in self.temporary.iterdir()}
+        described = plain(stats | counts | {"hashes": hashes})
+        described["hashes"][TABLE] = _hash_of_facts(described)
+        (self.temporary / TABLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         for path in self.temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())

@@ -171,7 +171,7 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 """Keys that may change when a run is resumed: they do not affect what is learned."""
-ADDED: dict[str, Any] = {"policy.kl": "k3_weighted", "rollout.vllm.max_logp_diff": 0.1}
+ADDED: dict[str, Any] = {"policy.kl": "k3_weighted", "rollout.vllm.max_logp_diff": 0.1, "data.on_change": "refuse"}
 """Keys that recipes did not always have -> the value that means what was done before there was the key. With
 that value a key does not enter the hash, so that runs of an earlier version resume."""
 REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
@@ -186,7 +186,7 @@ def recipe_hash(recipe: Recipe) -> str:
     for path, hashed in REREAD.get(recipe.stage, {}).items():
         section, key = path.split(".")
         values[section][key] = hashed.get(values[section][key], values[section][key])
-    for key in ("cache_dir", "prepare_timeout"):
+    for key in ("cache_dir", "prepare_timeout", "on_change"):
         values["data"].pop(key, None)
     for key in ("batch_size", "deadline", "max_failed"):
         values.get("rollout", {}).pop(key, None)

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import read_json, sync, write_json
+from posttrain.base.files import hash_of, read_json, sync, write_json
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
-from posttrain.rundir.proof import FACTS, MARKER, damage, hash_of, listing
+from posttrain.rundir.proof import FACTS, MARKER, damage, listing
 from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)

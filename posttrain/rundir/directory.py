@@ -20,6 +20,7 @@ from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
+from posttrain.rundir.checkpoints import all_complete
 
 REMEDY = "choose another name=..., or remove the folder"
 
@@ -97,12 +98,23 @@ class RunDir:
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed
 
+    def _hash_in_checkpoints(self) -> str | None:
+        """The recipe of the newest checkpoint, where run.json is gone; None where nothing is to resume."""
+        for checkpoint in reversed(all_complete(self.checkpoints)):
+            with contextlib.suppress(WorkError):
+                return checkpoint.facts().get("recipe_hash")
+        if any(self.path.glob("parts/*")):
+            raise RequestError(
+                f"{self.path} contains samples but no run.json; restore it, or remove the folder"
+            )
+        return None
+
     def check_same(self, recipe: Recipe) -> bool:
         """Whether the directory contains a run of this recipe; a run of another recipe raises `RequestError`.
 
         An attempt that failed before its first step left nothing to keep: a corrected recipe replaces it.
         """
-        before = self.info().get("recipe_hash")
+        before = self.info().get("recipe_hash") or self._hash_in_checkpoints()
         if before is None:
             return False
         if before != recipe_hash(recipe):

@@ -21,6 +21,7 @@ from typing import Any
 
 import xxhash
 
+from posttrain.base.files import hash_of
 from posttrain.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -39,15 +40,6 @@ LOADED = ("*.safetensors*", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.py"
 """A file of such a name that was not written with the checkpoint may be loaded in place of one that was."""
 THREADS = min(8, os.cpu_count() or 1)
 Listing = dict[str, dict[str, Any]]
-
-
-def hash_of(file: Path) -> str:
-    """xxh3-128 of the content, 32 hexadecimal digits."""
-    total = xxhash.xxh3_128()
-    with file.open("rb") as handle:
-        while block := handle.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()
 
 
 def digest(path: Path) -> str:

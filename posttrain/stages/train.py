@@ -36,7 +36,8 @@ from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shap
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
-from posttrain.rundir.directory import RunDir
+from posttrain.rundir.directory import REMEDY, RunDir
+from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
@@ -102,6 +103,7 @@ def _train(
 ) -> None:
     batch_plan(recipe.train, world_size())
     data = _prepare(recipe)
+    refuse_changed_rows(run, data.prepared)
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
     begun = time.time()
@@ -255,6 +257,8 @@ def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
     """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start."""
     last = _newest_sound(trainer, parts.run)
     if last is not None:
+        if last.facts().get("recipe_hash") != parts.facts["recipe_hash"]:
+            raise RequestError(f"{last.path} is a checkpoint of another recipe; {REMEDY}")
         log.info("resuming from %s", last.path)
         parts.guard.load(last.facts().get("guard", {}))
         trainer.resume_from(last.facts())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.base.files import append_jsonl
+from posttrain.base.files import append_jsonl, hash_of
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.proof import digest, hash_of, listing
+from posttrain.rundir.proof import digest, listing
 from posttrain.rundir.scores import ScoreStore
 from tests.rundir.written import stored
 
