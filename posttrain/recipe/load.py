@@ -171,7 +171,11 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 """Keys that may change when a run is resumed: they do not affect what is learned."""
-ADDED: dict[str, Any] = {"policy.kl": "k3_weighted", "rollout.vllm.max_logp_diff": 0.1, "data.on_change": "refuse"}
+ADDED: dict[str, Any] = {
+    "policy.kl": "k3_weighted",
+    "rollout.vllm.max_logp_diff": 0.1,
+    "data.on_change": "refuse",
+}
 """Keys that recipes did not always have -> the value that means what was done before there was the key. With
 that value a key does not enter the hash, so that runs of an earlier version resume."""
 REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
