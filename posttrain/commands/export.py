@@ -15,6 +15,7 @@ from posttrain.commands.arguments import CHECKPOINT
 from posttrain.errors import RequestError, WorkError
 from posttrain.report.card import model_card
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.reading import RunData
 
 
@@ -47,7 +48,7 @@ def export(reference: str, out: Path, dtype: str = "auto") -> Path:
     if out.exists():
         raise RequestError(f"{out} exists already; export writes to a new folder")
     path, parent = ckpt.resolve(reference)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(tokenizer_place(path))
     model = _merged(path, dtype)
     tmp = out.with_name(f".tmp-{out.name}")
     try:

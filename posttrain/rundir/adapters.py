@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RequestError
-from posttrain.rundir.proof import digest
+from posttrain.rundir.proof import digest, refuse_damaged
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
@@ -87,12 +87,15 @@ def chain(place: str | Path) -> list[str]:
     """`place`, and below an adapter its base, and so on down to a full model or a hub id.
 
     Raises:
-        RequestError: a base is missing, or the adapters refer to each other in a circle.
+        RequestError: a base is missing, the adapters refer to each other in a circle, or a file of a run's
+            checkpoint among them is damaged, other than weights.
     """
     places = [str(place)]
+    refuse_damaged(place, "text")
     while adapter := adapter_in(places[-1]):
         if adapter.base in places:
             raise RequestError(f"{places[-1]} is an adapter on {adapter.base}, which is an adapter on it")
+        refuse_damaged(adapter.base, "text")
         places.append(adapter.base)
     return places
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import hash_of, read_json, sync, write_json
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
-from posttrain.rundir.proof import FACTS, MARKER, damage, listing
+from posttrain.rundir.proof import FACTS, MARKER, NAME, damage, seal
 from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
-NAME = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True)
@@ -57,26 +55,29 @@ def is_complete(path: Path) -> bool:
 def all_complete(folder: Path) -> list[Checkpoint]:
     """Complete checkpoints in `folder`, by step; a half-written one is skipped with a warning."""
     found = []
-    for path in sorted(folder.glob("step-*")) if folder.is_dir() else []:
-        match = NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        if is_complete(path):
-            found.append(Checkpoint(path, int(match[1])))
+    for checkpoint in _every(folder):
+        if is_complete(checkpoint.path):
+            found.append(checkpoint)
         else:
-            log.warning("%s is half-written (no COMPLETE marker): skipped", path)
-    return sorted(found, key=lambda c: c.step)
+            log.warning("%s is half-written (no COMPLETE marker): skipped", checkpoint.path)
+    return found
+
+
+def _every(folder: Path) -> list[Checkpoint]:
+    """Complete or not, by step."""
+    named = [(NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
+    return sorted((Checkpoint(p, int(match[1])) for match, p in named if match), key=lambda c: c.step)
 
 
 def newest_sound(folder: Path, steps: int) -> tuple[Checkpoint | None, dict[str, str]]:
     """The newest checkpoint that training can resume from, and what is wrong with those after it, by name.
 
     Every file is read: see `posttrain/rundir/proof.py`; of one at the last of `steps`, from which nothing is
-    left to train, those of the model.
+    left to train, those of the model. One that lost its marker is damaged: none is written without.
     """
     damaged: dict[str, str] = {}
-    for checkpoint in reversed(all_complete(folder)):
-        if problem := damage(checkpoint.path, model_only=checkpoint.step >= steps):
+    for checkpoint in reversed(_every(folder)):
+        if problem := damage(checkpoint.path, "model" if checkpoint.step >= steps else "all"):
             damaged[checkpoint.name] = problem
         elif checkpoint.facts().get("resumable"):
             return checkpoint, damaged
@@ -84,11 +85,18 @@ def newest_sound(folder: Path, steps: int) -> tuple[Checkpoint | None, dict[str,
 
 
 def set_aside(folder: Path, name: str) -> Path:
-    """Renames the damaged checkpoint `name` so that nothing takes it for one; returns where it is now."""
+    """Renames the damaged checkpoint `name` so that nothing takes it for one; returns where it is now.
+
+    Raises:
+        WorkError: the file system refuses.
+    """
     there = folder / f"damaged-{name}"
-    if there.exists():
-        shutil.rmtree(there)
-    os.replace(folder / name, there)
+    try:
+        if there.exists():
+            shutil.rmtree(there)
+        os.replace(folder / name, there)
+    except OSError as error:
+        raise WorkError(f"{folder / name} is damaged and cannot be renamed: {error.strerror}") from error
     return there
 
 
@@ -105,9 +113,9 @@ def clean_on_error(path: Path, owner: bool) -> Iterator[None]:
 
 
 def finish(tmp: Path, final: Path, facts: dict[str, Any]) -> None:
-    """Adds checkpoint.json and COMPLETE to `tmp` and renames it to `final`, after everything has reached the
-    disk."""
-    write_json(tmp / FACTS, facts | {"files": listing(tmp)})
+    """Adds checkpoint.json (`facts`, digest and list of files) and COMPLETE to `tmp` and renames it to
+    `final`, after everything has reached the disk."""
+    write_json(tmp / FACTS, facts | seal(tmp))
     (tmp / MARKER).write_text(hash_of(tmp / FACTS), encoding="ascii")
     for file in [*tmp.rglob("*"), tmp]:
         sync(file)
@@ -134,11 +142,16 @@ def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary and half-written checkpoints of a killed run."""
-    for path in [*folder.glob(".tmp-*"), *folder.glob("step-*")]:
-        if path.name.startswith(".tmp-") or not is_complete(path):
-            log.warning("removing half-written %s", path)
-            shutil.rmtree(path, ignore_errors=True)
+    """Deletes what a kill has left of checkpoints: half-written and half-rotated ones.
+
+    One without a marker that is newer than every complete one is neither: see `newest_sound`.
+    """
+    every = _every(folder)
+    last = max((c.step for c in every if is_complete(c.path)), default=-1)
+    rotated = [c.path for c in every if c.step < last and not is_complete(c.path)]
+    for path in [*folder.glob(".tmp-*"), *rotated]:
+        log.warning("removing half-written %s", path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def best(

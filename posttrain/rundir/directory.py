@@ -21,8 +21,10 @@ from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
 from posttrain.rundir.checkpoints import all_complete
+from posttrain.rundir.proof import Damaged, proved_facts
 
 REMEDY = "choose another name=..., or remove the folder"
+RESTORE = "restore it, or delete it to resume by what the checkpoints say"
 
 
 class RunDir:
@@ -41,9 +43,12 @@ class RunDir:
 
     def info(self) -> dict[str, Any]:
         """The content of `run.json`; empty before the first start. Raises `WorkError` where it is damaged."""
-        info = read_json(self.run) if self.run.exists() else {}
+        try:
+            info = read_json(self.run) if self.run.exists() else {}
+        except WorkError as error:
+            raise WorkError(f"{error}; {RESTORE}") from error
         if not isinstance(info, dict):
-            raise WorkError(f"{self.run}: must contain a mapping")
+            raise WorkError(f"{self.run}: must contain a mapping; {RESTORE}")
         return info
 
     def update(self, **values: Any) -> None:
@@ -91,18 +96,25 @@ class RunDir:
         """
         resumed = self.check_same(recipe)
         # resumed: keys that do not change what is learned may differ
-        if not resumed or self.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
+        if not resumed or self._saved_recipe() != to_yaml(recipe):
             write_text(self.recipe, to_yaml(recipe))
         keep = {"started": timestamp()} if not resumed else {}
         values = {"name": recipe.name, "stage": recipe.stage, "recipe_hash": recipe_hash(recipe)}
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed
 
+    def _saved_recipe(self) -> str:
+        """The content of recipe.yaml; empty where it cannot be read."""
+        try:
+            return self.recipe.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
     def _hash_in_checkpoints(self) -> str | None:
         """The recipe of the newest checkpoint, where run.json is gone; None where nothing is to resume."""
         for checkpoint in reversed(all_complete(self.checkpoints)):
-            with contextlib.suppress(WorkError):
-                return checkpoint.facts().get("recipe_hash")
+            with contextlib.suppress(Damaged):
+                return proved_facts(checkpoint.path).get("recipe_hash")
         if any(self.path.glob("parts/*")):
             raise RequestError(
                 f"{self.path} contains samples but no run.json; restore it, or remove the folder"
@@ -122,16 +134,22 @@ class RunDir:
             if not self.metrics.exists() and not kept:
                 return False
             try:
-                old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
-            except (OSError, yaml.YAMLError):
+                old = yaml.safe_load(self._saved_recipe())
+            except yaml.YAMLError:
+                old = None
+            if not isinstance(old, dict):
                 raise RequestError(
                     f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
                     f" {REMEDY}"
-                ) from None
+                )
             changed = changes(old, recipe)
             lines = [f"  {key}: {a!r} -> {b!r}" for key, (a, b) in list(changed.items())[:12]]
             reread = REREAD.get(recipe.stage, {})
             lines = lines or [f"  {key}: an earlier version read it otherwise" for key in reread]
+            if not lines:
+                raise RequestError(
+                    f"{self.run} has another recipe_hash than that of the recipe.yaml beside it; {RESTORE}"
+                )
             message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True

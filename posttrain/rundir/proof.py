@@ -13,11 +13,13 @@ import fnmatch
 import json
 import logging
 import os
+import re
+import stat
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 
@@ -26,6 +28,7 @@ from posttrain.errors import RequestError
 
 log = logging.getLogger(__name__)
 FACTS, MARKER = "checkpoint.json", "COMPLETE"
+NAME = re.compile(r"step-(\d{6,})")
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin")
 TRAINING_ONLY = (
     "optimizer*",
@@ -39,7 +42,13 @@ TRAINING_ONLY = (
 LOADED = ("*.safetensors*", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.py", "adapter_config.json")
 """A file of such a name that was not written with the checkpoint may be loaded in place of one that was."""
 THREADS = min(8, os.cpu_count() or 1)
-Listing = dict[str, dict[str, Any]]
+BLOCK = 1 << 22
+Part = Literal["all", "model", "text"]
+"""Which files: every one, those that a model is loaded from, or of these all but the weights."""
+
+
+class Damaged(Exception):
+    """What is wrong with a checkpoint, as the end of a sentence."""
 
 
 def digest(path: Path) -> str:
@@ -48,92 +57,127 @@ def digest(path: Path) -> str:
 
     Equal bytes have equal hashes; it is no protection against manipulation.
     """
-    total = xxhash.xxh3_128()
-    files = sorted({f for pattern in WEIGHTS for f in path.glob(pattern)})
-    for file in files:
+    return _weights(path)[0]
+
+
+def seal(folder: Path) -> dict[str, Any]:
+    """What `checkpoint.json` says of the content of `folder`; every file is read once.
+
+    `digest` is that of the weights, `files` the size and hash of every file, by its path there.
+    """
+    total, hashes = _weights(folder)
+    names = _names(folder)
+    others = [name for name in names if name not in hashes]
+    with ThreadPoolExecutor(THREADS) as pool:
+        hashes |= zip(others, pool.map(lambda name: hash_of(folder / name), others), strict=True)
+    files = {name: {"bytes": (folder / name).stat().st_size, "xxh3": hashes[name]} for name in names}
+    return {"digest": total, "files": files}
+
+
+def _weights(folder: Path) -> tuple[str, dict[str, str]]:
+    """`digest` of the weights in `folder`, and the hash of each of their files as `hash_of` has it."""
+    total, hashes = xxhash.xxh3_128(), {}
+    for file in sorted({f for pattern in WEIGHTS for f in folder.glob(pattern)}):
+        own = xxhash.xxh3_128()
         total.update(file.name.encode())
         with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
+            while block := handle.read(BLOCK):
+                own.update(block)
                 total.update(block)
-    return total.hexdigest()[:16] if files else ""
+        hashes[file.name] = own.hexdigest()
+    return total.hexdigest()[:16] if hashes else "", hashes
 
 
-def listing(folder: Path) -> Listing:
-    """Size and hash of every file in `folder`, by its path there; for `checkpoint.json`."""
-    names = _names(folder)
-    with ThreadPoolExecutor(THREADS) as pool:
-        hashes = pool.map(lambda name: hash_of(folder / name), names)
-        return {
-            name: {"bytes": (folder / name).stat().st_size, "xxh3": value}
-            for name, value in zip(names, hashes, strict=True)
-        }
+def proved_facts(folder: Path) -> dict[str, Any]:
+    """The content of `checkpoint.json`, compared with what `COMPLETE` and the folder's name say of it.
+
+    Raises:
+        Damaged: they do not agree, or one of them cannot be read.
+    """
+    texts = {}
+    for name in (MARKER, FACTS):
+        try:
+            texts[name] = (folder / name).read_bytes()
+        except FileNotFoundError:
+            raise Damaged(f"{name} is missing") from None
+        except OSError as error:
+            raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+    recorded = texts[MARKER].strip()
+    if recorded and recorded != xxhash.xxh3_128(texts[FACTS]).hexdigest().encode():
+        raise Damaged(f"{FACTS} or {MARKER} has changed since it was written")
+    try:
+        facts = json.loads(texts[FACTS])
+    except ValueError as error:
+        raise Damaged(f"{FACTS} is not JSON ({error})") from None
+    if not isinstance(facts, dict):
+        raise Damaged(f"{FACTS} must contain a mapping")
+    if isinstance(facts.get("files"), dict) != bool(recorded):  # an earlier version wrote neither
+        missing = f"the hash in {MARKER}" if not recorded else f"the list of files in {FACTS}"
+        raise Damaged(f"{missing} is missing")
+    named = NAME.fullmatch(folder.name)
+    if named and facts.get("step") != int(named[1]):
+        raise Damaged(f"{FACTS} is that of step {facts.get('step')}")
+    return facts
 
 
-def damage(folder: Path, model_only: bool = False) -> str | None:
-    """What is wrong with the complete checkpoint in `folder`, as the end of a sentence; None if nothing is.
+def damage(folder: Path, part: Part = "all") -> str | None:
+    """What is wrong with `part` of the checkpoint in `folder`, as the end of a sentence; None if nothing is.
 
-    `model_only`: leave out what only a resumed run reads. A checkpoint of an earlier version has no list; of
-    it, only the presence of its files and the hash of its weights are compared, and a warning says so.
+    A checkpoint of an earlier version has no list; of it, only the presence of its files and the hash of its
+    weights are compared, and a warning says so.
     """
     began = time.perf_counter()
     try:
-        text = (folder / FACTS).read_bytes()
-        facts = json.loads(text)
-        recorded = (folder / MARKER).read_text(encoding="ascii").strip()
-        files = facts.get("files")
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{FACTS} cannot be read ({error})"
-    if recorded and recorded != xxhash.xxh3_128(text).hexdigest():
-        return f"{FACTS} has changed since it was written"
-    if not isinstance(files, dict):
-        return f"{FACTS} has no list of files" if recorded else _damage_of_earlier(folder, facts, model_only)
-    chosen = {name: entry for name, entry in files.items() if not (model_only and _only_trains(name))}
-    for name in set(_names(folder)) - files.keys():
-        if any(fnmatch.fnmatch(name, pattern) for pattern in LOADED):
-            return f"{name} does not belong to it"
-    found = _first_changed(folder, chosen)
-    if found is None:
-        size = sum(entry["bytes"] for entry in chosen.values()) / 2**30
-        seconds = time.perf_counter() - began
-        if seconds > 1:
-            log.info("%s: %.1f GiB compared with their hashes in %.1f s", folder, size, seconds)
-    return found
+        facts = proved_facts(folder)
+        if not isinstance(facts.get("files"), dict):
+            _prove_earlier(folder, facts, part)
+            return None
+        files = {name: entry for name, entry in facts["files"].items() if _belongs(name, part)}
+        for name in sorted(set(_names(folder)) - facts["files"].keys()):
+            if any(fnmatch.fnmatch(name, pattern) for pattern in LOADED):
+                raise Damaged(f"{name} does not belong to it")
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda item: _compare(folder, *item), files.items()))
+    except Damaged as found:
+        return str(found)
+    if part != "text":
+        size = sum(entry["bytes"] for entry in files.values())
+        log.info("%s: proved, %.3g GiB in %.1f s", folder, size / 2**30, time.perf_counter() - began)
+    return None
 
 
-def _first_changed(folder: Path, files: Listing) -> str | None:
-    def compare(item: tuple[str, dict[str, Any]]) -> str | None:
-        name, entry = item
-        try:
-            size = (folder / name).stat().st_size
-            if size != entry["bytes"]:
-                return f"{name} has {size} bytes, not the {entry['bytes']} that were written"
-            same = hash_of(folder / name) == entry["xxh3"]
-        except FileNotFoundError:
-            return f"{name} is missing"
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        return None if same else f"{name} has changed since it was written"
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return next(filter(None, pool.map(compare, files.items())), None)
+def _compare(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    try:
+        found = (folder / name).stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise Damaged(f"{name} is not a file")
+        if found.st_size != entry["bytes"]:
+            raise Damaged(f"{name} has {found.st_size} bytes, not the {entry['bytes']} that were written")
+        if hash_of(folder / name) != entry["xxh3"]:
+            raise Damaged(f"{name} has changed since it was written")
+    except FileNotFoundError:
+        raise Damaged(f"{name} is missing") from None
+    except OSError as error:
+        raise Damaged(f"{name} cannot be read ({error.strerror})") from None
 
 
-def _damage_of_earlier(folder: Path, facts: dict[str, Any], model_only: bool) -> str | None:
-    """`damage` of a checkpoint without a list."""
-    needed = (
-        [] if model_only or not facts.get("resumable") else ["optimizer.pt", "scheduler.pt", "rng_state*.pth"]
-    )
-    if any(folder.glob("global_step*")):  # DeepSpeed's own files
-        needed = ["rng_state*.pth"]
+def _prove_earlier(folder: Path, facts: dict[str, Any], part: Part) -> None:
+    """`damage` of a checkpoint without a list. Raises `Damaged`."""
+    if part == "text":
+        return
+    needed = []
+    if part == "all" and facts.get("resumable"):
+        sharded = any(folder.glob("global_step*"))  # DeepSpeed's own files
+        needed = ["rng_state*.pth", "trainer_state.json"]
+        needed += [] if sharded else ["optimizer*", "scheduler.pt"]
     for pattern in needed:
         if not any(folder.glob(pattern)):
-            return f"{pattern} is missing"
+            raise Damaged(f"{pattern} is missing")
     if "digest" in facts and digest(folder) != facts["digest"]:
-        return "its weights have changed since they were written"
+        raise Damaged("its weights have changed since they were written")
     log.warning(
         "%s has no hashes of its files (an earlier version wrote it): only its weights are proved", folder
     )
-    return None
 
 
 def _names(folder: Path) -> list[str]:
@@ -141,27 +185,37 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in names if name not in (FACTS, MARKER))
 
 
-def _only_trains(name: str) -> bool:
-    return any(fnmatch.fnmatch(Path(name).parts[0], pattern) for pattern in TRAINING_ONLY)
+def _belongs(name: str, part: Part) -> bool:
+    first = Path(name).parts[0]
+    if part != "all" and any(fnmatch.fnmatch(first, pattern) for pattern in TRAINING_ONLY):
+        return False
+    return part != "text" or not any(fnmatch.fnmatch(first, pattern) for pattern in WEIGHTS)
+
+
+def refuse_damaged(folder: str | Path, part: Part) -> None:
+    """Compares `part` of a run's checkpoint; other folders, and hub ids, pass.
+
+    Raises:
+        RequestError: a file is damaged.
+    """
+    path = Path(folder)
+    if (path / MARKER).is_file() and (problem := damage(path, part)):
+        raise RequestError(
+            f"{path} is damaged: {problem}. Restore the file, or use another checkpoint of the run; if the "
+            f"change is intended, copy the folder to another place without its file {MARKER}"
+        )
 
 
 @contextlib.contextmanager
 def proved(folder: str | Path) -> Iterator[None]:
-    """Compares the model files of a run's checkpoint while the block loads them; other folders pass.
+    """`refuse_damaged` of the files of a model, while the block loads them.
 
     Raises:
         RequestError: a file is damaged, once the block has ended, also where it failed because of it.
     """
-    path = Path(folder)
-    if not (path / MARKER).is_file():
-        yield
-        return
     with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(damage, path, True)
+        found = pool.submit(refuse_damaged, folder, "model")
         try:
             yield
         finally:
-            if problem := found.result():
-                raise RequestError(
-                    f"{path} is damaged: {problem}. Use another checkpoint of the run, or restore the file"
-                )
+            found.result()

@@ -1,7 +1,8 @@
-"""What changed between the start of a run and its resumption: its recipe, and the rows of its sources.
+"""What changed between the start of a run and its resumption: the rows of its sources.
 
-A resumed run must see the rows that an uninterrupted one would have seen. Left out: damaged files of
-checkpoints (`rundir/proof.py`); stages that sample, which compare their rows themselves (`sample.py`).
+A resumed run must see the rows that an uninterrupted one would have seen. Which those are, the checkpoints
+say (`data_fingerprint`); what has changed in them, mixture.json and the tables in the cache. Left out:
+damaged files of checkpoints (`rundir/proof.py`), another recipe (`rundir/directory.py`).
 """
 
 from __future__ import annotations
@@ -10,32 +11,38 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from posttrain.base.files import read_json
 from posttrain.data.cache import cache_root
 from posttrain.data.prepare import Prepared
-from posttrain.data.table import TokenTable
+from posttrain.data.table import Table, TokenTable
 from posttrain.errors import RequestError, WorkError
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import REMEDY, RunDir
+from posttrain.rundir.proof import Damaged, proved_facts
 
 log = logging.getLogger(__name__)
 
 
 def refuse_changed_rows(run: RunDir, prepared: Prepared) -> None:
-    """Compares the rows of a resumed run with those it began with, as mixture.json has them.
+    """Compares the rows of a resumed run with those that its newest checkpoint was trained on.
 
     Raises:
         RequestError: a source has changed, and data.on_change is refuse; the message names it and what
             changed.
     """
-    trained = [c for c in ckpt.all_complete(run.checkpoints) if c.step]
-    before = _manifest(run)
-    if not trained or before.get("fingerprint", prepared.mixture.fingerprint) == prepared.mixture.fingerprint:
+    last = _newest_facts(run)
+    if last is None:
         return
-    changes = "; ".join(_changes(before, prepared)) or "the order of the rows has changed"
-    what = f"{run.path}: its sources have changed since it began: {changes}"
+    before, now = last.get("data_fingerprint"), prepared.mixture.fingerprint
+    account = _account(run)
+    if before in (None, now):
+        _warn_of_other_heldout(run, account, prepared)
+        return
+    if account.get("fingerprint") == before:
+        changes = changed_sources(account.get("sources"), prepared) or ["the order of the rows has changed"]
+    else:
+        changes = [f"{run.mixture}, which says what they were, is missing or damaged"]
+    what = f"{run.path}: its sources have changed since it began: {'; '.join(changes)}"
     if prepared.data.on_change == "refuse":
         raise RequestError(
             f"{what}. Restore them; or {REMEDY}; or set data.on_change=accept to train the remaining steps "
@@ -44,46 +51,71 @@ def refuse_changed_rows(run: RunDir, prepared: Prepared) -> None:
     log.warning("%s (accepted by data.on_change)", what)
 
 
-def _manifest(run: RunDir) -> dict[str, Any]:
-    try:
-        found = read_json(run.mixture)
-        return found if isinstance(found, dict) else {}
-    except (OSError, WorkError):
-        return {}
+def refuse_other_rows(checkpoint: ckpt.Checkpoint, prepared: Prepared) -> None:
+    """Raises `RequestError` where `checkpoint` was trained on other rows and data.on_change is refuse.
+
+    It may be an older one than `refuse_changed_rows` saw, or one of another run.
+    """
+    before = checkpoint.facts().get("data_fingerprint")
+    if prepared.data.on_change == "refuse" and before not in (None, prepared.mixture.fingerprint):
+        raise RequestError(
+            f"{checkpoint.path} was trained on other rows than those that its sources have now; restore "
+            "them, or set data.on_change=accept to train the remaining steps on the new rows"
+        )
 
 
-def _changes(before: dict[str, Any], prepared: Prepared) -> list[str]:
-    old = {source["name"]: source for source in before.get("sources", [])}
+def changed_sources(before: Any, prepared: Prepared) -> list[str]:
+    """What has changed in each source that is not as in `before`, a list like `sources` of mixture.json."""
+    old = {s.get("name"): s for s in before if isinstance(s, dict)} if isinstance(before, list) else {}
     found = []
     for source, table in zip(prepared.data.sources, prepared.tables, strict=True):
-        was = old.get(source.name)
-        if was is None or was["fingerprint"] == table.fingerprint:
+        was = old.get(source.name, {})
+        if was.get("fingerprint") in (None, table.fingerprint):
             continue
-        read = table.stats["rows_read"]
-        what = (
-            f"{was['rows_read']:,} -> {read:,} rows"
-            if read != was["rows_read"]
-            else f"{read:,} rows as before"
-        )
-        row = _first_difference(cache_root(prepared.data) / was["fingerprint"], table)
-        found.append(
-            f"source {source.name!r}: {what}" + ("" if row is None else f", the first other is row {row}")
-        )
+        read, count = table.stats["rows_read"], was.get("rows_read")
+        what = f"{read} rows as before" if read == count else f"{count} -> {read} rows"
+        folder = cache_root(prepared.data) / str(was.get("table", was["fingerprint"]))
+        found.append(f"source {source.name!r}: {what}{_first_difference(folder, table)}")
     return found
 
 
-def _first_difference(old: Path, table: Any) -> int | None:
-    """The number, from 0, of the first row of the source that differs; None where the old rows are gone."""
-    if not isinstance(table, TokenTable) or not old.is_dir():
-        return None
+def _newest_facts(run: RunDir) -> dict[str, Any] | None:
+    """checkpoint.json of the newest checkpoint of a step whose own is sound; None where there is none."""
+    for checkpoint in reversed(ckpt.all_complete(run.checkpoints)):
+        try:
+            facts = proved_facts(checkpoint.path)
+        except Damaged:
+            continue
+        if checkpoint.step and facts.get("resumable"):
+            return facts
+    return None
+
+
+def _account(run: RunDir) -> dict[str, Any]:
+    """mixture.json; empty where it cannot be read."""
     try:
-        was = TokenTable(old)
+        found = read_json(run.mixture)
+    except (OSError, WorkError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _warn_of_other_heldout(run: RunDir, account: dict[str, Any], prepared: Prepared) -> None:
+    """They are not trained on and may change, but losses before and after do not compare."""
+    before, table = account.get("heldout"), prepared.heldout_table
+    if isinstance(before, dict) and table is not None and before.get("fingerprint") != table.fingerprint:
+        log.warning("%s: the held-out rows have changed, so held-out losses do not continue", run.path)
+
+
+def _first_difference(old: Path, table: Table) -> str:
+    """The end of a sentence: the number, from 0, of the first row of the source that differs.
+
+    Empty where the old rows are no longer in the cache.
+    """
+    while not isinstance(table, TokenTable):  # pairs, or the rows that are not held out
+        table = table.table
+    try:
+        row = table.first_difference(TokenTable(old))
     except WorkError:
-        return None
-    for i in range(min(len(was), len(table))):
-        a, b = was[i], table[i]
-        same = was.origin(i) == table.origin(i) and np.array_equal(a.input_ids, b.input_ids)
-        if not same or not np.array_equal(a.labels, b.labels):
-            return min(was.origin(i), table.origin(i))
-    longer = was if len(was) > len(table) else table
-    return longer.origin(min(len(was), len(table))) if len(was) != len(table) else None
+        return ""
+    return ", with the same tokens" if row is None else f", the first other is row {row}"

@@ -36,10 +36,11 @@ from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shap
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
-from posttrain.rundir.directory import REMEDY, RunDir
+from posttrain.rundir.directory import RunDir
 from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
+from posttrain.stages.resume import start_proof, take_up
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
 from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
 from posttrain.training.defaults import refuse_moved_defaults, used_classes
@@ -107,6 +108,7 @@ def _train(
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
     begun = time.time()
+    proof = start_proof(run, data.steps)
     parts = _load(recipe, run, data, arguments, stop)
     trainer = _build(recipe, stage, parts)
     if rank() == 0:  # only now: a model that cannot be loaded leaves no run behind
@@ -114,7 +116,7 @@ def _train(
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
     console, scoring = _add_callbacks(recipe, trainer, data, score)
     trainer.accelerator.wait_for_everyone()
-    last = _take_up(trainer, parts)
+    last = take_up(trainer, parts, proof)
     try:
         stop.can_save = True
         if last is None or last.step < data.steps:
@@ -251,41 +253,6 @@ def _add_callbacks(
     for callback in (flow, scoring, console):
         trainer.add_callback(callback)
     return console, scoring
-
-
-def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
-    """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start."""
-    last = _newest_sound(trainer, parts.run)
-    if last is not None:
-        if last.facts().get("recipe_hash") != parts.facts["recipe_hash"]:
-            raise RequestError(f"{last.path} is a checkpoint of another recipe; {REMEDY}")
-        log.info("resuming from %s", last.path)
-        parts.guard.load(last.facts().get("guard", {}))
-        trainer.resume_from(last.facts())
-    return last
-
-
-def _newest_sound(trainer: RunTrainer, run: RunDir) -> ckpt.Checkpoint | None:
-    """The newest checkpoint whose files are as they were written; damaged ones after it are set aside.
-
-    Collective. Raises:
-        RequestError: checkpoints to resume from are there, but all of them are damaged.
-    """
-    found: tuple[ckpt.Checkpoint | None, dict[str, str]] = (None, {})
-    if rank() == 0:
-        found = ckpt.newest_sound(run.checkpoints, trainer.args.max_steps)
-    last, damaged = trainer.gather(found)[0]
-    if last is None and damaged.keys() - {ckpt.name_of(0)}:  # the start model itself can be saved again
-        problems = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())
-        raise RequestError(
-            f"no checkpoint of {run.path} can be resumed: {problems}. Restore the files, or remove the "
-            "folder to start over"
-        )
-    for name, problem in damaged.items() if rank() == 0 else ():
-        there = ckpt.set_aside(run.checkpoints, name)
-        log.warning("%s is damaged: %s. It is now %s; resuming from the one before", name, problem, there)
-    trainer.accelerator.wait_for_everyone()
-    return last
 
 
 def _clear_exchanges(run: RunDir) -> None:

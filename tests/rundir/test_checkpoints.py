@@ -11,7 +11,7 @@ import pytest
 from posttrain.base.files import append_jsonl, hash_of
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.proof import digest, listing
+from posttrain.rundir.proof import digest, seal
 from posttrain.rundir.scores import ScoreStore
 from tests.rundir.written import stored
 
@@ -20,7 +20,7 @@ def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
     path = folder / ckpt.name_of(step)
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"w%d" % step)
-    facts = {"step": step, "resumable": True, "files": listing(path)} | facts
+    facts = {"step": step, "resumable": True} | seal(path) | facts
     (path / "checkpoint.json").write_text(json.dumps(facts))
     if complete:
         (path / "COMPLETE").write_text(hash_of(path / "checkpoint.json"))
@@ -40,8 +40,11 @@ def test_half_written_ones_are_skipped_with_a_message(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert [c.step for c in ckpt.all_complete(tmp_path)] == [10]
     assert "step-000020 is half-written" in caplog.text
+    make(tmp_path, 5, complete=False)  # half-rotated
     ckpt.remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "step-000010"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "step-000010", "step-000020"]
+    sound, damaged = ckpt.newest_sound(tmp_path, 99)
+    assert sound.step == 10 and damaged == {"step-000020": "COMPLETE is missing"}
 
 
 def test_steps_sort_by_number_beyond_six_digits(tmp_path):
