@@ -150,6 +150,14 @@ def hash_of(path: Path) -> str:
     return total.hexdigest()
 
 
+def size_text(count: int) -> str:
+    """`count` bytes as `2.1 GiB`, or smaller units."""
+    for unit, power in (("GiB", 30), ("MiB", 20)):
+        if count >= 1 << power:
+            return f"{count / 2**power:.1f} {unit}"
+    return f"{count / 2**10:.1f} KiB"
+
+
 def sync(path: str | Path) -> None:
     """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import cache_home
+from posttrain.base.files import cache_home, size_text
 from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.shapes.catalogue import SHAPES, Shape
@@ -95,7 +95,7 @@ def _damaged(folder: Path) -> str | None:
     found = damaged_file(folder)
     if found is None:
         size = sum(file.stat().st_size for file in folder.iterdir())
-        log.info("%s: proved, %.3g GiB in %.1f s", folder, size / 2**30, time.perf_counter() - began)
+        log.info("%s proved: %s in %.1f s", folder, size_text(size), time.perf_counter() - began)
     return found
 
 

@@ -23,11 +23,12 @@ from typing import Any, Literal
 
 import xxhash
 
-from posttrain.base.files import hash_of
+from posttrain.base.files import hash_of, size_text
 from posttrain.errors import RequestError
 
 log = logging.getLogger(__name__)
-FACTS, MARKER = "checkpoint.json", "COMPLETE"
+FACTS, MARKER, CARD = "checkpoint.json", "COMPLETE", "README.md"
+"""The list of the other files, what seals it, and a page that nothing reads and a person may edit."""
 NAME = re.compile(r"step-(\d{6,})")
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "pytorch_model*.bin")
 TRAINING_ONLY = (
@@ -97,12 +98,11 @@ def proved_facts(folder: Path) -> dict[str, Any]:
     texts = {}
     for name in (MARKER, FACTS):
         try:
+            _size(folder, name)
             texts[name] = (folder / name).read_bytes()
-        except FileNotFoundError:
-            raise Damaged(f"{name} is missing") from None
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from None
-    recorded = texts[MARKER].strip()
+    recorded = texts[MARKER]
     if recorded and recorded != xxhash.xxh3_128(texts[FACTS]).hexdigest().encode():
         raise Damaged(f"{FACTS} or {MARKER} has changed since it was written")
     try:
@@ -142,23 +142,32 @@ def damage(folder: Path, part: Part = "all") -> str | None:
         return str(found)
     if part != "text":
         size = sum(entry["bytes"] for entry in files.values())
-        log.info("%s: proved, %.3g GiB in %.1f s", folder, size / 2**30, time.perf_counter() - began)
+        log.info("%s proved: %s in %.1f s", folder, size_text(size), time.perf_counter() - began)
     return None
 
 
 def _compare(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    size = _size(folder, name)
+    if size != entry["bytes"]:
+        raise Damaged(f"{name} has {size} bytes, not the {entry['bytes']} that were written")
+    try:
+        same = hash_of(folder / name) == entry["xxh3"]
+    except OSError as error:
+        raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+    if not same:
+        raise Damaged(f"{name} has changed since it was written")
+
+
+def _size(folder: Path, name: str) -> int:
     try:
         found = (folder / name).stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise Damaged(f"{name} is not a file")
-        if found.st_size != entry["bytes"]:
-            raise Damaged(f"{name} has {found.st_size} bytes, not the {entry['bytes']} that were written")
-        if hash_of(folder / name) != entry["xxh3"]:
-            raise Damaged(f"{name} has changed since it was written")
     except FileNotFoundError:
         raise Damaged(f"{name} is missing") from None
     except OSError as error:
         raise Damaged(f"{name} cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+        raise Damaged(f"{name} is not a file")
+    return found.st_size
 
 
 def _prove_earlier(folder: Path, facts: dict[str, Any], part: Part) -> None:
@@ -182,7 +191,7 @@ def _prove_earlier(folder: Path, facts: dict[str, Any], part: Part) -> None:
 
 def _names(folder: Path) -> list[str]:
     names = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    return sorted(name for name in names if name not in (FACTS, MARKER))
+    return sorted(name for name in names if name not in (FACTS, MARKER, CARD))
 
 
 def _belongs(name: str, part: Part) -> bool:

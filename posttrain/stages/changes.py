@@ -23,14 +23,15 @@ from posttrain.rundir.proof import Damaged, proved_facts
 log = logging.getLogger(__name__)
 
 
-def refuse_changed_rows(run: RunDir, prepared: Prepared) -> None:
-    """Compares the rows of a resumed run with those that its newest checkpoint was trained on.
+def refuse_changed_rows(run: RunDir, prepared: Prepared, recipe_hash: str) -> None:
+    """Compares the rows of a resumed run with those that its newest checkpoint of `recipe_hash` was trained
+    on.
 
     Raises:
         RequestError: a source has changed, and data.on_change is refuse; the message names it and what
             changed.
     """
-    last = _newest_facts(run)
+    last = _newest_facts(run, recipe_hash)
     if last is None:
         return
     before, now = last.get("data_fingerprint"), prepared.mixture.fingerprint
@@ -79,14 +80,14 @@ def changed_sources(before: Any, prepared: Prepared) -> list[str]:
     return found
 
 
-def _newest_facts(run: RunDir) -> dict[str, Any] | None:
-    """checkpoint.json of the newest checkpoint of a step whose own is sound; None where there is none."""
+def _newest_facts(run: RunDir, recipe_hash: str) -> dict[str, Any] | None:
+    """checkpoint.json of the newest checkpoint to resume from; None where there is none."""
     for checkpoint in reversed(ckpt.all_complete(run.checkpoints)):
         try:
             facts = proved_facts(checkpoint.path)
         except Damaged:
             continue
-        if checkpoint.step and facts.get("resumable"):
+        if facts.get("resumable") and facts.get("recipe_hash") == recipe_hash:
             return facts
     return None
 

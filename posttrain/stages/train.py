@@ -37,6 +37,7 @@ from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.directory import RunDir
+from posttrain.rundir.scores import ScoreStore
 from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
@@ -103,8 +104,9 @@ def _train(
     recipe: TrainRecipe, stage: TrainStage, run: RunDir, make_scorer: MakeScorer | None, stop: StopRequest
 ) -> None:
     batch_plan(recipe.train, world_size())
+    ScoreStore(run.path).rows()  # damaged, it would be found out at the first score
     data = _prepare(recipe)
-    refuse_changed_rows(run, data.prepared)
+    refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
     begun = time.time()

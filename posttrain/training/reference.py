@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from accelerate.utils import is_peft_model
@@ -152,7 +153,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path) as file:
             return file["rows"], file["log_probs"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError) as error:
         raise WorkError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
 
