@@ -240,12 +240,10 @@ def hash_of_facts(facts: dict[str, Any]) -> str:
 
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     """A read-only map of `count` items. Raises ValueError if the file has another size."""
-    if not count:  # an empty file cannot be mapped
-        return np.zeros(0, dtype)
-    size = path.stat().st_size
+    size = path.stat().st_size if count != 0 or path.exists() else 0  # an empty table has no files
     if size != count * dtype.itemsize:
         raise ValueError(f"{path.name} has {size} bytes, not {count * dtype.itemsize}")
-    return np.memmap(path, dtype=dtype, mode="r")
+    return np.memmap(path, dtype=dtype, mode="r") if size else np.zeros(0, dtype)
 
 
 def _first_other(a: np.ndarray, b: np.ndarray) -> int:
