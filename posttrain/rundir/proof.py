@@ -180,8 +180,12 @@ def _prove_earlier(folder: Path, facts: dict[str, Any], part: Part) -> None:
         needed = ["rng_state*.pth", "trainer_state.json"]
         needed += [] if sharded else ["optimizer*", "scheduler.pt"]
     for pattern in needed:
-        if not any(folder.glob(pattern)):
-            raise Damaged(f"{pattern} is missing")
+        if not any(file.stat().st_size for file in folder.glob(pattern)):
+            raise Damaged(f"{pattern} is missing or empty")
+    try:
+        json.loads((folder / "trainer_state.json").read_bytes() if needed else b"{}")
+    except ValueError as error:
+        raise Damaged(f"trainer_state.json is not JSON ({error})") from None
     if "digest" in facts and digest(folder) != facts["digest"]:
         raise Damaged("its weights have changed since they were written")
     log.warning(

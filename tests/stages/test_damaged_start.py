@@ -30,7 +30,9 @@ USES = {
         "rlvr", f"policy={{loss: dapo, advantage: mean_std, beta: 0.1, reference: {place}}}", "name=new"
     ),
     "pairs": lambda place: start("pairs", f"model.init={place}", "name=new"),
-    "teacher": lambda place: start("pairs", f"pairing={{strategy: cross_model, teacher: {place}}}", "name=new"),
+    "teacher": lambda place: start(
+        "pairs", f"pairing={{strategy: cross_model, teacher: {place}}}", "name=new"
+    ),
     "eval": lambda place: cli.main(["eval", place, "--task", "arithmetic", "--out", "scored"]),
     "chat": lambda place: cli.main(["chat", place]),
     "export": lambda place: cli.main(["export", place, "out"]),
