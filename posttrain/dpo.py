@@ -40,8 +40,9 @@ from posttrain.models.load import commit_of
 from posttrain.recipe import DpoRecipe
 from posttrain.recipe.sections import Preference
 from posttrain.rundir.adapters import identity
-from posttrain.rundir.checkpoints import digest, resolve
+from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
+from posttrain.rundir.proof import digest
 from posttrain.stages.launch import launch_training
 from posttrain.stages.train import MakeScorer, TrainStage, run_training
 from posttrain.training.kto import KtoTrainer

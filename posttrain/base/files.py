@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import xxhash
+
 from posttrain.base.resolved import Resolved
 from posttrain.errors import RequestError, WorkError
 
@@ -152,6 +154,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def hash_of(path: Path) -> str:
+    """xxh3-128 of the content of a file, 32 hexadecimal digits; no protection against manipulation."""
+    total = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            total.update(block)
+    return total.hexdigest()
+
+
+def size_text(count: int) -> str:
+    """`count` bytes as `2.1 GiB`, or smaller units."""
+    for unit, power in (("GiB", 30), ("MiB", 20)):
+        if count >= 1 << power:
+            return f"{count / 2**power:.1f} {unit}"
+    return f"{count / 2**10:.1f} KiB"
 
 
 def sync(path: str | Path) -> None:

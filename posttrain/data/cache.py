@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import cache_home
+from posttrain.base.files import cache_home, size_text
 from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.sources import Rows, open_rows
-from posttrain.data.table import Table, TableWriter
+from posttrain.data.table import Table, damaged_file
+from posttrain.data.table_writer import TableWriter
 from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -76,16 +77,26 @@ def prepare_sources(
             key = _key(rows, source, data, loss, tokenizer, fingerprint, form)
             folder = cache_root(data) / key
             what = f"source {source.name!r}"
-            if not folder.is_dir() and is_main:
-                report = _report(progress, bars, source.name, rows)
+            if is_main:
+                report = partial(_report, progress, bars, source.name, rows)
                 make = partial(_make, folder, rows, source, data, loss, tokenizer, report, form)
-                make_once(folder, make, what, deadline)
-            elif not folder.is_dir():
-                wait_for(folder, what, deadline)
+                make_once(folder, make, what, deadline, _damaged)
+            else:
+                wait_for(folder, what, deadline, _damaged)
             table = form.table(folder)
             _check_drops(what, data, loss, table.stats)
             tables.append(table)
     return tables
+
+
+def _damaged(folder: Path) -> str | None:
+    """`damaged_file`, with what it took in the log."""
+    began = time.perf_counter()
+    found = damaged_file(folder)
+    if found is None:
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        log.info("%s proved: %s in %.1f s", folder, size_text(size), time.perf_counter() - began)
+    return found
 
 
 def cache_root(data: schema.Data) -> Path:
@@ -150,11 +161,14 @@ def _report(progress: Progress | None, bars: ProgressBars, name: str, rows: Rows
 
 
 def _make(
-    folder: Path, rows: Rows, source, data, loss, tokenizer, report: Callable[[int], None], shape: Shape
+    folder: Path, rows: Rows, source, data, loss, tokenizer, reporting: Callable[[], Any], shape: Shape
 ) -> None:
-    """Reads, tokenises and writes every row of a source; both sides of a pair or neither."""
+    """Reads, tokenises and writes every row of a source; both sides of a pair or neither.
+
+    `reporting()` begins to show progress.
+    """
     began = time.perf_counter()
-    lost, read = _Lost(), 0
+    lost, read, report = _Lost(), 0, reporting()
     with TableWriter(folder) as writer:
         beside = shape.writer(writer, source)
         for where, row in rows:

@@ -9,6 +9,7 @@ what the work is (cache.py).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -23,12 +24,24 @@ from posttrain.base.files import write_json
 from posttrain.base.owner import described, owner, read_owner
 from posttrain.errors import PosttrainError, RequestError, WorkError
 
+log = logging.getLogger(__name__)
+Damaged = Callable[[Path], str | None]
+"""The name of a file of a finished folder that is not as it was written, or None."""
+
+
 POLL = 0.5
 """Seconds between two checks while waiting."""
 
 
-def make_once(folder: Path, make: Callable[[], object], what: str, deadline: float) -> None:
-    """Runs `make`, which creates `folder`, unless it exists or another process makes it, for which it waits.
+def make_once(
+    folder: Path,
+    make: Callable[[], object],
+    what: str,
+    deadline: float,
+    damaged: Damaged = lambda folder: None,
+) -> None:
+    """Runs `make`, which creates `folder`, unless it is there or another process makes it, for which it
+    waits. One that is there and damaged is removed first.
 
     `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). Unfinished
     folders `<folder>.tmp-*` of processes that were killed are removed.
@@ -37,6 +50,8 @@ def make_once(folder: Path, make: Callable[[], object], what: str, deadline: flo
         WorkError: the disk refuses, or the deadline passed while another process held the lock.
         Exception: what `make` raises.
     """
+    if folder.is_dir() and not damaged(folder):
+        return
     lock, holder = FileLock(f"{folder}.lock"), Path(f"{folder}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +64,10 @@ def make_once(folder: Path, make: Callable[[], object], what: str, deadline: flo
     except OSError as error:
         raise _refused(folder, what, error) from error
     try:
-        if not folder.is_dir():
+        if folder.is_dir() and (file := damaged(folder)):
+            log.warning("%s: %s is damaged; its rows are prepared again", what, folder / file)
+            shutil.rmtree(folder)
+        if not folder.is_dir():  # another process may have made it meanwhile
             with suppress(WorkError):  # the disk may be full; the note only says who holds the lock
                 write_json(holder, owner())
             _make(folder, make, what)
@@ -75,8 +93,8 @@ def _make(folder: Path, make: Callable[[], object], what: str) -> None:
         raise
 
 
-def wait_for(folder: Path, what: str, deadline: float) -> None:
-    """Returns when another process has made `folder`.
+def wait_for(folder: Path, what: str, deadline: float, damaged: Damaged = lambda folder: None) -> None:
+    """Returns when another process has made `folder`, and it is not damaged.
 
     An older note counts only if the failure must repeat itself: a wrong request does, because the name of the
     folder covers everything that was requested; a full disk does not.
@@ -88,7 +106,7 @@ def wait_for(folder: Path, what: str, deadline: float) -> None:
     while True:
         if folder.parent.is_dir():
             os.listdir(folder.parent)  # makes a network file system refresh its cache
-        if folder.is_dir():
+        if folder.is_dir() and not damaged(folder):
             return
         failure = _read(note)
         if failure and failure["exit_code"] == RequestError.exit_code:

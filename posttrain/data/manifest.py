@@ -20,10 +20,11 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
 
     Shares are in units of `weighting`: of the examples, or of the trained tokens (mean tokens of a row times
     examples). `examples_seen` and `repeats` (1.0: every row once) are those at the end of the run.
-    `rows_kept`, `tokens` and `trained_tokens` count the complete source, `rows_used` the rows that caps and
-    the held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped
-    for each reason and, under `truncated`, those that were cut; null where the cached table was made before
-    they were kept.
+    `table` is the name of the source's table in the cache, `fingerprint` that of the rows that are trained
+    on. `rows_kept`, `tokens` and `trained_tokens` count the complete source, `rows_used` the rows that caps
+    and the held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows
+    dropped for each reason and, under `truncated`, those that were cut; null where the cached table was made
+    before they were kept.
     """
     mixture = prepared.mixture
     seen, repeats = mixture.counts(total_examples), mixture.repeats(total_examples)
@@ -33,6 +34,7 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
         sources.append(
             _described(source, table)
             | {
+                "table": prepared.fingerprints[s],
                 "rows_used": mixture.sizes[s],
                 "share_asked": mixture.weights[s],
                 "share_realised": realised[s],

@@ -1,33 +1,31 @@
 """Tokenised rows on disk, read through memory maps.
 
 A table is a folder: `input_ids.bin` (int32 for each token), `marks.bin` (one byte for each token, from which
-labels and segments are rebuilt), `rows.bin` (28 bytes for each row) and `table.json` (counts). It is written
-under a temporary name and renamed when complete, so a folder of the right name is complete. It takes five
-bytes per token on disk and none in memory. Left out: making the rows (cache.py), appending to a table.
+labels and segments are rebuilt), `rows.bin` (28 bytes for each row) and `table.json` (counts, and the hashes
+of the files). It takes five bytes per token on disk and none in memory. Left out: writing one
+(table_writer.py), making the rows (cache.py), appending to a table.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from posttrain.base.files import plain, sync
+from posttrain.base.files import hash_of
 from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.errors import WorkError
 
-IDS, MARKS, ROWS = "input_ids.bin", "marks.bin", "rows.bin"
+IDS, MARKS, ROWS, TABLE = "input_ids.bin", "marks.bin", "rows.bin", "table.json"
 TRAINED, IN_SEGMENT, SEGMENT_START = 1, 2, 4
 ROW = np.dtype([("end", "<i8"), ("origin", "<i8"), ("trained", "<i4"), ("p", "<f8")])
 """`end`: one past the last token. `origin`: the number of the row in the source. `p`: NaN if none."""
-BUFFER = 1 << 20
-"""Tokens kept in memory before they are written."""
+BLOCK = 1 << 20
+"""Items that are compared at once."""
 
 
 class Table(Protocol):
@@ -54,17 +52,18 @@ class TokenTable:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         try:
-            self.stats: dict[str, Any] = json.loads((self.folder / "table.json").read_text("utf-8"))
+            self.stats: dict[str, Any] = json.loads((self.folder / TABLE).read_text("utf-8"))
+            self.stats.pop("hashes", None)
             rows, tokens = self.stats["rows_kept"], self.stats["tokens"]
             self._ids = _map(self.folder / IDS, np.dtype("<i4"), tokens)
             self._marks = _map(self.folder / MARKS, np.dtype("u1"), tokens)
             self._rows = _map(self.folder / ROWS, ROW, rows)
-        except (OSError, ValueError, KeyError) as error:
+            self.fingerprint: str = self.stats["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WorkError(
                 f"the prepared rows in {self.folder} are damaged ({error}); "
                 "delete the folder to prepare them again"
             ) from error
-        self.fingerprint: str = self.stats["fingerprint"]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -96,6 +95,19 @@ class TokenTable:
     def origin(self, i: int) -> int:
         """The number of row i in the source, where dropped rows count too."""
         return int(self._rows["origin"][i])
+
+    def first_difference(self, other: TokenTable) -> int | None:
+        """The number, in the source, of the first row that is not that of `other`; None where all are."""
+        rows = min(len(self), len(other))
+        ours, theirs = self._rows[:rows], other._rows[:rows]
+        found = [_first_other(ours[key], theirs[key]) for key in ("end", "origin", "p")]
+        tokens = [(self._ids, other._ids), (self._marks, other._marks)]
+        found += [int(np.searchsorted(ours["end"], _first_other(a, b), "right")) for a, b in tokens]
+        row = min(found)
+        longer = self if len(self) > len(other) else other
+        if row < rows:
+            return min(self.origin(row), other.origin(row))
+        return None if len(self) == len(other) else longer.origin(rows)
 
     def __reduce__(self) -> tuple:
         """Worker processes open the files themselves, because a memory map would be sent by value."""
@@ -188,95 +200,58 @@ class JoinedTable:
         return self.tables[t][row]
 
 
-class TableWriter:
-    """Streams rows to `<folder>.tmp-<pid>`, which `finish` renames to `folder`.
+def damaged_file(folder: Path) -> str | None:
+    """The name of a file of the table in `folder` that is not as it was written; None where all are.
 
-    As a context manager it removes what was not finished. Memory is bounded by BUFFER tokens and one row.
+    Reads every byte. Of a table of an earlier version, which has no hashes, only the sizes are compared.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.temporary = self.folder.with_name(f"{self.folder.name}.tmp-{os.getpid()}")
-        shutil.rmtree(self.temporary, ignore_errors=True)  # left by an earlier process with this id
-        self.temporary.mkdir(parents=True)
-        self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
-        self._ids: list[np.ndarray] = []
-        self._marks: list[np.ndarray] = []
-        self._about: list[tuple[int, int, int, float]] = []
-        self._held = 0
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-
-    def add(self, row: TokenRow, origin: int) -> None:
-        """Add row number `origin` of the source. Raises ValueError if it cannot be rebuilt from the files."""
-        trained, in_segment = row.labels != IGNORED, row.segment_ids > 0
-        steps = np.diff(row.segment_ids[in_segment], prepend=0)
-        if (
-            trained[0]
-            or not np.array_equal(row.labels[trained], row.input_ids[trained])
-            or (in_segment & ~trained).any()
-            or (steps >> 1).any()  # a step is 0 or 1
-        ):
-            raise ValueError(f"row {origin}: labels or segments are not as TokenRow describes them")
-        marks = trained * np.uint8(TRAINED) + in_segment * np.uint8(IN_SEGMENT)
-        marks[in_segment] += (steps * SEGMENT_START).astype(np.uint8)
-        self._ids.append(np.asarray(row.input_ids, dtype="<i4"))
-        self._marks.append(marks)
-        count = int(np.count_nonzero(trained))
-        self.rows += 1
-        self.tokens += len(marks)
-        self.trained_tokens += count
-        self.segments += int(steps.sum())
-        self.rows_with_p += row.p is not None
-        p = float("nan") if row.p is None else row.p
-        self._about.append((self.tokens, origin, count, p))
-        self._held += len(marks)
-        if self._held >= BUFFER:
-            self._flush()
-
-    def finish(self, stats: dict[str, Any]) -> TokenTable:
-        """Completes the table; `stats` are kept beside the counts of rows and tokens."""
-        self._flush()
-        counts = {
-            "rows_kept": self.rows,
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
-            "segments": self.segments,
-            "rows_with_p": self.rows_with_p,
-        }
-        text = json.dumps(plain(stats | counts), indent=2)
-        (self.temporary / "table.json").write_text(text, encoding="utf-8")
-        for path in self.temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        sync(self.temporary)
+    try:
+        facts = json.loads((folder / TABLE).read_text("utf-8"))
+        hashes = facts.get("hashes")
+        if facts.get("fingerprint") != folder.name or (hashes and hashes.get(TABLE) != hash_of_facts(facts)):
+            return TABLE
+    except (OSError, ValueError, AttributeError):
+        return TABLE
+    if not hashes:
+        return None if _opens(folder) else TABLE
+    for name, value in hashes.items():
         try:
-            os.rename(self.temporary, self.folder)
+            if name != TABLE and hash_of(folder / name) != value:
+                return name
         except OSError:
-            if not self.folder.is_dir():  # otherwise another process made the same table first
-                raise
-        sync(self.folder.parent)
-        return TokenTable(self.folder)
+            return name
+    return None
 
-    def _flush(self) -> None:
-        if self._about:
-            ids, marks = np.concatenate(self._ids), np.concatenate(self._marks)
-            arrays = {IDS: ids, MARKS: marks, ROWS: np.array(self._about, ROW)}
-            for name, array in arrays.items():
-                with open(self.temporary / name, "ab") as file:
-                    file.write(array.tobytes())
-        self._ids, self._marks, self._about, self._held = [], [], [], 0
+
+def _opens(folder: Path) -> bool:
+    try:
+        TokenTable(folder)
+    except WorkError:
+        return False
+    return True
+
+
+def hash_of_facts(facts: dict[str, Any]) -> str:
+    """Of the content of table.json but this hash itself."""
+    hashes = {name: value for name, value in facts["hashes"].items() if name != TABLE}
+    text = json.dumps(facts | {"hashes": hashes}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
     """A read-only map of `count` items. Raises ValueError if the file has another size."""
-    if not count:  # an empty file cannot be mapped
-        return np.zeros(0, dtype)
-    size = path.stat().st_size
+    size = path.stat().st_size if count != 0 or path.exists() else 0  # an empty table has no files
     if size != count * dtype.itemsize:
         raise ValueError(f"{path.name} has {size} bytes, not {count * dtype.itemsize}")
-    return np.memmap(path, dtype=dtype, mode="r")
+    return np.memmap(path, dtype=dtype, mode="r") if size else np.zeros(0, dtype)
+
+
+def _first_other(a: np.ndarray, b: np.ndarray) -> int:
+    """The first index at which `a` and `b` differ; the length of the shorter one where they do not."""
+    length = min(len(a), len(b))
+    for start in range(0, length, BLOCK):
+        x, y = a[start : min(start + BLOCK, length)], b[start : min(start + BLOCK, length)]
+        differs = (x != y) & ((x == x) | (y == y))  # NaN is equal to NaN
+        if differs.any():
+            return start + int(differs.argmax())
+    return length

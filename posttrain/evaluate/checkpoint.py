@@ -28,6 +28,7 @@ from posttrain.models.load import load_scored
 from posttrain.recipe.schema import Task
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
+from posttrain.rundir.proof import digest
 from posttrain.rundir.scores import ScoreStore
 from posttrain.types import Score
 
@@ -109,8 +110,8 @@ def has_task(rows: list[dict[str, Any]], where: str, task: Task) -> bool:
 def _digest(path: Path) -> str:
     """Hash of the weights: as checkpoint.json has it, else computed."""
     if ckpt.is_complete(path):
-        return ckpt.Checkpoint(path, 0).facts().get("digest") or ckpt.digest(path)
-    return ckpt.digest(path)
+        return ckpt.Checkpoint(path, 0).facts().get("digest") or digest(path)
+    return digest(path)
 
 
 class RankExchange:

@@ -36,6 +36,7 @@ from posttrain.rundir.adapters import (
     quantized_base_error,
     refuse_other_base,
 )
+from posttrain.rundir.proof import proved
 
 log = logging.getLogger(__name__)
 
@@ -155,16 +156,18 @@ def _load_merged(place: str, revision: str | None, options: dict[str, Any], **ar
     """
     adapter = _adapter(place, revision)
     if adapter is None:
-        return AutoModelForCausalLM.from_pretrained(
-            place, revision=revision or "main", **arguments, **options
-        )
+        with proved(place):
+            return AutoModelForCausalLM.from_pretrained(
+                place, revision=revision or "main", **arguments, **options
+            )
     with unsharded_loading():
         base = _load_merged(adapter.base, adapter.revision, adapter.options | options, **arguments)
         if getattr(base, "is_quantized", False):
             raise quantized_base_error(place, adapter.base)
         take_generation_config(base, place)
         log.info("%s is an adapter: merged into %s", place, adapter.base)
-        return merge(attach(base, place, revision), place)
+        with proved(place):
+            return merge(attach(base, place, revision), place)
 
 
 @contextlib.contextmanager
@@ -283,13 +286,14 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     try:
         adapter = _adapter(place, None)
         if adapter is None:
-            model = AutoModelForCausalLM.from_pretrained(place, **stored)
+            model = _load_merged(place, None, {}, **stored)
         else:
             chained = _adapter(adapter.base, adapter.revision) is not None
             stored |= {"dtype": torch.float32} if chained else {}
             base = _load_merged(adapter.base, adapter.revision, adapter.options, **stored)
             take_generation_config(base, place)
-            model = attach(base, place, None)
+            with proved(place):
+                model = attach(base, place, None)
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)

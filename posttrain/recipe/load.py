@@ -136,10 +136,14 @@ def to_yaml(recipe: Recipe | Pipeline) -> str:
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")
 """Keys that may change when a run is resumed: they do not affect what is learned."""
-ADDED: dict[str, Any] = {"policy.kl": "k3_weighted", "rollout.vllm.max_logp_diff": 0.1}
+ADDED: dict[str, Any] = {
+    "policy.kl": "k3_weighted",
+    "rollout.vllm.max_logp_diff": 0.1,
+    "data.on_change": "refuse",
+}
 """Keys that recipes did not always have -> their default, with which they are not a difference from a recipe
 without them, nor enter the hash, so that runs of an earlier version resume. `policy.kl` does what was done
-before; the bound is new, and never enters the hash, as it decides no weight."""
+before; the others are new, and never enter the hash, as they decide no weight."""
 REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
 """Stage -> key that it once read otherwise -> value -> what the hash has in its place. A dpo stage took the
 last reply whatever `data.train_on` was, which was `assistant` unless set: the default keeps its hash, and a
@@ -162,7 +166,7 @@ def recipe_hash(recipe: Recipe) -> str:
     for path, hashed in REREAD.get(recipe.stage, {}).items():
         section, key = path.split(".")
         values[section][key] = hashed.get(values[section][key], values[section][key])
-    for key in ("cache_dir", "prepare_timeout"):
+    for key in ("cache_dir", "prepare_timeout", "on_change"):
         values["data"].pop(key, None)
     for key in ("batch_size", "deadline", "max_failed"):
         values.get("rollout", {}).pop(key, None)

@@ -147,6 +147,9 @@ class Data:
     """Minutes that the other ranks wait for the rank that prepares the rows."""
     cache_dir: str | None = None
     """Folder of the tokenised rows. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
+    on_change: Literal["refuse", "accept"] = "refuse"
+    """What to do where a run is resumed and the rows of a source are not those it began with. `accept`: train
+    the remaining steps on the new rows."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError
-from posttrain.rundir.checkpoints import NAME, digest
+from posttrain.rundir.proof import NAME, digest, refuse_damaged
 
 CONFIG = "adapter_config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -167,9 +167,11 @@ def chain(place: str | Path) -> list[str]:
     """`place`, and below an adapter its base, and so on down to a full model or a hub id.
 
     Raises:
-        RequestError: a base is missing, or the adapters refer to each other in a circle.
+        RequestError: a base is missing, the adapters refer to each other in a circle, or a file of a run's
+            checkpoint among them is damaged, other than weights.
     """
     places = [str(place)]
+    refuse_damaged(place, "text")
     seen = {Path(place).resolve()}
     while adapter := adapter_in(places[-1]):
         if Path(adapter.base).resolve() in seen:
@@ -177,6 +179,7 @@ def chain(place: str | Path) -> list[str]:
                 f"{places[-1]} is an adapter on {adapter.base}, which is itself an adapter on it: set "
                 f"base_model_name_or_path in its {CONFIG} to the model that it was trained on"
             )
+        refuse_damaged(adapter.base, "text")
         places.append(adapter.base)
         seen.add(Path(adapter.base).resolve())
     return places

@@ -1,9 +1,9 @@
 """Checkpoints on disk: which are complete, which is the last or the best, how one is written and deleted.
 
 Layout: `checkpoints/step-000400/` in flat transformers layout (weights, tokenizer, optimizer, RNG), plus
-`checkpoint.json` and, last, the marker `COMPLETE`. A checkpoint is written under `.tmp-step-000400` and then
-renamed, so that a kill at any moment leaves either a complete checkpoint or none. Left out: what goes into a
-checkpoint (`training/saving.py`).
+`checkpoint.json` with the hashes of these files (proof.py) and, last, the marker `COMPLETE`. A checkpoint is
+written under `.tmp-step-000400` and then renamed, so that a kill at any moment leaves either a complete
+checkpoint or none. Left out: what goes into a checkpoint (`training/saving.py`).
 """
 
 from __future__ import annotations
@@ -11,23 +11,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from posttrain.base.files import read_json, sync, write_json
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.base.files import hash_of, read_json, sync, write_json
+from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
+from posttrain.rundir.proof import FACTS, MARKER, NAME, damage, seal
 from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
-NAME = re.compile(r"step-(\d{6,})")
-WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "adapter_model.bin", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -59,36 +55,49 @@ def is_complete(path: Path) -> bool:
 def all_complete(folder: Path) -> list[Checkpoint]:
     """Complete checkpoints in `folder`, by step; a half-written one is skipped with a warning."""
     found = []
-    for path in sorted(folder.glob("step-*")) if folder.is_dir() else []:
-        match = NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        if is_complete(path):
-            found.append(Checkpoint(path, int(match[1])))
+    for checkpoint in _every(folder):
+        if is_complete(checkpoint.path):
+            found.append(checkpoint)
         else:
-            log.warning("%s is half-written (no COMPLETE marker): skipped", path)
-    return sorted(found, key=lambda c: c.step)
+            log.warning("%s is half-written (no COMPLETE marker): skipped", checkpoint.path)
+    return found
 
 
-def last_resumable(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that training can resume from."""
-    return next((c for c in reversed(all_complete(folder)) if c.facts().get("resumable")), None)
+def _every(folder: Path) -> list[Checkpoint]:
+    """Complete or not, by step."""
+    named = [(NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]
+    return sorted((Checkpoint(p, int(match[1])) for match, p in named if match), key=lambda c: c.step)
 
 
-def digest(path: Path) -> str:
-    """Content hash of the weights in `path`, 16 hexadecimal digits of xxh3-128; empty where there are no
-    weights.
+def newest_sound(folder: Path, steps: int) -> tuple[Checkpoint | None, dict[str, str]]:
+    """The newest checkpoint that training can resume from, and what is wrong with those after it, by name.
 
-    Equal bytes have equal hashes; it is no protection against manipulation.
+    Every file is read: see `posttrain/rundir/proof.py`; of one at the last of `steps`, from which nothing is
+    left to train, those of the model. One that lost its marker is damaged: none is written without.
     """
-    total = xxhash.xxh3_128()
-    files = sorted({f for pattern in WEIGHTS for f in path.glob(pattern)})
-    for file in files:
-        total.update(file.name.encode())
-        with file.open("rb") as handle:
-            while block := handle.read(1 << 22):
-                total.update(block)
-    return total.hexdigest()[:16] if files else ""
+    damaged: dict[str, str] = {}
+    for checkpoint in reversed(_every(folder)):
+        if problem := damage(checkpoint.path, "model" if checkpoint.step >= steps else "all"):
+            damaged[checkpoint.name] = problem
+        elif checkpoint.facts().get("resumable"):
+            return checkpoint, damaged
+    return None, damaged
+
+
+def set_aside(folder: Path, name: str) -> Path:
+    """Renames the damaged checkpoint `name` so that nothing takes it for one; returns where it is now.
+
+    Raises:
+        WorkError: the file system refuses.
+    """
+    there = folder / f"damaged-{name}"
+    try:
+        if there.exists():
+            shutil.rmtree(there)
+        os.replace(folder / name, there)
+    except OSError as error:
+        raise WorkError(f"{folder / name} is damaged and cannot be renamed: {error.strerror}") from error
+    return there
 
 
 @contextlib.contextmanager
@@ -104,10 +113,10 @@ def clean_on_error(path: Path, owner: bool) -> Iterator[None]:
 
 
 def finish(tmp: Path, final: Path, facts: dict[str, Any]) -> None:
-    """Adds checkpoint.json and COMPLETE to `tmp` and renames it to `final`, after everything has reached the
-    disk."""
-    write_json(tmp / "checkpoint.json", facts)
-    (tmp / "COMPLETE").touch()
+    """Adds checkpoint.json (`facts`, digest and list of files) and COMPLETE to `tmp` and renames it to
+    `final`, after everything has reached the disk."""
+    write_json(tmp / FACTS, facts | seal(tmp))
+    (tmp / MARKER).write_text(hash_of(tmp / FACTS), encoding="ascii")
     for file in [*tmp.rglob("*"), tmp]:
         sync(file)
     if final.exists():  # left half-written by an earlier kill: complete ones are never rewritten
@@ -133,11 +142,16 @@ def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary and half-written checkpoints of a killed run."""
-    for path in [*folder.glob(".tmp-*"), *folder.glob("step-*")]:
-        if path.name.startswith(".tmp-") or not is_complete(path):
-            log.warning("removing half-written %s", path)
-            shutil.rmtree(path, ignore_errors=True)
+    """Deletes what a kill has left of checkpoints: half-written and half-rotated ones.
+
+    One without a marker that is newer than every complete one is neither: see `newest_sound`.
+    """
+    every = _every(folder)
+    last = max((c.step for c in every if is_complete(c.path)), default=-1)
+    rotated = [c.path for c in every if c.step < last and not is_complete(c.path)]
+    for path in [*folder.glob(".tmp-*"), *rotated]:
+        log.warning("removing half-written %s", path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def best(

@@ -7,6 +7,7 @@ the same, otherwise the request is refused (exit code 2) with the keys that diff
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
+from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.lock import DirectoryLock
+from posttrain.rundir.proof import Damaged, proved_facts
 
 REMEDY = "choose another name=..., or remove the folder"
+RESTORE = "restore it, or delete it to resume by what the checkpoints say"
 
 
 class RunDir:
@@ -37,9 +41,12 @@ class RunDir:
 
     def info(self) -> dict[str, Any]:
         """The content of `run.json`; empty before the first start. Raises `WorkError` where it is damaged."""
-        info = read_json(self.run) if self.run.exists() else {}
+        try:
+            info = read_json(self.run) if self.run.exists() else {}
+        except WorkError as error:
+            raise WorkError(f"{error}; {RESTORE}") from error
         if not isinstance(info, dict):
-            raise WorkError(f"{self.run}: must contain a mapping")
+            raise WorkError(f"{self.run}: must contain a mapping; {RESTORE}")
         return info
 
     def update(self, **values: Any) -> None:
@@ -67,19 +74,37 @@ class RunDir:
         """
         resumed = self.check_same(recipe)
         # resumed: keys that do not change what is learned may differ
-        if not resumed or self.recipe.read_text(encoding="utf-8") != to_yaml(recipe):
+        if not resumed or self._saved_recipe() != to_yaml(recipe):
             write_text(self.recipe, to_yaml(recipe))
         keep = {"started": timestamp()} if not resumed else {}
         values = {"name": recipe.name, "stage": recipe.stage, "recipe_hash": recipe_hash(recipe)}
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed
 
+    def _saved_recipe(self) -> str:
+        """The content of recipe.yaml; empty where it cannot be read."""
+        try:
+            return self.recipe.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return ""
+
+    def _hash_in_checkpoints(self) -> str | None:
+        """The recipe of the newest checkpoint, where run.json is gone; None where nothing is to resume."""
+        for checkpoint in reversed(all_complete(self.checkpoints)):
+            with contextlib.suppress(Damaged):
+                return proved_facts(checkpoint.path).get("recipe_hash")
+        if any(self.path.glob("parts/*")):
+            raise RequestError(
+                f"{self.path} contains samples but no run.json; restore it, or remove the folder"
+            )
+        return None
+
     def check_same(self, recipe: Recipe) -> bool:
         """Whether the directory contains a run of this recipe; a run of another recipe raises `RequestError`.
 
         An attempt that failed before its first step left nothing to keep: a corrected recipe replaces it.
         """
-        before = self.info().get("recipe_hash")
+        before = self.info().get("recipe_hash") or self._hash_in_checkpoints()
         if before is None:
             return False
         if before != recipe_hash(recipe):
@@ -87,13 +112,19 @@ class RunDir:
             if not self.metrics.exists() and not kept:
                 return False
             try:
-                old = yaml.safe_load(self.recipe.read_text(encoding="utf-8"))
-            except (OSError, yaml.YAMLError):
+                old = yaml.safe_load(self._saved_recipe())
+            except yaml.YAMLError:
+                old = None
+            if not isinstance(old, dict):
                 raise RequestError(
                     f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
                     f" {REMEDY}"
                 ) from None
             lines = _differences(old, recipe)
+            if not lines:
+                raise RequestError(
+                    f"{self.run} has another recipe_hash than that of the recipe.yaml beside it; {RESTORE}"
+                )
             message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import plain, read_jsonl, write_jsonl
+from posttrain.errors import WorkError
 
 GATES = "gates.jsonl"
 
 
 def gated(run: Path) -> set[str]:
-    """Names of the checkpoints that failed a gate, as judged when the run was last started."""
+    """Names of the checkpoints that failed a gate, as judged when the run was last started.
+
+    Raises:
+        WorkError: a line is damaged, and so may name a checkpoint that must not be chosen.
+    """
     rows = read_jsonl(run / GATES)
-    return {row["checkpoint"] for row in rows if isinstance(row, dict) and "checkpoint" in row}
+    if not all(isinstance(row, dict) and isinstance(row.get("checkpoint"), str) for row in rows):
+        raise WorkError(f"{run / GATES} is damaged; start the run again to check its gates again")
+    return {row["checkpoint"] for row in rows}
 
 
 def record(run: Path, failures: list[dict[str, Any]]) -> list[bool]:
@@ -27,7 +34,10 @@ def record(run: Path, failures: list[dict[str, Any]]) -> list[bool]:
         WorkError: the file cannot be written (disk full).
     """
     path, rows = run / GATES, [plain(row) for row in failures]
-    known = read_jsonl(path)
+    try:
+        known = read_jsonl(path)
+    except WorkError:  # damaged: it is written again
+        known = [None]
     if rows != known:
         write_jsonl(path, rows)
     return [row not in known for row in rows]

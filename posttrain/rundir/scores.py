@@ -20,6 +20,9 @@ from posttrain.types import Score
 SCORE_FIELDS = {f.name for f in fields(Score)}
 """Keys of a row; others are ignored when it is read."""
 
+NAMED = ("checkpoint", "task", "metric")
+REMEDY = "remove the line, and start the run or `posttrain eval` again to measure it again"
+
 
 class ScoreStore:
     """The scores of one run directory, which need not exist yet."""
@@ -29,9 +32,17 @@ class ScoreStore:
         self.path = self.run_dir / "scores.jsonl"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row, in the order of writing; a torn last line is ignored. Raises `WorkError` at a broken
-        line."""
-        return read_jsonl(self.path)
+        """Every row, in the order of writing; a torn last line is ignored.
+
+        Raises:
+            WorkError: a line is not a score. It is not skipped: without it another checkpoint may look best.
+        """
+        rows = []
+        for i, row in enumerate(_lines(self.path), 1):
+            if not _is_score(row):
+                raise WorkError(f"{self.path}:{i}: not a score; {REMEDY}")
+            rows.append(row)
+        return rows
 
     def append(self, found: list[Score], renew: Callable[[Path], object] | None = None) -> int:
         """Adds the scores that are not stored yet; returns how many were added.
@@ -75,13 +86,26 @@ class ScoreStore:
 
 
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
-    """settings hash -> rows of `task` and `metric` with a finite value, in the order of writing."""
+    """settings hash -> rows of `task` and `metric`, in the order of writing. Raises `WorkError`, see
+    `ScoreStore.rows`."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in read_jsonl(run / "scores.jsonl"):
-        named = isinstance(row, dict) and (row.get("task"), row.get("metric")) == (task, metric)
-        if named and number(row.get("value")) is not None:
+    for row in ScoreStore(run).rows():
+        if (row["task"], row["metric"]) == (task, metric):
             groups.setdefault(row.get("settings", ""), []).append(row)
     return groups
+
+
+def _lines(path: Path) -> list[Any]:
+    try:
+        return read_jsonl(path)
+    except WorkError as error:
+        raise WorkError(f"{error}; {REMEDY}") from error
+
+
+def _is_score(row: Any) -> bool:
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in NAMED):
+        return False
+    return type(row.get("step")) is int and number(row.get("value")) is not None
 
 
 def _score(row: dict[str, Any]) -> Score:

@@ -252,4 +252,4 @@ def _start(
         return Path(adapters.chain(folder)[-1])
     except RequestError as error:
         problems.add(at, f"{at}: {error}")
-        return folder
+        return None

@@ -3,7 +3,7 @@
 Prompts are taken in chunks. The completions of a chunk are in `rollouts/chunk-000012.jsonl`, what the stage
 makes of them in `parts/chunk-000012.jsonl`, each written in one step: a killed run resumes at the first chunk
 without a part and samples no whole chunk twice. Ranks take chunks in turn; rank 0 waits for the parts of the
-others. Left out: vLLM.
+others. Left out: the files of the chunks (chunks.py), vLLM.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from posttrain.base.files import read_jsonl, timestamp, write_json, write_jsonl
+from posttrain.base.files import timestamp, write_json
 from posttrain.base.process import local_rank, rank, world_size
 from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped, StopRequest
+from posttrain.data.prepare import Prepared
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
 from posttrain.data.tokenizers import decode, load_tokenizer
@@ -38,12 +38,11 @@ from posttrain.rollouts.groups import Prompt, Prompts, sample, score, too_many_f
 from posttrain.rollouts.records import Row, rows_of
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.checkpoints import resolve
-from posttrain.rundir.directory import RunDir
+from posttrain.rundir.directory import REMEDY, RunDir
+from posttrain.stages.changes import changed_sources
+from posttrain.stages.chunks import Chunks
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
-
-PATIENCE_S = 1800.0
-"""Seconds that rank 0 waits for the next chunk of another rank."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,10 @@ def _run(
     )
     prompts = Prompts(prepared)
     count = min(len(prompts), recipe.max_prompts or len(prompts))
-    chunks = Chunks(run, count, recipe, prepared.mixture.fingerprint)
+    _refuse_changed_rows(recipe, run, prepared)
+    chunks = Chunks(run, count, _chunk_size(recipe, run))
     if rank() == 0:
-        _record_start(recipe, run, chunks, prepared.mixture.fingerprint)
+        _record_start(recipe, run, chunks, prepared)
     sampler = Sampler(recipe, run, loaded, Composite(recipe.rewards, recipe.success))
     made = stage(sampler)
     stop.can_save = True
@@ -144,19 +144,43 @@ def _run(
         bars.add(recipe.name, len(chunks.mine()))
         for number in chunks.mine():
             _raise_if_stopped(stop, chunks)
-            if not chunks.part(number).exists():
+            if chunks.read(chunks.part(number)) is None:
                 _chunk(sampler, made, chunks, number, prompts)
             bars.advance(recipe.name)
     if rank() != 0:
         return
     chunks.wait(lambda: _raise_if_stopped(stop, chunks))
-    summary = made.finish(row for n in range(len(chunks)) for row in read_jsonl(chunks.part(n)))
+    summary = made.finish(chunks.rows())
     write_json(run.path / f"{made.product}.json", summary)
     seconds = run.info().get("seconds", 0) + time.time() - begun
     run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
-def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, fingerprint: str) -> None:
+def _before(recipe: SampleRecipe, run: RunDir) -> dict[str, Any]:
+    """run.json of the run that is resumed; empty where there is none."""
+    info = run.info()
+    return info if info.get("recipe_hash") == recipe_hash(recipe) else {}
+
+
+def _chunk_size(recipe: SampleRecipe, run: RunDir) -> int:
+    """Prompts in a chunk. A resumed run keeps its chunks, also under another batch size."""
+    asked = recipe.rollout.batch_size // recipe.rollout.num_generations
+    return _before(recipe, run).get("chunk_size") or max(1, asked)
+
+
+def _refuse_changed_rows(recipe: SampleRecipe, run: RunDir, prepared: Prepared) -> None:
+    """Raises `RequestError` where the sources of a resumed run have changed: chunks of several data sets
+    are no data set, whatever data.on_change says."""
+    before, now = _before(recipe, run), prepared.mixture.fingerprint
+    if before.get("data_fingerprint", now) != now:
+        changes = changed_sources(before.get("sources"), prepared) or ["other rows"]
+        raise RequestError(
+            f"{run.path}: its sources have changed since it began: {'; '.join(changes)}. Restore them, or "
+            f"{REMEDY}"
+        )
+
+
+def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, prepared: Prepared) -> None:
     init = recipe.model.init
     parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
     run.start(
@@ -168,7 +192,11 @@ def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, fingerprint
             "chunks": len(chunks),
             "chunk_size": chunks.size,
             "parent": parent,
-            "data_fingerprint": fingerprint,
+            "data_fingerprint": prepared.mixture.fingerprint,
+            "sources": [
+                {"name": name, "fingerprint": table.fingerprint, "rows_read": table.stats["rows_read"]}
+                for name, table in zip(prepared.names, prepared.tables, strict=True)
+            ],
         },
     )
 
@@ -183,7 +211,7 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
     """Samples and checks one chunk, unless its rollouts are there, and writes what the stage makes of it."""
     rollout, file = sampler.recipe.rollout, chunks.rollouts(number)
     asked = [prompts[i] for i in chunks.prompts(number)]
-    rows = read_jsonl(file)
+    rows = chunks.read(file)
     if not rows or _too_many_failed(rows, rollout):  # what was at fault then may be repaired now
         groups = sample(sampler.loaded.generator, asked, rollout, sampler.recipe.seed)
         score(groups, sampler.rewards, rollout)
@@ -191,11 +219,11 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
         for group in groups:
             text = decode(group.prompt.ids, sampler.loaded.tokenizer)
             rows += rows_of(group, group.prompt.position, text)
-        write_jsonl(file, rows)
+        chunks.write(file, rows)
     why = _too_many_failed(rows, rollout)
     if why:
         raise WorkError(f"{why}; see {file}")
-    write_jsonl(chunks.part(number), made.part(asked, rows))
+    chunks.write(chunks.part(number), made.part(asked, rows))
 
 
 def _too_many_failed(rows: list[Row], rollout: Rollout) -> str | None:
@@ -204,59 +232,3 @@ def _too_many_failed(rows: list[Row], rollout: Rollout) -> str | None:
     parts = failed[0]["components"].values() if failed else ()
     why = next((p["reason"] or p["status"] for p in parts if p["value"] is None), "no verdict")
     return too_many_failed(len(failed), len(rows), rollout.max_failed, f"failed ({why})")
-
-
-class Chunks:
-    """The prompts 0 .. count - 1 in chunks of about `rollout.batch_size` completions, dealt to the ranks in
-    turn.
-
-    A resumed run keeps its chunks, also under another batch size.
-
-    Raises:
-        RequestError: the sources of a resumed run have changed.
-    """
-
-    def __init__(self, run: RunDir, count: int, recipe: SampleRecipe, fingerprint: str) -> None:
-        self.path, self.count = run.path, count
-        info = run.info()
-        before = info if info.get("recipe_hash") == recipe_hash(recipe) else {}
-        self.size = before.get("chunk_size") or max(
-            1, recipe.rollout.batch_size // recipe.rollout.num_generations
-        )
-        if before.get("data_fingerprint", fingerprint) != fingerprint:
-            raise RequestError(
-                f"{run.path}: the rows of its sources have changed since it began; choose another name=..., "
-                "or remove the folder"
-            )
-
-    def __len__(self) -> int:
-        return -(-self.count // self.size)
-
-    def mine(self) -> range:
-        return range(rank(), len(self), world_size())
-
-    def prompts(self, number: int) -> range:
-        return range(number * self.size, min(self.count, (number + 1) * self.size))
-
-    def rollouts(self, number: int) -> Path:
-        return self.path / "rollouts" / f"chunk-{number:06d}.jsonl"
-
-    def part(self, number: int) -> Path:
-        return self.path / "parts" / f"chunk-{number:06d}.jsonl"
-
-    def done(self) -> int:
-        return sum(self.part(n).exists() for n in range(len(self)))
-
-    def wait(self, poll: Callable[[], None]) -> None:
-        """Waits until every part is there. Raises WorkError where none has come for `PATIENCE_S`."""
-        done, since = -1, time.monotonic()
-        while (now := self.done()) < len(self):
-            poll()
-            if now > done:
-                done, since = now, time.monotonic()
-            if time.monotonic() - since > PATIENCE_S:
-                missing = [n for n in range(len(self)) if not self.part(n).exists()]
-                raise WorkError(
-                    f"no rank has finished a chunk for {PATIENCE_S / 60:g} minutes; missing: {missing[:8]}"
-                )
-            time.sleep(0.1)

@@ -38,8 +38,11 @@ from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import identity, tokenizer_place
 from posttrain.rundir.directory import RunDir
+from posttrain.rundir.scores import ScoreStore
+from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
 from posttrain.stages.record import claimed, launch_facts
+from posttrain.stages.resume import start_proof, take_up
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
 from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
 from posttrain.training.defaults import refuse_moved_defaults, used_classes
@@ -100,10 +103,13 @@ def _train(
     recipe: TrainRecipe, stage: TrainStage, run: RunDir, make_scorer: MakeScorer | None, stop: StopRequest
 ) -> None:
     batch_plan(recipe.train, world_size())
+    ScoreStore(run.path).rows()  # damaged, it would be found out at the first score
     data = _prepare(recipe)
+    refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
     begun = time.time()
+    proof = start_proof(run, data.steps)
     parts = _load(recipe, run, data, arguments, stop)
     trainer = _build(recipe, stage, parts)
     if rank() == 0:  # only now: a model that cannot be loaded leaves no run behind
@@ -111,7 +117,7 @@ def _train(
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
     console, scoring = _add_callbacks(recipe, trainer, data, score)
     trainer.accelerator.wait_for_everyone()
-    last = _take_up(trainer, parts)
+    last = take_up(trainer, parts, proof)
     try:
         stop.can_save = True
         if last is None or last.step < data.steps:
@@ -263,21 +269,6 @@ def _add_callbacks(
     for callback in (flow, scoring, console):
         trainer.add_callback(callback)
     return console, scoring
-
-
-def _take_up(trainer: RunTrainer, parts: Parts) -> ckpt.Checkpoint | None:
-    """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start."""
-    last = ckpt.last_resumable(parts.run.checkpoints)
-    if last is not None:
-        if last.facts().get("start", start := parts.facts.get("start")) != start:
-            raise RequestError(
-                f"{parts.start} is no longer the model that {parts.run.path} started from, which its adapter "
-                "or its reference needs; restore it, or start again with another name=..."
-            )
-        log.info("resuming from %s", last.path)
-        parts.guard.load(last.facts().get("guard", {}))
-        trainer.resume_from(last.facts())
-    return last
 
 
 def _clear_exchanges(run: RunDir) -> None:

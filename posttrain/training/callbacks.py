@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from posttrain.base.progress import ProgressBars
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, WorkError
 from posttrain.recipe.schema import Checkpoints, Evaluate
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.training.gates import enforce
@@ -111,12 +111,18 @@ class ScoreCallback(TrainerCallback):
         self.passed = enforce(self.trainer.run.path, self.evaluate.gates, newest, main)
 
     def rotate(self) -> None:
+        """Deletes checkpoints by the rule; none where the best is not known, because scores.jsonl is
+        damaged."""
         rule, run = self.checkpoints, self.trainer.run
         keep = {self.passed}  # with gates, one that passed is always kept
         if rule.keep_best is not None:
             by = rule.keep_best
             there = {c.name for c in ckpt.all_complete(run.checkpoints)}
-            keep |= {ckpt.best(run.path, by.task, by.metric, by.greater_is_better, there) or ""}
+            try:
+                keep |= {ckpt.best(run.path, by.task, by.metric, by.greater_is_better, there) or ""}
+            except WorkError as error:
+                log.error("no checkpoint is deleted: %s", error)
+                return
         ckpt.rotate(run.checkpoints, rule.keep_last, keep)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.training.parts import RowParts
 
+log = logging.getLogger(__name__)
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 Key = tuple[int, int]
 """(source, row of the source); of a mismatched row (kto.py): (a number above those of the sources,
@@ -82,7 +84,7 @@ class ReferenceStore:
         for source, (name, before) in enumerate(zip(self.names, self.earlier, strict=True)):
             for path in (self.folder / f"{name}.npz", self._own(before), self._own(name)):
                 if path.is_file():
-                    found |= {(source, int(r)): v for r, v in zip(*_read(path), strict=True)}
+                    found |= {(source, row): value for row, value in _read(path).items()}
         return found
 
     def save(self, known: dict[Key, np.ndarray], wanted: set[Key]) -> None:
@@ -148,12 +150,15 @@ def earlier_store_name(model: str, table: str) -> str:
     return hashlib.sha256(f"reference 1 {model} {table}".encode()).hexdigest()[:32]
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path) -> dict[int, np.ndarray]:
+    """Row -> its log-probabilities. Empty, with a warning, where the file is damaged, which the checksums of
+    a zip file show: there is a copy, or they can be computed again."""
     try:
         with np.load(path) as file:
-            return file["rows"], file["log_probs"]
-    except (OSError, ValueError, KeyError) as error:
-        raise WorkError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+            return {int(row): values for row, values in zip(file["rows"], file["log_probs"], strict=True)}
+    except Exception as error:  # whatever a damaged zip file or array header raises
+        log.warning("%s is damaged and not used: %s", path, error)
+        return {}
 
 
 def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:

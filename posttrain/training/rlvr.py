@@ -243,8 +243,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         """Passes over the prompts so far."""
         return self.source.position / max(len(self.source.prompts), 1)
 
-    def checkpoint_facts(self, folder, resumable) -> dict[str, Any]:
-        return super().checkpoint_facts(folder, resumable) | {"prompts": self.source.position}
+    def checkpoint_facts(self, resumable) -> dict[str, Any]:
+        return super().checkpoint_facts(resumable) | {"prompts": self.source.position}
 
     def resume_from(self, facts: dict[str, Any]) -> None:
         """Continues with the prompt after the last one that was trained on."""

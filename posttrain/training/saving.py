@@ -53,7 +53,7 @@ class CheckpointWriter:
         if not failed and main:
             try:
                 with ckpt.clean_on_error(tmp, main):
-                    ckpt.finish(tmp, final, self.checkpoint_facts(tmp, resumable))
+                    ckpt.finish(tmp, final, self.checkpoint_facts(resumable))
             except (OSError, WorkError) as caught:
                 error = caught
         failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
@@ -99,15 +99,14 @@ class CheckpointWriter:
         if self.args.should_save:
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
-    def checkpoint_facts(self, folder: Path, resumable: bool) -> dict[str, Any]:
-        """checkpoint.json."""
+    def checkpoint_facts(self, resumable: bool) -> dict[str, Any]:
+        """checkpoint.json, without what `ckpt.finish` adds."""
         return {
             "format": 1,
             "step": self.state.global_step,
             "examples": self.state.global_step * self.facts["global_batch_size"],
             "epoch": self.epoch(),
             "resumable": resumable,
-            "digest": ckpt.digest(folder),
             "guard": self.guard.state(),
             "saved": time.time(),
             **self.facts,

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data import table
-from posttrain.data.table import JoinedTable, SubsetTable, TableWriter, TokenTable
+from posttrain.data import table_writer
+from posttrain.data.table import JoinedTable, SubsetTable, TokenTable
+from posttrain.data.table_writer import TableWriter
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import WorkError
 
@@ -62,7 +63,7 @@ def token_rows(draw):
 @given(st.lists(token_rows(), min_size=1, max_size=8), st.sampled_from([1, 5, 1 << 20]))
 def test_rows_come_back_as_they_went_in(tmp_path_factory, rows, buffer):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "BUFFER", buffer)
+        patch.setattr(table_writer, "BUFFER", buffer)
         t = write(tmp_path_factory.mktemp("t") / "table", rows)
     assert len(t) == len(rows)
     assert all(same(t[i], row) for i, row in enumerate(rows))
@@ -179,7 +180,7 @@ def test_the_second_of_two_writers_takes_the_table_of_the_first(tmp_path):
 
 def _write_for_ever(folder):
     row = make([1, 2], [0, 1], [0, 1])
-    table.BUFFER = 10
+    table_writer.BUFFER = 10
     with TableWriter(folder) as writer:
         while True:
             writer.add(row, 0)

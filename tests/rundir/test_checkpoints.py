@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.base.files import append_jsonl
+from posttrain.base.files import append_jsonl, hash_of
 from posttrain.errors import RequestError
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.proof import digest, seal
 from posttrain.rundir.scores import ScoreStore
 from tests.rundir.written import stored
 
@@ -19,9 +20,10 @@ def make(folder: Path, step: int, complete: bool = True, **facts) -> Path:
     path = folder / ckpt.name_of(step)
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"w%d" % step)
-    (path / "checkpoint.json").write_text(json.dumps({"step": step, "resumable": True} | facts))
+    facts = {"step": step, "resumable": True} | seal(path) | facts
+    (path / "checkpoint.json").write_text(json.dumps(facts))
     if complete:
-        (path / "COMPLETE").touch()
+        (path / "COMPLETE").write_text(hash_of(path / "checkpoint.json"))
     return path
 
 
@@ -38,8 +40,11 @@ def test_half_written_ones_are_skipped_with_a_message(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert [c.step for c in ckpt.all_complete(tmp_path)] == [10]
     assert "step-000020 is half-written" in caplog.text
+    make(tmp_path, 5, complete=False)  # half-rotated
     ckpt.remove_leftovers(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "step-000010"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "step-000010", "step-000020"]
+    sound, damaged = ckpt.newest_sound(tmp_path, 99)
+    assert sound.step == 10 and damaged == {"step-000020": "COMPLETE is missing"}
 
 
 def test_steps_sort_by_number_beyond_six_digits(tmp_path):
@@ -50,10 +55,10 @@ def test_steps_sort_by_number_beyond_six_digits(tmp_path):
 
 def test_only_resumable_checkpoints_are_resumed(tmp_path):
     make(tmp_path, 0, resumable=False)
-    assert ckpt.last_resumable(tmp_path) is None
+    assert ckpt.newest_sound(tmp_path, 99) == (None, {})
     make(tmp_path, 5)
     make(tmp_path, 9, resumable=False)
-    assert ckpt.last_resumable(tmp_path).step == 5
+    assert ckpt.newest_sound(tmp_path, 99)[0].step == 5
 
 
 def test_finish_seals_and_renames(tmp_path):
@@ -83,11 +88,11 @@ def test_a_failing_write_leaves_nothing(tmp_path):
 
 def test_digest_follows_content_and_name(tmp_path):
     a, b = make(tmp_path / "a", 1), make(tmp_path / "b", 1)
-    assert ckpt.digest(a) == ckpt.digest(b) != ""
+    assert digest(a) == digest(b) != ""
     (b / "model.safetensors").write_bytes(b"other")
-    assert ckpt.digest(a) != ckpt.digest(b)
+    assert digest(a) != digest(b)
     (b / "model.safetensors").unlink()
-    assert ckpt.digest(b) == ""
+    assert digest(b) == ""
 
 
 def test_references_lead_to_checkpoints(tmp_path):

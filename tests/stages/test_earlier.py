@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from posttrain.recipe import load
 from posttrain.stages.stage_process import finished
 from tests.rundir.make_earlier import STAGES
+from tests.stages.damage import flip
 
 LAST, BEFORE = "step-000004", "step-000002"
 TRAINED = ("sft", "lora", "dpo", "kto", "rlvr")
@@ -90,6 +91,7 @@ def test_a_run_is_resumed_from_its_checkpoint(earlier, name, caplog):
     rollouts = {file: rows(file) for file in run.glob("rollouts/*")}
     assert start(name) == 0
     assert f"resuming from runs/{name}/checkpoints/{BEFORE}" in caplog.messages
+    assert f"checkpoints/{BEFORE} has no hashes of its files" in caplog.text
     assert "reference log-probabilities" not in caplog.text, "those beside the run are known"
     again = run / "checkpoints" / LAST
     difference = far(again, removed)
@@ -108,8 +110,38 @@ def test_a_run_is_resumed_from_its_checkpoint(earlier, name, caplog):
     for key in ("saved", "digest", "guard"):
         del new[key], old[key]
     new.pop("start", None)  # the earlier version did not say it
+    assert new.pop("files")  # the earlier version kept no hashes
     assert new == old
     assert info(run)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "code", "sentence"),
+    [
+        ("model.safetensors", "flip", 2, "its weights have changed since they were written"),
+        ("optimizer.pt", "delete", 2, "optimizer* is missing"),
+        ("scheduler.pt", "delete", 2, "scheduler.pt is missing"),
+        ("rng_state.pth", "delete", 2, "rng_state*.pth is missing"),
+        ("trainer_state.json", "delete", 2, "trainer_state.json is missing"),
+        ("checkpoint.json", "flip", 2, "checkpoint.json is not JSON"),
+        ("optimizer.pt", "empty", 2, "optimizer* is missing or empty"),
+        ("trainer_state.json", "flip", 2, "trainer_state.json is not JSON"),
+        ("rng_state.pth", "cut", 1, "is damaged and cannot be resumed"),
+    ],
+)
+def test_a_damaged_checkpoint_without_hashes_is_refused(earlier, file, damage, code, sentence, capsys):
+    folder = earlier / "runs/sft/checkpoints"
+    shutil.rmtree(folder / LAST)
+    if damage == "flip":
+        flip(folder / BEFORE / file, 0 if file.endswith("json") else 1)
+    elif damage == "empty":
+        (folder / BEFORE / file).write_bytes(b"")
+    elif damage == "cut":
+        (folder / BEFORE / file).write_bytes((folder / BEFORE / file).read_bytes()[:-100])
+    else:
+        (folder / BEFORE / file).unlink()
+    assert start("sft") == code
+    assert sentence in capsys.readouterr().err
 
 
 @on_cpu

@@ -65,7 +65,7 @@ def test_kill_9_at_random_moments(recipe, environment):
     kills, begun_at = 0, []
     while True:
         process = start(recipe, "killed", environment)
-        goal = dice.randint(1, 6)
+        goal = dice.randint(5, 9)  # past a checkpoint, however slow the machine
         samples = folder / "killed" / "samples.jsonl"
         before = len(samples.read_text().splitlines()) if samples.exists() else 0
         while process.poll() is None:

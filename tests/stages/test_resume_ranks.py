@@ -1,4 +1,4 @@
-"""Two processes resume as one does: the run without its last checkpoint, started again, ends in the same
+"""Two processes resume as one does: the run whose last checkpoint is damaged, started again, ends in the same
 weights."""
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from tests.stages.damage import flip
 
 
 @pytest.mark.slow
@@ -31,8 +33,16 @@ def test_two_processes_resume(recipe, launch, config, engine):
     last = run / "checkpoints" / "step-000005"
     whole = load_file(last / "model.safetensors")
     seen = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
-    shutil.rmtree(last)
+    files = json.loads((last / "checkpoint.json").read_text())["files"]
+    there = {str(file.relative_to(last)) for file in last.rglob("*") if file.is_file()}
+    assert there - files.keys() == {"checkpoint.json", "COMPLETE"}, "what every rank wrote is listed"
+    assert {f"rng_state_{rank}.pth" for rank in (0, 1)} <= files.keys()
+    if engine == "ddp":  # rank 0 sees it and tells the others
+        flip(last / "model.safetensors", 0.5)
+    else:
+        shutil.rmtree(last)
     launch([case], config)
+    assert (last.parent / f"damaged-{last.name}").is_dir() == (engine == "ddp")
     resumed = load_file(last / "model.safetensors")
     assert max(float((resumed[k] - whole[k]).abs().max()) for k in whole) <= 1e-6
     again = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()][len(seen) :]

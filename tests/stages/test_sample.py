@@ -195,7 +195,7 @@ def test_what_is_refused(write_recipe, tmp_path):
     with pytest.raises(RequestError, match=r"(?s)another recipe.*rollout.temperature: 1.0 -> 0.7"):
         run(path, "rollout.temperature=0.7")
     write_recipe("pairs", prompts(5))
-    with pytest.raises(RequestError, match="rows of its sources have changed since it began"):
+    with pytest.raises(RequestError, match="its sources have changed since it began"):
         run(path)
     assert json.loads((tmp_path / "runs/made/run.json").read_text())["status"] == "finished"
     with pytest.raises(RequestError, match="pairing.teacher: .*no such run or path"):

@@ -16,7 +16,8 @@ from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.shapes.prompts import ColumnWriter, PromptTable, to_prompt, tokenize_prompt
 from posttrain.data.shapes.rows import to_example
-from posttrain.data.table import PairTable, Table, TableWriter, TokenTable
+from posttrain.data.table import PairTable, Table, TokenTable
+from posttrain.data.table_writer import TableWriter
 from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.recipe import schema

@@ -16,6 +16,7 @@ from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed, reward
 from posttrain.rundir.adapters import CONFIG
+from posttrain.rundir.proof import proved
 from posttrain.types import Example, Verdict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -191,8 +192,9 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     refuse_adapter(path)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        scorer = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(place)
+        with proved(path):
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            scorer = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(place)
     except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"reward model {path}: {str(error).splitlines()[0]}") from None
     if scorer.config.num_labels != 1:

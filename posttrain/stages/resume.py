@@ -1,0 +1,71 @@
+"""From which checkpoint a run that trains goes on: the newest one whose files are as they were written.
+
+Left out: the proof of a checkpoint (`rundir/proof.py`), rows that changed (`changes.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from posttrain.base.process import rank
+from posttrain.errors import RequestError
+from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.changes import refuse_other_rows
+from posttrain.training.parts import Parts
+from posttrain.training.trainer import RunTrainer
+
+log = logging.getLogger(__name__)
+Sound = tuple[ckpt.Checkpoint | None, dict[str, str]]
+"""See `ckpt.newest_sound`."""
+
+
+def start_proof(run: RunDir, steps: int) -> Future[Sound] | None:
+    """Reads the checkpoints of `run` in a thread, while the model is loaded; main process only."""
+    if rank() != 0:
+        return None
+    pool = ThreadPoolExecutor(1)
+    found = pool.submit(ckpt.newest_sound, run.checkpoints, steps)
+    pool.shutdown(wait=False)
+    return found
+
+
+def take_up(trainer: RunTrainer, parts: Parts, proof: Future[Sound] | None) -> ckpt.Checkpoint | None:
+    """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start.
+
+    Collective. Damaged checkpoints after it are set aside.
+
+    Raises:
+        RequestError: it belongs to another recipe or other rows, or all that are there are damaged.
+    """
+    last, damaged = trainer.gather(proof and proof.result())[0]
+    if last is None and damaged.keys() - {ckpt.name_of(0)}:  # the start model itself can be saved again
+        problems = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())
+        raise RequestError(
+            f"no checkpoint of {parts.run.path} can be resumed: {problems}. Restore the files, or remove the "
+            "folder to start over"
+        )
+    if last is not None:
+        facts = last.facts()
+        if facts.get("recipe_hash") != parts.facts["recipe_hash"]:
+            raise RequestError(
+                f"{last.path} is a checkpoint of another recipe; remove it to resume from the one before, or "
+                "choose another name=..."
+            )
+        if facts.get("start", start := parts.facts.get("start")) != start:
+            raise RequestError(
+                f"{parts.start} is no longer the model that {parts.run.path} started from, which its adapter "
+                "or its reference needs; restore it, or start again with another name=..."
+            )
+        refuse_other_rows(last, parts.prepared)
+        log.info("resuming from %s", last.path)
+        parts.guard.load(facts.get("guard", {}))
+        trainer.resume_from(facts)
+    trainer.accelerator.wait_for_everyone()  # until every rank has read what is renamed now
+    for name, problem in damaged.items() if rank() == 0 else ():
+        there = ckpt.set_aside(parts.run.checkpoints, name)
+        goes_on = "starting over" if last is None else f"resuming from {last.name}"
+        log.warning("%s is damaged: %s. It is now %s; %s", name, problem, there, goes_on)
+    trainer.accelerator.wait_for_everyone()
+    return last
