@@ -18,7 +18,8 @@ A server runs on GPUs other than the policy's:
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config '{"backend": "nccl"}' \
         --logprobs-mode processed_logprobs --max-logprobs -1
 
-Left out: the settings (`vllm_settings.py`); what a server says about itself (`vllm_server.py`); images; LoRA
+Left out: the settings (`vllm_settings.py`); what a server says about itself (`vllm_server.py`); what
+an answer must have (`vllm_answer.py`); images; LoRA
 inside vLLM (TRL merges adapters into the weights it copies); `model.revision` (vLLM reads the config under
 the model's name; the weights are the policy's).
 """
@@ -33,6 +34,7 @@ from typing import Any
 from posttrain.base.printable import server_of
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
+from posttrain.generation.vllm_answer import explained, refuse_answer
 from posttrain.generation.vllm_server import compute_dtype, refuse_server
 from posttrain.generation.vllm_settings import refuse_without_vllm, vllm_settings
 from posttrain.recipe.schema import Model
@@ -94,7 +96,7 @@ def _server_errors(url: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise WorkError(f"the vLLM server at {server_of(url)}: {error}") from error
+        raise WorkError(f"the vLLM server at {server_of(url)}: {explained(error)}") from error
 
 
 def vllm_generator(trainer: Any, start: Model, max_length: int, rollout: TrainRollout) -> VllmGenerator:
@@ -184,8 +186,8 @@ class VllmGenerator:
 
         Raises:
             RequestError: invalid settings, an empty prompt, or a prompt that leaves no room for a token.
-            WorkError: the server does not answer or take the weights, or completions or log-probabilities are
-                missing from its answer.
+            WorkError: the server does not answer or take the weights, or its answer is not one completion
+                with log-probabilities for each copy of a prompt (`refuse_answer`).
         """
         sampling.check(n)
         limit = self.engine.max_model_length
@@ -202,11 +204,22 @@ class VllmGenerator:
             _, ids, log_probs, _ = engine.generate(copies, images=None, num_generations=n)
         if log_probs is None:
             raise WorkError(
-                "vLLM returned no log-probabilities, so that its samples cannot be compared with the policy"
+                f"{self._name} returned no log-probabilities, so that its samples cannot be compared with "
+                "the policy"
             )
         if len(ids) != len(copies):
-            raise WorkError(f"vLLM returned {len(ids)} completions; {len(copies)} were requested")
-        return [self._completion(i // n, i % n, list(ids[i]), log_probs[i]) for i in range(n * len(prompts))]
+            raise WorkError(f"{self._name} returned {len(ids)} completions; {len(copies)} were requested")
+        found, rows = [], engine.model.config.get_text_config().vocab_size
+        for i in range(n * len(prompts)):
+            whose = f"{self._name} answered prompt {i // n}, sample {i % n},"
+            refuse_answer(whose, ids[i], log_probs[i], sampling.max_new_tokens, rows, self.stops)
+            found.append(self._completion(i // n, i % n, list(ids[i]), log_probs[i]))
+        return found
+
+    @property
+    def _name(self) -> str:
+        server = self.engine.mode == "server"
+        return f"the vLLM server at {server_of(self.engine.server_base_url)}" if server else "vLLM"
 
     def _most(self, prompts: int) -> int:
         """The largest number of prompts on any rank: TRL's collective calls need the same number on all."""
@@ -227,5 +240,4 @@ class VllmGenerator:
     ) -> Completion:
         # only the sampled token's is requested; vLLM gives None where it has no number
         values = [math.nan if first[0] is None else first[0] for first in log_probs]
-        ended = bool(ids) and ids[-1] in self.stops
-        return completion_of(self.tokenizer, prompt, sample, ids, ended, values)
+        return completion_of(self.tokenizer, prompt, sample, ids, ids[-1] in self.stops, values)

@@ -63,9 +63,14 @@ def importance_ratio(
     ratio = difference.exp()
     if mode.endswith("truncate"):
         return ratio.clamp(low, high) if (low, high) != (None, None) else ratio
+    return ratio.masked_fill(beyond(ratio, high, low), 0.0)
+
+
+def beyond(ratio: Tensor, high: float | None, low: float | None) -> Tensor:
+    """Whether each ratio, before the bounds, is beyond them; bool of the same shape."""
     outside = torch.zeros_like(ratio, dtype=torch.bool)
     if low is not None:
         outside |= ratio < low
     if high is not None:
         outside |= ratio > high
-    return ratio.masked_fill(outside, 0.0)
+    return outside

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posttrain.losses.importance import importance_ratio, known, log_ratio
+from posttrain.losses.importance import beyond, importance_ratio, known, log_ratio
 from posttrain.recipe.sections import TrainRollout
 
 FIELDS = ("row", "known", "total", "largest", "ratio", "weights", "beyond", "weight")
@@ -25,12 +25,20 @@ the sum of |d| and the largest |d| over them; the sum of its ratios before the b
 
 
 def compared(
-    policy: Tensor, sampler: Tensor, mask: Tensor, rows: Tensor, weights: Tensor | None, mode: str
+    policy: Tensor,
+    sampler: Tensor,
+    mask: Tensor,
+    rows: Tensor,
+    weights: Tensor | None,
+    mode: str,
+    high: float | None,
+    low: float | None,
 ) -> list[list[float]]:
     """`FIELDS` of each completion of a micro-batch whose mask is not empty.
 
     `policy`, `sampler`, `mask` [B, T]: see `importance_ratio`. `rows` [B]: places in the batch. `weights`
-    [B, T] or [B, 1]: what the correction `mode` made of the ratios; None if it is `none`.
+    [B, T] or [B, 1]: what the correction `mode` made of the ratios with the bounds `high` and `low`; None if
+    it is `none`.
     """
     apart = log_ratio(policy, sampler, mask).abs().double()
     counted = mask.bool()
@@ -47,7 +55,8 @@ def compared(
         apart.amax(1),
         (unbounded.double() * counted).sum(1),
         counted.sum(1),
-        ((weights != unbounded) & counted).sum(1),
+        # not where the weight differs: a ratio that underflows to 0 is below a bound and masked to the same 0
+        (beyond(unbounded, high, low) & counted).sum(1),
         (weights * counted).amax(1),
     )
     found = torch.stack([column.double() for column in columns], 1)
@@ -93,15 +102,13 @@ class Mismatch:
         return {int(row): total / n if n else None for row, n, total in zip(*columns, strict=True)}
 
     def metrics(self) -> dict[str, float]:
-        """What is logged; empty where there was nothing to compare."""
+        """What is logged; empty where there was nothing to compare, without d where none is known."""
         if not len(self.found):
             return {}
         count, correction = float(self._column("weights").sum()), self.rollout.vllm.correction
-        found = {
-            "sampler/logp_diff_mean": self.mean,
-            "sampler/logp_diff_max": self.largest,
-            "sampler/ratio_mean": float(self._column("ratio").sum()) / count,
-        }
+        found = {"sampler/ratio_mean": float(self._column("ratio").sum()) / count}
+        if not math.isnan(self.mean):
+            found |= {"sampler/logp_diff_mean": self.mean, "sampler/logp_diff_max": self.largest}
         if correction != "none":
             share = float(self._column("beyond").sum()) / count
             found["sampler/masked" if correction.endswith("mask") else "sampler/truncated"] = share

@@ -176,19 +176,18 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         them. Returns (batch, rows for `Mismatch`)."""
         sampled, rows, mask = batch.pop("sampled_log_probs"), batch.pop("rows"), batch["completion_mask"]
         mode, vllm, found, weights = self._correction, self.rollout.vllm, [], None
+        bounds = vllm.correction_max, vllm.correction_min
         a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
         several_steps = bool(self.args.gradient_accumulation_steps % a_batch)
         if self._compares or several_steps:
             old = self._log_probs(self.model, batch)
         if mode != "none":
-            weights = importance_ratio(
-                old, sampled, mask, mode, high=vllm.correction_max, low=vllm.correction_min
-            )
+            weights = importance_ratio(old, sampled, mask, mode, *bounds)
             batch["importance_sampling_ratio"] = weights
         if mode != "none" or several_steps:
             batch["old_per_token_logps"] = old
         if self._compares:
-            found = compared(old, sampled, mask, rows, weights, mode)
+            found = compared(old, sampled, mask, rows, weights, mode, *bounds)
         if self.beta:
             with without_adapter(self, self.ref_model is None):
                 reference = self.model if self.ref_model is None else self.ref_model

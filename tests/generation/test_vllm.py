@@ -394,6 +394,17 @@ def test_a_server_that_fails_is_work_that_failed(start, monkeypatch):
             generator.generate(PROMPTS, 2, SAMPLING, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("vllm_colocate", "vLLM"), ("vllm_server", "the vLLM server at http://localhost:8000")],
+)
+def test_every_answer_is_checked(start, monkeypatch, backend, name):
+    """Of the prompt [4, 5], sample 1 is the first with 23 among its tokens, one above the vocabulary."""
+    monkeypatch.setitem(globals(), "reply", lambda prompt, j: [4, 5, 22 + j])
+    with pytest.raises(WorkError, match=f"^{name} answered prompt 0, sample 1, with the token id 23, but"):
+        start(backend, vllm=Vllm()).generate(PROMPTS, 2, SAMPLING, seed=0)
+
+
 def test_weights_that_a_server_does_not_take(start, monkeypatch):
     generator = start("vllm_server")
 

@@ -26,7 +26,7 @@ def rollout(correction: str, bound: float | None = 0.1, top_p: float = 1.0, **bo
 def rows_of(mode: str, high: float | None = 3.0, low: float | None = None, apart=APART) -> list[list[float]]:
     sampler = POLICY - apart
     weights = None if mode == "none" else importance_ratio(POLICY, sampler, MASK, mode, high, low)
-    return compared(POLICY, sampler, MASK, PLACES, weights, mode)
+    return compared(POLICY, sampler, MASK, PLACES, weights, mode, high, low)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,8 @@ def test_nothing_to_train_or_to_compare():
     unknown = rows_of("sequence_mask", apart=torch.full_like(APART, NAN))
     assert "no log-probability of any trained token" in Mismatch.of([unknown], rollout("none")).refusal()
     assert Mismatch.of([unknown], rollout("none", None)).refusal() is None
+    logged = Mismatch.of([unknown], rollout("sequence_mask", None)).metrics()
+    assert logged == {"sampler/ratio_mean": 1.0, "sampler/masked": 0.0}, "no NaN, and no difference of 0"
     empty = Mismatch.of([[], []], rollout("sequence_mask"))
     assert (empty.metrics(), empty.refusal(), empty.kept(3).tolist()) == ({}, None, [False] * 3)
 
@@ -107,3 +109,14 @@ def test_a_product_that_underflows_is_a_weight_of_0():
     rows = rows_of("sequence_mask", apart=far)
     found = Mismatch.of([rows], rollout("sequence_mask", None))
     assert found.kept(8).nonzero().flatten().tolist() == [0] and found.metrics()["sampler/masked"] == 0
+
+
+def test_a_product_that_underflows_is_beyond_a_lower_bound():
+    """2,200 tokens with d = -.048: e^-105.6 is 0 in fp32, below 1/2, and masked to the same 0."""
+    policy, mask = torch.full((1, 2200), -1.0), torch.ones(1, 2200)
+    for apart, share in ((-0.048, 1), (-0.001, 1), (-0.0003, 0)):  # e^-2.2 = .11 and e^-.66 = .52
+        sampler, bounds = policy - apart, (3.0, 0.5)
+        weights = importance_ratio(policy, sampler, mask, "sequence_mask", *bounds)
+        rows = compared(policy, sampler, mask, torch.tensor([0]), weights, "sequence_mask", *bounds)
+        found = Mismatch.of([rows], rollout("sequence_mask", None, correction_min=0.5))
+        assert found.metrics()["sampler/masked"] == share

@@ -249,6 +249,66 @@ def test_a_server_that_takes_no_weights(sampled, tiny, monkeypatch):
         sampled(served(tiny))
 
 
+def without_ids(choice):
+    del choice["token_ids"]
+
+
+def without_numbers(choice):
+    choice["logprobs"]["top_logprobs"][0] = dict.fromkeys(choice["logprobs"]["tokens"][:1])
+
+
+def empty(choice):
+    choice["token_ids"], choice["logprobs"] = [], {"tokens": [], "token_logprobs": [], "top_logprobs": []}
+
+
+def one_number_short(choice):
+    for column in choice["logprobs"].values():
+        column.pop()
+
+
+def of_another_vocabulary(choice):
+    choice["token_ids"][0] = 999_999
+
+
+def endless(choice):
+    choice["token_ids"] = choice["token_ids"][:1] * 400
+    choice["logprobs"] = {name: column[:1] * 400 for name, column in choice["logprobs"].items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_ids, ": TRL's client cannot read the answer (KeyError: 'token_ids'); serve with"),
+        (without_numbers, ": TRL's client cannot read the answer (TypeError: "),
+        (empty, " answered prompt 0, sample 2, without a token"),
+        (one_number_short, " answered prompt 0, sample 2, with "),
+        (of_another_vocabulary, " answered prompt 0, sample 2, with the token id 999999, but"),
+        (endless, " answered prompt 0, sample 2, with 400 tokens; at most 8 were requested"),
+    ],
+)
+def test_an_answer_that_is_no_completion(sampled, tiny, change, said):
+    """The third choice alone is wrong: it is not trained, and one sentence says why."""
+    server, answered = served(tiny), []
+
+    def choose(prompt, body, plain=server._choice):
+        answered.append(plain(prompt, body))
+        if len(answered) == 3:
+            change(answered[-1])
+        return answered[-1]
+
+    server._choice = choose
+    with pytest.raises(WorkError) as caught:
+        sampled(server)
+    assert f"the vLLM server at {server.url}{said}" in str(caught.value)
+    assert "\n" not in str(caught.value) and not (sampled.path / "metrics.jsonl").exists()
+
+
+def test_an_answer_without_choices(sampled, tiny, monkeypatch):
+    monkeypatch.setitem(ROUTES, "/v1/completions", lambda server, body: {"choices": []})
+    with pytest.raises(WorkError, match="TRL's client cannot read the answer .IndexError"):
+        sampled(served(tiny))
+
+
 @pytest.mark.parametrize("lora", ["target_modules: [lm_head]", "modules_to_save: [embed_tokens]"])
 def test_an_adapter_that_parts_a_tied_head_from_its_embedding(tmp_path, lora):
     """vLLM would go on with one weight for both."""
