@@ -8,27 +8,32 @@ key takes which kind (library_fields.yaml, schedule_rules.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from posttrain.recipe.bounds import REAL, WHOLE
 from posttrain.recipe.build import Problems, shown
 
 
-def is_number(value: Any) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_whole(value: Any) -> bool:
+def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= WHOLE
 
 
 def _list(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and bool(value) and all(map(of, value))
+    return lambda value: isinstance(value, list) and all(map(of, value))
 
 
 def _mapping(of: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, dict) and all(isinstance(k, str) and of(value[k]) for k in value)
+
+
+def _pairs(value: Any) -> bool:
+    """transformers splits them so."""
+    return _text(value) and all(len(part.split("=")) == 2 for part in value.split(","))
 
 
 def _text(value: Any) -> bool:
@@ -36,26 +41,29 @@ def _text(value: Any) -> bool:
 
 
 def _index(value: Any) -> bool:
-    return is_whole(value) and value >= 0
+    return _whole(value) and value >= 0
 
 
 def _count(value: Any) -> bool:
-    return is_whole(value) and value >= 1
+    return _whole(value) and value >= 1
 
 
 def _positive(value: Any) -> bool:
-    return is_number(value) and 0 < value <= REAL
+    return _number(value) and 0 < value <= REAL
 
 
 KINDS: dict[str, Callable[[Any], bool]] = {
     "true or false": lambda value: isinstance(value, bool),
-    "a number of at least 0": lambda value: is_number(value) and 0 <= value <= REAL,
+    "false": lambda value: value is False,
+    "a number of at least 0": lambda value: _number(value) and 0 <= value <= REAL,
     "a number above 0": _positive,
-    "a number from 0 to 1": lambda value: is_number(value) and 0 <= value <= 1,
-    "a whole number": is_whole,
+    "a number above 1": lambda value: _positive(value) and value > 1,
+    "a number from 0 to 1": lambda value: _number(value) and 0 <= value <= 1,
     "a whole number of at least 0": _index,
     "a whole number of at least 1": _count,
     "text": _text,
+    "text like a=1,b=2": _pairs,
+    "empty text": lambda value: value == "",
     "a list of text": _list(_text),
     "a list of whole numbers of at least 0": _list(_index),
     "a mapping": _mapping(lambda value: True),
@@ -67,7 +75,7 @@ KINDS: dict[str, Callable[[Any], bool]] = {
 """Words -> whether a value is of that kind. Beside them: `one of A, B`, texts."""
 
 
-def require(at: str, value: Any, takes: str | list[str], problems: Problems) -> bool:
+def require(at: str, value: Any, takes: str | Sequence[str], problems: Problems) -> bool:
     """Whether `value`, at `at`, is of one of the kinds `takes`; else a problem says so."""
     kinds = [takes] if isinstance(takes, str) else takes
     good = any(_is(kind, value) for kind in kinds)

@@ -65,7 +65,7 @@ def kwargs(**given) -> str:
             ["train.lr_scheduler_type=cosine", kwargs(num_cycle=2)],
             "does not read it (did you mean 'num_cycles'?)",
         ),
-        (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping"),
+        (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping or null, not 3"),
         (
             ["train.optim=adamw"],
             "train.optim = 'adamw' is not an optimizer of transformers (did you mean 'adamw_torch'?)",
