@@ -101,6 +101,9 @@ def _lora_options(lora: Lora, problems: Problems) -> None:
     """Fields of peft's LoraConfig, by name, that are open: with them the saved adapter, loaded or merged, was
     seen to be the model that was trained."""
     problems.require_above("model.lora.alpha", lora.alpha)
+    if not lora.target_modules and not lora.options.get("target_parameters"):
+        at = "model.lora.target_modules"
+        problems.add(at, f"{at} is empty: nothing would be trained; use all-linear")
     if not 0 <= lora.dropout < 1:
         at = "model.lora.dropout"
         problems.add(at, f"{at} = {lora.dropout} must be in [0, 1)")

@@ -159,6 +159,8 @@ def test_a_value_of_the_wrong_kind(started, stage, key, value, kinds):
 def test_an_adapter_that_trains_nothing(started):
     with pytest.raises(RequestError, match="model.lora.alpha = 0 must be above 0"):
         load_stage(started, ["model.lora={r: 4, alpha: 0}"], "sft")
+    with pytest.raises(RequestError, match="model.lora.target_modules is empty: nothing would be trained"):
+        load_stage(started, ["model.lora={r: 4, target_modules: []}"], "sft")
 
 
 def test_kinds_of_the_table_are_known():
