@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import traceback
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Linear
 from torch import nn
 
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.library_fields import fixed
 from posttrain.recipe.schema import Lora
 from posttrain.rundir.adapter_fit import refuse_unmergeable
@@ -96,6 +98,14 @@ def lora_config(lora: Lora, revision: str | None) -> LoraConfig:
         raise RequestError(f"model.lora.options: {error}") from error
 
 
+def refused_by_peft(error: Exception) -> bool:
+    """Whether peft raised `error`, or what it called: the adapter that it was to attach does not fit. Memory
+    that is not enough says nothing of the adapter."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inside = any(frame.f_globals.get("__name__", "").startswith("peft.") for frame in frames)
+    return inside and not isinstance(error, RequestError | WorkError | MemoryError | torch.OutOfMemoryError)
+
+
 def off_is_start(lora: Lora) -> bool:
     """Whether the model with its adapter off is the model that the adapter was attached to.
 
@@ -104,17 +114,6 @@ def off_is_start(lora: Lora) -> bool:
     """
     taken = lora.options.get("init_lora_weights") in ("pissa", "olora")
     return not taken and lora.options.get("bias", "none") == "none"
-
-
-def refuse_missing_modules(model: nn.Module, lora: Lora) -> None:
-    """Raises `RequestError` for a name in `lora` that no module of `model` has; peft trains the others."""
-    names = [name for name, _ in model.named_modules() if name]
-    for key in ("target_modules", "modules_to_save"):
-        for wanted in getattr(lora, key):
-            if wanted == "all-linear" or any(f".{name}".endswith(f".{wanted}") for name in names):
-                continue
-            near = did_you_mean(wanted, {name.rpartition(".")[2] for name in names})
-            raise RequestError(f"model.lora.{key}: the model has no module {wanted!r}{near}")
 
 
 def refuse_head_adapter(head: nn.Module) -> None:

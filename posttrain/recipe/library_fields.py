@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 import yaml
 
+from posttrain.recipe.build import Problems
+from posttrain.recipe.values import require
+
 STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "rlvr": "GRPOConfig"}
 """The config class of TRL that each stage uses."""
 KINDS = ("recipe", "set", "derived", "none", "rely")
@@ -30,14 +33,19 @@ class Field:
     value: Any
     """recipe: the key; set: the value; derived, none, rely: how or why, in words."""
     why: str = ""
-    open: bool = False
-    """Whether `train.extra`, or `model.lora.options`, may set it."""
+    takes: str | tuple[str, ...] = ()
+    """Kinds of the values (values.py) that `train.extra`, or `model.lora.options`, may give it."""
     refuse: str = ""
     """What a user who tries to set it is told, where that is not the reason of the row."""
     since: str = ""
     """Version of the library from which on the class has this field, or this default."""
     before: Any = None
     """Its default before `since`, if it existed: a list of that one value."""
+
+    @property
+    def open(self) -> bool:
+        """Whether `train.extra`, or `model.lora.options`, may set it."""
+        return bool(self.takes)
 
     @property
     def reason(self) -> str:
@@ -88,6 +96,14 @@ def fixed(class_name: str) -> dict[str, Any]:
     """The values that posttrain gives to the class; of an `open` field the user's replaces it."""
     rows = table()[class_name].items()
     return {name: copy.deepcopy(field.value) for name, field in rows if field.kind == "set"}
+
+
+def require_kinds(class_name: str, given: dict[str, Any], at: str, problems: Problems) -> None:
+    """Adds what is wrong with the values of open fields in the mapping `given`, which is at `at`."""
+    rows = table()[class_name]
+    for name, value in given.items():
+        if name in rows and rows[name].open:
+            require(f"{at}.{name}", value, rows[name].takes, problems)
 
 
 def refused(class_name: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.bounds import folder_name, names, numbers
 from posttrain.recipe.build import Problems
-from posttrain.recipe.library_fields import refused
+from posttrain.recipe.library_fields import refused, require_kinds
 from posttrain.recipe.library_source import lora_fields, model_fields
 from posttrain.recipe.recipes import Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.schedule_rules import optimizer, schedule
@@ -100,9 +100,14 @@ def _from_config(m: Model, config: FromConfig, problems: Problems) -> None:
 def _lora_options(lora: Lora, problems: Problems) -> None:
     """Fields of peft's LoraConfig, by name, that are open: with them the saved adapter, loaded or merged, was
     seen to be the model that was trained."""
+    problems.require_above("model.lora.alpha", lora.alpha)
+    if not lora.target_modules and not lora.options.get("target_parameters"):
+        at = "model.lora.target_modules"
+        problems.add(at, f"{at} is empty: nothing would be trained; use all-linear")
     if not 0 <= lora.dropout < 1:
         at = "model.lora.dropout"
         problems.add(at, f"{at} = {lora.dropout} must be in [0, 1)")
+    require_kinds("LoraConfig", lora.options, "model.lora.options", problems)
     known, elsewhere = lora_fields() if lora.options else (), refused("LoraConfig")
     for key in lora.options:
         at = f"model.lora.options.{key}"
@@ -111,7 +116,7 @@ def _lora_options(lora: Lora, problems: Problems) -> None:
         elif key in elsewhere:
             problems.add(at, f"{at} is not allowed: {elsewhere[key]}")
     start = lora.options.get("init_lora_weights", True)
-    if start not in LORA_INITS:
+    if isinstance(start, str) and start not in LORA_INITS:
         at = "model.lora.options.init_lora_weights"
         problems.add(
             at,

@@ -14,6 +14,7 @@ from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_source import enum_values, schedule_arguments
 from posttrain.recipe.recipes import TrainRecipe
+from posttrain.recipe.values import require
 
 NEEDED = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
@@ -23,6 +24,24 @@ NEEDED = {
 }
 """Schedule -> arguments of which one must be given. transformers has a default for `lr_end` only: 1e-7, a
 tenth of the rate that TRL's DPOConfig has (1e-6)."""
+SHAPES = "one of linear, cosine, 1-sqrt"
+ARGUMENTS = {
+    "min_lr": "a number of at least 0",
+    "lr_end": "a number of at least 0",
+    "min_lr_rate": "a number from 0 to 1",
+    "min_lr_ratio": "a number from 0 to 1",
+    "warmup_lr_rate": "a number from 0 to 1",
+    "num_cycles": "a number above 0",
+    "power": "a number above 0",
+    "timescale": "a number above 0",
+    "num_decay_steps": "a whole number of at least 0",
+    "num_stable_steps": "a whole number of at least 0",
+    "warmup_type": SHAPES,
+    "decay_type": SHAPES,
+}
+"""Argument of a schedule -> what it must be for rates between 0 and `train.learning_rate`."""
+MOST_CYCLES = 1000
+"""Of a cosine; with about as many steps as cycles the rates would be noise."""
 WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
 BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a metric of the library's evaluation loop, which does not run here."""
@@ -52,8 +71,7 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
     if name in BY_EVALUATION:
         problems.add(at, f"{at} = {name} follows the library's evaluation, which does not run; use cosine")
         return
-    if not isinstance(given, dict):
-        problems.add(extra, f"{extra} must be a mapping, e.g. {{min_lr_rate: 0.1}}")
+    if not isinstance(given, dict):  # train_rules.py says so
         return
     if name == "constant" and t.warmup_steps and not t.optim.startswith("schedule_free"):
         problems.add(
@@ -71,14 +89,29 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
             at, f"{at} = {name} needs {'exactly one of ' * (len(needed) > 1)}{_listed(needed, extra)}"
         )
     accepted = frozenset() if name in WITHOUT_ARGUMENTS else schedule_arguments(name)
-    for key in given:
-        if key not in accepted:
+    for key, value in given.items():
+        if key in accepted:
+            _argument(f"{extra}.{key}", key, value, t.learning_rate, problems)
+        else:
             what = f"{at} = {name} does not read it{did_you_mean(key, accepted)}"
             problems.add(f"{extra}.{key}", f"{extra}.{key}: {what}")
 
 
 def _listed(names: tuple[str, ...], extra: str) -> str:
     return " and ".join(f"{extra}.{name}" for name in names)
+
+
+def _argument(at: str, key: str, value: Any, learning_rate: float, problems: Problems) -> None:
+    """One argument that the schedule reads. A new one of transformers, which is not listed, passes."""
+    if key not in ARGUMENTS or not require(at, value, ARGUMENTS[key], problems):
+        return
+    rate = f"train.learning_rate = {learning_rate:g}"
+    if key == "min_lr" and value > learning_rate:
+        problems.add(at, f"{at} = {value:g} must be at most {rate}")
+    elif key == "lr_end" and value >= learning_rate:
+        problems.add(at, f"{at} = {value:g} must be below {rate}")
+    elif key == "num_cycles" and value > MOST_CYCLES:
+        problems.add(at, f"{at} = {value:g} must be at most {MOST_CYCLES}")
 
 
 def _stable(t: Any, given: dict[str, Any], problems: Problems) -> None:

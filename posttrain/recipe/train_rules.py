@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems
-from posttrain.recipe.library_fields import STAGES, refused
+from posttrain.recipe.library_fields import STAGES, refused, require_kinds
 from posttrain.recipe.library_source import config_fields, integration_names
 from posttrain.recipe.recipes import Recipe, SftRecipe, TrainRecipe
 from posttrain.recipe.schema import Loss
@@ -73,6 +73,7 @@ def _extra(recipe: TrainRecipe, problems: Problems) -> None:
         return
     known, elsewhere = config_fields(recipe.stage), refused(STAGES[recipe.stage])
     typed = set(recipe.train.__dataclass_fields__) - {"extra"}
+    require_kinds(STAGES[recipe.stage], given, "train.extra", problems)
     for key in given:
         at = f"train.extra.{key}"
         if key in typed:

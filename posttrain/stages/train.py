@@ -29,7 +29,8 @@ from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.losses.confidence import refuse_backend
-from posttrain.models.adapters import lora_config, refuse_missing_modules
+from posttrain.models.adapter_targets import refuse_missing_modules
+from posttrain.models.adapters import lora_config, refused_by_peft
 from posttrain.models.generation_config import stop_as_trained
 from posttrain.models.load import commit_of, load_model, refuse_leaking_documents
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
@@ -222,11 +223,12 @@ def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
         if used is not None:  # transformers switches it off, and checkpoints would generate without a cache
             parts.model.config.use_cache = used
         return trainer
-    except ValueError as error:
-        if "Target module" not in str(error):  # not found, or of a kind that LoRA does not adapt
+    except Exception as error:
+        if not refused_by_peft(error):
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise RequestError(f"model.lora.target_modules: {reason}") from error
+        key = "model.lora.target_modules" if "Target module" in str(error) else "model.lora"
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise RequestError(f"{key}: {reason}") from error
 
 
 def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments) -> None:

@@ -15,7 +15,8 @@ from transformers.integrations import deepspeed
 
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
-from posttrain.models.adapters import lora_config, refuse_missing_modules
+from posttrain.models.adapter_targets import refuse_missing_modules
+from posttrain.models.adapters import lora_config, refused_by_peft
 from posttrain.models.load import commit_of, load_model, load_scored, unsharded_loading
 from posttrain.recipe.library_fields import table
 from posttrain.recipe.rules import LORA_INITS
@@ -136,6 +137,22 @@ def test_repeated_layers_are_not_merged(bases, tmp_path):
         (Lora(target_modules=["proj"]), "no module 'proj'"),
         (Lora(target_modules=["self_attn.q_proj", "layers.1.mlp.up_proj"]), None),
         (Lora(modules_to_save=["norm"]), None),
+        (Lora(options={"rank_pattern": {"a": 1}}), "options.rank_pattern: the model has no module 'a'"),
+        (
+            Lora(options={"alpha_pattern": {"v_porj": 1}}),
+            r"options.alpha_pattern: .* 'v_porj' \(did you mean 'v_proj'\?\)",
+        ),
+        (Lora(options={"rank_pattern": {"(": 1}}), r"rank_pattern: '\(' is not a regular expression"),
+        (Lora(options={"exclude_modules": "zzz"}), "options.exclude_modules: the model has no module 'zzz'"),
+        (Lora(options={"exclude_modules": ["v_proj", "b"]}), "exclude_modules: the model has no module 'b'"),
+        (
+            Lora(options={"trainable_token_indices": {"zzz": [1]}}),
+            "options.trainable_token_indices: the model has no module 'zzz'",
+        ),
+        (Lora(options={"target_parameters": ["q.weight"]}), "the model has no parameter 'q.weight'"),
+        (Lora(options={"rank_pattern": {r"layers\.1\..*": 1, "^model.layers.0.mlp.up_proj": 2}}), None),
+        (Lora(options={"exclude_modules": r".*\.v_proj"}), None),
+        (Lora(options={"exclude_modules": ["v_proj"], "target_parameters": ["q_proj.weight"]}), None),
     ],
 )
 def test_names_of_modules(bases, lora, words):
@@ -145,6 +162,16 @@ def test_names_of_modules(bases, lora, words):
         return refuse_missing_modules(model, lora)
     with pytest.raises(RequestError, match=words):
         refuse_missing_modules(model, lora)
+
+
+def test_olora_needs_linear_layers(bases):
+    """It takes Q R out of the weight and gives it back by B A, which for a Conv1D is transposed."""
+    model = AutoModelForCausalLM.from_pretrained(bases["gpt2"])
+    olora = {"init_lora_weights": "olora"}
+    for targets in (["all-linear"], ["attn.c_proj"]):
+        with pytest.raises(RequestError, match="olora does not work for .*, a Conv1D"):
+            refuse_missing_modules(model, Lora(target_modules=targets, options=olora))
+    refuse_missing_modules(model, Lora(target_modules=["lm_head"], options=olora))
 
 
 # ---- loading -----------------------------------------------------------------------------------------------
@@ -284,3 +311,34 @@ def test_under_zero3_an_adapter_is_merged_before_weights_are_sharded(bases, tmp_
     finally:
         deepspeed.unset_hf_deepspeed_config()
     assert apart(live, start) <= 1e-5
+
+
+# ---- what peft refuses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        Lora(target_modules=["layers"]),
+        Lora(target_modules=TWO, options={"layers_to_transform": [7]}),
+        Lora(target_modules=TWO, options={"trainable_token_indices": [10**9]}),
+        Lora(target_modules=TWO, options={"trainable_token_indices": {"zzz": [1]}}),
+    ],
+    ids=lambda lora: str(lora.options or lora.target_modules),
+)
+def test_an_error_of_peft_is_known_as_such(bases, lora):
+    with pytest.raises(Exception) as error:  # peft has no type of its own for all of them
+        get_peft_model(AutoModelForCausalLM.from_pretrained(bases["plain"]), lora_config(lora, None))
+    assert refused_by_peft(error.value), error.value
+
+
+def test_errors_that_say_nothing_of_an_adapter():
+    def fails(name: str, error: Exception) -> Exception:
+        try:
+            exec("raise error", {"__name__": name, "error": error})
+        except type(error) as raised:
+            return raised
+
+    assert refused_by_peft(fails("peft.tuners", IndexError()))
+    assert not refused_by_peft(fails("trl.trainer", ValueError("Target module")))
+    assert not refused_by_peft(fails("peft.tuners", torch.OutOfMemoryError()))

@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
 from posttrain.recipe.library_source import enum_values, integration_names, schedule_arguments
+from posttrain.recipe.schedule_rules import ARGUMENTS, BY_EVALUATION, WITHOUT_ARGUMENTS
 
 
 def kwargs(**given) -> str:
@@ -64,7 +65,7 @@ def kwargs(**given) -> str:
             ["train.lr_scheduler_type=cosine", kwargs(num_cycle=2)],
             "does not read it (did you mean 'num_cycles'?)",
         ),
-        (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping"),
+        (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping or null, not 3"),
         (
             ["train.optim=adamw"],
             "train.optim = 'adamw' is not an optimizer of transformers (did you mean 'adamw_torch'?)",
@@ -104,6 +105,52 @@ def test_what_is_refused(started, overrides, sentence):
         load_stage(started, overrides, "sft")
 
 
+WITH_FLOOR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
+
+
+@pytest.mark.parametrize(
+    ("schedules", "given", "sentence"),
+    [
+        (WITH_FLOOR, {"min_lr": -1}, "min_lr must be a number of at least 0, not -1"),
+        (WITH_FLOOR, {"min_lr": 0.5}, "min_lr = 0.5 must be at most train.learning_rate = 0.01"),
+        (WITH_FLOOR, {"min_lr": "null"}, "min_lr must be a number of at least 0, not None"),
+        (WITH_FLOOR, {"min_lr_rate": -1}, "min_lr_rate must be a number from 0 to 1, not -1"),
+        (WITH_FLOOR, {"min_lr_rate": 1.01}, "min_lr_rate must be a number from 0 to 1, not 1.01"),
+        (WITH_FLOOR, {"min_lr_rate": "x"}, "min_lr_rate must be a number from 0 to 1, not 'x'"),
+        (WITH_FLOOR[1:], {"min_lr": 0, "warmup_lr_rate": -1}, "warmup_lr_rate must be a number from 0 to 1"),
+        (["cosine", "cosine_with_restarts"], {"num_cycles": -1}, "num_cycles must be a number above 0"),
+        (["cosine", "cosine_with_restarts"], {"num_cycles": 1e9}, "num_cycles = 1e+09 must be at most 1000"),
+        (["cosine"], {"num_cycles": "null"}, "num_cycles must be a number above 0, not None"),
+        (["polynomial"], {"lr_end": 0.01}, "lr_end = 0.01 must be below train.learning_rate = 0.01"),
+        (["polynomial"], {"lr_end": 0, "power": -1}, "power must be a number above 0, not -1"),
+        (["polynomial"], {"lr_end": 0, "power": ".nan"}, "power must be a number above 0, not nan"),
+        (["inverse_sqrt"], {"timescale": 0}, "timescale must be a number above 0, not 0"),
+        (["warmup_stable_decay"], {"num_decay_steps": -1}, "must be a whole number of at least 0, not -1"),
+        (["warmup_stable_decay"], {"num_decay_steps": 1.5}, "must be a whole number of at least 0, not 1.5"),
+        (
+            ["warmup_stable_decay"],
+            {"num_decay_steps": 1, "min_lr_ratio": 1e9},
+            "min_lr_ratio must be a number from 0 to 1",
+        ),
+        (
+            ["warmup_stable_decay"],
+            {"num_decay_steps": 1, "decay_type": "x"},
+            "decay_type must be one of linear, cosine, 1-sqrt, not 'x'",
+        ),
+    ],
+)
+def test_rates_stay_between_zero_and_the_learning_rate(started, schedules, given, sentence):
+    for name in schedules:
+        with pytest.raises(RequestError, match=re.escape(sentence)):
+            settings = [f"train.lr_scheduler_type={name}", "train.learning_rate=0.01", kwargs(**given)]
+            load_stage(started, settings, "sft")
+
+
+def test_every_argument_of_a_schedule_has_a_kind():
+    followed = {s.value for s in SchedulerType} - {*WITHOUT_ARGUMENTS, *BY_EVALUATION}
+    assert set().union(*map(schedule_arguments, followed)) == set(ARGUMENTS)
+
+
 def test_a_schedule_that_is_refused_is_not_suggested(started):
     for wrong in ("foo", "greeedy", "reduce_lr_on_plateu"):
         with pytest.raises(RequestError) as error:
@@ -120,6 +167,9 @@ def test_a_schedule_that_is_refused_is_not_suggested(started):
         ["train.lr_scheduler_type=inverse_sqrt", "train.warmup_steps=2"],
         ["train.lr_scheduler_type=warmup_stable_decay", "train.warmup_steps=0.2", kwargs(num_decay_steps=4)],
         ["train.lr_scheduler_type=polynomial", kwargs(lr_end=0, power=2)],
+        ["train.lr_scheduler_type=cosine_with_min_lr", "train.learning_rate=0.01", kwargs(min_lr=0.01)],
+        ["train.lr_scheduler_type=cosine_with_min_lr", kwargs(min_lr_rate=1, num_cycles=1.5)],
+        ["train.lr_scheduler_type=warmup_stable_decay", kwargs(num_decay_steps=2, decay_type="1-sqrt")],
         ["train.optim=schedule_free_adamw", "train.warmup_steps=2"],
         ["train.optim=apollo_adamw", "train.extra={optim_target_modules: [q_proj], optim_args: rank=4}"],
     ],

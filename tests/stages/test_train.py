@@ -194,6 +194,20 @@ def test_lora_trains_adapters_and_exports_merged(recipe, tmp_path):
         export(str(run), out)
 
 
+@pytest.mark.parametrize(
+    ("lora", "sentence"),
+    [
+        ("target_modules: [layers]", "model.lora.target_modules: Target module"),
+        ("options: {trainable_token_indices: [1000000]}", "model.lora: index"),
+    ],
+)
+def test_what_peft_refuses_is_a_request(recipe, tmp_path, lora, sentence):
+    with pytest.raises(RequestError, match=f"^{sentence}") as error:
+        go(recipe, f"model.lora={{r: 4, {lora}}}")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("run.json"))
+
+
 def test_lora_cannot_add_tokens(recipe):
     with pytest.raises(RequestError, match="new to the model, which LoRA cannot add"):
         go(recipe, "model.lora={r: 4}", "model.add_tokens=['<think>']")
