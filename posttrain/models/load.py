@@ -22,6 +22,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.errors import RequestError
 from posttrain.models.adapters import attach, merge
@@ -149,9 +150,7 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
     """
     adapter = _adapter(place, revision)
     if adapter is None:
-        return AutoModelForCausalLM.from_pretrained(
-            place, revision=revision or "main", **arguments, **options
-        )
+        return load_whole(place, revision=revision or "main", **arguments, **options)
     with whole_weights():
         base = _whole(adapter.base, adapter.revision, adapter.options | options, **arguments)
         if getattr(base, "is_quantized", False):
@@ -159,6 +158,18 @@ def _whole(place: str, revision: str | None, options: dict[str, Any], **argument
         take_generation_config(base, place)
         log.info("%s is an adapter: merged into %s", place, adapter.base)
         return merge(attach(base, place, revision), place)
+
+
+def load_whole(place: str | Path, **arguments: Any) -> nn.Module:
+    """`from_pretrained` of a full model, of which no weight is drawn at random.
+
+    Raises:
+        RequestError: the files lack weights, or have them in other shapes than config.json says.
+        Exception: one of `LOADING`.
+    """
+    model, found = AutoModelForCausalLM.from_pretrained(place, **(arguments | REPORTED))
+    refuse_partial(place, found)
+    return model
 
 
 @contextlib.contextmanager
@@ -275,7 +286,7 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
     try:
         adapter = _adapter(place, None)
         if adapter is None:
-            model = AutoModelForCausalLM.from_pretrained(place, **stored)
+            model = load_whole(place, **stored)
         else:
             chained = _adapter(adapter.base, adapter.revision) is not None
             stored |= {"dtype": torch.float32} if chained else {}
