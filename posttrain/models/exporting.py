@@ -54,13 +54,16 @@ def write_plain(path: str, folder: Path, tokenizer: Any, dtype: str) -> Proof:
     `dtype`: of the weights, by torch's name; `auto` as in the checkpoint (of an adapter: as in its base).
 
     Raises:
-        RequestError: the model cannot be loaded or merged.
+        RequestError: the model cannot be loaded or merged, or gives NaN.
         WorkError: the folder does not load, or has other logits or another tokenizer than the checkpoint.
     """
     template = own_template(tokenizer)
     model = load_scored(path, "cpu")
     row = _row(model, tokenizer, template)
     scored = _logits(model, row)
+    if scored.isnan().any():
+        names = (name for name, weight in model.named_parameters() if weight.isnan().any())
+        raise RequestError(f"{path} gives NaN instead of logits (NaN in {next(names, 'no weight')})")
     had = model.dtype
     wanted = had if dtype == "auto" else getattr(torch, dtype)
     merged = hasattr(model, "peft_config")

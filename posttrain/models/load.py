@@ -210,9 +210,9 @@ def commit_of(place: str, revision: str | None) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, SafetensorError | EOFError | UnpicklingError):
-        return f"its weights are damaged ({error})"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    damaged = isinstance(error, SafetensorError | EOFError | UnpicklingError)
+    return f"its weights are damaged ({reason})" if damaged else reason
 
 
 def _dtype(config: Model) -> torch.dtype:
