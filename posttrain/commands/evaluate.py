@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     if not tasks:
         raise RequestError(f"{options.checkpoint} belongs to no run with tasks; name one with --task")
     place = run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
-    place = Path(options.out) if options.out else place
+    place = Path(options.out).expanduser() if options.out else place
     refuse_unwritable(place)
     step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
     from posttrain.evaluate.checkpoint import score_checkpoint  # torch: only once nothing is wrong

@@ -8,11 +8,12 @@ Left out: other formats, uploads, models with code of their own.
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posttrain.base.files import write_text
+from posttrain.base.new_folder import new_folder
+from posttrain.base.stop import StopRequest
 from posttrain.commands.arguments import CHECKPOINT
 from posttrain.errors import RequestError, WorkError
 from posttrain.report.card import model_card
@@ -37,8 +38,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    proof = export(options.checkpoint, out, options.dtype)
+    out = Path(options.out).expanduser()
+    try:
+        with StopRequest():  # SIGTERM, too, interrupts and so leaves nothing behind
+            proof = export(options.checkpoint, out, options.dtype)
+    except KeyboardInterrupt:
+        raise WorkError(
+            f"interrupted; nothing of {out} is left behind, and the same command starts over"
+        ) from None
     print(f"exported: {out} (largest difference of a logit {proof.difference:.1e}, bound {proof.bound:.1e})")
 
 
@@ -49,8 +56,9 @@ def export(reference: str, out: Path, dtype: str = "auto") -> Proof:
         How far the logits of what was written, loaded by stock transformers, are from the checkpoint's.
 
     Raises:
-        RequestError: `out` exists, or `reference` is not a model.
-        WorkError: the file system refuses, or the export is not the checkpoint; nothing is left behind.
+        RequestError: `out` exists or is inside checkpoints, or `reference` is not a model.
+        WorkError: the file system refuses, another process made `out`, or the export is not the checkpoint;
+            nothing is left behind.
     """
     from safetensors import SafetensorError
 
@@ -60,19 +68,25 @@ def export(reference: str, out: Path, dtype: str = "auto") -> Proof:
     if out.exists():
         raise RequestError(f"{out} exists already; export writes to a new folder")
     path, parent = ckpt.resolve(reference)
+    _refuse_inside(out, Path(path))
     refuse_unfit(path, quantized=False)
     tokenizer = load_tokenizer(tokenizer_place(path))
-    tmp = out.with_name(f".tmp-{out.name}")
     try:
-        with ckpt.clean_on_error(tmp, True):
-            shutil.rmtree(tmp, ignore_errors=True)
-            tmp.mkdir(parents=True)
-            proof = write_plain(path, tmp, tokenizer, dtype)
+        with new_folder(out) as folder:
+            proof = write_plain(path, folder, tokenizer, dtype)
             if parent is not None:
                 card = model_card(RunData.load(Path(parent["run"])), parent["checkpoint"])
-                write_text(tmp / "README.md", card)
-            tmp.rename(out)
+                write_text(folder / "README.md", card)
     except (OSError, SafetensorError) as error:  # the latter from a full disk
         reason = getattr(error, "strerror", None) or error
         raise WorkError(f"{out} cannot be written: {reason}. Nothing of it is left behind") from error
     return proof
+
+
+def _refuse_inside(out: Path, source: Path) -> None:
+    """Raises `RequestError` where `out` would be among the files of a model or the checkpoints of a run."""
+    for above in out.resolve().parents:
+        run = above.name == "checkpoints" and (above.parent / "run.json").is_file()
+        if run or (above / "COMPLETE").is_file() or (source.is_dir() and above == source.resolve()):
+            what = "the checkpoints of a run" if run else "a model"
+            raise RequestError(f"{out} is inside {above}, the folder of {what}; export to another place")

@@ -14,5 +14,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from posttrain.report.page import write_report  # matplotlib
 
-    out = Path(options.out) if options.out else None
+    out = Path(options.out).expanduser() if options.out else None
     print(f"report: {write_report([Path(p) for p in options.runs], out)}")

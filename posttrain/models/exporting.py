@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from posttrain.data.template import Template, own_template
-from posttrain.errors import WorkError
+from posttrain.errors import RequestError, WorkError
 from posttrain.models.adapters import merge
 from posttrain.models.generation_config import stop_as_trained, with_generation_config
-from posttrain.models.load import LOADING, load_scored
+from posttrain.models.load import LOADING, load_scored, load_whole
 from posttrain.types import Message
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,16 @@ def write_plain(path: str, folder: Path, tokenizer: Any, dtype: str) -> Proof:
     `dtype`: of the weights, by torch's name; `auto` as in the checkpoint (of an adapter: as in its base).
 
     Raises:
-        RequestError: the model cannot be loaded or merged.
+        RequestError: the model cannot be loaded or merged, or gives NaN.
         WorkError: the folder does not load, or has other logits or another tokenizer than the checkpoint.
     """
     template = own_template(tokenizer)
     model = load_scored(path, "cpu")
     row = _row(model, tokenizer, template)
     scored = _logits(model, row)
+    if scored.isnan().any():
+        names = (name for name, weight in model.named_parameters() if weight.isnan().any())
+        raise RequestError(f"{path} gives NaN instead of logits (NaN in {next(names, 'no weight')})")
     had = model.dtype
     wanted = had if dtype == "auto" else getattr(torch, dtype)
     merged = hasattr(model, "peft_config")
@@ -87,8 +90,8 @@ def write_plain(path: str, folder: Path, tokenizer: Any, dtype: str) -> Proof:
 
 def _compare_logits(folder: Path, row: Tensor, scored: Tensor, bound: float) -> Proof:
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    except LOADING as error:
+        model = load_whole(folder, dtype="auto").eval()
+    except (*LOADING, RequestError) as error:
         raise WorkError(f"transformers does not load what was exported: {error}") from error
     exported = _logits(model, row)
     difference = torch.where(exported == scored, 0.0, exported - scored).abs().max().item()

@@ -22,6 +22,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.errors import RequestError
 from posttrain.models.adapters import attach, merge
@@ -157,9 +158,7 @@ def _load_merged(place: str, revision: str | None, options: dict[str, Any], **ar
     adapter = _adapter(place, revision)
     if adapter is None:
         with proved(place):
-            return AutoModelForCausalLM.from_pretrained(
-                place, revision=revision or "main", **arguments, **options
-            )
+            return load_whole(place, revision=revision or "main", **arguments, **options)
     with unsharded_loading():
         base = _load_merged(adapter.base, adapter.revision, adapter.options | options, **arguments)
         if getattr(base, "is_quantized", False):
@@ -168,6 +167,18 @@ def _load_merged(place: str, revision: str | None, options: dict[str, Any], **ar
         log.info("%s is an adapter: merged into %s", place, adapter.base)
         with proved(place):
             return merge(attach(base, place, revision), place)
+
+
+def load_whole(place: str | Path, **arguments: Any) -> nn.Module:
+    """`from_pretrained` of a full model, of which no weight is drawn at random.
+
+    Raises:
+        RequestError: the files lack weights, or have them in other shapes than config.json says.
+        Exception: one of `LOADING`.
+    """
+    model, found = AutoModelForCausalLM.from_pretrained(place, **(arguments | REPORTED))
+    refuse_partial(place, found)
+    return model
 
 
 @contextlib.contextmanager
@@ -210,9 +221,9 @@ def commit_of(place: str, revision: str | None) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, SafetensorError | EOFError | UnpicklingError):
-        return f"its weights are damaged ({error})"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    damaged = isinstance(error, SafetensorError | EOFError | UnpicklingError)
+    return f"its weights are damaged ({reason})" if damaged else reason
 
 
 def _dtype(config: Model) -> torch.dtype:

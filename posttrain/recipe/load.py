@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
     if problems:
         raise RequestError(_describe(problems, path, lines, overrides or []))
     assert result is not None
+    result.output_dir = os.path.expanduser(result.output_dir)  # no shell expands a ~ in a file
     leaves = at_paths(to_dict(result), texts)
     result.written = {at: (leaves[at], text) for at, text in texts.items() if at in leaves}
     return result

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from posttrain.models import adapters
+from posttrain.models import adapters, exporting
 
 TASK = ("--task", "arithmetic", "options.digits=1", "options.train_size=10", "options.test_size=20")
 
@@ -93,3 +95,46 @@ def test_a_model_with_code_of_its_own(call, tiny, tmp_path):
     answer = call("export", place, tmp_path / "out", stdin="y\n")
     answer.refuses("cannot be loaded", "contains custom code")
     assert "[y/N]" not in answer.out and nothing_left(tmp_path)
+
+
+def test_a_signal_leaves_nothing_behind(call, tiny, tmp_path, monkeypatch):
+    """SIGTERM, as a scheduler sends it, and Ctrl-C, while the model is written."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        monkeypatch.setattr(exporting, "write_plain", lambda *_, n=number: signal.raise_signal(n))
+        call("export", tiny, tmp_path / "out").refuses("interrupted", "the same command starts over", code=1)
+        assert nothing_left(tmp_path)
+
+
+def test_places_that_belong_to_a_model_or_a_run(call, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    step = Path(shutil.copytree(tiny, tmp_path / "run" / "checkpoints" / "step-000001"))
+    (step / "COMPLETE").touch()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    call("export", tiny, step / "out").refuses(f"is inside {step}, the folder of a model")
+    call("export", tiny, step.parent / "out").refuses(
+        f"is inside {step.parent}, the folder of the checkpoints"
+    )
+    model = Path(shutil.copytree(tiny, tmp_path / "model"))
+    call("export", model, model / "a" / "out").refuses(f"is inside {model}, the folder of a model")
+    assert call("export", tiny, "~/out").code == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_weights_that_are_not_numbers(call, tiny, tmp_path):
+    place = Path(shutil.copytree(tiny, tmp_path / "nan"))
+    weights = load_file(place / "model.safetensors")
+    weights["model.norm.weight"][3] = torch.nan
+    save_file(weights, place / "model.safetensors", {"format": "pt"})
+    call("export", place, tmp_path / "out").refuses(f"{place} gives NaN", "NaN in model.norm.weight")
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 cut"])
+def test_damage_of_pickled_weights_is_one_line(call, tiny, tmp_path, content):
+    place = lora(tmp_path / "adapter", tiny, "q_proj")
+    (place / "adapter_model.safetensors").unlink()
+    (place / "adapter_model.bin").write_bytes(content)
+    answer = call("export", place, tmp_path / "out")
+    answer.refuses(str(place))
+    (line,) = [x for x in answer.err.splitlines() if "error: " in x]
+    assert "()" not in line and answer.err.strip().endswith(line)

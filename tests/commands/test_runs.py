@@ -343,3 +343,10 @@ def test_a_full_disk(call, recipe, run_copy, full, tiny):
     call("report", run_copy, "--out", full / "r.html").refuses("No space left", code=1)
     call("eval", tiny, *TASK, "--out", full / "e").refuses("No space left", code=1)
     call("run", recipe, f"output_dir={full}/x").refuses("No space left", code=1)
+
+
+def test_out_in_the_home_folder(call, run_copy, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert call("report", run_copy, "--out", "~/page.html").code == 0
+    assert call("eval", tiny, *TASK, "--out", "~/scored").code == 0
+    assert (tmp_path / "page.html").is_file() and (tmp_path / "scored").is_dir()

@@ -300,3 +300,12 @@ def test_the_order_of_keys_does_not_depend_on_the_class_that_declares_them(stage
     if stage in ("sft", "dpo", "rlvr"):
         start, end = [*start, "train"], ["checkpoints", "evaluate", "guard", "output_dir"]
     assert [f.name for f in dataclasses.fields(STAGES[stage])] == [*start, *SPECIFIC[stage], *end]
+
+
+def test_a_tilde_is_the_home_folder(recipe, monkeypatch):
+    """A shell does not expand one inside a file, nor after `output_dir=`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    before = recipe_hash(load(recipe))
+    for written, place in (("~/runs", "/home/me/runs"), ("./~/runs", "./~/runs"), ("runs/", "runs/")):
+        loaded = load(recipe, [f"output_dir={written}"])
+        assert loaded.output_dir == place and recipe_hash(loaded) == before

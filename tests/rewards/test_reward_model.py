@@ -197,3 +197,13 @@ def test_an_adapter_is_refused_before_anything_is_loaded(tmp_path):
             bind(name, {"model": str(tmp_path)}).check_row(Example(answer="1"))
     with pytest.raises(RequestError, match="is an adapter"):
         module._load(str(tmp_path), "cpu", "auto")
+
+
+def test_a_causal_model_has_no_head_that_scores(tmp_path):
+    """Loaded as a reward model it would score with random numbers."""
+    from transformers import AutoModelForCausalLM
+
+    place = make(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(place).save_pretrained(place)
+    with pytest.raises(RequestError, match="reward model .* is not a whole model: .* lack score.weight"):
+        score(place, ["w1"])

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed, reward
@@ -194,9 +195,11 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     try:
         with proved(path):
             tokenizer = AutoTokenizer.from_pretrained(path)
-            scorer = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype).to(place)
+            scorer, found = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, **REPORTED)
+        scorer = scorer.to(place)
     except (OSError, ValueError, RuntimeError) as error:
         raise RequestError(f"reward model {path}: {str(error).splitlines()[0]}") from None
+    refuse_partial(f"reward model {path}", found)
     if scorer.config.num_labels != 1:
         outputs = scorer.config.num_labels
         raise RequestError(f"reward model {path}: it has {outputs} outputs; a reward model has one")
