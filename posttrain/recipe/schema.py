@@ -148,8 +148,7 @@ class Data:
     cache_dir: str | None = None
     """Folder of the tokenised rows. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
     on_change: Literal["refuse", "accept"] = "refuse"
-    """What to do where a run is resumed and the rows of a source are not those it began with. `accept`: train
-    the remaining steps on the new rows."""
+    """Where a resumed run finds other rows than it began with; `accept`: it trains on with the new ones."""
 
 
 @dataclass

@@ -31,8 +31,9 @@ from posttrain.errors import RequestError, WorkError
 from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapter_targets import refuse_missing_modules
 from posttrain.models.adapters import lora_config, refused_by_peft
+from posttrain.models.documents import refuse_leaking_documents
 from posttrain.models.generation_config import stop_as_trained
-from posttrain.models.load import commit_of, load_model, refuse_leaking_documents
+from posttrain.models.load import commit_of, load_model
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss

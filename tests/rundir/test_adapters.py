@@ -242,7 +242,7 @@ def test_the_best_checkpoint_of_a_run_of_adapters(tmp_path):
     base, run = model(tmp_path / "m"), tmp_path / "runs" / "a"
     for step, value in ((1, 0.2), (2, 0.6), (3, 0.4)):
         folder = adapter(run / "checkpoints" / ckpt.name_of(step), base)
-        (folder / "checkpoint.json").write_text("{}")
+        (folder / "checkpoint.json").write_text(json.dumps({"step": step}))
         (folder / "COMPLETE").touch()
         row = {"checkpoint": folder.name, "step": step, "task": "t", "metric": "pass@1", "value": value}
         append_jsonl(run / "scores.jsonl", row)

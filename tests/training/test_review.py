@@ -14,7 +14,7 @@ import torch
 from posttrain.base.files import append_jsonl, read_jsonl
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.checkpoint import RankExchange
-from posttrain.models.load import refuse_leaking_documents
+from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
 from posttrain.recipe.schema import Guard
 from posttrain.rundir import checkpoints as ckpt
