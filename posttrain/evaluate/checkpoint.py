@@ -100,9 +100,9 @@ def has_task(rows: list[dict[str, Any]], where: str, task: Task) -> bool:
     found = {
         row["metric"]
         for row in rows
-        if where in (row["digest"], row["checkpoint"])
+        if where in (row.get("digest"), row["checkpoint"])
         and row["task"] == task.name
-        and row["settings"].startswith(half)
+        and row.get("settings", "").startswith(half)
     }
     return found >= set(metrics(task))
 

@@ -148,7 +148,7 @@ class Data:
     cache_dir: str | None = None
     """Folder of the tokenised rows. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
     on_change: Literal["refuse", "accept"] = "refuse"
-    """Where a resumed run finds other rows than it began with; `accept`: it trains on with the new ones."""
+    """Where rows changed since the run began. `accept`: train its remaining steps on the new ones."""
 
 
 @dataclass
@@ -183,8 +183,7 @@ class Loss:
     (arXiv 2204.02311: 1e-4)."""
     skip_below: float | None = None
     """Tokens with a weight F at or below this get no gradient, which saves their share of two of three
-    matmuls. 0: skip only zeros. Default: skip none. The share is logged as `skipped_rows`.
-    """
+    matmuls. 0: skip only zeros. Default: skip none. The share is logged as `skipped_rows`."""
     chunk_rows: int | None = None
     """Rows of logits in memory at once. Default: at most 4096, and 2 GiB on a GPU or 64 MiB on a CPU."""
 

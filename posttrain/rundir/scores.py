@@ -54,7 +54,7 @@ class ScoreStore:
             WorkError: a value is not finite, or the file cannot be written.
         """
         with self._lock():
-            known = {_score(row).key() for row in self.rows()}
+            known = {_key(row) for row in self.rows()}
             new = {score.key(): score for score in found if score.key() not in known}
             for score in new.values():
                 row = plain(score.to_dict())
@@ -86,11 +86,13 @@ class ScoreStore:
 
 
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
-    """settings hash -> rows of `task` and `metric`, in the order of writing. Raises `WorkError`, see
-    `ScoreStore.rows`."""
+    """settings hash -> rows of `task` and `metric` with a value, in the order of writing.
+
+    Raises `WorkError`, see `ScoreStore.rows`.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in ScoreStore(run).rows():
-        if (row["task"], row["metric"]) == (task, metric):
+        if (row["task"], row["metric"]) == (task, metric) and row["value"] is not None:
             groups.setdefault(row.get("settings", ""), []).append(row)
     return groups
 
@@ -105,8 +107,12 @@ def _lines(path: Path) -> list[Any]:
 def _is_score(row: Any) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in NAMED):
         return False
-    return type(row.get("step")) is int and number(row.get("value")) is not None
+    if not all(isinstance(row.get(key, ""), str) for key in ("settings", "digest")):
+        return False
+    value = row.get("value", "")
+    return type(row.get("step")) is int and (value is None or number(value) is not None)
 
 
-def _score(row: dict[str, Any]) -> Score:
-    return Score(**{key: value for key, value in row.items() if key in SCORE_FIELDS})
+def _key(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """`Score.key` of a row."""
+    return (row.get("digest") or row["checkpoint"], row["task"], row["metric"], row.get("settings", ""))

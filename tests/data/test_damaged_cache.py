@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_every_damage_is_mended(data, tmp_path, shape, caplog):
     shutil.rmtree(folder)
     folder.mkdir()  # without any file
     assert len(prepared(data, tmp_path, shape)) == 40
+
+
+def test_a_whole_table_of_other_rows(data, tmp_path):
+    prepared(data, tmp_path)
+    folder = folder_of(data)
+    other = prepared(replace(data, max_length=199), tmp_path)
+    shutil.rmtree(folder)
+    shutil.copytree(other.folder, folder)
+    assert prepared(data, tmp_path).fingerprint == folder.name != other.fingerprint
 
 
 @pytest.mark.parametrize("damage", [None, counts(rows_kept=39), counts(rows_kept="x"), counts(tokens=None)])

@@ -12,7 +12,10 @@ import pytest
 from tests.stages.damage import flip, start
 
 pytestmark = pytest.mark.slow
-PRODUCTS = {"pairs": ("pairs.jsonl", "pairs.json"), "pass_rate": ("kept.jsonl", "prompts.jsonl")}
+PRODUCTS = {
+    "pairs": ("pairs.jsonl", "pairs.json"),
+    "pass_rate": ("kept.jsonl", "prompts.jsonl", "pass_rate.json"),
+}
 CHUNK = "chunk-000001.jsonl"
 
 
@@ -26,6 +29,7 @@ def products(run: Path, name: str) -> list[str]:
     "damage",
     [
         lambda file: flip(file, 0.5),
+        lambda file: file.write_text(file.read_text().replace("4", "3").replace("1.0", "0.0")),
         lambda file: file.write_text('{"x": 1}\n'),
         lambda file: file.write_text("7\n"),
         lambda file: file.write_text("{oops\n"),
@@ -33,7 +37,7 @@ def products(run: Path, name: str) -> list[str]:
         lambda file: os.truncate(file, file.stat().st_size // 2),
         lambda file: file.unlink(),
     ],
-    ids=["flipped", "other keys", "a number", "not JSON", "emptied", "cut", "deleted"],
+    ids=["flipped", "other numbers", "other keys", "a number", "not JSON", "emptied", "cut", "deleted"],
 )
 def test_a_damaged_chunk_is_made_again(runs, whole, name, both, damage, caplog):
     run = runs / name

@@ -77,6 +77,12 @@ def test_check_reads_the_small_files(runs, capsys):
     )
 
 
+def test_check_reads_those_of_the_base(runs, capsys):
+    flip(runs / "sft/checkpoints" / LAST / "generation_config.json", 0.5)
+    error = said(capsys, cli.main(["check", "dpo.yaml", "model.init=runs/lora"]))
+    assert f"sft/checkpoints/{LAST} is damaged: generation_config.json" in error
+
+
 def test_an_adapter_config_in_a_full_checkpoint(runs, capsys):
     config = {"base_model_name_or_path": str((runs / "sft/checkpoints" / BEFORE).absolute())}
     (runs / "sft/checkpoints" / LAST / "adapter_config.json").write_text(json.dumps(config))
