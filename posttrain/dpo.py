@@ -170,7 +170,7 @@ def _reference(
         tables = [*parts.prepared.fingerprints, *rows.fingerprints]
         own, model = parts.run.path / "reference", _reference_identity(recipe, parts)
         names, earlier = [store_name(model, table) for table in tables], []
-        if own.is_dir():
+        if own.is_dir() and (lora is None or off_is_start(lora)):  # earlier versions took another reference
             before = _reference_digest(recipe, parts)
             earlier = [earlier_store_name(before, table) for table in tables]
         folder = cache_root(recipe.data).parent / "reference"

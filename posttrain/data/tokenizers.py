@@ -81,8 +81,9 @@ def _refuse_rebuilt(tokenizer: PreTrainedTokenizerFast, name: str, revision: str
     from tokenizers import Tokenizer
     from transformers.utils import cached_file
 
+    path = Path(name).expanduser()
     file = cached_file(
-        name,
+        str(path) if path.is_dir() else name,
         "tokenizer.json",
         revision=revision,
         _raise_exceptions_for_missing_entries=False,
@@ -99,8 +100,9 @@ def _refuse_rebuilt(tokenizer: PreTrainedTokenizerFast, name: str, revision: str
             raise RequestError(
                 f"tokenizer {name}: transformers loads it as {type(tokenizer).__name__}, which makes "
                 f"{len(ours)} tokens of {text!r}, its tokenizer.json {len(theirs)}: whoever uses the model "
-                "would read other tokens than it was trained on; use a model type whose tokenizer class "
-                "keeps the rules of tokenizer.json"
+                "would read other tokens than it was trained on. Set tokenizer_class to "
+                "PreTrainedTokenizerFast in its tokenizer_config.json, or use a model type whose class keeps "
+                "these rules"
             )
 
 

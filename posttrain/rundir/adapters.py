@@ -156,6 +156,7 @@ def refuse_other_base(adapter: Adapter, commit_of: Commit) -> None:
     if (below := adapter_in(adapter.base)) is not None:
         refuse_other_base(below, commit_of)
     if adapter.start is not None and identity(adapter.base, adapter.revision, commit_of) != adapter.start:
+        refuse_damaged(adapter.base, "model")
         raise RequestError(
             f"{adapter.place} was trained on another model than {adapter.base} is now: its files have "
             "changed, or another folder has this name; restore it, or set base_model_name_or_path in "
@@ -210,13 +211,21 @@ def identity(place: str | Path, revision: str | None, commit_of: Commit) -> str:
         total.update(
             (_digest(folder, _signature(folder)) or f"unknown weights in {folder.resolve()}").encode()
         )
-        for file in [folder / "config.json", *sorted(folder.glob("*.py"))]:
+        code = sorted(folder.glob("*.py")) if _has_code(folder) else []
+        for file in [folder / "config.json", *code]:
             total.update(file.read_bytes() if file.is_file() else b"-")
         if (adapter := adapter_in(folder)) is not None:
             config = {key: value for key, value in adapter.config.items() if key not in ELSEWHERE}
             total.update(json.dumps([config, adapter.options], sort_keys=True).encode())
             revision = adapter.revision
     return total.hexdigest()[:32]
+
+
+def _has_code(folder: Path) -> bool:
+    try:
+        return "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def _signature(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -109,8 +109,8 @@ def _is_score(row: Any) -> bool:
         return False
     if not all(isinstance(row.get(key, ""), str) for key in ("settings", "digest")):
         return False
-    value = row.get("value", "")
-    return type(row.get("step")) is int and (value is None or number(value) is not None)
+    value = row.get("value", "")  # readers pass over NaN as over null
+    return type(row.get("step")) is int and (value is None or type(value) in (int, float))
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str, str]:

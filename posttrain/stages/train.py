@@ -202,8 +202,10 @@ def _load(
     }
     if recipe.model.lora is not None and recipe.model.options:  # of a full model, config.json has them
         shared["facts"]["model_options"] = recipe.model.options
-    if data.start is not None and (recipe.model.lora is not None or not isinstance(recipe, SftRecipe)):
-        # of what later steps depend on besides the checkpoint: the adapter's base, the reference
+    depends = recipe.model.lora is not None or not isinstance(recipe, SftRecipe)
+    if data.start is not None and data.start.is_dir() and depends:
+        # of what later steps depend on besides the checkpoint: the adapter's base, the reference; a branch on
+        # the hub may move, and the commit that was loaded is in the adapter's config
         shared["facts"]["start"] = identity(data.start, recipe.model.revision, commit_of)
     if isinstance(recipe, RlvrRecipe):
         return PromptParts(**shared)

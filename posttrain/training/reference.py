@@ -142,7 +142,7 @@ def referenced(parts: RowParts, known: dict[Key, np.ndarray]) -> ReferencedRows:
 def store_name(model: str, table: str) -> str:
     """File name for reference `model` (what its forward depends on) and prepared table `table` (its
     fingerprint)."""
-    return hashlib.sha256(f"reference 2 {model} {table}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"reference 3 {model} {table}".encode()).hexdigest()[:32]
 
 
 def earlier_store_name(model: str, table: str) -> str:

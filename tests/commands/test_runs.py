@@ -183,10 +183,10 @@ def test_a_damaged_newest_checkpoint(call, recipe, run_copy, name):
     file = weights(run_copy, 2).with_name(name)
     file.write_bytes(file.read_bytes()[:500])
     call("run", recipe, *STEPS).refuses(
-        "step-000002 is damaged and cannot be resumed", "Remove that folder", code=1
+        f"can be resumed: step-000002: {name} has 500 bytes", "remove the folder"
     )
     info = json.loads((run_copy / "run.json").read_text())
-    assert info["status"] == "failed" and "damaged" in info["error"]
+    assert info["status"] == "failed" and "has 500 bytes" in info["error"]
     shutil.rmtree(file.parent)
     assert call("run", recipe, *STEPS).code == 0
     assert weights(run_copy, 4).is_file()
@@ -279,9 +279,9 @@ def test_chat_reads_what_is_piped(call, run_copy):
 
 HALF = {
     "COMPLETE": ["half-written checkpoint (no COMPLETE marker)"],
-    "config.json": ["cannot be loaded"],
-    "tokenizer.json": ["no tokenizer.json"],
-    "model.safetensors": ["its weights are damaged"],
+    "config.json": ["is damaged: config.json is missing"],
+    "tokenizer.json": ["is damaged: tokenizer.json is missing"],
+    "model.safetensors": ["is damaged: model.safetensors has 5000 bytes"],
 }
 
 

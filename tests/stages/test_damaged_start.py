@@ -61,7 +61,8 @@ def test_a_damaged_checkpoint_is_refused(runs, use, file, capsys):
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_damaged_adapter_is_refused(runs, use, file, capsys):
     flip(runs / "lora/checkpoints" / LAST / file, 0.5)
-    assert f"{LAST} is damaged: {file} has changed" in said(capsys, USES[use]("runs/lora"))
+    words = said(capsys, USES[use]("runs/lora"))  # a broken header is seen before the hashes are compared
+    assert f"{LAST} is damaged: {file} has changed" in words or f"{LAST}/{file} is damaged" in words
 
 
 @pytest.mark.parametrize("use", ["eval", "export"])

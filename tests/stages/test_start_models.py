@@ -471,17 +471,19 @@ def test_check_refuses_to_quantise_under_an_adapter(home, tmp_path, capsys):
 
 @pytest.fixture
 def parts(home, tmp_path) -> Path:
-    """A copy of `home` with a run `kid` (a LoRA stage from `runs/first`) of four steps."""
+    """A copy of `home`, and the adapter of `runs/first` as a folder `adapter` on the copied model."""
     out = tmp_path / "copy"
     shutil.copytree(home, out)
-    config = next((out / "runs" / "first").glob("checkpoints/step-000005/adapter_config.json"))
+    shutil.copytree(out / "runs" / "first" / "checkpoints" / "step-000005", out / "adapter")
+    (out / "adapter" / "COMPLETE").unlink()
+    config = out / "adapter" / "adapter_config.json"
     about = json.loads(config.read_text()) | {"base_model_name_or_path": str(out / "model")}
     config.write_text(json.dumps(about))
     return out
 
 
 def kid(out: Path, name: str = "kid", **sections: Any) -> Path:
-    own = {"init": str(out / "runs" / "first"), "lora": LORA}
+    own = {"init": str(out / "adapter"), "lora": LORA}
     train = {"max_steps": 4}
     return go(
         out, "sft", name, out / "rows.jsonl", own, train=train, checkpoints={"save_steps": 2}, **sections

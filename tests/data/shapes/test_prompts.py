@@ -258,22 +258,21 @@ def test_any_text_comes_back(texts):
         assert [table.asked(i).example().answer for i in range(len(table))] == texts
 
 
-def test_damage_is_named(data):
+def test_damage_is_mended_or_named(data):
+    """A damaged table is made again when it is opened; what breaks after that is named."""
     write(data, [{"prompt": f"q{i}", "answer": "1"} for i in range(3)])
     folder = prepared(data).folder
     for name, broken in (("columns.idx", b""), ("columns.idx", b"12345678"), ("columns.jsonl", b"{}\n")):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(broken)
-        with pytest.raises(WorkError, match="damaged; delete the folder"):
-            prepared(data)
-        (folder / name).write_bytes(whole)
+        prepared(data)
+        assert (folder / name).read_bytes() == whole
     table, text = prepared(data), (folder / "columns.jsonl").read_bytes()
     (folder / "columns.jsonl").write_bytes(text.replace(b"[", b"{"))
     with pytest.raises(WorkError, match="damaged"):
         table.asked(1)
     (folder / "columns.idx").unlink()
-    with pytest.raises(WorkError, match="damaged"):
-        prepared(data)
+    assert prepared(data).asked(1) and (folder / "columns.jsonl").read_bytes() == text
 
 
 def test_prompts_rows_and_other_columns_are_cached_apart(data):
