@@ -92,7 +92,7 @@ def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in ScoreStore(run).rows():
-        if (row["task"], row["metric"]) == (task, metric) and row["value"] is not None:
+        if (row["task"], row["metric"]) == (task, metric) and number(row["value"]) is not None:
             groups.setdefault(row.get("settings", ""), []).append(row)
     return groups
 
