@@ -26,9 +26,17 @@ def start_proof(run: RunDir, steps: int) -> Future[Sound] | None:
     if rank() != 0:
         return None
     pool = ThreadPoolExecutor(1)
-    found = pool.submit(ckpt.newest_sound, run.checkpoints, steps)
+    found = pool.submit(_newest_sound, run, steps)
     pool.shutdown(wait=False)
     return found
+
+
+def _newest_sound(run: RunDir, steps: int) -> Sound:
+    """As `ckpt.newest_sound`. What cannot be read is damaged: an exception would leave other ranks waiting."""
+    try:
+        return ckpt.newest_sound(run.checkpoints, steps)
+    except OSError as error:
+        return None, {run.checkpoints.name: f"cannot be read ({error.strerror or error})"}
 
 
 def take_up(trainer: RunTrainer, parts: Parts, proof: Future[Sound] | None) -> ckpt.Checkpoint | None:
