@@ -32,7 +32,7 @@ def start_proof(run: RunDir, steps: int) -> Future[Sound] | None:
 
 
 def _newest_sound(run: RunDir, steps: int) -> Sound:
-    """As `ckpt.newest_sound`. What cannot be read is damaged: an exception would leave other ranks waiting."""
+    """As `ckpt.newest_sound`, but what cannot be read is damaged: no rank may wait for an exception."""
     try:
         return ckpt.newest_sound(run.checkpoints, steps)
     except OSError as error:
