@@ -28,7 +28,7 @@ class Engine:
     mode, tensor_parallel_size, max_model_length = "colocate", 1, 512
 
     def __init__(self, model, tokenizer, accelerator, off: float) -> None:
-        self.sampler = TransformersGenerator(model, tokenizer)
+        self.model, self.sampler = model, TransformersGenerator(model, tokenizer)
         self.accelerator, self.off, self.synced, self.calls = accelerator, off, 0, 0
 
     def sync_weights(self):
