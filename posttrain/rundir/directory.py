@@ -11,6 +11,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from posttrain.base.files import read_json, timestamp, write_json, write_text
@@ -21,6 +22,8 @@ from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.lock import DirectoryLock
 from posttrain.rundir.proof import Damaged, proved_facts
 
+RANKS_APART_S = 5.0
+"""Seconds by which the processes of one launch may begin before the main one."""
 REMEDY = "choose another name=..., or remove the folder"
 RESTORE = "restore it, or delete it to resume by what the checkpoints say"
 
@@ -93,7 +96,9 @@ class RunDir:
         for checkpoint in reversed(all_complete(self.checkpoints)):
             with contextlib.suppress(Damaged):
                 return proved_facts(checkpoint.path).get("recipe_hash")
-        if any(self.path.glob("parts/*")):
+        # parts of this launch may be there before run.json: other ranks do not wait for the main process
+        begun = psutil.Process().create_time() - RANKS_APART_S
+        if any(part.stat().st_mtime < begun for part in self.path.glob("parts/*")):
             raise RequestError(
                 f"{self.path} contains samples but no run.json; restore it, or remove the folder"
             )
