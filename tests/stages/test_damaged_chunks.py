@@ -71,7 +71,7 @@ def test_a_source_that_grew_is_named(runs, name, capsys):
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_samples_without_run_json_are_refused(runs, name, capsys):
-    """Samples of an earlier launch: those of this one may be there before the main process writes run.json."""
+    """Of an earlier launch: those of this one may be there before the main process writes run.json."""
     (runs / name / "run.json").unlink()
     for part in (runs / name).glob("parts/*"):
         os.utime(part, (0, 0))
