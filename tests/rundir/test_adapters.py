@@ -211,11 +211,18 @@ def test_an_identity_follows_content_and_not_place(tmp_path):
     ids=["rope", "code", "weights", "options", "alpha", "adapter", "pickle"],
 )
 def test_an_identity_changes_with_all_that_the_forward_depends_on(tmp_path, change):
-    base = model(tmp_path / "m")
+    base = model(tmp_path / "m", auto_map={"AutoModelForCausalLM": "modeling.Model"})
     a = adapter(tmp_path / "a", base)
     before = identity(a)
     change(base, a)
     assert identity(a) != before
+
+
+def test_code_that_the_config_does_not_name_is_not_part_of_a_model(tmp_path):
+    base = model(tmp_path / "m")
+    before = identity(base)
+    (base / "notes.py").write_text("")
+    assert identity(base) == before
 
 
 def test_of_a_hub_id_the_revision_counts(tmp_path):
