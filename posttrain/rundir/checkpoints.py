@@ -20,7 +20,7 @@ from typing import Any
 from posttrain.base.files import hash_of, read_json, sync, write_json
 from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
-from posttrain.rundir.proof import FACTS, MARKER, NAME, damage, seal
+from posttrain.rundir.proof import FACTS, MARKER, NAME, SET_ASIDE, damage, seal
 from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def set_aside(folder: Path, name: str) -> Path:
     Raises:
         WorkError: the file system refuses.
     """
-    there = folder / f"damaged-{name}"
+    there = folder / f"{SET_ASIDE}{name}"
     try:
         if there.exists():
             shutil.rmtree(there)

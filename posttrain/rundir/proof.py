@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FACTS, MARKER, CARD = "checkpoint.json", "COMPLETE", "README.md"
 """The list of the other files, what seals it, and a page that nothing reads and a person may edit."""
 NAME = re.compile(r"step-(\d{6,})")
+SET_ASIDE = "damaged-"
+"""Opens the name of a folder that was a checkpoint."""
 WEIGHTS = ("model*.safetensors", "adapter_model.safetensors", "adapter_model.bin", "pytorch_model*.bin")
 TRAINING_ONLY = (
     "optimizer*",

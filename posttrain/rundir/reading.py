@@ -18,6 +18,7 @@ import yaml
 
 from posttrain.base.files import read_jsonl
 from posttrain.errors import PosttrainError, RequestError, did_you_mean
+from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
 from posttrain.rundir.scores import SCORE_FIELDS
 from posttrain.types import Score
@@ -213,7 +214,7 @@ class RunData:
     def _read_checkpoints(self) -> None:
         folder = self.path / "checkpoints"
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.is_dir():
+            if path.is_dir() and not path.name.startswith(SET_ASIDE):
                 info = self._json(f"checkpoints/{path.name}/checkpoint.json")
                 done = (path / "COMPLETE").exists()
                 self.checkpoints.append(CheckpointInfo(path.name, step_of(path.name), done, info))

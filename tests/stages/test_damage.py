@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.reading import RunData
 from tests.stages.damage import BEFORE, LAST, NEWEST, TRAINED, damages, edit, flip, start
 
 pytestmark = pytest.mark.slow
@@ -63,6 +64,7 @@ def refuse_or_resume(name: str, damage, runs: Path, whole: Path, caplog, capsys)
     assert len(said) == 1 and "resuming from step-000002" in said[0], caplog.text
     assert f"resuming from runs/{name}/checkpoints/{BEFORE}" in caplog.messages
     assert (folder / f"damaged-{NEWEST}").is_dir()
+    assert {c.step for c in RunData.load(run).checkpoints} <= {0, 2, 4, 6}, "it is no checkpoint any more"
     assert [c.name for c in ckpt.all_complete(folder) if c.step] == [BEFORE, NEWEST, LAST]
     for step in (NEWEST, LAST):
         assert weights(folder / step) == weights(before / "checkpoints" / step)
