@@ -192,13 +192,19 @@ def _reference(
     return reference
 
 
+def _reference_place(recipe: DpoRecipe, parts: RowParts) -> tuple[Path | None, str | None]:
+    """Where the reference lies, and its revision on the hub; None for a start model with random weights."""
+    named = recipe.preference.reference_model
+    if named is None:
+        return parts.start, recipe.model.revision
+    return Path(resolve(named)[0]), recipe.preference.reference_revision
+
+
 def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
     """All that the reference's log-probabilities depend on besides the rows: its files, and how it is loaded
     and run."""
-    model, train, named = recipe.model, recipe.train, recipe.preference.reference_model
-    place, revision = parts.start, model.revision
-    if named is not None:
-        place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision
+    model, train = recipe.model, recipe.train
+    place, revision = _reference_place(recipe, parts)
     files = repr(model.from_config) if place is None else identity(place, revision, commit_of)
     rows = parts.model.config.get_text_config().vocab_size  # those of new tokens are drawn with the seed
     how = (model.options, model.quantization, parts.model.config._attn_implementation, parts.model.dtype)
@@ -207,12 +213,9 @@ def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
 
 def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:
     """The name that earlier versions gave these files."""
-    named, made = recipe.preference.reference_model, ""
-    if named is not None:
-        place, revision = Path(resolve(named)[0]), recipe.preference.reference_revision
-    else:
-        place, revision = parts.start, recipe.model.revision
-        made = f" {recipe.model.from_config} {recipe.train.seed}"
+    place, revision = _reference_place(recipe, parts)
+    own = recipe.preference.reference_model is None
+    made = f" {recipe.model.from_config} {recipe.train.seed}" if own else ""
     weights = digest(place) if place is not None and place.is_dir() else ""
     weights = weights or f"{place} {revision}{made}"
     return f"{weights} {parts.model.dtype} {recipe.train.bf16} {recipe.train.fp16}"

@@ -36,8 +36,8 @@ def read_owner(path: Path) -> dict[str, Any]:
 def described(found: dict[str, Any]) -> str:
     """`process 123 of alice on host a (since 2026-01-01T00:00:00Z)`; `another process` where it is unknown.
 
-    A lock outlives its process in the children that inherited it: where the process is gone from this
-    machine, that is said.
+    A lock outlives its process in the children that inherited it, so the words say where the process has
+    ended on this machine.
     """
     if not {"pid", "user", "host", "since"} <= found.keys():
         return "another process"

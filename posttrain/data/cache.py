@@ -26,6 +26,7 @@ from posttrain.data.sources import Rows, open_rows
 from posttrain.data.table import Table, damaged_file
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.template import load_template
+from posttrain.data.tokenizers import backend_rules
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -106,10 +107,7 @@ def cache_root(data: schema.Data) -> Path:
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """SHA-256 of what a fast tokenizer does: vocabulary, merges, normaliser, special tokens, template."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    for state in ("padding", "truncation"):  # left by earlier calls, without effect on rows
-        backend.pop(state, None)
-    return _digest([backend, tokenizer.special_tokens_map, tokenizer.chat_template])
+    return _digest([backend_rules(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
 def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Shape) -> str:

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import RequestError, did_you_mean
 
@@ -104,6 +104,15 @@ def _refuse_rebuilt(tokenizer: PreTrainedTokenizerFast, name: str, revision: str
                 "PreTrainedTokenizerFast in its tokenizer_config.json, or use a model type whose class keeps "
                 "these rules"
             )
+
+
+def backend_rules(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What a fast tokenizer does to a text: vocabulary, merges, normaliser, pre-tokenizer, decoder.
+
+    Without `padding` and `truncation`, which earlier calls leave and which change no row.
+    """
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:

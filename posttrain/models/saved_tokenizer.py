@@ -8,12 +8,12 @@ the model's own folder, which are loaded by that rule in the first place.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig
 
+from posttrain.data.tokenizers import backend_rules
 from posttrain.errors import RequestError
 
 
@@ -28,14 +28,8 @@ def refuse_swapped_tokenizer(
             again = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _refusal(name, config, f"cannot load it ({str(error).splitlines()[0]})") from error
-    if _rules(again) != _rules(tokenizer):
+    if not again.is_fast or backend_rules(again) != backend_rules(tokenizer):
         raise _refusal(name, config, f"loads it as {type(again).__name__}, which reads texts differently")
-
-
-def _rules(tokenizer: Any) -> dict[str, Any]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = json.loads(backend.to_str()) if backend is not None else {}
-    return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 
 def _refusal(name: str, config: PreTrainedConfig, what: str) -> RequestError:

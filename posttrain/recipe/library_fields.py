@@ -80,18 +80,6 @@ def table() -> dict[str, dict[str, Field]]:
     return {name: {field: _field(row) for field, row in fields.items()} for name, fields in rows.items()}
 
 
-def own_fields(class_name: str) -> dict[str, Field]:
-    """The rows of a class that it does not share with TrainingArguments."""
-    base = {} if class_name == BASE or class_name not in STAGES.values() else table()[BASE]
-    found = table()[class_name]
-    return {k: f for k, f in found.items() if k not in base or decision(f) != decision(base[k])}
-
-
-def decision(field: Field) -> tuple[Any, ...]:
-    """What decides a field, without the library's default."""
-    return field.kind, repr(field.value), field.why, field.open, field.refuse
-
-
 def fixed(class_name: str) -> dict[str, Any]:
     """The values that posttrain gives to the class; of an `open` field the user's replaces it."""
     rows = table()[class_name].items()

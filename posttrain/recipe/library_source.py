@@ -28,19 +28,22 @@ def _package(name: str) -> Path:
     return Path(spec.origin).parent
 
 
+def _class(path: Path, name: str) -> ast.ClassDef:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+    raise WorkError(f"{path}: no class {name}; this version of the library is not supported")
+
+
 def _annotated(path: Path, class_name: str) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            return {
-                item.target.id
-                for item in node.body
-                if isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and "InitVar" not in ast.dump(item.annotation)
-                and "ClassVar" not in ast.dump(item.annotation)
-            }
-    raise WorkError(f"{path}: no class {class_name}; this version of the library is not supported")
+    return {
+        item.target.id
+        for item in _class(path, class_name).body
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and "InitVar" not in ast.dump(item.annotation)
+        and "ClassVar" not in ast.dump(item.annotation)
+    }
 
 
 @functools.cache
@@ -67,12 +70,9 @@ def lora_fields() -> frozenset[str]:
 @functools.cache
 def _members(file: str, class_name: str) -> dict[str, str]:
     """Name -> value of the members of an enumeration in transformers."""
-    path = _package("transformers") / file
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            items = [item for item in node.body if isinstance(item, ast.Assign)]
-            return {item.targets[0].id: ast.literal_eval(item.value) for item in items}
-    raise WorkError(f"{path}: no class {class_name}; this version of the library is not supported")
+    found = _class(_package("transformers") / file, class_name)
+    items = [item for item in found.body if isinstance(item, ast.Assign)]
+    return {item.targets[0].id: ast.literal_eval(item.value) for item in items}
 
 
 def enum_values(file: str, class_name: str) -> frozenset[str]:

@@ -7,7 +7,6 @@ on a hub, and names that a library changes while it loads a model: loading finds
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from posttrain.errors import RequestError
-from posttrain.rundir.adapters import CONFIG, adapter_in, chain, quantized_base_error
+from posttrain.rundir.adapters import CONFIG, adapter_in, chain, model_config, quantized_base_error
 
 PREFIX = "base_model.model."
 """Opens the names of peft's weights; what follows is the name in the base."""
@@ -37,7 +36,7 @@ def refuse_unfit(place: str | Path, quantized: bool) -> None:
     if len(places) == 1:
         return
     ground = Path(places[-1])
-    if quantized or _is_quantized(ground):
+    if quantized or "quantization_config" in model_config(ground):
         raise quantized_base_error(place, ground)
     if ground.is_dir() and not (ground / "config.json").is_file():
         raise RequestError(
@@ -70,13 +69,6 @@ def refuse_unmergeable(place: str, config: dict[str, Any]) -> None:
     for key, reason in UNMERGEABLE.items():
         if config.get(key):
             raise RequestError(f"{place} is an adapter with {key}, which cannot be merged: {reason}")
-
-
-def _is_quantized(folder: Path) -> bool:
-    try:
-        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def _shapes(folder: Path) -> Shapes:

@@ -211,7 +211,7 @@ def identity(place: str | Path, revision: str | None, commit_of: Commit) -> str:
         total.update(
             (_digest(folder, _signature(folder)) or f"unknown weights in {folder.resolve()}").encode()
         )
-        code = sorted(folder.glob("*.py")) if _has_code(folder) else []
+        code = sorted(folder.glob("*.py")) if "auto_map" in model_config(folder) else []
         for file in [folder / "config.json", *code]:
             total.update(file.read_bytes() if file.is_file() else b"-")
         if (adapter := adapter_in(folder)) is not None:
@@ -221,11 +221,12 @@ def identity(place: str | Path, revision: str | None, commit_of: Commit) -> str:
     return total.hexdigest()[:32]
 
 
-def _has_code(folder: Path) -> bool:
+def model_config(folder: Path) -> Any:
+    """The content of config.json; empty where it cannot be read."""
     try:
-        return "auto_map" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
+        return {}
 
 
 def _signature(folder: Path) -> tuple[tuple[str, int, int], ...]:

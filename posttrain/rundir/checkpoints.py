@@ -20,7 +20,7 @@ from typing import Any
 from posttrain.base.files import hash_of, read_json, sync, write_json
 from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.rundir.gates import GATES, gated
-from posttrain.rundir.proof import FACTS, MARKER, NAME, SET_ASIDE, damage, seal
+from posttrain.rundir.proof import FACTS, MARKER, NAME, SET_ASIDE, Damaged, damage, proved_facts, seal
 from posttrain.rundir.scores import scores
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,13 @@ def all_complete(folder: Path) -> list[Checkpoint]:
         else:
             log.warning("%s is half-written (no COMPLETE marker): skipped", checkpoint.path)
     return found
+
+
+def newest_facts(folder: Path) -> Iterator[dict[str, Any]]:
+    """`checkpoint.json` of the complete checkpoints in `folder`, newest first; damaged ones are left out."""
+    for checkpoint in reversed(all_complete(folder)):
+        with contextlib.suppress(Damaged):
+            yield proved_facts(checkpoint.path)
 
 
 def _every(folder: Path) -> list[Checkpoint]:

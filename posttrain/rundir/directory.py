@@ -7,7 +7,6 @@ the same, otherwise the request is refused (exit code 2) with the keys that diff
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from posttrain.base.files import read_json, timestamp, write_json, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
-from posttrain.rundir.checkpoints import all_complete
+from posttrain.rundir.checkpoints import newest_facts
 from posttrain.rundir.lock import DirectoryLock
-from posttrain.rundir.proof import Damaged, proved_facts
 
 RANKS_APART_S = 5.0
 """Seconds by which the processes of one launch may begin before the main one."""
@@ -93,9 +91,8 @@ class RunDir:
 
     def _hash_in_checkpoints(self) -> str | None:
         """The recipe of the newest checkpoint, where run.json is gone; None where nothing is to resume."""
-        for checkpoint in reversed(all_complete(self.checkpoints)):
-            with contextlib.suppress(Damaged):
-                return proved_facts(checkpoint.path).get("recipe_hash")
+        for facts in newest_facts(self.checkpoints):
+            return facts.get("recipe_hash")
         # parts of this launch may be there before run.json: other ranks do not wait for the main process
         begun = psutil.Process().create_time() - RANKS_APART_S
         if any(part.stat().st_mtime < begun for part in self.path.glob("parts/*")):
@@ -141,10 +138,7 @@ def _differences(old: Any, recipe: Recipe) -> list[str]:
     changed = list(changes(old, recipe).items())[:12]
     if changed:
         return [f"  {key}: {'another value' if a is ... else repr(a)} -> {b!r}" for key, (a, b) in changed]
-    given = [f"  {key}: {text!r} may give another value now" for key, (_, text) in recipe.written.items()][
-        :12
-    ]
-    reread = [
-        f"  {key}: an earlier version read this key differently" for key in REREAD.get(recipe.stage, {})
-    ]
-    return given + reread
+    written = list(recipe.written.items())[:12]
+    given = [f"  {key}: {text!r} may give another value now" for key, (_, text) in written]
+    reread = REREAD.get(recipe.stage, {})
+    return given + [f"  {key}: an earlier version read this key differently" for key in reread]

@@ -18,7 +18,6 @@ from posttrain.data.table import Table, TokenTable
 from posttrain.errors import RequestError, WorkError
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import REMEDY, RunDir
-from posttrain.rundir.proof import Damaged, proved_facts
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +81,8 @@ def changed_sources(before: Any, prepared: Prepared) -> list[str]:
 
 def _newest_facts(run: RunDir, recipe_hash: str) -> dict[str, Any] | None:
     """checkpoint.json of the newest checkpoint to resume from; None where there is none."""
-    for checkpoint in reversed(ckpt.all_complete(run.checkpoints)):
-        try:
-            facts = proved_facts(checkpoint.path)
-        except Damaged:
-            continue
-        if facts.get("resumable") and facts.get("recipe_hash") == recipe_hash:
-            return facts
-    return None
+    found = ckpt.newest_facts(run.checkpoints)
+    return next((f for f in found if f.get("resumable") and f.get("recipe_hash") == recipe_hash), None)
 
 
 def _account(run: RunDir) -> dict[str, Any]:

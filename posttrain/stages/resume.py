@@ -61,7 +61,8 @@ def take_up(trainer: RunTrainer, parts: Parts, proof: Future[Sound] | None) -> c
                 f"{last.path} is a checkpoint of another recipe; remove it to resume from the one before, or "
                 "choose another name=..."
             )
-        if facts.get("start", start := parts.facts.get("start")) != start:
+        start = parts.facts.get("start")
+        if facts.get("start", start) != start:  # an earlier version did not say it
             raise RequestError(
                 f"{parts.start} is no longer the model that {parts.run.path} started from, which its adapter "
                 "or its reference needs; restore it, or start again with another name=..."

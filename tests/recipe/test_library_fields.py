@@ -11,11 +11,12 @@ import pytest
 
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
-from posttrain.recipe.library_fields import STAGES, fixed, own_fields, refused, table
+from posttrain.recipe.library_fields import STAGES, fixed, refused, table
 from posttrain.recipe.library_source import config_fields, lora_fields
 from posttrain.recipe.recipes import STAGES as RECIPES
 from posttrain.recipe.schema import Lora, Train
 from posttrain.recipe.values import KINDS
+from tests.training.settings_page import own_fields
 
 
 def keys(cls: type, path: str = "") -> set[str]:

@@ -8,10 +8,11 @@ Left out: the libraries' defaults, which are in the table itself.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from posttrain import training
-from posttrain.recipe.library_fields import BASE, Field, own_fields, table
+from posttrain.recipe.library_fields import BASE, STAGES, Field, table
 
 PAGE = Path(training.__file__).with_name("README.md")
 HEADING = "\n## The table\n"
@@ -33,6 +34,18 @@ def page() -> str:
     """The whole page, with the text above the table as it is."""
     text, heading, _ = PAGE.read_text(encoding="utf-8").partition(HEADING)
     return text + heading + ABOUT + "".join(_section(name) for name in table())
+
+
+def own_fields(class_name: str) -> dict[str, Field]:
+    """The rows of a class that it does not share with TrainingArguments."""
+    base = {} if class_name == BASE or class_name not in STAGES.values() else table()[BASE]
+    found = table()[class_name]
+    return {k: f for k, f in found.items() if k not in base or _same_as(f) != _same_as(base[k])}
+
+
+def _same_as(field: Field) -> Field:
+    """What decides a field, without the library's default."""
+    return replace(field, default=None, since="", before=None)
 
 
 def _section(class_name: str) -> str:
