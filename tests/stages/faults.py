@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.stages.kill_loop import without_figures
+
 COUNTED = ("replace", "rename", "fsync", "rmdir", "unlink", "mkdir")
 LIMIT_S = 120
 counts: Counter[str] = Counter()
@@ -202,6 +204,7 @@ def together(jobs: list[dict], folder: Path) -> dict[str, dict]:
 
 def main(jobs: str, out: str) -> None:
     (first,), *others = json.loads(Path(jobs).read_text())
+    without_figures()
     here = os.getcwd()
     os.chdir(first.get("folder", "."))
     code = importlib.import_module(first["module"]).main(first["argv"])
