@@ -110,7 +110,7 @@ def _train(
     refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
-    begun = time.time()
+    begun = time.monotonic()
     proof = start_proof(run, data.steps)
     parts = _load(recipe, run, data, arguments, stop)
     trainer = _build(recipe, stage, parts)
@@ -133,7 +133,7 @@ def _train(
         raise Stopped(f"stopped after step {done} of {data.steps}; run the same command to resume")
     if rank() == 0:
         _clear_exchanges(run)
-        seconds = run.info().get("seconds", 0) + time.time() - begun
+        seconds = run.info().get("seconds", 0) + time.monotonic() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 

@@ -41,18 +41,19 @@ MS_BIND, MS_REC, MS_REMOUNT, MS_RDONLY, MS_PRIVATE, CLONE_NEWNS = (
 )
 
 
-def fails(call: str, error: str, at: int, always: bool = False, done: bool = False) -> None:
-    """The call number `at` of os.`call` raises `error`; `always`: later ones too; `done`: after its work."""
+def fails(call: str, error: str, at: int, always: bool = False, done: bool = False, where: str = "") -> None:
+    """The call number `at` of os.`call` raises `error`; `always`: later ones too; `done`: after its work.
+    `where`: only calls on paths that contain it count."""
     number, plain, seen = getattr(errno, error), getattr(os, call), 0
 
-    def failing(*args: Any, **kwargs: Any) -> Any:
+    def failing(path: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal seen
-        seen += 1
-        fault = seen == at or (always and seen > at)
-        result = plain(*args, **kwargs) if done or not fault else None
+        name = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
+        seen += where in name
+        fault = where in name and (seen == at or (always and seen > at))
+        result = plain(path, *args, **kwargs) if done or not fault else None
         if fault:
-            names = [] if isinstance(args[0], int) else [os.fspath(args[0])]
-            raise OSError(number, os.strerror(number), *names)
+            raise OSError(number, os.strerror(number), *([] if isinstance(path, int) else [name]))
         return result
 
     setattr(os, call, failing)
@@ -84,21 +85,16 @@ def no_locks(error: str) -> None:
     fcntl.flock = flock
 
 
-def clock(shift: float, every: int = 0) -> None:
-    """The clock is wrong by `shift` seconds; with `every`, it jumps there and back after so many looks."""
+def clock(shift: float, after: int = 0) -> None:
+    """The clock jumps by `shift` seconds after so many looks."""
     plain, seen = time.time, 0
 
     def wrong() -> float:
         nonlocal seen
         seen += 1
-        return plain() + (shift if not every or seen // every % 2 else 0)
+        return plain() + (shift if seen > after else 0)
 
     time.time = wrong
-
-
-def host(name: str) -> None:
-    """Another machine."""
-    socket.gethostname = lambda: name
 
 
 def times(folder: str) -> None:

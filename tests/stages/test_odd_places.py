@@ -38,14 +38,14 @@ CASES: dict[str, dict] = {
     "replace-done-ENOENT": fails("replace", "ENOENT", 12, done=True),
     "rename-EBUSY": fails("rename", "EBUSY", 1),
     "rename-done-ENOENT": fails("rename", "ENOENT", 1, done=True),
-    "fsync-EIO": fails("fsync", "EIO", 40),
+    "fsync-EIO": fails("fsync", "EIO", 2, where="optimizer.pt"),
     "fsync-EIO-ever": fails("fsync", "EIO", 100, always=True),
     "nfs-files-once": {"kind": "silly", "at": 1, "times": 2},
     "nfs-files-ever": {"kind": "silly", "at": 2, "times": 10**6},
     "flock-ENOLCK": {"kind": "no_locks", "error": "ENOLCK"},
     "flock-ENOSYS": {"kind": "no_locks", "error": "ENOSYS"},
-    "clock-back": {"kind": "clock", "shift": -3600, "every": 5},
-    "clock-forth": {"kind": "clock", "shift": 3600, "every": 5},
+    "clock-back": {"kind": "clock", "shift": -3600, "after": 20},
+    "clock-forth": {"kind": "clock", "shift": 3600, "after": 20},
 }
 """What is wrong during the first start of a run; the second one is on a sound machine."""
 
