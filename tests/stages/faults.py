@@ -97,6 +97,11 @@ def clock(shift: float, after: int = 0) -> None:
     time.time = wrong
 
 
+def host(name: str) -> None:
+    """Another machine."""
+    socket.gethostname = lambda: name
+
+
 def times(folder: str) -> None:
     """Every file below `folder` has a time at random, within an hour of now."""
     for path in Path(folder).rglob("*"):
