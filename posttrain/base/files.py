@@ -13,7 +13,6 @@ import fcntl
 import json
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +20,7 @@ from typing import IO, Any
 import xxhash
 
 from posttrain.base.resolved import Resolved
+from posttrain.base.temporary import temporary_name
 from posttrain.errors import RequestError, WorkError
 
 
@@ -35,7 +35,7 @@ def write_text(path: str | Path, text: str) -> None:
     Raises WorkError if it cannot be written; `path` is then unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
@@ -68,7 +68,7 @@ def stream_jsonl(path: Path) -> Iterator[Callable[[Any], None]]:
     `path` is replaced when the block ends, and unchanged if the block raises. Values that JSON does not have,
     such as dates in a user's columns, are written as text.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             yield lambda row: file.write(_json_line(row, default=str))

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from posttrain.base.files import write_json
 from posttrain.base.owner import described, owner, read_owner
+from posttrain.base.temporary import remove_abandoned
 from posttrain.errors import PosttrainError, RequestError, WorkError
 
 log = logging.getLogger(__name__)
@@ -43,13 +44,14 @@ def make_once(
     """Runs `make`, which creates `folder`, unless it is there or another process makes it, for which it
     waits. One that is there and damaged is removed first.
 
-    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). Unfinished
-    folders `<folder>.tmp-*` of processes that were killed are removed.
+    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). What
+    processes that were killed left unfinished beside it is removed.
 
     Raises:
         WorkError: the disk refuses, or the deadline passed while another process held the lock.
         Exception: what `make` raises.
     """
+    remove_abandoned(folder.parent)
     if folder.is_dir() and not damaged(folder):
         return
     lock, holder = FileLock(f"{folder}.lock"), Path(f"{folder}.holder")
@@ -78,8 +80,6 @@ def make_once(
 
 def _make(folder: Path, make: Callable[[], object], what: str) -> None:
     """Makes the folder, while this process holds the lock."""
-    for abandoned in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
     note = _note(folder)
     note.unlink(missing_ok=True)
     try:

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 
 from posttrain.base.owner import alive, described, owner, read_owner
+from posttrain.base.temporary import remove_abandoned
 from posttrain.errors import RequestError
 
 RENEW_S = 20.0
@@ -35,7 +36,8 @@ class DirectoryLock:
         self._end = threading.Event()
 
     def take(self) -> None:
-        """Takes the lock; it ends with the process, or with `release`.
+        """Takes the lock, which ends with the process or with `release`, and removes what processes that were
+        killed left unfinished in the directory.
 
         Raises:
             RequestError: another live process has it, or the directory cannot be made.
@@ -54,6 +56,7 @@ class DirectoryLock:
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the text
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, json.dumps(owner()).encode(), 0)
+        remove_abandoned(self.folder, below=True)
 
     def release(self) -> None:
         """Gives the lock back before the process ends; removes the directory where nothing else is in it."""
