@@ -7,19 +7,21 @@ the same, otherwise the request is refused (exit code 2) with the keys that diff
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
 
-from posttrain.base.files import read_json, timestamp, write_json, write_text
+from posttrain.base.files import read_json, read_jsonl, timestamp, write_json, write_jsonl, write_text
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
 from posttrain.rundir.checkpoints import newest_facts
 from posttrain.rundir.lock import DirectoryLock
 
+log = logging.getLogger(__name__)
 RANKS_APART_S = 5.0
 """Seconds by which the processes of one launch may begin before the main one."""
 REMEDY = "choose another name=..., or remove the folder"
@@ -53,6 +55,20 @@ class RunDir:
     def update(self, **values: Any) -> None:
         """Merge `values` into `run.json`, atomically."""
         write_json(self.run, self.info() | values)
+
+    def rewind_metrics(self, step: int | None) -> None:
+        """Removes the lines of metrics.jsonl after `step` (None: all), which a resumed run measures again."""
+        last = -1 if step is None else step
+        try:
+            rows = read_jsonl(self.metrics)
+            at = [row.get("step") if isinstance(row, dict) else None for row in rows]
+            kept = [row for row, n in zip(rows, at, strict=True) if not isinstance(n, int) or n <= last]
+            if not kept:
+                self.metrics.unlink(missing_ok=True)
+            elif len(kept) < len(rows):
+                write_jsonl(self.metrics, kept)
+        except (WorkError, OSError) as error:
+            log.warning("lines of steps that are done again stay in %s: %s", self.metrics, error)
 
     def lock(self) -> None:
         """Takes the lock of the directory, which is released when the process ends.

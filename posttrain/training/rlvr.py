@@ -9,6 +9,7 @@ Left out: sampling and scoring themselves (`rollouts/draw.py`), the recipe of th
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -238,6 +239,17 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self._metrics["train"].clear()
         return found | {k: v for k, v in own.items() if v is not None and k != "step_time"}
 
+    def window(self) -> dict[str, Any]:
+        """Every rank measures what all have sampled, and the library gathers its own."""
+        own = {name: list(values) for name, values in self._metrics["train"].items()}
+        return {"losses": self._window_losses, "stats": self.stats["train"].state(), "library": own}
+
+    def load_window(self, window: dict[str, Any]) -> None:
+        self._window_losses = list(window["losses"])
+        self.stats["train"].load(window["stats"])
+        for name, values in window["library"].items():
+            self._metrics["train"][name] += [math.nan if value is None else value for value in values]
+
     def epoch(self) -> float:
         """Passes over the prompts so far."""
         return self.source.position / max(len(self.source.prompts), 1)
@@ -247,4 +259,5 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
 
     def resume_from(self, facts: dict[str, Any]) -> None:
         """Continues with the prompt after the last one that was trained on."""
+        super().resume_from(facts)
         self.source.position = facts["prompts"]

@@ -25,7 +25,7 @@ from posttrain.rundir import checkpoints as ckpt
 
 
 class CheckpointWriter:
-    """Needs from the trainer: run, facts, guard, reduce, epoch, untimed."""
+    """Needs from the trainer: run, facts, guard, window, reduce, epoch, untimed."""
 
     def _save_checkpoint(self, model, trial=None, resumable: bool = True) -> None:
         """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
@@ -43,6 +43,7 @@ class CheckpointWriter:
             shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
+        facts = self.checkpoint_facts(resumable)
         error: Exception | None = None
         try:
             with ckpt.clean_on_error(tmp, main):
@@ -53,7 +54,7 @@ class CheckpointWriter:
         if not failed and main:
             try:
                 with ckpt.clean_on_error(tmp, main):
-                    ckpt.finish(tmp, final, self.checkpoint_facts(resumable))
+                    ckpt.finish(tmp, final, facts)
             except (OSError, WorkError) as caught:
                 error = caught
         failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
@@ -100,7 +101,7 @@ class CheckpointWriter:
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def checkpoint_facts(self, resumable: bool) -> dict[str, Any]:
-        """checkpoint.json, without what `ckpt.finish` adds."""
+        """checkpoint.json, without what `ckpt.finish` adds. Collective."""
         return {
             "format": 1,
             "step": self.state.global_step,
@@ -108,6 +109,7 @@ class CheckpointWriter:
             "epoch": self.epoch(),
             "resumable": resumable,
             "guard": self.guard.state(),
+            "window": self.window(),
             "saved": time.time(),
             **self.facts,
         }

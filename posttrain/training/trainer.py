@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class RunTrainer(CheckpointWriter):
         self.log_samples = log_samples
         self._step_loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._step_ids: list[list[int]] = []
-        self._skip = False
+        self._window_losses: list[float] = []
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         skips = "skip" in (guard.config.on_nan, guard.config.on_spike)
         if skips and (plugin is not None or self.args.fp16):
@@ -132,7 +133,10 @@ class RunTrainer(CheckpointWriter):
             values = torch.cat([values, norm.detach().to(values).reshape(1)])
         loss, asked, *norms = values.tolist()
         norm = norms[0] if norms else norm
-        decision = self.guard.decide(loss / self.args.world_size, norm if not self.args.fp16 else None)
+        loss /= self.args.world_size
+        if math.isfinite(loss):  # the library leaves others out of the mean, too
+            self._window_losses.append(loss)
+        decision = self.guard.decide(loss, norm if not self.args.fp16 else None)
         if decision == "stop":
             raise Diverged(
                 f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint "
@@ -221,6 +225,9 @@ class RunTrainer(CheckpointWriter):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the stage's means, writes metrics.jsonl, then lets the integrations log."""
         if "loss" in logs:
+            # not the library's, which knows only the steps since this process began
+            losses, self._window_losses = self._window_losses, []
+            logs = {**logs, "loss": fmean(losses) if losses else math.nan}
             logs = {**logs, **self.extra_metrics("train"), **memory_mib(self.args.device)}
             if self.guard.skipped:
                 logs["skipped_steps"] = self.guard.skipped
@@ -256,8 +263,22 @@ class RunTrainer(CheckpointWriter):
         row["epoch"] = self.epoch()
         append_jsonl(self.run.metrics, row)
 
+    def window(self) -> dict[str, Any]:
+        """What was measured since the last log line, for checkpoint.json. Collective. Overridden by stages
+        whose windows are not sums over ranks."""
+        return {"losses": self._window_losses, "stats": self.stats["train"].state(self.reduce)}
+
+    def load_window(self, window: dict[str, Any]) -> None:
+        """Goes on with `window`, so that the next line is that of an uninterrupted run. Overridden as
+        `window`."""
+        self._window_losses = list(window["losses"])
+        if self.is_world_process_zero():
+            self.stats["train"].load(window["stats"])
+
     def resume_from(self, facts: dict[str, Any]) -> None:
-        """Restores what the stage keeps in checkpoint.json. Overridden by stages."""
+        """Restores what the trainer keeps in checkpoint.json. Extended by stages."""
+        if "window" in facts:  # an earlier version did not save it
+            self.load_window(facts["window"])
 
     def epoch(self) -> float:
         """Passes over the mixture so far."""
