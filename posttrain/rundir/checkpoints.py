@@ -2,8 +2,9 @@
 
 Layout: `checkpoints/step-000400/` in flat transformers layout (weights, tokenizer, optimizer, RNG), plus
 `checkpoint.json` with the hashes of these files (proof.py) and, last, the marker `COMPLETE`. A checkpoint is
-written under `.tmp-step-000400` and then renamed, so that a kill at any moment leaves either a complete
-checkpoint or none. Left out: what goes into a checkpoint (`training/saving.py`).
+written under `.tmp-step-000400` and then renamed, and renamed before it is deleted, so that a kill at any
+moment leaves either a complete checkpoint or none. Left out: what goes into a checkpoint
+(`training/saving.py`).
 """
 
 from __future__ import annotations
@@ -142,16 +143,19 @@ def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:
         return []
     gone = [c for c in all_complete(folder)[:-keep_last] if c.name not in keep]
     for checkpoint in gone:
-        # the marker first: a kill halfway must not leave a folder that looks complete
-        (checkpoint.path / "COMPLETE").unlink()
-        shutil.rmtree(checkpoint.path)
+        # first out of every reader's sight: a kill halfway leaves no part of a checkpoint under its name
+        away = folder / f".tmp-deleted-{checkpoint.name}"
+        shutil.rmtree(away, ignore_errors=True)
+        os.replace(checkpoint.path, away)
+        shutil.rmtree(away)
     return [c.name for c in gone]
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what a kill has left of checkpoints: half-written and half-rotated ones.
+    """Deletes what a kill has left of checkpoints: half-written and half-deleted ones.
 
-    One without a marker that is newer than every complete one is neither: see `newest_sound`.
+    An earlier version took the marker first of one that it deleted. One without a marker that is newer than
+    every complete one is none of these: see `newest_sound`.
     """
     every = _every(folder)
     last = max((c.step for c in every if is_complete(c.path)), default=-1)

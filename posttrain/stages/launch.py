@@ -74,6 +74,7 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
             recipe.data.template,
             renew=write_scorecard,
             ranks=(rank(), world_size()),
+            keep_going=True,
         )
 
     return score

@@ -18,8 +18,10 @@ import yaml
 
 from posttrain.base.files import read_json, read_jsonl, write_text
 from posttrain.errors import WorkError
-from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
+from posttrain.recipe import Recipe, TrainRecipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
+from posttrain.rundir.checkpoints import all_complete
+from posttrain.rundir.scores import ScoreStore
 
 
 def launcher(accelerate: str | None) -> list[str]:
@@ -36,7 +38,8 @@ def _ignore_usr1() -> None:
 
 
 def finished(recipe: Recipe) -> bool:
-    """Whether `recipe` has already run to its end in its directory, with every setting the same."""
+    """Whether `recipe` has already run to its end in its directory, with every setting the same, and each
+    checkpoint that is left is scored."""
     place = Path(recipe.output_dir) / recipe.name
     try:
         info = read_json(place / "run.json")
@@ -46,6 +49,10 @@ def finished(recipe: Recipe) -> bool:
         changed = changes(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")), recipe)
         # Of what resolvers give only the hash tells whether it is the same; it leaves these sections out.
         unknown = [at for at in recipe.written if at.startswith(("evaluate.", "checkpoints."))]
+        kept = [checkpoint.name for checkpoint in all_complete(place / "checkpoints")]
+        tasks = [task.name for task in recipe.evaluate.tasks] if isinstance(recipe, TrainRecipe) else []
+        if ScoreStore(place).lacking(kept, tasks):
+            return False
         return changed.keys() <= REREAD.get(recipe.stage, {}).keys() and not unknown  # REREAD: by the hash
     except (OSError, WorkError, yaml.YAMLError):
         return False

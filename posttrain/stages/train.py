@@ -124,13 +124,14 @@ def _train(
         stop.can_save = True
         if last is None or last.step < data.steps:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-        else:  # already fully trained; it may have been stopped during scoring
-            scoring.score_again(last)
+        else:  # already fully trained; it may have been stopped, or have failed, during scoring
+            scoring.catch_up()
     finally:
         console.close()
     done = trainer.state.global_step
     if trainer.stop_agreed and done < data.steps:
         raise Stopped(f"stopped after step {done} of {data.steps}; run the same command to resume")
+    scoring.conclude()
     if rank() == 0:
         _clear_exchanges(run)
         seconds = run.info().get("seconds", 0) + time.time() - begun
