@@ -137,18 +137,25 @@ def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:
     """Deletes all but the `keep_last` newest checkpoints and those named in `keep`; returns the deleted
     names.
 
-    `keep_last` None keeps all.
+    `keep_last` None keeps all. One that the file system does not give away stays, with a warning.
     """
     if keep_last is None:
         return []
-    gone = [c for c in all_complete(folder)[:-keep_last] if c.name not in keep]
-    for checkpoint in gone:
+    gone = []
+    for checkpoint in all_complete(folder)[:-keep_last]:
+        if checkpoint.name in keep:
+            continue
         # first out of every reader's sight: a kill halfway leaves no part of a checkpoint under its name
         away = folder / f".tmp-deleted-{checkpoint.name}"
         shutil.rmtree(away, ignore_errors=True)
-        os.replace(checkpoint.path, away)
-        shutil.rmtree(away)
-    return [c.name for c in gone]
+        try:
+            os.replace(checkpoint.path, away)
+        except OSError as error:
+            log.warning("%s cannot be deleted: %s", checkpoint.path, error.strerror or error)
+            continue
+        gone.append(checkpoint.name)
+        shutil.rmtree(away, ignore_errors=True)  # what is left of it, the next start removes
+    return gone
 
 
 def remove_leftovers(folder: Path) -> None:
