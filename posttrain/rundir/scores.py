@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import append_jsonl, lock, number, plain, read_jsonl, write_jsonl
 from posttrain.errors import WorkError
 from posttrain.types import Score
@@ -82,7 +83,7 @@ class ScoreStore:
                 lock(file)
                 yield
         except OSError as error:
-            raise WorkError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise WorkError(f"cannot write {self.path}: {why_unwritten(error)}") from error
 
 
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:

@@ -23,6 +23,7 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
+from posttrain.base.disk import why_unwritten
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
@@ -175,7 +176,7 @@ def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise WorkError(f"{path}: cannot be written: {why_unwritten(error)}") from error
 
 
 def frozen_reference(

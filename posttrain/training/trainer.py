@@ -22,6 +22,7 @@ from transformers import Trainer
 
 from posttrain.base.files import append_jsonl
 from posttrain.errors import RequestError
+from posttrain.rundir.checkpoints import last_resumable
 from posttrain.training.engines import refuse_pretence
 from posttrain.training.guard import Diverged
 from posttrain.training.hardware import memory_mib
@@ -134,9 +135,11 @@ class RunTrainer(CheckpointWriter):
         norm = norms[0] if norms else norm
         decision = self.guard.decide(loss / self.args.world_size, norm if not self.args.fp16 else None)
         if decision == "stop":
+            last = last_resumable(self.run.checkpoints)
+            kept = f"{last} is not affected; lower" if last else "There is no checkpoint yet; lower"
             raise Diverged(
-                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint "
-                "is not affected; lower train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
+                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. {kept} "
+                "train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
             )
         if decision == "skip":
             log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
