@@ -18,6 +18,7 @@ import torch
 
 from posttrain.base.files import write_text
 from posttrain.base.process import local_rank
+from posttrain.base.stop import Stopped, check_stop
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import WorkError
@@ -59,6 +60,7 @@ def score_checkpoint(
     Raises:
         RequestError: a task does not fit the model.
         WorkError: the model cannot be scored, another rank failed, or the disk is full.
+        Stopped: a rank was asked to stop; tasks that are complete have their scores.
     """
     name = name or path.name
     digest = _digest(path)
@@ -67,6 +69,7 @@ def score_checkpoint(
     missing = [task for task in tasks if not has_task(stored, digest or name, task)]
     if not missing:
         return []
+    check_stop()
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     new: list[Score] = []
     exchange = RankExchange(out / f".score-{name}", *ranks)
@@ -82,8 +85,8 @@ def score_checkpoint(
                     store.append(result.scores, renew)
                     new += result.scores
             exchange.leave()
-        except BaseException:
-            exchange.fail()
+        except BaseException as error:
+            exchange.fail(stopped=isinstance(error, Stopped))
             raise
     return new
 
@@ -143,10 +146,10 @@ class RankExchange:
             write_text(self._file("done", self.rank), "null")
             self._wait_for("done")
 
-    def fail(self) -> None:
-        """Tells the other ranks that this one failed."""
+    def fail(self, stopped: bool = False) -> None:
+        """Tells the other ranks that this one failed, or was asked to stop."""
         if self.world_size > 1:
-            (self.place / "failed").touch()
+            (self.place / ("stopped" if stopped else "failed")).touch()
 
     def _file(self, what: str, rank: int) -> Path:
         return self.place / f"{what}-{rank}.json"
@@ -155,6 +158,9 @@ class RankExchange:
         deadline = time.monotonic() + DEADLINE_S
         files = [self._file(what, rank) for rank in range(self.world_size)]
         while not all(file.exists() for file in files):
+            check_stop()
+            if (self.place / "stopped").exists():
+                raise Stopped("another rank was asked to stop")
             if (self.place / "failed").exists():
                 raise WorkError("another rank failed while scoring")
             if time.monotonic() > deadline:

@@ -129,12 +129,11 @@ def _fit(
     make_scorer: MakeScorer | None,
     stop: StopRequest,
 ) -> None:
-    """From the arguments to the last step and its scores, all ranks together."""
     begun = time.time()
     proof = start_proof(run, data.steps)
     parts = _load(recipe, run, data, arguments, stop)
     trainer = _build(recipe, stage, parts)
-    if rank() == 0:  # only now: a model that cannot be loaded leaves no run behind
+    if rank() == 0:  # a model that cannot be loaded leaves no run behind
         _record_start(recipe, run, data, arguments)
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
     console, scoring = _add_callbacks(recipe, trainer, data, score)
@@ -150,8 +149,7 @@ def _fit(
         console.close()
     done = trainer.state.global_step
     if trainer.stop_agreed and done < data.steps:
-        resume = ckpt.how_to_resume(run.checkpoints)
-        raise Stopped(f"stopped after step {done} of {data.steps}; {resume}")
+        raise Stopped(f"stopped after step {done} of {data.steps}; {ckpt.how_to_resume(run.checkpoints)}")
     if rank() == 0:
         _clear_exchanges(run)
         seconds = run.info().get("seconds", 0) + time.time() - begun

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from posttrain.base.files import read_jsonl
 from posttrain.base.progress import ProgressBars
+from posttrain.base.stop import Stopped
 from posttrain.errors import PosttrainError, WorkError
 from posttrain.recipe.schema import Checkpoints, Evaluate
 from posttrain.rundir import checkpoints as ckpt
@@ -39,6 +41,15 @@ class FlowCallback(TrainerCallback):
         self.trainer, self.rhythm = trainer, rhythm
         self.save_steps, self.every = save_steps, heldout_steps
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        step = state.global_step
+        if self.every is None or step == 0 or step % self.every:
+            return
+        rows = read_jsonl(self.trainer.run.metrics) if state.is_world_process_zero else []
+        done = any(row["split"] == "heldout" and row["step"] == step for row in rows)
+        if not self.trainer.on_any_rank(done):  # abandoned when the run was asked to stop
+            self.trainer.evaluate()
+
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_step()
 
@@ -49,7 +60,8 @@ class FlowCallback(TrainerCallback):
         whole = step % self.rhythm == 0
         last = step >= state.max_steps or (self.trainer.stop_agreed and whole)
         control.should_save = last or (save is not None and step % save == 0)
-        control.should_evaluate = self.every is not None and (step % self.every == 0 or last)
+        end = step >= state.max_steps
+        control.should_evaluate = self.every is not None and (step % self.every == 0 or end)
         control.should_training_stop = control.should_training_stop or last
         return control
 
@@ -62,6 +74,8 @@ class ScoreCallback(TrainerCallback):
     ) -> None:
         self.trainer, self.evaluate, self.checkpoints, self.score = trainer, evaluate, checkpoints, score
         self.passed = ""
+        self.abandoned = False
+        """Whether scoring ended before its end, because this process was asked to stop."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         with self.trainer.untimed():
@@ -74,6 +88,7 @@ class ScoreCallback(TrainerCallback):
         whole = ckpt.all_complete(folder)
         for checkpoint in whole:  # a kill between saving and scoring left these unscored
             self._score(checkpoint.path, checkpoint.step)
+        self._end_if_asked(state)
         self.check_gates(whole[-1].name if whole else None)
 
     def on_save(self, args, state, control, **kwargs):
@@ -84,18 +99,37 @@ class ScoreCallback(TrainerCallback):
             if state.is_world_process_zero:
                 self.rotate()
             self.trainer.accelerator.wait_for_everyone()
+            self._end_if_asked(state)
 
     def score_again(self, checkpoint: ckpt.Checkpoint) -> None:
         """Scores the last checkpoint of a run that has trained to the end and may have been killed then."""
         if self.score is not None:
-            self.score(checkpoint.path, checkpoint.step)
+            try:
+                self.score(checkpoint.path, checkpoint.step)
+            except Stopped:
+                self.abandoned = True
+            self._end_if_asked(self.trainer.state)
             self.check_gates(checkpoint.name)
+
+    def _end_if_asked(self, state) -> None:
+        """Collective. Raises `Stopped` on every rank where one was asked to stop while checkpoints were
+        scored; those without a score are scored when the run is resumed."""
+        if self.score is None:
+            return
+        trainer, step = self.trainer, state.global_step
+        abandoned = trainer.on_any_rank(self.abandoned)
+        if abandoned or (trainer.on_any_rank(trainer.stop.requested) and step < state.max_steps):
+            what = " while checkpoints were scored" if abandoned else ""
+            resume = ckpt.how_to_resume(trainer.run.checkpoints)
+            raise Stopped(f"stopped after step {step}{what}; {resume}")
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
             return
         try:
             self.score(path, step)
+        except Stopped:
+            self.abandoned = True
         except PosttrainError as error:
             log.error("scoring %s failed: %s", path.name, error)
         except Exception as error:  # a failed evaluation does not end training

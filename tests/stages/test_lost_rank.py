@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import on_cpu
+from tests.tiny import RECIPE, on_cpu
 
 BOUND_S = 10.0
 """Seconds from the end of the rank to that of the other: half a second to see it, three in which the main
@@ -25,8 +27,6 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, tiny, rows_file, root):
-    from tests.tiny import RECIPE
-
     folder = tmp_path_factory.mktemp("lost")
     recipe = folder / "case.yaml"
     recipe.write_text(RECIPE.format(out=folder, model=tiny, rows=rows_file))
@@ -49,8 +49,6 @@ def ended(tmp_path_factory, tiny, rows_file, root):
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    import os
-
     paths = f"{root}{os.pathsep}{root / 'kernels'}"
     cpu = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     return os.environ | cpu | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CI": "1"}
@@ -66,8 +64,8 @@ def test_the_other_rank_names_it(ended, name):
     found, folder = ended
     case, (_, at, what, own) = found[name], CASES[name]
     assert case["codes"]["0"] == 1 and case["seconds"] < BOUND_S, case
-    last = "resume from step-000002" if at == "step" else "start over: there is no checkpoint to resume from"
-    host = __import__("socket").gethostname()
+    last = "resume from step-000001" if at == "step" else "start over: there is no checkpoint to resume from"
+    host = socket.gethostname()
     sentence = f"rank 1 (process {case['pids']['1']} on host {host}) {what}; run the same command to {last}"
     assert sorted(lines_of(case["said"])) == sorted(filter(None, [own, f"error: {sentence}"]))
     assert not [word for word in NOISE if word in case["said"]], case["said"]
