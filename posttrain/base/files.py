@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import xxhash
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.resolved import Resolved
 from posttrain.base.temporary import temporary_name
 from posttrain.errors import RequestError, WorkError
@@ -45,7 +46,7 @@ def write_text(path: str | Path, text: str) -> None:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WorkError(f"cannot write {path}: {why_unwritten(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made
             temporary.unlink()
@@ -95,7 +96,7 @@ def append_jsonl(path: str | Path, row: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise WorkError(f"cannot append to {path}: {error.strerror or error}") from error
+        raise WorkError(f"cannot append to {path}: {why_unwritten(error)}") from error
 
 
 def lock(file: IO[Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import write_json
 from posttrain.base.owner import described, owner, read_owner
 from posttrain.base.temporary import remove_abandoned
@@ -147,6 +148,6 @@ def _refused(folder: Path, what: str, error: OSError) -> WorkError:
     except OSError:
         free = "the folder does not exist"
     return WorkError(
-        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {error.strerror or error}. Nothing "
+        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {why_unwritten(error)}. Nothing "
         "incomplete is left there. Free some space, or set data.cache_dir or POSTTRAIN_CACHE to another place"
     )

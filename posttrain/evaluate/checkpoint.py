@@ -20,7 +20,7 @@ import torch
 
 from posttrain.base.files import write_text
 from posttrain.base.process import local_rank
-from posttrain.base.stop import Stopped
+from posttrain.base.stop import Stopped, check_stop
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import PosttrainError, WorkError
@@ -67,6 +67,7 @@ def score_checkpoint(
     Raises:
         RequestError: a task does not fit the model.
         WorkError: the model cannot be scored, another rank failed, or the disk is full.
+        Stopped: a rank was asked to stop; tasks that are complete have their scores.
     """
     name, store = name or path.name, ScoreStore(out)
     exchange = RankExchange(out / f".score-{name}", *ranks, keep_going=keep_going)
@@ -100,6 +101,7 @@ def _score(
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         with exchange.attempt(missing):
+            check_stop()
             tokenizer = load_tokenizer(tokenizer_place(path))
             model = load_scored(path, device)
             subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)
@@ -176,15 +178,19 @@ class RankExchange:
 
     @contextlib.contextmanager
     def attempt(self, tasks: list[Task]) -> Iterator[None]:
-        """Where the block fails, `tasks` have failed on every rank. With `keep_going` the error ends here,
-        unless the process is to end."""
+        """Where the block fails, `tasks` have failed on every rank; where it is stopped, all ranks stop. With
+        `keep_going` an error ends here, unless the process is to end."""
         try:
             yield
+        except Stopped:
+            if self.world_size > 1:
+                (self.place / "stopped").touch()
+            raise
         except BaseException as error:
             reason = first_line(error)
             for task in tasks:
                 self._fail(task.name, reason)
-            if not self.keep_going or not isinstance(error, Exception) or isinstance(error, Stopped):
+            if not self.keep_going or not isinstance(error, Exception):
                 raise
             names = ", ".join(task.name for task in tasks)
             unknown = not isinstance(error, PosttrainError)  # a bug: its traceback is needed
@@ -210,6 +216,9 @@ class RankExchange:
         deadline = time.monotonic() + DEADLINE_S
         files = [self._file(task, what, rank) for rank in range(self.world_size)]
         while not all(file.exists() for file in files):
+            check_stop()
+            if (self.place / "stopped").exists():
+                raise Stopped("another rank was asked to stop")
             self.raise_if_failed(task)
             if time.monotonic() > deadline:
                 late = [rank for rank, file in enumerate(files) if not file.exists()]

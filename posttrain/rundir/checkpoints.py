@@ -71,6 +71,20 @@ def newest_facts(folder: Path) -> Iterator[dict[str, Any]]:
             yield proved_facts(checkpoint.path)
 
 
+def how_to_resume(folder: Path) -> str:
+    """What running the same command does now, to close an error message."""
+    last = last_resumable(folder)
+    if last is None:
+        return "run the same command to start over: there is no checkpoint to resume from"
+    return f"run the same command to resume from {last}"
+
+
+def last_resumable(folder: Path) -> str | None:
+    """The name of the newest checkpoint that training can resume from; of its files only the facts are
+    read."""
+    return next((name_of(facts["step"]) for facts in newest_facts(folder) if facts.get("resumable")), None)
+
+
 def _every(folder: Path) -> list[Checkpoint]:
     """Complete or not, by step."""
     named = [(NAME.fullmatch(path.name), path) for path in folder.glob("step-*")]

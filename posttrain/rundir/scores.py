@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import append_jsonl, lock, number, plain, read_jsonl, write_jsonl
 from posttrain.errors import PosttrainError, WorkError
 from posttrain.types import Score
@@ -137,7 +138,7 @@ class ScoreStore:
                 lock(file)
                 yield
         except OSError as error:
-            raise WorkError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise WorkError(f"cannot write {self.path}: {why_unwritten(error)}") from error
 
 
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:

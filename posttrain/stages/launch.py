@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.files import write_text
 from posttrain.base.process import log_to_stderr, quiet_libraries, rank, world_size
+from posttrain.base.stop import StopRequest
 from posttrain.evaluate.checkpoint import score_checkpoint
 from posttrain.recipe import TrainRecipe, load_stage
 from posttrain.report.card import model_card
@@ -90,7 +91,8 @@ def _launch(stage: str, work: Callable[[str, list[str]], None], argv: list[str] 
         print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
         return 0 if argv else 2
     setup_logging()
-    return exit_code_of(lambda: work(argv[0], argv[1:]))
+    with StopRequest():
+        return exit_code_of(lambda: work(argv[0], argv[1:]))
 
 
 def _leave(code: int) -> None:

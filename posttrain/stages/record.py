@@ -43,7 +43,7 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
         except BaseException as error:
             info = run.info() if main else {}
             if info and (refusals or info.get("status") == "running"):
-                _record_failure(run, error)
+                record_failure(run, error)
             raise
     finally:
         run.unlock()
@@ -59,7 +59,10 @@ def launch_facts() -> dict[str, Any]:
     }
 
 
-def _record_failure(run: RunDir, error: BaseException) -> None:
+def record_failure(run: RunDir, error: BaseException) -> None:
+    """Writes into run.json how the run ended; main process only."""
+    if rank() != 0:
+        return
     stopped = isinstance(error, Stopped | GateFailed | KeyboardInterrupt)
     try:
         run.update(

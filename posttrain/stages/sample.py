@@ -99,7 +99,7 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     with (
         claimed(run, recipe, refusals=False) as resumed,
-        StopRequest(notice="finishing this chunk, then stopping") as stop,
+        StopRequest(notice="stopping; this chunk is made again by the same command") as stop,
     ):
         if rank() == 0 and not resumed:
             for stale in run.path.glob("rollouts/chunk-*"):
@@ -145,7 +145,11 @@ def _run(
         for number in chunks.mine():
             _raise_if_stopped(stop, chunks)
             if chunks.read(chunks.part(number)) is None:
-                _chunk(sampler, made, chunks, number, prompts)
+                try:
+                    _chunk(sampler, made, chunks, number, prompts)
+                except Stopped:  # in the middle of it: it is made again
+                    _raise_if_stopped(stop, chunks)
+                    raise
             bars.advance(recipe.name)
     if rank() != 0:
         return

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from posttrain.base.files import read_jsonl
 from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped
 from posttrain.errors import PosttrainError, WorkError
@@ -43,6 +44,15 @@ class FlowCallback(TrainerCallback):
         self.trainer, self.rhythm = trainer, rhythm
         self.save_steps, self.every = save_steps, heldout_steps
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        step = state.global_step
+        if self.every is None or step == 0 or step % self.every:
+            return
+        rows = read_jsonl(self.trainer.run.metrics) if state.is_world_process_zero else []
+        done = any(row["split"] == "heldout" and row["step"] == step for row in rows)
+        if not self.trainer.on_any_rank(done):  # abandoned when the run was asked to stop
+            self.trainer.evaluate()
+
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_step()
 
@@ -53,10 +63,10 @@ class FlowCallback(TrainerCallback):
         whole = step % self.rhythm == 0
         last = step >= state.max_steps or (self.trainer.stop_agreed and whole)
         control.should_save = last or (save is not None and step % save == 0)
-        ends = step >= state.max_steps and args.logging_strategy != "no"
+        end = step >= state.max_steps
         # The last window may be partial. One of a run that is stopped goes on when it is resumed.
-        control.should_log = control.should_log or ends
-        control.should_evaluate = self.every is not None and (step % self.every == 0 or last)
+        control.should_log = control.should_log or (end and args.logging_strategy != "no")
+        control.should_evaluate = self.every is not None and (step % self.every == 0 or end)
         control.should_training_stop = control.should_training_stop or last
         return control
 
@@ -69,6 +79,8 @@ class ScoreCallback(TrainerCallback):
     ) -> None:
         self.trainer, self.evaluate, self.checkpoints, self.score = trainer, evaluate, checkpoints, score
         self.passed = ""
+        self.abandoned = False
+        """Whether scoring ended before its end, because this process was asked to stop."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         with self.trainer.untimed():
@@ -84,6 +96,7 @@ class ScoreCallback(TrainerCallback):
             name = ckpt.name_of(state.global_step)
             self._score(self.trainer.run.checkpoints / name, state.global_step)
             self._check_and_rotate(name)
+            self._end_if_asked(state)
 
     def catch_up(self) -> None:
         """What a kill or a failure left undone: scores the checkpoints that lack a score, checks the gates,
@@ -91,6 +104,7 @@ class ScoreCallback(TrainerCallback):
         whole = ckpt.all_complete(self.trainer.run.checkpoints)
         for checkpoint in whole:
             self._score(checkpoint.path, checkpoint.step)
+        self._end_if_asked(self.trainer.state)
         self._check_and_rotate(whole[-1].name if whole else None)
 
     def conclude(self) -> None:
@@ -124,13 +138,25 @@ class ScoreCallback(TrainerCallback):
             "Run the same command to try again"
         )
 
+    def _end_if_asked(self, state) -> None:
+        """Collective. Raises `Stopped` on every rank where one was asked to stop while checkpoints were
+        scored; those without a score are scored when the run is resumed."""
+        if self.score is None:
+            return
+        trainer, step = self.trainer, state.global_step
+        abandoned = trainer.on_any_rank(self.abandoned)
+        if abandoned or (trainer.on_any_rank(trainer.stop.requested) and step < state.max_steps):
+            what = " while checkpoints were scored" if abandoned else ""
+            resume = ckpt.how_to_resume(trainer.run.checkpoints)
+            raise Stopped(f"stopped after step {step}{what}; {resume}")
+
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
             return
         try:
             self.score(path, step)
         except Stopped:
-            raise
+            self.abandoned = True
         except Exception as error:  # a failed evaluation does not end training
             unknown = not isinstance(error, PosttrainError)
             log.error("scoring %s failed: %s", path.name, first_line(error), exc_info=unknown)

@@ -23,6 +23,7 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.temporary import remove_abandoned, temporary_name
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import load_tokenizer
@@ -179,7 +180,7 @@ def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
             np.savez(file, rows=np.array(rows, dtype=np.int64), log_probs=log_probs)
         os.replace(temporary, path)
     except OSError as error:
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise WorkError(f"{path}: cannot be written: {why_unwritten(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -41,6 +41,7 @@ from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.mismatch import Mismatch, compared
 from posttrain.rollouts.records import batch_rows
 from posttrain.rollouts.stats import RolloutStats, mean_of_window, why_stopped
+from posttrain.rundir.checkpoints import how_to_resume
 from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
@@ -128,9 +129,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             # not.
             if self.state.global_step:
                 self._save_checkpoint(self.model_wrapped)
-            raise Stopped(
-                f"stopped after step {self.state.global_step}; run the same command to resume"
-            ) from stop
+            resume = how_to_resume(self.run.checkpoints)
+            raise Stopped(f"stopped after step {self.state.global_step}; {resume}") from stop
         about = batch_advantages(drawn.groups, self.policy, self.rollout)
         batches = micro_batches(
             drawn.groups,

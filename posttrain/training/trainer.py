@@ -22,7 +22,9 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer
 
 from posttrain.base.files import append_jsonl
+from posttrain.base.stop import Stopped
 from posttrain.errors import RequestError
+from posttrain.rundir.checkpoints import how_to_resume, last_resumable
 from posttrain.training.engines import refuse_pretence
 from posttrain.training.guard import Diverged
 from posttrain.training.hardware import memory_mib
@@ -31,6 +33,8 @@ from posttrain.training.parts import Parts
 from posttrain.training.saving import CheckpointWriter
 
 log = logging.getLogger(__name__)
+LOOK_EVERY = 4
+"""Micro-batches without gradient between two looks at whether some rank was asked to stop."""
 
 
 class RunTrainer(CheckpointWriter):
@@ -89,11 +93,14 @@ class RunTrainer(CheckpointWriter):
         model.
 
         Yields (True, batch), or (False, a batch once more) where a rank has none left: all ranks run the same
-        number of forwards, because ZeRO-3 gathers in each.
+        number of forwards, because ZeRO-3 gathers in each. Raises `Stopped` on every rank where one was asked
+        to stop.
         """
         micro, world = self.args.per_device_eval_batch_size, self.args.world_size
         starts = range(0, len(rows), micro)
         for turn in range(-(-len(starts) // world)):
+            if turn % LOOK_EVERY == 0 and self.on_any_rank(self.stop.requested):
+                raise Stopped(f"stopped by a signal; {how_to_resume(self.run.checkpoints)}")
             index = turn * world + self.args.process_index
             real = index < len(starts)
             start = starts[index] if real else 0
@@ -138,9 +145,11 @@ class RunTrainer(CheckpointWriter):
             self._window_losses.append(loss)
         decision = self.guard.decide(loss, norm if not self.args.fp16 else None)
         if decision == "stop":
+            last = last_resumable(self.run.checkpoints)
+            kept = f"{last} is not affected; lower" if last else "There is no checkpoint yet; lower"
             raise Diverged(
-                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint "
-                "is not affected; lower train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
+                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. {kept} "
+                "train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
             )
         if decision == "skip":
             log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
@@ -208,6 +217,10 @@ class RunTrainer(CheckpointWriter):
             dist.all_reduce(values)
         return values
 
+    def on_any_rank(self, flag: bool) -> bool:
+        """Whether `flag` is set on some rank. Collective."""
+        return self.reduce(torch.full((), float(flag), device=self.args.device)).item() > 0
+
     def gather(self, value: Any) -> list[Any]:
         """`value` (anything that can be pickled) of every rank, in rank order. Collective."""
         if self.args.world_size == 1:
@@ -241,7 +254,12 @@ class RunTrainer(CheckpointWriter):
         """The stage's held-out metrics, over all held-out rows and ranks, logged as `<prefix>_<name>`."""
         with self.untimed(), self.inference():
             self.stats["heldout"].reset()
-            metrics = self.heldout_metrics()
+            try:
+                metrics = self.heldout_metrics()
+            except Stopped:  # measured when the run is resumed
+                self.stop_agreed = True
+                self.control.should_save = self.control.should_training_stop = True
+                return {}
         return self.log_heldout(metrics, metric_key_prefix)
 
     def log_heldout(self, metrics: dict[str, float], prefix: str) -> dict[str, float]:

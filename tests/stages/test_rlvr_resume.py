@@ -133,7 +133,8 @@ def test_asked_to_stop_while_rollouts_are_made(ended, place):
     found, folder = ended
     first, step = found[place], STOPS[place][-1]
     assert first["code"] == 1, first["stderr"][-3000:]
-    said = f"error: stopped after step {step}; run the same command to resume"
+    goal = f"resume from step-{step:06d}" if step else "start over: there is no checkpoint to resume from"
+    said = f"error: stopped after step {step}; run the same command to {goal}"
     assert said in first["stderr"] and "Traceback" not in first["stderr"]
     goes_on(ended, place, step)
     steps = {c.step for c in all_complete(folder / place / "checkpoints")}
