@@ -11,10 +11,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
-from posttrain.base.files import read_json, read_jsonl, timestamp, write_json, write_jsonl, write_text
+from posttrain.base.files import (
+    number,
+    read_json,
+    read_jsonl,
+    timestamp,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
@@ -22,8 +29,6 @@ from posttrain.rundir.checkpoints import newest_facts
 from posttrain.rundir.lock import DirectoryLock
 
 log = logging.getLogger(__name__)
-RANKS_APART_S = 5.0
-"""Seconds by which the processes of one launch may begin before the main one."""
 REMEDY = "choose another name=..., or remove the folder"
 RESTORE = "restore it, or delete it to resume by what the checkpoints say"
 
@@ -93,10 +98,21 @@ class RunDir:
         # resumed: keys that do not change what is learned may differ
         if not resumed or self._saved_recipe() != to_yaml(recipe):
             write_text(self.recipe, to_yaml(recipe))
-        keep = {"started": timestamp()} if not resumed else {}
+        keep = {"seconds": self._seconds_so_far()} if resumed else {"started": timestamp(), "seconds": 0.0}
         values = {"name": recipe.name, "stage": recipe.stage, "recipe_hash": recipe_hash(recipe)}
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed
+
+    def _seconds_so_far(self) -> float:
+        """`seconds` of the starts before this one. One that was killed counts from its run.json to the last
+        line it wrote."""
+        info = self.info()
+        before = number(info.get("seconds")) or 0.0
+        if info.get("status") != "running":
+            return before
+        lines = (self.metrics, self.scores, self.path / "chunks.hashes")
+        last = max((file.stat().st_mtime for file in lines if file.exists()), default=0.0)
+        return round(before + max(0.0, last - self.run.stat().st_mtime), 1)
 
     def _saved_recipe(self) -> str:
         """The content of recipe.yaml; empty where it cannot be read."""
@@ -109,9 +125,7 @@ class RunDir:
         """The recipe of the newest checkpoint, where run.json is gone; None where nothing is to resume."""
         for facts in newest_facts(self.checkpoints):
             return facts.get("recipe_hash")
-        # parts of this launch may be there before run.json: other ranks do not wait for the main process
-        begun = psutil.Process().create_time() - RANKS_APART_S
-        if any(part.stat().st_mtime < begun for part in self.path.glob("parts/*")):
+        if any(self.path.glob("parts/*")):
             raise RequestError(
                 f"{self.path} contains samples but no run.json; restore it, or remove the folder"
             )

@@ -28,6 +28,7 @@ from posttrain.report.scorecard import write_scorecard
 from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.reading import RunData
+from posttrain.stages.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,13 @@ def _launch(stage: str, work: Callable[[str, list[str]], None], argv: list[str] 
         print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
         return 0 if argv else 2
     setup_logging()
+
+    def watched() -> None:
+        end_with_parent()
+        work(argv[0], argv[1:])
+
     with StopRequest():
-        return exit_code_of(lambda: work(argv[0], argv[1:]))
+        return exit_code_of(watched)
 
 
 def _leave(code: int) -> None:
