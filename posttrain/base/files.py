@@ -24,6 +24,9 @@ from posttrain.base.resolved import Resolved
 from posttrain.base.temporary import temporary_name
 from posttrain.errors import RequestError, WorkError
 
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Errors of flock on a file system that has no locks."""
+
 
 def timestamp() -> str:
     """The current time as ISO 8601 in UTC, the format of every time in a run directory."""
@@ -105,7 +108,7 @@ def lock(file: IO[Any]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+        if error.errno not in NO_LOCKS:
             raise
 
 
