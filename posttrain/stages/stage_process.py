@@ -110,12 +110,11 @@ class StageProcess:
         """`status` and `error` of the stage that ended with `code`."""
         if code == 0:
             return {"status": "finished"}
-        if code < 0:  # before it could listen for signals, or by the machine
-            name = signal.Signals(-code).name
-            ours = self.asked and name == "SIGTERM"
-            text = "stopped before its first step" if ours else f"ended by {name}"
-            return {"status": "stopped" if ours else "failed", "error": text}
         file = self.root / self.name / "run.json"
+        if self.asked and (code == -signal.SIGTERM or not file.exists()):
+            return {"status": "stopped", "error": "stopped before its first step"}
+        if code < 0:  # by the machine
+            return {"status": "failed", "error": f"ended by {signal.Signals(-code).name}"}
         stopped = file.exists() and read_json(file).get("status") == "stopped"
         return {"status": "stopped" if stopped else "failed", "error": self.why()}
 

@@ -334,7 +334,7 @@ def test_a_full_disk(call, recipe, run_copy, full, tiny):
     call("export", run_copy, full / "out").refuses("cannot be written", "No space left", code=1)
     assert not list(full.iterdir())
     call("run", recipe, f"output_dir={full}", "train.max_steps=1").refuses(
-        "step-000001 could not be written", "No space left", code=1
+        "step-000001 could not be written: the disk is full; run the same command to start over", code=1
     )
     assert not list((full / "case" / "checkpoints").iterdir())
     with pytest.raises(OSError), open(full / "fill", "ab", buffering=0) as file:
