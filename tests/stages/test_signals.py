@@ -30,8 +30,8 @@ COMMON = [
     "checkpoints.keep_last=null",
 ]
 QUESTIONS = (
-    "evaluate.tasks=[{{name: math, path: {rows}, options: {{question: prompt}}, limit: 4, max_new_tokens: 24, "
-    "batch_size: 2}}]"
+    "evaluate.tasks=[{{name: math, path: {rows}, options: {{question: prompt}}, "
+    "limit: 4, max_new_tokens: 24, batch_size: 2}}]"
 )
 """Answered in two batches."""
 SFT = ["evaluate.heldout={share: 0.25, every_steps: 2}"]
