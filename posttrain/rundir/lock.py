@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.owner import alive, described, owner, read_owner
 from posttrain.base.temporary import remove_abandoned
 from posttrain.errors import RequestError
@@ -53,7 +54,7 @@ class DirectoryLock:
         except OSError as error:
             broken = self.folder.is_symlink() and not self.folder.exists()
             why = f"it is a link to {os.readlink(self.folder)}, which does not exist" if broken else None
-            reason = why or error.strerror
+            reason = why or why_unwritten(error)
             raise RequestError(
                 f"{self.folder} cannot be created: {reason}; choose another output_dir"
             ) from error

@@ -194,11 +194,10 @@ class StageProcess:
             return found | {"status": "finished"}
         if self.killed:
             return found | {"status": "stopped", "error": self.killed}
-        if code < 0:  # before it could listen for signals, or by the machine
-            name = _name_of(-code)
-            ours = self.asked and name == "SIGTERM"
-            text = "stopped before its first step" if ours else f"ended by {name}"
-            return found | {"status": "stopped" if ours else "failed", "error": text}
+        if self.asked and (code == -signal.SIGTERM or not info):
+            return found | {"status": "stopped", "error": "stopped before its first step"}
+        if code < 0:  # by the machine
+            return found | {"status": "failed", "error": f"ended by {_name_of(-code)}"}
         stopped = info.get("status") == "stopped"
         return found | {"status": "stopped" if stopped else "failed", "error": self.why()}
 

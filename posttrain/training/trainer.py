@@ -33,8 +33,6 @@ from posttrain.training.parts import Parts
 from posttrain.training.saving import CheckpointWriter
 
 log = logging.getLogger(__name__)
-LOOK_EVERY = 4
-"""Micro-batches without gradient between two looks at whether some rank was asked to stop."""
 
 
 class RunTrainer(CheckpointWriter):
@@ -99,7 +97,7 @@ class RunTrainer(CheckpointWriter):
         micro, world = self.args.per_device_eval_batch_size, self.args.world_size
         starts = range(0, len(rows), micro)
         for turn in range(-(-len(starts) // world)):
-            if turn % LOOK_EVERY == 0 and self.on_any_rank(self.stop.requested):
+            if self.on_any_rank(self.stop.requested):
                 raise Stopped(f"stopped by a signal; {how_to_resume(self.run.checkpoints)}")
             index = turn * world + self.args.process_index
             real = index < len(starts)

@@ -22,6 +22,7 @@ def places() -> dict[str, tuple]:
     """Of each phase a function that is called in it."""
     from posttrain.evaluate import checkpoint
     from posttrain.generation.local import TransformersGenerator
+    from posttrain.report import page
     from posttrain.rewards.engine import batch
     from posttrain.rundir import checkpoints
     from posttrain.sft import SftTrainer
@@ -40,6 +41,7 @@ def places() -> dict[str, tuple]:
         "generation": (TransformersGenerator, "_batch"),
         "rewards": (batch, "call"),
         "report": (launch, "write_report"),
+        "report page": (page, "write_report"),
     }
 
 
@@ -79,7 +81,7 @@ def run(job: dict, log: Path) -> dict:
 
 
 def main(jobs: str, out: str) -> None:
-    for module in ("sft", "dpo", "rlvr", "pairs"):
+    for module in ("sft", "dpo", "rlvr", "cli"):
         importlib.import_module(f"posttrain.{module}")
     places()
     found = {}

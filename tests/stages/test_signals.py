@@ -29,10 +29,12 @@ COMMON = [
     "checkpoints.save_steps=2",
     "checkpoints.keep_last=null",
 ]
-SFT = [
-    "evaluate.tasks=[{name: arithmetic, limit: 4, max_new_tokens: 64}]",
-    "evaluate.heldout={share: 0.25, every_steps: 2}",
-]
+QUESTIONS = (
+    "evaluate.tasks=[{{name: math, path: {rows}, options: {{question: prompt}}, "
+    "limit: 4, max_new_tokens: 24, batch_size: 2}}]"
+)
+"""Answered in two batches."""
+SFT = ["evaluate.heldout={share: 0.25, every_steps: 2}"]
 DPO = ["preference={loss: dpo}"]
 RLVR = ["rollout={num_generations: 4, max_new_tokens: 64, batch_size: 8}"]
 PHASES = [
@@ -43,8 +45,8 @@ PHASES = [
     ("sft", "held-out loss", 1, 2),
     ("sft", "saving", 1, 2),
     ("sft", "loading to score", 1, 2),
-    ("sft", "generation", 1, 2),
-    ("sft", "generation", 2, 4),
+    ("sft", "generation", 2, 2),
+    ("sft", "generation", 4, 4),
     ("sft", "report", 1, 4),
     ("dpo", "reference log-probabilities", 1, 0),
     ("rlvr", "generation", 5, 2),
@@ -67,7 +69,7 @@ def ended(tmp_path_factory, tiny, rows_file, root, request):
     asked = {
         item.callspec.params["name"]: item.callspec.params
         for item in request.session.items
-        if item.module is request.module and hasattr(item, "callspec")
+        if item.module is request.module and item.originalname == "test_a_signal"
     }
     folder = tmp_path_factory.mktemp("signals")
     recipes = {}
@@ -77,6 +79,7 @@ def ended(tmp_path_factory, tiny, rows_file, root, request):
         if stage == "sft":
             recipes[stage] = place / "case.yaml"
             recipes[stage].write_text(RECIPE.format(out=place, model=tiny, rows=rows_file))
+            extra = [*extra, QUESTIONS.format(rows=rows_file)]
         else:
             recipes[stage] = {"dpo": preferences, "rlvr": rollouts}[stage].write_recipe(place, tiny)
         recipes[stage] = [str(recipes[stage]), *COMMON, *extra]
@@ -88,6 +91,8 @@ def ended(tmp_path_factory, tiny, rows_file, root, request):
         plain["run"] = str(folder / stage / name)
         sent = {"signal": params["number"], "at": params["phase"], "call": params["call"]}
         jobs += [{"name": name} | plain | sent, {"name": f"{name} again"} | plain]
+    if "sft" in used:
+        jobs += commands(folder)
     (folder / "jobs.json").write_text(json.dumps(jobs))
     paths = f"{root}{os.pathsep}{root / 'kernels'}"
     done = subprocess.run(
@@ -101,9 +106,43 @@ def ended(tmp_path_factory, tiny, rows_file, root, request):
     found = json.loads((folder / "out.json").read_text())
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print()
-        for name in asked:
-            print(f"{found[name]['seconds']:6.1f} s  {name}")
+        for name, case in found.items():
+            if case["seconds"] is not None:
+                print(f"{case['seconds']:6.1f} s  {name}")
     return found, folder
+
+
+def commands(folder: Path) -> list[dict]:
+    """`posttrain eval` and `posttrain report`, each stopped by every signal, and once more."""
+    whole, jobs = str(folder / "sft" / "whole"), []
+    for name, argv, at, call in (
+        ("eval", ["eval", whole, "--out", str(folder / "eval")], "generation", 2),
+        ("report", ["report", whole, "--out", str(folder / "report.html")], "report page", 1),
+    ):
+        plain = {"module": "cli", "argv": argv}
+        for number in SIGNALS:
+            sent = {"signal": number, "at": at, "call": call}
+            jobs.append({"name": f"{name} {number.name}"} | plain | sent)
+        jobs.append({"name": f"{name} again"} | plain)
+    return jobs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_a_command(ended, command):
+    """Nothing half-written is left, and the same command starts over."""
+    found, folder = ended
+    for number in SIGNALS:
+        case = found[f"{command} {number.name}"]
+        said = case["stderr"]
+        assert case["code"] == 1 and "Traceback" not in said and "\ninterrupted\n" in f"\n{said}", said
+        assert (
+            re.search(rf"^stopped \d+\.\d s after {number.name}$", said, re.M) and case["seconds"] < BOUND_S
+        )
+    assert found[f"{command} again"]["code"] == 0
+    if command == "eval":
+        whole = {k: v for k, v in scores(folder / "sft" / "whole").items() if k[0] == STEPS}
+        assert scores(folder / "eval") == whole
 
 
 @pytest.mark.parametrize(("name", "stage", "phase", "call", "step", "number"), cases())
