@@ -121,12 +121,16 @@ class _Schedule:
         """No stage outlives its schedule, whatever ended it."""
         try:
             while self.running:
-                with contextlib.suppress(Exception):  # the failure that led here is the one to report
-                    self._watch(bars, True, hurry)
+                for name, stage in list(self.running.items()):
+                    stage.stop(hurry)
+                    if self._settle(name, stage):
+                        bars.update(name, note=stage.killed or self.states[name]["status"], print_line=True)
                 time.sleep(POLL_S)
         finally:  # one more Ctrl-C
             for stage in self.running.values():
                 stage.kill("killed")
+            with contextlib.suppress(WorkError):  # the failure that led here is the one to report
+                self._write()
 
     def _ready(self, name: str) -> bool:
         waits = self.waits[name]
@@ -147,19 +151,25 @@ class _Schedule:
             self._write()
             bars.update(name, note="preparing", print_line=True)
 
-    def _watch(self, bars: ProgressBars, stopping: bool, hurry: bool = False) -> None:
+    def _watch(self, bars: ProgressBars, stopping: bool) -> None:
         for name, stage in list(self.running.items()):
             if stopping:
-                stage.stop(hurry)
-            code = stage.process.poll()
+                stage.stop()
+            ended = self._settle(name, stage)
             done, total, note = stage.progress()
-            if code is not None:
-                del self.running[name]
-                state = self.states[name]
-                state |= stage.ending(code)
+            if ended:
                 self._write()
-                note = stage.killed or state["status"]
-            bars.update(name, done, total or None, note, print_line=code is not None)
+                note = stage.killed or self.states[name]["status"]
+            bars.update(name, done, total or None, note, print_line=ended)
+
+    def _settle(self, name: str, stage: StageProcess) -> bool:
+        """Whether the stage has ended; if so, it is no longer among those that run."""
+        code = stage.process.poll()
+        if code is None:
+            return False
+        del self.running[name]
+        self.states[name] |= stage.ending(code)
+        return True
 
     def _write(self) -> None:
         write_json(self.root / "pipeline.json", self.facts)

@@ -165,8 +165,8 @@ class StageProcess:
     def _ask(self, number: signal.Signals) -> None:
         """Sends a signal to the stage, or to the ranks of its launcher.
 
-        The launcher would kill its ranks soon after a SIGTERM, saved or not. They are its children (several
-        of them in sessions of their own), and ignore SIGUSR1 until they listen to it.
+        The launcher would kill its ranks soon after a SIGTERM, saved or not. They are its children, some in
+        sessions of their own, and ignore SIGUSR1 until they listen to it.
         """
         for process in self._descendants(recursive=False) if self.launched else [self.process]:
             with contextlib.suppress(psutil.Error):  # it has just ended
