@@ -20,8 +20,10 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import NO_LOCKS, write_json
 from posttrain.base.owner import described, owner, read_owner
+from posttrain.base.temporary import remove_abandoned
 from posttrain.errors import PosttrainError, RequestError, WorkError
 
 log = logging.getLogger(__name__)
@@ -43,13 +45,14 @@ def make_once(
     """Runs `make`, which creates `folder`, unless it is there or another process makes it, for which it
     waits. One that is there and damaged is removed first.
 
-    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). Unfinished
-    folders `<folder>.tmp-*` of processes that were killed are removed.
+    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). What
+    processes that were killed left unfinished beside it is removed.
 
     Raises:
         WorkError: the disk refuses, or the deadline passed while another process held the lock.
         Exception: what `make` raises.
     """
+    remove_abandoned(folder.parent)
     if folder.is_dir() and not damaged(folder):
         return
     holder = Path(f"{folder}.holder")
@@ -94,8 +97,6 @@ def _locked(folder: Path, deadline: float) -> BaseFileLock:
 
 def _make(folder: Path, make: Callable[[], object], what: str) -> None:
     """Makes the folder, while this process holds the lock."""
-    for abandoned in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
     note = _note(folder)
     note.unlink(missing_ok=True)
     try:
@@ -163,6 +164,6 @@ def _refused(folder: Path, what: str, error: OSError) -> WorkError:
     except OSError:
         free = "the folder does not exist"
     return WorkError(
-        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {error.strerror or error}. Nothing "
+        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {why_unwritten(error)}. Nothing "
         "incomplete is left there. Free some space, or set data.cache_dir or POSTTRAIN_CACHE to another place"
     )
