@@ -69,7 +69,7 @@ class Runs:
 
     def files(self, run: str) -> set[str]:
         """Names of all files and folders of a run and of its cache, but for the files that flock locks."""
-        roots = {"run": self.folder / run, "cache": self.folder / f"cache-{run}"}
+        roots = {"run": self.folder / run, "cache": self.folder / f"cache-{Path(run).name}"}
         return {
             f"{kind}/{path.relative_to(root)}" for kind, root in roots.items() for path in root.rglob("*")
         }

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.stages.compared import ENVIRONMENT, SETTINGS, Runs, recipe_of
 from tests.stages.kill_loop import MARK, NAMES
 
-FEW = {"sft": 3, "rlvr": 3, "pairs": 3}
+FEW = {"pairs": 3}
 MANY = {"sft": 50, "rlvr": 20, "pairs": 20, "ranks": 10}
 """`ranks` is sft on two ranks, of which one is killed and the other ended as a launcher does it."""
 
@@ -76,7 +76,7 @@ def loop_of(tmp_path_factory, tiny, digits):
 
 
 def loops(*stages: str):
-    """Few kills of each stage in the ordinary suite, many in the exhaustive one."""
+    """Many kills; few in the ordinary suite, where sft and rlvr have test_resume.py, test_rlvr_resume.py."""
     few = [pytest.param(stage, FEW[stage], marks=pytest.mark.slow) for stage in stages if stage in FEW]
     many = [pytest.param(stage, MANY[stage], marks=pytest.mark.exhaustive) for stage in stages]
     return pytest.mark.parametrize(("stage", "kills"), [*few, *many])
