@@ -179,12 +179,12 @@ class StageProcess:
             return found | {"status": "finished"}
         if self.killed:
             return found | {"status": "stopped", "error": self.killed}
-        if code < 0:  # before it could listen for signals, or by the machine
+        stopped = info.get("status") == "stopped"
+        if code < 0 and not stopped:  # before it could listen for signals, or by the machine
             name = _name_of(-code)
             ours = self.asked and name == "SIGTERM"
             text = "stopped before its first step" if ours else f"ended by {name}"
             return found | {"status": "stopped" if ours else "failed", "error": text}
-        stopped = info.get("status") == "stopped"
         return found | {"status": "stopped" if stopped else "failed", "error": self.why()}
 
     def why(self) -> str:
