@@ -69,12 +69,12 @@ def score_checkpoint(
     missing = [task for task in tasks if not has_task(stored, digest or name, task)]
     if not missing:
         return []
-    check_stop()
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     new: list[Score] = []
     exchange = RankExchange(out / f".score-{name}", *ranks)
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         try:
+            check_stop()
             tokenizer = load_tokenizer(tokenizer_place(path))
             model = load_scored(path, device)
             subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)

@@ -88,6 +88,8 @@ class ScoreCallback(TrainerCallback):
         whole = ckpt.all_complete(folder)
         for checkpoint in whole:  # a kill between saving and scoring left these unscored
             self._score(checkpoint.path, checkpoint.step)
+            if self.abandoned:
+                break
         self._end_if_asked(state)
         self.check_gates(whole[-1].name if whole else None)
 
