@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from posttrain.base.files import append_jsonl, read_jsonl
+from posttrain.base.stop import Stopped
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
@@ -161,6 +162,13 @@ def test_a_rank_that_fails_does_not_keep_the_others_waiting(tmp_path):
     second.fail()
     thread.join(timeout=5)
     assert not thread.is_alive() and outcome == ["another rank failed while scoring"]
+
+
+def test_a_rank_that_is_asked_to_stop_stops_the_others(tmp_path):
+    first, second = RankExchange(tmp_path / ".score", 0, 2), RankExchange(tmp_path / ".score", 1, 2)
+    second.fail(stopped=True)
+    with pytest.raises(Stopped):
+        first.gather("task")([1])
 
 
 def test_ranks_exchange_their_parts_in_order(tmp_path):
