@@ -121,9 +121,8 @@ class ScoreCallback(TrainerCallback):
         trainer, step = self.trainer, state.global_step
         abandoned = trainer.on_any_rank(self.abandoned)
         if abandoned or (trainer.on_any_rank(trainer.stop.requested) and step < state.max_steps):
-            what = " while checkpoints were scored" if abandoned else ""
             resume = ckpt.how_to_resume(trainer.run.checkpoints)
-            raise Stopped(f"stopped after step {step}{what}; {resume}")
+            raise Stopped(f"stopped after step {step} of {state.max_steps}; {resume}")
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
