@@ -49,7 +49,7 @@ def finished(recipe: Recipe) -> bool:
         changed = changes(yaml.safe_load((place / "recipe.yaml").read_text(encoding="utf-8")), recipe)
         # Of what resolvers give only the hash tells whether it is the same; it leaves these sections out.
         unknown = [at for at in recipe.written if at.startswith(("evaluate.", "checkpoints."))]
-        kept = [checkpoint.name for checkpoint in all_complete(place / "checkpoints")]
+        kept = {c.name: str(c.facts().get("digest")) for c in all_complete(place / "checkpoints")}
         tasks = [task.name for task in recipe.evaluate.tasks] if isinstance(recipe, TrainRecipe) else []
         if ScoreStore(place).lacking(kept, tasks):
             return False
