@@ -29,7 +29,8 @@ RENEW_S = 20.0
 SILENT_S = 120.0
 """Age of a lock file after which its owner counts as dead, where only its time can tell."""
 
-TRIES = 5
+LOOK_S = 0.5
+"""Seconds for which another process may have the lock only to look at it."""
 
 
 class DirectoryLock:
@@ -136,11 +137,14 @@ class DirectoryLock:
 
 def _lock(handle: int) -> None:
     """Tries for a moment: `holder`, in another process, has the lock while it looks."""
-    for _ in range(TRIES - 1):
-        with contextlib.suppress(BlockingIOError):
+    until = time.monotonic() + LOOK_S
+    while True:
+        try:
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(0.02)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _same(handle: int, path: Path) -> bool:

@@ -194,11 +194,11 @@ class StageProcess:
             return found | {"status": "finished"}
         if self.killed:
             return found | {"status": "stopped", "error": self.killed}
-        if self.asked and (code == -signal.SIGTERM or not info):
-            return found | {"status": "stopped", "error": "stopped before its first step"}
-        if code < 0:  # by the machine
-            return found | {"status": "failed", "error": f"ended by {_name_of(-code)}"}
         stopped = info.get("status") == "stopped"
+        if self.asked and not stopped and (code == -signal.SIGTERM or not info):
+            return found | {"status": "stopped", "error": "stopped before its first step"}
+        if code < 0 and not stopped:  # by the machine
+            return found | {"status": "failed", "error": f"ended by {_name_of(-code)}"}
         return found | {"status": "stopped" if stopped else "failed", "error": self.why()}
 
     def why(self) -> str:

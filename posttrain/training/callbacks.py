@@ -104,6 +104,8 @@ class ScoreCallback(TrainerCallback):
         whole = ckpt.all_complete(self.trainer.run.checkpoints)
         for checkpoint in whole:
             self._score(checkpoint.path, checkpoint.step)
+            if self.abandoned:
+                break
         self._end_if_asked(self.trainer.state)
         self._check_and_rotate(whole[-1].name if whole else None)
 
@@ -146,9 +148,8 @@ class ScoreCallback(TrainerCallback):
         trainer, step = self.trainer, state.global_step
         abandoned = trainer.on_any_rank(self.abandoned)
         if abandoned or (trainer.on_any_rank(trainer.stop.requested) and step < state.max_steps):
-            what = " while checkpoints were scored" if abandoned else ""
             resume = ckpt.how_to_resume(trainer.run.checkpoints)
-            raise Stopped(f"stopped after step {step}{what}; {resume}")
+            raise Stopped(f"stopped after step {step} of {state.max_steps}; {resume}")
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:

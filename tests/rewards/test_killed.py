@@ -4,14 +4,18 @@ been, or the check that was running is an `error`."""
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 
 import psutil
 import pytest
 
+from posttrain.base.stop import Stopped, StopRequest
 from posttrain.rewards import bind, score_batch
 from posttrain.types import Example
+from tests.rewards import probes  # noqa: F401  (registers)
 
 PROBES = "tests.rewards.probes"
 PROGRAM = "import time\ndef add(a, b):\n    time.sleep(0.4)\n    return a + b\n"
@@ -96,6 +100,17 @@ def test_the_sandbox(which, capfd):
     ]
     assert [v.value for v in score_batch(code, texts[:3], rows[:3])] == values[:3]
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{PROBES}:sleeps", "probe-thread"])
+def test_checks_in_progress_are_abandoned_when_the_process_is_asked_to_stop(name):
+    began = time.monotonic()
+    with StopRequest() as stop, pytest.raises(Stopped):
+        stop.can_save = True
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        score_batch(bind(name), ["1.5"] * 40, [Example()] * 40, workers=2)
+    assert time.monotonic() - began < 6
 
 
 @pytest.mark.slow

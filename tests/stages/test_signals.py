@@ -34,14 +34,14 @@ QUESTIONS = (
     "limit: 4, max_new_tokens: 24, batch_size: 2}}]"
 )
 """Answered in two batches."""
-SFT = ["evaluate.heldout={share: 0.25, every_steps: 2}"]
+SFT = ["evaluate.heldout={share: 0.25, every_steps: 2}", "evaluate.at_start=false"]
 DPO = ["preference={loss: dpo}"]
 RLVR = ["rollout={num_generations: 4, max_new_tokens: 64, batch_size: 8}"]
 PHASES = [
     # stage, phase, which call, step of the last checkpoint afterwards
     ("sft", "preparing rows", 1, 0),
     ("sft", "loading the model", 1, 0),
-    ("sft", "training step", 3, 3),
+    ("sft", "training step", 3, 1),  # a micro-batch of step 1
     ("sft", "held-out loss", 1, 2),
     ("sft", "saving", 1, 2),
     ("sft", "loading to score", 1, 2),

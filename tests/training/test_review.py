@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from posttrain.base.files import append_jsonl, read_jsonl
+from posttrain.base.stop import Stopped
 from posttrain.errors import RequestError
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
@@ -163,6 +164,14 @@ def test_a_rank_that_fails_does_not_keep_the_others_waiting(tmp_path):
     reason = "RuntimeError: no memory"
     assert second.failures == {"arithmetic": reason}
     assert first.failures == {"arithmetic": f"rank 1 failed: {reason}"}
+
+
+def test_a_rank_that_is_asked_to_stop_stops_the_others(tmp_path):
+    first, second = RankExchange(tmp_path / ".score", 0, 2), RankExchange(tmp_path / ".score", 1, 2)
+    with pytest.raises(Stopped), second.attempt([Task("arithmetic")]):
+        raise Stopped("stopped by SIGTERM")
+    with pytest.raises(Stopped):
+        first.share("arithmetic").gather([1])
 
 
 def test_ranks_exchange_their_parts_in_order(tmp_path):
