@@ -28,7 +28,7 @@ TRAIN = """\
 train: {{learning_rate: 1.0e-3, optim: adamw_torch, global_batch_size: 4, max_steps: {steps},
   logging_steps: 1, report_to: []}}
 checkpoints: {{save_steps: 4, keep_last: 2}}
-evaluate: {{tasks: [{{name: arithmetic, limit: 4, max_new_tokens: 4}}]}}
+evaluate: {{tasks: [{{name: arithmetic, limit: 4}}]}}
 """
 PAIRS = """\
     - {{name: rows, path: {rows}, columns: {{prompt: prompt}}}}
