@@ -1,8 +1,7 @@
 """One run of a stage that trains (sft, dpo, rlvr), from a checked recipe to a finished run directory.
 
-The order of the steps matters: the data first (no GPU is used while rows are prepared), then the trainer's
-arguments (they set up ZeRO-3 before the model is loaded), then the model. Left out: the command line
-(`launch.py`), and what makes one stage different from another (`sft.py`, `dpo.py`, `rlvr.py`).
+The order matters: data first (no GPU is used meanwhile), then the trainer's arguments (they set up ZeRO-3),
+then the model. Left out: the command line (`launch.py`), what differs between stages (`sft.py` and others).
 """
 
 from __future__ import annotations
