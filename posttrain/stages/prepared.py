@@ -1,5 +1,4 @@
 """What a stage that trains needs before its model is loaded: rows as tokens, the tokenizer, steps.
-steps.
 
 Left out: the model (`train.py`), the rows themselves (`data/prepare.py`).
 """
