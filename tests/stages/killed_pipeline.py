@@ -94,6 +94,13 @@ def states(root: Path) -> str:
     return "not started"
 
 
+def done(root: Path) -> int:
+    """Lines of metrics and scores, parts, stages started."""
+    files = [*root.glob("*/metrics.jsonl"), *root.glob("*/scores.jsonl")]
+    lines = sum(file.read_bytes().count(b"\n") for file in files)
+    return lines + len(list(root.glob("*/parts/chunk-*"))) + len(list(PIDS.iterdir()))
+
+
 def main(path: str, kills: str, seed: str, out: str) -> None:
     stage_process.subprocess = SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT)
     parent._orphans = lambda folder: alive()
@@ -109,9 +116,11 @@ def main(path: str, kills: str, seed: str, out: str) -> None:
     for _ in range(int(kills)):
         started = time.monotonic()
         process = fork(lambda: run(path), log)
-        moment = rng.uniform(0.05, 0.6) * span
-        while time.monotonic() < started + moment and os.waitpid(process, os.WNOHANG)[0] == 0:
+        # after some lines, chunks and started stages: the time that they take varies too much
+        goal = done(root) + rng.randint(1, 5)
+        while done(root) < goal and os.waitpid(process, os.WNOHANG)[0] == 0:
             time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
         killed, at = time.monotonic(), states(root)
@@ -119,7 +128,8 @@ def main(path: str, kills: str, seed: str, out: str) -> None:
         while len(table) % 2 == 0 and alive():
             time.sleep(0.01)
             assert time.monotonic() < killed + 120
-        table.append({"at": round(moment, 2), "stages": at, "left": round(time.monotonic() - killed, 2)})
+        moment = round(killed - started, 2)
+        table.append({"at": moment, "done": goal, "stages": at, "left": round(time.monotonic() - killed, 2)})
         with contextlib.suppress(ChildProcessError):
             os.waitpid(process, 0)
     last = fork(lambda: run(path), log)
