@@ -29,6 +29,7 @@ from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.reading import RunData
 from posttrain.stages.parent import end_with_parent
+from posttrain.training.callbacks import NotScored
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,16 @@ def launch_training(stage: str, train: Callable[..., RunDir], argv: list[str] | 
     code."""
 
     def work(path: str, overrides: list[str]) -> None:
-        run = train(load_stage(path, overrides, stage), scorer_for)
+        recipe = load_stage(path, overrides, stage)
+        run = RunDir(Path(recipe.output_dir, recipe.name))
+        try:
+            train(recipe, scorer_for)
+        except NotScored:  # it has trained to its end, and the report names what is missing
+            if rank() == 0:
+                log.info("report: %s", _report(run))
+            raise
         if rank() == 0:
-            last = all_complete(run.checkpoints)[-1]
-            write_text(run.path / "README.md", model_card(RunData.load(run.path), last.name))
-            _announce(run)
+            log.info("%s is finished; report: %s", run.path, _report(run))
 
     code = _launch(stage, work, argv)
     _leave(code)
@@ -55,7 +61,7 @@ def launch_sampling(stage: str, sample: Callable[..., RunDir], argv: list[str] |
     def work(path: str, overrides: list[str]) -> None:
         run = sample(load_stage(path, overrides, stage))
         if rank() == 0:
-            _announce(run)
+            log.info("%s is finished; report: %s", run.path, write_report([run.path]))
 
     return _launch(stage, work, argv)
 
@@ -82,8 +88,11 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
     return score
 
 
-def _announce(run: RunDir) -> None:
-    log.info("%s is finished; report: %s", run.path, write_report([run.path]))
+def _report(run: RunDir) -> Path:
+    """Writes model card and report of a run that has trained to its end; returns the path of the report."""
+    last = all_complete(run.checkpoints)[-1]
+    write_text(run.path / "README.md", model_card(RunData.load(run.path), last.name))
+    return write_report([run.path])
 
 
 def _launch(stage: str, work: Callable[[str, list[str]], None], argv: list[str] | None) -> int:

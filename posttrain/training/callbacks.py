@@ -33,6 +33,10 @@ Scorer = Callable[[Path, int], None]
 done."""
 
 
+class NotScored(WorkError):
+    """The run has trained to its end, but there is a task that no checkpoint was scored on."""
+
+
 class FlowCallback(TrainerCallback):
     """Decides when to save, to measure the held-out loss, to guard and to stop."""
 
@@ -113,11 +117,11 @@ class ScoreCallback(TrainerCallback):
         """Warns, at the end of a run, of checkpoints that were not scored. Collective.
 
         Raises:
-            WorkError: there is a task that none was scored on; on every rank.
+            NotScored: there is a task that none was scored on; on every rank.
         """
         why = self.trainer.gather(self._conclusion() if self.trainer.is_world_process_zero() else "")[0]
         if why:
-            raise WorkError(why)
+            raise NotScored(why)
 
     def _conclusion(self) -> str:
         """Why the run has failed although it has trained to its end, or empty."""
