@@ -69,7 +69,8 @@ def test_a_stage_under_a_launcher_ends_with_a_killed_parent(tmp_path, monkeypatc
         begun = time.monotonic()
         parent.wait_for_orphans(folder)
         assert time.monotonic() - begun < 5
-        assert not parent._runs(rank) and not parent._runs(launcher)
+        # a process whose memory is gone may still be about to end
+        until(lambda: not parent._runs(rank) and not parent._runs(launcher), "still there", 2)
     finally:
         run.kill()
         run.wait()
