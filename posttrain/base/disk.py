@@ -13,23 +13,31 @@ NO_SPACE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than the limit of this system (ulimit -f)",
 }
-UNSAID = ("unexpected pos", "PytorchStreamWriter failed")
-"""What torch.save says where its writes fail; it does not say why, and without space is what it means."""
+QUIET = ("unexpected pos", "PytorchStreamWriter failed")
+"""What torch.save says where a write fails, without the reason; nearly always the disk is full."""
 
 
 def no_space(error: BaseException) -> str | None:
-    """`the disk is full`, or that a quota or limit is reached, if that is why `error` arose; else None."""
+    """`the disk is full`, or that a quota or limit is reached, if that is why `error` arose; else None.
+
+    The number of a system error decides, wherever in the chain it is; libraries that have none are read.
+    """
+    chain: list[BaseException] = []
     seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in NO_SPACE:
-            return NO_SPACE[seen.errno]
-        text = str(seen)
-        for number, words in NO_SPACE.items():  # safetensors, arrow: "... (os error 28)"
-            if os.strerror(number) in text or f"os error {number})" in text:
-                return words
-        if isinstance(seen, RuntimeError) and any(part in text for part in UNSAID):
-            return NO_SPACE[errno.ENOSPC]
+    while seen is not None and seen not in chain:
+        chain.append(seen)
         seen = seen.__cause__ or seen.__context__
+    numbers = [each.errno for each in chain if isinstance(each, OSError) and each.errno]
+    if numbers:
+        return next((NO_SPACE[number] for number in numbers if number in NO_SPACE), None)
+    for each in chain:
+        text = str(each)
+        for number, words in NO_SPACE.items():  # safetensors, arrow: "... (os error 28)"
+            named = number != errno.EFBIG and os.strerror(number) in text  # EFBIG reads like HTTP's 413
+            if named or f"os error {number})" in text or f"[Errno {number}]" in text:
+                return words
+        if isinstance(each, RuntimeError) and any(part in text for part in QUIET):
+            return NO_SPACE[errno.ENOSPC]
     return None
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -26,20 +26,18 @@ class Stopped(WorkError):
 
 
 class StopRequest:
-    """A context manager during which any of `signals` sets `requested`; it restores the old handlers.
+    """A context manager during which any of `SIGNALS` sets `requested`; it restores the old handlers.
 
     The first signal prints `notice`. While `can_save` is False there is nothing to save yet, and a signal
-    raises KeyboardInterrupt instead; so does a second Ctrl-C at any time. With `interrupts=False` neither
-    raises. At the end the seconds since the first signal are printed.
+    raises KeyboardInterrupt instead; so does a second Ctrl-C at any time. At the end the seconds since the
+    first signal are printed.
     """
 
     def __init__(
         self,
-        signals: Sequence[signal.Signals] = SIGNALS,
         notice: str = "saving a checkpoint, then stopping",
-        interrupts: bool = True,
     ) -> None:
-        self.signals, self.notice, self.interrupts = signals, notice, interrupts
+        self.notice = notice
         self.can_save = False
         self.is_void: Callable[[], bool] = lambda: False
         """Whether nothing can be saved any more, because a rank is lost; a signal is then no request."""
@@ -56,7 +54,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         global _current
         if threading.current_thread() is threading.main_thread():  # elsewhere Python sets no handlers
-            for number in self.signals:
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._handle)
         self._outer, _current = _current, self
         return self
@@ -76,7 +74,7 @@ class StopRequest:
         if self.ending:
             return
         second = self.requested and number == signal.SIGINT
-        immediate = self.interrupts and (second or not self.can_save)
+        immediate = second or not self.can_save
         if self.is_void():
             if immediate:
                 raise KeyboardInterrupt

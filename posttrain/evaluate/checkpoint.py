@@ -32,7 +32,7 @@ from posttrain.recipe.schema import Task
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.proof import digest
-from posttrain.rundir.scores import ScoreStore, first_line
+from posttrain.rundir.scores import CannotTell, ScoreStore, first_line
 from posttrain.types import Score
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,7 @@ class RankExchange:
             yield
         except Stopped:
             if self.world_size > 1:
+                self.place.mkdir(parents=True, exist_ok=True)
                 (self.place / "stopped").touch()
             raise
         except BaseException as error:
@@ -202,12 +203,18 @@ class RankExchange:
         """Raises `WorkError` with the reason of another rank that failed on `task`."""
         failed = self.place / f"{task}-failed"
         if self.world_size > 1 and failed.exists():
-            raise WorkError(failed.read_text(encoding="utf-8"))
+            raise WorkError(failed.read_text(encoding="utf-8") or "another rank failed")
 
     def _fail(self, task: str, reason: str) -> None:
         if self.world_size > 1 and not (self.place / f"{task}-failed").exists():
-            with contextlib.suppress(WorkError):  # a full disk: the first failure is logged
-                write_text(self.place / f"{task}-failed", f"rank {self.rank} failed: {reason}")
+            place = self.place / f"{task}-failed"
+            try:
+                write_text(place, f"rank {self.rank} failed: {reason}")
+            except WorkError as error:  # a full disk, on which an empty file may fit
+                try:
+                    place.touch()
+                except OSError:
+                    raise CannotTell(f"other ranks cannot be told that scoring failed: {error}") from error
 
     def _file(self, task: str, what: str, rank: int | None = None) -> Path:
         return self.place / f"{task}-{what}-{self.rank if rank is None else rank}.json"

@@ -38,10 +38,10 @@ def alerts(runs: list[RunData]) -> list[str]:
     return found
 
 
-def holes(run: RunData) -> list[str]:
-    """A sentence for each task and reason for which checkpoints were not scored."""
+def holes(run: RunData, checkpoint: str | None = None) -> list[str]:
+    """A sentence for each task and reason for which checkpoints, or this one, were not scored."""
     found: dict[tuple[str, str], list[str]] = {}
-    for u in run.unscored:
+    for u in (u for u in run.unscored if checkpoint in (None, u.checkpoint)):
         found.setdefault((u.task, u.reason), []).append(u.checkpoint)
     sentences = []
     for (task, reason), names in found.items():

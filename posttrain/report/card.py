@@ -164,7 +164,7 @@ def _evaluation(run: RunData, checkpoint: str) -> str:
             bounds = (tables.metric_text(metric, v) for v in (s.low, s.high)) if known else ()
             interval = " to ".join(bounds) or UNKNOWN
             rows.append([task, metric, tables.metric_text(metric, s.value), interval, f"{s.n:,}"])
-    missing = f"\n\n{markdown.bullets(lines)}" if (lines := holes(run)) else ""
+    missing = f"\n\n{markdown.bullets(lines)}" if (lines := holes(run, checkpoint)) else ""
     if not rows:
         return f"Scores of this checkpoint: {UNKNOWN}.{missing}"
     table = markdown.grid(["task", "metric", "value", "95 % interval", "problems"], rows)

@@ -92,6 +92,23 @@ def _loss_only(run: RunData, name: str) -> str:
     )
 
 
+UNENDED = {
+    "running": "the run has not ended, or was killed,",
+    "stopped": "the run was stopped",
+    "failed": "the run failed",
+}
+"""Status -> the beginning of a sentence."""
+
+
+def _rest(run: RunData) -> str:
+    """What follows for its last checkpoint."""
+    steps = [c.step for c in run.checkpoints if c.complete]
+    total = run.run.get("steps")
+    if run.stage in SAMPLING or not steps or (isinstance(total, int) and max(steps) >= total):
+        return ""
+    return "; its last checkpoint is not its end"
+
+
 def caveats(runs: list[RunData]) -> list[str]:
     """What a reader must not conclude from the headlines."""
     found = []
@@ -104,8 +121,7 @@ def caveats(runs: list[RunData]) -> list[str]:
         )
     for run, name in zip(runs, names, strict=True):
         if run.status not in ("finished", "unknown"):
-            rest = "" if run.stage in SAMPLING else "; its last checkpoint is not its end"
-            found.append(f"{name}: the run is {run.status}{_progress(run)}{rest}.")
+            found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
         for task, hashes in run.settings.items():
             if len(hashes) > 1:
                 found.append(

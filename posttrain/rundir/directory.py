@@ -67,7 +67,7 @@ class RunDir:
         try:
             rows = read_jsonl(self.metrics)
             at = [row.get("step") if isinstance(row, dict) else None for row in rows]
-            kept = [row for row, n in zip(rows, at, strict=True) if not isinstance(n, int) or n <= last]
+            kept = [row for row, n in zip(rows, at, strict=True) if number(n) is None or n <= last]
             if not kept:
                 self.metrics.unlink(missing_ok=True)
             elif len(kept) < len(rows):

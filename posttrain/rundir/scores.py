@@ -38,6 +38,10 @@ class Unscored:
         return f"{self.checkpoint} was not scored on {self.task}{self.reason and f': {self.reason}'}"
 
 
+class CannotTell(WorkError):
+    """A rank cannot tell the others that its scoring failed: it has to end, which they notice."""
+
+
 class ScoreStore:
     """The scores of one run directory, which need not exist yet."""
 

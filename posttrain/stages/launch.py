@@ -6,6 +6,7 @@ into exit codes and ends the process group in order. Left out: the work itself (
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -115,7 +116,8 @@ def _leave(code: int) -> None:
     if not (dist.is_available() and dist.is_initialized()):
         return
     if code == 0:
-        dist.barrier()
+        with contextlib.suppress(RuntimeError):  # a rank that failed after the work, and has said so
+            dist.barrier()
         dist.destroy_process_group()
         return
     # A rank that failed must not wait for the others, and its exit code must be ours.

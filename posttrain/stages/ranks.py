@@ -39,12 +39,16 @@ class Ranks:
         self.trouble: WorkError | None = None
         self._own = DirectoryLock(self.folder / str(rank())) if rank() else None
         self._seen: dict[int, dict[str, Any]] = {}
+        self._before: dict[str, Any] = {}
+        """run.json as an earlier start left it: it says nothing of how rank 0 ends now."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Ranks:
         if world_size() == 1:
+            shutil.rmtree(self.folder, ignore_errors=True)  # of a start with more ranks
             return self
+        self._before = _facts_of(self.run.run)
         if self._own is not None:
             self._own.take()
             _ended(self._own).unlink(missing_ok=True)
@@ -116,10 +120,18 @@ class Ranks:
         return WorkError(f"rank {other} ({names}) has died; run the same command to resume")
 
     def _facts(self, other: int, lock: DirectoryLock) -> dict[str, Any]:
-        try:
-            return read_json(_ended(lock) if other else self.run.run)
-        except (OSError, WorkError):
-            return {}
+        if other:
+            return _facts_of(_ended(lock))
+        found = _facts_of(self.run.run)
+        return {} if found == self._before else found
+
+
+def _facts_of(file: Path) -> dict[str, Any]:
+    try:
+        found = read_json(file)
+    except (OSError, WorkError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ended(lock: DirectoryLock) -> Path:

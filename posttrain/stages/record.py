@@ -34,7 +34,7 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
     Raises:
         RequestError: another process writes the directory, or it holds a run of another recipe.
     """
-    main, begun = rank() == 0, time.time()
+    main, begun = rank() == 0, time.monotonic()
     try:
         if main:
             run.lock()
@@ -44,7 +44,7 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
         except BaseException as error:
             info = run.info() if main else {}
             if info and (refusals or info.get("status") == "running"):
-                record_failure(run, error, time.time() - begun)
+                record_failure(run, error, time.monotonic() - begun)
             raise
     finally:
         run.unlock()

@@ -98,8 +98,7 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     """
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    notice = "stopping; this chunk is made again by the same command"
-    with StopRequest(notice=notice) as stop, claimed(run, recipe, refusals=False) as resumed:
+    with StopRequest() as stop, claimed(run, recipe, refusals=False) as resumed:
         if rank() == 0 and not resumed:
             for stale in run.path.glob("rollouts/chunk-*"):
                 stale.unlink()  # of an attempt that never finished a chunk
@@ -107,7 +106,7 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
             try:
                 _run(recipe, run, stage, ranks)
             except KeyboardInterrupt:  # a signal: a chunk that is cut off is made again, and is the same
-                stop.can_save = True  # the next signal must not cut off what is recorded now
+                stop.ending = True  # the next signal must not cut off what is recorded now
                 raise (ranks.trouble or ranks.look() or Stopped(_done(run))) from None
     return run
 
@@ -128,7 +127,7 @@ def _done(run: RunDir) -> str:
 
 
 def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], ranks: Ranks) -> None:
-    begun = time.time()
+    begun = time.monotonic()
     loaded = load_generator(recipe.model, recipe.data.template, recipe.seed)
     prepared = prepare(
         recipe.data,
@@ -158,7 +157,7 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingS
     chunks.wait()
     summary = made.finish(chunks.rows())
     write_json(run.path / f"{made.product}.json", summary)
-    seconds = (run.info().get("seconds") or 0.0) + time.time() - begun
+    seconds = (run.info().get("seconds") or 0.0) + time.monotonic() - begun
     run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 

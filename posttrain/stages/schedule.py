@@ -7,7 +7,6 @@ finished stage is not run again; a stopped one resumes from its last checkpoint.
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ class _Schedule:
             n: {"name": n, "run": n, "status": "waiting"} for n in recipes
         }
         self.running: dict[str, StageProcess] = {}
-        self.begun = time.time()
+        self.begun = time.monotonic()
         self.facts = {
             "pipeline": pipeline.pipeline,
             "stages": list(self.states.values()),
@@ -92,7 +91,7 @@ class _Schedule:
         """Until nothing runs and nothing more can start; the state of each stage by name."""
         notice = "the stages save a checkpoint, then the pipeline stops; Ctrl-C again ends them at once"
         with (
-            StopRequest((signal.SIGINT, signal.SIGTERM), notice) as stop,
+            StopRequest(notice) as stop,
             ProgressBars("step", elapsed=True, console=console) as bars,
         ):
             stop.can_save = True
@@ -105,7 +104,7 @@ class _Schedule:
             except BaseException as error:
                 self._end_all(bars, hurry=isinstance(error, KeyboardInterrupt))
                 raise
-        self.facts |= {"ended": timestamp(), "seconds": round(time.time() - self.begun, 1)}
+        self.facts |= {"ended": timestamp(), "seconds": round(time.monotonic() - self.begun, 1)}
         self._write()
         return self.states
 
@@ -142,7 +141,8 @@ class _Schedule:
         for name, state in self.states.items():
             if len(self.running) >= self.parallel or not self._ready(name):
                 continue
-            if finished(self.recipes[name]):
+            # a kill may have come before the report, the last that a stage writes
+            if finished(self.recipes[name]) and (self.root / name / "report.html").is_file():
                 run = facts_of(self.root / name)
                 state |= {"status": "finished", "seconds": run.get("seconds")}
                 continue

@@ -9,13 +9,11 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from posttrain.base.files import number, read_json, write_text
@@ -24,12 +22,9 @@ from posttrain.recipe import Recipe, TrainRecipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
 from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.scores import ScoreStore
-from posttrain.stages.parent import STOP_S, child_environment
+from posttrain.stages.child import Child
+from posttrain.stages.parent import child_environment
 
-ASK_AGAIN_S = 5.0
-"""Seconds after which a stage that still runs is asked to stop once more."""
-HURRY_S = 10.0
-"""As `STOP_S`, where nothing needs to be saved: after a second Ctrl-C."""
 TAIL = 1 << 16
 """Bytes at the end of metrics.jsonl in which the last step is looked for."""
 
@@ -43,13 +38,9 @@ def launcher(accelerate: str | None) -> list[str]:
     return [*launch, "--config_file", accelerate]
 
 
-def _ignore_usr1() -> None:
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-
 def finished(recipe: Recipe) -> bool:
-    """Whether `recipe` has already run to its end in its directory, with every setting the same, and each
-    checkpoint that is left is scored."""
+    """Whether `recipe` has already run to its end in its directory, with every setting the same, its last
+    checkpoint is there, and each that is left is scored."""
     place = Path(recipe.output_dir) / recipe.name
     info = facts_of(place)
     if info.get("status") != "finished" or info.get("recipe_hash") != recipe_hash(recipe):
@@ -64,16 +55,21 @@ def finished(recipe: Recipe) -> bool:
     changed = changes(before, recipe)
     # Of what resolvers give only the hash tells whether it is the same; it leaves these sections out.
     unknown = [at for at in recipe.written if at.startswith(("evaluate.", "checkpoints."))]
-    if _lacks_scores(place, recipe):
+    if _lacks_something(place, recipe, info):
         return False
     return changed.keys() <= REREAD.get(recipe.stage, {}).keys() and not unknown  # REREAD: by the hash
 
 
-def _lacks_scores(place: Path, recipe: Recipe) -> bool:
-    """Whether a checkpoint that is left was not scored on a task of the recipe."""
-    tasks = [task.name for task in recipe.evaluate.tasks] if isinstance(recipe, TrainRecipe) else []
+def _lacks_something(place: Path, recipe: Recipe, info: dict[str, Any]) -> bool:
+    """Whether the last checkpoint is gone, or one that is left was not scored on a task of the recipe."""
+    if not isinstance(recipe, TrainRecipe):
+        return False
+    tasks = [task.name for task in recipe.evaluate.tasks]
     try:
-        kept = {c.name: str(c.facts().get("digest")) for c in all_complete(place / "checkpoints")}
+        whole = all_complete(place / "checkpoints")
+        if not whole or whole[-1].step < (number(info.get("steps")) or 0):
+            return True
+        kept = {c.name: str(c.facts().get("digest")) for c in whole}
         return bool(ScoreStore(place).lacking(kept, tasks))
     except (OSError, WorkError):  # damaged, which the stage itself will say
         return True
@@ -108,31 +104,22 @@ def last_step(metrics: Path) -> tuple[int, float | None]:
     return 0, None
 
 
-class StageProcess:
+class StageProcess(Child):
     """One stage as a process."""
 
     def __init__(self, recipe: Recipe, root: Path, threads: int, accelerate: str | None) -> None:
-        self.name, self.root, self.begun = recipe.name, root, time.time()
-        self.launched = accelerate is not None
-        self.asked = False
-        self.ask_at, self.deadline = 0.0, float("inf")
-        """Monotonic seconds at which it is asked to stop again, and killed."""
-        self.killed = ""
-        """Why it was killed."""
+        self.name, self.root, self.begun = recipe.name, root, time.monotonic()
         # In the pipeline's folder: the stage's own folder does not exist until its recipe is accepted.
         file = root / f".{recipe.name}.yaml"
         write_text(file, to_yaml(recipe))
         self.log = root / f"{recipe.name}.log"
+        # what earlier starts have left says nothing of how this one ends
+        self.log_before = self.log.stat().st_size if self.log.exists() else 0
+        self.before = facts_of(root / recipe.name)
         environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"} | child_environment(root)
+        command = [*launcher(accelerate), "-m", f"posttrain.{recipe.stage}", str(file)]
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [*launcher(accelerate), "-m", f"posttrain.{recipe.stage}", str(file)],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=os.environ | environment,
-                start_new_session=True,
-                preexec_fn=_ignore_usr1 if self.launched else None,
-            )
+            super().__init__(command, environment, accelerate is not None, out)
 
     def progress(self) -> tuple[int, int, str]:
         """(steps or chunks done, how many in all, a note). Never raises, whatever the files contain."""
@@ -144,67 +131,31 @@ class StageProcess:
         note = f"loss {loss:.4g}" if loss is not None else "training" if step else "preparing"
         return step, int(number(info.get("steps")) or 0), note
 
-    def stop(self, hurry: bool = False) -> None:
-        """Asks the stage to save a checkpoint and end; to be called again and again until it has ended.
-
-        It is asked again every `ASK_AGAIN_S`, and killed `STOP_S` after it was first asked. `hurry`: it is
-        interrupted instead, saves nothing, and has `HURRY_S`.
-        """
-        now = time.monotonic()
-        patience = HURRY_S if hurry else STOP_S
-        if now + patience < self.deadline:  # asked for the first time, or in a hurry for the first time
-            self.deadline, self.ask_at = now + patience, now
-        if self.process.poll() is not None:
-            return
-        if now >= self.deadline:
-            self.kill(f"killed: it had not ended {patience:g} s after it was asked to")
-        elif now >= self.ask_at:
-            self.asked, self.ask_at = True, now + ASK_AGAIN_S
-            self._ask(signal.SIGINT if hurry else signal.SIGUSR1 if self.launched else signal.SIGTERM)
-
-    def _ask(self, number: signal.Signals) -> None:
-        """Sends a signal to the stage, or to the ranks of its launcher.
-
-        The launcher would kill its ranks soon after a SIGTERM, saved or not. They are its children, some in
-        sessions of their own, and ignore SIGUSR1 until they listen to it.
-        """
-        for process in self._descendants(recursive=False) if self.launched else [self.process]:
-            with contextlib.suppress(psutil.Error):  # it has just ended
-                process.send_signal(number)
-
-    def kill(self, why: str) -> None:
-        """Ends the stage at once, with all of its processes."""
-        self.killed = why
-        for process in [*self._descendants(recursive=True), self.process]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-
-    def _descendants(self, recursive: bool) -> list[psutil.Process]:
-        try:
-            return psutil.Process(self.process.pid).children(recursive)
-        except psutil.Error:
-            return []
-
     def ending(self, code: int) -> dict[str, Any]:
         """`seconds`, `status` and `error` of the stage that ended with `code`."""
         info = facts_of(self.root / self.name)
         # of a stage that was resumed, those of all its starts
-        found = {"seconds": number(info.get("seconds")) or round(time.time() - self.begun, 1)}
+        found = {"seconds": number(info.get("seconds")) or round(time.monotonic() - self.begun, 1)}
         if code == 0:
             return found | {"status": "finished"}
         if self.killed:
             return found | {"status": "stopped", "error": self.killed}
-        stopped = info.get("status") == "stopped"
-        if self.asked and not stopped and (code == -signal.SIGTERM or not info):
+        began = info != self.before
+        if self.asked and began and info.get("status") == "finished":
+            return found | {"status": "stopped", "error": "stopped while its report was written"}
+        stopped = began and info.get("status") == "stopped"
+        if self.asked and not stopped and (code == -signal.SIGTERM or not began):
             return found | {"status": "stopped", "error": "stopped before its first step"}
         if code < 0 and not stopped:  # by the machine
             return found | {"status": "failed", "error": f"ended by {_name_of(-code)}"}
         return found | {"status": "stopped" if stopped else "failed", "error": self.why()}
 
     def why(self) -> str:
-        """The last error in the log, or its last line."""
+        """The last error in the log of this start, or its last line."""
         try:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
+            with self.log.open("rb") as file:
+                file.seek(self.log_before)
+                lines = file.read().decode(errors="replace").strip().splitlines()
         except OSError as error:
             return f"{self.log} cannot be read: {error.strerror or error}"
         errors = [line for line in lines if line.startswith("error: ")]

@@ -94,11 +94,16 @@ def _train(
 ) -> None:
     batch_plan(recipe.train, world_size())
     ScoreStore(run.path).rows()  # damaged, it would be found out at the first score
+    begun = time.monotonic()
     data = prepare_run(recipe)
     refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
-    with watched(stop, lambda: ckpt.how_to_resume(run.checkpoints), lambda e: record_failure(run, e)):
+
+    def record(error: WorkError) -> None:
+        record_failure(run, error, time.monotonic() - begun)
+
+    with watched(stop, lambda: ckpt.how_to_resume(run.checkpoints), record):
         _fit(recipe, stage, run, data, arguments, make_scorer, stop)
 
 
@@ -118,19 +123,19 @@ def _fit(
     if rank() == 0:  # a model that cannot be loaded leaves no run behind
         _record_start(recipe, run, data, arguments)
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
-    console, scoring = _add_callbacks(recipe, trainer, data, score)
+    flow, console, scoring = _add_callbacks(recipe, trainer, data, score)
     trainer.accelerator.wait_for_everyone()
     last = take_up(trainer, parts, proof)
     try:
         stop.can_save = True
-        if last is None or last.step < data.steps:
+        if last is None or last.step < data.steps or flow.lacks_heldout(last.step, data.steps):
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # already fully trained; it may have been stopped, or have failed, during scoring
             scoring.catch_up()
     finally:
         console.close()
     done = trainer.state.global_step
-    if trainer.stop_agreed and done < data.steps:
+    if trainer.stop_agreed and (done < data.steps or flow.lacks_heldout(done, data.steps)):
         raise Stopped(f"stopped after step {done} of {data.steps}; {ckpt.how_to_resume(run.checkpoints)}")
     scoring.conclude()
     if rank() == 0:
@@ -236,7 +241,7 @@ def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments
 
 def _add_callbacks(
     recipe: TrainRecipe, trainer: RunTrainer, data: PreparedRun, score: Scorer | None
-) -> tuple[ConsoleCallback, ScoreCallback]:
+) -> tuple[FlowCallback, ConsoleCallback, ScoreCallback]:
     """Ours in place of the library's that print."""
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
@@ -252,7 +257,7 @@ def _add_callbacks(
     console = ConsoleCallback(recipe.name)
     for callback in (flow, scoring, console):
         trainer.add_callback(callback)
-    return console, scoring
+    return flow, console, scoring
 
 
 def _clear_exchanges(run: RunDir) -> None:

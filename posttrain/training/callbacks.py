@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from posttrain.base.stop import Stopped
 from posttrain.errors import PosttrainError, WorkError
 from posttrain.recipe.schema import Checkpoints, Evaluate
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.scores import ScoreStore, first_line
+from posttrain.rundir.scores import CannotTell, ScoreStore, first_line
 from posttrain.training.gates import enforce
 from posttrain.training.trainer import RunTrainer
 
@@ -49,13 +50,22 @@ class FlowCallback(TrainerCallback):
         self.save_steps, self.every = save_steps, heldout_steps
 
     def on_train_begin(self, args, state, control, **kwargs):
-        step = state.global_step
-        if self.every is None or step == 0 or step % self.every:
-            return
-        rows = read_jsonl(self.trainer.run.metrics) if state.is_world_process_zero else []
-        done = any(row["split"] == "heldout" and row["step"] == step for row in rows)
-        if not self.trainer.on_any_rank(done):  # abandoned when the run was asked to stop
+        state.logging_steps = args.logging_steps  # not those of the checkpoint: they may change
+        self.trainer.stats["train"].since = time.perf_counter()  # loading is not training time
+        if self.lacks_heldout(state.global_step, state.max_steps):
             self.trainer.evaluate()
+
+    def lacks_heldout(self, step: int, steps: int) -> bool:
+        """Whether the held-out loss after `step` of `steps` is due and not in metrics.jsonl: its pass was
+        abandoned when the run was asked to stop. Collective."""
+        if self.every is None or step == 0 or (step % self.every and step < steps):
+            return False
+        rows = []
+        if self.trainer.is_world_process_zero():
+            with contextlib.suppress(WorkError):  # damaged lines have been said
+                rows = read_jsonl(self.trainer.run.metrics)
+        mine = [r for r in rows if isinstance(r, dict) and r.get("split") == "heldout"]
+        return not self.trainer.on_any_rank(any(row.get("step") == step for row in mine))
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_step()
@@ -108,8 +118,8 @@ class ScoreCallback(TrainerCallback):
         whole = ckpt.all_complete(self.trainer.run.checkpoints)
         for checkpoint in whole:
             self._score(checkpoint.path, checkpoint.step)
-            if self.abandoned:
-                break
+            if self.score is not None and self.trainer.on_any_rank(self.abandoned):
+                break  # together: a rank that goes on to the next one would wait for the others
         self._end_if_asked(self.trainer.state)
         self._check_and_rotate(whole[-1].name if whole else None)
 
@@ -131,14 +141,15 @@ class ScoreCallback(TrainerCallback):
         except WorkError as error:
             return str(error)
         tasks = {task.name for task in self.evaluate.tasks}
-        failed = [u for u in store.failures() if u.task in tasks]
+        kept = {c.name for c in ckpt.all_complete(self.trainer.run.checkpoints)}
+        failed = [u for u in store.failures() if u.task in tasks and u.checkpoint in kept]
         never = [u for u in failed if u.task not in measured]
         if not never:
             for u in failed:
                 log.warning("%s; run the same command to try again", u)
             return ""
         last = never[-1]
-        more = f" (and {len(never) - 1} more)" if len(never) > 1 else ""
+        more = f"; {len(never) - 1} more failed" if len(never) > 1 else ""
         return (
             f"trained to the end; scoring of {last.checkpoint} on {last.task} failed: {last.reason}{more}. "
             "Run the same command to try again"
@@ -152,8 +163,8 @@ class ScoreCallback(TrainerCallback):
         trainer, step = self.trainer, state.global_step
         abandoned = trainer.on_any_rank(self.abandoned)
         if abandoned or (trainer.on_any_rank(trainer.stop.requested) and step < state.max_steps):
-            resume = ckpt.how_to_resume(trainer.run.checkpoints)
-            raise Stopped(f"stopped after step {step} of {state.max_steps}; {resume}")
+            what = f" after step {step} of {state.max_steps}" if step else " while checkpoints were scored"
+            raise Stopped(f"stopped{what}; {ckpt.how_to_resume(trainer.run.checkpoints)}")
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
@@ -162,6 +173,8 @@ class ScoreCallback(TrainerCallback):
             self.score(path, step)
         except Stopped:
             self.abandoned = True
+        except CannotTell:
+            raise
         except Exception as error:  # a failed evaluation does not end training
             unknown = not isinstance(error, PosttrainError)
             log.error("scoring %s failed: %s", path.name, first_line(error), exc_info=unknown)

@@ -78,6 +78,9 @@ class Peers:
             if self.sentence is not None:
                 return self.sentence
             dead = next(((r, p) for r, p in self.here.items() if not _runs(p)), None)
+            if dead is not None and self._has_left(dead[0]):
+                del self.here[dead[0]]
+                dead = None
             with contextlib.suppress(RuntimeError):  # the store is gone with the rank that held it
                 if self.store.check([LOST]):
                     self.sentence = self.store.get(LOST).decode()
@@ -87,6 +90,17 @@ class Peers:
                 where = described(dead[0], {"pid": dead[1].pid, "host": self.own["host"]})
                 self._settle(f"{where} was killed or crashed")
             return self.sentence
+
+    def leave(self) -> None:
+        """This rank has done its work: it may end before others."""
+        self.leaving.set()
+        with contextlib.suppress(RuntimeError):
+            self.store.set(f"{rank()} has left", "")
+
+    def _has_left(self, other: int) -> bool:
+        with contextlib.suppress(RuntimeError):
+            return self.store.check([f"{other} has left"])
+        return False
 
     def _settle(self, sentence: str) -> None:
         with contextlib.suppress(RuntimeError):
@@ -155,6 +169,7 @@ def watched(
     stop.is_void = peers.gone
     try:
         yield
+        peers.leave()
     except PosttrainError as error:
         peers.tell(f"failed: {error}")
         raise

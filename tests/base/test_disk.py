@@ -66,6 +66,18 @@ def test_quotas_and_limits(number, words):
     assert no_space(OSError(errno.EACCES, "x")) is None
 
 
+def test_other_failures_are_not_called_a_full_disk():
+    """The number of the system decides, and EFBIG's words are also those of a server."""
+    try:
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        finally:
+            raise RuntimeError("[enforce fail] PytorchStreamWriter failed writing file")
+    except RuntimeError as error:
+        assert no_space(error) is None
+    assert no_space(RuntimeError("HTTP 413: File too large")) is None
+
+
 def test_the_cause_counts():
     try:
         try:

@@ -69,14 +69,6 @@ def test_the_first_signal_asks_and_a_second_ctrl_c_interrupts(number, capsys):
     assert capsys.readouterr().err == f"stopped 0.0 s after {number.name}\n"
 
 
-def test_a_request_that_never_interrupts(capsys):
-    with StopRequest((signal.SIGINT,), "the stages end first", interrupts=False) as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-    said = capsys.readouterr().err
-    assert stop.requested and said == "\nSIGINT: the stages end first\nstopped 0.0 s after SIGINT\n"
-
-
 def test_handlers_are_restored():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest():

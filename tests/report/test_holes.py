@@ -40,10 +40,11 @@ def test_every_page_names_the_hole(lacking):
         render([run]),
         markdown_report([run]),
         out.file.getvalue(),
-        model_card(run, "step-001800"),
+        model_card(run, "step-000900"),
         scorecard_markdown(lacking),
     ):
         assert SAID in text.replace("\\", "")
+    assert "not scored" not in model_card(run, "step-001800"), "of another checkpoint"
 
 
 def test_no_curve_passes_over_it_in_silence(lacking):

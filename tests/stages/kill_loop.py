@@ -36,7 +36,7 @@ LAUNCHER_S = 30.0
 MARK = "KILL_LOOP"
 """Variable by which processes are known that a killed command has left."""
 PLACES = {
-    "preparing rows": ("posttrain.stages.train:prepare", "posttrain.stages.sample:prepare"),
+    "preparing rows": ("posttrain.stages.prepared:prepare", "posttrain.stages.sample:prepare"),
     "loading": ("posttrain.stages.train:load_model", "posttrain.stages.sample:load_generator"),
     "recording the start": ("posttrain.stages.train:_record_start", "posttrain.stages.sample:_record_start"),
     "resuming": ("posttrain.stages.train:take_up",),

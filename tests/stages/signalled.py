@@ -26,12 +26,12 @@ def places() -> dict[str, tuple]:
     from posttrain.rewards.engine import batch
     from posttrain.rundir import checkpoints
     from posttrain.sft import SftTrainer
-    from posttrain.stages import launch, train
+    from posttrain.stages import launch, prepared, train
     from posttrain.training.preference import PreferenceTrainer
     from posttrain.training.trainer import RunTrainer
 
     return {
-        "preparing rows": (train, "prepare"),
+        "preparing rows": (prepared, "prepare"),
         "loading the model": (train, "load_model"),
         "reference log-probabilities": (PreferenceTrainer, "log_probs"),
         "training step": (RunTrainer, "training_step"),

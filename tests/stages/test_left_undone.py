@@ -74,7 +74,7 @@ def test_a_scorer_that_failed_is_tried_again_on_every_checkpoint(recipe, broken,
         go(recipe, *settings, scored=True)
     run = recipe.parent / "case"
     info = json.loads((run / "run.json").read_text())
-    assert info["status"] == "failed" and "RuntimeError: evaluation broke (and 3 more)" in info["error"]
+    assert info["status"] == "failed" and "RuntimeError: evaluation broke; 3 more failed" in info["error"]
     assert len(read_jsonl(run / "unscored.jsonl")) == 4 and not finished(asked)
 
     broken -= {0, 4, 5}
@@ -158,6 +158,46 @@ def test_the_log_reads_as_if_nothing_had_happened(recipe, monkeypatch):
         append_jsonl(run / "metrics.jsonl", {"step": step, "split": split, "loss": 9.0})
     go(recipe, "name=stopped", *settings)
     assert rows(run) == whole
+
+
+def test_a_held_out_pass_that_was_abandoned_at_the_end_is_made_again(recipe, monkeypatch):
+    """The run is fully trained by then; it must not pass for finished without that line."""
+    settings = ("evaluate.heldout={share: 0.25, every_steps: 3}", "train.max_steps=4")
+    whole = rows(go(recipe, "name=whole", *settings))
+    assert ("heldout", 4) in [(row["split"], row["step"]) for row in whole]
+    plain = SftTrainer.heldout_metrics
+
+    def asked(self):
+        if self.state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SftTrainer, "heldout_metrics", asked)
+        with pytest.raises(Stopped, match="after step 4 of 4"):
+            go(recipe, "name=stopped", *settings)
+    run = recipe.parent / "stopped"
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    go(recipe, "name=stopped", *settings)
+    assert rows(run) == whole
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_how_often_is_logged_may_change(recipe):
+    """transformers takes it from the checkpoint."""
+    settings = ("checkpoints.save_steps=4", "checkpoints.keep_last=null", "train.max_steps=8")
+    run = go(recipe, *settings, "train.logging_steps=4")
+    shutil.rmtree(run / "checkpoints" / "step-000008")
+    go(recipe, *settings, "train.logging_steps=2")
+    assert [row["step"] for row in rows(run)] == [4, 6, 8]
+
+
+def test_a_stage_whose_last_checkpoint_is_gone_is_not_finished(recipe):
+    run = go(recipe, "train.max_steps=2", "checkpoints.save_steps=1")
+    asked = load_stage(recipe, ["train.max_steps=2", "checkpoints.save_steps=1"], "sft")
+    assert finished(asked)
+    (run / "checkpoints" / "step-000002" / "COMPLETE").unlink()
+    assert not finished(asked)
 
 
 def test_a_short_run_logs_its_steps_and_a_round_end_once(recipe):

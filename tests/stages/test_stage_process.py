@@ -20,7 +20,7 @@ from rich.console import Console
 
 from posttrain.errors import WorkError
 from posttrain.recipe import load
-from posttrain.stages import schedule, stage_process
+from posttrain.stages import child, schedule, stage_process
 from posttrain.stages.stage_process import StageProcess, facts_of, finished, last_step
 
 DEAF = """\
@@ -45,7 +45,7 @@ def program(monkeypatch):
         monkeypatch.setattr(stage_process, "launcher", lambda accelerate: [sys.executable, "-c", text])
 
     for name, value in {"STOP_S": 1.0, "ASK_AGAIN_S": 0.3, "HURRY_S": 0.3}.items():
-        monkeypatch.setattr(stage_process, name, value)
+        monkeypatch.setattr(child, name, value)
     monkeypatch.setattr(schedule, "POLL_S", 0.02)
     return use
 
@@ -154,6 +154,43 @@ def test_seconds_are_those_of_all_starts(recipe, program):
     assert process.ending(0) == {"seconds": 1234.5, "status": "finished"}
 
 
+def test_what_an_earlier_start_left_is_not_the_reason(recipe, program):
+    """Killed before it has written anything, a stage did not stop as it did the last time."""
+    (recipe.parent / "case").mkdir()
+    (recipe.parent / "case" / "run.json").write_text('{"status": "stopped", "error": "stopped after step 2"}')
+    (recipe.parent / "case.log").write_text("error: stopped after step 2\n")
+    program("import os; os.kill(os.getpid(), 9)")
+    process = StageProcess(load(recipe), recipe.parent, 1, None)
+    found = process.ending(process.process.wait())
+    assert (found["status"], found["error"]) == ("failed", "ended by SIGKILL")
+    program("1 / 0")
+    process = StageProcess(load(recipe), recipe.parent, 1, None)
+    found = process.ending(process.process.wait())
+    assert (found["status"], found["error"]) == ("failed", "ZeroDivisionError: division by zero")
+
+
+RANKS = """
+import os, signal, subprocess, sys, time
+rank = "import signal, sys, time\\ndef save(*_):\\n    print('saved', flush=True)\\n    sys.exit(1)\\n"
+rank += "signal.signal(signal.SIGUSR1, save)\\nprint('deaf', flush=True)\\ntime.sleep(60)"
+sys.exit(subprocess.call([sys.executable, "-c", rank], start_new_session=True))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_is_handed_to_the_ranks_of_a_launcher(capfd, number):
+    """The launcher itself would kill them; `posttrain run --accelerate` returns once they have saved."""
+
+    def send() -> None:
+        time.sleep(1.5)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+    assert child.run_launched([sys.executable, "-c", RANKS], {}) == 1
+    out, err = capfd.readouterr()
+    assert "saved" in out and "the ranks save a checkpoint, then stop" in err
+
+
 def test_a_stage_that_does_not_stop_is_asked_again_and_killed(pipeline, program):
     """It counts how often it is asked; what it started itself ends with it."""
     count = "signal.signal(signal.SIGTERM, lambda *_: print('asked', flush=True))\n"
@@ -182,14 +219,14 @@ def test_a_stage_that_does_not_stop_is_asked_again_and_killed(pipeline, program)
 def test_a_second_ctrl_c_ends_the_stages_at_once(pipeline, program, more):
     """They are interrupted, and killed where that does not help. No wait for `STOP_S`."""
     program(DEAF.format(more=more))
-    stage_process.STOP_S = 60.0  # set back with the others
+    child.STOP_S = 60.0  # set back with the others
     send(pipeline, signal.SIGINT, signal.SIGINT)
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run(pipeline)
     assert time.monotonic() - begun < 15 and not stages()
     for state in states(pipeline).values():
-        assert (state["status"] == "stopped") == bool(more), state
+        assert state["status"] == "stopped", state
         assert ("killed" in state["error"]) == bool(more)
 
 

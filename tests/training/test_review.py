@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import threading
@@ -13,12 +14,14 @@ import torch
 
 from posttrain.base.files import append_jsonl, read_jsonl
 from posttrain.base.stop import Stopped
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, WorkError
+from posttrain.evaluate import checkpoint
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
 from posttrain.recipe.schema import Guard, Task
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.scores import CannotTell
 from posttrain.sft import train
 from posttrain.training.guard import StepGuard
 
@@ -172,6 +175,28 @@ def test_a_rank_that_is_asked_to_stop_stops_the_others(tmp_path):
         raise Stopped("stopped by SIGTERM")
     with pytest.raises(Stopped):
         first.share("arithmetic").gather([1])
+
+
+def test_a_rank_with_a_full_disk_tells_the_others_or_ends(tmp_path, monkeypatch):
+    first, second = (RankExchange(tmp_path / ".score", rank, 2, keep_going=True) for rank in (0, 1))
+    (tmp_path / ".score").mkdir()
+
+    def full(*_: object) -> None:
+        raise WorkError("the disk is full")
+
+    monkeypatch.setattr(checkpoint, "write_text", full)
+    with first.attempt([Task("arithmetic")]):
+        raise RuntimeError("no memory")
+    with pytest.raises(WorkError, match="another rank failed"):
+        second.raise_if_failed("arithmetic")
+    (tmp_path / ".score" / "arithmetic-failed").unlink()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(CannotTell), first.attempt([Task("arithmetic")]):
+        raise RuntimeError("no memory")
 
 
 def test_ranks_exchange_their_parts_in_order(tmp_path):
