@@ -16,7 +16,7 @@ from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
-from posttrain.recipe.schema import Guard
+from posttrain.recipe.sections import Guard
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.sft import train
 from posttrain.training.guard import StepGuard
