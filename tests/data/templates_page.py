@@ -12,8 +12,9 @@ PAGE = Path(__file__).resolve().parents[2] / "posttrain" / "data" / "TEMPLATES.m
 OPENING = """\
 # Chat templates of published models
 
-What `data.template: tokenizer` trains under the templates that TRL {version} ships, tried on a tokenizer of bytes with the
-marks of the template as tokens; written by `python -m tests.data.templates_page`, and held by `tests/data/test_families.py`.
+What `data.template: tokenizer` trains under the templates that TRL {version} ships, tried on a tokenizer of
+bytes with the marks of the template as tokens; written by `python -m tests.data.templates_page`, and held by
+`tests/data/test_families.py`.
 
 | column | a row |
 |---|---|
@@ -21,15 +22,15 @@ marks of the template as tokens; written by `python -m tests.data.templates_page
 | tools | a call, what the tool returns, a reply; `tools` beside them |
 | reasoning, thought | a reply with `reasoning_content`; with `<think>...</think>` in its text |
 
-| cell | meaning |
-|---|---|
-| marks | what is trained is token for token what TRL's variant of the template marks with `{{% generation %}}` |
-| within | as marks, but for what TRL also marks and no model samples: the line break behind the end of turn, or what the prompt for a reply already contains |
-| right | token for token the template's own rendering; there are no marks to compare with |
-| sampled | the template leaves out the thought: trained are the prompt and the reply as they are sampled |
-| each: ... | `data.train_on: each`: the template changes earlier turns, so that each reply is a row of its own |
-| thinking off: ... | `data.template_options: {{enable_thinking: false}}`: otherwise a prompt opens a thought that the row does not have |
-| refused | before training, with a sentence that says what the template does not render, or the way round |
+| cell | meaning | |---|---| | marks | what is trained is token for token what TRL's variant of the template
+marks with `{{% generation %}}` | | within | as marks, but for what TRL also marks and no model samples: the
+line break behind the end of turn, or what the prompt for a reply already contains | | right | token for token
+the template's own rendering; there are no marks to compare with | | sampled | the template leaves out the
+thought: trained are the prompt and the reply as they are sampled | | each: ... | `data.train_on: each`: the
+template changes earlier turns, so that each reply is a row of its own | | thinking off: ... |
+`data.template_options: {{enable_thinking: false}}`: otherwise a prompt opens a thought that the row does not
+have | | refused | before training, with a sentence that says what the template does not render, or the way
+round |
 
 """
 
