@@ -14,7 +14,7 @@ from types import ModuleType
 from posttrain import __version__
 from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.process import quiet_libraries
-from posttrain.base.stop import exit_on_interrupt
+from posttrain.base.stop import StopRequest, exit_on_interrupt
 from posttrain.errors import did_you_mean
 
 COMMANDS = {
@@ -61,7 +61,8 @@ def _dispatch(argv: list[str]) -> int | None:
         parser.print_help(sys.stderr)
         return 2
     _take_overrides(commands[name], options, rest)
-    return module.run(options)
+    with StopRequest():
+        return module.run(options)
 
 
 def _module(name: str) -> ModuleType:

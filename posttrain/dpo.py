@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,17 @@ def _reference(
     """The reference of a run; a second model is loaded where the policy cannot take its place."""
     given, lora = recipe.preference, recipe.model.lora
     apart = given.reference_model is not None or (lora is not None and not off_is_start(lora))
-    reference = Reference(live=given.reference == "live", other=apart)
+    load = partial(
+        frozen_reference,
+        recipe.model,
+        given.reference_model,
+        parts.tokenizer,
+        parts.start,
+        recipe.train.seed,
+        trainer.accelerator,
+        given.reference_revision,
+    )
+    reference = Reference(load, live=given.reference == "live", other=apart)
     if not reference.live:
         tables = [*parts.prepared.fingerprints, *rows.fingerprints]
         own, model = parts.run.path / "reference", _reference_identity(recipe, parts)
@@ -180,15 +191,7 @@ def _reference(
         reference.wanted = rows.train.places() | (rows.heldout.places() if rows.heldout is not None else {})
     needed = reference.live and lora is None
     if needed or (reference.other and (reference.live or reference.missing)):
-        reference.model = frozen_reference(
-            recipe.model,
-            given.reference_model,
-            parts.tokenizer,
-            parts.start,
-            recipe.train.seed,
-            trainer.accelerator,
-            given.reference_revision,
-        )
+        reference.model = load()
     return reference
 
 

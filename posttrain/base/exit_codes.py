@@ -1,22 +1,25 @@
 """Exit codes of commands: 0 success, 1 the work failed, 2 the request was wrong.
 
 A failure is printed as one message on stderr, control characters spelt out. Failures of the machine that a
-user can fix (a full disk, a missing permission) count as failed work. Any other exception is a bug in
-posttrain and keeps its traceback.
+user can fix (a full disk, a missing permission, too little memory) count as failed work. Any other exception
+is a bug in posttrain and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
+from posttrain.base.disk import no_space
 from posttrain.base.printable import print_anything, printable
 from posttrain.errors import PosttrainError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
     errno.EACCES,
     errno.EPERM,
@@ -38,22 +41,35 @@ def exit_code_of(work: Callable[[], Any]) -> int:
     try:
         code = work()
     except PosttrainError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
+        say_error(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; finished work is kept, and the same command resumes it", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:  # `posttrain show | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            place = f" ({error.filename})" if error.filename else ""
-            reason = f"the disk is full{place}; free some space and run the same command again"
-        elif error.errno in REFUSED and error.filename:
-            reason = f"{os.fspath(error.filename)}: {error.strerror}"
+    except Exception as error:
+        file = error.filename if isinstance(error, OSError) else None
+        if full := no_space(error):
+            place = f" ({os.fspath(file)})" if file else ""
+            reason = f"{full}{place}; make room and run the same command again"
+        elif isinstance(error, MemoryError):
+            reason = "out of memory"
+        elif file and error.errno in REFUSED:
+            reason = f"{os.fspath(file)}: {error.strerror}"
         else:
             raise
-        print(f"error: {printable(reason)}", file=sys.stderr)
+        say_error(reason)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def say_error(reason: object) -> None:
+    """Prints `error: <reason>`, and lets torch's launcher, if it started this process, print it as well."""
+    text = printable(reason)
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        about = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with contextlib.suppress(OSError), open(file, "w", encoding="utf-8") as out:
+            json.dump({"message": about}, out)

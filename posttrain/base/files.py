@@ -13,15 +13,19 @@ import fcntl
 import json
 import math
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.resolved import Resolved
+from posttrain.base.temporary import temporary_name
 from posttrain.errors import RequestError, WorkError
+
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Errors of flock on a file system that has no locks."""
 
 
 def timestamp() -> str:
@@ -35,7 +39,7 @@ def write_text(path: str | Path, text: str) -> None:
     Raises WorkError if it cannot be written; `path` is then unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
@@ -45,7 +49,7 @@ def write_text(path: str | Path, text: str) -> None:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        raise WorkError(f"cannot write {path}: {error.strerror or error}") from error
+        raise WorkError(f"cannot write {path}: {why_unwritten(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made
             temporary.unlink()
@@ -68,7 +72,7 @@ def stream_jsonl(path: Path) -> Iterator[Callable[[Any], None]]:
     `path` is replaced when the block ends, and unchanged if the block raises. Values that JSON does not have,
     such as dates in a user's columns, are written as text.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             yield lambda row: file.write(_json_line(row, default=str))
@@ -95,7 +99,7 @@ def append_jsonl(path: str | Path, row: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise WorkError(f"cannot append to {path}: {error.strerror or error}") from error
+        raise WorkError(f"cannot append to {path}: {why_unwritten(error)}") from error
 
 
 def lock(file: IO[Any]) -> None:
@@ -104,7 +108,7 @@ def lock(file: IO[Any]) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+        if error.errno not in NO_LOCKS:
             raise
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from posttrain.base.owner import alive
+from posttrain.base.temporary import remove_abandoned, temporary_name
 from posttrain.errors import WorkError
 
 
@@ -28,10 +27,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         OSError: the file system refuses.
     """
     out = Path(os.path.abspath(out))
-    start, host = f".tmp-{out.name}.", socket.gethostname()
     out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(out.parent, start, host)
-    temporary = out.with_name(f"{start}{os.getpid()}.{host}")
+    remove_abandoned(out.parent, out.name)
+    temporary = temporary_name(out)
     temporary.mkdir()
     try:
         yield temporary
@@ -52,13 +50,3 @@ def _rename(temporary: Path, out: Path) -> None:
         temporary.rename(out)
     except OSError as error:
         raise (taken if os.path.lexists(out) else error) from error
-
-
-def _remove_abandoned(parent: Path, start: str, host: str) -> None:
-    for path in parent.iterdir():
-        pid, _, machine = path.name.removeprefix(start).partition(".")
-        if not path.name.startswith(start) or machine != host or not pid.isdecimal():
-            continue
-        own = int(pid) == os.getpid()  # of an earlier process: in a container each may have the same id
-        if own or not alive({"pid": int(pid), "host": machine}):
-            shutil.rmtree(path, ignore_errors=True)

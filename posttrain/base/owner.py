@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import timestamp
+from posttrain.base.process import may_run
 
 
 def owner() -> dict[str, Any]:
@@ -47,12 +48,5 @@ def described(found: dict[str, Any]) -> str:
 
 def alive(found: dict[str, Any]) -> bool:
     """Whether the process may still run: False only where it ran on this machine and is gone."""
-    if found.get("host") != socket.gethostname() or not isinstance(found.get("pid"), int):
-        return True
-    try:
-        os.kill(found["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    pid = found.get("pid")
+    return found.get("host") != socket.gethostname() or not isinstance(pid, int) or may_run(pid)

@@ -1,4 +1,5 @@
-"""This process: its CPU cores and GPUs, its rank within a launch, and what it and the libraries log.
+"""This process: its CPU cores and GPUs, its rank within a launch, what it and the libraries log; and whether
+others still run.
 
 Launchers (accelerate, torchrun) set the ranks of each process in its environment.
 Left out: signals (stop.py), exit codes (exit_codes.py).
@@ -13,6 +14,17 @@ import warnings
 from pathlib import Path
 
 from posttrain.base.printable import printable
+
+
+def may_run(pid: int) -> bool:
+    """Whether there is a process `pid` on this machine; True where that cannot be told."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def usable_cores() -> int:

@@ -1,6 +1,7 @@
 """Signals: Ctrl-C, SIGTERM and Slurm's SIGUSR1 set a flag; the loop that reads it saves its work and ends.
 
-Left out: how training ranks agree on the flag (training/trainer.py).
+Long work calls `check_stop` between its batches. Left out: how training ranks agree on the flag
+(training/trainer.py), and ranks that are lost (training/peers.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,7 +30,7 @@ class StopRequest:
 
     The first signal prints `notice`. While `can_save` is False there is nothing to save yet, and a signal
     raises KeyboardInterrupt instead; so does a second Ctrl-C at any time. With `interrupts=False` neither
-    raises.
+    raises. At the end the seconds since the first signal are printed.
     """
 
     def __init__(
@@ -37,26 +40,63 @@ class StopRequest:
         interrupts: bool = True,
     ) -> None:
         self.signals, self.notice, self.interrupts = signals, notice, interrupts
-        self.requested = False
         self.can_save = False
+        self.is_void: Callable[[], bool] = lambda: False
+        """Whether nothing can be saved any more, because a rank is lost; a signal is then no request."""
+        self.ending = False
+        """The work has ended, and how is being recorded: signals are ignored."""
+        self._first: tuple[str, float] | None = None
         self._before: dict[int, Any] = {}
+        self._outer: StopRequest | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self._first is not None
 
     def __enter__(self) -> StopRequest:
-        for number in self.signals:
-            self._before[number] = signal.signal(number, self._handle)
+        global _current
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python sets no handlers
+            for number in self.signals:
+                self._before[number] = signal.signal(number, self._handle)
+        self._outer, _current = _current, self
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        global _current
+        _current = self._outer
+        if _current is not None and kind is not None:
+            _current.ending = True
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._first is not None:
+            name, since = self._first
+            print(f"stopped {time.monotonic() - since:.1f} s after {name}", file=sys.stderr, flush=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.ending:
+            return
         second = self.requested and number == signal.SIGINT
-        if self.interrupts and (second or not self.can_save):
+        immediate = self.interrupts and (second or not self.can_save)
+        if self.is_void():
+            if immediate:
+                raise KeyboardInterrupt
+            return
+        if self._first is None:
+            self._first = signal.Signals(number).name, time.monotonic()
+            if not immediate:
+                print(f"\n{self._first[0]}: {self.notice}", file=sys.stderr, flush=True)
+        if immediate:
             raise KeyboardInterrupt
-        if not self.requested:
-            print(f"\n{signal.Signals(number).name}: {self.notice}", file=sys.stderr, flush=True)
-        self.requested = True
+
+
+_current: StopRequest | None = None
+"""The innermost request that is in force."""
+
+
+def check_stop() -> None:
+    """Raises `Stopped` where this process was asked to stop; called between the batches of long work."""
+    if _current is not None and _current.requested:
+        raise Stopped(f"stopped by {_current._first[0]}")
 
 
 @contextlib.contextmanager
@@ -70,8 +110,9 @@ def exit_on_interrupt() -> Iterator[None]:
         os.write(2, b"interrupted before anything was started\n")
         os._exit(1)
 
-    before = signal.signal(signal.SIGINT, leave)
+    before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import write_text
 from posttrain.base.new_folder import new_folder
 from posttrain.base.stop import StopRequest
@@ -78,7 +79,7 @@ def export(reference: str, out: Path, dtype: str = "auto") -> Proof:
                 card = model_card(RunData.load(Path(parent["run"])), parent["checkpoint"])
                 write_text(folder / "README.md", card)
     except (OSError, SafetensorError) as error:  # the latter from a full disk
-        reason = getattr(error, "strerror", None) or error
+        reason = why_unwritten(error)
         raise WorkError(f"{out} cannot be written: {reason}. Nothing of it is left behind") from error
     return proof
 

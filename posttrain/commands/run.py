@@ -6,6 +6,7 @@ Left out: other machines; `launch/slurm.sh` starts a recipe on several nodes.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from posttrain.commands.arguments import add_recipe, console
 from posttrain.commands.train import run_stage
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import Pipeline, load
+from posttrain.stages.parent import child_environment, wait_for_orphans
 from posttrain.stages.stage_process import launcher
 
 
@@ -38,8 +40,11 @@ def run(options: argparse.Namespace) -> int:
         _print_findings(page)
         return 0
     if options.accelerate:
+        folder = Path(recipe.output_dir) / recipe.name
+        wait_for_orphans(folder)
         work = ["-m", f"posttrain.{recipe.stage}", options.recipe, *options.overrides]
-        return subprocess.call([*launcher(options.accelerate), *work])
+        environment = os.environ | child_environment(folder)
+        return subprocess.call([*launcher(options.accelerate), *work], env=environment)
     return run_stage(options.recipe, options.overrides, recipe.stage)
 
 

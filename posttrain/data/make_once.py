@@ -1,9 +1,9 @@
 """A folder made once: one process works under a file lock, the others wait for the folder.
 
 They wait until a deadline, and stop at once with the same message if the work fails. The lock is that of
-flock, so a process that died does not block others. It works across machines that share a file system,
-because all that counts is the finished folder (renamed into place) or the note `<folder>.failed`. Left out:
-what the work is (cache.py).
+flock where there is one, so a process that died does not block others. It works across machines that share a
+file system, because all that counts is the finished folder (renamed into place) or the note
+`<folder>.failed`. Left out: what the work is (cache.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from posttrain.base.files import write_json
+from posttrain.base.disk import why_unwritten
+from posttrain.base.files import NO_LOCKS, write_json
 from posttrain.base.owner import described, owner, read_owner
+from posttrain.base.temporary import remove_abandoned
 from posttrain.errors import PosttrainError, RequestError, WorkError
 
 log = logging.getLogger(__name__)
@@ -43,23 +45,24 @@ def make_once(
     """Runs `make`, which creates `folder`, unless it is there or another process makes it, for which it
     waits. One that is there and damaged is removed first.
 
-    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). Unfinished
-    folders `<folder>.tmp-*` of processes that were killed are removed.
+    `what` names the work in messages ("source 'gsm8k'"); `deadline` is a time of time.monotonic(). What
+    processes that were killed left unfinished beside it is removed.
 
     Raises:
         WorkError: the disk refuses, or the deadline passed while another process held the lock.
         Exception: what `make` raises.
     """
+    remove_abandoned(folder.parent)
     if folder.is_dir() and not damaged(folder):
         return
-    lock, holder = FileLock(f"{folder}.lock"), Path(f"{folder}.holder")
+    holder = Path(f"{folder}.holder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL)
-    except Timeout:
+        lock = _locked(folder, deadline)
+    except Timeout as error:
         raise WorkError(
             f"{what}: {described(read_owner(holder))} is preparing the same rows and still held "
-            f"{lock.lock_file} when data.prepare_timeout ran out; wait for it, or raise the timeout"
+            f"{error.lock_file} when data.prepare_timeout ran out; wait for it, or raise the timeout"
         ) from None
     except OSError as error:
         raise _refused(folder, what, error) from error
@@ -76,10 +79,24 @@ def make_once(
         lock.release()
 
 
+def _locked(folder: Path, deadline: float) -> BaseFileLock:
+    """The lock of `folder`, taken.
+
+    Where the file system has no locks, a file is the lock, which counts while its process lives.
+    """
+    lock: BaseFileLock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        lock = SoftFileLock(f"{folder}.locked")
+        lock.acquire(timeout=max(0.0, deadline - time.monotonic()), poll_interval=POLL)
+    return lock
+
+
 def _make(folder: Path, make: Callable[[], object], what: str) -> None:
     """Makes the folder, while this process holds the lock."""
-    for abandoned in folder.parent.glob(f"{folder.name}.tmp-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
     note = _note(folder)
     note.unlink(missing_ok=True)
     try:
@@ -147,6 +164,6 @@ def _refused(folder: Path, what: str, error: OSError) -> WorkError:
     except OSError:
         free = "the folder does not exist"
     return WorkError(
-        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {error.strerror or error}. Nothing "
+        f"{what}: cannot write prepared rows to {folder.parent} ({free}): {why_unwritten(error)}. Nothing "
         "incomplete is left there. Free some space, or set data.cache_dir or POSTTRAIN_CACHE to another place"
     )

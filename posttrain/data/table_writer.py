@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.files import hash_of, plain, sync
+from posttrain.base.temporary import temporary_name
 from posttrain.data.table import (
     IDS,
     IN_SEGMENT,
@@ -34,15 +35,14 @@ BUFFER = 1 << 20
 
 
 class TableWriter:
-    """Streams rows to `<folder>.tmp-<pid>`, which `finish` renames to `folder`.
+    """Streams rows to a folder of a temporary name, which `finish` renames to `folder`.
 
     As a context manager it removes what was not finished. Memory is bounded by BUFFER tokens and one row.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.temporary = self.folder.with_name(f"{self.folder.name}.tmp-{os.getpid()}")
-        shutil.rmtree(self.temporary, ignore_errors=True)  # left by an earlier process with this id
+        self.temporary = temporary_name(self.folder)
         self.temporary.mkdir(parents=True)
         self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
         self._ids: list[np.ndarray] = []

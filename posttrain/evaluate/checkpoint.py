@@ -8,9 +8,11 @@ scorecard, which the caller writes. Imports torch: callers that must start quick
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import torch
 
 from posttrain.base.files import write_text
 from posttrain.base.process import local_rank
+from posttrain.base.stop import Stopped, check_stop
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
-from posttrain.errors import WorkError
+from posttrain.errors import PosttrainError, WorkError
 from posttrain.evaluate.score import Share, Subject, score_task
 from posttrain.evaluate.settings import task_hash
 from posttrain.evaluate.tasks.catalogue import metrics
@@ -29,9 +32,10 @@ from posttrain.recipe.schema import Task
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.proof import digest
-from posttrain.rundir.scores import ScoreStore
+from posttrain.rundir.scores import ScoreStore, first_line
 from posttrain.types import Score
 
+log = logging.getLogger(__name__)
 DEADLINE_S = 4 * 3600.0
 """Seconds to wait for the slowest rank."""
 
@@ -46,6 +50,7 @@ def score_checkpoint(
     name: str | None = None,
     renew: Callable[[Path], object] | None = None,
     ranks: tuple[int, int] = (0, 1),
+    keep_going: bool = False,
 ) -> list[Score]:
     """Scores the model in `path` on `tasks`, appends to `out`/scores.jsonl and writes `out`/samples.
 
@@ -53,38 +58,62 @@ def score_checkpoint(
     the recipe. `renew(out)` is called after each task whose scores were added: the scorecard. `ranks`
     is (rank, world size); every rank calls this, and `out` is a folder that all of them see.
 
+    `keep_going`: a task that fails, on every rank alike, is recorded in `out`/unscored.jsonl, and the others
+    are scored all the same. Otherwise the first failure is raised.
+
     Returns:
         The new scores on rank 0; an empty list elsewhere, and where everything was stored already.
 
     Raises:
         RequestError: a task does not fit the model.
         WorkError: the model cannot be scored, another rank failed, or the disk is full.
+        Stopped: a rank was asked to stop; tasks that are complete have their scores.
     """
-    name = name or path.name
-    digest = _digest(path)
-    store = ScoreStore(out)
-    stored = store.rows()
-    missing = [task for task in tasks if not has_task(stored, digest or name, task)]
-    if not missing:
-        return []
-    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+    name, store = name or path.name, ScoreStore(out)
+    exchange = RankExchange(out / f".score-{name}", *ranks, keep_going=keep_going)
+    new = _score(path, step, name, tasks, store, template, exchange, renew)
+    if keep_going and exchange.rank == 0 and store.record_failures(name, exchange.failures) and renew:
+        renew(out)
+    return new
+
+
+def _score(
+    path: Path,
+    step: int,
+    name: str,
+    tasks: list[Task],
+    store: ScoreStore,
+    template: str,
+    exchange: RankExchange,
+    renew: Callable[[Path], object] | None,
+) -> list[Score]:
     new: list[Score] = []
-    exchange = RankExchange(out / f".score-{name}", *ranks)
+    missing: list[Task] = []
+    subject = None
+    with exchange.attempt(tasks):
+        digest, stored = _digest(path), store.rows()
+        for task in tasks:
+            with exchange.attempt([task]):
+                if not has_task(stored, digest or name, task):
+                    missing.append(task)
+    if not missing:
+        return new
+    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
-        try:
+        with exchange.attempt(missing):
+            check_stop()
             tokenizer = load_tokenizer(tokenizer_place(path))
             model = load_scored(path, device)
             subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)
-            for task in missing:
-                result = score_task(subject, task, Share(*ranks, exchange.gather(task.name)))
+        for task in missing if subject is not None else ():
+            with exchange.attempt([task]):
+                exchange.raise_if_failed(task.name)
+                result = score_task(subject, task, exchange.share(task.name))
                 if exchange.rank == 0:
                     store.write_samples(name, task.name, result.samples)
                     store.append(result.scores, renew)
                     new += result.scores
-            exchange.leave()
-        except BaseException:
-            exchange.fail()
-            raise
+                exchange.leave(task.name)
     return new
 
 
@@ -121,42 +150,76 @@ class RankExchange:
     fails must not leave the others waiting. One exchange serves one checkpoint; the run removes the folder.
     """
 
-    def __init__(self, place: Path, rank: int, world_size: int) -> None:
+    def __init__(self, place: Path, rank: int, world_size: int, keep_going: bool = False) -> None:
         self.place, self.rank, self.world_size = place, rank, world_size
-        if world_size > 1:
-            place.mkdir(parents=True, exist_ok=True)
+        self.keep_going = keep_going
+        self.failures: dict[str, str] = {}
+        """Task -> why it was not scored, the same on every rank."""
 
-    def gather(self, what: str) -> Callable[[list[Any]], list[list[Any]]]:
-        """A function from this rank's part of `what` to the parts of all ranks, in rank order."""
+    def share(self, task: str) -> Share:
+        return Share(self.rank, self.world_size, self.gather(task))
+
+    def gather(self, task: str) -> Callable[[list[Any]], list[list[Any]]]:
+        """A function from this rank's part of `task` to the parts of all ranks, in rank order."""
 
         def gather(part: list[Any]) -> list[list[Any]]:
             if self.world_size == 1:
                 return [part]
-            write_text(self._file(what, self.rank), json.dumps(part))
-            return [json.loads(text) for text in self._wait_for(what)]
+            write_text(self._file(task, "rows"), json.dumps(part))
+            return [json.loads(text) for text in self._wait_for(task, "rows")]
 
         return gather
 
-    def leave(self) -> None:
-        """Waits until every rank is done, including the writing of rank 0."""
+    def leave(self, task: str) -> None:
+        """Waits until every rank is done with `task`, including the writing of rank 0."""
         if self.world_size > 1:
-            write_text(self._file("done", self.rank), "null")
-            self._wait_for("done")
+            write_text(self._file(task, "done"), "null")
+            self._wait_for(task, "done")
 
-    def fail(self) -> None:
-        """Tells the other ranks that this one failed."""
-        if self.world_size > 1:
-            (self.place / "failed").touch()
+    @contextlib.contextmanager
+    def attempt(self, tasks: list[Task]) -> Iterator[None]:
+        """Where the block fails, `tasks` have failed on every rank; where it is stopped, all ranks stop. With
+        `keep_going` an error ends here, unless the process is to end."""
+        try:
+            yield
+        except Stopped:
+            if self.world_size > 1:
+                (self.place / "stopped").touch()
+            raise
+        except BaseException as error:
+            reason = first_line(error)
+            for task in tasks:
+                self._fail(task.name, reason)
+            if not self.keep_going or not isinstance(error, Exception):
+                raise
+            names = ", ".join(task.name for task in tasks)
+            unknown = not isinstance(error, PosttrainError)  # a bug: its traceback is needed
+            where = self.place.name.removeprefix(".score-")
+            log.error("scoring %s on %s failed: %s", where, names, reason, exc_info=unknown)
+            self.failures |= {task.name: reason for task in tasks}
 
-    def _file(self, what: str, rank: int) -> Path:
-        return self.place / f"{what}-{rank}.json"
+    def raise_if_failed(self, task: str) -> None:
+        """Raises `WorkError` with the reason of another rank that failed on `task`."""
+        failed = self.place / f"{task}-failed"
+        if self.world_size > 1 and failed.exists():
+            raise WorkError(failed.read_text(encoding="utf-8"))
 
-    def _wait_for(self, what: str) -> list[str]:
+    def _fail(self, task: str, reason: str) -> None:
+        if self.world_size > 1 and not (self.place / f"{task}-failed").exists():
+            with contextlib.suppress(WorkError):  # a full disk: the first failure is logged
+                write_text(self.place / f"{task}-failed", f"rank {self.rank} failed: {reason}")
+
+    def _file(self, task: str, what: str, rank: int | None = None) -> Path:
+        return self.place / f"{task}-{what}-{self.rank if rank is None else rank}.json"
+
+    def _wait_for(self, task: str, what: str) -> list[str]:
         deadline = time.monotonic() + DEADLINE_S
-        files = [self._file(what, rank) for rank in range(self.world_size)]
+        files = [self._file(task, what, rank) for rank in range(self.world_size)]
         while not all(file.exists() for file in files):
-            if (self.place / "failed").exists():
-                raise WorkError("another rank failed while scoring")
+            check_stop()
+            if (self.place / "stopped").exists():
+                raise Stopped("another rank was asked to stop")
+            self.raise_if_failed(task)
             if time.monotonic() > deadline:
                 late = [rank for rank, file in enumerate(files) if not file.exists()]
                 raise WorkError(f"waited {DEADLINE_S / 3600:g} h for rank(s) {late} to score")

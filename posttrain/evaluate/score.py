@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.base.stop import check_stop
 from posttrain.data.template import Template
 from posttrain.data.tokenize import prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
@@ -80,6 +81,7 @@ def score_task(subject: Subject, task: schema.Task, share: Share | None = None) 
         RequestError: the task, or one of its problems, does not fit this model.
         WorkError: the model produces NaN, the ranks do not fit together, or the check failed on every
             completion.
+        Stopped: this process was asked to stop.
     """
     loaded, problems = load_task(task), problems_of(task)
     if not problems:
@@ -128,7 +130,10 @@ def _rows(
     plan = _exact if loaded.kind == "exact" else _sampled
     lengths, work = plan(subject, task, loaded, problems, asked)
     shares = batches(lengths, task.samples, task.batch_size)  # exact tasks take one sample
-    mine = [row for batch in shares[share.rank :: share.world_size] for row in work(batch)]
+    mine: list[Row] = []
+    for batch in shares[share.rank :: share.world_size]:
+        check_stop()
+        mine += work(batch)
     rows = sorted((row for part in share.gather(mine) for row in part), key=lambda row: row["index"])
     if [row.pop("index") for row in rows] != list(range(len(problems))):
         raise WorkError(f"task {task.name}: the rows of all ranks do not cover each problem exactly once")

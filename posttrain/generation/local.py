@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posttrain.base.stop import check_stop
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
 
 COMPACT_EVERY = 8
-"""Decoding steps between removals of finished sequences; each removal copies the cache."""
+"""Decoding steps between removals of finished sequences, each of which copies the cache, and between looks at
+whether this process was asked to stop."""
 
 
 def batches(lengths: Sequence[int], n: int, batch_size: int) -> list[list[int]]:
@@ -68,6 +70,7 @@ class TransformersGenerator:
         Raises:
             RequestError: invalid settings, an empty prompt, or a prompt that fills the model's positions.
             WorkError: the model's logits are not finite.
+            Stopped: this process was asked to stop; what was sampled is discarded.
         """
         sampling.check(n)
         refuse_prompts(prompts, self.positions, f"the model has {self.positions} positions")
@@ -79,6 +82,7 @@ class TransformersGenerator:
             for batch in batches([len(p) for p in prompts], n, sampling.batch_size):
                 uniform = np.stack([_uniform(seed, streams[i], n, sampling) for i in batch])
                 for first in range(0, n, sampling.batch_size):
+                    check_stop()
                     part = uniform[:, first : first + sampling.batch_size]
                     found += self._batch(batch, [prompts[i] for i in batch], part, first, sampling)
         finally:
@@ -111,7 +115,10 @@ class TransformersGenerator:
             state.add(step, token, logits, self.stops)
             if not state.live.any():
                 break
-            if (step + 1) % COMPACT_EVERY == 0 and not state.live.all():
+            due = (step + 1) % COMPACT_EVERY == 0
+            if due:
+                check_stop()
+            if due and not state.live.all():
                 kept = state.compact()
                 cache.batch_select_indices(kept)
                 token = token[kept]

@@ -1,5 +1,5 @@
-"""Warnings about a run: failed checks, failed gates, groups without gradient, completions of vLLM that are
-masked, chosen replies that become less likely.
+"""Warnings about a run: scores that are missing, failed checks, failed gates, groups without gradient,
+completions of vLLM that are masked, chosen replies that become less likely.
 
 Each is a sentence computed from what was logged, with its threshold. Left out: the caveats that apply to
 every result (`findings.caveats`).
@@ -32,10 +32,23 @@ def alerts(runs: list[RunData]) -> list[str]:
     """The sentences, run by run; empty where there is nothing to warn about."""
     found = []
     for run, name in zip(runs, labels(runs), strict=True):
-        parts = (_gates, _checks, _groups, _shares, _sampler, _chosen)
+        parts = (holes, _gates, _checks, _groups, _shares, _sampler, _chosen)
         each = [line for part in parts for line in part(run)]
         found += [f"{name}: {text}" for text in each]
     return found
+
+
+def holes(run: RunData) -> list[str]:
+    """A sentence for each task and reason for which checkpoints were not scored."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for u in run.unscored:
+        found.setdefault((u.task, u.reason), []).append(u.checkpoint)
+    sentences = []
+    for (task, reason), names in found.items():
+        were = "was" if len(names) == 1 else "were"
+        why = reason and f": {printable(reason).rstrip('.')}"
+        sentences.append(f"{', '.join(names)} {were} not scored on {task}{why}.")
+    return sentences
 
 
 def _gates(run: RunData) -> list[str]:

@@ -14,6 +14,7 @@ import yaml
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.report import markdown, tables
+from posttrain.report.alerts import holes
 from posttrain.report.facts import component_rows, facts
 from posttrain.report.text import loss_name, objective
 from posttrain.rundir.reading import RunData
@@ -163,10 +164,12 @@ def _evaluation(run: RunData, checkpoint: str) -> str:
             bounds = (tables.metric_text(metric, v) for v in (s.low, s.high)) if known else ()
             interval = " to ".join(bounds) or UNKNOWN
             rows.append([task, metric, tables.metric_text(metric, s.value), interval, f"{s.n:,}"])
+    missing = f"\n\n{markdown.bullets(lines)}" if (lines := holes(run)) else ""
     if not rows:
-        return f"Scores of this checkpoint: {UNKNOWN}."
+        return f"Scores of this checkpoint: {UNKNOWN}.{missing}"
     table = markdown.grid(["task", "metric", "value", "95 % interval", "problems"], rows)
-    return f"{table}\n\nIntervals are over the problems of each task; spread over training seeds: {UNKNOWN}."
+    seeds = f"Intervals are over the problems of each task; spread over training seeds: {UNKNOWN}."
+    return f"{table}\n\n{seeds}{missing}"
 
 
 def _limits(run: RunData, checkpoint: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from posttrain.base.files import number
 from posttrain.evaluate.intervals import paired
 from posttrain.evaluate.metrics import pass_at_k, pass_at_n, pooled_pass_at_n
-from posttrain.rundir.reading import RunData, pass_k
+from posttrain.rundir.reading import RunData, pass_k, step_of
 from posttrain.types import Score
 
 Curve = dict[int, Score]
@@ -41,6 +41,13 @@ def curves(run: RunData, task: str) -> dict[str, Curve]:
     """checkpoint -> curve, for every checkpoint with a pass@k, by step."""
     found = {checkpoint: curve(run, task, checkpoint) for checkpoint in run.rows(task)}
     return {checkpoint: points for checkpoint, points in found.items() if points}
+
+
+def unscored(run: RunData, task: str) -> list[tuple[str, int]]:
+    """(checkpoint, step) of those that have no score of `task` although they were to."""
+    rows = run.rows(task)
+    found = [u.checkpoint for u in run.unscored if u.task == task and u.checkpoint not in rows]
+    return [(name, step) for name in found if (step := step_of(name)) is not None]
 
 
 def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ from posttrain.report import chains, plots, tables, training_figures
 from posttrain.report.alerts import alerts
 from posttrain.report.findings import caveats, findings
 from posttrain.report.markdown import markdown_report
-from posttrain.report.numbers import Curve, curves, pooled
+from posttrain.report.numbers import Curve, curves, pooled, unscored
 from posttrain.report.step_plots import Line, over_steps
 from posttrain.report.story import page_title
 from posttrain.report.text import labels, loss_name
@@ -123,6 +123,7 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
             note = "one line per checkpoint; band: 95 % interval of the last"
             if pool:
                 note += f"; dashed: the same attempts spread over {number} checkpoints"
+            note += _left_out([run], task)
             steps = {next(iter(points.values())).step: points for points in table.values()}
             main.append(_figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i))
     if len(held) > 1:
@@ -142,12 +143,19 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
         scale = "share" if k > 16 else "zero"
         svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, scale, x=x)
         title = f"pass@{k} {'through the stages' if any(begins) else 'over training'}"
-        more.append(_figure(title, svg, "95 % intervals" if few else ""))
+        note = ("95 % intervals" if few else "") + _left_out([run for _, run, _ in held], task)
+        more.append(_figure(title, svg, note.removeprefix("; ")))
     more += _histogram(runs, names, task, t)
     shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
     if len(held) == 1:
         main, more = main + more, []
     return {"name": task, "main": main, "more": more, "tables": shown}
+
+
+def _left_out(runs: list[RunData], task: str) -> str:
+    """The part of a note that names the steps a curve passes over; empty where there are none."""
+    steps = sorted({step for run in runs for _, step in unscored(run, task)})
+    return f"; not scored: step {', '.join(f'{step:,}' for step in steps)}" if steps else ""
 
 
 def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool, begin: int) -> Line:

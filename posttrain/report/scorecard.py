@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.base.files import write_text
-from posttrain.report.markdown import safe, scores
+from posttrain.report.alerts import holes
+from posttrain.report.markdown import bullets, safe, scores
 from posttrain.report.tables import score_table
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import ScoreStore
@@ -25,10 +26,11 @@ def write_scorecard(run_dir: str | Path) -> Path:
 
 def scorecard_markdown(run_dir: str | Path) -> str:
     """The scores as Markdown, with 95 % intervals and the best value of each metric in bold."""
-    if not ScoreStore(run_dir).rows():
+    store = ScoreStore(run_dir)
+    if not store.rows() and not store.failures():
         return "# Scores\n\nNothing has been scored yet.\n"
     run = RunData.load(run_dir)
-    parts = [f"# Scores of {safe(run.name)}"]
+    parts = [f"# Scores of {safe(run.name)}", *([bullets(missing)] if (missing := holes(run)) else [])]
     for task in run.tasks:
         problems = score_table(run, task).problems
         parts.append(f"## {safe(task)} ({problems:,} problem{'s' * (problems != 1)})")

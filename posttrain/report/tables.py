@@ -13,6 +13,7 @@ from posttrain.base.files import number
 from posttrain.base.printable import printable
 from posttrain.recipe import flatten
 from posttrain.recipe.sections import LOWER_IS_BETTER
+from posttrain.report.numbers import unscored
 from posttrain.report.text import both_ends, share
 from posttrain.rundir.reading import RunData, pass_k
 from posttrain.rundir.rollouts import RolloutRow, pick
@@ -84,7 +85,8 @@ def shown_metrics(metrics: list[str]) -> list[str]:
 
 
 def score_table(run: RunData, task: str) -> Table:
-    """The scores of one task by checkpoint, the metrics of `shown_metrics` as columns."""
+    """The scores of one task by checkpoint, the metrics of `shown_metrics` as columns; a checkpoint that
+    could not be scored has a row, too."""
     rows = run.rows(task)
     columns = shown_metrics(list({m for metrics in rows.values() for m in metrics}))
     best: dict[str, float] = {}
@@ -96,6 +98,8 @@ def score_table(run: RunData, task: str) -> Table:
     for checkpoint, metrics in rows.items():
         cells = [_cell(metrics.get(m), best.get(m)) for m in columns]
         table.append((checkpoint, next(iter(metrics.values())).step, cells))
+    lost = [(name, step, [Cell(ABSENT)] * len(columns)) for name, step in unscored(run, task)]
+    table = sorted(table + lost, key=lambda row: row[1])
     return Table(columns, table, max((s.n for m in rows.values() for s in m.values()), default=0))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from posttrain.base.stop import Stopped
 from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
 from posttrain.recipe.sections import TrainRollout
@@ -31,7 +32,7 @@ class Interrupted(WorkError):
 
 
 class _StopRequested(Exception):
-    """Leaves the rewards when a stop is requested during scoring."""
+    """Leaves the rewards when a stop is requested during scoring; generator and rewards raise `Stopped`."""
 
 
 @dataclass(slots=True)
@@ -107,10 +108,10 @@ class RolloutSource:
         error: Exception | None = None
         begun = sampled = time.perf_counter()
         try:
-            with generating() as generator:
-                self._sample(generator, prompts[self.rank :: self.ranks], mine)
-            sampled = time.perf_counter()
-            with contextlib.suppress(_StopRequested):
+            with contextlib.suppress(_StopRequested, Stopped):
+                with generating() as generator:
+                    self._sample(generator, prompts[self.rank :: self.ranks], mine)
+                sampled = time.perf_counter()
                 self._poll()
                 score(mine, self.rewards, self.rollout, done=self._poll)
         except Exception as caught:  # raised after the gather, for which the other ranks wait

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -114,14 +115,29 @@ class RolloutStats:
         """Empty without a batch in the window. `tokens_per_second`: sampled tokens of all ranks over the time
         of the window, optimizer steps included.
         """
-        if not self.tokens:
+        if not self.values:
             return {}
         seconds = max(time.perf_counter() - self.since, 1e-9)
         found = {name: float(np.mean(values)) for name, values in self.values.items()}
         found |= {name: max(self.values[name]) for name in LARGEST if name in found}
         if len(self.sources) > 1:
             found |= self._shares("share", self.drawn) | self._shares("trained_share", self.teaching)
-        return found | {"tokens_per_second": self.tokens / seconds}
+        return found | ({"tokens_per_second": self.tokens / seconds} if self.tokens else {})
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """The window, for a checkpoint; not its speed."""
+        return {
+            "values": {name: list(values) for name, values in self.values.items()},
+            "drawn": dict(self.drawn),
+            "teaching": dict(self.teaching),
+        }
+
+    def load(self, state: dict[str, dict[str, Any]]) -> None:
+        """Goes on with the window of `state`."""
+        for name, values in state.get("values", {}).items():
+            self.values[name] += [np.nan if value is None else value for value in values]
+        self.drawn.update(state.get("drawn", {}))
+        self.teaching.update(state.get("teaching", {}))
 
     def _shares(self, name: str, counts: Counter[str]) -> dict[str, float]:
         """Empty where nothing was counted."""

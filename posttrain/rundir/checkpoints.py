@@ -2,8 +2,9 @@
 
 Layout: `checkpoints/step-000400/` in flat transformers layout (weights, tokenizer, optimizer, RNG), plus
 `checkpoint.json` with the hashes of these files (proof.py) and, last, the marker `COMPLETE`. A checkpoint is
-written under `.tmp-step-000400` and then renamed, so that a kill at any moment leaves either a complete
-checkpoint or none. Left out: what goes into a checkpoint (`training/saving.py`).
+written under `.tmp-step-000400` and then renamed, and renamed before it is deleted, so that a kill at any
+moment leaves either a complete checkpoint or none. Left out: what goes into a checkpoint
+(`training/saving.py`).
 """
 
 from __future__ import annotations
@@ -68,6 +69,20 @@ def newest_facts(folder: Path) -> Iterator[dict[str, Any]]:
     for checkpoint in reversed(all_complete(folder)):
         with contextlib.suppress(Damaged):
             yield proved_facts(checkpoint.path)
+
+
+def how_to_resume(folder: Path) -> str:
+    """What running the same command does now, to close an error message."""
+    last = last_resumable(folder)
+    if last is None:
+        return "run the same command to start over: there is no checkpoint to resume from"
+    return f"run the same command to resume from {last}"
+
+
+def last_resumable(folder: Path) -> str | None:
+    """The name of the newest checkpoint that training can resume from; of its files only the facts are
+    read."""
+    return next((name_of(facts["step"]) for facts in newest_facts(folder) if facts.get("resumable")), None)
 
 
 def _every(folder: Path) -> list[Checkpoint]:
@@ -136,22 +151,32 @@ def rotate(folder: Path, keep_last: int | None, keep: set[str]) -> list[str]:
     """Deletes all but the `keep_last` newest checkpoints and those named in `keep`; returns the deleted
     names.
 
-    `keep_last` None keeps all.
+    `keep_last` None keeps all. One that the file system does not give away stays, with a warning.
     """
     if keep_last is None:
         return []
-    gone = [c for c in all_complete(folder)[:-keep_last] if c.name not in keep]
-    for checkpoint in gone:
-        # the marker first: a kill halfway must not leave a folder that looks complete
-        (checkpoint.path / "COMPLETE").unlink()
-        shutil.rmtree(checkpoint.path)
-    return [c.name for c in gone]
+    gone = []
+    for checkpoint in all_complete(folder)[:-keep_last]:
+        if checkpoint.name in keep:
+            continue
+        # first out of every reader's sight: a kill halfway leaves no part of a checkpoint under its name
+        away = folder / f".tmp-deleted-{checkpoint.name}"
+        shutil.rmtree(away, ignore_errors=True)
+        try:
+            os.replace(checkpoint.path, away)
+        except OSError as error:
+            log.warning("%s cannot be deleted: %s", checkpoint.path, error.strerror or error)
+            continue
+        gone.append(checkpoint.name)
+        shutil.rmtree(away, ignore_errors=True)  # what is left of it, the next start removes
+    return gone
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes what a kill has left of checkpoints: half-written and half-rotated ones.
+    """Deletes what a kill has left of checkpoints: half-written and half-deleted ones.
 
-    One without a marker that is newer than every complete one is neither: see `newest_sound`.
+    An earlier version took the marker first of one that it deleted. One without a marker that is newer than
+    every complete one is none of these: see `newest_sound`.
     """
     every = _every(folder)
     last = max((c.step for c in every if is_complete(c.path)), default=-1)

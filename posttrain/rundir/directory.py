@@ -7,21 +7,28 @@ the same, otherwise the request is refused (exit code 2) with the keys that diff
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
-from posttrain.base.files import read_json, timestamp, write_json, write_text
+from posttrain.base.files import (
+    number,
+    read_json,
+    read_jsonl,
+    timestamp,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Recipe, changes, recipe_hash, to_yaml
 from posttrain.recipe.load import REREAD
 from posttrain.rundir.checkpoints import newest_facts
 from posttrain.rundir.lock import DirectoryLock
 
-RANKS_APART_S = 5.0
-"""Seconds by which the processes of one launch may begin before the main one."""
+log = logging.getLogger(__name__)
 REMEDY = "choose another name=..., or remove the folder"
 RESTORE = "restore it, or delete it to resume by what the checkpoints say"
 
@@ -54,6 +61,20 @@ class RunDir:
         """Merge `values` into `run.json`, atomically."""
         write_json(self.run, self.info() | values)
 
+    def rewind_metrics(self, step: int | None) -> None:
+        """Removes the lines of metrics.jsonl after `step` (None: all), which a resumed run measures again."""
+        last = -1 if step is None else step
+        try:
+            rows = read_jsonl(self.metrics)
+            at = [row.get("step") if isinstance(row, dict) else None for row in rows]
+            kept = [row for row, n in zip(rows, at, strict=True) if not isinstance(n, int) or n <= last]
+            if not kept:
+                self.metrics.unlink(missing_ok=True)
+            elif len(kept) < len(rows):
+                write_jsonl(self.metrics, kept)
+        except (WorkError, OSError) as error:
+            log.warning("lines of steps that are done again stay in %s: %s", self.metrics, error)
+
     def lock(self) -> None:
         """Takes the lock of the directory, which is released when the process ends.
 
@@ -77,10 +98,21 @@ class RunDir:
         # resumed: keys that do not change what is learned may differ
         if not resumed or self._saved_recipe() != to_yaml(recipe):
             write_text(self.recipe, to_yaml(recipe))
-        keep = {"started": timestamp()} if not resumed else {}
+        keep = {"seconds": self._seconds_so_far()} if resumed else {"started": timestamp(), "seconds": 0.0}
         values = {"name": recipe.name, "stage": recipe.stage, "recipe_hash": recipe_hash(recipe)}
         self.update(**values, **keep, **facts, status="running", error=None)
         return resumed
+
+    def _seconds_so_far(self) -> float:
+        """`seconds` of the starts before this one. One that was killed counts from its run.json to the last
+        line it wrote."""
+        info = self.info()
+        before = number(info.get("seconds")) or 0.0
+        if info.get("status") != "running":
+            return before
+        lines = (self.metrics, self.scores, self.path / "chunks.hashes")
+        last = max((file.stat().st_mtime for file in lines if file.exists()), default=0.0)
+        return round(before + max(0.0, last - self.run.stat().st_mtime), 1)
 
     def _saved_recipe(self) -> str:
         """The content of recipe.yaml; empty where it cannot be read."""
@@ -93,9 +125,7 @@ class RunDir:
         """The recipe of the newest checkpoint, where run.json is gone; None where nothing is to resume."""
         for facts in newest_facts(self.checkpoints):
             return facts.get("recipe_hash")
-        # parts of this launch may be there before run.json: other ranks do not wait for the main process
-        begun = psutil.Process().create_time() - RANKS_APART_S
-        if any(part.stat().st_mtime < begun for part in self.path.glob("parts/*")):
+        if any(self.path.glob("parts/*")):
             raise RequestError(
                 f"{self.path} contains samples but no run.json; restore it, or remove the folder"
             )

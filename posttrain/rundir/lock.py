@@ -15,15 +15,22 @@ import fcntl
 import json
 import os
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.owner import alive, described, owner, read_owner
+from posttrain.base.temporary import remove_abandoned
 from posttrain.errors import RequestError
 
 RENEW_S = 20.0
 """Seconds between two renewals of the time of a lock file."""
 SILENT_S = 120.0
 """Age of a lock file after which its owner counts as dead, where only its time can tell."""
+
+LOOK_S = 0.5
+"""Seconds for which another process may have the lock only to look at it."""
 
 
 class DirectoryLock:
@@ -35,7 +42,8 @@ class DirectoryLock:
         self._end = threading.Event()
 
     def take(self) -> None:
-        """Takes the lock; it ends with the process, or with `release`.
+        """Takes the lock, which ends with the process or with `release`, and removes what processes that were
+        killed left unfinished in the directory.
 
         Raises:
             RequestError: another live process has it, or the directory cannot be made.
@@ -47,13 +55,14 @@ class DirectoryLock:
         except OSError as error:
             broken = self.folder.is_symlink() and not self.folder.exists()
             why = f"it is a link to {os.readlink(self.folder)}, which does not exist" if broken else None
-            reason = why or error.strerror
+            reason = why or why_unwritten(error)
             raise RequestError(
                 f"{self.folder} cannot be created: {reason}; choose another output_dir"
             ) from error
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the text
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, json.dumps(owner()).encode(), 0)
+        remove_abandoned(self.folder, below=True)
 
     def release(self) -> None:
         """Gives the lock back before the process ends; removes the directory where nothing else is in it."""
@@ -69,11 +78,28 @@ class DirectoryLock:
         os.close(self._handle)
         self._handle = None
 
+    def holder(self) -> dict[str, Any] | None:
+        """Who has the lock now, as it was written beside it; None where nobody has it."""
+        try:
+            handle = os.open(self.file, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until it is closed, which `take` waits for
+            return None
+        except BlockingIOError:
+            return read_owner(self.file)
+        except OSError:
+            held, silent = read_owner(self.file), time.time() - os.fstat(handle).st_mtime
+            return held if held and alive(held) and silent < SILENT_S else None
+        finally:
+            os.close(handle)
+
     def _open(self) -> int | None:
         """The locked file; None where it was removed in between, by a process that released it."""
         handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
             if not _same(handle, self.file):
                 os.close(handle)
                 return None
@@ -107,6 +133,18 @@ class DirectoryLock:
             f"{self.folder} is being written by {described(read_owner(self.file))}; wait until it has ended, "
             "end it, or choose another name"
         )
+
+
+def _lock(handle: int) -> None:
+    """Tries for a moment: `holder`, in another process, has the lock while it looks."""
+    until = time.monotonic() + LOOK_S
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _same(handle: int, path: Path) -> bool:

@@ -20,7 +20,7 @@ from posttrain.base.files import read_jsonl
 from posttrain.errors import PosttrainError, RequestError, did_you_mean
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
-from posttrain.rundir.scores import SCORE_FIELDS
+from posttrain.rundir.scores import SCORE_FIELDS, Unscored, unscored
 from posttrain.types import Score
 
 OUTCOMES = ("pairs.json", "pass_rate.json")
@@ -85,6 +85,8 @@ class RunData:
     """Counts of a sampling stage; empty for a run that trains."""
     gates: list[dict[str, Any]] = field(default_factory=list)
     """Rows of gates.jsonl: the gates that checkpoints failed."""
+    unscored: list[Unscored] = field(default_factory=list)
+    """The scores that are missing: those whose measuring failed and, of a finished run, all others."""
     unread: list[str] = field(default_factory=list)
     """What could not be read, a sentence each."""
     _rollouts: Rollouts | None = field(default=None, repr=False)
@@ -106,6 +108,7 @@ class RunData:
         self._read_checkpoints()
         self.outcome = next((found for name in OUTCOMES if (found := self._json(name))), {})
         self.gates = self._jsonl("gates.jsonl")
+        self._read_unscored()
         return self
 
     @property
@@ -132,10 +135,15 @@ class RunData:
     @property
     def tasks(self) -> list[str]:
         """The scored tasks, in the order of the recipe, others after them in order of appearance."""
-        scored = dict.fromkeys(score.task for score in self.scores)
-        asked = self.section("evaluate").get("tasks")
-        order = [t.get("name") for t in asked or [] if isinstance(t, dict)]
+        scored, order = dict.fromkeys(score.task for score in self.scores), self._asked
         return sorted(scored, key=lambda t: order.index(t) if t in order else len(order))
+
+    @property
+    def _asked(self) -> list[str]:
+        """The tasks of the recipe."""
+        asked = self.section("evaluate").get("tasks")
+        names = [t.get("name") for t in asked if isinstance(t, dict)] if isinstance(asked, list) else []
+        return [name for name in names if isinstance(name, str)]
 
     def rows(self, task: str) -> dict[str, dict[str, Score]]:
         """checkpoint -> metric -> score of one task, ordered by step."""
@@ -211,10 +219,15 @@ class RunData:
             last[score.checkpoint, score.task, score.metric] = score
         self.scores = list(last.values())
 
+    def _read_unscored(self) -> None:
+        kept = [c.name for c in self.checkpoints if c.complete] if self.status == "finished" else []
+        scored = {(score.checkpoint, score.task) for score in self.scores}
+        self.unscored = unscored(self._jsonl("unscored.jsonl"), scored, kept, self._asked)
+
     def _read_checkpoints(self) -> None:
         folder = self.path / "checkpoints"
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if path.is_dir() and not path.name.startswith(SET_ASIDE):
+            if path.is_dir() and not path.name.startswith((SET_ASIDE, ".tmp-")):
                 info = self._json(f"checkpoints/{path.name}/checkpoint.json")
                 done = (path / "COMPLETE").exists()
                 self.checkpoints.append(CheckpointInfo(path.name, step_of(path.name), done, info))

@@ -1,5 +1,5 @@
-"""`scores.jsonl` of a run directory, append-only, one row per measurement; and `samples/`, the answers behind
-it.
+"""`scores.jsonl` of a run directory, append-only, one row per measurement; `samples/`, the answers behind it;
+and `unscored.jsonl`, what could not be measured and why.
 
 A score is written once: the same checkpoint content, task, metric and settings are the same measurement.
 Several processes may write at the same time. Left out: tables of scores (`report/scorecard.py`).
@@ -8,13 +8,14 @@ Several processes may write at the same time. Left out: tables of scores (`repor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import append_jsonl, lock, number, plain, read_jsonl, write_jsonl
-from posttrain.errors import WorkError
+from posttrain.errors import PosttrainError, WorkError
 from posttrain.types import Score
 
 SCORE_FIELDS = {f.name for f in fields(Score)}
@@ -24,12 +25,26 @@ NAMED = ("checkpoint", "task", "metric")
 REMEDY = "remove the line, and start the run or `posttrain eval` again to measure it again"
 
 
+@dataclass(frozen=True, order=True)
+class Unscored:
+    """A row of unscored.jsonl: a task that a checkpoint has no score of, and why; empty where that is not
+    known."""
+
+    checkpoint: str
+    task: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint} was not scored on {self.task}{self.reason and f': {self.reason}'}"
+
+
 class ScoreStore:
     """The scores of one run directory, which need not exist yet."""
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
         self.path = self.run_dir / "scores.jsonl"
+        self.unscored_path = self.run_dir / "unscored.jsonl"
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row, in the order of writing; a torn last line is ignored.
@@ -63,9 +78,50 @@ class ScoreStore:
                         f"{score.task}/{score.metric} of {score.checkpoint} is not a finite number"
                     )
                 append_jsonl(self.path, row)
+            measured = {(score.checkpoint, score.task) for score in new.values()}
+            self._record([u for u in self.failures() if (u.checkpoint, u.task) not in measured])
             if new and renew is not None:
                 renew(self.run_dir)
         return len(new)
+
+    def record_failures(self, checkpoint: str, failures: dict[str, str]) -> bool:
+        """Records the tasks of `checkpoint` that could not be scored, and why, in place of what an earlier
+        attempt recorded of it; returns whether anything changed.
+
+        Raises:
+            WorkError: the file cannot be written.
+        """
+        with self._lock():
+            others = [u for u in self.failures() if u.checkpoint != checkpoint]
+            return self._record(others + [Unscored(checkpoint, *item) for item in failures.items()])
+
+    def failures(self) -> list[Unscored]:
+        """What unscored.jsonl says; what cannot be read in it is left out: it is found out again."""
+        try:
+            rows = read_jsonl(self.unscored_path)
+        except WorkError:
+            return []
+        return unscored(rows)
+
+    def _record(self, found: list[Unscored]) -> bool:
+        if sorted(found) == self.failures():
+            return False
+        if found:
+            write_jsonl(self.unscored_path, [asdict(u) for u in sorted(found)])
+        else:
+            self.unscored_path.unlink(missing_ok=True)
+        return True
+
+    def lacking(self, kept: Iterable[str], tasks: Iterable[str]) -> list[Unscored]:
+        """The `tasks` that the checkpoints named `kept` have no score of, or whose scoring failed last.
+
+        Raises:
+            WorkError: scores.jsonl is damaged.
+        """
+        kept = set(kept)
+        scored = {(row["checkpoint"], row["task"]) for row in self.rows()}
+        found = unscored([asdict(u) for u in self.failures()], scored, kept, tasks)
+        return [u for u in found if u.checkpoint in kept]
 
     def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:
         """Replaces `samples/<checkpoint>/<task>.jsonl`; returns its path."""
@@ -82,7 +138,7 @@ class ScoreStore:
                 lock(file)
                 yield
         except OSError as error:
-            raise WorkError(f"cannot write {self.path}: {error.strerror or error}") from error
+            raise WorkError(f"cannot write {self.path}: {why_unwritten(error)}") from error
 
 
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
@@ -95,6 +151,29 @@ def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]
         if (row["task"], row["metric"]) == (task, metric) and number(row["value"]) is not None:
             groups.setdefault(row.get("settings", ""), []).append(row)
     return groups
+
+
+def unscored(
+    failures: Iterable[Any],
+    scored: set[tuple[str, str]] = frozenset(),
+    kept: Iterable[str] = (),
+    tasks: Iterable[str] = (),
+) -> list[Unscored]:
+    """The rows `failures` of unscored.jsonl, and each of `tasks` of a checkpoint `kept` that is not in
+    `scored`."""
+    rows = [row for row in failures if isinstance(row, dict)]
+    found = {(row.get("checkpoint"), row.get("task")): str(row.get("reason") or "") for row in rows}
+    found = {key: reason for key, reason in found.items() if all(isinstance(name, str) for name in key)}
+    lacking = {(checkpoint, task) for checkpoint in kept for task in tasks} - scored
+    return sorted(Unscored(*key, reason) for key, reason in (dict.fromkeys(lacking, "") | found).items())
+
+
+def first_line(error: BaseException) -> str:
+    """The message of `error` in one line; of an unexpected one, with its kind."""
+    text = " ".join(str(error).strip().splitlines()[:1])
+    if isinstance(error, PosttrainError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _lines(path: Path) -> list[Any]:

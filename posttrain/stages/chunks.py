@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from posttrain.base.files import append_jsonl, hash_of, read_jsonl, write_jsonl
@@ -113,11 +113,10 @@ class Chunks:
         self._hashes = self._read_hashes()
         return self._sound(part) is not None
 
-    def wait(self, poll: Callable[[], None]) -> None:
+    def wait(self) -> None:
         """Waits until every part is there. Raises WorkError where none has come for `PATIENCE_S`."""
         done, since = -1, time.monotonic()
         while (now := self.done()) < len(self):
-            poll()
             if now > done:
                 done, since = now, time.monotonic()
             if time.monotonic() - since > PATIENCE_S:

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.files import write_text
 from posttrain.base.process import log_to_stderr, quiet_libraries, rank, world_size
+from posttrain.base.stop import StopRequest
 from posttrain.evaluate.checkpoint import score_checkpoint
 from posttrain.recipe import TrainRecipe, load_stage
 from posttrain.report.card import model_card
@@ -27,6 +28,7 @@ from posttrain.report.scorecard import write_scorecard
 from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.reading import RunData
+from posttrain.stages.parent import end_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
             "tokenizer" if recipe.data.template_options else recipe.data.template,  # as it was saved
             renew=write_scorecard,
             ranks=(rank(), world_size()),
+            keep_going=True,
         )
 
     return score
@@ -89,7 +92,13 @@ def _launch(stage: str, work: Callable[[str, list[str]], None], argv: list[str] 
         print(f"usage: python -m posttrain.{stage} RECIPE [key=value ...]", file=sys.stderr)
         return 0 if argv else 2
     setup_logging()
-    return exit_code_of(lambda: work(argv[0], argv[1:]))
+
+    def watched() -> None:
+        end_with_parent()
+        work(argv[0], argv[1:])
+
+    with StopRequest():
+        return exit_code_of(watched)
 
 
 def _leave(code: int) -> None:

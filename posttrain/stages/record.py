@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from posttrain.base.files import timestamp
+from posttrain.base.files import number, timestamp
 from posttrain.base.process import rank
 from posttrain.base.stop import Stopped
 from posttrain.errors import WorkError
@@ -33,7 +34,7 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
     Raises:
         RequestError: another process writes the directory, or it holds a run of another recipe.
     """
-    main = rank() == 0
+    main, begun = rank() == 0, time.time()
     try:
         if main:
             run.lock()
@@ -43,7 +44,7 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
         except BaseException as error:
             info = run.info() if main else {}
             if info and (refusals or info.get("status") == "running"):
-                _record_failure(run, error)
+                record_failure(run, error, time.time() - begun)
             raise
     finally:
         run.unlock()
@@ -59,12 +60,16 @@ def launch_facts() -> dict[str, Any]:
     }
 
 
-def _record_failure(run: RunDir, error: BaseException) -> None:
+def record_failure(run: RunDir, error: BaseException, seconds: float = 0.0) -> None:
+    """Writes into run.json how the run ended, and adds `seconds`; main process only."""
+    if rank() != 0:
+        return
     stopped = isinstance(error, Stopped | GateFailed | KeyboardInterrupt)
     try:
         run.update(
             status="stopped" if stopped else "failed",
             ended=timestamp(),
+            seconds=round((number(run.info().get("seconds")) or 0.0) + seconds, 1),
             error=str(error) or type(error).__name__,
         )
     except WorkError:  # a full disk: the failure that led here is the one to report

@@ -76,5 +76,7 @@ def take_up(trainer: RunTrainer, parts: Parts, proof: Future[Sound] | None) -> c
         there = ckpt.set_aside(parts.run.checkpoints, name)
         goes_on = "starting over" if last is None else f"resuming from {last.name}"
         log.warning("%s is damaged: %s. It is now %s; %s", name, problem, there, goes_on)
+    if rank() == 0:
+        parts.run.rewind_metrics(None if last is None else last.step)
     trainer.accelerator.wait_for_everyone()
     return last

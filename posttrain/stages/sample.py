@@ -42,6 +42,7 @@ from posttrain.rundir.directory import REMEDY, RunDir
 from posttrain.stages.changes import changed_sources
 from posttrain.stages.chunks import Chunks
 from posttrain.stages.preflight import preflight
+from posttrain.stages.ranks import Ranks
 from posttrain.stages.record import claimed, launch_facts
 
 
@@ -97,14 +98,17 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     """
     preflight(recipe)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    with (
-        claimed(run, recipe, refusals=False) as resumed,
-        StopRequest(notice="finishing this chunk, then stopping") as stop,
-    ):
+    notice = "stopping; this chunk is made again by the same command"
+    with StopRequest(notice=notice) as stop, claimed(run, recipe, refusals=False) as resumed:
         if rank() == 0 and not resumed:
             for stale in run.path.glob("rollouts/chunk-*"):
                 stale.unlink()  # of an attempt that never finished a chunk
-        _run(recipe, run, stage, stop)
+        with Ranks(run) as ranks:
+            try:
+                _run(recipe, run, stage, ranks)
+            except KeyboardInterrupt:  # a signal: a chunk that is cut off is made again, and is the same
+                stop.can_save = True  # the next signal must not cut off what is recorded now
+                raise (ranks.trouble or ranks.look() or Stopped(_done(run))) from None
     return run
 
 
@@ -118,9 +122,12 @@ def load_generator(start: Model, template: str, seed: int, options: dict[str, An
     return Loaded(generator, tokenizer, loaded, str(init or start.init or "random weights"))
 
 
-def _run(
-    recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], stop: StopRequest
-) -> None:
+def _done(run: RunDir) -> str:
+    done, chunks = len(list(run.path.glob("parts/chunk-*"))), run.info().get("chunks")
+    return f"stopped with {done} of {chunks or '?'} chunks sampled; run the same command to resume"
+
+
+def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], ranks: Ranks) -> None:
     begun = time.time()
     loaded = load_generator(recipe.model, recipe.data.template, recipe.seed, recipe.data.template_options)
     prepared = prepare(
@@ -133,26 +140,25 @@ def _run(
     )
     prompts = Prompts(prepared)
     count = min(len(prompts), recipe.max_prompts or len(prompts))
+    ranks.wait_for_start(recipe_hash(recipe))
     _refuse_changed_rows(recipe, run, prepared)
     chunks = Chunks(run, count, _chunk_size(recipe, run))
     if rank() == 0:
         _record_start(recipe, run, chunks, prepared)
     sampler = Sampler(recipe, run, loaded, Composite(recipe.rewards, recipe.success))
     made = stage(sampler)
-    stop.can_save = True
     with ProgressBars("chunk") as bars:
         bars.add(recipe.name, len(chunks.mine()))
         for number in chunks.mine():
-            _raise_if_stopped(stop, chunks)
             if chunks.read(chunks.part(number)) is None:
                 _chunk(sampler, made, chunks, number, prompts)
             bars.advance(recipe.name)
     if rank() != 0:
         return
-    chunks.wait(lambda: _raise_if_stopped(stop, chunks))
+    chunks.wait()
     summary = made.finish(chunks.rows())
     write_json(run.path / f"{made.product}.json", summary)
-    seconds = run.info().get("seconds", 0) + time.time() - begun
+    seconds = (run.info().get("seconds") or 0.0) + time.time() - begun
     run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
@@ -199,12 +205,6 @@ def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, prepared: P
             ],
         },
     )
-
-
-def _raise_if_stopped(stop: StopRequest, chunks: Chunks) -> None:
-    if stop.requested:
-        done = f"{chunks.done()} of {len(chunks)} chunks sampled"
-        raise Stopped(f"stopped with {done}; run the same command to resume")
 
 
 def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, prompts: Prompts) -> None:

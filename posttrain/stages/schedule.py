@@ -6,6 +6,7 @@ finished stage is not run again; a stopped one resumes from its last checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -21,9 +22,10 @@ from posttrain.errors import WorkError
 from posttrain.recipe import Pipeline, Recipe
 from posttrain.report.page import write_report
 from posttrain.rundir.lock import DirectoryLock
+from posttrain.stages.parent import wait_for_orphans
 from posttrain.stages.pipeline import dependencies, load_pipeline, stage_recipes
 from posttrain.stages.preflight import preflight
-from posttrain.stages.stage_process import StageProcess, finished
+from posttrain.stages.stage_process import StageProcess, facts_of, finished
 
 POLL_S = 0.5
 
@@ -47,6 +49,7 @@ def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: 
     lock = DirectoryLock(root)
     lock.take()
     try:
+        wait_for_orphans(root)
         return _run(_Schedule(pipeline, recipes, root, accelerate), console)
     finally:
         lock.release()
@@ -87,24 +90,47 @@ class _Schedule:
 
     def run(self, console: Console) -> dict[str, dict[str, Any]]:
         """Until nothing runs and nothing more can start; the state of each stage by name."""
-        notice = "the stages save a checkpoint, then the pipeline stops"
+        notice = "the stages save a checkpoint, then the pipeline stops; Ctrl-C again ends them at once"
         with (
-            StopRequest((signal.SIGINT, signal.SIGTERM), notice, interrupts=False) as stop,
+            StopRequest((signal.SIGINT, signal.SIGTERM), notice) as stop,
             ProgressBars("step", elapsed=True, console=console) as bars,
         ):
+            stop.can_save = True
+            self._write()  # a pipeline that was killed has left its stages as running
             for name in self.recipes:
                 bars.add(name, note="waiting")
-            while True:
-                if not stop.requested:
-                    self._start_ready(bars)
-                self._watch(bars, stop.requested)
-                startable = not stop.requested and any(self._ready(name) for name in self.states)
-                if not self.running and not startable:
-                    break
-                time.sleep(POLL_S)
+            try:
+                while self._goes_on(bars, stop):
+                    time.sleep(POLL_S)
+            except BaseException as error:
+                self._end_all(bars, hurry=isinstance(error, KeyboardInterrupt))
+                raise
         self.facts |= {"ended": timestamp(), "seconds": round(time.time() - self.begun, 1)}
         self._write()
         return self.states
+
+    def _goes_on(self, bars: ProgressBars, stop: StopRequest) -> bool:
+        """Starts what is ready and looks after what runs; False once nothing runs and nothing can start."""
+        if not stop.requested:
+            self._start_ready(bars)
+        self._watch(bars, stop.requested)
+        startable = not stop.requested and any(self._ready(name) for name in self.states)
+        return bool(self.running) or startable
+
+    def _end_all(self, bars: ProgressBars, hurry: bool) -> None:
+        """No stage outlives its schedule, whatever ended it."""
+        try:
+            while self.running:
+                for name, stage in list(self.running.items()):
+                    stage.stop(hurry)
+                    if self._settle(name, stage):
+                        bars.update(name, note=stage.killed or self.states[name]["status"], print_line=True)
+                time.sleep(POLL_S)
+        finally:  # one more Ctrl-C
+            for stage in self.running.values():
+                stage.kill("killed")
+            with contextlib.suppress(WorkError):  # the failure that led here is the one to report
+                self._write()
 
     def _ready(self, name: str) -> bool:
         waits = self.waits[name]
@@ -117,7 +143,8 @@ class _Schedule:
             if len(self.running) >= self.parallel or not self._ready(name):
                 continue
             if finished(self.recipes[name]):
-                state |= {"status": "finished", "seconds": 0.0}
+                run = facts_of(self.root / name)
+                state |= {"status": "finished", "seconds": run.get("seconds")}
                 continue
             self.running[name] = StageProcess(self.recipes[name], self.root, self.threads, self.accelerate)
             state |= {"status": "running", "started": timestamp()}
@@ -128,16 +155,21 @@ class _Schedule:
         for name, stage in list(self.running.items()):
             if stopping:
                 stage.stop()
-            code = stage.process.poll()
+            ended = self._settle(name, stage)
             done, total, note = stage.progress()
-            if code is not None:
-                note = "finished" if code == 0 else "failed"
-            bars.update(name, done, total or None, note, print_line=code is not None)
-            if code is not None:
-                del self.running[name]
-                seconds = round(time.time() - stage.begun, 1)
-                self.states[name] |= {"seconds": seconds} | stage.ending(code)
+            if ended:
                 self._write()
+                note = stage.killed or self.states[name]["status"]
+            bars.update(name, done, total or None, note, print_line=ended)
+
+    def _settle(self, name: str, stage: StageProcess) -> bool:
+        """Whether the stage has ended; if so, it is no longer among those that run."""
+        code = stage.process.poll()
+        if code is None:
+            return False
+        del self.running[name]
+        self.states[name] |= stage.ending(code)
+        return True
 
     def _write(self) -> None:
         write_json(self.root / "pipeline.json", self.facts)

@@ -43,7 +43,7 @@ from posttrain.rundir.directory import RunDir
 from posttrain.rundir.scores import ScoreStore
 from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
-from posttrain.stages.record import claimed, launch_facts
+from posttrain.stages.record import claimed, launch_facts, record_failure
 from posttrain.stages.resume import start_proof, take_up
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
 from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
@@ -52,6 +52,7 @@ from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
 from posttrain.training.launcher import refuse_launcher
 from posttrain.training.parts import Parts, PromptParts, RowParts
+from posttrain.training.peers import watched
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,13 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
     preflight(recipe, on_cpu=lambda: "torch finds none" if on_cpu else None)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
-    with claimed(run, recipe, refusals=True), StopRequest() as stop:
-        _train(recipe, stage, run, make_scorer, stop)
+    with StopRequest() as stop, claimed(run, recipe, refusals=True):
+        try:
+            _train(recipe, stage, run, make_scorer, stop)
+        except KeyboardInterrupt:
+            raise Stopped(f"interrupted; {ckpt.how_to_resume(run.checkpoints)}") from None
+        finally:
+            stop.ending = True
     return run
 
 
@@ -110,11 +116,24 @@ def _train(
     refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
-    begun = time.time()
+    with watched(stop, lambda: ckpt.how_to_resume(run.checkpoints), lambda e: record_failure(run, e)):
+        _fit(recipe, stage, run, data, arguments, make_scorer, stop)
+
+
+def _fit(
+    recipe: TrainRecipe,
+    stage: TrainStage,
+    run: RunDir,
+    data: PreparedRun,
+    arguments: TrainingArguments,
+    make_scorer: MakeScorer | None,
+    stop: StopRequest,
+) -> None:
+    begun = time.monotonic()
     proof = start_proof(run, data.steps)
     parts = _load(recipe, run, data, arguments, stop)
     trainer = _build(recipe, stage, parts)
-    if rank() == 0:  # only now: a model that cannot be loaded leaves no run behind
+    if rank() == 0:  # a model that cannot be loaded leaves no run behind
         _record_start(recipe, run, data, arguments)
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
     console, scoring = _add_callbacks(recipe, trainer, data, score)
@@ -124,16 +143,17 @@ def _train(
         stop.can_save = True
         if last is None or last.step < data.steps:
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-        else:  # already fully trained; it may have been stopped during scoring
-            scoring.score_again(last)
+        else:  # already fully trained; it may have been stopped, or have failed, during scoring
+            scoring.catch_up()
     finally:
         console.close()
     done = trainer.state.global_step
     if trainer.stop_agreed and done < data.steps:
-        raise Stopped(f"stopped after step {done} of {data.steps}; run the same command to resume")
+        raise Stopped(f"stopped after step {done} of {data.steps}; {ckpt.how_to_resume(run.checkpoints)}")
+    scoring.conclude()
     if rank() == 0:
         _clear_exchanges(run)
-        seconds = run.info().get("seconds", 0) + time.time() - begun
+        seconds = run.info().get("seconds", 0) + time.monotonic() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 

@@ -1,21 +1,26 @@
 """When a run saves, measures the held-out loss, scores, checks gates, rotates checkpoints and shows progress.
 
 Scoring is a callable passed in (`Scorer`), so that training never imports evaluation. A failed evaluation is
-logged and does not end the run (except once training is done); only a gate with `action: stop` does.
+recorded and does not end the run; only a gate with `action: stop` does. A run whose checkpoints could none be
+scored has failed, once it has trained to its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers import TrainerCallback
 
+from posttrain.base.files import read_jsonl
 from posttrain.base.progress import ProgressBars
+from posttrain.base.stop import Stopped
 from posttrain.errors import PosttrainError, WorkError
 from posttrain.recipe.schema import Checkpoints, Evaluate
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.scores import ScoreStore, first_line
 from posttrain.training.gates import enforce
 from posttrain.training.trainer import RunTrainer
 
@@ -39,6 +44,15 @@ class FlowCallback(TrainerCallback):
         self.trainer, self.rhythm = trainer, rhythm
         self.save_steps, self.every = save_steps, heldout_steps
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        step = state.global_step
+        if self.every is None or step == 0 or step % self.every:
+            return
+        rows = read_jsonl(self.trainer.run.metrics) if state.is_world_process_zero else []
+        done = any(row["split"] == "heldout" and row["step"] == step for row in rows)
+        if not self.trainer.on_any_rank(done):  # abandoned when the run was asked to stop
+            self.trainer.evaluate()
+
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_step()
 
@@ -49,7 +63,10 @@ class FlowCallback(TrainerCallback):
         whole = step % self.rhythm == 0
         last = step >= state.max_steps or (self.trainer.stop_agreed and whole)
         control.should_save = last or (save is not None and step % save == 0)
-        control.should_evaluate = self.every is not None and (step % self.every == 0 or last)
+        end = step >= state.max_steps
+        # The last window may be partial. One of a run that is stopped goes on when it is resumed.
+        control.should_log = control.should_log or (end and args.logging_strategy != "no")
+        control.should_evaluate = self.every is not None and (step % self.every == 0 or end)
         control.should_training_stop = control.should_training_stop or last
         return control
 
@@ -62,44 +79,98 @@ class ScoreCallback(TrainerCallback):
     ) -> None:
         self.trainer, self.evaluate, self.checkpoints, self.score = trainer, evaluate, checkpoints, score
         self.passed = ""
+        self.abandoned = False
+        """Whether scoring ended before its end, because this process was asked to stop."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         with self.trainer.untimed():
             self._begin(state)
 
     def _begin(self, state) -> None:
-        folder = self.trainer.run.checkpoints
         if state.global_step == 0 and self.score is not None and self.evaluate.at_start:
             self.trainer._save_checkpoint(self.trainer.model_wrapped, resumable=False)
-        whole = ckpt.all_complete(folder)
-        for checkpoint in whole:  # a kill between saving and scoring left these unscored
-            self._score(checkpoint.path, checkpoint.step)
-        self.check_gates(whole[-1].name if whole else None)
+        self.catch_up()
 
     def on_save(self, args, state, control, **kwargs):
         with self.trainer.untimed():
             name = ckpt.name_of(state.global_step)
             self._score(self.trainer.run.checkpoints / name, state.global_step)
-            self.check_gates(name)
-            if state.is_world_process_zero:
-                self.rotate()
-            self.trainer.accelerator.wait_for_everyone()
+            self._check_and_rotate(name)
+            self._end_if_asked(state)
 
-    def score_again(self, checkpoint: ckpt.Checkpoint) -> None:
-        """Scores the last checkpoint of a run that has trained to the end and may have been killed then."""
-        if self.score is not None:
-            self.score(checkpoint.path, checkpoint.step)
-            self.check_gates(checkpoint.name)
+    def catch_up(self) -> None:
+        """What a kill or a failure left undone: scores the checkpoints that lack a score, checks the gates,
+        rotates. Collective."""
+        whole = ckpt.all_complete(self.trainer.run.checkpoints)
+        for checkpoint in whole:
+            self._score(checkpoint.path, checkpoint.step)
+            if self.abandoned:
+                break
+        self._end_if_asked(self.trainer.state)
+        self._check_and_rotate(whole[-1].name if whole else None)
+
+    def conclude(self) -> None:
+        """Warns, at the end of a run, of checkpoints that were not scored. Collective.
+
+        Raises:
+            WorkError: there is a task that none was scored on; on every rank.
+        """
+        why = self.trainer.gather(self._conclusion() if self.trainer.is_world_process_zero() else "")[0]
+        if why:
+            raise WorkError(why)
+
+    def _conclusion(self) -> str:
+        """Why the run has failed although it has trained to its end, or empty."""
+        store = ScoreStore(self.trainer.run.path)
+        try:
+            measured = {row["task"] for row in store.rows()}
+        except WorkError as error:
+            return str(error)
+        tasks = {task.name for task in self.evaluate.tasks}
+        failed = [u for u in store.failures() if u.task in tasks]
+        never = [u for u in failed if u.task not in measured]
+        if not never:
+            for u in failed:
+                log.warning("%s; run the same command to try again", u)
+            return ""
+        last = never[-1]
+        more = f" (and {len(never) - 1} more)" if len(never) > 1 else ""
+        return (
+            f"trained to the end; scoring of {last.checkpoint} on {last.task} failed: {last.reason}{more}. "
+            "Run the same command to try again"
+        )
+
+    def _end_if_asked(self, state) -> None:
+        """Collective. Raises `Stopped` on every rank where one was asked to stop while checkpoints were
+        scored; those without a score are scored when the run is resumed."""
+        if self.score is None:
+            return
+        trainer, step = self.trainer, state.global_step
+        abandoned = trainer.on_any_rank(self.abandoned)
+        if abandoned or (trainer.on_any_rank(trainer.stop.requested) and step < state.max_steps):
+            resume = ckpt.how_to_resume(trainer.run.checkpoints)
+            raise Stopped(f"stopped after step {step} of {state.max_steps}; {resume}")
 
     def _score(self, path: Path, step: int) -> None:
         if self.score is None:
             return
         try:
             self.score(path, step)
-        except PosttrainError as error:
-            log.error("scoring %s failed: %s", path.name, error)
+        except Stopped:
+            self.abandoned = True
         except Exception as error:  # a failed evaluation does not end training
-            log.error("scoring %s failed: %s: %s", path.name, type(error).__name__, error, exc_info=True)
+            unknown = not isinstance(error, PosttrainError)
+            log.error("scoring %s failed: %s", path.name, first_line(error), exc_info=unknown)
+            if self.trainer.is_world_process_zero():
+                failures = {task.name: first_line(error) for task in self.evaluate.tasks}
+                with contextlib.suppress(WorkError):  # a full disk: what failed is logged
+                    ScoreStore(self.trainer.run.path).record_failures(path.name, failures)
+
+    def _check_and_rotate(self, newest: str | None) -> None:
+        self.check_gates(newest)
+        if self.trainer.is_world_process_zero():
+            self.rotate()
+        self.trainer.accelerator.wait_for_everyone()
 
     def check_gates(self, newest: str | None) -> None:
         """Compares the scores with the gates, `newest` being the last checkpoint; called on all ranks.

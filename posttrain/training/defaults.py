@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import importlib
 import logging
 from collections.abc import Iterable
@@ -129,11 +130,12 @@ def plain(value: Any) -> Any:
 def differences(class_name: str) -> list[Difference]:
     """Where the installed class has other fields or defaults than the table."""
     real, rows, found = installed(class_name), table()[class_name], []
+    releases = functools.cache(version)  # it reads a file each time
     for field in sorted({*real, *rows}):
         row, now = rows.get(field), real.get(field, ABSENT)
         inherited = class_name in STAGES.values() and field in table()[BASE]
         name = MODULES[BASE if inherited else class_name].partition(".")[0]
-        release = version(name)
+        release = releases(name)
         known: Any = ABSENT if row is None else row.default
         if row is not None and row.since and Version(release) < Version(row.since):
             known = row.before[0] if row.before else ABSENT

@@ -1,13 +1,16 @@
 """Sums over micro-batches that become logged means: kept on the device, reduced across ranks once per log
 line.
 
-`LossStats` for supervised fine-tuning, `PairStats` and `ReplyStats` for preference stages. Left out: anything
-that would need the logits; the fused head returns what is summed here.
+`LossStats` for supervised fine-tuning, `PairStats` and `ReplyStats` for preference stages. The sums of a
+window are saved with a checkpoint (`state`), so that a resumed run logs what an uninterrupted one does. Left
+out: anything that would need the logits; the fused head returns what is summed here.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +18,89 @@ from torch import Tensor
 from posttrain.losses.preference import PairLogProbs
 from posttrain.models.head import FusedOutput
 
-NAMES = ("trained_tokens", "nll", "entropy", "correct", "weight", "weight_low", "segment_logp", "skipped")
-COUNTS = ("segments", "input_tokens")
-"""Known on the host already."""
+LOSS_NAMES = (
+    "trained_tokens",
+    "nll",
+    "entropy",
+    "correct",
+    "weight",
+    "weight_low",
+    "segment_logp",
+    "skipped",
+    "segments",
+)
 
 
-class LossStats:
-    """Running sums of one logging window. `sources` are the names whose shares are logged."""
+class Window:
+    """Running sums `names` of one logging window. `sources` are the names whose shares are logged."""
 
-    def __init__(self, device: torch.device, sources: list[str], skipping: bool = False) -> None:
-        """`skipping`: whether the loss leaves out rows of small weight, so that their share is logged."""
-        self.device = device
-        self.sources = sources
-        self.skipping = skipping
+    names: tuple[str, ...]
+    """The first counts rows, or tokens, and is logged as it is."""
+
+    def __init__(self, device: torch.device, sources: list[str]) -> None:
+        self.device, self.sources = device, sources
         self.reset()
 
     def reset(self) -> None:
         # fp64: a window may hold more tokens than fp32 counts exactly.
-        self.sums = torch.zeros(len(NAMES), dtype=torch.float64, device=self.device)
+        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
         # The last slot takes what is in no source: the held-out loss may come from a data set of its own.
         self.shares = torch.zeros(len(self.sources) + 1, dtype=torch.float64, device=self.device)
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.input_tokens = 0
         self.since = time.perf_counter()
+
+    def state(self, reduce) -> dict[str, dict[str, float]]:
+        """The sums of all ranks, for a checkpoint; not those of the speed. `reduce` as in `means`."""
+        sums, shares = (reduce(values).tolist() for values in (self.sums, self.shares))
+        return {
+            "sums": dict(zip(self.names, sums, strict=True)),
+            "sources": dict(zip(self.sources, shares, strict=False)),
+        }
+
+    def load(self, state: dict[str, dict[str, Any]]) -> None:
+        """Goes on with the sums of `state`; to be called on one rank alone."""
+        for found, names, values in (
+            (state.get("sums", {}), self.names, self.sums),
+            (state.get("sources", {}), self.sources, self.shares),
+        ):
+            for i, name in enumerate(names):
+                values[i] += _float(found.get(name, 0.0))
+
+    def _add(self, values: list[Tensor], batch: dict) -> None:
+        """`values`: of each name one number, summed over rows."""
+        self.sums += torch.stack([value.double() for value in values])
+        self.input_tokens += batch["num_tokens"]
+        source = batch["example_ids"][:, 0].clamp(max=len(self.sources))
+        self.shares.index_add_(0, source, self.shares.new_ones(()).expand(len(source)))
+
+    def _totals(self, reduce) -> tuple[dict[str, float], dict[str, float]]:
+        """The sums by name, and what is logged of every kind of row."""
+        seconds = time.perf_counter() - self.since
+        tokens = self.sums.new_full((1,), self.input_tokens)
+        total = reduce(torch.cat([self.sums, tokens, self.shares])).tolist()
+        found = dict(zip(self.names, total, strict=False))
+        about = {self.names[0]: total[0], "tokens_per_second": total[len(self.names)] / max(seconds, 1e-9)}
+        if len(self.sources) > 1:
+            shares = total[len(self.names) + 1 : -1]
+            rows = max(sum(shares), 1.0)
+            about |= {f"share/{n}": s / rows for n, s in zip(self.sources, shares, strict=True)}
+        return found, about
+
+
+def _float(value: Any) -> float:
+    """A number of checkpoint.json, where NaN and infinity are null."""
+    return math.nan if value is None else float(value)
+
+
+class LossStats(Window):
+    """Of supervised fine-tuning."""
+
+    names = LOSS_NAMES
+
+    def __init__(self, device: torch.device, sources: list[str], skipping: bool = False) -> None:
+        """`skipping`: whether the loss leaves out rows of small weight, so that their share is logged."""
+        super().__init__(device, sources)
+        self.skipping = skipping
 
     @torch.no_grad()
     def add(self, out: FusedOutput, batch: dict[str, torch.Tensor]) -> None:
@@ -54,27 +118,18 @@ class LossStats:
             (weight < 0.1).sum(),
             out.segment_log_probs.sum(),
             out.skipped,
+            weight.new_full((), weight.numel(), dtype=torch.float64),
         ]
-        self.sums += torch.stack([value.double() for value in values])
-        self.counts["segments"] += weight.numel()
-        self.counts["input_tokens"] += batch["num_tokens"]
-        source = batch["example_ids"][:, 0].clamp(max=len(self.sources))
-        self.shares.index_add_(0, source, self.shares.new_ones(()).expand(len(source)))
+        self._add(values, batch)
 
     def means(self, reduce) -> dict[str, float]:
         """Logged values of the window; `reduce` sums a tensor over ranks (collective: call on all ranks)."""
-        seconds = time.perf_counter() - self.since
-        counts = self.sums.new_tensor([self.counts[name] for name in COUNTS])
-        total = reduce(torch.cat([self.sums, counts, self.shares])).tolist()
-        v = dict(zip(NAMES + COUNTS, total, strict=False))
-        shares = total[len(NAMES + COUNTS) : -1]
+        v, about = self._totals(reduce)
         tokens, segments = max(v["trained_tokens"], 1.0), max(v["segments"], 1.0)
         out = {
             "nll": v["nll"] / tokens,
             "entropy": v["entropy"] / tokens,
             "token_accuracy": v["correct"] / tokens,
-            "tokens_per_second": v["input_tokens"] / max(seconds, 1e-9),
-            "trained_tokens": v["trained_tokens"],
         }
         if v["segments"]:
             out |= {
@@ -84,10 +139,7 @@ class LossStats:
             }
         if self.skipping:
             out["skipped_rows"] = v["skipped"] / tokens
-        examples = max(sum(shares), 1.0)
-        if len(self.sources) > 1:
-            out |= {f"share/{n}": s / examples for n, s in zip(self.sources, shares, strict=True)}
-        return out
+        return out | about
 
 
 PAIR_NAMES = (
@@ -109,42 +161,6 @@ PAIR_NAMES = (
 SIDES = ("chosen", "rejected")
 PER_SIDE = ("count", "rewards", "logps", "logratio", "tokens")
 REPLY_NAMES = ("completions", "loss", "kl", *(f"{n}/{side}" for side in SIDES for n in PER_SIDE))
-
-
-class Window:
-    """Running sums `names` of one logging window. `sources` are the names whose shares are logged."""
-
-    names: tuple[str, ...]
-
-    def __init__(self, device: torch.device, sources: list[str]) -> None:
-        self.device, self.sources = device, sources
-        self.reset()
-
-    def reset(self) -> None:
-        self.sums = torch.zeros(len(self.names), dtype=torch.float64, device=self.device)
-        self.shares = torch.zeros(len(self.sources) + 1, dtype=torch.float64, device=self.device)
-        self.input_tokens = 0
-        self.since = time.perf_counter()
-
-    def _add(self, values: list[Tensor], batch: dict) -> None:
-        """`values`: of each name, one number a row [B]."""
-        self.sums += torch.stack([value.double().sum() for value in values])
-        self.input_tokens += batch["num_tokens"]
-        source = batch["example_ids"][:, 0].clamp(max=len(self.sources))
-        self.shares.index_add_(0, source, self.shares.new_ones(()).expand(len(source)))
-
-    def _totals(self, reduce) -> tuple[dict[str, float], dict[str, float]]:
-        """The sums by name, and what is logged of every kind of row. The first name counts rows."""
-        seconds = time.perf_counter() - self.since
-        tokens = self.sums.new_full((1,), self.input_tokens)
-        total = reduce(torch.cat([self.sums, tokens, self.shares])).tolist()
-        found = dict(zip(self.names, total, strict=False))
-        about = {self.names[0]: total[0], "tokens_per_second": total[len(self.names)] / max(seconds, 1e-9)}
-        if len(self.sources) > 1:
-            shares = total[len(self.names) + 1 : -1]
-            rows = max(total[0], 1.0)
-            about |= {f"share/{n}": s / rows for n, s in zip(self.sources, shares, strict=True)}
-        return found, about
 
 
 class PairStats(Window):
@@ -187,7 +203,7 @@ class PairStats(Window):
             sft[1],
             sft[0],
         ]
-        self._add(values, batch)
+        self._add([value.double().sum() for value in values], batch)
 
     def means(self, reduce) -> dict[str, float]:
         """Logged values of the window; `reduce` sums a tensor over ranks (collective: call on all ranks)."""
@@ -215,7 +231,7 @@ class ReplyStats(Window):
         for side in (desirable, ~desirable):
             of_side = (torch.ones_like(loss), rewards, log_probs, ratios, batch["reply_tokens"])
             values += [value * side for value in of_side]
-        self._add(values, batch)
+        self._add([value.double().sum() for value in values], batch)
 
     def means(self, reduce) -> dict[str, float]:
         """As `PairStats.means`."""

@@ -19,7 +19,6 @@ from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl import DPOTrainer
 
-from posttrain.errors import WorkError
 from posttrain.models.dropout import turn_off_dropout
 from posttrain.models.head import attach_fused_head
 from posttrain.training.reference import Key, Reference, without_adapter
@@ -60,22 +59,15 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         """Before the first step, unless live: computes and keeps the missing log-probabilities, then frees a
         second model.
 
-        Collective.
-
-        Raises:
-            WorkError: a resumed run has lost its file of them, and the model is no longer the reference.
+        A resumed run may lack some: its file of them is lost, or its rows have changed (data.on_change).
+        Where the policy was the reference, the start model is then loaded once more. Collective.
         """
         given = self.reference
         if given is None or given.live:
             return
         missing = given.missing
-        fixed = given.other or is_peft_model(self.model)
-        if missing and self.state.global_step and not fixed:
-            raise WorkError(
-                f"{given.store.run_copy}: the reference log-probabilities of {len(missing)} {self.what} are "
-                f"missing, and the model has already trained {self.state.global_step} steps; start again "
-                "in a new run directory"
-            )
+        if missing and self.state.global_step and not given.other and not is_peft_model(self.model):
+            given.model = given.load()
         if missing:
             log.info("computing reference log-probabilities of %d %s", len(missing), self.what)
             with self.untimed():

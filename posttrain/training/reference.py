@@ -23,6 +23,8 @@ from accelerate.utils import is_peft_model
 from torch import nn
 from trl.models.utils import prepare_deepspeed, prepare_fsdp
 
+from posttrain.base.disk import why_unwritten
+from posttrain.base.temporary import remove_abandoned, temporary_name
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
@@ -90,6 +92,7 @@ class ReferenceStore:
     def save(self, known: dict[Key, np.ndarray], wanted: set[Key]) -> None:
         """Main process: writes those of this run into its directory, and all that are known into the
         cache."""
+        remove_abandoned(self.folder)
         for source, name in enumerate(self.names):
             rows = sorted(r for s, r in known if s == source)
             _write(self.folder / f"{name}.npz", rows, [known[source, r] for r in rows])
@@ -104,12 +107,14 @@ class ReferenceStore:
 class Reference:
     """Where the log-probabilities of the reference come from.
 
-    model   a second, frozen model; None: the policy itself, before its first step or with its adapters off
+    load    loads it, frozen, as a second model
+    model   that model; None: the policy itself, before its first step or with its adapters off
     live    it runs in every step; otherwise once, for those of `wanted` that are `missing`
     other   it is loaded apart from the policy, which cannot take its place, and can be loaded at any time
     """
 
-    model: Any = None
+    load: Callable[[], nn.Module]
+    model: nn.Module | None = None
     live: bool = False
     other: bool = False
     store: ReferenceStore | None = None
@@ -169,13 +174,15 @@ def _write(path: Path, rows: list[int], values: list[np.ndarray]) -> None:
     if not np.isfinite(log_probs).all():
         raise WorkError("the reference model returned NaN or infinite log-probabilities")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}.npz")
+    temporary = temporary_name(path)
     try:
-        np.savez(temporary, rows=np.array(rows, dtype=np.int64), log_probs=log_probs)
+        with temporary.open("wb") as file:
+            np.savez(file, rows=np.array(rows, dtype=np.int64), log_probs=log_probs)
         os.replace(temporary, path)
     except OSError as error:
+        raise WorkError(f"{path}: cannot be written: {why_unwritten(error)}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise WorkError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def frozen_reference(

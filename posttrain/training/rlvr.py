@@ -9,6 +9,7 @@ Left out: sampling and scoring themselves (`rollouts/draw.py`), the recipe of th
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -40,6 +41,7 @@ from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.mismatch import Mismatch, compared
 from posttrain.rollouts.records import batch_rows
 from posttrain.rollouts.stats import RolloutStats, mean_of_window, why_stopped
+from posttrain.rundir.checkpoints import how_to_resume
 from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
@@ -127,9 +129,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             # not.
             if self.state.global_step:
                 self._save_checkpoint(self.model_wrapped)
-            raise Stopped(
-                f"stopped after step {self.state.global_step}; run the same command to resume"
-            ) from stop
+            resume = how_to_resume(self.run.checkpoints)
+            raise Stopped(f"stopped after step {self.state.global_step}; {resume}") from stop
         about = batch_advantages(drawn.groups, self.policy, self.rollout)
         batches = micro_batches(
             drawn.groups,
@@ -238,6 +239,17 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self._metrics["train"].clear()
         return found | {k: v for k, v in own.items() if v is not None and k != "step_time"}
 
+    def window(self) -> dict[str, Any]:
+        """Every rank measures what all have sampled, and the library gathers its own."""
+        own = {name: list(values) for name, values in self._metrics["train"].items()}
+        return {"losses": self._window_losses, "stats": self.stats["train"].state(), "library": own}
+
+    def load_window(self, window: dict[str, Any]) -> None:
+        self._window_losses = list(window["losses"])
+        self.stats["train"].load(window["stats"])
+        for name, values in window["library"].items():
+            self._metrics["train"][name] += [math.nan if value is None else value for value in values]
+
     def epoch(self) -> float:
         """Passes over the prompts so far."""
         return self.source.position / max(len(self.source.prompts), 1)
@@ -247,4 +259,5 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
 
     def resume_from(self, facts: dict[str, Any]) -> None:
         """Continues with the prompt after the last one that was trained on."""
+        super().resume_from(facts)
         self.source.position = facts["prompts"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,13 +19,17 @@ import torch
 from safetensors import SafetensorError
 from transformers.trainer import TRAINER_STATE_NAME
 
+from posttrain.base.disk import no_space, why_unwritten
 from posttrain.errors import WorkError
 from posttrain.models.generation_config import with_generation_config
 from posttrain.rundir import checkpoints as ckpt
 
+WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
+"""What is raised where a file cannot be written."""
+
 
 class CheckpointWriter:
-    """Needs from the trainer: run, facts, guard, reduce, epoch, untimed."""
+    """Needs from the trainer: run, facts, guard, window, gather, epoch, untimed."""
 
     def _save_checkpoint(self, model, trial=None, resumable: bool = True) -> None:
         """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
@@ -43,27 +47,31 @@ class CheckpointWriter:
             shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
+        facts = self.checkpoint_facts(resumable)  # collective
+        self._together(final, tmp, lambda: self._write_checkpoint(tmp, resumable))
+        self._together(final, tmp, lambda: ckpt.finish(tmp, final, facts) if main else None)
+
+    def _together(self, final: Path, tmp: Path, write: Callable[[], None]) -> None:
+        """`write()` on every rank, or `tmp` is removed and every rank raises the `WorkError` of the first
+        that failed."""
         error: Exception | None = None
+        main = self.is_world_process_zero()
         try:
             with ckpt.clean_on_error(tmp, main):
-                self._write_checkpoint(tmp, resumable)
-        except (OSError, RuntimeError, SafetensorError) as caught:  # what a full disk raises, by kind of file
+                write()
+        except Exception as caught:  # of a full disk, libraries raise OSError, RuntimeError or their own
             error = caught
-        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
-        if not failed and main:
-            try:
-                with ckpt.clean_on_error(tmp, main):
-                    ckpt.finish(tmp, final, self.checkpoint_facts(resumable))
-            except (OSError, WorkError) as caught:
-                error = caught
-        failed = self.reduce(self._step_loss.new_tensor(float(error is not None))).item()
-        if failed:
-            if main:
-                shutil.rmtree(tmp, ignore_errors=True)
-            reason = error or "another rank failed"
-            raise WorkError(
-                f"{final} could not be written: {reason}. Earlier checkpoints are intact"
-            ) from error
+        found = self.gather(error and why_unwritten(error))
+        number = next((rank for rank, reason in enumerate(found) if reason is not None), None)
+        if number is None:
+            return
+        if main:
+            shutil.rmtree(tmp, ignore_errors=True)
+        if error is not None and not (isinstance(error, WRITING) or no_space(error)):
+            raise error
+        where = f"rank {number}: " if len(found) > 1 else ""
+        resume = ckpt.how_to_resume(self.run.checkpoints)
+        raise WorkError(f"{final} could not be written: {where}{found[number]}; {resume}") from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with _readable(resume_from_checkpoint):
@@ -100,7 +108,7 @@ class CheckpointWriter:
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def checkpoint_facts(self, resumable: bool) -> dict[str, Any]:
-        """checkpoint.json, without what `ckpt.finish` adds."""
+        """checkpoint.json, without what `ckpt.finish` adds. Collective."""
         return {
             "format": 1,
             "step": self.state.global_step,
@@ -108,6 +116,7 @@ class CheckpointWriter:
             "epoch": self.epoch(),
             "resumable": resumable,
             "guard": self.guard.state(),
+            "window": self.window(),
             "saved": time.time(),
             **self.facts,
         }

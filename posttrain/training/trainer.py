@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import Trainer
 
 from posttrain.base.files import append_jsonl
+from posttrain.base.stop import Stopped
 from posttrain.errors import RequestError
+from posttrain.rundir.checkpoints import how_to_resume, last_resumable
 from posttrain.training.engines import refuse_pretence
 from posttrain.training.guard import Diverged
 from posttrain.training.hardware import memory_mib
@@ -52,7 +55,7 @@ class RunTrainer(CheckpointWriter):
         self.log_samples = log_samples
         self._step_loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._step_ids: list[list[int]] = []
-        self._skip = False
+        self._window_losses: list[float] = []
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         skips = "skip" in (guard.config.on_nan, guard.config.on_spike)
         if skips and (plugin is not None or self.args.fp16):
@@ -88,11 +91,14 @@ class RunTrainer(CheckpointWriter):
         model.
 
         Yields (True, batch), or (False, a batch once more) where a rank has none left: all ranks run the same
-        number of forwards, because ZeRO-3 gathers in each.
+        number of forwards, because ZeRO-3 gathers in each. Raises `Stopped` on every rank where one was asked
+        to stop.
         """
         micro, world = self.args.per_device_eval_batch_size, self.args.world_size
         starts = range(0, len(rows), micro)
         for turn in range(-(-len(starts) // world)):
+            if self.on_any_rank(self.stop.requested):
+                raise Stopped(f"stopped by a signal; {how_to_resume(self.run.checkpoints)}")
             index = turn * world + self.args.process_index
             real = index < len(starts)
             start = starts[index] if real else 0
@@ -132,11 +138,16 @@ class RunTrainer(CheckpointWriter):
             values = torch.cat([values, norm.detach().to(values).reshape(1)])
         loss, asked, *norms = values.tolist()
         norm = norms[0] if norms else norm
-        decision = self.guard.decide(loss / self.args.world_size, norm if not self.args.fp16 else None)
+        loss /= self.args.world_size
+        if math.isfinite(loss):  # the library leaves others out of the mean, too
+            self._window_losses.append(loss)
+        decision = self.guard.decide(loss, norm if not self.args.fp16 else None)
         if decision == "stop":
+            last = last_resumable(self.run.checkpoints)
+            kept = f"{last} is not affected; lower" if last else "There is no checkpoint yet; lower"
             raise Diverged(
-                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. The last checkpoint "
-                "is not affected; lower train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
+                f"stopped before step {self.state.global_step + 1}: {self.guard.reason}. {kept} "
+                "train.learning_rate, or set guard.on_nan or guard.on_spike to skip"
             )
         if decision == "skip":
             log.warning("step %d skipped: %s", self.state.global_step + 1, self.guard.reason)
@@ -204,6 +215,10 @@ class RunTrainer(CheckpointWriter):
             dist.all_reduce(values)
         return values
 
+    def on_any_rank(self, flag: bool) -> bool:
+        """Whether `flag` is set on some rank. Collective."""
+        return self.reduce(torch.full((), float(flag), device=self.args.device)).item() > 0
+
     def gather(self, value: Any) -> list[Any]:
         """`value` (anything that can be pickled) of every rank, in rank order. Collective."""
         if self.args.world_size == 1:
@@ -221,6 +236,9 @@ class RunTrainer(CheckpointWriter):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the stage's means, writes metrics.jsonl, then lets the integrations log."""
         if "loss" in logs:
+            # not the library's, which knows only the steps since this process began
+            losses, self._window_losses = self._window_losses, []
+            logs = {**logs, "loss": fmean(losses) if losses else math.nan}
             logs = {**logs, **self.extra_metrics("train"), **memory_mib(self.args.device)}
             if self.guard.skipped:
                 logs["skipped_steps"] = self.guard.skipped
@@ -234,7 +252,12 @@ class RunTrainer(CheckpointWriter):
         """The stage's held-out metrics, over all held-out rows and ranks, logged as `<prefix>_<name>`."""
         with self.untimed(), self.inference():
             self.stats["heldout"].reset()
-            metrics = self.heldout_metrics()
+            try:
+                metrics = self.heldout_metrics()
+            except Stopped:  # measured when the run is resumed
+                self.stop_agreed = True
+                self.control.should_save = self.control.should_training_stop = True
+                return {}
         return self.log_heldout(metrics, metric_key_prefix)
 
     def log_heldout(self, metrics: dict[str, float], prefix: str) -> dict[str, float]:
@@ -256,8 +279,22 @@ class RunTrainer(CheckpointWriter):
         row["epoch"] = self.epoch()
         append_jsonl(self.run.metrics, row)
 
+    def window(self) -> dict[str, Any]:
+        """What was measured since the last log line, for checkpoint.json. Collective. Overridden by stages
+        whose windows are not sums over ranks."""
+        return {"losses": self._window_losses, "stats": self.stats["train"].state(self.reduce)}
+
+    def load_window(self, window: dict[str, Any]) -> None:
+        """Goes on with `window`, so that the next line is that of an uninterrupted run. Overridden as
+        `window`."""
+        self._window_losses = list(window["losses"])
+        if self.is_world_process_zero():
+            self.stats["train"].load(window["stats"])
+
     def resume_from(self, facts: dict[str, Any]) -> None:
-        """Restores what the stage keeps in checkpoint.json. Overridden by stages."""
+        """Restores what the trainer keeps in checkpoint.json. Extended by stages."""
+        if "window" in facts:  # an earlier version did not save it
+            self.load_window(facts["window"])
 
     def epoch(self) -> float:
         """Passes over the mixture so far."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from posttrain.base import new_folder as module
 from posttrain.base.new_folder import new_folder
+from posttrain.base.temporary import machine
 from posttrain.errors import WorkError
 
 
@@ -37,8 +37,8 @@ def test_a_failure_leaves_nothing(tmp_path, kind):
 
 def test_another_process_works_on_the_same_name(tmp_path):
     """Its files stay, whether this process fails or is done first."""
-    other = tmp_path / f".tmp-out.{os.getppid()}.{socket.gethostname()}"
-    elsewhere = tmp_path / ".tmp-out.1.another-machine"
+    other = tmp_path / f".tmp-out.0123abcd.{os.getppid()}.{machine()}"
+    elsewhere = tmp_path / ".tmp-out.0123abcd.1.another-machine"
     for place in (other, elsewhere):
         place.mkdir()
         (place / "file").write_text("theirs")
@@ -77,10 +77,12 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for pid in (gone.pid, os.getpid()):  # in a container each process may have the same id
-        left = tmp_path / f".tmp-out.{pid}.{socket.gethostname()}"
+        left = tmp_path / f".tmp-out.0123abcd.{pid}.{machine()}"
         left.mkdir()
         (left / "file").write_text("half")
-    (tmp_path / ".tmp-out.txt").mkdir()
+    others = [".tmp-out.txt", f".tmp-out.txt.0123abcd.{gone.pid}.{machine()}"]
+    for name in others:
+        (tmp_path / name).mkdir()
     with new_folder(tmp_path / "out") as folder:
         assert not names(folder)
-    assert names(tmp_path) == [".tmp-out.txt", "out"]
+    assert names(tmp_path) == [*others, "out"]

@@ -331,18 +331,18 @@ def full(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk(call, recipe, run_copy, full, tiny):
-    call("export", run_copy, full / "out").refuses("cannot be written", "No space left", code=1)
+    call("export", run_copy, full / "out").refuses("cannot be written", "the disk is full", code=1)
     assert not list(full.iterdir())
     call("run", recipe, f"output_dir={full}", "train.max_steps=1").refuses(
-        "step-000001 could not be written", "No space left", code=1
+        "step-000001 could not be written: the disk is full; run the same command to start over", code=1
     )
     assert not list((full / "case" / "checkpoints").iterdir())
     with pytest.raises(OSError), open(full / "fill", "ab", buffering=0) as file:
         while True:
             file.write(b"x" * 1024)
-    call("report", run_copy, "--out", full / "r.html").refuses("No space left", code=1)
-    call("eval", tiny, *TASK, "--out", full / "e").refuses("No space left", code=1)
-    call("run", recipe, f"output_dir={full}/x").refuses("No space left", code=1)
+    call("report", run_copy, "--out", full / "r.html").refuses("the disk is full", code=1)
+    call("eval", tiny, *TASK, "--out", full / "e").refuses("the disk is full", code=1)
+    call("run", recipe, f"output_dir={full}/x").refuses("the disk is full", code=1)
 
 
 def test_out_in_the_home_folder(call, run_copy, tiny, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.base.files import NO_LOCKS
 from posttrain.data import cache, make_once
 from posttrain.data.cache import prepare_sources
 from posttrain.data.table import TABLE
@@ -172,3 +174,39 @@ def test_what_another_process_has_mended_is_not_removed(data, tmp_path, monkeypa
     monkeypatch.setattr(cache, "damaged_file", mended)
     prepared(data, tmp_path)
     assert (folder / "mended").exists()
+
+
+def _prepare(data, folder, results):
+    results.put(len(prepared(data, folder)))
+
+
+@pytest.mark.parametrize("error", NO_LOCKS)
+def test_a_file_system_without_locks(data, tmp_path, monkeypatch, error):
+    """One of several processes makes the table; one that was killed does not keep it."""
+
+    def refuse(handle, operation):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(make_once, "POLL", 0.01)
+    plain, made = cache._make, fork.Value("i", 0)
+
+    def make(*arguments):
+        with made:
+            made.value += 1
+        time.sleep(0.3)
+        plain(*arguments)
+
+    monkeypatch.setattr(cache, "_make", make)
+    results = fork.Queue()
+    first = fork.Process(target=_prepare, args=(data, tmp_path, results))
+    first.start()
+    while not made.value:
+        time.sleep(0.01)
+    first.kill()
+    first.join()
+    others = [fork.Process(target=_prepare, args=(data, tmp_path, results)) for _ in range(2)]
+    for process in others:
+        process.start()
+    assert [results.get(timeout=30) for _ in others] == [40, 40]
+    assert made.value == 2

@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from posttrain.base.temporary import machine
 from posttrain.data import cache, make_once
 from posttrain.data.cache import prepare_sources
 from posttrain.data.prepare import HeldoutRows, TrainRows, build
@@ -234,8 +235,7 @@ def test_a_holder_that_was_killed_blocks_nobody(data, source, tokenizer):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(0.2)
-    (lock,) = root.glob("*.lock")
-    left = lock.with_name(f"{lock.stem}.tmp-{dead.pid}")
+    left = root / f".tmp-rows.0123abcd.{dead.pid}.{machine()}"
     left.mkdir()  # what it had written so far
     os.kill(dead.pid, signal.SIGKILL)
     dead.join()

@@ -171,3 +171,20 @@ def test_best_of_stored_scores(tmp_path):
     assert ckpt.best(tmp_path, "arithmetic", "pass@1") == "step-000002"
     assert ckpt.best(tmp_path, "arithmetic", "pass@1", greater_is_better=False) == "step-000001"
     assert ckpt.best(tmp_path, "arithmetic", "nll", greater_is_better=False) == "step-000002"
+
+
+def test_a_kill_in_the_middle_of_rotation_leaves_no_part_under_its_name(tmp_path, monkeypatch):
+    for step in (1, 2):
+        make(tmp_path, step)
+
+    def killed(path, **_) -> None:
+        if Path(path).exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ckpt.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ckpt.rotate(tmp_path, 1, set())
+    assert [p.name for p in tmp_path.glob("step-*")] == ["step-000002"]
+    ckpt.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000002"]

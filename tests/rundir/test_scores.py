@@ -103,3 +103,25 @@ def test_what_is_made_from_the_scores_is_renewed_with_each_addition(tmp_path):
     store.append([made(1)], lambda run: seen.append("nothing was added"))
     store.append([made(2), made(3)], lambda run: seen.append((run, len(store.rows()))))
     assert seen == [(tmp_path, 1), (tmp_path, 3)]
+
+
+def test_what_was_not_scored_is_recorded_until_it_is(tmp_path):
+    store = ScoreStore(tmp_path)
+    why = {"arithmetic": "no memory", "gsm8k": "no memory"}
+    assert store.record_failures("step-000001", why) and not store.record_failures("step-000001", why)
+    store.record_failures("step-000002", {"arithmetic": "no file"})
+    store.append([made(1)])  # by hand, with `posttrain eval`
+    assert [str(u) for u in store.failures()] == [
+        "step-000001 was not scored on gsm8k: no memory",
+        "step-000002 was not scored on arithmetic: no file",
+    ]
+    kept = ["step-000001", "step-000003"]
+    assert [(u.checkpoint, u.task) for u in store.lacking(kept, ["arithmetic"])] == [
+        ("step-000001", "gsm8k"),
+        ("step-000003", "arithmetic"),
+    ]
+    for name in ("step-000001", "step-000002"):
+        store.record_failures(name, {})
+    assert not store.unscored_path.exists()
+    store.unscored_path.write_text('[7]\n{"checkpoint": 3, "task": "t"}\n{oops\n{}\n')
+    assert store.failures() == []

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.stages.damage import start
@@ -65,11 +66,15 @@ def test_accepted_the_remaining_steps_see_the_new_rows(runs, caplog):
     assert start("rlvr") == 0  # finished on the new rows
 
 
-def test_a_reference_that_is_the_start_model_knows_no_new_rows(runs, capsys):
+def test_a_reference_that_is_the_start_model_is_asked_about_new_rows(runs):
     unfinished(runs, "dpo")
     change("pairs.jsonl", changed_digit(3))
-    said = refused("dpo", capsys, "data.on_change=accept", code=1)
-    assert "the reference log-probabilities of 36 pairs are missing" in said
+    assert start("dpo", "data.on_change=accept") == 0
+    shutil.rmtree("cache/reference")
+    assert start("dpo", "name=fresh") == 0  # on the new rows from the beginning
+    (expected,) = (runs / "fresh/reference").glob("*.npz")
+    with np.load(expected) as fresh, np.load(runs / "dpo/reference" / expected.name) as resumed:
+        assert all(np.array_equal(fresh[name], resumed[name]) for name in ("rows", "log_probs"))
 
 
 @pytest.mark.parametrize("name", FILES)

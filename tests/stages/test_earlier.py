@@ -98,9 +98,10 @@ def test_a_run_is_resumed_from_its_checkpoint(earlier, name, caplog):
     print(f"{name}: largest difference of a weight {difference:.1e}")
     assert difference <= 1e-6
     assert far(run / "checkpoints" / BEFORE, removed) > 1e-4
-    late = [row for row in metrics if row["step"] > 2]
-    added = rows(run / "metrics.jsonl")[len(metrics) :]
-    assert len(added) == len(late)
+    early, late = ([row for row in metrics if (row["step"] > 2) == after] for after in (False, True))
+    logged = rows(run / "metrics.jsonl")
+    added = logged[len(early) :]
+    assert logged[: len(early)] == early and len(added) == len(late)
     for new, old in zip(added, late, strict=True):
         assert new.pop("split") == old.pop("split")
         assert new == pytest.approx(old, rel=1e-4, abs=1e-6)
@@ -110,6 +111,7 @@ def test_a_run_is_resumed_from_its_checkpoint(earlier, name, caplog):
     for key in ("saved", "digest", "guard"):
         del new[key], old[key]
     new.pop("start", None)  # the earlier version did not say it
+    assert new.pop("window")
     assert new.pop("files")  # the earlier version kept no hashes
     assert new == old
     assert info(run)["status"] == "finished"

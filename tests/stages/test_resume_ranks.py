@@ -1,5 +1,5 @@
 """Two processes resume as one does: the run whose last checkpoint is damaged, started again, ends in the same
-weights."""
+weights and has logged the same."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from posttrain.base.files import read_jsonl
 from tests.stages.damage import flip
 
 
@@ -23,6 +24,7 @@ def test_two_processes_resume(recipe, launch, config, engine):
         "train.learning_rate=1e-3",
         "train.lr_scheduler_type=linear",
         "train.log_samples=true",
+        "train.logging_steps=2",
         "checkpoints.save_steps=3",
         "checkpoints.keep_last=null",
     ]
@@ -33,6 +35,8 @@ def test_two_processes_resume(recipe, launch, config, engine):
     last = run / "checkpoints" / "step-000005"
     whole = load_file(last / "model.safetensors")
     seen = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    logged = read_jsonl(run / "metrics.jsonl")
+    assert [row["step"] for row in logged] == [2, 4, 5]
     files = json.loads((last / "checkpoint.json").read_text())["files"]
     there = {str(file.relative_to(last)) for file in last.rglob("*") if file.is_file()}
     assert there - files.keys() == {"checkpoint.json", "COMPLETE"}, "what every rank wrote is listed"
@@ -45,6 +49,10 @@ def test_two_processes_resume(recipe, launch, config, engine):
     assert (last.parent / f"damaged-{last.name}").is_dir() == (engine == "ddp")
     resumed = load_file(last / "model.safetensors")
     assert max(float((resumed[k] - whole[k]).abs().max()) for k in whole) <= 1e-6
+    measured = ("loss", "nll", "segment_logp", "trained_tokens", "grad_norm", "learning_rate", "epoch")
+    for row, before in zip(read_jsonl(run / "metrics.jsonl"), logged, strict=True):  # 4: half of it before
+        assert row["step"] == before["step"] and row.keys() == before.keys()
+        assert [row[name] for name in measured] == pytest.approx([before[name] for name in measured], 1e-5)
     again = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()][len(seen) :]
     assert sorted((r["step"], r["rank"]) for r in again) == [(4, 0), (4, 1), (5, 0), (5, 1)]
     by_place = {(r["step"], r["rank"]): r["ids"] for r in seen}

@@ -20,6 +20,7 @@ from tests.training.rollouts import positions, rollouts, train, write_recipe
 STEPS = 6
 SETTINGS = [
     f"train.max_steps={STEPS}",
+    "train.logging_steps=3",
     "train.optim=adamw_torch",
     "train.learning_rate=1e-3",
     "train.lr_scheduler_type=cosine",
@@ -32,6 +33,7 @@ SETTINGS = [
 ]
 # Three batches of rollouts, two steps each, of four prompts in two calls of the generator and refills; a
 # checkpoint after the second batch and the third.
+SPEED = ("time", "tokens_per_second", "peak_memory_mib")
 KILLS = {
     "generate": ("generate", 2, 2, 4),
     "score": ("score", 2, 7, 4),
@@ -76,11 +78,13 @@ def equals_the_whole(folder: Path, name: str) -> None:
     assert far(weights(run, STEPS), weights(whole, STEPS)) == 0
     assert not list((run / "checkpoints").glob(".tmp-*"))
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    ours, theirs = ({r["step"]: r for r in rows(folder / n)} for n in (name, "whole"))
-    same = ("loss", "grad_norm", "learning_rate", "reward", "entropy", "groups/sampled", "epoch")
-    for step in range(1, STEPS + 1):
-        for key in same:
-            assert ours[step].get(key) == theirs[step].get(key), (step, key)
+    assert [_measured(row) for row in rows(run)] == [_measured(row) for row in rows(folder / "whole")]
+
+
+def _measured(row: dict) -> dict:
+    """A line of the log without times; of a window that may have begun before a kill."""
+    timed = [k for k in row if k in SPEED or k.startswith("seconds/") or k.endswith("/ms")]
+    return {k: v for k, v in row.items() if k not in timed}
 
 
 def goes_on(ended, name: str, step: int) -> None:
@@ -129,7 +133,8 @@ def test_asked_to_stop_while_rollouts_are_made(ended, place):
     found, folder = ended
     first, step = found[place], STOPS[place][-1]
     assert first["code"] == 1, first["stderr"][-3000:]
-    said = f"error: stopped after step {step}; run the same command to resume"
+    goal = f"resume from step-{step:06d}" if step else "start over: there is no checkpoint to resume from"
+    said = f"error: stopped after step {step}; run the same command to {goal}"
     assert said in first["stderr"] and "Traceback" not in first["stderr"]
     goes_on(ended, place, step)
     steps = {c.step for c in all_complete(folder / place / "checkpoints")}
@@ -156,4 +161,4 @@ def test_the_reference_of_a_resumed_run_is_still_the_start_model(tmp_path, tiny,
     (run.path / "rollouts" / "step-000003.jsonl").write_text("left over")
     assert far(weights(train(path, *settings), 3), whole) == 0
     assert rollouts(run) == kept and rows(run)[-1]["kl"] == kl > 1e-4
-    assert [r["step"] for r in rows(run)] == [1, 2, 3, 3]
+    assert [r["step"] for r in rows(run)] == [1, 2, 3]

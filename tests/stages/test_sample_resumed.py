@@ -5,14 +5,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 import posttrain.stages.sample
 from posttrain import pairs
+from posttrain.base.stop import Stopped
+from posttrain.generation.local import TransformersGenerator
+from posttrain.rewards.compose import Composite
 from tests.conftest import ROOT
 from tests.unigram import content, prompts, rollouts, run
 
@@ -43,7 +49,9 @@ def test_nothing_is_sampled_twice(write_recipe, monkeypatch):
     monkeypatch.setattr(pairs.PairsStage, "part", stop_once)
     path = write_recipe("pairs", prompts(20), "cut")
     for said in (["while sampling"], ["while sampling", "after sampling"]):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(
+            Stopped, match=rf"^stopped with {len(said) + 1} of 5 chunks sampled; run the same"
+        ):
             run(path)
         assert cut == said
         status = json.loads((path.parent / "runs/cut/run.json").read_text())["status"]
@@ -63,7 +71,7 @@ def test_what_another_recipe_has_sampled_is_not_taken_over(write_recipe, monkeyp
         raise KeyboardInterrupt
 
     path = write_recipe("pairs", prompts(8))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(pairs.PairsStage, "part", stop)
         run(path)
     old = rollouts(path.parent / "runs/made")
@@ -74,46 +82,95 @@ def test_what_another_recipe_has_sampled_is_not_taken_over(write_recipe, monkeyp
 
 
 @pytest.mark.slow
-def test_main_process_killed_and_resumed_beside_another_equals_one(write_recipe, tmp_path, monkeypatch):
-    """The second process knows nothing of it; the first, started again, does its own share and waits for the
-    other."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_cuts_off_a_chunk_at_once(write_recipe, monkeypatch, number):
+    """While it is generated, and while it is checked: what was asked for takes a minute. Launchers and
+    pipelines may repeat the signal. The chunk is made again, and is the same."""
+    path = write_recipe("pairs", prompts(12), "whole")
+    whole = content(run(path))
+    path = write_recipe("pairs", prompts(12), "cut")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once the stage has ended
+    for owner, name, at in ((TransformersGenerator, "_prefill", 2), (Composite, "grade", 1)):
+        plain, calls = getattr(owner, name), []
+
+        def slow(*args, plain=plain, calls=calls, at=at, **kwargs):
+            calls.append(time.monotonic())
+            if len(calls) == at:
+                for wait in (0.1, 0.3):
+                    threading.Timer(wait, os.kill, (os.getpid(), number if wait < 0.2 else 15)).start()
+                time.sleep(60)
+            return plain(*args, **kwargs)
+
+        with monkeypatch.context() as patch, pytest.raises(Stopped, match="stopped with 1 of 3 chunks"):
+            patch.setattr(owner, name, slow)
+            run(path)
+        assert time.monotonic() - calls[-1] < 5
+        time.sleep(0.3)
+    signal.signal(signal.SIGTERM, before)
+    assert content(run(path)) == whole
+
+
+@pytest.mark.slow
+def test_one_of_two_ranks_killed_is_named_by_the_other_and_both_resume(write_recipe, tmp_path, monkeypatch):
+    """Each once. No file of a chunk is made twice, and all are those of one process."""
     quick = {"num_generations": 8, "max_new_tokens": 24, "batch_size": 8}
     whole = run(write_recipe("pairs", prompts(48), "whole", rollout=quick))
     path = write_recipe("pairs", prompts(48), "cut", rollout=quick)
+    made = tmp_path / "runs" / "cut"
     shared = {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "WORLD_SIZE": "2",
     }
-    first, second = (
-        subprocess.Popen(
+
+    def start(rank: int) -> subprocess.Popen:
+        return subprocess.Popen(
             [sys.executable, "-m", "posttrain.pairs", str(path)],
             env=os.environ | shared | {"RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
         )
-        for rank in range(2)
-    )
+
+    ranks = []
     try:
-        made = tmp_path / "runs" / "cut"
-        deadline = time.monotonic() + 120
-        while not (made / "parts" / "chunk-000004.jsonl").exists() and first.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        first.kill()
-        said = first.communicate()[0].decode()
-        parts = {file: file.stat().st_mtime_ns for file in made.glob("parts/*[02468].jsonl")}
-        assert first.returncode == -9 and 3 <= len(parts) < 24, said[-2000:]
-        assert json.loads((made / "run.json").read_text())["status"] == "running"
+        kept: dict = {}
+        for dies, chunk in ((0, 4), (1, 16)):
+            ranks = [start(0), start(1)]
+            deadline = time.monotonic() + 250
+            while not all((made / f"parts/chunk-{chunk + r:06d}.jsonl").exists() for r in range(2)):
+                assert time.monotonic() < deadline
+                assert ranks[0].poll() is None, ranks[0].communicate()[0][-2000:]
+                time.sleep(0.002)
+            for rank in ranks:  # so that the other is not done before it looks
+                rank.send_signal(signal.SIGSTOP)
+            ranks[dies].kill()
+            ranks[dies].wait()
+            begun = time.monotonic()
+            ranks[1 - dies].send_signal(signal.SIGCONT)
+            said = ranks[1 - dies].communicate(timeout=120)[0]
+            assert ranks[1 - dies].returncode == 1 and time.monotonic() - begun < 30
+            sentence = (
+                f"error: rank {dies} (process {ranks[dies].pid} on host {socket.gethostname()}) has died; "
+            )
+            assert sentence + "run the same command to resume" in said, said[-2000:]
+            assert "Traceback" not in said
+            assert all(file.stat().st_mtime_ns == at for file, at in kept.items())
+            kept = {file: file.stat().st_mtime_ns for file in made.glob("parts/*.jsonl")}
+            status = json.loads((made / "run.json").read_text())["status"]
+            assert status == ("running" if dies == 0 else "failed")
+        other = start(1)
+        ranks = [other]
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.setenv("RANK", "0")
         assert pairs.main([str(path)]) == 0
-        assert second.wait(timeout=60) == 0, second.communicate()[0].decode()[-2000:]
+        assert other.wait(timeout=250) == 0, other.communicate()[0][-2000:]
     finally:
-        first.kill()
-        second.kill()
-    assert all(file.stat().st_mtime_ns == at for file, at in parts.items())
+        for rank in ranks:
+            rank.kill()
+    assert all(file.stat().st_mtime_ns == at for file, at in kept.items())
     assert content(made) == content(whole)
     assert json.loads((made / "run.json").read_text())["status"] == "finished"
     assert (made / "report.html").is_file()
+    assert not (made / ".ranks").exists()

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from posttrain.base.files import append_jsonl, read_jsonl
-from posttrain.errors import RequestError, WorkError
+from posttrain.base.stop import Stopped
+from posttrain.errors import RequestError
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
-from posttrain.recipe.sections import Guard
+from posttrain.recipe.sections import Guard, Task
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.sft import train
 from posttrain.training.guard import StepGuard
@@ -146,21 +147,31 @@ def test_a_loss_of_zero_is_no_spike():
 
 
 def test_a_rank_that_fails_does_not_keep_the_others_waiting(tmp_path):
-    place, outcome = tmp_path / ".score", []
-    first, second = RankExchange(place, 0, 2), RankExchange(place, 1, 2)
+    place = tmp_path / ".score"
+    first, second = (RankExchange(place, rank, 2, keep_going=True) for rank in (0, 1))
 
     def wait() -> None:
-        try:
-            first.gather("task")([1])
-        except WorkError as error:
-            outcome.append(str(error))
+        with first.attempt([Task("arithmetic")]):
+            first.gather("arithmetic")([1])
 
     thread = threading.Thread(target=wait)
     thread.start()
     time.sleep(0.1)
-    second.fail()
+    with second.attempt([Task("arithmetic")]):
+        raise RuntimeError("no memory")
     thread.join(timeout=5)
-    assert not thread.is_alive() and outcome == ["another rank failed while scoring"]
+    assert not thread.is_alive()
+    reason = "RuntimeError: no memory"
+    assert second.failures == {"arithmetic": reason}
+    assert first.failures == {"arithmetic": f"rank 1 failed: {reason}"}
+
+
+def test_a_rank_that_is_asked_to_stop_stops_the_others(tmp_path):
+    first, second = RankExchange(tmp_path / ".score", 0, 2), RankExchange(tmp_path / ".score", 1, 2)
+    with pytest.raises(Stopped), second.attempt([Task("arithmetic")]):
+        raise Stopped("stopped by SIGTERM")
+    with pytest.raises(Stopped):
+        first.share("arithmetic").gather([1])
 
 
 def test_ranks_exchange_their_parts_in_order(tmp_path):
@@ -169,7 +180,7 @@ def test_ranks_exchange_their_parts_in_order(tmp_path):
     def meet(rank: int) -> None:
         ranks = RankExchange(place, rank, 2)
         parts[rank] = ranks.gather("task")([rank])
-        ranks.leave()
+        ranks.leave("task")
 
     threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 1)]
     for thread in threads:

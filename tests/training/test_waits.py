@@ -210,7 +210,7 @@ def test_the_norm_is_kept_without_reading_it(monkeypatch):
     assert waits.count == 0
 
 
-def test_a_norm_that_is_not_finite_stops_the_run():
+def test_a_norm_that_is_not_finite_stops_the_run(tmp_path):
     from posttrain.training.guard import Diverged
 
     trainer = SimpleNamespace(
@@ -221,6 +221,7 @@ def test_a_norm_that_is_not_finite_stops_the_run():
         args=SimpleNamespace(world_size=1, fp16=False),
         _last_norm=torch.tensor(float("inf")),
         state=SimpleNamespace(global_step=6),
+        run=SimpleNamespace(checkpoints=tmp_path),
     )
-    with pytest.raises(Diverged, match="stopped before step 7.*gradient norm inf"):
+    with pytest.raises(Diverged, match="step 7.*gradient norm inf. There is no checkpoint yet"):
         RunTrainer.check_step(trainer)

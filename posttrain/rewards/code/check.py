@@ -1,8 +1,8 @@
 """Runs one completion against the tests of one row, and makes the verdict from how it ended.
 
 A program that is wrong, too slow or too large is `scored` 0. Only a failure of our own processes is `error`,
-and only after a second try; no free slot before the queue deadline is `timeout`. Left out: walls (`sandbox`)
-and what a row's tests are (`row`).
+and only after a second try, as for a process that somebody killed; no free slot before the queue deadline is
+`timeout`. Left out: walls (`sandbox`) and what a row's tests are (`row`).
 """
 
 from __future__ import annotations
@@ -97,8 +97,23 @@ def clock(tests: Tests, limits: Limits) -> float:
 def _functions(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdict:
     seconds = clock(tests, limits)
     whole = seconds * 2 if tests.kind == "inputs" else seconds  # the reference takes time too
-    ended = slot.test(frame(payload(found, tests, limits.grade)), whole, limits.memory)
+    given = frame(payload(found, tests, limits.grade))
+    ended = twice_if_killed(slot, lambda: slot.test(given, whole, limits.memory))
     return functions_verdict(ended, tests, limits.grade, seconds)
+
+
+def twice_if_killed(slot: Slot, run: Callable[[], Ended]) -> Ended:
+    """`run()`, once more where a process of it ended by SIGKILL: from outside, or because of the program,
+    which then shows again."""
+    for last in (False, True):
+        if not slot.alive:
+            slot.stop()
+            slot.start()
+        ended = run()
+        cut = ended.timed_out or ended.flooded or (ended.report is not None and not ended.report.get("gone"))
+        if last or cut or all(code != -9 for code, *_ in ended.ended.values()):
+            break
+    return ended
 
 
 def functions_verdict(ended: Ended, tests: Tests, grade: str, seconds: float) -> Verdict:
@@ -153,11 +168,9 @@ def _script(slot: Slot, found: list[str], tests: Tests, limits: Limits) -> Verdi
     load = frame({"blocks": found})
 
     def run(stdin: str, expected: str, seconds: float) -> Ended:
-        if not slot.alive:
-            slot.stop()
-            slot.start()
         most = OUTPUT + 2 * len(expected.encode("utf-8", "surrogatepass"))
-        return slot.script(load, stdin.encode("utf-8", "surrogatepass"), seconds, limits.memory, most)
+        given = stdin.encode("utf-8", "surrogatepass")
+        return twice_if_killed(slot, lambda: slot.script(load, given, seconds, limits.memory, most))
 
     return scripts(run, tests, limits)
 

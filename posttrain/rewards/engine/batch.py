@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
+from posttrain.base.stop import check_stop
 from posttrain.errors import RequestError, WorkError
 from posttrain.rewards.engine.call import call, call_batch, checked
 from posttrain.rewards.engine.pool import STARVED, Pool, Worker, pool, share_of_cores
@@ -25,6 +26,8 @@ from posttrain.types import Example, Verdict
 
 DEADLINE_S = 600.0
 """Seconds that a batch may take in addition to the time limits of its checks."""
+POLL_S = 1.0
+"""Seconds between two looks at whether this process was asked to stop."""
 TRIES = 5
 """A batch gives up after this many workers in a row have died before their first check."""
 CHUNK = 32
@@ -60,6 +63,7 @@ def score_batch(
     Raises:
         RequestError: the reward rejects its options, or the two lists differ in length.
         WorkError: worker processes cannot be started.
+        Stopped: this process was asked to stop; checks in progress are abandoned.
     """
     if len(completions) != len(examples):
         given = f"{len(completions)} completions for {len(examples)} examples"
@@ -73,6 +77,7 @@ def score_batch(
     if bound.spec.runs == "inline":
         verdicts = []
         for completion, row in zip(completions, rows, strict=True):
+            check_stop()
             late = time.monotonic() > until
             verdicts.append(_timed_out() if late else call(bound, completion, row))
             done()
@@ -117,10 +122,11 @@ def _threads(
         threading.Thread(target=work, daemon=True).start()
     found: dict[int, list[Verdict]] = {}
     while len(found) < len(jobs) and (left := until - time.monotonic()) > 0:
+        check_stop()
         try:
-            index, given = results.get(timeout=left)
+            index, given = results.get(timeout=min(left, POLL_S))
         except queue.Empty:
-            break
+            continue
         if isinstance(given, BaseException):
             raise given
         found[index] = given
@@ -154,11 +160,12 @@ class _Processes:
     def run(self) -> list[Verdict]:
         try:
             while (self.todo or self.busy) and (left := self.until - time.monotonic()) > 0:
+                check_stop()
                 if not self._hand_out(left):
                     continue
                 limit_s = self.bound.spec.limit_s
                 patience = min(worker.left(limit_s) for worker, _ in self.busy.values())
-                for connection in wait(list(self.busy), max(0.0, min(left, patience))):
+                for connection in wait(list(self.busy), max(0.0, min(left, patience, POLL_S))):
                     self._read(connection)
                 for connection, (worker, _) in list(self.busy.items()):
                     if worker.left(limit_s) <= 0 and not connection.poll():
