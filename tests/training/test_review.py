@@ -17,7 +17,8 @@ from posttrain.errors import RequestError
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
-from posttrain.recipe.sections import Guard, Task
+from posttrain.recipe.schema import Task
+from posttrain.recipe.sections import Guard
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.sft import train
 from posttrain.training.guard import StepGuard
