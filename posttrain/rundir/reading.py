@@ -220,9 +220,10 @@ class RunData:
         self.scores = list(last.values())
 
     def _read_unscored(self) -> None:
-        kept = [c.name for c in self.checkpoints if c.complete] if self.status == "finished" else []
-        scored = {(score.checkpoint, score.task) for score in self.scores}
-        self.unscored = unscored(self._jsonl("unscored.jsonl"), scored, kept, self._asked)
+        ended = self.status == "finished"
+        kept = {c.name: str(c.info.get("digest")) for c in self.checkpoints if c.complete and ended}
+        scores = [score.to_dict() for score in self.scores]
+        self.unscored = unscored(self._jsonl("unscored.jsonl"), scores, kept, self._asked)
 
     def _read_checkpoints(self) -> None:
         folder = self.path / "checkpoints"

@@ -8,7 +8,7 @@ Several processes may write at the same time. Left out: tables of scores (`repor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -112,15 +112,14 @@ class ScoreStore:
             self.unscored_path.unlink(missing_ok=True)
         return True
 
-    def lacking(self, kept: Iterable[str], tasks: Iterable[str]) -> list[Unscored]:
-        """The `tasks` that the checkpoints named `kept` have no score of, or whose scoring failed last.
+    def lacking(self, kept: dict[str, str], tasks: Sequence[str]) -> list[Unscored]:
+        """The `tasks` that the checkpoints `kept` (name -> digest) have no score of, or whose scoring failed
+        last.
 
         Raises:
             WorkError: scores.jsonl is damaged.
         """
-        kept = set(kept)
-        scored = {(row["checkpoint"], row["task"]) for row in self.rows()}
-        found = unscored([asdict(u) for u in self.failures()], scored, kept, tasks)
+        found = unscored([asdict(u) for u in self.failures()], self.rows(), kept, tasks)
         return [u for u in found if u.checkpoint in kept]
 
     def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:
@@ -155,17 +154,20 @@ def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]
 
 def unscored(
     failures: Iterable[Any],
-    scored: set[tuple[str, str]] = frozenset(),
-    kept: Iterable[str] = (),
-    tasks: Iterable[str] = (),
+    rows: Iterable[dict[str, Any]] = (),
+    kept: dict[str, str] | None = None,
+    tasks: Sequence[str] = (),
 ) -> list[Unscored]:
-    """The rows `failures` of unscored.jsonl, and each of `tasks` of a checkpoint `kept` that is not in
-    `scored`."""
-    rows = [row for row in failures if isinstance(row, dict)]
-    found = {(row.get("checkpoint"), row.get("task")): str(row.get("reason") or "") for row in rows}
-    found = {key: reason for key, reason in found.items() if all(isinstance(name, str) for name in key)}
-    lacking = {(checkpoint, task) for checkpoint in kept for task in tasks} - scored
-    return sorted(Unscored(*key, reason) for key, reason in (dict.fromkeys(lacking, "") | found).items())
+    """The rows `failures` of unscored.jsonl, and each of `tasks` of the checkpoints `kept` (name -> digest)
+    that scores.jsonl, `rows`, does not have: equal weights are scored under one name."""
+    found = {(r.get("checkpoint"), r.get("task")): r.get("reason") for r in failures if isinstance(r, dict)}
+    found = {key: str(why or "") for key, why in found.items() if all(isinstance(name, str) for name in key)}
+    scored = {(row.get(key), row.get("task")) for row in rows for key in ("checkpoint", "digest")}
+    for name, digest in (kept or {}).items():
+        for task in tasks:
+            if not {(name, task), (digest, task)} & scored:
+                found.setdefault((name, task), "")
+    return sorted(Unscored(*key, reason) for key, reason in found.items())
 
 
 def first_line(error: BaseException) -> str:

@@ -71,11 +71,11 @@ def finished(recipe: Recipe) -> bool:
 
 def _lacks_scores(place: Path, recipe: Recipe) -> bool:
     """Whether a checkpoint that is left was not scored on a task of the recipe."""
-    kept = [checkpoint.name for checkpoint in all_complete(place / "checkpoints")]
     tasks = [task.name for task in recipe.evaluate.tasks] if isinstance(recipe, TrainRecipe) else []
     try:
+        kept = {c.name: str(c.facts().get("digest")) for c in all_complete(place / "checkpoints")}
         return bool(ScoreStore(place).lacking(kept, tasks))
-    except WorkError:  # damaged, which the stage itself will say
+    except (OSError, WorkError):  # damaged, which the stage itself will say
         return True
 
 

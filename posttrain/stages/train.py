@@ -1,8 +1,7 @@
 """One run of a stage that trains (sft, dpo, rlvr), from a checked recipe to a finished run directory.
 
-The order of the steps matters: the data first (no GPU is used while rows are prepared), then the trainer's
-arguments (they set up ZeRO-3 before the model is loaded), then the model. Left out: the command line
-(`launch.py`), and what makes one stage different from another (`sft.py`, `dpo.py`, `rlvr.py`).
+The order matters: data first (no GPU is used meanwhile), then the trainer's arguments (they set up ZeRO-3),
+then the model. Left out: the command line (`launch.py`), what differs between stages (`sft.py` and others).
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from posttrain.base.files import timestamp
 from posttrain.base.process import rank, world_size
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.data.collate import Collator, PairCollator
 from posttrain.data.manifest import manifest, summary, write_manifest
-from posttrain.data.prepare import Prepared
-from posttrain.data.prepare import build as prepare
-from posttrain.data.template import Template, load_text
+from posttrain.data.template import Template
 from posttrain.errors import RequestError, WorkError
 from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapter_targets import refuse_missing_modules
@@ -35,14 +31,14 @@ from posttrain.models.documents import refuse_leaking_documents
 from posttrain.models.generation_config import stop_as_trained
 from posttrain.models.load import commit_of, load_model
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
-from posttrain.recipe.plan import aligned, batch_plan, rhythm, rows_needed, shape_of, steps_of
-from posttrain.recipe.schema import Loss
+from posttrain.recipe.plan import aligned, batch_plan, rhythm
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.adapters import identity, tokenizer_place
+from posttrain.rundir.adapters import identity
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.scores import ScoreStore
 from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
+from posttrain.stages.prepared import PreparedRun, prepare_run
 from posttrain.stages.record import claimed, launch_facts, record_failure
 from posttrain.stages.resume import start_proof, take_up
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
@@ -72,20 +68,6 @@ class TrainStage:
     """Recipe -> arguments of that class that only this stage computes."""
 
 
-@dataclass(frozen=True)
-class PreparedRun:
-    """The rows of a run and the text side of its model."""
-
-    start: Path | None
-    parent: dict[str, Any] | None
-    tokenizer: PreTrainedTokenizerBase
-    template: Template
-    shape: str
-    prepared: Prepared
-    steps: int
-    rows: int
-
-
 def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer | None = None) -> RunDir:
     """Train `recipe`; returns its run directory. Raises `RequestError` and `WorkError`."""
     on_cpu = trains_on_cpu()
@@ -112,7 +94,7 @@ def _train(
 ) -> None:
     batch_plan(recipe.train, world_size())
     ScoreStore(run.path).rows()  # damaged, it would be found out at the first score
-    data = _prepare(recipe)
+    data = prepare_run(recipe)
     refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
@@ -155,31 +137,6 @@ def _fit(
         _clear_exchanges(run)
         seconds = run.info().get("seconds", 0) + time.monotonic() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
-
-
-def _prepare(recipe: TrainRecipe) -> PreparedRun:
-    """Tokenised rows and the number of steps. Raises `RequestError` where the mixture cannot feed them."""
-    init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
-    tokenizer, template = load_text(
-        recipe.model, recipe.data.template, init and tokenizer_place(init), recipe.data.template_options
-    )
-    shape = shape_of(recipe)
-    # prompts have no turn that is trained; their tables have always been cached under this value
-    data = replace(recipe.data, train_on="last") if shape == "prompts" else recipe.data
-    prepared = prepare(
-        data,
-        recipe.loss if isinstance(recipe, SftRecipe) else Loss(),
-        tokenizer,
-        recipe.evaluate.heldout,
-        seed=recipe.train.seed,
-        is_main=rank() == 0,
-        shape=shape,
-    )
-    steps = steps_of(recipe, len(prepared.mixture))
-    rows = rows_needed(recipe, steps)
-    prepared.mixture.check(rows)
-    parent = parent or ({"init": recipe.model.init} if recipe.model.init else None)
-    return PreparedRun(init and Path(init), parent, tokenizer, template, shape, prepared, steps, rows)
 
 
 def _refuse_other_world(arguments: TrainingArguments) -> None:

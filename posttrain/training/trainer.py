@@ -12,14 +12,12 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from statistics import fmean
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
-from transformers import Trainer
 
 from posttrain.base.files import append_jsonl
 from posttrain.base.stop import Stopped
@@ -27,21 +25,17 @@ from posttrain.errors import RequestError
 from posttrain.rundir.checkpoints import how_to_resume, last_resumable
 from posttrain.training.engines import refuse_pretence
 from posttrain.training.guard import Diverged
-from posttrain.training.hardware import memory_mib
 from posttrain.training.launcher import keep_precision, refuse_deepspeed
+from posttrain.training.metrics_log import MetricsLog
 from posttrain.training.parts import Parts
 from posttrain.training.saving import CheckpointWriter
 
 log = logging.getLogger(__name__)
 
 
-class RunTrainer(CheckpointWriter):
+class RunTrainer(MetricsLog, CheckpointWriter):
     """Mixin; call `setup_run` right after `__init__`."""
 
-    heldout_metrics: Callable[[], dict[str, float]]
-    """Means over the held-out rows; collective. Defined by stages that have such rows."""
-    stats: dict[str, Any]
-    """The windows of what is logged, by "train" and "heldout"; set by the stage."""
     loss_is_scaled_for_ga = True  # our losses are divided by the count of the whole optimizer step
 
     def _send_telemetry(self) -> None:
@@ -227,80 +221,6 @@ class RunTrainer(CheckpointWriter):
         dist.all_gather_object(parts, value)
         return parts
 
-    # ---- logs ----------------------------------------------------------------------------------------------
-
-    def extra_metrics(self, mode: str) -> dict[str, float]:
-        """What the stage adds to a log line. Collective. Overridden by stages."""
-        return {}
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the stage's means, writes metrics.jsonl, then lets the integrations log."""
-        if "loss" in logs:
-            # not the library's, which knows only the steps since this process began
-            losses, self._window_losses = self._window_losses, []
-            logs = {**logs, "loss": fmean(losses) if losses else math.nan}
-            logs = {**logs, **self.extra_metrics("train"), **memory_mib(self.args.device)}
-            if self.guard.skipped:
-                logs["skipped_steps"] = self.guard.skipped
-            self._write_metrics("train", logs)
-        elif any(key.startswith("eval_") for key in logs):
-            self._write_metrics("heldout", {k.removeprefix("eval_"): v for k, v in logs.items()})
-        # skips TRL's own `log`, which averages metrics that this trainer does not collect
-        self._base_log(logs, start_time)
-
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """The stage's held-out metrics, over all held-out rows and ranks, logged as `<prefix>_<name>`."""
-        with self.untimed(), self.inference():
-            self.stats["heldout"].reset()
-            try:
-                metrics = self.heldout_metrics()
-            except Stopped:  # measured when the run is resumed
-                self.stop_agreed = True
-                self.control.should_save = self.control.should_training_stop = True
-                return {}
-        return self.log_heldout(metrics, metric_key_prefix)
-
-    def log_heldout(self, metrics: dict[str, float], prefix: str) -> dict[str, float]:
-        """Logs the means of a held-out pass as `<prefix>_<name>`, without the shares of sources; returns
-        them."""
-        logged = {f"{prefix}_{k}": v for k, v in metrics.items() if not k.startswith("share/")}
-        self.log(logged)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logged)
-        return logged
-
-    def _base_log(self, logs: dict[str, float], start_time: float | None) -> None:
-        Trainer.log(self, logs, start_time)
-
-    def _write_metrics(self, split: str, values: dict[str, float]) -> None:
-        if not self.is_world_process_zero():
-            return
-        row = {"step": self.state.global_step, "split": split, "time": round(time.time(), 3)}
-        row |= {k: _json_number(v) for k, v in values.items() if isinstance(v, int | float)}
-        row["epoch"] = self.epoch()
-        append_jsonl(self.run.metrics, row)
-
-    def window(self) -> dict[str, Any]:
-        """What was measured since the last log line, for checkpoint.json. Collective. Overridden by stages
-        whose windows are not sums over ranks."""
-        return {"losses": self._window_losses, "stats": self.stats["train"].state(self.reduce)}
-
-    def load_window(self, window: dict[str, Any]) -> None:
-        """Goes on with `window`, so that the next line is that of an uninterrupted run. Overridden as
-        `window`."""
-        self._window_losses = list(window["losses"])
-        if self.is_world_process_zero():
-            self.stats["train"].load(window["stats"])
-
-    def resume_from(self, facts: dict[str, Any]) -> None:
-        """Restores what the trainer keeps in checkpoint.json. Extended by stages."""
-        if "window" in facts:  # an earlier version did not save it
-            self.load_window(facts["window"])
-
-    def epoch(self) -> float:
-        """Passes over the mixture so far."""
-        seen = self.state.global_step * self.facts["global_batch_size"]
-        return seen / max(self.facts["examples_per_epoch"], 1)
-
 
 @contextlib.contextmanager
 def _as_request(key: str) -> Iterator[None]:
@@ -309,8 +229,3 @@ def _as_request(key: str) -> Iterator[None]:
         yield
     except (ImportError, ValueError, TypeError) as error:
         raise RequestError(f"{key}: {str(error).splitlines()[0]}") from error
-
-
-def _json_number(value: float) -> float | str:
-    """NaN and infinity are not JSON; they are kept as text."""
-    return value if math.isfinite(value) else str(value)

@@ -14,6 +14,7 @@ import pytest
 
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.rewards import bind, score_batch
+from posttrain.rewards.engine.pool import pool
 from posttrain.types import Example
 from tests.rewards import probes  # noqa: F401  (registers)
 
@@ -58,7 +59,12 @@ def test_workers(capfd):
     texts = ["0.05"] * 120
     sleeps = bind(f"{PROBES}:sleeps")
     score_batch(sleeps, ["0"], [Example()], workers=2)
-    with Killer(is_worker, 6) as killer:
+
+    def at_work(process: psutil.Process) -> bool:
+        """In a check: five in a row that are killed while they start are taken for ones that cannot."""
+        return process.pid in {w.process.pid for w in list(pool(2)._all) if w.began}
+
+    with Killer(at_work, 6) as killer:
         verdicts = score_batch(sleeps, texts, [Example()] * len(texts), workers=2)
     assert killer.killed >= 3
     failed = [v for v in verdicts if v.status == "error"]
@@ -69,7 +75,7 @@ def test_workers(capfd):
 
 def code_rows() -> tuple[list[str], list[Example], list[float]]:
     functions = Example(extra={"tests": ["assert add(1, 2) == 3"]})
-    script = Example(extra={"stdin_tests": [["1\n", "2\n"]]})
+    script = Example(extra={"stdin_tests": [{"stdin": "1\n", "stdout": "2\n"}]})
     texts = [PROGRAM, WRONG, SCRIPT] * 4
     return texts, [functions, functions, script] * 4, [1.0, 0.0, 1.0] * 4
 

@@ -115,7 +115,7 @@ def test_what_was_not_scored_is_recorded_until_it_is(tmp_path):
         "step-000001 was not scored on gsm8k: no memory",
         "step-000002 was not scored on arithmetic: no file",
     ]
-    kept = ["step-000001", "step-000003"]
+    kept = {"step-000001": "d1", "step-000003": "d3", "step-000009": "d1"}  # 9: the weights of 1
     assert [(u.checkpoint, u.task) for u in store.lacking(kept, ["arithmetic"])] == [
         ("step-000001", "gsm8k"),
         ("step-000003", "arithmetic"),

@@ -70,9 +70,8 @@ class Runs:
     def files(self, run: str) -> set[str]:
         """Names of all files and folders of a run and of its cache, but for the files that flock locks."""
         roots = {"run": self.folder / run, "cache": self.folder / f"cache-{Path(run).name}"}
-        return {
-            f"{kind}/{path.relative_to(root)}" for kind, root in roots.items() for path in root.rglob("*")
-        }
+        found = ((kind, path.relative_to(root)) for kind, root in roots.items() for path in root.rglob("*"))
+        return {f"{kind}/{path}" for kind, path in found if path.suffix != ".lock"}
 
     def far(self, run: str) -> float:
         """Largest difference of a weight of any checkpoint from `whole`."""

@@ -48,7 +48,7 @@ def test_every_file_of_a_checkpoint(recipe, disk, tmp_path, capfd):
     sizes = {f.name: f.stat().st_size // 1024 for f in (whole / "checkpoints/step-000002").iterdir()}
     one, others = sum(sizes.values()), 60 + 4 * len(sizes)  # run.json and the like, in pages of 4 KiB
     said = []
-    for share in (0.02, 0.2, 0.4, 0.6, 0.8, 0.97):
+    for share in (0.02, 0.3, 0.6, 0.9):
         run = disk(int(one * (1 + share)) + others) / "case"
         capfd.readouterr()
         code = main([str(recipe), *SETTINGS, f"output_dir={run.parent}"])
@@ -69,4 +69,4 @@ def test_every_file_of_a_checkpoint(recipe, disk, tmp_path, capfd):
         assert "resuming from" in capfd.readouterr().err
         assert far(weights(run, 4), weights(whole, 4)) == 0
         shutil.rmtree(run)
-    assert len(said) >= 4
+    assert len(said) >= 3

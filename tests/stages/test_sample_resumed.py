@@ -3,14 +3,15 @@ nothing twice."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,6 @@ from posttrain import pairs
 from posttrain.base.stop import Stopped
 from posttrain.generation.local import TransformersGenerator
 from posttrain.rewards.compose import Composite
-from tests.conftest import ROOT
 from tests.unigram import content, prompts, rollouts, run
 
 
@@ -111,66 +111,59 @@ def test_a_signal_cuts_off_a_chunk_at_once(write_recipe, monkeypatch, number):
 
 
 @pytest.mark.slow
-def test_one_of_two_ranks_killed_is_named_by_the_other_and_both_resume(write_recipe, tmp_path, monkeypatch):
+def test_one_of_two_ranks_killed_is_named_by_the_other_and_both_resume(write_recipe, tmp_path):
     """Each once. No file of a chunk is made twice, and all are those of one process."""
     quick = {"num_generations": 8, "max_new_tokens": 24, "batch_size": 8}
     whole = run(write_recipe("pairs", prompts(48), "whole", rollout=quick))
     path = write_recipe("pairs", prompts(48), "cut", rollout=quick)
-    made = tmp_path / "runs" / "cut"
-    shared = {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "WORLD_SIZE": "2",
-    }
-
-    def start(rank: int) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "posttrain.pairs", str(path)],
-            env=os.environ | shared | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    ranks = []
+    made, ranks = tmp_path / "runs" / "cut", []
+    kept: dict = {}
     try:
-        kept: dict = {}
         for dies, chunk in ((0, 4), (1, 16)):
-            ranks = [start(0), start(1)]
-            deadline = time.monotonic() + 250
+            ranks = [forked(path, 0), forked(path, 1)]
+            deadline = time.monotonic() + 120
             while not all((made / f"parts/chunk-{chunk + r:06d}.jsonl").exists() for r in range(2)):
                 assert time.monotonic() < deadline
-                assert ranks[0].poll() is None, ranks[0].communicate()[0][-2000:]
                 time.sleep(0.002)
-            for rank in ranks:  # so that the other is not done before it looks
-                rank.send_signal(signal.SIGSTOP)
-            ranks[dies].kill()
-            ranks[dies].wait()
+            os.kill(ranks[1 - dies], signal.SIGSTOP)  # or it might be done before it looks
+            os.kill(ranks[dies], signal.SIGKILL)
+            os.waitpid(ranks[dies], 0)
             begun = time.monotonic()
-            ranks[1 - dies].send_signal(signal.SIGCONT)
-            said = ranks[1 - dies].communicate(timeout=120)[0]
-            assert ranks[1 - dies].returncode == 1 and time.monotonic() - begun < 30
-            sentence = (
-                f"error: rank {dies} (process {ranks[dies].pid} on host {socket.gethostname()}) has died; "
-            )
-            assert sentence + "run the same command to resume" in said, said[-2000:]
-            assert "Traceback" not in said
+            os.kill(ranks[1 - dies], signal.SIGCONT)
+            assert os.waitstatus_to_exitcode(os.waitpid(ranks[1 - dies], 0)[1]) == 1
+            assert time.monotonic() - begun < 30
+            said = (tmp_path / f"{1 - dies}.log").read_text()
+            process = f"process {ranks[dies]} on host {socket.gethostname()}"
+            sentence = f"error: rank {dies} ({process}) has died; run the same command to resume"
+            assert sentence in said and "Traceback" not in said, said[-2000:]
             assert all(file.stat().st_mtime_ns == at for file, at in kept.items())
             kept = {file: file.stat().st_mtime_ns for file in made.glob("parts/*.jsonl")}
             status = json.loads((made / "run.json").read_text())["status"]
             assert status == ("running" if dies == 0 else "failed")
-        other = start(1)
-        ranks = [other]
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setenv("RANK", "0")
-        assert pairs.main([str(path)]) == 0
-        assert other.wait(timeout=250) == 0, other.communicate()[0][-2000:]
+        ranks = [forked(path, 0), forked(path, 1)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1]) for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
-            rank.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
     assert all(file.stat().st_mtime_ns == at for file, at in kept.items())
     assert content(made) == content(whole)
     assert json.loads((made / "run.json").read_text())["status"] == "finished"
     assert (made / "report.html").is_file()
     assert not (made / ".ranks").exists()
+
+
+def forked(path: Path, rank: int) -> int:
+    """A child that is one of two ranks; what it says is in `<rank>.log` beside the recipe."""
+    if child := os.fork():
+        return child
+    code = 99
+    try:
+        os.environ.update({"RANK": str(rank), "WORLD_SIZE": "2"})
+        log = os.open(path.with_name(f"{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for number in (1, 2):
+            os.dup2(log, number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+        code = pairs.main([str(path)])
+    finally:
+        os._exit(code)

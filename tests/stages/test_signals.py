@@ -49,7 +49,7 @@ PHASES = [
     ("sft", "generation", 4, 4),
     ("sft", "report", 1, 4),
     ("dpo", "reference log-probabilities", 1, 0),
-    ("rlvr", "generation", 5, 2),
+    ("rlvr", "generation", 3, 2),
     ("rlvr", "rewards", 20, 2),
 ]
 
