@@ -6,14 +6,21 @@ if __name__ == "types":  # the standard library wanted its own: a file of this f
     raise SystemExit("error: run a stage by `posttrain run RECIPE`, or as `python -m posttrain.sft RECIPE`")
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation. Other keys of a data set are kept for the template."""
 
     role: str
+    """`system`, `developer`, `user`, `assistant` or `tool`."""
     content: str
+    reasoning_content: NotRequired[str]
+    """What the assistant thinks before it answers; a data set may also call it `reasoning` or `thinking`."""
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    """In OpenAI's form, the arguments as an object."""
+    trained: NotRequired[bool]
+    """False for an assistant's turn that is context only."""
 
 
 @dataclass(slots=True)
@@ -35,6 +42,14 @@ class Example:
     """`file:line` or `dataset[row]`, for error messages."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Columns that a reward may need (`tests`, `kwargs`, ...)."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """Tools that the assistant may call, in OpenAI's form."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Values for the template besides messages and tools, e.g. `enable_thinking`."""
+    ignored: tuple[str, ...] = ()
+    """Keys with content that the source says to ignore."""
+    unused: tuple[str, ...] = ()
+    """Columns with content that nothing reads."""
     partial: bool = False
     """The reply is cut short, such as a prefix that ends at the first wrong step; it has no end of turn."""
 

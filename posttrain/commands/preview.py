@@ -44,7 +44,7 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row for each `side`; a
     labelled reply has its label as `side`.
     """
-    tokenizer, _ = load_text(recipe.model, recipe.data.template, start)
+    tokenizer, _ = load_text(recipe.model, recipe.data.template, start, recipe.data.template_options)
     coloured = console.color_system is not None and not console.no_color
     shown = []
     for source in recipe.data.sources:
@@ -74,9 +74,9 @@ def _tokenized(
     """(side, tokens) of what one row is trained as. Raises `RowError` where the row is dropped."""
     kind = shape_of(recipe)
     loss = getattr(recipe, "loss", Loss())
-    examples = SHAPES[kind].read(row, source, where)
+    examples = SHAPES[kind].parts(SHAPES[kind].read(row, source, where), recipe.data)
     rows = [SHAPES[kind].tokenize(example, tokenizer, recipe.data, loss) for example in examples]
-    sides = SIDES if len(rows) == 2 else ("",)
+    sides = SIDES if kind == "pairs" else ("",) * len(rows)
     if kind == "labelled":
         sides = ("good",) if rows[0].p else ("bad",)
     return list(zip(sides, rows, strict=True))

@@ -22,15 +22,19 @@ from posttrain.base.files import cache_home, size_text
 from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.shapes.catalogue import SHAPES, Shape
+from posttrain.data.shapes.rows import is_conversation
 from posttrain.data.sources import Rows, open_rows
 from posttrain.data.table import Table, damaged_file
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.template import load_template
-from posttrain.data.tokenizers import backend_rules
+from posttrain.data.tokenizers import backend_rules, unicode_form
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
+from posttrain.types import Example
 
+READER = 2
+"""As `CODE`, of rows that are conversations."""
 CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""
 FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
@@ -115,7 +119,8 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Sha
     templates = []
     for name in (data.template, "plain"):
         try:
-            templates.append(load_template(name, tokenizer).source)
+            options = data.template_options if name == data.template else None
+            templates.append(load_template(name, tokenizer, options).source)
         except RequestError:  # plain text needs no template; for other rows tokenising raises this again
             templates.append(name)
     return _digest(
@@ -136,7 +141,22 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Sha
             "tokenizer": fingerprint,
         }
         | shape.key
+        | _later_keys(rows, source, tokenizer)
     )[:32]
+
+
+def _later_keys(rows: Rows, source, tokenizer) -> dict[str, Any]:
+    """What decides the content of a table and is not in the name of older ones, where it makes a
+    difference."""
+    first = next(iter(rows), ("", {}))[1]
+    found: dict[str, Any] = {"reader": READER, "roles": source.roles} if is_conversation(first) else {}
+    if source.ignore:
+        found["ignore"] = sorted(source.ignore)
+    if source.on_error != "stop":
+        found["on_error"] = source.on_error
+    if form := unicode_form(tokenizer):
+        found["form"] = form
+    return found
 
 
 def _set_columns(source: schema.Source) -> dict[str, str | None]:
@@ -172,15 +192,21 @@ def _make(
         for where, row in rows:
             try:
                 examples = shape.read(row, source, where)
-                made = [shape.tokenize(each, tokenizer, data, loss) for each in examples]
+                parts = shape.parts(examples, data)
+                made = [shape.tokenize(each, tokenizer, data, loss) for each in parts]
                 for tokens in made:
                     writer.add(tokens, read)
                 if beside is not None:
                     beside.add(examples, row)
+                lost.count(examples)
                 if any(tokens.truncated for tokens in made):
                     lost.add("truncated", where, f"cut to {data.max_length} tokens")
             except RowError as error:
                 lost.add(error.reason, where, error.detail)
+            except RequestError as error:
+                if source.on_error == "stop":
+                    raise
+                lost.add("unreadable", where, str(error).removeprefix(f"{where}: "))
             read += 1
             if read % 256 == 0:
                 report(read)
@@ -198,6 +224,13 @@ class _Lost:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: list[dict[str, str]] = []
+        self.ignored: Counter[str] = Counter()
+        self.unused: Counter[str] = Counter()
+
+    def count(self, examples: Sequence[Example]) -> None:
+        """Count what of a row that is kept was ignored, and which columns were not used."""
+        self.ignored.update({key for example in examples for key in example.ignored})
+        self.unused.update({key for example in examples for key in example.unused})
 
     def add(self, reason: str, where: str, detail: str) -> None:
         self.counts[reason] += 1
@@ -208,7 +241,11 @@ class _Lost:
         """What a table keeps of them."""
         dropped = {reason: n for reason, n in self.counts.most_common() if reason != "truncated"}
         truncated = self.counts["truncated"]
-        return {"dropped": dropped, "truncated": truncated, "dropped_examples": self.examples}
+        facts = {"dropped": dropped, "truncated": truncated, "dropped_examples": self.examples}
+        for name, counts in (("ignored", self.ignored), ("unused", self.unused)):
+            if counts:
+                facts[name] = dict(counts.most_common())
+        return facts
 
 
 def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:

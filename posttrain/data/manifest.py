@@ -70,6 +70,8 @@ def _described(source: schema.Source, table: Table) -> dict[str, Any]:
         "files": stats["files"],
         **{name: stats[name] for name in kept},
         "dropped_examples": _dropped_examples(stats),
+        "ignored": stats.get("ignored", {}),
+        "unused": stats.get("unused", {}),
         "fingerprint": table.fingerprint,
     }
 
@@ -111,5 +113,8 @@ def summary(account: dict[str, Any]) -> list[str]:
         for what, count in [*dropped.items(), ("truncated", source["truncated"])]:
             if count:
                 parts.append(f"{count:,} {what} ({count / read:.2%})")
+        for what in ("ignored", "unused"):
+            if source[what]:
+                parts.append(f"{what}: {', '.join(source[what])}")
         lines.append("; ".join(parts))
     return lines

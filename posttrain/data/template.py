@@ -1,26 +1,26 @@
-"""Chat templates: messages to text, and which spans of that text are assistant turns.
+"""Chat templates by name: a tokenizer's own, built-in ones and files, bound to a tokenizer.
 
-The spans come from prefix differences, never from searching for role markers: the prompt that generation
-would start from, `render(messages[:k], add_generation_prompt=True)`, must be a prefix of the full text, and
-the turn is what follows it, up to and including the end of turn. A template for which that fails is refused.
-Rendering is that of transformers (`ImmutableSandboxedEnvironment`), so a saved checkpoint renders the same
-text elsewhere. Left out: tools, images, several named templates in one tokenizer.
+Left out: rendering (rendering.py), which spans are assistant turns (turns.py), images, several named
+templates in one tokenizer.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.rendering import CALL, PROBE, render, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
+from posttrain.data.turns import Turn, closing, find_turns
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
-from posttrain.types import Message
+from posttrain.types import Example, Message
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +29,6 @@ NAMES = ("tokenizer", "chatml", "llama3", "tulu", "plain")
 HEADER = re.compile(r"\{#-? (?:tokens: (?P<tokens>.*?)|(?P<no_bos>no bos)) -?#\}\s*")
 """A template file may begin with the strings that must be one token each, and with `no bos`: its texts have
 no begin-of-text token."""
-PROBE = "Zq7"
-"""The reply by which the end of turn is found."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """An assistant turn in a text: content in [begin, content_end), its end of turn in [content_end, end)."""
-
-    begin: int
-    content_end: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,10 @@ class Template:
     tokens: tuple[str, ...]
     end_of_turn: str
     """What closes an assistant turn, e.g. `<|im_end|>`; generation stops there."""
+    end_of_call: str = ""
+    """What closes a turn that calls a tool, where it is something else, e.g. `<|eom_id|>`."""
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+    """The defaults of its variables that are written into `source`."""
 
     @property
     def end_ids(self) -> list[int]:
@@ -60,39 +53,46 @@ class Template:
 
     @property
     def stops(self) -> list[int]:
-        """The token that generation stops at; empty where the end of turn is several tokens."""
-        return self.end_ids if len(self.end_ids) == 1 else []
+        """The tokens that generation stops at; none where the end of turn is several tokens."""
+        if len(self.end_ids) != 1:
+            return []
+        call = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
+        return self.end_ids + (call if len(call) == 1 else [])
 
-    def render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
-        """The text of a conversation, or of a prompt for the assistant's next turn.
+    def render(
+        self,
+        messages: list[Message],
+        add_generation_prompt: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> str:
+        """The text of a conversation, or of a prompt for the assistant's next turn. Raises `RowError`, see
+        `rendering.render`."""
+        return render(self.source, self.tokenizer, messages, add_generation_prompt, tools, options)
 
-        Raises:
-            RowError: template_error, where the template refuses the conversation (for example because its
-                roles do not alternate) or does what the sandbox forbids.
-        """
-        return _render(self.source, self.tokenizer, messages, add_generation_prompt)
+    def turns(
+        self,
+        messages: list[Message],
+        last_only: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[str, list[Turn]]:
+        """The full text, and the assistant turns in it that are trained, or only the last one. Raises
+        `RequestError` and `RowError`, see `turns.find_turns`."""
+        ends = (self.end_of_turn, *filter(None, [self.end_of_call]))
 
-    def turns(self, messages: list[Message], last_only: bool = False) -> tuple[str, list[Turn]]:
-        """The full text, and the assistant turns in it, or only the last one.
+        def rendered(part: list[Message], add_generation_prompt: bool) -> str:
+            return self.render(part, add_generation_prompt, tools, options)
 
-        Raises:
-            RequestError: an earlier rendering is not a prefix of a later one, or a turn has no end.
-            RowError: template_error.
-        """
-        text = self.render(messages)
-        spoken = [k for k, message in enumerate(messages) if message["role"] == "assistant"]
-        turns = []
-        for k in spoken[-1:] if last_only else spoken:
-            prompt = self.render(messages[:k], add_generation_prompt=True)
-            upto = text if k + 1 == len(messages) else self.render(messages[: k + 1])
-            self._prefix(prompt, upto, k, "the prompt that generation would start from")
-            self._prefix(upto, text, k, "the conversation up to this turn")
-            turns.append(self._turn(len(prompt), upto, messages[k]["content"], k))
-        return text, turns
+        return find_turns(self.name, rendered, ends, messages, last_only)
+
+    def unrendered(self, example: Example, messages: list[Message]) -> tuple[int | None, str] | None:
+        """See `rendering.unrendered`."""
+        return unrendered(self.source, self.tokenizer, messages, example.tools, example.template_options)
 
     def apply_to(self, tokenizer) -> None:
         """Install the template, so that `save_pretrained` writes it."""
-        if self.name != "tokenizer":
+        if self.name != "tokenizer" or self.options:
             tokenizer.chat_template = self.source
 
     def missing_tokens(self, tokenizer) -> list[str]:
@@ -100,32 +100,12 @@ class Template:
         vocabulary = tokenizer.get_vocab()
         return [token for token in self.tokens if token not in vocabulary]
 
-    def _prefix(self, start: str, text: str, k: int, what: str) -> None:
-        if text.startswith(start):
-            return
-        same = next((i for i, (a, b) in enumerate(zip(start, text, strict=False)) if a != b), None)
-        at = min(len(start), len(text)) if same is None else same
-        raise RequestError(
-            f"template {self.name!r}: at message {k} (assistant), {what} is not a prefix of the text that "
-            f"follows, so the trained tokens cannot be found. It continues with {start[at : at + 60]!r}, "
-            f"the text with {text[at : at + 60]!r}. Choose another data.template, or set data.train_on: last"
-        )
 
-    def _turn(self, begin: int, text: str, content: str, k: int) -> Turn:
-        content_end = text.rfind(self.end_of_turn, begin)
-        end = content_end + len(self.end_of_turn)
-        if content_end < 0 or text[end:].strip():
-            raise RequestError(
-                f"template {self.name!r}: message {k} (assistant) must end with {self.end_of_turn!r}, "
-                f"but ends with {text[max(begin, len(text) - 60) :]!r}"
-            )
-        if content.strip() not in text[begin:content_end]:
-            raise RowError("template_error", f"the template changes the text of message {k}")
-        return Turn(begin, content_end, end)
-
-
-def load_template(name: str, tokenizer) -> Template:
+def load_template(name: str, tokenizer, options: dict[str, Any] | None = None) -> Template:
     """The template `name`: `tokenizer`, a built-in one, or a path to a .jinja file.
+
+    `options` become defaults of its variables, written into the source, so that a saved checkpoint renders
+    the same.
 
     Built-in templates and files begin with the tokenizer's begin-of-text token where the tokenizer would add
     one to a raw text and the template neither writes it nor declares `no bos`. A rendered text is therefore
@@ -140,7 +120,8 @@ def load_template(name: str, tokenizer) -> Template:
         source = _builtin(name)
     else:
         source = _file(name)
-    return _build(name, source, tokenizer, tokenizer.bos_token, tokenizer.eos_token)
+    written = json.dumps(options or {}, sort_keys=True)
+    return _build(name, source, tokenizer, tokenizer.bos_token, tokenizer.eos_token, written)
 
 
 def own_template(tokenizer: Any) -> Template | None:
@@ -156,7 +137,9 @@ def own_template(tokenizer: Any) -> Template | None:
 
 
 @lru_cache(maxsize=8)
-def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) -> Template:
+def _build(
+    name: str, source: str, tokenizer, bos: str | None, eos: str | None, options: str = "{}"
+) -> Template:
     tokens: tuple[str, ...] = ()
     adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
     while declared := HEADER.match(source):
@@ -165,9 +148,19 @@ def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) 
         source = source[declared.end() :]
     if adds_bos and name != "tokenizer" and "bos_token" not in source and bos not in source:
         source = "{{- bos_token }}" + source
+    chosen = json.loads(options)
+    for key, value in chosen.items():
+        if key not in variables(source):
+            raise RequestError(
+                f"data.template_options: template {name!r} has no variable {key!r}"
+                f"{did_you_mean(key, variables(source))}"
+            )
+        source = (
+            f"{{%- if {key} is not defined %}}{{%- set {key} = {_literal(value)} %}}{{%- endif %}}{source}"
+        )
     probe: list[Message] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": PROBE}]
     try:
-        text = _render(source, tokenizer, probe, False)
+        text = render(source, tokenizer, probe)
     except RowError as error:
         raise RequestError(f"template {name!r}: {error.detail}") from error
     end_of_turn = text.rpartition(PROBE)[2].strip()
@@ -176,23 +169,25 @@ def _build(name: str, source: str, tokenizer, bos: str | None, eos: str | None) 
             f"template {name!r}: nothing closes an assistant turn, so a model would never learn to stop; "
             "write an end-of-turn token after it"
         )
-    return Template(name, source, tokenizer, tokens, end_of_turn)
+    call = _end_of_call(source, tokenizer)
+    other = call if call != end_of_turn else ""
+    return Template(name, source, tokenizer, tokens, end_of_turn, other, chosen)
 
 
-def _render(source: str, tokenizer, messages: list[Message], add_generation_prompt: bool) -> str:
-    from jinja2 import TemplateError
-
+def _end_of_call(source: str, tokenizer) -> str:
+    """The token that closes a turn with a call; empty where the template renders none."""
     try:
-        rendered = tokenizer.apply_chat_template(
-            [messages],  # a batch of one, because an empty list of messages would be an empty batch
-            chat_template=source,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
-        line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
-        raise RowError("template_error", f"the template fails: {error}{line}") from error
-    return rendered[0]
+        text = render(source, tokenizer, CALL)
+    except RowError:
+        return ""
+    return closing(text, list(tokenizer.get_added_vocab())) if PROBE in text else ""
+
+
+def _literal(value: Any) -> str:
+    """A value of YAML as Jinja writes it, which for these is as Python does."""
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise RequestError(f"data.template_options: {value!r} must be text, a number, true or false")
+    return repr(value)
 
 
 def _own_template(tokenizer) -> str:
@@ -226,7 +221,9 @@ def _file(name: str) -> str:
         raise RequestError(f"template {path}: not UTF-8; convert the file to UTF-8") from None
 
 
-def load_text(model: Model, template: str, start: str | None) -> tuple[Any, Template]:
+def load_text(
+    model: Model, template: str, start: str | None, options: dict[str, Any] | None = None
+) -> tuple[Any, Template]:
     """(tokenizer, template), with every token that `model` or the template adds.
 
     `start` is where the tokenizer of `model.init` lies; it is used where the recipe names none.
@@ -235,7 +232,7 @@ def load_text(model: Model, template: str, start: str | None) -> tuple[Any, Temp
     """
     revision = None if model.tokenizer else model.revision
     tokenizer = load_tokenizer(model.tokenizer or str(start), revision, model.trust_remote_code)
-    loaded = load_template(template, tokenizer)
+    loaded = load_template(template, tokenizer, options)
     tokens = [*model.add_tokens, *loaded.missing_tokens(tokenizer)]
     if tokens:
         add_tokens(tokenizer, tokens)

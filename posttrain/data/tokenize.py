@@ -8,11 +8,16 @@ assistant says with its end of turn. Left out: several examples in one sequence 
 
 from __future__ import annotations
 
+import unicodedata
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
-from posttrain.data.template import Turn, load_template
-from posttrain.data.tokenizers import decode
+from posttrain.data.template import Template, load_template
+from posttrain.data.tokenizers import decode, unicode_form
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.data.turns import Turn
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Example, Message
@@ -87,12 +92,66 @@ def conversation(example: Example) -> list[Message]:
     return messages
 
 
+def each_turn(example: Example) -> list[Example]:
+    """One example for each assistant turn that is trained, which ends with it."""
+    if example.messages is None:
+        return [example]
+    spoken = [
+        k for k, m in enumerate(example.messages) if m["role"] == "assistant" and m.get("trained", True)
+    ]
+    return [replace(example, messages=example.messages[: k + 1]) for k in spoken]
+
+
+def prompt_text(example: Example, template: Template) -> str:
+    """The text that generation starts from. Raises `RowError`, and `RequestError` where the template leaves
+    out something of the prompt."""
+    messages = conversation(example)
+    _refuse_unrendered(example, template, messages)
+    return template.render(messages, True, example.tools, example.template_options)
+
+
+def _template(data: schema.Data, tokenizer, plain_text: bool = False) -> Template:
+    if plain_text:
+        return load_template("plain", tokenizer)
+    return load_template(data.template, tokenizer, data.template_options)
+
+
+def _refuse_unrendered(example: Example, template: Template, messages: list[Message]) -> None:
+    """Raises `RequestError` where the template leaves out a key of a message, the tools, or an option."""
+    left_out = template.unrendered(example, messages)
+    if left_out is None:
+        return
+    k, key = left_out
+    where = example.where if k is None else f"{example.where}, message {k} ({messages[k]['role']})"
+    raise RequestError(
+        f"{where}: template {template.name!r} does not render {key!r}; choose another data.template, or "
+        f"set ignore: [{key}] on the source"
+    )
+
+
+def normalised(value: Any, tokenizer) -> Any:
+    """`value` with its texts in the Unicode form that the tokenizer normalises to, so that the offsets of its
+    tokens are those of the text."""
+    form = unicode_form(tokenizer)
+    return value if form is None else _in_form(value, form)
+
+
+def _in_form(value: Any, form: str) -> Any:
+    if isinstance(value, str):
+        return unicodedata.normalize(form, value)
+    if isinstance(value, dict):
+        return {_in_form(key, form): _in_form(each, form) for key, each in value.items()}
+    return [_in_form(each, form) for each in value] if isinstance(value, list) else value
+
+
 def _render(example: Example, tokenizer, data: schema.Data) -> tuple[str, list[Turn], int | None]:
     """The text, the spans to train on, and where the text may be split before it is tokenised."""
     plain_text = example.messages is None and not example.prompt
-    template = load_template("plain" if plain_text else data.template, tokenizer)
-    messages = conversation(example)
-    text, turns = template.turns(messages, last_only=data.train_on != "assistant")
+    template = _template(data, tokenizer, plain_text)
+    messages = normalised(conversation(example), tokenizer)
+    tools = normalised(example.tools, tokenizer)
+    _refuse_unrendered(example, template, messages)
+    text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)
     if example.partial:
         text, turns = _stopped_short(text, turns, messages[-1])
     if plain_text or data.train_on == "all":

@@ -115,6 +115,16 @@ def backend_rules(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 
+@functools.lru_cache(maxsize=8)
+def unicode_form(tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """The Unicode form (`NFC`, `NFKC`, `NFD`, `NFKD`) that the tokenizer's normaliser turns a text into, if
+    any."""
+    normaliser = tokenizer.backend_tokenizer.normalizer
+    described = "" if normaliser is None else normaliser.__getstate__().decode()
+    found = [form for form in ("NFC", "NFKC", "NFD", "NFKD") if f'"{form}"' in described]
+    return found[0] if len(found) == 1 else None
+
+
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """The number of embedding rows that the tokens need: the largest id + 1.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from posttrain.base.stop import check_stop
 from posttrain.data.template import Template
-from posttrain.data.tokenize import conversation, tokenize_example
+from posttrain.data.tokenize import prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import metrics
@@ -142,8 +142,7 @@ def _rows(
 
 def _prompt(problem: Problem, template: Template) -> str:
     """The text that the model continues."""
-    asked = conversation(Example(messages=problem.messages, prompt=problem.prompt))
-    return template.render(asked, add_generation_prompt=True)
+    return prompt_text(Example(messages=problem.messages, prompt=problem.prompt), template)
 
 
 def _exact(
@@ -200,7 +199,13 @@ def _answer_tokens(
     else:
         reply = {"role": "assistant", "content": problem.answer}
         example = Example(messages=[*problem.messages, reply])
-    data = schema.Data([], template=template.name, train_on="last", max_length=2**31 - 1)
+    data = schema.Data(
+        [],
+        template=template.name,
+        template_options=template.options,
+        train_on="last",
+        max_length=2**31 - 1,
+    )
     try:
         row = tokenize_example(example, tokenizer, data, schema.Loss())
     except RowError as error:

@@ -142,10 +142,16 @@ ADDED: dict[str, Any] = {
     "policy.kl": "k3_weighted",
     "rollout.vllm.max_logp_diff": 0.1,
     "data.on_change": "refuse",
+    "data.template_options": {},
+    "data.sources.roles": "strict",
+    "data.sources.ignore": [],
+    "data.sources.on_error": "stop",
+    "data.sources.columns.tools": None,
 }
 """Keys that recipes did not always have -> their default, with which they are not a difference from a recipe
 without them, nor enter the hash, so that runs of an earlier version resume. `policy.kl` does what was done
-before; the others are new, and never enter the hash, as they decide no weight."""
+before; the two after it never enter the hash, as they decide no weight. What those of `data` change in the
+rows, the fingerprint of the data says."""
 REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
 """Stage -> key that it once read otherwise -> value -> what the hash has in its place. A dpo stage took the
 last reply whatever `data.train_on` was, which was `assistant` unless set: the default keeps its hash, and a
@@ -193,10 +199,13 @@ def _without_added(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _forget(values: Any, keys: list[str], before: Any) -> None:
-    """Removes the entry at `keys` from nested mappings where it is `before`; None on the way ends it."""
+    """Removes the entry at `keys` from nested mappings, and from each item of lists, where it is `before`;
+    None on the way ends it."""
     *sections, last = keys
-    for key in sections:
+    for at, key in enumerate(sections):
         values = values.get(key) if isinstance(values, dict) else None
+        for item in values if isinstance(values, list) else ():
+            _forget(item, keys[at + 1 :], before)
     if isinstance(values, dict) and last in values and values[last] == before:
         del values[last]
 

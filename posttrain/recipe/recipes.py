@@ -12,8 +12,9 @@ import types
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from posttrain.recipe.schema import Checkpoints, Data, Evaluate, Guard, Loss, Model, Train
+from posttrain.recipe.schema import Checkpoints, Data, Evaluate, Loss, Model, Train
 from posttrain.recipe.sections import (
+    Guard,
     Keep,
     Pairing,
     Policy,

@@ -1,5 +1,5 @@
-"""The sections that all stages have (`model`, `data`) or all that train (`train`, `checkpoints`, `evaluate`,
-`guard`), and sft's `loss`: typed keys with their defaults and units.
+"""The sections that all stages have (`model`, `data`) or all that train (`train`, `checkpoints`,
+`evaluate`), and sft's `loss`: typed keys with their defaults and units.
 
 Plain dataclasses without behaviour; build.py fills them strictly, rules.py refuses impossible combinations.
 Only `options` and `extra` take keys that are not named here. Sections of single stages are in sections.py.
@@ -89,6 +89,8 @@ class Columns:
     """Whether the reply is good: true or false, 1 or 0 (preference.loss: kto). Default: `label`."""
     rating: str | None = None
     """The ratings of a list of replies: a key of its entries, or a column with a list of numbers."""
+    tools: str | None = None
+    """Tools that the assistant may call: a list, or JSON text."""
     p: str | None = None
     """External success probability in [0, 1], for `loss.p: external`."""
     rewards: str | None = None
@@ -119,6 +121,14 @@ class Source:
     """Use at most this many rows of the source, chosen by seed."""
     max_repeats: float | None = None
     """Refuse to train if the run would repeat the source more often than this."""
+    roles: Literal["strict", "join", "loose"] = "strict"
+    """Conversations whose turns are out of order are dropped, joined where neighbours have one role, or
+    kept."""
+    ignore: list[str] = field(default_factory=list)
+    """Columns, and keys of messages, that are not to be used."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """A row that cannot be read, or does not fit, stops the run, or is dropped and counted as
+    `unreadable`."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,8 +139,11 @@ class Data:
     sources: list[Source]
     template: str = "tokenizer"
     """`tokenizer` (its own template), `chatml`, `llama3`, `tulu`, `plain`, or the path of a .jinja file."""
-    train_on: Literal["assistant", "last", "all"] = "assistant"
-    """What is trained on: every assistant turn, only the last one, or all tokens (language modelling)."""
+    train_on: Literal["assistant", "last", "each", "all"] = "assistant"
+    """Every assistant turn, only the last one, each in a row of its own (for templates that drop earlier
+    thoughts), or all tokens (language modelling)."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Values for the chat template, e.g. `{enable_thinking: false}`; those of a row come first."""
     max_length: int = 2048
     """Maximum tokens of a row; `overlong` decides about longer ones (TRL truncates silently at 1024)."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
@@ -284,17 +297,3 @@ class Evaluate:
     """Score the model before the first step, as step 0."""
     gates: list[Gate] = field(default_factory=list)
     """Scores that must not fall; checked after every checkpoint."""
-
-
-@dataclass
-class Guard:
-    """What to do about a bad step."""
-
-    on_nan: Literal["stop", "skip"] = "stop"
-    """A NaN or infinite loss or gradient norm."""
-    on_spike: Literal["ignore", "stop", "skip"] = "ignore"
-    spike_factor: float = 5.0
-    """A spike is a loss above this many times the median of the last `window` steps."""
-    window: int = 50
-    max_skips: int = 20
-    """The run stops after more skipped steps than this."""

@@ -1,6 +1,6 @@
 """The sections that only some stages have (dpo: `preference`; rlvr: `policy`; rlvr, pairs and pass_rate:
-`rewards`, `success`, `rollout`; pairs: `pairing`; pass_rate: `keep`), and the two entries that refer to a
-score (`BestBy`, `Gate`).
+`rewards`, `success`, `rollout`; pairs: `pairing`; pass_rate: `keep`), the two entries that refer to a
+score (`BestBy`, `Gate`), and `guard`.
 
 Plain dataclasses without behaviour. The sections that all stages, or all that train, have are in schema.py.
 """
@@ -234,3 +234,17 @@ class Gate:
     until the gate is changed.
     """
     greater_is_better: bool = True
+
+
+@dataclass
+class Guard:
+    """What to do about a bad step."""
+
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A NaN or infinite loss or gradient norm."""
+    on_spike: Literal["ignore", "stop", "skip"] = "ignore"
+    spike_factor: float = 5.0
+    """A spike is a loss above this many times the median of the last `window` steps."""
+    window: int = 50
+    max_skips: int = 20
+    """The run stops after more skipped steps than this."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from posttrain.data.order import key_of
 from posttrain.data.template import Template
-from posttrain.data.tokenize import conversation
+from posttrain.data.tokenize import prompt_text
 from posttrain.generation.base import Generator, completion_text
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite
@@ -52,7 +52,7 @@ class Continuer:
         """The `ContinueFrom` for completions of `prompt`; none if a prefix fills the model's positions."""
         asked = prompt.asked.prompt
         example = Example(prompt=asked) if isinstance(asked, str) else Example(messages=asked)
-        text = self.template.render(conversation(example), add_generation_prompt=True)
+        text = prompt_text(example, self.template)
         start, row = self._ids(text), prompt.asked.example()
 
         def continue_from(completion: Row, prefixes: list[str], k: int) -> list[list[Continuation]]:

@@ -80,7 +80,7 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
             step,
             tasks,
             run.path,
-            recipe.data.template,
+            "tokenizer" if recipe.data.template_options else recipe.data.template,  # as it was saved
             renew=write_scorecard,
             ranks=(rank(), world_size()),
             keep_going=True,

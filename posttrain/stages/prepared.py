@@ -39,7 +39,9 @@ class PreparedRun:
 def prepare_run(recipe: TrainRecipe) -> PreparedRun:
     """Tokenised rows and the number of steps. Raises `RequestError` where the mixture cannot feed them."""
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
-    tokenizer, template = load_text(recipe.model, recipe.data.template, init and tokenizer_place(init))
+    tokenizer, template = load_text(
+        recipe.model, recipe.data.template, init and tokenizer_place(init), recipe.data.template_options
+    )
     shape = shape_of(recipe)
     # prompts have no turn that is trained; their tables have always been cached under this value
     data = replace(recipe.data, train_on="last") if shape == "prompts" else recipe.data

@@ -111,10 +111,10 @@ def run_sampling(recipe: SampleRecipe, stage: Callable[[Sampler], SamplingStage]
     return run
 
 
-def load_generator(start: Model, template: str, seed: int) -> Loaded:
+def load_generator(start: Model, template: str, seed: int, options: dict[str, Any] | None = None) -> Loaded:
     """The model of the recipe's section `model`, without an adapter to train, ready to sample."""
     init = None if start.init is None else resolve(start.init)[0]
-    tokenizer, loaded = load_text(start, template, init and tokenizer_place(init))
+    tokenizer, loaded = load_text(start, template, init and tokenizer_place(init), options)
     model = load_model(replace(start, lora=None), init, tokenizer, seed)
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     generator = TransformersGenerator(model.eval().to(device), tokenizer, loaded.stops)
@@ -128,7 +128,7 @@ def _done(run: RunDir) -> str:
 
 def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], ranks: Ranks) -> None:
     begun = time.monotonic()
-    loaded = load_generator(recipe.model, recipe.data.template, recipe.seed)
+    loaded = load_generator(recipe.model, recipe.data.template, recipe.seed, recipe.data.template_options)
     prepared = prepare(
         recipe.data,
         Loss(),

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, Literal
 
 from posttrain.errors import WorkError
-from posttrain.recipe.schema import Guard
+from posttrain.recipe.sections import Guard
 
 Decision = Literal["go", "skip", "stop"]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-DYNAMIC = {"no_chosen", "no_rejected", "no_prompt", "no_completion", "empty", "truncated"}
+DYNAMIC = {
+    *("no_chosen", "no_rejected", "no_prompt", "no_completion", "empty", "truncated", "unreadable"),
+    *("two_users", "two_replies", "assistant_first", "late_system", "tool_order"),
+}
 """Reasons that are not a literal of `RowError(...)`."""
 
 

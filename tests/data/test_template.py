@@ -190,19 +190,24 @@ def test_a_template_that_drops_earlier_turns_is_refused():
         "<end>{% endif %}{% endfor %}" + ASK
     )
     with pytest.raises(RequestError) as caught:
-        template.turns(TALK)
+        template.turns(TALK[1:])
     message = str(caught.value)
-    assert "template 'tokenizer': at message 2 (assistant)" in message
+    assert "template 'tokenizer': at message 1 (assistant)" in message
+    assert "data.train_on: each or last" in message
     assert "is not a prefix" in message and "'assistant>Hello<end>'" in message and "'user>Bye" in message
     # the last turn alone has a mask: it is rendered as generation would see it
-    text, [turn] = template.turns(TALK[:4] + [{"role": "assistant", "content": "x"}], last_only=True)
+    text, [turn] = template.turns(TALK[1:4] + [{"role": "assistant", "content": "x"}], last_only=True)
     assert text[turn.begin : turn.end] == "x<end>"
 
 
 def test_a_template_that_opens_a_thought_is_refused():
     template = own(TURNS + "{% if add_generation_prompt %}<assistant><think>{% endif %}")
-    with pytest.raises(RequestError, match=r"at message 1 .*the prompt.*'<think>'.*'fine<end>"):
+    with pytest.raises(RowError, match=r"no_thought: a prompt of template 'tokenizer' opens '<think>'"):
         template.turns([TALK[1], {"role": "assistant", "content": "fine"}])
+    thought = {"role": "assistant", "content": "<think>so</think>fine"}
+    text, [turn] = template.turns([TALK[1], thought])
+    assert text[: turn.begin].endswith("<assistant><think>")
+    assert text[turn.begin : turn.end] == "so</think>fine<end>"
 
 
 def test_a_template_that_never_ends_a_turn_is_refused():

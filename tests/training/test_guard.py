@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from posttrain.recipe.schema import Guard
+from posttrain.recipe.sections import Guard
 from posttrain.training.guard import StepGuard
 
 

@@ -19,7 +19,8 @@ from posttrain.evaluate import checkpoint
 from posttrain.evaluate.checkpoint import RankExchange
 from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
-from posttrain.recipe.schema import Guard, Task
+from posttrain.recipe.schema import Task
+from posttrain.recipe.sections import Guard
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.scores import CannotTell
 from posttrain.sft import train

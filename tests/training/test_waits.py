@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from posttrain.data.collate import Collator
 from posttrain.models.head import FusedOutput
-from posttrain.recipe.schema import Guard
+from posttrain.recipe.sections import Guard
 from posttrain.sft import HostCopies, SftTrainer
 from posttrain.training.guard import StepGuard
 from posttrain.training.metrics import LossStats

@@ -18,7 +18,7 @@ from posttrain.data.shapes.prompts import ColumnWriter, PromptTable, to_prompt, 
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.table import PairTable, Table, TokenTable
 from posttrain.data.table_writer import TableWriter
-from posttrain.data.tokenize import tokenize_example
+from posttrain.data.tokenize import each_turn, tokenize_example
 from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.recipe import schema
 from posttrain.types import Example
@@ -36,6 +36,10 @@ class Shape(Protocol):
 
     def read(self, row: dict[str, Any], source: schema.Source, where: str) -> Examples:
         """The examples that a row means. Raises RequestError, RowError."""
+        ...
+
+    def parts(self, examples: Examples, data: schema.Data) -> Examples:
+        """The examples as they are tokenised, one row of tokens for each."""
         ...
 
     def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow:
@@ -59,6 +63,11 @@ class RowShape:
     def read(self, row, source, where) -> Examples:
         return (to_example(row, source, where),)
 
+    def parts(self, examples, data) -> Examples:
+        if data.train_on != "each":
+            return examples
+        return tuple(part for example in examples for part in each_turn(example))
+
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
         return tokenize_example(example, tokenizer, data, loss)
 
@@ -75,6 +84,9 @@ class ReplyShape(RowShape):
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
         row = tokenize_example(example, tokenizer, data, loss)
         return replace(row, segment_ids=(row.labels != IGNORED).astype(np.int32))
+
+    def parts(self, examples, data) -> Examples:
+        return examples
 
 
 class PairShape(ReplyShape):
@@ -105,6 +117,9 @@ class PromptShape(RowShape):
 
     def read(self, row, source, where) -> Examples:
         return (to_prompt(row, source, where),)
+
+    def parts(self, examples, data) -> Examples:
+        return examples
 
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
         return tokenize_prompt(example, tokenizer, data)

@@ -16,7 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.shapes.labelled import LABEL, ending_in_reply, truth
-from posttrain.data.shapes.rows import SPELLINGS, TRANSCRIPT, to_example
+from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages
+from posttrain.data.shapes.rows import SPELLINGS, to_example
+from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -54,7 +56,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     )
     if _prompt(chosen) != _prompt(rejected):
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
-    if _reply(chosen).strip() == _reply(rejected).strip():
+    if _reply(chosen) == _reply(rejected):
         raise RowError("equal_pair", "chosen and rejected are the same")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
     return chosen, rejected
@@ -90,34 +92,77 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     value = row[name]
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         raise RowError(f"no_{side}", f"column {name!r} is empty")
-    whole = isinstance(value, list) or (isinstance(value, str) and TRANSCRIPT.match(value))
-    prompt = source.columns.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
+    if isinstance(value, str) and TRANSCRIPT.match(value):
+        value = read_messages(value, f"{where}: column {name!r}")
+    if not isinstance(value, str | list):
+        raise RequestError(f"{where}: {name!r} must be text or messages, not {type(value).__name__}")
+    prompt = _prompt_column(row, source)
+    opening = _opening(row, prompt, where)
+    taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]} - {prompt}
+    kept = {k: v for k, v in row.items() if k not in taken}
     columns = replace(source.columns, completion=None, messages=None, text=None)
-    if whole and not (prompt and isinstance(row[prompt], list)):
-        kept = {"messages": value} | _other(row, columns)
+    if isinstance(value, list) and not _is_reply(value):
+        # a whole conversation: a prompt beside it is the same, or it is not known which is meant
+        if opening is not None and not _opens_with(value, opening, where):
+            raise RowError("prompt_mismatch", f"{name!r} does not begin with what is in {prompt!r}")
+        kept = {k: v for k, v in kept.items() if k != prompt} | {"messages": value}
         return ending_in_reply(
             to_example(kept, replace(source, format="messages", columns=replace(columns, prompt=None)), where)
         )
-    if not isinstance(value, str | list):
-        raise RequestError(f"{where}: {name!r} must be text or messages, not {type(value).__name__}")
-    taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]} - {prompt}
-    kept = {k: v for k, v in row.items() if k not in taken} | {"completion": value}
-    format_ = replace(source, format="prompt_completion", columns=columns)
-    return ending_in_reply(to_example(kept, format_, where))
+    if prompt is None:
+        raise RequestError(
+            f"{where}: {name!r} is a reply, and no column with the prompt was found; the row has "
+            f"{', '.join(map(str, row))}. Name the column under columns.prompt of source {source.name!r}"
+        )
+    named = replace(columns, prompt=prompt)
+    mapped = replace(source, format="prompt_completion", columns=named)
+    if source.columns.prompt is None and not isinstance(row[prompt], list):
+        mapped = replace(mapped, columns=columns)  # found by its usual name, which has a meaning of its own
+    return ending_in_reply(to_example(kept | {prompt: opening, "completion": value}, mapped, where))
 
 
-def _other(row: dict[str, Any], columns: schema.Columns) -> dict[str, Any]:
-    """The columns that `to_example` reads besides a conversation."""
-    names = {columns.system, columns.answer, columns.p, *SPELLINGS["system"], *SPELLINGS["answer"]}
-    return {name: row[name] for name in names if name in row}
+def _prompt_column(row: dict[str, Any], source: schema.Source) -> str | None:
+    """The column with the prompt beside the replies: text, or a conversation without its last reply."""
+    if source.columns.prompt or source.columns.messages:
+        return source.columns.prompt or source.columns.messages
+    return next((n for what in ("prompt", "messages") for n in SPELLINGS[what] if n in row), None)
+
+
+def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
+    """The value of the prompt's column, a transcript as messages."""
+    value = None if prompt is None else row.get(prompt)
+    if isinstance(value, str) and TRANSCRIPT.match(value):
+        return read_messages(value, f"{where}: column {prompt!r}")
+    return value
+
+
+def _is_reply(messages: list[Any]) -> bool:
+    """Whether a list of messages opens with the assistant: it is what follows the prompt."""
+    first = messages[0] if messages else None
+    return isinstance(first, dict) and ROLES.get(str(first.get("role", first.get("from")))) == "assistant"
+
+
+def _opens_with(messages: list[Any], opening: Any, where: str) -> bool:
+    """Whether a conversation begins with the prompt `opening`, text or messages; system messages aside."""
+    turns = [t for t in read_messages(messages, where) if t["role"] not in OPENING]
+    if isinstance(opening, list):
+        asked = [t for t in read_messages(opening, where) if t["role"] not in OPENING]
+        return turns[: len(asked)] == asked
+    return opening in (None, "") or any(
+        t["content"].strip() == str(opening).strip() for t in turns if t["role"] == "user"
+    )
 
 
 def _prompt(example: Example) -> str | list[Message] | None:
     return example.prompt if example.messages is None else example.messages[:-1]
 
 
-def _reply(example: Example) -> str:
-    return (example.completion or "") if example.messages is None else example.messages[-1]["content"]
+def _reply(example: Example) -> Any:
+    """What the last reply says: its text, with reasoning and calls where it has them."""
+    if example.messages is None:
+        return (example.completion or "").strip()
+    last = example.messages[-1]
+    return {**last, "content": last["content"].strip()} if len(last) > 2 else last["content"].strip()
 
 
 def _rated_column(row: dict[str, Any], source: schema.Source) -> str | None:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.files import plain
-from posttrain.data.shapes.rows import SPELLINGS, TRANSCRIPT, to_example
+from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
+from posttrain.data.shapes.rows import SPELLINGS, to_example
+from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
 from posttrain.data.template import load_template
-from posttrain.data.tokenize import conversation
+from posttrain.data.tokenize import prompt_text
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import schema
@@ -45,8 +47,10 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     if source.format == "messages" or (source.format == "auto" and messages is not None):
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
-        mapped = replace(source, format="messages", columns=replace(columns, messages=messages))
-        example = to_example(turns | _system(row, source), mapped, where)
+        mapped = replace(
+            source, format="messages", roles="loose", columns=replace(columns, messages=messages)
+        )
+        example = to_example(turns | _beside(row, source), mapped, where)
     else:
         asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
         if asked is None:
@@ -58,26 +62,29 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
         columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)
-        mapped = replace(source, format="prompt_completion", columns=columns)
+        mapped = replace(source, format="prompt_completion", roles="loose", columns=columns)
         example = to_example(kept | {STANDS_IN: reply}, mapped, where)
     example.completion = None
     if example.messages is not None:
-        example.messages = example.messages[:-1]
-        if all(message["role"] == "system" for message in example.messages):
+        if all(turn["role"] in OPENING for turn in example.messages[:-1]):
             raise RowError("no_prompt", "the conversation has no message before the reply")
+        example.messages = ordered(example.messages, source.roles)[:-1]
     elif not (example.prompt or "").strip():
         raise RowError("no_prompt", "the prompt is empty")
     return example
 
 
 def _with_reply(turns: Any) -> Any:
-    """A conversation that ends with a reply: its own, or a placeholder."""
+    """A conversation that ends with a placeholder in place of its reply."""
     if isinstance(turns, str) and TRANSCRIPT.findall(turns)[-1:] == ["Human"]:
         return f"{turns}\n\nAssistant: {REPLY}"
+    reply = {"role": "assistant", "content": REPLY}
     last = turns[-1] if isinstance(turns, list) and turns else None
-    if isinstance(last, dict) and last.get("role", last.get("from")) not in ("assistant", "gpt"):
-        return [*turns, {"role": "assistant", "content": REPLY}]
-    return turns
+    if not isinstance(last, dict):
+        return turns
+    if ROLES.get(str(last.get("role", last.get("from")))) != "assistant":
+        return [*turns, reply]
+    return [*turns[:-1], reply]
 
 
 def columns_of(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
@@ -96,8 +103,7 @@ def tokenize_prompt(example: Example, tokenizer: Any, data: schema.Data) -> Toke
         RowError: overlong, empty, template_error.
         RequestError: the prompt is too long and `data.overlong` is `error`.
     """
-    template = load_template(data.template, tokenizer)
-    text = template.render(conversation(example), add_generation_prompt=True)
+    text = prompt_text(example, load_template(data.template, tokenizer, data.template_options))
     ids = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
     if not len(ids):
         raise RowError("empty", "the prompt has no token")
@@ -202,8 +208,10 @@ class PromptTable(TokenTable):
                 raise self._damaged() from error
 
 
-def _system(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
-    names = {source.columns.system, *SPELLINGS["system"]}
+def _beside(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
+    """The columns of a prompt that are not messages."""
+    names = {source.columns.system, source.columns.tools}
+    names |= {name for what in ("system", "tools", "template_options") for name in SPELLINGS[what]}
     return {name: row[name] for name in names if name in row}
 
 

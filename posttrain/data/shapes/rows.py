@@ -2,15 +2,19 @@
 
 A row is a dict of columns as the source has it; an `Example` is what its columns mean. Columns named in
 `source.columns` come first; the others are found by their usual names below. A row that lacks a value is
-dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out: tool
-calls, images, several reference completions.
+dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out: how
+messages and tools are spelt (messages.py, tools.py), several reference completions.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
+from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages
+from posttrain.data.shapes.tools import read_calls, read_tools
+from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -19,15 +23,25 @@ from posttrain.types import Example, Message
 SPELLINGS = {
     "messages": ("messages", "conversations", "conversation"),
     "prompt": ("prompt", "instruction", "question", "problem", "query"),
-    "completion": ("completion", "output", "response", "solution", "answer"),
+    "completion": ("completion", "output", "response", "solution", "answer", "answers"),
     "text": ("text",),
     "system": ("system", "system_prompt"),
     "answer": ("answer",),
     "p": ("p",),
+    "tools": ("tools", "functions"),
+    "template_options": ("chat_template_kwargs",),
 }
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
-"""HH-RLHF has a whole dialogue in one string."""
+"""What a column may mean -> its usual names."""
+PARTS = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+"""Form of a row -> what it consists of."""
+ALWAYS = ("system", "answer", "p", "tools", "template_options")
+KNOWN = {name for names in SPELLINGS.values() for name in names}
+ALMOST = 0.86
+"""Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
@@ -35,47 +49,78 @@ CALCULATOR = re.compile(r"<<[^>\n]*>>")
 def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Example:
     """The example that `row` means.
 
-    Conversations, and prompts with a system message, become `messages`; other prompts become `prompt` and
-    `completion`; plain text becomes a `completion` with an empty prompt. An `answer` is kept as text.
+    Conversations, and prompts with a system message or tools, become `messages`; other prompts become
+    `prompt` and `completion`; plain text becomes a `completion` with an empty prompt. An `answer` is kept as
+    text.
 
     Raises:
-        RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1].
-        RowError: no_prompt, no_completion, no_assistant_turn, empty, no_p, bad_text.
+        RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1], a
+            column is named almost like one that is read.
+        RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
+            `read_messages`, `read_tools` and `ordered`.
     """
+    ignored = {key for key in source.ignore if filled(row.get(key))}
+    row = {key: value for key, value in row.items() if key not in source.ignore}
     found = _columns(row, source, where)
     system = _system(row, found, source, where)
     kind = _kind(row, found, source, where)
     example = Example(where=where, answer=_answer(row, found, where), p=_p(row, found, where))
+    if "tools" in found:
+        example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}")
+    example.template_options = _options(row, found, where)
     if kind == "messages":
-        messages = _messages(row[found["messages"]], f"{where}: column {found['messages']!r}")
+        value = row[found["messages"]]
+        if value is None:
+            raise RowError("no_messages", f"column {found['messages']!r} is empty")
+        messages = read_messages(value, f"{where}: column {found['messages']!r}", set(source.ignore))
+        ignored |= {key for key in source.ignore if _in_messages(value, key)}
     elif kind == "prompt_completion":
         messages = _turns(row, found, source, where)
     else:
-        if system:
-            raise RequestError(f"{where}: plain text cannot have a system message")
-        messages = [_message("assistant", _filled(row, found["text"], where, "empty"))]
+        if system or example.tools:
+            what = "a system message" if system else "tools"
+            raise RequestError(f"{where}: plain text cannot have {what}")
+        messages = [message("assistant", _filled(row, found["text"], where, "empty"))]
     if source.options.get("strip_calculator"):
-        for message in messages:
-            if message["role"] == "assistant":
-                message["content"] = CALCULATOR.sub("", message["content"])
-    lists = kind == "prompt_completion" and isinstance(row[found["prompt"]], list)
-    if kind == "messages" or lists or system:
-        if not any(message["role"] == "assistant" for message in messages):
+        for turn in messages:
+            if turn["role"] == "assistant":
+                turn["content"] = CALCULATOR.sub("", turn["content"])
+    lists = kind == "prompt_completion" and (len(messages) != 2 or set(messages[1]) != {"role", "content"})
+    lists = lists or (kind == "prompt_completion" and isinstance(row[found["prompt"]], list))
+    if kind == "messages" or lists or system or example.tools:
+        if not any(turn["role"] == "assistant" for turn in messages):
             raise RowError("no_assistant_turn", "the conversation has no assistant message")
-        if system and messages[0]["role"] != "system":
-            messages.insert(0, _message("system", system))
-        example.messages = messages
+        if system and messages[0]["role"] not in OPENING:
+            messages.insert(0, message("system", system))
+        example.messages = ordered(messages, source.roles)
     else:
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
+    example.ignored = tuple(sorted(ignored))
+    used = {found[what] for what in (*ALWAYS, *PARTS[kind]) if what in found} | {"input"}
+    example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
     return example
+
+
+def is_conversation(row: dict[str, Any]) -> bool:
+    """Whether a row has messages or tools."""
+    for name, value in row.items():
+        listed = isinstance(value, list) and value and isinstance(value[0], dict)
+        if listed or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in SPELLINGS["tools"]:
+            return True
+    return False
+
+
+def filled(value: Any) -> bool:
+    """Whether a value of a row has content."""
+    return value not in (None, "", [], {})
 
 
 def _columns(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, str]:
     """The column for each key of `SPELLINGS` that the row has."""
     found = {}
     for what, spellings in SPELLINGS.items():
-        named = getattr(source.columns, what)
+        named = getattr(source.columns, what, None)
         if named is not None and named not in row:
             raise RequestError(
                 f"{where}: source {source.name!r} has no column {named!r} "
@@ -84,7 +129,22 @@ def _columns(row: dict[str, Any], source: schema.Source, where: str) -> dict[str
         column = named or next((spelling for spelling in spellings if spelling in row), None)
         if column is not None:
             found[what] = column
+    _refuse_misspelt(row, found, source, where)
     return found
+
+
+def _refuse_misspelt(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> None:
+    """Raises `RequestError` where a column has almost the name of one that would be read."""
+    missing = [name for what, names in SPELLINGS.items() if what not in found for name in names]
+    for column in row:
+        if column in KNOWN or column in found.values():
+            continue
+        near = difflib.get_close_matches(str(column), missing, 1, ALMOST)
+        if near and filled(row[column]):
+            raise RequestError(
+                f"{where}: column {column!r} of source {source.name!r} is not read; did you mean {near[0]!r}?"
+                f" Rename it, or set ignore: [{column}]"
+            )
 
 
 def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str:
@@ -105,8 +165,7 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
         kind = "text"
     else:
         kind = "prompt_completion"
-    needs = {"messages": ["messages"], "prompt_completion": ["prompt", "completion"]}
-    for what in needs.get(kind, ["text"]):
+    for what in PARTS[kind]:
         if what not in found:
             has = ", ".join(map(str, row)) or "no column at all"
             raise RequestError(
@@ -117,55 +176,22 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
 
 
 def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> list[Message]:
-    """The turns of a prompt/completion row; both may be lists of messages, as TRL has them."""
+    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them."""
     prompt, completion = row[found["prompt"]], row[found["completion"]]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        return _messages(prompt, f"{where}: prompt") + _messages(completion, f"{where}: completion")
-    text = _filled(row, found["prompt"], where, "no_prompt")
-    alpaca = found["prompt"] == "instruction" and not source.columns.prompt
-    if alpaca and row.get("input"):
-        text = f"{text}\n\n{_text(row['input'], where, 'input')}"
-    reply = _filled(row, found["completion"], where, "no_completion")
-    return [_message("user", text), _message("assistant", reply)]
-
-
-def _messages(value: Any, where: str) -> list[Message]:
-    """OpenAI's role/content, ShareGPT's from/value, or an HH-RLHF transcript."""
-    if isinstance(value, str) and TRANSCRIPT.match(value):
-        parts = TRANSCRIPT.split(_text(value, where, "transcript"))[1:]
-        roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
-        return [_message(r, part.strip()) for r, part in zip(roles, parts[1::2], strict=True)]
-    if not isinstance(value, list):
-        raise RequestError(f"{where} is {type(value).__name__}, not a list of messages")
-    return [_checked(turn, f"{where}, message {index}") for index, turn in enumerate(value)]
-
-
-def _checked(turn: Any, where: str) -> Message:
-    if not isinstance(turn, dict):
-        raise RequestError(f"{where}: must be an object with role and content")
-    names = ("from", "value") if "from" in turn else ("role", "content")
-    for name in names:
-        if name not in turn:
-            raise RequestError(f"{where}: {name!r} is missing{did_you_mean(name, turn)}")
-    role, content = turn[names[0]], turn[names[1]]
-    if not isinstance(role, str) or role not in ROLES:
-        raise RequestError(f"{where}: unknown role {role!r}{did_you_mean(role, ROLES)}")
-    return _message(ROLES[role], _text(content, where, names[1]))
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
-
-
-def _text(value: Any, where: str, column: str) -> str:
-    if not isinstance(value, str):
-        shown = repr(value)[:60]
-        raise RequestError(f"{where}: {column!r} must be text, not {type(value).__name__} ({shown})")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RowError("bad_text", f"{column!r} contains half a character (a lone surrogate)") from error
-    return value
+    ignore = set(source.ignore)
+    if isinstance(prompt, list):
+        asked = read_messages(prompt, f"{where}: prompt", ignore)
+    else:
+        text = _filled(row, found["prompt"], where, "no_prompt")
+        alpaca = found["prompt"] == "instruction" and not source.columns.prompt
+        if alpaca and row.get("input"):
+            text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
+        asked = [message("user", text)]
+    if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
+        return [*asked, message("assistant", "") | {"tool_calls": read_calls(completion, where)}]
+    if isinstance(completion, list):
+        return asked + read_messages(completion, f"{where}: completion", ignore)
+    return [*asked, message("assistant", _filled(row, found["completion"], where, "no_completion"))]
 
 
 def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
@@ -173,13 +199,30 @@ def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
     value = row[column]
     if value is None or (isinstance(value, str) and not value.strip()):
         raise RowError(reason, f"column {column!r} is empty")
-    return _text(value, where, column)
+    return checked_text(value, where, column)
 
 
 def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str | None:
     """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
-    return _text(value, where, found["system"]) if value else source.system
+    return checked_text(value, where, found["system"]) if value else source.system
+
+
+def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:
+    """What the row hands to the template besides messages and tools."""
+    value = row[found["template_options"]] if "template_options" in found else None
+    if not filled(value):
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError(
+            f"{where}: column {found['template_options']!r} must be an object, not {type(value).__name__}"
+        )
+    return {key: each for key, each in value.items() if each is not None}  # parquet fills up what is missing
+
+
+def _in_messages(value: Any, key: str) -> bool:
+    turns = value if isinstance(value, list) else ()
+    return any(isinstance(turn, dict) and filled(turn.get(key)) for turn in turns)
 
 
 def _answer(row: dict[str, Any], found: dict[str, str], where: str) -> str | None:

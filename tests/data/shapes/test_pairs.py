@@ -47,7 +47,7 @@ def test_text(row):
         {"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
         {"prompt": "p", "chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
         {"prompt": [user("p")], "chosen": [bot("c")], "rejected": [bot("r")]},
-        {"messages": [user("x")], "chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
+        {"messages": [user("p")], "chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]},
         {"chosen": "\n\nHuman: p\n\nAssistant: c", "rejected": "\n\nHuman: p\n\nAssistant: r"},
     ],
 )
@@ -124,6 +124,8 @@ def test_real_preference_sets(data_dir):
         except RowError as error:
             reasons.append(error.reason)
     assert set(reasons) <= {
+        "empty_reply",
+        "two_replies",
         "equal_pair",
         "prompt_mismatch",
         "no_chosen",

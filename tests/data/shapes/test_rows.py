@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 
@@ -64,10 +65,10 @@ def test_conversations():
         "conversations": [
             {"from": "system", "value": "s"},
             {"from": "human", "value": "u"},
-            {"from": "gpt", "value": ""},
+            {"from": "gpt", "value": "a"},
         ]
     }
-    assert turns(sharegpt) == [("system", "s"), ("user", "u"), ("assistant", "")]
+    assert turns(sharegpt) == [("system", "s"), ("user", "u"), ("assistant", "a")]
     trl = {"prompt": openai["messages"][:1], "completion": openai["messages"][1:]}
     assert turns(trl) == [("user", "u"), ("assistant", "a")]
     transcript = {"chosen": "\n\nHuman: hi\n\nAssistant: yes\n\nno\n\nHuman: ok\n\nAssistant: bye"}
@@ -80,9 +81,9 @@ def test_conversations():
 
 
 def test_the_row_is_not_changed():
-    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>"}]}
+    row = {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>1"}]}
     example(row, system="s", options={"strip_calculator": True})
-    assert row["messages"] == [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>"}]
+    assert row["messages"] == [{"role": "user", "content": "u"}, {"role": "assistant", "content": "<<1>>1"}]
 
 
 def test_system_messages():
@@ -129,25 +130,43 @@ CHAT = [{"role": "user", "content": "u"}]
         ({}, {}, r"the row has no column at all"),
         ({"text": "t"}, {"format": "messages"}, r"with the messages was found"),
         ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not int \(3\)"),
-        ({"prompt": "p", "completion": ["c"]}, {}, r"'completion' must be text, not list"),
+        ({"prompt": "p", "completion": ["c"]}, {}, r"completion, message 0: must be an object"),
         ({"instruction": "p", "input": 3, "output": "c"}, {}, r"'input' must be text, not int"),
         ({"messages": "hello"}, {}, r"column 'messages' is str, not a list"),
-        ({"messages": None}, {}, r"column 'messages' is NoneType, not a list"),
         ({"messages": ["hi"]}, {}, r"message 0: must be an object"),
         (
             {"messages": [*CHAT, {"role": "asistant", "content": "a"}]},
             {},
             r"column 'messages', message 1: unknown role 'asistant' \(did you mean 'assistant'\?\)",
         ),
-        ({"messages": [{"role": "tool", "content": "a"}]}, {}, r"unknown role 'tool' \(one of: "),
+        ({"messages": [{"role": "judge", "content": "a"}]}, {}, r"message 0: unknown role 'judge'"),
         ({"messages": [{"role": ["user"], "content": "a"}]}, {}, r"unknown role \['user'\]"),
         (
             {"messages": [{"role": "user", "contents": "a"}]},
             {},
             r"'content' is missing \(did you mean 'contents'\?\)",
         ),
-        ({"messages": [{"role": "user", "content": None}]}, {}, r"'content' must be text, not NoneType"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not list"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not NoneType"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            {},
+            r"has a part of type 'image_url'; only text can be trained",
+        ),
+        (
+            {"messages": [*CHAT, {"role": "assistant", "content": "a", "weight": 0.5}]},
+            {},
+            r"message 1: 'weight' must be 0 or 1 \(false or true\), not 0\.5",
+        ),
+        (
+            {"messages": [*CHAT, {"role": "assistant", "content": "a", "weight": 0, "train": True}]},
+            {},
+            r"weight and train contradict each other",
+        ),
+        (
+            {"prompt": "p", "compeltion": "c", "completion": "d", "systm": "s"},
+            {},
+            r"column 'systm' of source 's' is not read; did you mean 'system'\?",
+        ),
         (
             {"prompt": "p", "completion": "c", "p": 1.5},
             {},
@@ -176,6 +195,15 @@ def test_data_that_does_not_fit(row, more, message):
         ({"text": ""}, "empty"),
         ({"messages": []}, "no_assistant_turn"),
         ({"messages": CHAT}, "no_assistant_turn"),
+        ({"messages": None}, "no_messages"),
+        ({"messages": [None]}, "null_message"),
+        ({"messages": [{"role": "user", "content": None}]}, "null_message"),
+        ({"messages": [*CHAT, {"role": "assistant", "content": None}]}, "empty_reply"),
+        ({"messages": [*CHAT, {"role": "assistant", "content": "  "}]}, "empty_reply"),
+        ({"messages": [*CHAT, *CHAT, {"role": "assistant", "content": "a"}]}, "two_users"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "assistant_first"),
+        ({"messages": [*CHAT, *2 * [{"role": "assistant", "content": "a"}]]}, "two_replies"),
+        ({"messages": [*CHAT, {"role": "tool", "content": "a"}]}, "no_assistant_turn"),
         ({"prompt": "p", "completion": "half \ud83d"}, "bad_text"),
         ({"messages": [{"role": "user", "content": "\udc00"}]}, "bad_text"),
         ({"prompt": "p", "completion": "c", "p": None}, "no_p"),
@@ -204,7 +232,15 @@ def test_real_data(data_dir):
     instructions = examples("instruct_small")
     assert len(instructions) == 1100
     assert sum("\n\n" in e.prompt for e in instructions) == 325
-    dialogues = examples("hh_rlhf_harmless/test.jsonl.gz", columns=Columns(messages="chosen"))
-    assert len(dialogues) == 2312
+    dialogues, reasons = [], Counter()
+    source = Source(
+        name="s", path=str(data_dir / "hh_rlhf_harmless/test.jsonl.gz"), columns=Columns(messages="chosen")
+    )
+    for where, row in open_rows(source):
+        try:
+            dialogues.append(to_example(row, source, where))
+        except RowError as error:
+            reasons[error.reason] += 1
+    assert len(dialogues) == 2300 and reasons == {"two_replies": 8, "empty_reply": 4}
     assert all(e.messages[0]["role"] == "user" for e in dialogues)
     assert max(len(e.messages) for e in dialogues) > 6
