@@ -141,8 +141,11 @@ def _free_port() -> int:
 
 
 def orphans() -> list[str]:
-    """Processes that a killed command has left and that do not end within five seconds; they are killed."""
-    until = time.monotonic() + 5
+    """Processes that a killed command has left and that do not end by themselves; they are killed.
+
+    A worker of a reward that was still importing ends once it sees that its parent is gone.
+    """
+    until = time.monotonic() + 30
     while found := [p for p in psutil.process_iter() if p.pid != os.getpid() and _marked(p)]:
         if time.monotonic() > until:
             said = [" ".join(p.cmdline()) for p in found]
