@@ -13,6 +13,8 @@ NO_SPACE = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file would be larger than the limit of this system (ulimit -f)",
 }
+BROKEN = {errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM}
+"""Numbers that say why a write failed, whatever else is said."""
 QUIET = ("unexpected pos", "PytorchStreamWriter failed")
 """What torch.save says where a write fails, without the reason; nearly always the disk is full."""
 
@@ -20,16 +22,19 @@ QUIET = ("unexpected pos", "PytorchStreamWriter failed")
 def no_space(error: BaseException) -> str | None:
     """`the disk is full`, or that a quota or limit is reached, if that is why `error` arose; else None.
 
-    The number of a system error decides, wherever in the chain it is; libraries that have none are read.
+    The number of a system error decides, wherever in the chain it is; what libraries say without one is read.
     """
     chain: list[BaseException] = []
     seen: BaseException | None = error
     while seen is not None and seen not in chain:
         chain.append(seen)
         seen = seen.__cause__ or seen.__context__
-    numbers = [each.errno for each in chain if isinstance(each, OSError) and each.errno]
-    if numbers:
-        return next((NO_SPACE[number] for number in numbers if number in NO_SPACE), None)
+    numbers = {each.errno for each in chain if isinstance(each, OSError)}
+    for number, words in NO_SPACE.items():
+        if number in numbers:
+            return words
+    if numbers & BROKEN:
+        return None
     for each in chain:
         text = str(each)
         for number, words in NO_SPACE.items():  # safetensors, arrow: "... (os error 28)"

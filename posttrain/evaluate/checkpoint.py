@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from posttrain.base.disk import why_unwritten
 from posttrain.base.files import write_text
 from posttrain.base.process import local_rank
 from posttrain.base.stop import Stopped, check_stop
@@ -184,8 +185,7 @@ class RankExchange:
             yield
         except Stopped:
             if self.world_size > 1:
-                self.place.mkdir(parents=True, exist_ok=True)
-                (self.place / "stopped").touch()
+                self._touch("stopped")
             raise
         except BaseException as error:
             reason = first_line(error)
@@ -210,11 +210,16 @@ class RankExchange:
             place = self.place / f"{task}-failed"
             try:
                 write_text(place, f"rank {self.rank} failed: {reason}")
-            except WorkError as error:  # a full disk, on which an empty file may fit
-                try:
-                    place.touch()
-                except OSError:
-                    raise CannotTell(f"other ranks cannot be told that scoring failed: {error}") from error
+            except WorkError:  # a full disk, on which an empty file may fit
+                self._touch(place.name)
+
+    def _touch(self, name: str) -> None:
+        """Tells the other ranks by an empty file. Raises `CannotTell`."""
+        try:
+            self.place.mkdir(parents=True, exist_ok=True)
+            (self.place / name).touch()
+        except OSError as error:
+            raise CannotTell(f"other ranks cannot be told of it: {why_unwritten(error)}") from error
 
     def _file(self, task: str, what: str, rank: int | None = None) -> Path:
         return self.place / f"{task}-{what}-{self.rank if rank is None else rank}.json"

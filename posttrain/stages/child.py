@@ -15,6 +15,7 @@ from typing import IO
 import psutil
 
 from posttrain.base.stop import StopRequest
+from posttrain.errors import WorkError
 from posttrain.stages.parent import STOP_S
 
 ASK_AGAIN_S = 5.0
@@ -92,15 +93,20 @@ class Child:
 
 
 def run_launched(command: list[str], environment: dict[str, str]) -> int:
-    """Runs a launcher to its end and returns the exit code; a signal to this process is handed to its
-    ranks."""
+    """Runs a launcher to its end and returns the exit code; a signal to this process is handed to its ranks.
+
+    Raises:
+        WorkError: it had to be killed.
+    """
     notice = "the ranks save a checkpoint, then stop; Ctrl-C again ends them at once"
     with StopRequest(notice) as stop:
         stop.can_save = True
         child, hurry = Child(command, environment, launched=True), False
         try:
-            while (code := child.process.poll()) is None:
+            while True:
                 try:
+                    if (code := child.process.poll()) is not None:
+                        break
                     if stop.requested:
                         child.stop(hurry)
                     time.sleep(POLL_S)
@@ -109,4 +115,6 @@ def run_launched(command: list[str], environment: dict[str, str]) -> int:
         finally:
             if child.process.poll() is None:
                 child.kill("killed")
+    if child.killed:
+        raise WorkError(f"the launcher and its ranks were {child.killed}")
     return code if code >= 0 else 1

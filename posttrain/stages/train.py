@@ -35,6 +35,7 @@ from posttrain.recipe.plan import aligned, batch_plan, rhythm
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import identity
 from posttrain.rundir.directory import RunDir
+from posttrain.rundir.proof import damage
 from posttrain.rundir.scores import ScoreStore
 from posttrain.stages.changes import refuse_changed_rows
 from posttrain.stages.preflight import preflight
@@ -128,7 +129,7 @@ def _fit(
     last = take_up(trainer, parts, proof)
     try:
         stop.can_save = True
-        if last is None or last.step < data.steps or flow.lacks_heldout(last.step, data.steps):
+        if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, data.steps):
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # already fully trained; it may have been stopped, or have failed, during scoring
             scoring.catch_up()
@@ -142,6 +143,17 @@ def _fit(
         _clear_exchanges(run)
         seconds = run.info().get("seconds", 0) + time.monotonic() - begun
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
+
+
+def _can_catch_up(trainer: RunTrainer, flow: FlowCallback, last: ckpt.Checkpoint, steps: int) -> bool:
+    """Whether a fully trained run lacks its last held-out pass, and can be taken up once more for it, which
+    needs all files of its checkpoint. Collective."""
+    if not flow.lacks_heldout(last.step, steps):
+        return False
+    problem = damage(last.path, "all") if rank() == 0 else None
+    if problem:
+        log.warning("the held-out loss of %s is not measured: %s", last.name, problem)
+    return not trainer.on_any_rank(problem is not None)
 
 
 def _refuse_other_world(arguments: TrainingArguments) -> None:

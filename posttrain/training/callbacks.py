@@ -54,18 +54,24 @@ class FlowCallback(TrainerCallback):
         self.trainer.stats["train"].since = time.perf_counter()  # loading is not training time
         if self.lacks_heldout(state.global_step, state.max_steps):
             self.trainer.evaluate()
+            if self.trainer.stop_agreed:  # before another step is trained, which would leave it behind
+                raise Stopped(f"stopped; {ckpt.how_to_resume(self.trainer.run.checkpoints)}")
 
     def lacks_heldout(self, step: int, steps: int) -> bool:
         """Whether the held-out loss after `step` of `steps` is due and not in metrics.jsonl: its pass was
         abandoned when the run was asked to stop. Collective."""
         if self.every is None or step == 0 or (step % self.every and step < steps):
             return False
-        rows = []
-        if self.trainer.is_world_process_zero():
-            with contextlib.suppress(WorkError):  # damaged lines have been said
-                rows = read_jsonl(self.trainer.run.metrics)
+        return not self.trainer.on_any_rank(self.trainer.is_world_process_zero() and self._has_heldout(step))
+
+    def _has_heldout(self, step: int) -> bool:
+        """Whether metrics.jsonl has the line, or has damaged lines, which have been said."""
+        try:
+            rows = read_jsonl(self.trainer.run.metrics)
+        except WorkError:
+            return True
         mine = [r for r in rows if isinstance(r, dict) and r.get("split") == "heldout"]
-        return not self.trainer.on_any_rank(any(row.get("step") == step for row in mine))
+        return any(row.get("step") == step for row in mine)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         self.trainer.check_step()

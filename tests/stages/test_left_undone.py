@@ -162,24 +162,44 @@ def test_the_log_reads_as_if_nothing_had_happened(recipe, monkeypatch):
 
 def test_a_held_out_pass_that_was_abandoned_at_the_end_is_made_again(recipe, monkeypatch):
     """The run is fully trained by then; it must not pass for finished without that line."""
-    settings = ("evaluate.heldout={share: 0.25, every_steps: 3}", "train.max_steps=4")
+    settings = (
+        "evaluate.heldout={share: 0.25, every_steps: 3}",
+        "train.max_steps=4",
+        "train.per_device_train_batch_size=4",
+    )
     whole = rows(go(recipe, "name=whole", *settings))
     assert ("heldout", 4) in [(row["split"], row["step"]) for row in whole]
     plain = SftTrainer.heldout_metrics
 
-    def asked(self):
-        if self.state.global_step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self)
+    def stopped_in_the_pass_of(step: int) -> None:
+        def asked(self):
+            if self.state.global_step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return plain(self)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SftTrainer, "heldout_metrics", asked)
-        with pytest.raises(Stopped, match="after step 4 of 4"):
-            go(recipe, "name=stopped", *settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(SftTrainer, "heldout_metrics", asked)
+            with pytest.raises(Stopped):
+                go(recipe, "name=stopped", *settings)
+        assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+
     run = recipe.parent / "stopped"
-    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    for step in (3, 3, 4, 4):
+        stopped_in_the_pass_of(step)
+        assert kept(run)[-1] == step
     go(recipe, "name=stopped", *settings)
     assert rows(run) == whole
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_trained_run_without_its_optimizer_is_finished_without_that_pass(recipe, caplog):
+    settings = ("evaluate.heldout={share: 0.25, every_steps: 3}", "train.max_steps=4")
+    run = go(recipe, *settings)
+    (run / "metrics.jsonl").unlink()
+    (run / "checkpoints" / "step-000004" / "optimizer.pt").unlink()
+    with caplog.at_level(logging.WARNING):
+        go(recipe, *settings)
+    assert "the held-out loss of step-000004 is not measured" in caplog.text
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
