@@ -62,6 +62,11 @@ def test_a_finished_stage_is_known_by_the_values_of_its_recipe(recipe):
     run.mkdir()
     (run / "run.json").write_text(json.dumps({"status": "finished", "recipe_hash": recipe_hash(stage)}))
     (run / "recipe.yaml").write_text(to_yaml(stage))
+    assert not finished(stage), "there is no checkpoint"
+    last = run / "checkpoints" / "step-000004"
+    last.mkdir(parents=True)
+    (last / "checkpoint.json").write_text('{"digest": "x"}')
+    (last / "COMPLETE").touch()
     assert finished(stage)
     moved = {
         key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in as_written(stage).items()
