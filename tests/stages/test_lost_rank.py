@@ -98,7 +98,7 @@ def test_under_the_launcher(recipe, root, tmp_path, launch):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         cwd=tmp_path,
     )
     assert done.returncode == 1
