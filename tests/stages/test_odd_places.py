@@ -22,7 +22,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.stages.compared import ENVIRONMENT, SETTINGS, Runs, recipe_of
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 QUICK = (*SETTINGS["sft"], "train.max_steps=8")
 HALF = {"kind": "killed", "module": "posttrain.rundir.checkpoints", "name": "finish", "at": 3}
 """Ends a run with -9 while it writes its last checkpoint but one."""
