@@ -14,9 +14,9 @@ NO_SPACE = {
     errno.EFBIG: "the file would be larger than the limit of this system (ulimit -f)",
 }
 BROKEN = {errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM}
-"""Numbers that say why a write failed, whatever else is said."""
+"""Errors that rule out a full disk: the messages of the libraries around them are then not searched."""
 QUIET = ("unexpected pos", "PytorchStreamWriter failed")
-"""What torch.save says where a write fails, without the reason; nearly always the disk is full."""
+"""What torch.save reports when a write fails. It gives no reason, and the disk is nearly always full."""
 
 
 def no_space(error: BaseException) -> str | None:

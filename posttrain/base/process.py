@@ -12,8 +12,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posttrain.base.printable import printable
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def may_run(pid: int) -> bool:
@@ -25,6 +29,18 @@ def may_run(pid: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether `process` has not ended; True where that cannot be told."""
+    import psutil  # late: most commands do without
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def usable_cores() -> int:

@@ -33,10 +33,7 @@ class StopRequest:
     first signal are printed.
     """
 
-    def __init__(
-        self,
-        notice: str = "saving a checkpoint, then stopping",
-    ) -> None:
+    def __init__(self, notice: str = "saving a checkpoint, then stopping") -> None:
         self.notice = notice
         self.can_save = False
         self.is_void: Callable[[], bool] = lambda: False
@@ -89,6 +86,11 @@ class StopRequest:
 
 _current: StopRequest | None = None
 """The innermost request that is in force."""
+
+
+def stop_main_thread() -> None:
+    """SIGTERM to the main thread itself: it may wait in a call that only its own signals end."""
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
 
 def check_stop() -> None:

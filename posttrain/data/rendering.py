@@ -19,7 +19,6 @@ from posttrain.types import Message
 
 PROBE = "Zq7"
 """A text that no template contains."""
-MEANT = {"role", "content", "trained", *REASONING}
 VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
 """What every template is given."""
 
@@ -36,8 +35,7 @@ def render(
 
     Raises:
         RowError: template_error, where the template refuses the conversation (for example because its roles
-        do
-            not alternate) or does what the sandbox forbids.
+            do not alternate) or does what the sandbox forbids.
     """
     called = any("tool_calls" in turn for turn in messages)
     as_text = called and arguments_as_text(source, tokenizer)

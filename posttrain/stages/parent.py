@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from posttrain.base.stop import Stopped
+from posttrain.base.process import runs
+from posttrain.base.stop import Stopped, stop_main_thread
 from posttrain.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -50,27 +51,19 @@ def _older(pid: int, child: psutil.Process) -> psutil.Process | None:
     """The parent `pid` of `child` if it still runs; a process that began later has only taken its number."""
     try:
         found = psutil.Process(pid)
-        return found if _runs(found) and found.create_time() <= child.create_time() else None
+        return found if runs(found) and found.create_time() <= child.create_time() else None
     except psutil.Error:
         return None
 
 
 def _watch(parent: psutil.Process) -> None:
-    while _runs(parent):
+    while runs(parent):
         time.sleep(POLL_S)
     log.warning("%s; stopping as on SIGTERM", _gone(parent.pid))
-    # to the main thread, which may wait in a call that only its own signals end
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+    stop_main_thread()
     time.sleep(STOP_S)
     log.error("this stage has not ended %g s later: killed", STOP_S)
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def _gone(pid: int | str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import threading
 import time
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Any
 
 from posttrain.base.files import read_json, write_json
 from posttrain.base.process import rank, world_size
-from posttrain.base.stop import Stopped
+from posttrain.base.stop import Stopped, stop_main_thread
 from posttrain.errors import WorkError
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.lock import DirectoryLock
+from posttrain.training.peers import described
 
 POLL_S = 0.5
 PATIENCE_S = 1800.0
@@ -99,7 +99,7 @@ class Ranks:
             with contextlib.suppress(OSError):  # of the file system; the next look may do
                 self.trouble = self.look()
             if self.trouble is not None:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+                stop_main_thread()
                 return
 
     def _lock(self, other: int) -> DirectoryLock:
@@ -116,8 +116,8 @@ class Ranks:
             return Stopped(f"rank {other} was stopped: {about.get('error')}")
         if about.get("error"):
             return WorkError(f"rank {other} failed: {about['error']}")
-        names = "process {pid} on host {host}".format(**{"pid": "?", "host": "?"} | self._seen[other])
-        return WorkError(f"rank {other} ({names}) has died; run the same command to resume")
+        who = described(other, {"pid": "?", "host": "?"} | self._seen[other])
+        return WorkError(f"{who} has died; run the same command to resume")
 
     def _facts(self, other: int, lock: DirectoryLock) -> dict[str, Any]:
         if other:

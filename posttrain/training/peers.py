@@ -25,7 +25,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from posttrain.base.disk import no_space
 from posttrain.base.exit_codes import say_error
-from posttrain.base.process import rank, world_size
+from posttrain.base.process import rank, runs, world_size
 from posttrain.base.stop import StopRequest
 from posttrain.errors import PosttrainError, WorkError
 
@@ -60,7 +60,7 @@ class Peers:
 
     def gone(self) -> bool:
         """Whether a rank of this host has ended. Does not ask the store: a signal handler may call it."""
-        return self.sentence is not None or any(not _runs(process) for process in list(self.here.values()))
+        return self.sentence is not None or any(not runs(process) for process in list(self.here.values()))
 
     def lost(self, wait_s: float = 0.0) -> str | None:
         """The sentence about a lost rank, the same on all ranks; None where none is lost within `wait_s`."""
@@ -77,7 +77,7 @@ class Peers:
         with self._turn:
             if self.sentence is not None:
                 return self.sentence
-            dead = next(((r, p) for r, p in self.here.items() if not _runs(p)), None)
+            dead = next(((r, p) for r, p in self.here.items() if not runs(p)), None)
             if dead is not None and self._has_left(dead[0]):
                 del self.here[dead[0]]
                 dead = None
@@ -131,15 +131,6 @@ class Peers:
 def described(number: int, process: dict) -> str:
     """`rank 1 (process 123 on host a)`."""
     return f"rank {number} (process {process['pid']} on host {process['host']})"
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -48,10 +49,8 @@ def hit(job: dict) -> None:
     setattr(owner, name, counted)
 
 
-def run(job: dict, log: Path) -> int:
-    """The exit code of a job in a child."""
-    from posttrain.rlvr import main as command
-
+def forked(command: Callable[[list[str]], int], job: dict, log: Path, hit: Callable[[dict], None]) -> int:
+    """The exit code of a job in a child, whose errors go to `log`."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 99
@@ -71,7 +70,7 @@ def main(jobs: str, out: str) -> None:
     found = {first["name"]: {"code": command(first["argv"]), "stderr": ""}}
     for job in others:
         log = Path(out).with_name(f"{len(found)}.log")
-        code = run(job, log)
+        code = forked(command, job, log, hit)
         found[job["name"]] = {"code": code, "stderr": log.read_text(errors="replace")}
     Path(out).write_text(json.dumps(found))
 

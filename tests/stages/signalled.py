@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.stages.killed import forked
+
 
 def places() -> dict[str, tuple]:
     """Of each phase a function that is called in it."""
@@ -62,16 +64,7 @@ def hit(job: dict) -> None:
 
 def run(job: dict, log: Path) -> dict:
     command = importlib.import_module(f"posttrain.{job['module']}").main
-    if not (child := os.fork()):
-        code = 99
-        try:
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
-            if "at" in job:
-                hit(job)
-            code = command(job["argv"])
-        finally:
-            os._exit(code)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = forked(command, job, log, hit)
     ended, said = time.time(), log.read_text(errors="replace")
     sent = re.search(r"^SIGNAL ([\d.]+)$", said, re.M)
     file = Path(job.get("run", "")) / "run.json"

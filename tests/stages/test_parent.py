@@ -70,7 +70,7 @@ def test_a_stage_under_a_launcher_ends_with_a_killed_parent(tmp_path, monkeypatc
         parent.wait_for_orphans(folder)
         assert time.monotonic() - begun < 5
         # a process whose memory is gone may still be about to end
-        until(lambda: not parent._runs(rank) and not parent._runs(launcher), "still there", 2)
+        until(lambda: not parent.runs(rank) and not parent.runs(launcher), "still there", 2)
     finally:
         run.kill()
         run.wait()

@@ -85,9 +85,13 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         for turn in messages:
             if turn["role"] == "assistant":
                 turn["content"] = CALCULATOR.sub("", turn["content"])
-    lists = kind == "prompt_completion" and (len(messages) != 2 or set(messages[1]) != {"role", "content"})
-    lists = lists or (kind == "prompt_completion" and isinstance(row[found["prompt"]], list))
-    if kind == "messages" or lists or system or example.tools:
+    texts = kind == "text" or (
+        kind == "prompt_completion"
+        and not isinstance(row[found["prompt"]], list)
+        and len(messages) == 2
+        and set(messages[1]) == {"role", "content"}
+    )
+    if not texts or system or example.tools:
         if not any(turn["role"] == "assistant" for turn in messages):
             raise RowError("no_assistant_turn", "the conversation has no assistant message")
         if system and messages[0]["role"] not in OPENING:

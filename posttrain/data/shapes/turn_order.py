@@ -23,8 +23,7 @@ def ordered(messages: list[Message], rule: str) -> list[Message]:
 
     Raises:
         RowError: empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
-        two_replies,
-            tool_order.
+            two_replies, tool_order.
     """
     turns = _joined(messages) if rule == "join" else messages
     for index, turn in enumerate(turns):
