@@ -145,11 +145,11 @@ def pair_row(
 ) -> dict[str, Any]:
     """The row of pairs.jsonl. `about` is any row of the group; `prompt` is text or a list of messages.
 
-    Replies are text if the prompt is, else messages. A reply that begins like a transcript (`Human:`) would
-    be read back as a conversation, so such a pair is written as messages, too.
+    Replies are text if the prompt is, else messages. A text that begins like a transcript (`Human:`) would be
+    read back as a conversation, so such a pair is written as messages, too.
     """
     replies: list[Any] = [pair.chosen.text, pair.rejected.text]
-    if isinstance(prompt, str) and any(TRANSCRIPT.match(text) for text in replies):
+    if isinstance(prompt, str) and any(TRANSCRIPT.match(text) for text in (prompt, *replies)):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, str):
         replies = [[{"role": "assistant", "content": text}] for text in replies]
