@@ -120,7 +120,7 @@ def load_template(name: str, tokenizer, options: dict[str, Any] | None = None) -
         source = _builtin(name)
     else:
         source = _file(name)
-    written = json.dumps(options or {}, sort_keys=True)
+    written = json.dumps(options, sort_keys=True) if options else "{}"
     return _build(name, source, tokenizer, tokenizer.bos_token, tokenizer.eos_token, written)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.encode import encode, ids_of
 from posttrain.data.template import Template, load_template
 from posttrain.data.tokenizers import decode, unicode_form
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
@@ -41,8 +42,9 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
             "the tokenizer is a slow one; masks need the character offsets of a fast tokenizer"
         )
     text, turns, cut = _render(example, tokenizer, data)
-    ids, starts, ends, decoded = _encode(text, cut, tokenizer)
-    if decoded != text:
+    found = encode(text, cut, tokenizer)
+    ids, starts, ends = found.ids, found.starts, found.ends
+    if found.decoded != text:
         _prove_text(text, starts, ends)
     _refuse_unknown(text, ids, starts, ends, tokenizer)
 
@@ -173,37 +175,9 @@ def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, l
     return text[:end], [*turns[:-1], Turn(last.begin, end, end)]
 
 
-def _encode(text: str, cut: int | None, tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """Token ids [L], the first and one-past-last character of each, and the text they decode to.
-
-    The text is tokenised in two parts, split at `cut`, or in one where the tokenizer would add a space to the
-    second part (as that of Llama 2 does).
-    """
-    parts = [text] if cut is None else [text[:cut], text[cut:]]
-    ids: list[int] = []
-    starts: list[int] = []
-    ends: list[int] = []
-    for shift, part in zip((0, cut or 0), parts, strict=False):
-        if part:
-            encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ids += encoded["input_ids"]
-            for start, end in encoded["offset_mapping"]:
-                # where offsets are trimmed, a token of spaces has no width and belongs before its position
-                starts.append(start + shift - (start == end > 0))
-                ends.append(end + shift)
-    if not ids:
-        raise RowError("empty", "the text has no token")
-    decoded = decode(ids, tokenizer)
-    if cut is not None and decoded != text:
-        whole = _encode(text, None, tokenizer)
-        if whole[3] != decoded:
-            return whole
-    return np.array(ids, dtype=np.int32), np.array(starts), np.array(ends), decoded
-
-
 def _round_trip(text: str, tokenizer) -> str:
     """`text` after the tokenizer's own normalisation."""
-    return decode(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer)
+    return decode(ids_of(text, tokenizer), tokenizer)
 
 
 def _refuse_unknown(text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, tokenizer) -> None:
@@ -240,7 +214,10 @@ def _prove_turn(
 
 def _consecutive(segment_ids: np.ndarray) -> np.ndarray:
     """The same segments, numbered 1..S without gaps; 0 stays 0."""
-    used = np.unique(segment_ids[segment_ids > 0])
+    inside = segment_ids[segment_ids > 0]
+    if len(inside) and inside[0] == 1 and (inside[1:] - inside[:-1]).max(initial=0) <= 1:
+        return segment_ids
+    used = np.unique(inside)
     return np.where(segment_ids > 0, np.searchsorted(used, segment_ids) + 1, 0).astype(np.int32)
 
 

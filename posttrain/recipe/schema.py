@@ -158,6 +158,8 @@ class Data:
     shuffle: bool = True
     prepare_timeout: float = 60.0
     """Minutes that the other ranks wait for the rank that prepares the rows."""
+    num_proc: int | None = None
+    """Processes that tokenise; the tables are the same for any number. Default: a core each."""
     cache_dir: str | None = None
     """Folder of the tokenised rows. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
     on_change: Literal["refuse", "accept"] = "refuse"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.files import plain
+from posttrain.data.encode import ids_of
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
@@ -104,7 +105,7 @@ def tokenize_prompt(example: Example, tokenizer: Any, data: schema.Data) -> Toke
         RequestError: the prompt is too long and `data.overlong` is `error`.
     """
     text = prompt_text(example, load_template(data.template, tokenizer, data.template_options))
-    ids = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
+    ids = np.array(ids_of(text, tokenizer), np.int32)
     if not len(ids):
         raise RowError("empty", "the prompt has no token")
     if len(ids) > data.max_length:
@@ -154,21 +155,24 @@ class Asked:
         return example
 
 
+def columns_line(example: Example, row: dict[str, Any], source: schema.Source) -> bytes:
+    """A prompt and the row that it came from, as a line of `COLUMNS`."""
+    asked = example.prompt if example.messages is None else example.messages
+    kept = [example.where, asked, plain(columns_of(row, source))]
+    # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
+    text = json.dumps(kept, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace") + b"\n"
+
+
 class ColumnWriter:
     """Writes the columns of kept prompts beside their tokens, in the folder of an unfinished table."""
 
-    def __init__(self, folder: Path, source: schema.Source) -> None:
-        self.folder, self.source, self.ends, self.at = folder, source, [], 0
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.ends, self.at = folder, [], 0
         self.file = open(folder / COLUMNS, "wb")  # noqa: SIM115  (closed by `finish`)
 
-    def add(self, examples: tuple[Example], row: dict[str, Any]) -> None:
-        """Write the prompt in `examples`, which has one item, and the row that it came from."""
-        (example,) = examples
-        asked = example.prompt if example.messages is None else example.messages
-        kept = [example.where, asked, plain(columns_of(row, self.source))]
-        # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
-        text = json.dumps(kept, ensure_ascii=False, default=str)
-        line = text.encode(errors="backslashreplace") + b"\n"
+    def add(self, line: bytes) -> None:
+        """Write a line, which `columns_line` gave."""
         self.file.write(line)
         self.at += len(line)
         self.ends.append(self.at)
