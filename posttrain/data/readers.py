@@ -3,8 +3,8 @@
 A row is a dict of columns; `where` is `file:line` or `file[index]`. JSONL, CSV, Parquet and Arrow are
 streamed; a JSON array is parsed at once, because `json` has no other way. CSV is read by the standard
 library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero. A broken file is a
-`RequestError` that names the file and the line. Left out: which files make up a source, and what the columns
-mean.
+`RequestError` that names the file and the line. Left out: Parquet and Arrow (columnar.py), which files make
+up a source, and what the columns mean.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from posttrain.data.columnar import Row, arrow_rows, parquet_file, parquet_rows
 from posttrain.errors import RequestError
 
-Row = tuple[str, dict[str, Any]]
-"""(where, columns)."""
+if TYPE_CHECKING:
+    import numpy as np
+
 BOM = b"\xef\xbb\xbf"
+T = TypeVar("T")
 
 
 def kind_of(path: Path) -> str | None:
@@ -35,14 +38,18 @@ def kind_of(path: Path) -> str | None:
     return None if gzipped and kind in ("parquet", "arrow") else kind
 
 
-def read(path: Path) -> Iterator[Row]:
+def read(path: Path, only: np.ndarray | None = None) -> Iterator[Row]:
     """The rows of one file, in file order.
+
+    only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
+    are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
+    one. Numbers behind the end of the file give nothing.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
     """
     with _readable(path):
-        yield from READERS[kind_of(path) or "none"](path)
+        yield from READERS[kind_of(path) or "none"](path, only)
 
 
 def count(path: Path) -> int:
@@ -50,7 +57,7 @@ def count(path: Path) -> int:
     kind = kind_of(path)
     with _readable(path):
         if kind == "parquet":
-            with _parquet(path) as table:
+            with parquet_file(path) as table:
                 return table.metadata.num_rows
         if kind == "jsonl":
             return sum(1 for _ in _lines(path))
@@ -79,8 +86,24 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+def _chosen(items: Iterable[T], only: np.ndarray | None) -> Iterator[T]:
+    """The items at the places `only`, all if it is None; ends with the last of them."""
+    if only is None:
+        yield from items
+        return
+    wanted = iter(only)
+    place = next(wanted, None)
+    if place is None:
+        return
+    for number, item in enumerate(items):
+        if number == place:
+            yield item
+            if (place := next(wanted, None)) is None:
+                return
+
+
+def _jsonl(path: Path, only: np.ndarray | None = None) -> Iterator[Row]:
+    for number, line in _chosen(_lines(path), only):
         where = f"{path}:{number}"
         yield where, _object(_parse(line, where), where)
 
@@ -109,7 +132,7 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: Path, only: np.ndarray | None = None) -> Iterator[Row]:
     """An array of objects, or one object per line under the suffix `.json`, as AQuA-RAT has it."""
     first = next(_lines(path), None)
     if first is None:
@@ -123,10 +146,10 @@ def _json(path: Path) -> Iterator[Row]:
                 f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
                 "rows must be an array of objects, or one object per line"
             ) from None
-        yield from _jsonl(path)
+        yield from _jsonl(path, only)
         return
     value = _parse_at_once(path)
-    for index, row in enumerate(value):
+    for index, row in _chosen(enumerate(value), only):
         where = f"{path}[{index}]"
         yield where, _object(row, where)
 
@@ -147,8 +170,12 @@ def _parse_at_once(path: Path) -> Any:
         raise RequestError(f"{path}: broken JSON: {error}") from None
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, only: np.ndarray | None = None) -> Iterator[Row]:
     """Rows under a header line; every cell is text."""
+    yield from _chosen(_csv_rows(path), only)
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -184,50 +211,6 @@ def _bad_line(path: Path) -> int:
     return 1
 
 
-def _parquet(path: Path):
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise RequestError(f"{path}: not a Parquet file: {error}") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    with _parquet(path) as table:
-        yield from _batches(path, table.iter_batches(batch_size=1024))
-
-
-def _arrow_rows(path: Path) -> Iterator[Row]:
-    """Arrow IPC: the file format, or the stream format that `datasets` writes."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as memory:
-        try:
-            table = pyarrow.ipc.open_file(memory)
-            batches = (table.get_batch(index) for index in range(table.num_record_batches))
-        except pyarrow.ArrowInvalid:
-            try:
-                batches = iter(pyarrow.ipc.open_stream(memory))
-            except pyarrow.ArrowException as error:
-                raise RequestError(f"{path}: not an Arrow file: {error}") from None
-        yield from _batches(path, batches)
-
-
-def _batches(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
-    import pyarrow
-
-    index = 0
-    try:
-        for batch in batches:
-            for row in batch.to_pylist():
-                yield f"{path}[{index}]", row
-                index += 1
-    except pyarrow.ArrowException as error:
-        raise RequestError(f"{path}: broken after row {index}: {error}") from None
-
-
 KINDS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -236,10 +219,10 @@ KINDS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path, np.ndarray | None], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,
-    "parquet": _parquet_rows,
-    "arrow": _arrow_rows,
+    "parquet": parquet_rows,
+    "arrow": arrow_rows,
 }

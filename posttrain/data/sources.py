@@ -11,20 +11,28 @@ import glob
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from posttrain.data import readers
 from posttrain.data.problems import catalogue
 from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.recipe import schema
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FILE_OPTIONS = {"strip_calculator"}
 """Keys that `options` of a file or hub source may contain: see shapes/rows.py."""
 SIDECARS = {"dataset_info.json", "state.json"}
 """What `datasets.save_to_disk` writes beside its .arrow files; they contain no rows."""
+
+
+Chosen = Iterator[tuple[int, str, dict[str, Any]]]
+"""(number of the row in the source, where, columns)."""
 
 
 class Rows(Protocol):
@@ -36,6 +44,15 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[readers.Row]: ...
+
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        """The rows with these numbers, in their order, each as `(number, where, row)`.
+
+        numbers: int64 [n], ascending, none twice; row number k is what iterating gives as the k-th, from 0.
+        The other rows are not parsed where the format allows it. Numbers of `len(self)` and above give
+        nothing.
+        """
+        ...
 
 
 def open_rows(source: schema.Source) -> Rows:
@@ -83,15 +100,25 @@ class FileRows:
         return total.hexdigest()
 
     @cached_property
-    def _length(self) -> int:
-        return sum(readers.count(path) for path in self._paths)
+    def _counts(self) -> list[int]:
+        return [readers.count(path) for path in self._paths]
 
     def __len__(self) -> int:
-        return self._length
+        return sum(self._counts)
 
     def __iter__(self) -> Iterator[readers.Row]:
         for path in self._paths:
             yield from readers.read(path)
+
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        start = 0
+        for path, count in zip(self._paths, self._counts, strict=True):
+            here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
+            if len(here):
+                rows = readers.read(path, here - start)
+                for number, (where, row) in zip(here.tolist(), rows, strict=True):
+                    yield number, where, row
+            start += count
 
 
 class GeneratorRows:
@@ -116,6 +143,10 @@ class GeneratorRows:
     def __iter__(self) -> Iterator[readers.Row]:
         for index, row in enumerate(self._rows):
             yield f"{self._name}[{index}]", row
+
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        for number in numbers[: bisect_left(numbers, len(self))].tolist():
+            yield number, f"{self._name}[{number}]", self._rows[number]
 
 
 class HubRows:
@@ -145,6 +176,10 @@ class HubRows:
     def __iter__(self) -> Iterator[readers.Row]:
         for index, row in enumerate(self._data):
             yield f"{self._path}[{index}]", row
+
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        for number in numbers[: bisect_left(numbers, len(self))].tolist():
+            yield number, f"{self._path}[{number}]", self._data[number]
 
 
 def _check(source: schema.Source) -> None:
