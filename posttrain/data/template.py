@@ -56,6 +56,8 @@ class Template:
         """The tokens that generation stops at; none where the end of turn is several tokens."""
         if len(self.end_ids) != 1:
             return []
+        if not self.end_of_call:
+            return self.end_ids
         call = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
         return self.end_ids + (call if len(call) == 1 else [])
 
