@@ -111,24 +111,23 @@ def _forked(work, stream: Iterator[Any], count: int, key: str) -> Iterator[Any]:
             for chunk in stream:
                 waiting.append(chunk if isinstance(chunk, _Failed) else pool.submit(_run, chunk))
                 if len(waiting) > AHEAD * count:
-                    yield _taken(waiting.popleft(), key)
+                    yield _taken(waiting.popleft())
         while waiting:
-            yield _taken(waiting.popleft(), key)
-    finally:
-        _work = None
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _taken(result: Future | _Failed, key: str) -> Any:
-    if isinstance(result, _Failed):
-        raise result.error
-    try:
-        return result.result()
+            yield _taken(waiting.popleft())
     except BrokenProcessPool:
         raise WorkError(
             f"a process that tokenises rows was killed (out of memory?); set {key} to fewer, or run the "
             "same command again"
         ) from None
+    finally:
+        _work = None
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _taken(result: Future | _Failed) -> Any:
+    if isinstance(result, _Failed):
+        raise result.error
+    return result.result()
 
 
 def _begin(parent: int) -> None:

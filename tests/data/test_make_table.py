@@ -141,11 +141,11 @@ def test_results_come_in_order_and_reading_is_bounded():
     assert max(ahead) <= 10 * (parallel.AHEAD * 2 + 2)
 
 
-KILLED = """
+KILLED = r"""
 import sys, time
 from posttrain.data import in_order as p
 def work(chunk):
-    print(p.os.getpid(), flush=True)
+    p.os.write(1, b"%d\n" % p.os.getpid())
     time.sleep(.2 if chunk[0] else 0)
     return chunk
 for each in p.in_order(work, range(10000), 1, 3, "k"):
