@@ -36,13 +36,13 @@ def parquet_file(path: File):
         raise RequestError(f"{path}: not a Parquet file: {error}") from None
 
 
-def parquet_rows(path: File, only: np.ndarray | None = None) -> Iterator[Row]:
+def parquet_rows(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """The rows of a Parquet file; `only` as in `readers.read`."""
     with parquet_file(path) as table:
         yield from _rows(path, _groups(table, only), only)
 
 
-def arrow_rows(path: File, only: np.ndarray | None = None) -> Iterator[Row]:
+def arrow_rows(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """The rows of an Arrow file; `only` as in `readers.read`."""
     yield from _rows(path, _numbered(_arrow_batches(path)), only)
 
@@ -75,7 +75,7 @@ def _arrow_batches(path: File) -> Iterator[Any]:
         yield from batches
 
 
-def _groups(table: Any, only: np.ndarray | None) -> Iterator[tuple[int, Any]]:
+def _groups(table: Any, only: np.ndarray | range | None) -> Iterator[tuple[int, Any]]:
     """(number of the first row, batch) of the row groups that have a row of `only`."""
     start = 0
     for group in range(table.num_row_groups):
@@ -93,12 +93,12 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
         start += batch.num_rows
 
 
-def _within(only: np.ndarray, start: int, size: int) -> np.ndarray:
+def _within(only: np.ndarray | range, start: int, size: int) -> np.ndarray | range:
     """The numbers of `only` from `start` to `start + size - 1`."""
     return only[bisect_left(only, start) : bisect_left(only, start + size)]
 
 
-def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | None) -> Iterator[Row]:
+def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | range | None) -> Iterator[Row]:
     import pyarrow
 
     index, decode = 0, None
@@ -114,9 +114,11 @@ def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | Non
                 return
     except pyarrow.ArrowException as error:
         raise RequestError(f"{path}: broken after row {index}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}[{index}]: broken JSON: {error.msg} at column {error.colno}") from None
 
 
-def _pieces(batch: Any, only: np.ndarray | None, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _pieces(batch: Any, only: np.ndarray | range | None, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number in the file, columns) of the rows of a batch; a batch may be the whole file."""
     if only is None:
         for first in range(0, batch.num_rows, PIECE):

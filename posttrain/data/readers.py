@@ -37,7 +37,7 @@ def kind_of(path: File) -> str | None:
     return None if packed and kind in ("parquet", "arrow") else kind
 
 
-def read(path: File, only: np.ndarray | None = None) -> Iterator[Row]:
+def read(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """The rows of one file, in file order.
 
     only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
@@ -63,7 +63,7 @@ def first(path: File) -> Row | None:
             row, _ = json.JSONDecoder().raw_decode(head[1:].lstrip()) if head[:1] == "[" else (None, 0)
             if isinstance(row, dict):
                 return f"{path}[0]", row
-    return next(read(path), None)
+    return next(read(path, range(1)), None)
 
 
 def count(path: File) -> int:
@@ -89,7 +89,7 @@ def _lines(path: File) -> Iterator[tuple[int, bytes]]:
                 yield number, line
 
 
-def _chosen(items: Iterable[T], only: np.ndarray | None) -> Iterator[T]:
+def _chosen(items: Iterable[T], only: np.ndarray | range | None) -> Iterator[T]:
     """The items at the places `only`, all if it is None; ends with the last of them."""
     if only is None:
         yield from items
@@ -105,7 +105,7 @@ def _chosen(items: Iterable[T], only: np.ndarray | None) -> Iterator[T]:
                 return
 
 
-def _jsonl(path: File, only: np.ndarray | None = None) -> Iterator[Row]:
+def _jsonl(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     for number, line in _chosen(_lines(path), only):
         where = f"{path}:{number}"
         yield where, _object(_parse(line, where), where)
@@ -135,7 +135,7 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _json(path: File, only: np.ndarray | None = None) -> Iterator[Row]:
+def _json(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """An array of objects, or one object per line under the suffix `.json`, as AQuA-RAT has it."""
     first = next(_lines(path), None)
     if first is None:
@@ -173,7 +173,7 @@ def _parse_at_once(path: File) -> Any:
         raise RequestError(f"{path}: broken JSON: {error}") from None
 
 
-def _csv(path: File, only: np.ndarray | None = None) -> Iterator[Row]:
+def _csv(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """Rows under a header line; every cell is text."""
     yield from _chosen(_csv_rows(path), only)
 
@@ -222,7 +222,7 @@ KINDS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-READERS: dict[str, Callable[[File, np.ndarray | None], Iterator[Row]]] = {
+READERS: dict[str, Callable[[File, np.ndarray | range | None], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,

@@ -116,8 +116,8 @@ def remote_files(text: str, named: str, readable: Callable[[Any], Any]) -> list[
                     "read on a local disk: copy it"
                 )
         files = []
-        for name, info in sorted(found):
-            if info["type"] == "file" and readable(PurePosixPath(name)):
+        for name, info in sorted(found, key=lambda each: each[0]):
+            if info["type"] != "directory" and readable(PurePosixPath(name)):
                 info = info if _mark(info) and info.get("size") is not None else fs.info(name)
                 files.append(_file(fs, name, _shown(fs.unstrip_protocol(name)), info))
         if not files:
@@ -136,16 +136,34 @@ def refusals(what: str, through: Callable[[Exception], bool] = lambda _: False) 
         yield
     except (PosttrainError, GeneratorExit):
         raise
-    except FileNotFoundError as error:
-        raise RequestError(f"{what}: no such file") from error
-    except Exception as error:
-        kind = type(error)
-        if through(error) or (kind.__module__ == "builtins" and not isinstance(error, OSError)):
+    except Exception as found:
+        error = _blamed(found)
+        ours = type(error).__module__ == "builtins" and not isinstance(error, OSError | ValueError)
+        if through(error) or ours:
             raise
-        denied = isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
-        if denied or "Credentials" in kind.__name__:
-            raise RequestError(f"{what}: access is denied ({_first_line(error)})") from error
-        raise WorkError(f"{what}: could not be read ({_first_line(error)})") from error
+        if isinstance(error, FileNotFoundError):
+            raise RequestError(f"{what}: no such file") from found
+        denied = isinstance(error, PermissionError) or _status(error) in (401, 403)
+        if denied or "Credentials" in type(error).__name__:
+            raise RequestError(f"{what}: access is denied ({_first_line(error)})") from found
+        raise WorkError(f"{what}: could not be read ({_first_line(error)})") from found
+
+
+def _blamed(error: Exception) -> Exception:
+    """The error itself, or its cause where a failure of the way is called a missing file, as of the web."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    failed = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    status = _status(cause)
+    return cause if status in (401, 403, 429) or status >= 500 or (failed and not status) else error
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that a store answered, by the names that packages give it; 0 if there is none."""
+    holders = (error, getattr(error, "response", None))
+    found = (getattr(each, name, None) for each in holders for name in ("status", "status_code", "code"))
+    return next((each for each in found if isinstance(each, int)), 0)
 
 
 def _file_system(text: str, what: str) -> tuple[Any, str]:

@@ -184,10 +184,19 @@ class NoCredentialsError(Exception):
     """As botocore calls it."""
 
 
-class Forbidden(Exception):
+class Answered(Exception):
     """As aiohttp raises it."""
 
-    status = 403
+    def __init__(self, status: int) -> None:
+        super().__init__(f"{status}, url='https://h/a?token=secret'")
+        self.status = status
+
+
+def missing(cause: Exception) -> FileNotFoundError:
+    """As fsspec's web client calls every failure."""
+    error = FileNotFoundError("https://h/a?token=secret")
+    error.__cause__ = cause
+    return error
 
 
 class Failing(MemoryFileSystem):
@@ -235,11 +244,17 @@ def failing(store):
         (FileNotFoundError("x"), RequestError, r"failing://a\.jsonl: no such file$"),
         (PermissionError("Forbidden"), RequestError, r"access is denied \(PermissionError: Forbidden\)"),
         (NoCredentialsError("Unable to locate"), RequestError, r"access is denied \(NoCredentialsError"),
+        (Answered(403), RequestError, r"access is denied \(Answered: 403"),
+        (missing(Answered(404)), RequestError, r"failing://a\.jsonl: no such file$"),
+        (missing(Answered(401)), RequestError, r"access is denied \(Answered: 401"),
+        (missing(Answered(503)), WorkError, r"could not be read \(Answered: 503"),
         (
-            Forbidden("403, url='https://h/a?token=secret'"),
-            RequestError,
-            r"access is denied \(Forbidden: 403",
+            missing(ConnectionRefusedError(111, "refused")),
+            WorkError,
+            r"could not be read \(ConnectionRefused",
         ),
+        (missing(KeyError("a")), RequestError, r"failing://a\.jsonl: no such file$"),
+        (ValueError("Cannot seek streaming HTTP file"), WorkError, r"Cannot seek streaming HTTP file"),
         (Down("503 Slow Down\nmore"), WorkError, r"could not be read \(Down: 503 Slow Down\)$"),
         (ConnectionResetError(104, "reset"), WorkError, r"could not be read \(ConnectionResetError.*reset"),
         (TimeoutError(), WorkError, r"could not be read \(TimeoutError\)$"),
