@@ -5,7 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import socket
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import numpy as np
@@ -271,6 +276,69 @@ def test_failures_of_a_store(failing, monkeypatch, error, kind, message, late):
     if not late:
         with pytest.raises(kind, match=f"source 'numbers': .*{message}"):
             list_files(source("failing://a.jsonl"))
+
+
+def test_what_a_store_said_before_is_asked_again(store, monkeypatch):
+    """s3fs and others remember their listings for as long as the process lives."""
+    store.pipe("/a.jsonl", jsonl())
+    said, info = {}, MemoryFileSystem.info
+    monkeypatch.setattr(
+        MemoryFileSystem, "info", lambda self, path: said.get(path) or said.setdefault(path, info(self, path))
+    )
+    monkeypatch.setattr(MemoryFileSystem, "invalidate_cache", lambda *_: said.clear())
+    first = open_rows(source("memory://a.jsonl")).fingerprint
+    store.pipe("/a.jsonl", jsonl(ROWS[:3]))
+    assert open_rows(source("memory://a.jsonl")).fingerprint != first
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server with the folder of the test; `private` is forbidden there, `broken` fails."""
+    pytest.importorskip("aiohttp")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def send_head(self):
+            for word, status in (("private", 403), ("broken", 500)):
+                if word in self.path:
+                    return self.send_error(status)
+            return super().send_head()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+def test_a_web_server(server, tmp_path):
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"):
+        (tmp_path / name).write_bytes(FILES[name])
+    for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"):
+        rows = open_rows(source(f"{server}/{name}?token=secret"))
+        assert [row for _, row in rows] == ROWS
+        assert rows.files == [{"path": f"{server}/{name}", "bytes": len(FILES[name])}]
+    first = open_rows(source(f"{server}/a.jsonl")).fingerprint
+    os.utime(tmp_path / "a.jsonl", (1, 1))
+    assert open_rows(source(f"{server}/a.jsonl")).fingerprint != first
+    for name, kind, message in [
+        ("gone.jsonl", RequestError, r"/gone\.jsonl: no such file$"),
+        ("private.jsonl", RequestError, r"/private\.jsonl: access is denied \(ClientResponseError: 403"),
+        ("broken.jsonl", WorkError, r"/broken\.jsonl: could not be read \(ClientResponseError: 500"),
+    ]:
+        with pytest.raises(kind, match=message) as caught:
+            open_rows(source(f"{server}/{name}?token=secret"))
+        assert "secret" not in str(caught.value)
+
+
+def test_no_web_server():
+    pytest.importorskip("aiohttp")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/a.jsonl"
+        with pytest.raises(WorkError, match=r"could not be read \(ClientConnectorError.*127\.0\.0\.1"):
+            list_files(source(address))
 
 
 def test_a_mistake_of_ours_is_no_failure_of_the_store(failing, monkeypatch):
