@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.data.opening import File
+from posttrain.data.remote import RemoteFile
 from posttrain.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,40 +25,57 @@ PIECE = 1024
 """Rows that are Python objects at one time."""
 
 
-def parquet_file(path: Path):
+def parquet_file(path: File):
     """The open `pyarrow.parquet.ParquetFile`. Raises RequestError where it is none."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path.open() if isinstance(path, RemoteFile) else path)
     except pyarrow.ArrowException as error:
         raise RequestError(f"{path}: not a Parquet file: {error}") from None
 
 
-def parquet_rows(path: Path, only: np.ndarray | None = None) -> Iterator[Row]:
+def parquet_rows(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """The rows of a Parquet file; `only` as in `readers.read`."""
     with parquet_file(path) as table:
         yield from _rows(path, _groups(table, only), only)
 
 
-def arrow_rows(path: Path, only: np.ndarray | None = None) -> Iterator[Row]:
-    """The rows of Arrow IPC: the file format, or the stream format that `datasets` writes."""
+def arrow_rows(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+    """The rows of an Arrow file; `only` as in `readers.read`."""
+    yield from _rows(path, _numbered(_arrow_batches(path)), only)
+
+
+def arrow_count(path: File) -> int:
+    """How many rows an Arrow file has."""
     import pyarrow
 
-    with pyarrow.memory_map(str(path)) as memory:
+    try:
+        return sum(batch.num_rows for batch in _arrow_batches(path))
+    except pyarrow.ArrowException as error:
+        raise RequestError(f"{path}: broken: {error}") from None
+
+
+def _arrow_batches(path: File) -> Iterator[Any]:
+    """The batches of Arrow IPC: the file format, or the stream format that `datasets` writes."""
+    import pyarrow
+
+    opened = pyarrow.memory_map(str(path)) if isinstance(path, Path) else pyarrow.PythonFile(path.open(), "r")
+    with opened as file:
         try:
-            table = pyarrow.ipc.open_file(memory)
+            table = pyarrow.ipc.open_file(file)
             batches = (table.get_batch(index) for index in range(table.num_record_batches))
         except pyarrow.ArrowInvalid:
             try:
-                batches = iter(pyarrow.ipc.open_stream(memory))
+                file.seek(0)
+                batches = iter(pyarrow.ipc.open_stream(file))
             except pyarrow.ArrowException as error:
                 raise RequestError(f"{path}: not an Arrow file: {error}") from None
-        yield from _rows(path, _numbered(batches), only)
+        yield from batches
 
 
-def _groups(table: Any, only: np.ndarray | None) -> Iterator[tuple[int, Any]]:
+def _groups(table: Any, only: np.ndarray | range | None) -> Iterator[tuple[int, Any]]:
     """(number of the first row, batch) of the row groups that have a row of `only`."""
     start = 0
     for group in range(table.num_row_groups):
@@ -74,12 +93,12 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
         start += batch.num_rows
 
 
-def _within(only: np.ndarray, start: int, size: int) -> np.ndarray:
+def _within(only: np.ndarray | range, start: int, size: int) -> np.ndarray | range:
     """The numbers of `only` from `start` to `start + size - 1`."""
     return only[bisect_left(only, start) : bisect_left(only, start + size)]
 
 
-def _rows(path: Path, batches: Iterator[tuple[int, Any]], only: np.ndarray | None) -> Iterator[Row]:
+def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | range | None) -> Iterator[Row]:
     import pyarrow
 
     index, decode = 0, None
@@ -95,9 +114,11 @@ def _rows(path: Path, batches: Iterator[tuple[int, Any]], only: np.ndarray | Non
                 return
     except pyarrow.ArrowException as error:
         raise RequestError(f"{path}: broken after row {index}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}[{index}]: broken JSON: {error.msg} at column {error.colno}") from None
 
 
-def _pieces(batch: Any, only: np.ndarray | None, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _pieces(batch: Any, only: np.ndarray | range | None, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number in the file, columns) of the rows of a batch; a batch may be the whole file."""
     if only is None:
         for first in range(0, batch.num_rows, PIECE):

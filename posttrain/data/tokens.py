@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from posttrain.errors import PosttrainError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IGNORED = -100
 """The label of a token that is not trained, as in torch's cross_entropy and in transformers."""

@@ -103,13 +103,14 @@ class Source:
 
     name: str
     path: str | None = None
-    """A JSONL, JSON, Parquet, CSV or Arrow file, a glob, a folder (sorted), or a hub id `org/name`."""
+    """A JSONL, JSON, Parquet, CSV or Arrow file, a glob, a folder (sorted, or as `datasets` saved it), here
+    or in a store (`s3://bucket/*.jsonl`), or a hub id `org/name`."""
     generator: str | None = None
     """Instead of `path`: a registered generator, e.g. `multiplication`, with its settings in `options`."""
     format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
     columns: Columns = field(default_factory=Columns)
     split: str = "train"
-    """Hub only."""
+    """Of a hub id, or of a folder that `DatasetDict.save_to_disk` wrote."""
     subset: str | None = None
     """Hub only: the configuration name."""
     revision: str | None = None

@@ -129,3 +129,12 @@ def test_columns_of_the_type_json_are_parsed(tmp_path):
     assert list(made) == rows
     assert [row for _, row in open_rows(source(tmp_path / "saved"))] == rows
     assert [row for _, row in open_rows(source(tmp_path / "a.parquet"))] == rows
+
+
+def test_broken_json_in_a_column_of_that_type_is_named(tmp_path):
+    column = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}', "{"]))
+    table = pa.table({"a": column})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(RequestError, match=r"a\.arrow\[1\]: broken JSON: Expecting"):
+        [row for _, row in open_rows(source(tmp_path / "a.arrow"))]
