@@ -182,18 +182,19 @@ def _build(
             f"template {name!r}: nothing closes an assistant turn, so a model would never learn to stop; "
             "write an end-of-turn token after it"
         )
-    call = _end_of_call(source, tokenizer)
+    call = _end_of_call(source, tokenizer, tokens)
     other = call if call != end_of_turn else ""
     return Template(name, source, tokenizer, tokens, end_of_turn, other, chosen)
 
 
-def _end_of_call(source: str, tokenizer) -> str:
-    """The token that closes a turn with a call; empty where the template renders none."""
+def _end_of_call(source: str, tokenizer, tokens: tuple[str, ...]) -> str:
+    """The token, of the tokenizer or of the template's `tokens`, that closes a turn with a call; empty where
+    the template renders none."""
     try:
         text = render(source, tokenizer, CALL)
     except RowError:
         return ""
-    return closing(text, list(tokenizer.get_added_vocab())) if PROBE in text else ""
+    return closing(text, [*tokenizer.get_added_vocab(), *tokens]) if PROBE in text else ""
 
 
 def _literal(value: Any) -> str:

@@ -80,8 +80,9 @@ def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
     before = len(problems.found)
     for key in value:
         if key not in fields:
-            why = getattr(cls, "REFUSED", {}).get(key)
-            problems.add(_join(path, key), why or f"unknown key {key!r}{did_you_mean(key, fields)}")
+            at, why = _join(path, key), getattr(cls, "REFUSED", {}).get(key)
+            said = f"unknown key {key!r}{did_you_mean(key, fields)}" if why is None else f"{at}: {why}"
+            problems.add(at, said)
     arguments = {}
     for name, spec in fields.items():
         at, hint = _join(path, name), _hints(cls)[name]

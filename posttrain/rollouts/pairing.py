@@ -148,12 +148,12 @@ def pair_row(
     """The row of pairs.jsonl. `asked` is the prompt, with its tools and template options; `about` is any row
     of the group; `opened` is what the prompt opens of a reply (`Template.opened`).
 
-    Replies are text if the prompt is, else messages. A reply that begins like a transcript (`Human:`) would
-    be read back as a conversation, so such a pair is written as messages, too.
+    Replies are text if the prompt is, else messages. A prompt or a reply that begins like a transcript
+    (`Human:`) would be read back as a conversation, so such a pair is written as messages, too.
     """
     prompt: Any = asked.prompt if asked.messages is None else asked.messages
     replies: list[Any] = [opened + pair.chosen.text, opened + pair.rejected.text]
-    if isinstance(prompt, str) and any(TRANSCRIPT.match(text) for text in replies):
+    if isinstance(prompt, str) and any(TRANSCRIPT.match(text) for text in (prompt, *replies)):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, str):
         replies = [[{"role": "assistant", "content": text}] for text in replies]
