@@ -326,4 +326,4 @@ def test_unscored_stages_are_told_by_what_they_logged(made):
     assert "no step logged yet" in findings([made("rlvr", name="d")])[0]
     failed = made("pairs", name="e")
     failed.run["status"] = "failed"
-    assert caveats([failed]) == ["Pairs: the run is failed."], "it has no checkpoint to speak of"
+    assert caveats([failed]) == ["Pairs: the run failed."], "it has no checkpoint to speak of"

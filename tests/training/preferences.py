@@ -92,3 +92,8 @@ def moved(tiny: Path, folder: Path) -> Path:
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
     return folder
+
+
+def no_second_model(*_, **__):
+    """In place of what loads a reference of its own."""
+    raise AssertionError("a second model was loaded")

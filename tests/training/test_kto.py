@@ -15,7 +15,16 @@ from safetensors.torch import load_file
 
 from posttrain.errors import RequestError
 from posttrain.training.kto import joined
-from tests.training.preferences import far, kto, moved, rows, train, weights, write_recipe
+from tests.training.preferences import (
+    far,
+    kto,
+    moved,
+    no_second_model,
+    rows,
+    train,
+    weights,
+    write_recipe,
+)
 
 LORA = "model.lora={r: 4, target_modules: [q_proj]}"
 
@@ -135,7 +144,7 @@ def test_nothing_depends_on_the_split_or_on_when_the_reference_is_asked(path, ti
 def test_lora_needs_no_second_model(path, monkeypatch):
     from posttrain import dpo
 
-    monkeypatch.setattr(dpo, "frozen_reference", None)
+    monkeypatch.setattr(dpo, "frozen_reference", no_second_model)
     settings = (LORA, "train.max_steps=3", "train.learning_rate=0.5")
     runs = [train(path, *kto(path, reference=r), f"name={r}", *settings) for r in ("live", "precomputed")]
     for a, b in zip(*map(rows, runs), strict=True):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from posttrain.errors import RequestError
-from tests.training.preferences import far, moved, rows, train, weights, write_recipe
+from tests.training.preferences import far, moved, no_second_model, rows, train, weights, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_live_and_precomputed_are_the_same(path, other, monkeypatch):
 
     from posttrain import dpo
 
-    monkeypatch.setattr(dpo, "frozen_reference", None)  # found again: no model is loaded for it
+    monkeypatch.setattr(dpo, "frozen_reference", no_second_model)  # found again: no model is loaded for it
     train(path, preference(reference_model=other), "name=again", "train.max_steps=3")
 
 

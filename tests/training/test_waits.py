@@ -86,7 +86,7 @@ def test_statistics_by_hand():
     stats = LossStats(torch.device("cpu"), ["a", "b"], skipping=True)
     for _ in range(2):
         stats.add(output("cpu"), batch())
-    assert stats.counts == {"segments": 6, "input_tokens": 14}
+    assert stats.input_tokens == 14 and stats.state(lambda x: x)["sums"]["segments"] == 6
     means = stats.means(lambda x: x)
     assert means.pop("tokens_per_second") > 0
     assert means == pytest.approx(
@@ -181,6 +181,7 @@ def test_a_step_waits_once(monkeypatch, norm):
     guard.decide = lambda loss, grad_norm: seen.append((loss, grad_norm)) or "go"
     trainer = SimpleNamespace(
         _step_loss=torch.tensor(3.0, dtype=torch.float64),
+        _window_losses=[],
         stop=SimpleNamespace(requested=True),
         guard=guard,
         reduce=lambda x: 2 * x,
@@ -193,7 +194,7 @@ def test_a_step_waits_once(monkeypatch, norm):
     assert waits.count == 1
     assert seen == [(3.0, None if norm is None else 1.5)]
     assert trainer.stop_agreed  # where the run then stops is decided at the step's end
-    assert trainer._step_loss == 0
+    assert trainer._step_loss == 0 and trainer._window_losses == [3.0]
 
 
 def test_the_norm_is_kept_without_reading_it(monkeypatch):
@@ -215,6 +216,7 @@ def test_a_norm_that_is_not_finite_stops_the_run(tmp_path):
 
     trainer = SimpleNamespace(
         _step_loss=torch.tensor(3.0, dtype=torch.float64),
+        _window_losses=[],
         stop=SimpleNamespace(requested=False),
         guard=StepGuard(Guard()),
         reduce=lambda x: x.clone(),

@@ -50,6 +50,15 @@ TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 """HH-RLHF has a whole dialogue in one string."""
 
 
+def read_prompt(text: str, where: str) -> list[Message] | None:
+    """The messages of a prompt that is an HH-RLHF transcript, without the bare `Assistant:` that it may end
+    in; None for other texts."""
+    if not TRANSCRIPT.match(text):
+        return None
+    turns = read_messages(text, where)
+    return turns[:-1] if turns[-1] == message("assistant", "") else turns
+
+
 def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> list[Message]:
     """The messages in `value`: a list of objects with role/content or from/value, or an HH-RLHF transcript.
 

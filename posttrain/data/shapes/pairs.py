@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.shapes.labelled import LABEL, ending_in_reply, truth
-from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages
+from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
@@ -131,9 +131,8 @@ def _prompt_column(row: dict[str, Any], source: schema.Source) -> str | None:
 def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
     """The value of the prompt's column, a transcript as messages."""
     value = None if prompt is None else row.get(prompt)
-    if isinstance(value, str) and TRANSCRIPT.match(value):
-        return read_messages(value, f"{where}: column {prompt!r}")
-    return value
+    turns = read_prompt(value, f"{where}: column {prompt!r}") if isinstance(value, str) else None
+    return value if turns is None else turns
 
 
 def _is_reply(messages: list[Any]) -> bool:

@@ -12,7 +12,7 @@ import difflib
 import re
 from typing import Any
 
-from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages
+from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.tokens import RowError
@@ -202,7 +202,7 @@ def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, wh
         alpaca = found["prompt"] == "instruction" and not source.columns.prompt
         if alpaca and row.get("input"):
             text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
-        asked = [message("user", text)]
+        asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
         return [*asked, message("assistant", "") | {"tool_calls": read_calls(completion, where)}]
     if isinstance(completion, list):

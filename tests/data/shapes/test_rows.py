@@ -7,6 +7,8 @@ from collections import Counter
 
 import pytest
 
+from posttrain.data.shapes.pairs import to_pair
+from posttrain.data.shapes.prompts import to_prompt
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.sources import open_rows
 from posttrain.data.tokens import RowError
@@ -244,3 +246,20 @@ def test_real_data(data_dir):
     assert len(dialogues) == 2300 and reasons == {"two_replies": 8, "empty_reply": 4}
     assert all(e.messages[0]["role"] == "user" for e in dialogues)
     assert max(len(e.messages) for e in dialogues) > 6
+
+
+@pytest.mark.parametrize("end", ["\n\nAssistant:", "\n\nAssistant: ", ""])
+def test_a_transcript_as_the_prompt_is_one_conversation_in_every_shape(end):
+    """HH-RLHF's prompts end in a bare `Assistant:`; the reply stands in a column of its own."""
+    prompt = f"\n\nHuman: a\n\nAssistant: b\n\nHuman: c{end}"
+    asked = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    source = Source(name="s", path="rows.jsonl")
+    reply = {"role": "assistant", "content": "d"}
+    assert to_example({"prompt": prompt, "completion": "d"}, source, "s:1").messages == [*asked, reply]
+    assert to_prompt({"prompt": prompt, "answer": "d"}, source, "s:1").messages == asked
+    sides = to_pair({"prompt": prompt, "chosen": "d", "rejected": "e"}, source, "s:1")
+    assert [side.messages[:-1] for side in sides] == [asked, asked] and sides[0].messages[-1] == reply
