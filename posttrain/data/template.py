@@ -17,7 +17,7 @@ from typing import Any
 from posttrain.data.rendering import CALL, PROBE, render, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
-from posttrain.data.turns import Turn, closing, find_turns
+from posttrain.data.turns import Turn, closing, find_turns, opened_by
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
 from posttrain.types import Example, Message
@@ -53,13 +53,9 @@ class Template:
 
     @property
     def stops(self) -> list[int]:
-        """The tokens that generation stops at; none where the end of turn is several tokens."""
-        if len(self.end_ids) != 1:
-            return []
-        if not self.end_of_call:
-            return self.end_ids
-        call = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
-        return self.end_ids + (call if len(call) == 1 else [])
+        """The tokens that generation stops at: those of the ends of a turn and of a call that are one
+        token."""
+        return (self.end_ids if len(self.end_ids) == 1 else []) + list(self.calls_end)
 
     def render(
         self,
@@ -87,6 +83,23 @@ class Template:
             return self.render(part, add_generation_prompt, tools, options)
 
         return find_turns(self.name, rendered, ends, messages, last_only)
+
+    def opened(self, asked: list[Message], example: Example) -> str:
+        """What the prompt `asked` of `example` opens and a conversation has to say itself, such as
+        `<think>`. Raises `RowError`."""
+
+        def rendered(part: list[Message], add_generation_prompt: bool) -> str:
+            return self.render(part, add_generation_prompt, example.tools, example.template_options)
+
+        return opened_by(rendered, asked, rendered(asked, True))
+
+    @property
+    def calls_end(self) -> dict[int, str]:
+        """The token that ends a call where it is not the end of turn -> its text."""
+        if not self.end_of_call:
+            return {}
+        ids = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
+        return {ids[0]: self.end_of_call} if len(ids) == 1 else {}
 
     def unrendered(self, example: Example, messages: list[Message]) -> tuple[int | None, str] | None:
         """See `rendering.unrendered`."""
@@ -171,18 +184,19 @@ def _build(
             f"template {name!r}: nothing closes an assistant turn, so a model would never learn to stop; "
             "write an end-of-turn token after it"
         )
-    call = _end_of_call(source, tokenizer)
+    call = _end_of_call(source, tokenizer, tokens)
     other = call if call != end_of_turn else ""
     return Template(name, source, tokenizer, tokens, end_of_turn, other, chosen)
 
 
-def _end_of_call(source: str, tokenizer) -> str:
-    """The token that closes a turn with a call; empty where the template renders none."""
+def _end_of_call(source: str, tokenizer, tokens: tuple[str, ...]) -> str:
+    """The token, of the tokenizer or of the template's `tokens`, that closes a turn with a call; empty where
+    the template renders none."""
     try:
         text = render(source, tokenizer, CALL)
     except RowError:
         return ""
-    return closing(text, list(tokenizer.get_added_vocab())) if PROBE in text else ""
+    return closing(text, [*tokenizer.get_added_vocab(), *tokens]) if PROBE in text else ""
 
 
 def _literal(value: Any) -> str:

@@ -170,7 +170,12 @@ def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, l
         raise RowError("no_assistant_turn", "only an assistant turn can be a prefix")
     last = turns[-1]
     said = text[last.begin : last.content_end]
-    kept = reply["content"] if reply["content"] in said else reply["content"].strip()  # trimmed
+    trimmed = reply["content"].strip()
+    kept = next((each for each in (reply["content"], trimmed) if each in said), None)
+    if kept is None and trimmed.endswith(said.strip()):
+        kept = said.strip()  # the rest is in the prompt, which opens the thought
+    if kept is None:
+        raise RowError("template_error", "the template changes the text of the last message")
     end = last.begin + said.rindex(kept) + len(kept)
     return text[:end], [*turns[:-1], Turn(last.begin, end, end)]
 

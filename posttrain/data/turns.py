@@ -80,10 +80,8 @@ def _behind(
     """The last turn put behind a `prompt` that opens a thought, as it is sampled; `text` as it is where the
     prompt does not."""
     reply = messages[-1]
-    bare = render([*messages[:-1], {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
-    header = os.path.commonprefix([prompt, bare])
-    opened = prompt[len(header) :]
-    mark = opened.strip()
+    opened = opened_by(render, messages[:-1], prompt)
+    header, mark = prompt.removesuffix(opened), opened.strip()
     if not mark or not text.startswith(header):
         return text
     if not reply["content"].lstrip().startswith(mark):
@@ -96,6 +94,13 @@ def _behind(
     if opened.endswith("\n"):
         said = said.removeprefix("\n")
     return prompt + said + text[_turn(name, ends, len(header), text, len(messages) - 1).content_end :]
+
+
+def opened_by(render: Render, asked: list[Message], prompt: str) -> str:
+    """What `prompt`, the rendering of `asked` that generation starts from, has behind the header of a reply
+    and a conversation has not: an opened thought, or nothing."""
+    bare = render([*asked, {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
+    return prompt[len(os.path.commonprefix([prompt, bare])) :]
 
 
 def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool) -> None:

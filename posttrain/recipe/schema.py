@@ -8,9 +8,9 @@ Only `options` and `extra` take keys that are not named here. Sections of single
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from posttrain.recipe.sections import BestBy, Gate
+from posttrain.recipe.sections import TOOL_LOOPS, BestBy, Gate
 
 
 @dataclass
@@ -256,6 +256,7 @@ class Checkpoints:
 class Task:
     """A task that every checkpoint is scored on, and how it is sampled."""
 
+    REFUSED: ClassVar[dict[str, str]] = TOOL_LOOPS
     name: str
     """A registered task: gsm8k, arithmetic, ..."""
     path: str | None = None

@@ -8,6 +8,7 @@ others. Left out: the files of the chunks (chunks.py), vLLM.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.data.prepare import Prepared
 from posttrain.data.prepare import build as prepare
+from posttrain.data.rendering import variables
 from posttrain.data.template import Template, load_text
 from posttrain.data.tokenizers import decode, load_tokenizer
 from posttrain.errors import RequestError, WorkError
@@ -44,6 +46,8 @@ from posttrain.stages.chunks import Chunks
 from posttrain.stages.preflight import preflight
 from posttrain.stages.ranks import Ranks
 from posttrain.stages.record import claimed, launch_facts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,14 @@ class Sampler:
             init=place, dtype=own.dtype, attention=own.attention, trust_remote_code=own.trust_remote_code
         )
         tokenizer = load_tokenizer(tokenizer_place(resolve(place)[0]), None, own.trust_remote_code)
-        template = "tokenizer" if tokenizer.chat_template else self.recipe.data.template
-        return load_generator(start, template, self.recipe.seed)
+        options = self.recipe.data.template_options
+        if not tokenizer.chat_template:
+            return load_generator(start, self.recipe.data.template, self.recipe.seed, options)
+        known = {k: v for k, v in options.items() if k in variables(tokenizer.get_chat_template())}
+        if lost := options.keys() - known.keys():
+            names = ", ".join(sorted(lost))
+            log.warning("data.template_options: the template of %s has no variable %s", place, names)
+        return load_generator(start, "tokenizer", self.recipe.seed, known)
 
 
 class SamplingStage(Protocol):
@@ -217,7 +227,7 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
         rows = []
         for group in groups:
             text = decode(group.prompt.ids, sampler.loaded.tokenizer)
-            rows += rows_of(group, group.prompt.position, text)
+            rows += rows_of(group, group.prompt.position, text, sampler.loaded.template.calls_end)
         chunks.write(file, rows)
     why = _too_many_failed(rows, rollout)
     if why:

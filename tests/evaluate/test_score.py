@@ -105,7 +105,7 @@ def test_an_exact_answer_is_what_training_shows_the_model(digits, llama):
         template = load_template(name, tokenizer)
         prompt, answer = module._answer_tokens(problem, tokenizer, template, "arithmetic")
         assert tokenizer.decode(answer) == problem.answer + end
-        assert tokenizer.decode(prompt) == module._prompt(problem, template)
+        assert tokenizer.decode(prompt) == module._prompt(problem, template, "arithmetic")
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
 
 

@@ -8,7 +8,7 @@ judged (rewards/).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,21 @@ class Asked:
     prompt: str | list[Message]
     columns: dict[str, Any]
     """The row, as `columns_of` gives it."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """As in `Example`."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """As in `Example`."""
+
+    def rendered(self) -> Example:
+        """The prompt as the table rendered it, for `prompt_text`."""
+        text = isinstance(self.prompt, str)
+        return Example(
+            prompt=self.prompt if text else None,
+            messages=None if text else self.prompt,
+            where=self.where,
+            tools=self.tools,
+            template_options=self.template_options,
+        )
 
     def example(self) -> Example:
         """The row as rewards take it."""
@@ -159,6 +174,9 @@ def columns_line(example: Example, row: dict[str, Any], source: schema.Source) -
     """A prompt and the row that it came from, as a line of `COLUMNS`."""
     asked = example.prompt if example.messages is None else example.messages
     kept = [example.where, asked, plain(columns_of(row, source))]
+    beside = {"tools": example.tools, "template_options": example.template_options}
+    if any(beside.values()):  # lines of other prompts are those of tables without tools
+        kept.append(plain({key: value for key, value in beside.items() if value}))
     # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
     text = json.dumps(kept, ensure_ascii=False, default=str)
     return text.encode(errors="backslashreplace") + b"\n"
@@ -207,7 +225,8 @@ class PromptTable(TokenTable):
         with open(self.folder / COLUMNS, "rb") as file:
             file.seek(start)
             try:
-                return Asked(*json.loads(file.read(int(self.ends[i]) - start)))
+                where, prompt, columns, *beside = json.loads(file.read(int(self.ends[i]) - start))
+                return Asked(where, prompt, columns, **(beside[0] if beside else {}))
             except (ValueError, TypeError) as error:
                 raise self._damaged() from error
 
