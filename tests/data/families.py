@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from posttrain.data import template
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.rows import to_example
-from posttrain.data.tokenize import tokenize_example
+from posttrain.data.tokenize import conversation, tokenize_example
 from posttrain.data.tokenizers import _byte_letters
 from posttrain.data.tokens import RowError, TokenRow
 from posttrain.errors import RequestError
@@ -170,10 +170,13 @@ def _judged(name: str, example, row, train_on: str, options) -> str:
     tokenizer = tokenizer_of(name)
     text = tokenizer.decode(row.input_ids)
     tools = example.tools or None
-    whole = tokenizer.apply_chat_template(example.messages, tools=tools, tokenize=False, **options)
+    messages = conversation(example)
+    if "developer" not in tokenizer.chat_template:
+        messages = [m | {"role": m["role"].replace("developer", "system")} for m in messages]
+    whole = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
     if text != whole:
         prompt = tokenizer.apply_chat_template(
-            example.messages[:-1], tokenize=False, add_generation_prompt=True, **options
+            messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True, **options
         )
         return "sampled" if text.startswith(prompt) else "wrong text"
     theirs = marked(name, example) if train_on == "assistant" and not options else None

@@ -6,6 +6,7 @@ Rows in the shapes of widely used data sets, each under a template of the models
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class Shape:
     source: dict[str, Any] = field(default_factory=dict)
     train_on: str = "assistant"
     options: dict[str, Any] = field(default_factory=dict)
+    sampled: bool = False
+    """The template's own rendering leaves out a thought that stands there while the reply is sampled."""
 
 
 SHAPES = {
@@ -115,7 +118,7 @@ SHAPES = {
         },
         "qwen2_5",
         [
-            '\n<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
+            '<tool_call>\n{"name": "add", "arguments": {"a": 2}}\n</tool_call>'
             '\n<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call><|im_end|>'
         ],
     ),
@@ -166,6 +169,7 @@ SHAPES = {
             "<|channel|>analysis<|message|>Done.<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>",
         ],
         train_on="each",
+        sampled=True,
     ),
     "Llama 3.1 tools": Shape(
         {
@@ -180,10 +184,11 @@ SHAPES = {
         "llama3_1",
         ['{"name": "add", "parameters": {"a": 2}}<|eot_id|>', "It is 4.<|eot_id|>"],
     ),
-    "Text of a thought": Shape(
+    "DeepSeek R1, the thought in the text": Shape(
         {"prompt": "2+2?", "completion": "<think>\nEasy.\n</think>\n\n4"},
         "deepseek_r1_distill",
         ["Easy.\n</think>\n\n4<｜end▁of▁sentence｜>"],
+        sampled=True,
     ),
 }
 OPENING = """\
@@ -232,7 +237,9 @@ def page() -> str:
     parts = [OPENING.format(version=trl.__version__)]
     for name, shape in SHAPES.items():
         settings = {"train_on": shape.train_on} if shape.train_on != "assistant" else {}
-        said = ", ".join(f"`{key}: {value}`" for key, value in {**shape.source, **settings}.items())
+        said = ", ".join(
+            f"`{key}: {value}`".replace("'", "") for key, value in {**shape.source, **settings}.items()
+        )
         texts = "\n\n".join(_shown(shape, text).rstrip("\n") for text in made(shape))
         row = json.dumps(shape.row, ensure_ascii=False)
         under = f"`{shape.template}`" + (f", with {said}" if said else "")
@@ -242,7 +249,7 @@ def page() -> str:
 
 def _wrapped(row: str) -> str:
     """JSON with a line for each message."""
-    return row.replace('[{"role', '[\n  {"role').replace('}, {"role', '},\n  {"role')
+    return re.sub(r'([\[}],? ?)(?=\{"(?:role|from)")', lambda found: found[1].rstrip() + "\n  ", row)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ HERMES = """\
 BARE = """\
 {%- for m in messages %}
     {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
-{%- endfor %}"""
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 """Renders neither tools nor reasoning."""
 
 
