@@ -26,7 +26,7 @@ from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.rows import is_conversation
 from posttrain.data.sources import Rows, open_rows
 from posttrain.data.table import Table, damaged_file
-from posttrain.data.template import load_template
+from posttrain.data.template import known_as, load_template
 from posttrain.data.tokenizers import backend_rules, unicode_form
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -109,18 +109,21 @@ def cache_root(data: schema.Data) -> Path:
 
 def tokenizer_fingerprint(tokenizer) -> str:
     """SHA-256 of what a fast tokenizer does: vocabulary, merges, normaliser, special tokens, template."""
-    return _digest([backend_rules(tokenizer), tokenizer.special_tokens_map, tokenizer.chat_template])
+    template = known_as(tokenizer.chat_template)
+    return _digest([backend_rules(tokenizer), tokenizer.special_tokens_map, template])
 
 
 def _key(
     rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Shape, choice: Choice | None = None
 ) -> str:
     """The name of a table: the hash of what decides its content."""
+    told = is_conversation(next(iter(rows), ("", {}))[1])
     templates = []
     for name in (data.template, "plain"):
         try:
             options = data.template_options if name == data.template else None
-            templates.append(load_template(name, tokenizer, options).source)
+            template = load_template(name, tokenizer, options).source
+            templates.append(template if told else known_as(template))
         except RequestError:  # plain text needs no template; for other rows tokenising raises this again
             templates.append(name)
     return _digest(
@@ -141,16 +144,15 @@ def _key(
             "tokenizer": fingerprint,
         }
         | shape.key
-        | _later_keys(rows, source, tokenizer)
+        | _later_keys(told, source, tokenizer)
         | ({"choice": asdict(choice)} if choice else {})
     )[:32]
 
 
-def _later_keys(rows: Rows, source, tokenizer) -> dict[str, Any]:
-    """What decides the content of a table and is not in the name of older ones, where it makes a
-    difference."""
-    first = next(iter(rows), ("", {}))[1]
-    found: dict[str, Any] = {"reader": READER, "roles": source.roles} if is_conversation(first) else {}
+def _later_keys(told: bool, source, tokenizer) -> dict[str, Any]:
+    """What decides the content of a table and is not in the name of older ones, where it makes a difference.
+    `told`: the rows are conversations."""
+    found: dict[str, Any] = {"reader": READER, "roles": source.roles} if told else {}
     if source.ignore:
         found["ignore"] = sorted(source.ignore)
     if source.on_error != "stop":

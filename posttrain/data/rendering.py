@@ -158,8 +158,10 @@ def unrendered(
     known = _known(source, tokenizer)
     if tools:
         if ("", "tools") not in known:
-            plain = render(source, tokenizer, messages[:1], options=options)
-            known["", "tools"] = render(source, tokenizer, messages[:1], False, tools, options) != plain
+            # some templates write the tools into the first user message
+            upto = next((k for k, turn in enumerate(messages) if turn["role"] == "user"), 0) + 1
+            plain = render(source, tokenizer, messages[:upto], options=options)
+            known["", "tools"] = render(source, tokenizer, messages[:upto], False, tools, options) != plain
         if not known["", "tools"]:
             return None, "tools"
     for k, turn in enumerate(messages):

@@ -1,7 +1,8 @@
 """Chat templates by name: a tokenizer's own, built-in ones and files, bound to a tokenizer.
 
-Left out: rendering (rendering.py), which spans are assistant turns (turns.py), images, several named
-templates in one tokenizer.
+README.md says whose forms the built-in ones have. They keep earlier thoughts, so that every rendering is the
+beginning of the next one. Left out: rendering (rendering.py), which spans are assistant turns (turns.py),
+images, several named templates in one tokenizer.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ NAMES = ("tokenizer", "chatml", "llama3", "tulu", "plain")
 HEADER = re.compile(r"\{#-? (?:tokens: (?P<tokens>.*?)|(?P<no_bos>no bos)) -?#\}\s*")
 """A template file may begin with the strings that must be one token each, and with `no bos`: its texts have
 no begin-of-text token."""
+BEGIN = "{{- bos_token }}"
+KNOWN_AS = "known_as"
+"""Folder of the built-in templates as they were before they rendered tools and reasoning. Both render a
+conversation without them alike, so that its tables and scores keep the names that they had."""
 
 
 @dataclass(frozen=True)
@@ -151,18 +156,41 @@ def own_template(tokenizer: Any) -> Template | None:
         return None
 
 
+def known_as(source: Any) -> Any:
+    """What stands for the template `source` in the name of a table or score of conversations without tools,
+    tool messages and reasoning: of a built-in one its text in `KNOWN_AS`, of others `source` itself."""
+    return _known().get(source, source) if isinstance(source, str) else source
+
+
+@cache
+def _known() -> dict[str, str]:
+    found = {}
+    for name in NAMES[1:]:
+        now, before = (_declared(_builtin(each))[0] for each in (name, f"{KNOWN_AS}/{name}"))
+        found |= {begin + now: begin + before for begin in ("", BEGIN)}
+    return found
+
+
+def _declared(source: str) -> tuple[str, tuple[str, ...], bool]:
+    """The source of a template without its headers, its tokens, and whether it wants no begin-of-text
+    token."""
+    tokens: tuple[str, ...] = ()
+    no_bos = False
+    while declared := HEADER.match(source):
+        tokens += tuple((declared["tokens"] or "").split())
+        no_bos = no_bos or bool(declared["no_bos"])
+        source = source[declared.end() :]
+    return source, tokens, no_bos
+
+
 @lru_cache(maxsize=8)
 def _build(
     name: str, source: str, tokenizer, bos: str | None, eos: str | None, options: str = "{}"
 ) -> Template:
-    tokens: tuple[str, ...] = ()
-    adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-    while declared := HEADER.match(source):
-        tokens += tuple((declared["tokens"] or "").split())
-        adds_bos = adds_bos and not declared["no_bos"]
-        source = source[declared.end() :]
+    source, tokens, no_bos = _declared(source)
+    adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id] and not no_bos
     if adds_bos and name != "tokenizer" and "bos_token" not in source and bos not in source:
-        source = "{{- bos_token }}" + source
+        source = BEGIN + source
     chosen = json.loads(options)
     for key, value in chosen.items():
         if key not in variables(source):

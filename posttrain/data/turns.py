@@ -77,9 +77,15 @@ def find_turns(
 def _behind(
     name: str, render: Render, ends: tuple[str, ...], messages: list[Message], prompt: str, text: str
 ) -> str:
-    """The last turn put behind a `prompt` that opens a thought, as it is sampled; `text` as it is where the
-    prompt does not."""
+    """The last turn put behind a `prompt` that opens a thought, or has thoughts of earlier turns that `text`
+    leaves out, as it is sampled; `text` as it is where the prompt does not."""
     reply = messages[-1]
+    bare = render([*messages[:-1], {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
+    told = render(messages[:-1], False)
+    if prompt.startswith(told) and not bare.startswith(told):
+        opening = prompt[len(told) :]
+        at = os.path.commonprefix([text, bare]).rfind(opening)
+        return prompt + text[at + len(opening) :] if opening and at >= 0 else text
     opened = opened_by(render, messages[:-1], prompt)
     header, mark = prompt.removesuffix(opened), opened.strip()
     if not mark or not text.startswith(header):

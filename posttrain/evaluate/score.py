@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.stop import check_stop
-from posttrain.data.template import Template
+from posttrain.data.template import Template, known_as
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
@@ -87,7 +87,8 @@ def score_task(subject: Subject, task: schema.Task, share: Share | None = None) 
     if not problems:
         raise RequestError(f"task {task.name} has no problems")
     rows = _rows(subject, task, loaded, problems, share or Share())
-    settings = settings_hash(task_hash(task, problems), subject.template.source, str(subject.model.dtype))
+    template = known_as(subject.template.source)
+    settings = settings_hash(task_hash(task, problems), template, str(subject.model.dtype))
     values = _exact_values(rows) if loaded.kind == "exact" else _sampled_values(rows, task)
     scores = []
     for metric, found in values.items():
