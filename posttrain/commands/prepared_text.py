@@ -70,7 +70,7 @@ def histogram(facts: dict[str, Any], source: dict[str, Any], width: int, blocks:
     head += f"{found['longest']:,} tokens, median {found['median']:,.0f}"
     labels = [f"{a:,}-{b:,}" if b > a else f"{a:,}" for a, b, _ in found["bins"]]
     counts = [f"{n:,}" for *_, n in found["bins"]]
-    left, right = max(map(len, labels)), max(map(len, counts))
+    left, right = max(map(len, [*labels, f"{limit:,}"])), max(map(len, counts))
     room = max(1, width - left - right - 4 - len(mark))
     most = max(n for *_, n in found["bins"])
     full, least = ("█", "▏") if blocks else ("#", ".")

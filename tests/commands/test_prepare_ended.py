@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from posttrain.base.temporary import FORMAT
+from posttrain.data.table import damaged_file
 from tests.commands.prepared import write
+
+ROW = {"prompt": "ab", "completion": "cde " * 8}
 
 
 @pytest.fixture
 def many(tmp_path):
     """Rows that take half a minute."""
-    return write(tmp_path / "many.jsonl", [{"prompt": "ab", "completion": "cde " * 8}] * 40_000)
+    return write(tmp_path / "many.jsonl", [ROW] * 40_000)
 
 
 def unfinished(tmp_path: Path) -> list[Path]:
@@ -49,13 +52,14 @@ def test_stopped(spawn, plain_recipe, many, tmp_path, number):
 
 
 @pytest.mark.slow
-def test_killed(spawn, call, plain_recipe, many, tmp_path):
+def test_killed(spawn, call, plain_recipe, tmp_path):
+    many = write(tmp_path / "many.jsonl", [ROW] * 5_000)
     process = spawn("prepare", plain_recipe, f"data.sources.0.path={many}")
     half_way(process, tmp_path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
     assert unfinished(tmp_path)
-    write(many, [{"prompt": "ab", "completion": "cde"}] * 19)  # quicker, and another table
     answer = call("prepare", plain_recipe, f"data.sources.0.path={many}")
-    assert answer.code == 0 and "prepared: 19 rows, 494 tokens" in answer.out, answer
-    assert not unfinished(tmp_path)
+    assert answer.code == 0 and "prepared: 5,000 rows" in answer.out, answer
+    (folder,) = (path for path in (tmp_path / "cache" / "tables").iterdir() if path.suffix != ".lock")
+    assert damaged_file(folder) is None

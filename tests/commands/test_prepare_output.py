@@ -28,12 +28,13 @@ def test_tables_and_bars_fit(call, plain_recipe, tmp_path, monkeypatch, columns)
 
 
 def test_bars_without_block_characters():
+    """Of 40 columns the numbers take 7 and the mark of data.max_length 21."""
     lengths = {"count": 11, "shortest": 1, "longest": 2, "median": 1.0, "bins": [[1, 1, 1], [2, 2, 10]]}
     lines = histogram({"max_length": 9, "shape": "rows"}, {"name": "a", "lengths": lengths}, 40, False)
     assert lines == [
         "lengths of a: 11 rows, 1 to 2 tokens, median 1",
         "  1  1 #",
-        "  2 10 ##########",
+        "  2 10 ############",
         "  9    <- data.max_length",
     ]
 

@@ -45,7 +45,7 @@ data:
   cache_dir: {out}/cache
   sources:
     - {{name: rows, path: {out}/prompts.jsonl}}
-rollout: {{num_generations: 4, max_new_tokens: 64}}
+rollout: {{num_generations: 8, max_new_tokens: 64}}
 rewards:
   - name: math
     options: {{mode: gsm8k}}
@@ -72,8 +72,8 @@ def test_rlvr(call, prompts):
     assert answer.code == 0, answer
     assert "trained" not in answer.out.splitlines()[0]
     assert "lengths of rows: 10 prompts, 25 to 25 tokens" in answer.out
-    # 2 epochs x 10 prompts x 4 completions / 16
-    assert "prepared: 10 prompts, 250 tokens, 5 steps;" in answer.out
+    # 2 epochs x 10 prompts x 8 completions / 16
+    assert "prepared: 10 prompts, 250 tokens, 10 steps;" in answer.out
     facts = facts_of(call("prepare", path, "--json"))
     assert facts["examples_total"] == 20 and facts["sources"][0]["repeats"] == 2.0
     assert facts["sources"][0]["unused"] == {}  # rewards read every column
@@ -83,7 +83,7 @@ def test_rlvr(call, prompts):
 def test_stages_that_sample(call, prompts, stage):
     answer = call("prepare", prompts(stage), "max_prompts=7")
     assert answer.code == 0, answer
-    assert "prepared: 10 prompts, 250 tokens, 7 prompts x 4 completions to sample;" in answer.out
+    assert "prepared: 10 prompts, 250 tokens, 7 prompts x 8 completions to sample;" in answer.out
 
 
 @pytest.mark.slow
@@ -133,10 +133,11 @@ def test_every_stage_that_would_refuse_is_named(call, plain_recipe, few, tmp_pat
     path = tmp_path / "both.yaml"
     path.write_text(
         "pipeline: both\nstages:\n  - {name: one, recipe: case.yaml}\n"
-        f"  - {{name: two, recipe: case.yaml, overrides: [data.sources.0.path={few}]}}\n"
+        "  - name: two\n    recipe: case.yaml\n"
+        f"    overrides: [data.sources.0.path={few}, data.max_drop_share=0.01]\n"
         "  - {name: three, recipe: case.yaml, overrides: [data.sources.0.max_repeats=0.5]}\n"
     )
-    answer = call("prepare", path, "stages.1.overrides.1=data.max_drop_share=0.01")
+    answer = call("prepare", path)
     answer.refuses(
         f"{path}: stage 'two': source 'rows': 1 of 20 rows",
         f"{path}: stage 'three': data.sources[0].max_repeats",
