@@ -182,7 +182,10 @@ def _rows(recipe: Recipe, coming: Collection[str], n: int, console: Console) -> 
     if later:
         console.print(Text(f"rows: shown once {later[0]} is written"))
         return []
-    return preview(recipe, resolve(init)[0], n, console)
+    shown = preview(recipe, resolve(init)[0], n, console)
+    rows = "the first row" if n == 1 else f"the first {n:,} rows"
+    console.print(Text(f"read {rows} of each source; `posttrain prepare` reads all"))
+    return shown
 
 
 def _check_pipeline(

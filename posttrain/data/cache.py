@@ -22,6 +22,7 @@ from posttrain.base.files import cache_home, size_text
 from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.make_table import SHOWN, Choice, make_table
+from posttrain.data.reasons import remedy
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.rows import is_conversation
 from posttrain.data.sources import Rows, open_rows
@@ -40,15 +41,6 @@ FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer",
 Progress = Callable[[str, int, int], None]
 """Called with (source, rows done, rows in all)."""
 log = logging.getLogger(__name__)
-
-ADVICE = {
-    "overlong": "raise data.max_length (now {data.max_length}) or set data.overlong: truncate",
-    "truncated": "raise data.max_length (now {data.max_length})",
-    "no_answer_marker": "correct loss.answer_marker (now {loss.answer_marker!r})",
-    "mask_mismatch": "choose another data.template (now {data.template})",
-    "template_error": "choose another data.template (now {data.template})",
-    "unknown_text": "choose a tokenizer that knows the text",
-}
 
 
 def prepare_sources(
@@ -200,7 +192,7 @@ def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[st
     if kept and count <= data.max_drop_share * read:
         return
     reasons = ", ".join(f"{n} {reason}" for reason, n in lost.most_common())
-    advice = [ADVICE[r].format(data=data, loss=loss) for r, _ in lost.most_common() if r in ADVICE]
+    advice = [text for r, _ in lost.most_common() if (text := remedy(r, data, loss))]
     if kept:
         advice.append("allow it with data.max_drop_share")
         excess = f"more than data.max_drop_share = {data.max_drop_share:g}"

@@ -66,6 +66,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         mapped = replace(source, format="prompt_completion", roles="loose", columns=columns)
         example = to_example(kept | {STANDS_IN: reply}, mapped, where)
     example.completion = None
+    example.unused = ()  # rewards read every column
     if example.messages is not None:
         if all(turn["role"] in OPENING for turn in example.messages[:-1]):
             raise RowError("no_prompt", "the conversation has no message before the reply")
