@@ -4,8 +4,8 @@ The spans come from prefix differences, never from searching for role markers: t
 would start from, the conversation before the turn with a generation prompt, must be a prefix of the full
 text, and the turn is what follows it, up to and including what closes it. Where the prompt opens a thought
 that the template then leaves out of the conversation, or has earlier thoughts that it leaves out, the last
-turn is put behind the prompt as it is sampled. A template for which neither holds is refused. Left out: rendering (rendering.py), tokens
-(tokenize.py).
+turn is put behind the prompt as it is sampled. A template for which neither holds is refused. Left out:
+rendering (rendering.py), tokens (tokenize.py).
 """
 
 from __future__ import annotations
