@@ -31,8 +31,8 @@ _work: Callable[[Any], Any] | None = None
 
 
 def processes(asked: int | None = None) -> int:
-    """How many processes work: those asked for, or a core each."""
-    if sys.platform != "linux":
+    """How many processes work: those asked for, or a core each. A daemonic process may start none."""
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
     return asked or min(usable_cores(), MOST)
 

@@ -69,8 +69,9 @@ def test_the_same_table_for_any_number_of_processes(rows, tmp_path, shape, monke
         found[count] = content(tmp_path / str(count))
     assert found[1] == found[2] == found[5]
     facts = json.loads(found[1]["table.json"])
-    assert facts["rows_read"] == ROWS and facts["unused"]["note"] == ROWS // 50
+    assert facts["rows_read"] == ROWS
     if shape == "rows":
+        assert facts["unused"]["note"] == ROWS // 50
         assert facts["dropped"] == {"no_completion": 8} and facts["truncated"] > 0
 
 

@@ -1,5 +1,5 @@
-"""The README of the room: every reason for which a row can be dropped is in it, in the words of `REASONS`; the
-conversation that it draws is trained as drawn."""
+"""The README of the room: every reason for which a row can be dropped is in it, in the words of `REASONS`;
+the conversation that it draws is trained as drawn."""
 
 from __future__ import annotations
 
