@@ -22,8 +22,8 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     examples). `examples_seen` and `repeats` (1.0: every row once) are those at the end of the run.
     `table` is the name of the source's table in the cache, `fingerprint` that of the rows that are trained
     on. `rows_kept`, `tokens` and `trained_tokens` count what was read: the complete source, or with
-    `max_examples` about as many of its `rows_in_source`; `rows_used` counts the rows that caps and the held-out
-    share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows
+    `max_examples` about as many of its `rows_in_source`; `rows_used` counts the rows that caps and the
+    held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows
     dropped for each reason and, under `truncated`, those that were cut; null where the cached table was made
     before they were kept.
     """
