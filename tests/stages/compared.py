@@ -99,7 +99,7 @@ class Runs:
     def sampled_the_same(self, run: str) -> None:
         """Completions token for token, with their verdicts, and what was made of them."""
         made = sorted(str(p.relative_to(self.folder / "whole")) for p in self.folder.glob("whole/*s/*.jsonl"))
-        assert len(made) > 5
+        assert len(made) >= 4
         for name in [*made, "pairs.jsonl"]:
             assert self.rows(run, name) == self.rows("whole", name), (run, name)
 
