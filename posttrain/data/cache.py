@@ -28,7 +28,7 @@ from posttrain.data.table import Table, damaged_file
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import backend_rules, unicode_form
-from posttrain.data.tokens import RowError
+from posttrain.data.tokens import RowError, TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Example
@@ -39,6 +39,8 @@ CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""
 FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
 """Columns that every key has; later ones only if set, so that older tables keep their names."""
+MAX_CHARACTERS = schema.Data(sources=[]).max_characters
+"""The default, which is not in the names of tables either."""
 SHOWN = 5
 """Lost rows kept for each reason, and lost rows named in a message."""
 Progress = Callable[[str, int, int], None]
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 
 ADVICE = {
     "overlong": "raise data.max_length (now {data.max_length}) or set data.overlong: truncate",
+    "too_long_text": "raise data.max_characters (now {data.max_characters:,})",
     "truncated": "raise data.max_length (now {data.max_length})",
     "no_answer_marker": "correct loss.answer_marker (now {loss.answer_marker!r})",
     "mask_mismatch": "choose another data.template (now {data.template})",
@@ -142,6 +145,7 @@ def _key(rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Sha
         }
         | shape.key
         | _later_keys(rows, source, tokenizer)
+        | ({} if data.max_characters == MAX_CHARACTERS else {"max_characters": data.max_characters})
     )[:32]
 
 
@@ -198,7 +202,7 @@ def _make(
                     writer.add(tokens, read)
                 if beside is not None:
                     beside.add(examples, row)
-                lost.count(examples)
+                lost.count(examples, made)
                 if any(tokens.truncated for tokens in made):
                     lost.add("truncated", where, f"cut to {data.max_length} tokens")
             except RowError as error:
@@ -226,9 +230,14 @@ class _Lost:
         self.examples: list[dict[str, str]] = []
         self.ignored: Counter[str] = Counter()
         self.unused: Counter[str] = Counter()
+        self.control: Counter[str] = Counter()
+        self.tokenised = 0
 
-    def count(self, examples: Sequence[Example]) -> None:
-        """Count what of a row that is kept was ignored, and which columns were not used."""
+    def count(self, examples: Sequence[Example], made: Sequence[TokenRow]) -> None:
+        """Count what of a row that is kept was ignored, which columns were not used, and the control tokens
+        that its texts spell."""
+        self.control.update({token for row in made for token in row.control_tokens})
+        self.tokenised += any(row.tokenised for row in made)
         self.ignored.update({key for example in examples for key in example.ignored})
         self.unused.update({key for example in examples for key in example.unused})
 
@@ -242,6 +251,7 @@ class _Lost:
         dropped = {reason: n for reason, n in self.counts.most_common() if reason != "truncated"}
         truncated = self.counts["truncated"]
         facts = {"dropped": dropped, "truncated": truncated, "dropped_examples": self.examples}
+        facts |= {"control_tokens": dict(self.control.most_common()), "tokenised": self.tokenised}
         for name, counts in (("ignored", self.ignored), ("unused", self.unused)):
             if counts:
                 facts[name] = dict(counts.most_common())

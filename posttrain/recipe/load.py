@@ -143,6 +143,7 @@ ADDED: dict[str, Any] = {
     "rollout.vllm.max_logp_diff": 0.1,
     "data.on_change": "refuse",
     "data.template_options": {},
+    "data.max_characters": 1_000_000,
     "data.sources.roles": "strict",
     "data.sources.ignore": [],
     "data.sources.on_error": "stop",
