@@ -21,10 +21,11 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     Shares are in units of `weighting`: of the examples, or of the trained tokens (mean tokens of a row times
     examples). `examples_seen` and `repeats` (1.0: every row once) are those at the end of the run.
     `table` is the name of the source's table in the cache, `fingerprint` that of the rows that are trained
-    on. `rows_kept`, `tokens` and `trained_tokens` count the complete source, `rows_used` the rows that caps
-    and the held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows
-    dropped for each reason and, under `truncated`, those that were cut; null where the cached table was made
-    before they were kept. `control_tokens`: special token -> rows whose texts spell it; null likewise.
+    on. `rows_kept`, `tokens` and `trained_tokens` count what was read: the complete source, or with
+    `max_examples` about as many of its `rows_in_source`; `rows_used` counts the rows that caps and the
+    held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped for
+    each reason and, under `truncated`, those that were cut; null where the cached table was made before they
+    were kept. `control_tokens`: special token -> rows whose texts spell it; null likewise.
     `tokenised` counts the rows that were tokens already, of which no proof was made.
     """
     mixture = prepared.mixture
@@ -69,6 +70,7 @@ def _described(source: schema.Source, table: Table) -> dict[str, Any]:
         "name": source.name,
         "path": source.path or source.generator,
         "files": stats["files"],
+        "rows_in_source": stats.get("rows_in_source", stats["rows_read"]),
         **{name: stats[name] for name in kept},
         "dropped_examples": _dropped_examples(stats),
         "ignored": stats.get("ignored", {}),

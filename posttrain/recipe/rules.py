@@ -174,6 +174,7 @@ def data(recipe: Recipe, problems: Problems) -> None:
     problems.require_above("data.max_characters", d.max_characters)
     problems.require_above("data.temperature", d.temperature)
     problems.require_above("data.prepare_timeout", d.prepare_timeout)
+    problems.require_above("data.num_proc", d.num_proc)
     problems.require_share("data.max_drop_share", d.max_drop_share)
 
 

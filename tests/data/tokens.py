@@ -112,18 +112,18 @@ def ids_of(text, tokenizer=BYTES) -> list[int]:
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def by_hand(marked: str, tokenizer=BYTES) -> tuple[list[int], list[int]]:
-    """Ids and labels of a text in which brackets enclose what is trained."""
+def by_hand(marked: str, tokenizer=BYTES, marks: str = "[]") -> tuple[list[int], list[int]]:
+    """Ids and labels of a text in which `marks`, two characters, enclose what is trained."""
     ids, labels = [], []
-    for index, part in enumerate(marked.replace("]", "[").split("[")):
+    for index, part in enumerate(marked.replace(marks[1], marks[0]).split(marks[0])):
         some = ids_of(part, tokenizer)
         ids += some
         labels += some if index % 2 else [-100] * len(some)
     return ids, labels
 
 
-def check(row: TokenRow, marked: str, tokenizer=BYTES) -> None:
-    ids, labels = by_hand(marked, tokenizer)
+def check(row: TokenRow, marked: str, tokenizer=BYTES, marks: str = "[]") -> None:
+    ids, labels = by_hand(marked, tokenizer, marks)
     assert row.input_ids.tolist() == ids
     assert row.labels.tolist() == labels
     assert {a.dtype for a in (row.input_ids, row.labels, row.segment_ids)} == {np.dtype(np.int32)}

@@ -143,10 +143,11 @@ def _free_port() -> int:
 def orphans() -> list[str]:
     """Processes that a killed command has left and that do not end by themselves; they are killed.
 
-    A worker of a reward that was still importing ends once it sees that its parent is gone.
+    A worker of a reward that was still importing ends once it sees that its parent is gone. Those of this
+    process, which has run the command as well, stay.
     """
-    until = time.monotonic() + 30
-    while found := [p for p in psutil.process_iter() if p.pid != os.getpid() and _marked(p)]:
+    until = time.monotonic() + 10
+    while found := [p for p in psutil.process_iter() if _marked(p)]:
         if time.monotonic() > until:
             said = [" ".join(p.cmdline()) for p in found]
             for process in found:
@@ -158,6 +159,8 @@ def orphans() -> list[str]:
 
 def _marked(process: psutil.Process) -> bool:
     try:
+        if os.getpid() in (process.pid, process.ppid()):
+            return False
         return process.environ().get(MARK) == os.environ[MARK]
     except psutil.Error:
         return False

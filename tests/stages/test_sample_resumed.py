@@ -114,8 +114,8 @@ def test_a_signal_cuts_off_a_chunk_at_once(write_recipe, monkeypatch, number):
 def test_one_of_two_ranks_killed_is_named_by_the_other_and_both_resume(write_recipe, tmp_path):
     """Each once. No file of a chunk is made twice, and all are those of one process."""
     quick = {"num_generations": 8, "max_new_tokens": 24, "batch_size": 8}
-    whole = run(write_recipe("pairs", prompts(48), "whole", rollout=quick))
-    path = write_recipe("pairs", prompts(48), "cut", rollout=quick)
+    whole = run(write_recipe("pairs", prompts(96), "whole", rollout=quick))
+    path = write_recipe("pairs", prompts(96), "cut", rollout=quick)
     made, ranks = tmp_path / "runs" / "cut", []
     kept: dict = {}
     try:

@@ -69,7 +69,18 @@ def states(pipeline) -> dict[str, dict]:
 
 
 def stages() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    """Children of this process that are no workers which earlier tests left to it."""
+    children = [p for p in psutil.Process().children() if p.pid not in BEFORE]
+    return [p for p in children if p.status() != psutil.STATUS_ZOMBIE]
+
+
+BEFORE: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _before():
+    BEFORE.clear()
+    BEFORE.update(p.pid for p in psutil.Process().children())
 
 
 def send(pipeline, *numbers: int) -> threading.Thread:

@@ -14,7 +14,13 @@ import numpy as np
 
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
-from posttrain.data.shapes.prompts import ColumnWriter, PromptTable, to_prompt, tokenize_prompt
+from posttrain.data.shapes.prompts import (
+    ColumnWriter,
+    PromptTable,
+    columns_line,
+    to_prompt,
+    tokenize_prompt,
+)
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.shapes.tokenised import (
     TokenExample,
@@ -55,8 +61,12 @@ class Shape(Protocol):
         """The tokens of one example. Raises RequestError, RowError."""
         ...
 
-    def writer(self, writer: TableWriter, source: schema.Source) -> Any:
-        """Keeps what a table cannot: `add(examples, row)` for each row kept, then `finish()`; or None."""
+    def beside(self, examples: Examples, row: dict[str, Any], source: schema.Source) -> bytes | None:
+        """What the table keeps of a row besides its tokens."""
+        ...
+
+    def writer(self, writer: TableWriter) -> Any:
+        """Writes it: `add(bytes)` for each row kept, then `finish()`; or None."""
         ...
 
     def table(self, folder: Path) -> Table:
@@ -88,7 +98,10 @@ class RowShape:
         row = tokenize_example(example, tokenizer, data, loss)
         return replace(row, control_tokens=control_tokens(example, tokenizer))
 
-    def writer(self, writer, source) -> Any:
+    def beside(self, examples, row, source) -> bytes | None:
+        return None
+
+    def writer(self, writer) -> Any:
         return None
 
     def table(self, folder) -> Table:
@@ -145,8 +158,11 @@ class PromptShape(RowShape):
         row = tokenize_prompt(example, tokenizer, data)
         return replace(row, control_tokens=control_tokens(example, tokenizer))
 
-    def writer(self, writer, source) -> Any:
-        return ColumnWriter(writer.temporary, source)
+    def beside(self, examples, row, source) -> bytes | None:
+        return columns_line(examples[0], row, source)
+
+    def writer(self, writer) -> Any:
+        return ColumnWriter(writer.temporary)
 
     def table(self, folder) -> Table:
         return PromptTable(folder)

@@ -8,13 +8,14 @@ judged (rewards/).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from posttrain.base.files import plain
+from posttrain.data.encode import ids_of
 from posttrain.data.shapes.hints import columns_hint
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
 from posttrain.data.shapes.rows import SPELLINGS, to_example
@@ -69,6 +70,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         mapped = replace(source, format="prompt_completion", roles="loose", columns=columns)
         example = to_example(kept | {STANDS_IN: reply}, mapped, where)
     example.completion = None
+    example.unused = ()  # rewards read every column
     if example.messages is not None:
         if all(turn["role"] in OPENING for turn in example.messages[:-1]):
             raise RowError("no_prompt", "the conversation has no message before the reply")
@@ -113,7 +115,7 @@ def tokenize_prompt(example: Example, tokenizer: Any, data: schema.Data) -> Toke
         RequestError: the prompt is too long and `data.overlong` is `error`.
     """
     text = prompt_text(example, load_template(data.template, tokenizer, data.template_options))
-    ids = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
+    ids = np.array(ids_of(text, tokenizer), np.int32)
     if not len(ids):
         raise RowError("empty", "the prompt has no token")
     if len(ids) > data.max_length:
@@ -151,6 +153,21 @@ class Asked:
     prompt: str | list[Message]
     columns: dict[str, Any]
     """The row, as `columns_of` gives it."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """As in `Example`."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """As in `Example`."""
+
+    def rendered(self) -> Example:
+        """The prompt as the table rendered it, for `prompt_text`."""
+        text = isinstance(self.prompt, str)
+        return Example(
+            prompt=self.prompt if text else None,
+            messages=None if text else self.prompt,
+            where=self.where,
+            tools=self.tools,
+            template_options=self.template_options,
+        )
 
     def example(self) -> Example:
         """The row as rewards take it."""
@@ -163,21 +180,27 @@ class Asked:
         return example
 
 
+def columns_line(example: Example, row: dict[str, Any], source: schema.Source) -> bytes:
+    """A prompt and the row that it came from, as a line of `COLUMNS`."""
+    asked = example.prompt if example.messages is None else example.messages
+    kept = [example.where, asked, plain(columns_of(row, source))]
+    beside = {"tools": example.tools, "template_options": example.template_options}
+    if any(beside.values()):  # lines of other prompts are those of tables without tools
+        kept.append(plain({key: value for key, value in beside.items() if value}))
+    # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
+    text = json.dumps(kept, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace") + b"\n"
+
+
 class ColumnWriter:
     """Writes the columns of kept prompts beside their tokens, in the folder of an unfinished table."""
 
-    def __init__(self, folder: Path, source: schema.Source) -> None:
-        self.folder, self.source, self.ends, self.at = folder, source, [], 0
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.ends, self.at = folder, [], 0
         self.file = open(folder / COLUMNS, "wb")  # noqa: SIM115  (closed by `finish`)
 
-    def add(self, examples: tuple[Example], row: dict[str, Any]) -> None:
-        """Write the prompt in `examples`, which has one item, and the row that it came from."""
-        (example,) = examples
-        asked = example.prompt if example.messages is None else example.messages
-        kept = [example.where, asked, plain(columns_of(row, self.source))]
-        # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
-        text = json.dumps(kept, ensure_ascii=False, default=str)
-        line = text.encode(errors="backslashreplace") + b"\n"
+    def add(self, line: bytes) -> None:
+        """Write a line, which `columns_line` gave."""
         self.file.write(line)
         self.at += len(line)
         self.ends.append(self.at)
@@ -212,7 +235,8 @@ class PromptTable(TokenTable):
         with open(self.folder / COLUMNS, "rb") as file:
             file.seek(start)
             try:
-                return Asked(*json.loads(file.read(int(self.ends[i]) - start)))
+                where, prompt, columns, *beside = json.loads(file.read(int(self.ends[i]) - start))
+                return Asked(where, prompt, columns, **(beside[0] if beside else {}))
             except (ValueError, TypeError) as error:
                 raise self._damaged() from error
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.fit import fitted
 from posttrain.data.shapes.rows import SPELLINGS, filled, probability
 from posttrain.data.tokenizers import vocabulary_size
-from posttrain.data.tokens import IGNORED, RowError, TokenRow, fitted
+from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 from posttrain.types import Example

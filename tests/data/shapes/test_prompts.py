@@ -196,7 +196,7 @@ def test_training_samples_from_the_tokens_that_evaluation_samples_from(style, ro
     """Evaluation's prompt token for token, and what stands before the reply in a row that SFT trains on."""
     data, problem = Data([], template=style), Problem("i", "a", **row)
     found = tokenize_prompt(to_prompt(row, source(), "f:1"), tokenizer, data)
-    text = _prompt(problem, load_template(style, tokenizer))
+    text = _prompt(problem, load_template(style, tokenizer), "t")
     assert found.input_ids.tolist() == ids_of(text, tokenizer)
     assert (found.labels == -100).all() and (found.segment_ids == 0).all()
     before, reply = _answer_tokens(problem, tokenizer, load_template(style, tokenizer), "t")

@@ -249,6 +249,14 @@ def test_other_stages_say_that_only_sft_reads_tokens(shape, row, source):
         example(row, shape, **source)
 
 
+def test_files_of_tokens_beside_files_of_text_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"input_ids": IDS, "text": "t"}))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": "t"}))
+    source = Source(name="s", path=str(tmp_path), format="tokens")
+    with pytest.raises(RequestError, match="has files of several shapes: 1 with tokens .*; 1 with other"):
+        prepare_source(source, Data(sources=[], cache_dir=str(tmp_path / "cache")), Loss(), BYTES)
+
+
 def test_pairs_of_text_may_have_tokens_beside():
     row = {"prompt": "p", "chosen": "c", "rejected": "r", "input_ids": IDS, "prompt_ids": IDS}
     assert example(row, "pairs").completion == "c"
