@@ -41,8 +41,8 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
 
     `start` is the model that `model.init` stands for; its tokenizer is used where the recipe names none. A
     returned row is {"source", "where"} with either {"dropped": reason} or {"tokens", "trained", "segments",
-    "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row for each `side`; a
-    labelled reply has its label as `side`.
+    "control_tokens", "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row
+    for each `side`; a labelled reply has its label as `side`.
     """
     tokenizer, _ = load_text(recipe.model, recipe.data.template, start, recipe.data.template_options)
     coloured = console.color_system is not None and not console.no_color
@@ -64,6 +64,8 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
                 console.print((painted if coloured else bracketed)(safe))
                 counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**shown[-1])
                 console.print(Text(f"{side}: {counts}" if side else counts, style="dim"))
+                if spelt := ", ".join(tokenized.control_tokens):
+                    console.print(Text(printable(f"its text spells {spelt} and becomes it"), style="yellow"))
     console.print(_legend(coloured))
     return shown
 
@@ -87,6 +89,7 @@ def _counts(row: TokenRow, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(row.input_ids),
         "trained": int((row.labels != IGNORED).sum()),
         "segments": int(row.segment_ids.max()),
+        "control_tokens": list(row.control_tokens),
         "spans": spans(row, tokenizer),
     }
 

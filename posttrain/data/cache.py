@@ -38,6 +38,8 @@ CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""
 FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
 """Columns that every key has; later ones only if set, so that older tables keep their names."""
+MAX_CHARACTERS = schema.Data(sources=[]).max_characters
+"""The default, which is not in the names of tables."""
 Progress = Callable[[str, int, int], None]
 """Called with (source, rows done, rows in all)."""
 log = logging.getLogger(__name__)
@@ -138,6 +140,7 @@ def _key(
         | shape.key
         | _later_keys(told, source, tokenizer)
         | ({"choice": asdict(choice)} if choice else {})
+        | ({} if data.max_characters == MAX_CHARACTERS else {"max_characters": data.max_characters})
     )[:32]
 
 

@@ -42,6 +42,8 @@ def check_forms(source: schema.Source, firsts: Iterable[tuple[File, dict[str, An
 def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
     """The forms under which a row can be read: the one that `shapes.rows` takes, and that of a pair."""
     row = {key: value for key, value in row.items() if key not in source.ignore}
+    if source.format == "tokens":
+        return frozenset({"tokens" if "input_ids" in row else "other columns"})
     named = source.columns
     has = {
         what

@@ -67,6 +67,7 @@ class Made:
     """What the table keeps beside the tokens."""
     ignored: set[str] = field(default_factory=set)
     unused: set[str] = field(default_factory=set)
+    control_tokens: set[str] = field(default_factory=set)
     lost: tuple[str, str] | None = None
     """Reason and detail."""
     refused: str | None = None
@@ -166,6 +167,7 @@ def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape) ->
         made.beside = shape.beside(examples, row, source)
         made.ignored = {key for example in examples for key in example.ignored}
         made.unused = {key for example in examples for key in example.unused}
+        made.control_tokens = {token for each in tokens for token in each.control_tokens}
         made.tokens = tokens
     except RowError as error:
         made.lost = error.reason, error.detail
@@ -183,12 +185,17 @@ class _Lost:
         self.examples: list[dict[str, str]] = []
         self.ignored: Counter[str] = Counter()
         self.unused: Counter[str] = Counter()
+        self.control_tokens: Counter[str] = Counter()
+        self.tokenised = 0
 
     def count(self, made: Made) -> None:
-        """Count a row that is kept, what of it was ignored, and which columns were not used."""
+        """Count a row that is kept, what of it was ignored, which columns were not used, and which control
+        tokens its texts spell."""
         self.kept += 1
         self.ignored.update(made.ignored)
         self.unused.update(made.unused)
+        self.control_tokens.update(made.control_tokens)
+        self.tokenised += any(tokens.tokenised for tokens in made.tokens)
 
     def add(self, reason: str, where: str, detail: str) -> None:
         self.counts[reason] += 1
@@ -200,6 +207,7 @@ class _Lost:
         dropped = {reason: n for reason, n in self.counts.most_common() if reason != "truncated"}
         truncated = self.counts["truncated"]
         facts = {"dropped": dropped, "truncated": truncated, "dropped_examples": self.examples}
+        facts |= {"control_tokens": dict(self.control_tokens.most_common()), "tokenised": self.tokenised}
         for name, counts in (("ignored", self.ignored), ("unused", self.unused)):
             if counts:
                 facts[name] = dict(counts.most_common())

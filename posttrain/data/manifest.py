@@ -23,9 +23,10 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     `table` is the name of the source's table in the cache, `fingerprint` that of the rows that are trained
     on. `rows_kept`, `tokens` and `trained_tokens` count what was read: the complete source, or with
     `max_examples` about as many of its `rows_in_source`; `rows_used` counts the rows that caps and the
-    held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows
-    dropped for each reason and, under `truncated`, those that were cut; null where the cached table was made
-    before they were kept.
+    held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped for
+    each reason and, under `truncated`, those that were cut; null where the cached table was made before they
+    were kept. `control_tokens`: special token -> rows whose texts spell it; null likewise.
+    `tokenised` counts the rows that were tokens already, of which no proof was made.
     """
     mixture = prepared.mixture
     seen, repeats = mixture.counts(total_examples), mixture.repeats(total_examples)
@@ -74,6 +75,8 @@ def _described(source: schema.Source, table: Table) -> dict[str, Any]:
         "dropped_examples": _dropped_examples(stats),
         "ignored": stats.get("ignored", {}),
         "unused": stats.get("unused", {}),
+        "control_tokens": stats.get("control_tokens"),
+        "tokenised": stats.get("tokenised", 0),
         "fingerprint": table.fingerprint,
     }
 
@@ -107,7 +110,8 @@ def _heldout(prepared: Prepared) -> dict[str, Any]:
 
 
 def summary(account: dict[str, Any]) -> list[str]:
-    """A line for each source: rows kept, and how many were dropped or truncated for which reason."""
+    """A line for each source: rows kept, and how many were dropped or truncated for which reason; and one
+    where texts spell control tokens."""
     lines = []
     for source in account["sources"]:
         read, dropped = source["rows_read"], source["dropped"]
@@ -118,5 +122,10 @@ def summary(account: dict[str, Any]) -> list[str]:
         for what in ("ignored", "unused"):
             if source[what]:
                 parts.append(f"{what}: {', '.join(source[what])}")
+        if source["tokenised"]:
+            parts.append(f"{source['tokenised']:,} tokenised already")
         lines.append("; ".join(parts))
+        if spelt := source["control_tokens"]:
+            rows = ", ".join(f"{token} in {n:,} rows" for token, n in spelt.items())
+            lines.append(f"source {source['name']!r}: texts spell control tokens and become them: {rows}")
     return lines

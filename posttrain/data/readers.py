@@ -119,7 +119,9 @@ def _parse(line: bytes, where: str) -> Any:
             f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
         ) from None
     except json.JSONDecodeError as error:
-        raise RequestError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+        raise RequestError(
+            f"{where}: broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{where}: broken JSON: {error}") from None
 
@@ -167,7 +169,7 @@ def _parse_at_once(path: File) -> Any:
         raise RequestError(f"{path}:{number}: not UTF-8; convert the file to UTF-8") from None
     except json.JSONDecodeError as error:
         raise RequestError(
-            f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}"
+            f"{path}:{error.lineno}: broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: broken JSON: {error}") from None

@@ -49,12 +49,15 @@ REASONS: dict[str, Reason] = {
         Reason("turns out of order", "set `data.sources.roles` to `join` or `loose`"),
     ),
     "tool_order": Reason(
-        "a tool answers no call, or a call has no answer",
+        "a tool answers no call, or another one (`tool_call_id`), or a call has no answer",
         "complete the row, or set `data.sources.roles` to `loose`",
     ),
     **dict.fromkeys(
         ("bad_call", "bad_tools"),
-        Reason("a call or the tools are not JSON, or have no name", "repair the row"),
+        Reason(
+            "a call or the tools are not JSON, have no name, or are nested deeper than 100 levels",
+            "repair the row",
+        ),
     ),
     "unreadable": Reason("the row does not fit; only with `on_error: skip`", "repair the row"),
     "no_thought": Reason(
@@ -79,6 +82,9 @@ REASONS: dict[str, Reason] = {
     "overlong": Reason(
         "more than `data.max_length` tokens, or no trained token left after the cut",
         "raise `data.max_length`, or set `data.overlong: truncate` (a prompt is never cut)",
+    ),
+    "too_long_text": Reason(
+        "more than `data.max_characters` characters", "raise `data.max_characters`, or split the row"
     ),
     "truncated": Reason(
         "kept, but cut at the end; it counts for `data.max_drop_share`", "raise `data.max_length`"

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from posttrain.data.encode import encode, ids_of
+from posttrain.data.fit import fitted
 from posttrain.data.template import Template, load_template
 from posttrain.data.tokenizers import decode, unicode_form
-from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.data.tokens import RowError, TokenRow
 from posttrain.data.turns import Turn
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -58,28 +59,7 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
         numbers = _segment_numbers(text, turn, starts[inside], ends[inside], loss)
         segment_ids[inside] = np.where(numbers > 0, numbers + segment_ids.max(), 0)
 
-    length = len(ids)
-    if length > data.max_length and data.overlong == "error":
-        raise RequestError(
-            f"{example.where}: {length} tokens, more than data.max_length = {data.max_length}; "
-            "raise it, or set data.overlong: drop or truncate"
-        )
-    if length > data.max_length and data.overlong == "drop":
-        raise RowError("overlong", f"{length} tokens")
-    trained[0] = False
-    if not trained.any():
-        raise RowError("empty", "no token is trained")
-    kept = slice(0, data.max_length)
-    ids, trained, segment_ids = ids[kept], trained[kept], segment_ids[kept]
-    if not trained.any():
-        raise RowError("overlong", f"{length} tokens; after truncation no trained token is left")
-    return TokenRow(
-        input_ids=ids,
-        labels=np.where(trained, ids, np.int32(IGNORED)),
-        segment_ids=_consecutive(np.where(trained, segment_ids, np.int32(0))),
-        p=example.p,
-        truncated=length > data.max_length,
-    )
+    return replace(fitted(ids, trained, segment_ids, data, example.where), p=example.p)
 
 
 def conversation(example: Example) -> list[Message]:
@@ -215,15 +195,6 @@ def _prove_turn(
         raise RowError(
             "mask_mismatch", f"the trained tokens end with {got[-60:]!r}, not with {expected[-60:]!r}"
         )
-
-
-def _consecutive(segment_ids: np.ndarray) -> np.ndarray:
-    """The same segments, numbered 1..S without gaps; 0 stays 0."""
-    inside = segment_ids[segment_ids > 0]
-    if len(inside) and inside[0] == 1 and (inside[1:] - inside[:-1]).max(initial=0) <= 1:
-        return segment_ids
-    used = np.unique(inside)
-    return np.where(segment_ids > 0, np.searchsorted(used, segment_ids) + 1, 0).astype(np.int32)
 
 
 def _segment_numbers(

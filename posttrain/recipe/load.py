@@ -144,6 +144,7 @@ ADDED: dict[str, Any] = {
     "data.on_change": "refuse",
     "data.num_proc": None,
     "data.template_options": {},
+    "data.max_characters": 1_000_000,
     "data.sources.roles": "strict",
     "data.sources.ignore": [],
     "data.sources.on_error": "stop",

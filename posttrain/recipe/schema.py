@@ -52,7 +52,8 @@ class Source:
     or in a store (`s3://bucket/*.jsonl`), or a hub id `org/name`."""
     generator: str | None = None
     """Instead of `path`: a registered generator, e.g. `multiplication`, with its settings in `options`."""
-    format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
+    format: Literal["auto", "messages", "prompt_completion", "text", "tokens"] = "auto"
+    """`tokens` (sft): rows that are tokenised already. `auto` decides by the columns."""
     columns: Columns = field(default_factory=Columns)
     split: str = "train"
     """Of a hub id, or of a folder that `DatasetDict.save_to_disk` wrote."""
@@ -68,13 +69,11 @@ class Source:
     max_repeats: float | None = None
     """Refuse to train if the run would repeat the source more often than this."""
     roles: Literal["strict", "join", "loose"] = "strict"
-    """Conversations whose turns are out of order are dropped, joined where neighbours have one role, or
-    kept."""
+    """Conversations out of order are dropped, joined where neighbours have one role, or kept."""
     ignore: list[str] = field(default_factory=list)
     """Columns, and keys of messages, that are not to be used."""
     on_error: Literal["stop", "skip"] = "stop"
-    """A row that cannot be read, or does not fit, stops the run, or is dropped and counted as
-    `unreadable`."""
+    """A row that cannot be read, or does not fit, stops the run, or is dropped as `unreadable`."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,6 +92,8 @@ class Data:
     max_length: int = 2048
     """Maximum tokens of a row; `overlong` decides about longer ones (TRL truncates silently at 1024)."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
+    max_characters: int = 1_000_000
+    """Rows with more characters are dropped before they are tokenised (`overlong: error`: refused)."""
     max_drop_share: float = 0.05
     """Fail if more than this share of the rows of a source is dropped or truncated."""
     weighting: Literal["examples", "tokens"] = "examples"

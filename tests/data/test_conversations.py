@@ -12,7 +12,7 @@ from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
-from tests.data.tokens import BYTES, bpe_tokenizer, byte_tokenizer, row_of, trained
+from tests.data.tokens import BYTES, HERMES, bpe_tokenizer, byte_tokenizer, row_of, trained
 
 USER = {"role": "user", "content": "2+2?"}
 ADD = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
@@ -45,21 +45,6 @@ XLAM = {
     "tools": json.dumps([ADD]),
     "answers": '[{"name": "add", "arguments": {"a": 2}}]',
 }
-HERMES = """\
-{%- if tools %}{{- '<tools>' + (tools | tojson) + '</tools>' }}{%- endif %}
-{%- for m in messages %}
-    {{- '<|im_start|>' + m.role + '\\n' }}
-    {%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}
-    {{- m.content }}
-    {%- for call in m.tool_calls or [] %}
-        {{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
-    {%- endfor %}
-    {{- '<|im_end|>\\n' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think></think>' }}{%- endif %}
-{%- endif %}"""
 BARE = """\
 {%- for m in messages %}
     {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}

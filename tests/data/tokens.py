@@ -41,6 +41,24 @@ MARKED = {
 }
 
 
+HERMES = """\
+{%- if tools %}{{- '<tools>' + (tools | tojson) + '</tools>' }}{%- endif %}
+{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\\n' }}
+    {%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}
+    {{- m.content }}
+    {%- for call in m.tool_calls or [] %}
+        {{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think></think>' }}{%- endif %}
+{%- endif %}"""
+"""A template that renders tools, calls and reasoning."""
+
+
 def byte_tokenizer():
     tokenizer = load_tokenizer("builtin:bytes")
     headers = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

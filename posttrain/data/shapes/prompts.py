@@ -16,6 +16,7 @@ import numpy as np
 
 from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
+from posttrain.data.shapes.hints import columns_hint
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
@@ -38,14 +39,16 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     """The prompt of `row` as an example: `prompt`, or `messages` without the last reply.
 
     Raises:
-        RequestError: there is no column with a prompt, or it contains neither text nor messages.
+        RequestError: there is no column with a prompt, it contains neither text nor messages, or it ends with
+            an assistant's turn, which sampling would have to continue.
         RowError: no_prompt, and those of `to_example`.
     """
-    named = source.columns
+    named, whole = source.columns, False
     messages = named.messages or next((n for n in SPELLINGS["messages"] if n in row), None)
     if named.prompt and not named.messages and source.format == "auto":
         messages = None  # named columns come first
     if source.format == "messages" or (source.format == "auto" and messages is not None):
+        whole = True
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
         mapped = replace(
@@ -59,6 +62,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
             raise RequestError(
                 f"{where}: no column with the prompt was found; the row has {has}. "
                 f"Name the column under columns.prompt of source {source.name!r}"
+                f"{columns_hint(row, {'completion': ''}, SPELLINGS)}"
             )
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
@@ -70,6 +74,11 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     if example.messages is not None:
         if all(turn["role"] in OPENING for turn in example.messages[:-1]):
             raise RowError("no_prompt", "the conversation has no message before the reply")
+        if example.messages[-2]["role"] == "assistant" and not (whole and source.roles != "loose"):
+            raise RequestError(
+                f"{where}: the prompt ends with an assistant message, and a reply that is begun is not "
+                "continued; end it with the user's message"
+            )
         example.messages = ordered(example.messages, source.roles)[:-1]
     elif not (example.prompt or "").strip():
         raise RowError("no_prompt", "the prompt is empty")

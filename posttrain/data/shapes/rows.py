@@ -12,6 +12,7 @@ import difflib
 import re
 from typing import Any
 
+from posttrain.data.shapes.hints import columns_hint
 from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered
@@ -66,7 +67,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     found = _columns(row, source, where)
     system = _system(row, found, source, where)
     kind = _kind(row, found, source, where)
-    example = Example(where=where, answer=_answer(row, found, where), p=_p(row, found, where))
+    example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
     if "tools" in found:
         example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}")
     example.template_options = _options(row, found, where)
@@ -187,6 +188,7 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
             raise RequestError(
                 f"{where}: no column with the {what} was found; the row has {has}. "
                 f"Name the column under columns.{what} of source {source.name!r}"
+                f"{columns_hint(row, found, SPELLINGS)}"
             )
     return kind
 
@@ -248,7 +250,8 @@ def _answer(row: dict[str, Any], found: dict[str, str], where: str) -> str | Non
     return str(value)
 
 
-def _p(row: dict[str, Any], found: dict[str, str], where: str) -> float | None:
+def probability(row: dict[str, Any], found: dict[str, str], where: str) -> float | None:
+    """The value of the column `found["p"]`, if there is one. Raises RequestError, RowError (no_p)."""
     if "p" not in found:
         return None
     value = row[found["p"]]
