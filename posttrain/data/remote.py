@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -104,7 +104,7 @@ def remote_files(text: str, named: str, readable: Callable[[Any], Any]) -> list[
             found = [(name, info) for name, info in fs.glob(path, detail=True).items()]
             nothing = f"{named}: no readable file matches {shown}"
         else:
-            info = fs.info(path)
+            info = _look_up(fs, path, f"{named}: {shown}")
             if info["type"] != "directory":
                 return [_file(fs, path, shown, info)]
             found = [(entry["name"], entry) for entry in fs.ls(path, detail=True)]
@@ -182,6 +182,19 @@ def _file_system(text: str, what: str) -> tuple[Any, str]:
             raise RequestError(f"{what}: {error}") from None
         near = did_you_mean(scheme, known)
         raise RequestError(f"{what}: unknown scheme {scheme!r}{near}") from None
+
+
+def _look_up(fs: Any, path: str, what: str) -> dict[str, Any]:
+    """`fs.info`; a missing file is a `RequestError` that names the nearest one beside it."""
+    try:
+        return fs.info(path)
+    except FileNotFoundError as error:
+        if _blamed(error) is not error:
+            raise
+        near = ""
+        with suppress(Exception):  # listing the folder is not what was asked for
+            near = did_you_mean(_base(path), map(_base, fs.ls(fs._parent(path), detail=False)))
+        raise RequestError(f"{what}: no such file{near}") from error
 
 
 def _file(fs: Any, path: str, url: str, info: dict[str, Any]) -> RemoteFile:

@@ -101,7 +101,7 @@ class Template:
     @property
     def calls_end(self) -> dict[int, str]:
         """The token that ends a call where it is not the end of turn -> its text."""
-        if not self.end_of_call:
+        if not self.end_of_call or self.end_of_turn.endswith(self.end_of_call):
             return {}
         ids = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
         return {ids[0]: self.end_of_call} if len(ids) == 1 else {}

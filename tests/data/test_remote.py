@@ -154,7 +154,11 @@ def test_a_file_that_changes_while_it_is_read(store):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("memory://gone.jsonl", r"^source 'numbers': memory://gone\.jsonl: no such file$"),
+        (
+            "memory://rows/a.tx",
+            r"^source 'numbers': memory://rows/a\.tx: no such file \(did you mean 'a\.txt'\?\)$",
+        ),
+        ("memory://none/b", r"^source 'numbers': memory://none/b: no such file$"),
         ("memory://rows/*.csv", r"^source 'numbers': no readable file matches memory://rows/\*\.csv$"),
         ("memory://rows", r"memory://rows has no readable file; to read its subfolders"),
         ("memory://rows/a.txt", r"memory://rows/a\.txt does not end in one of \.jsonl"),
@@ -323,7 +327,7 @@ def test_a_web_server(server, tmp_path):
     os.utime(tmp_path / "a.jsonl", (1, 1))
     assert open_rows(source(f"{server}/a.jsonl")).fingerprint != first
     for name, kind, message in [
-        ("gone.jsonl", RequestError, r"/gone\.jsonl: no such file$"),
+        ("gone.jsonl", RequestError, r"/gone\.jsonl: no such file \(one of: a\.jsonl"),
         ("private.jsonl", RequestError, r"/private\.jsonl: access is denied \(ClientResponseError: 403"),
         ("broken.jsonl", WorkError, r"/broken\.jsonl: could not be read \(ClientResponseError: 500"),
     ]:

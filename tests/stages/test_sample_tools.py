@@ -10,8 +10,10 @@ import pytest
 import posttrain.stages.sample
 from posttrain.data.prepare import build
 from posttrain.data.tokenizers import load_tokenizer
+from posttrain.recipe import load
 from posttrain.recipe.schema import Data, Loss, Source
 from posttrain.rundir.rollouts import RolloutRow
+from posttrain.stages.sample import Sampler
 from tests.calling import ROWS, TEXTS, watch
 from tests.unigram import read, rollouts, run
 
@@ -67,3 +69,19 @@ def test_rates_keep_the_tools_of_their_rows(sampled):
     measured = [{k: v for k, v in row.items() if k not in rates} for row in read(made / "prompts.jsonl")]
     assert measured == ROWS * 4
     assert {row["prompt"] for row in rollouts(made)} == {*TEXTS} and len(kept) == 128
+
+
+def test_a_teacher_is_prompted_with_the_options_of_the_recipe(write_recipe, calling, monkeypatch, caplog):
+    """Those that its own template has; under the recipe's template it has them all."""
+    loads = []
+    monkeypatch.setattr(posttrain.stages.sample, "load_generator", lambda *given: loads.append(given))
+    recipe = load(write_recipe("pairs", ROWS))
+    recipe.data.template_options = {"mode": "short", "enable_thinking": False}
+    Sampler(recipe, None, None, None).load(str(calling / "model"))
+    assert (
+        loads[0][1:] == ("tokenizer", 0, {"mode": "short"}) and "no variable enable_thinking" in caplog.text
+    )
+    bare = load_tokenizer("builtin:bytes")
+    monkeypatch.setattr(posttrain.stages.sample, "load_tokenizer", lambda *_: bare)
+    Sampler(recipe, None, None, None).load(str(calling / "model"))
+    assert loads[1][1:] == ("chatml", 0, recipe.data.template_options)
