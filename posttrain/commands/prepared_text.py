@@ -113,13 +113,20 @@ def _source_table(facts: dict[str, Any]) -> Table:
     return table
 
 
+BESIDE = {"ignored": "ignored", "unused": "unused", "control_tokens": "texts spell and become"}
+"""Counts of a source that are shown below the table -> their words."""
+
+
 def _beside(facts: dict[str, Any]) -> Iterable[str]:
-    """Lines on what is not used of the rows of a source, and on held-out rows."""
+    """Lines on what is not used of the rows of a source, on control tokens in their texts, and on held-out
+    rows."""
     for source in facts["sources"]:
-        for what in ("ignored", "unused"):
+        for what, words in BESIDE.items():
             if source[what]:
                 counts = ", ".join(f"{key} ({_counted(n, 'row')})" for key, n in source[what].items())
-                yield f"{source['name']}: {what} {counts}"
+                yield f"{source['name']}: {words} {counts}"
+        if source["tokenised"]:
+            yield f"{source['name']}: tokenised already ({_counted(source['tokenised'], 'row')})"
     if held := facts.get("heldout"):
         parts = ", ".join(f"{part['name']} {part['examples']:,}" for part in held["sources"])
         yield f"held out, never trained on: {_counted(held['examples'], UNITS[facts['shape']])} ({parts})"

@@ -27,6 +27,22 @@ def test_tables_and_bars_fit(call, plain_recipe, tmp_path, monkeypatch, columns)
     assert bars[-1].endswith(" <- data.max_length 256")
 
 
+def test_control_tokens_and_rows_of_tokens_are_said(call, plain_recipe, tmp_path):
+    spelt = write(
+        tmp_path / "spelt.jsonl",
+        [{"prompt": "a <eos>", "completion": "x"}, {"prompt": "a", "completion": "x"}],
+    )
+    tokens = write(tmp_path / "tokens.jsonl", [{"input_ids": [1, 2, 3]}] * 3)
+    said = {spelt: "rows: texts spell and become <eos> (1 row)", tokens: "rows: tokenised already (3 rows)"}
+    for path, line in said.items():
+        answer = call("prepare", plain_recipe, f"data.sources.0.path={path}")
+        assert answer.code == 0, answer
+        found = [
+            each for each in answer.out.splitlines() if each.startswith(("rows: texts", "rows: tokenised"))
+        ]
+        assert found == [line]
+
+
 def test_bars_without_block_characters():
     """Of 40 columns the numbers take 7 and the mark of data.max_length 21."""
     lengths = {"count": 11, "shortest": 1, "longest": 2, "median": 1.0, "bins": [[1, 1, 1], [2, 2, 10]]}

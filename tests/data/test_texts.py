@@ -170,6 +170,16 @@ def test_rows_that_spell_them_are_kept_and_counted(shape, data, tmp_path):
     assert len(table) == 3 and table.stats["control_tokens"] == {"<|im_end|>": 2, "<eos>": 1}
 
 
+def test_several_processes_count_as_one(data, tmp_path):
+    rows = [{"prompt": f"{i} <eos>" if i % 3 else f"{i}", "completion": "c"} for i in range(300)]
+    tokens = [{"input_ids": [1, 2, 3]} for _ in range(300)]
+    source, already = rows_file(tmp_path / "rows.jsonl", rows), rows_file(tmp_path / "tokens.jsonl", tokens)
+    for count in (1, 2):
+        data.num_proc, data.cache_dir = count, str(tmp_path / f"cache{count}")
+        assert prepare_source(source, data, Loss(), BYTES).stats["control_tokens"] == {"<eos>": 200}
+        assert prepare_source(already, data, Loss(), BYTES).stats["tokenised"] == 300
+
+
 def test_the_account_says_it(data, tmp_path):
     data.sources = [
         rows_file(
