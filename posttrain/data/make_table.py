@@ -6,12 +6,15 @@ them (cache.py), the order of results (in_order.py).
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from posttrain.data.in_order import in_order, processes
 from posttrain.data.order import key_of, permute_array
 from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
-from posttrain.data.table_writer import TableWriter
+from posttrain.data.table_writer import PARTIAL, TableWriter
 from posttrain.data.tokens import RowError, TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -30,6 +33,9 @@ CHUNK = 64
 """Rows that a process takes at a time."""
 MARGIN = 1.05
 """Of rows read once more where some of the first were dropped."""
+KEEP_S = 10.0
+"""Seconds of work that a kill may cost."""
+OLD_S = 7 * 24 * 3600.0
 SHOWN = 5
 """Lost rows kept for each reason."""
 log = logging.getLogger(__name__)
@@ -93,32 +99,51 @@ def make_table(
         RequestError: a row cannot be read or does not fit, and `source.on_error` is `stop`.
         WorkError: a process was ended from outside.
     """
-    began = time.perf_counter()
+    began, kept_at = time.perf_counter(), time.monotonic()
+    remove_old(folder.parent)
     lost, read, report = _Lost(), 0, reporting()
-    with TableWriter(folder) as writer:
+    with TableWriter(folder, resumable=True) as writer:
         beside = shape.writer(writer)
+        if writer.kept is not None and choice is None:
+            read = lost.take_up(writer.kept)
+            log.info("source %r: goes on after row %d, where it was stopped", source.name, read)
+        already = read
         work = partial(_made, source, data, loss, tokenizer, shape)
         count = processes(data.num_proc)
-        for chunk in _results(rows, work, count, choice, lambda: lost.kept):
+        for chunk in _results(rows, work, count, choice, lambda: lost.kept, read):
             for made in chunk:
                 _keep(made, writer, beside, lost, source, data)
                 read += 1
                 if read % 256 == 0:
                     report(read)
+            if choice is None and time.monotonic() - kept_at > KEEP_S:
+                if beside is not None:
+                    beside.flush()
+                writer.keep(lost.stats() | {"read": read, "kept": lost.kept})
+                kept_at = time.monotonic()
         report(read)
         if beside is not None:
-            beside.finish()
+            beside.flush()
         facts = {"fingerprint": folder.name, "files": rows.files, "rows_read": read, **lost.stats()}
         writer.finish(facts | ({"rows_in_source": len(rows)} if choice else {}))
     seconds = time.perf_counter() - began
-    log.info("source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read, seconds, read / seconds)
+    rate = (read - already) / seconds
+    log.info("source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read - already, seconds, rate)
+
+
+def remove_old(folder: Path) -> None:
+    """Removes parts of tables in `folder` that nobody has taken up for a week."""
+    for part in folder.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > OLD_S:
+                shutil.rmtree(part)
 
 
 def _results(
-    rows: Rows, work: Callable, count: int, choice: Choice | None, kept: Callable[[], int]
+    rows: Rows, work: Callable, count: int, choice: Choice | None, kept: Callable[[], int], done: int
 ) -> Iterator[list[Made]]:
     if choice is None:
-        numbered: Any = ((number, *row) for number, row in enumerate(rows))
+        numbered: Any = ((number, *row) for number, row in islice(enumerate(rows), done, None))
         yield from in_order(work, numbered, CHUNK, count, "data.num_proc")
         return
     for numbers in choice.rounds(len(rows), kept):
@@ -196,6 +221,17 @@ class _Lost:
         self.unused.update(made.unused)
         self.control_tokens.update(made.control_tokens)
         self.tokenised += any(tokens.tokenised for tokens in made.tokens)
+
+    def take_up(self, state: dict[str, Any]) -> int:
+        """Goes on with what `stats` gave; the number of rows that were read."""
+        self.kept = state["kept"]
+        self.counts.update(state["dropped"])
+        self.counts["truncated"] = state["truncated"]
+        self.examples = state["dropped_examples"]
+        for name in ("ignored", "unused", "control_tokens"):
+            getattr(self, name).update(state.get(name, {}))
+        self.tokenised = state["tokenised"]
+        return state["read"]
 
     def add(self, reason: str, where: str, detail: str) -> None:
         self.counts[reason] += 1

@@ -66,7 +66,7 @@ class Shape(Protocol):
         ...
 
     def writer(self, writer: TableWriter) -> Any:
-        """Writes it: `add(bytes)` for each row kept, then `finish()`; or None."""
+        """Writes it: `add(bytes)` for each row, `flush()` before the table is kept or finished; or None."""
         ...
 
     def table(self, folder: Path) -> Table:
@@ -162,7 +162,7 @@ class PromptShape(RowShape):
         return columns_line(examples[0], row, source)
 
     def writer(self, writer) -> Any:
-        return ColumnWriter(writer.temporary)
+        return ColumnWriter(writer)
 
     def table(self, folder) -> Table:
         return PromptTable(folder)

@@ -21,6 +21,7 @@ from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
+from posttrain.data.table_writer import TableWriter
 from posttrain.data.template import load_template
 from posttrain.data.tokenize import prompt_text
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
@@ -29,6 +30,8 @@ from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
 COLUMNS, OFFSETS = "columns.jsonl", "columns.idx"
+LINES = 256
+"""Prompts kept in memory before they are written."""
 REPLY, STANDS_IN = ".", "<reply>"
 """Placeholders of the reply and of its column while the columns of a prompt are mapped."""
 NOT_ASKED = {n for what in ("messages", "completion", "text", "p") for n in SPELLINGS[what]}
@@ -193,21 +196,26 @@ def columns_line(example: Example, row: dict[str, Any], source: schema.Source) -
 
 
 class ColumnWriter:
-    """Writes the columns of kept prompts beside their tokens, in the folder of an unfinished table."""
+    """Writes the columns of kept prompts beside their tokens."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.ends, self.at = folder, [], 0
-        self.file = open(folder / COLUMNS, "wb")  # noqa: SIM115  (closed by `finish`)
+    def __init__(self, writer: TableWriter) -> None:
+        self.writer, self.lines, self.ends = writer, [], []
+        path = writer.temporary / COLUMNS
+        self.at = path.stat().st_size if path.exists() else 0
 
     def add(self, line: bytes) -> None:
         """Write a line, which `columns_line` gave."""
-        self.file.write(line)
         self.at += len(line)
+        self.lines.append(line)
         self.ends.append(self.at)
+        if len(self.lines) >= LINES:
+            self.flush()
 
-    def finish(self) -> None:
-        self.file.close()
-        np.array(self.ends, dtype="<i8").tofile(self.folder / OFFSETS)
+    def flush(self) -> None:
+        """Hand what is in memory to the table; before it is finished, or kept."""
+        self.writer.append(COLUMNS, b"".join(self.lines))
+        self.writer.append(OFFSETS, np.array(self.ends, dtype="<i8").tobytes())
+        self.lines, self.ends = [], []
 
 
 class PromptTable(TokenTable):
