@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from posttrain.base.printable import printable
+from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.errors import RequestError
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss, Source
@@ -54,7 +56,9 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
             facts = {"source": source.name, "where": where}
             try:
                 rows = _tokenized(recipe, row, source, where, tokenizer)
-            except RowError as error:
+            except (RowError, RequestError) as error:
+                if source.on_error == "stop" and not isinstance(error, RowError):
+                    raise
                 shown.append(facts | {"dropped": str(error)})
                 console.print(Text(printable(f"dropped: {error}"), style="red"))
                 continue
@@ -74,6 +78,8 @@ def _tokenized(
     recipe: Recipe, row: dict[str, Any], source: Source, where: str, tokenizer: Any
 ) -> list[tuple[str, TokenRow]]:
     """(side, tokens) of what one row is trained as. Raises `RowError` where the row is dropped."""
+    if isinstance(row, Broken):
+        raise RequestError(row.error)
     kind = shape_of(recipe)
     loss = getattr(recipe, "loss", Loss())
     examples = SHAPES[kind].parts(SHAPES[kind].read(row, source, where), recipe.data)

@@ -25,7 +25,7 @@ from posttrain.data.make_table import SHOWN, Choice, make_table
 from posttrain.data.reasons import remedy
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.rows import is_conversation
-from posttrain.data.sources import Rows, open_rows
+from posttrain.data.sources import Rows, first_row, open_rows
 from posttrain.data.table import Table, damaged_file
 from posttrain.data.template import known_as, load_template
 from posttrain.data.tokenizers import backend_rules, unicode_form
@@ -111,7 +111,7 @@ def _key(
     rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Shape, choice: Choice | None = None
 ) -> str:
     """The name of a table: the hash of what decides its content."""
-    told = is_conversation(next(iter(rows), ("", {}))[1])
+    told = is_conversation(first_row(rows)[1])
     templates = []
     for name in (data.template, "plain"):
         try:

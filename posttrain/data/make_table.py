@@ -22,6 +22,7 @@ import numpy as np
 
 from posttrain.data.in_order import in_order, processes
 from posttrain.data.order import key_of, permute_array
+from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
 from posttrain.data.table_writer import PARTIAL, TableWriter
@@ -186,6 +187,9 @@ def _made(
 
 def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape) -> Made:
     made = Made(number, where)
+    if isinstance(row, Broken):
+        made.refused = row.error
+        return made
     try:
         examples = shape.read(row, source, where)
         tokens = [shape.tokenize(each, tokenizer, data, loss) for each in shape.parts(examples, data)]

@@ -37,22 +37,37 @@ def kind_of(path: File) -> str | None:
     return None if packed and kind in ("parquet", "arrow") else kind
 
 
-def read(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+class Broken(dict):
+    """A line that cannot be parsed, in place of its row."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error
+
+
+def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     """The rows of one file, in file order.
 
     only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
     are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
     one. Numbers behind the end of the file give nothing.
+    keep_broken: a broken line of a JSONL file is a row, `Broken`, and no error.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
     """
+    kind = kind_of(path) or "none"
     with readable(path):
-        yield from READERS[kind_of(path) or "none"](path, only)
+        if keep_broken and kind == "jsonl":
+            yield from _jsonl(path, only, keep_broken)
+        else:
+            yield from READERS[kind](path, only)
 
 
-def first(path: File) -> Row | None:
+def first(path: File, pass_broken: bool = False) -> Row | None:
     """The first row, None if there is none; the rest of a JSON array need not be parsed, nor be right.
+
+    pass_broken: of a JSONL file the first row that is not broken.
 
     Raises as `read`.
     """
@@ -63,7 +78,9 @@ def first(path: File) -> Row | None:
             row, _ = json.JSONDecoder().raw_decode(head[1:].lstrip()) if head[:1] == "[" else (None, 0)
             if isinstance(row, dict):
                 return f"{path}[0]", row
-    return next(read(path, range(1)), None)
+    if not pass_broken:
+        return next(read(path, range(1)), None)
+    return next((row for row in read(path, None, True) if not isinstance(row[1], Broken)), None)
 
 
 def count(path: File) -> int:
@@ -105,10 +122,16 @@ def _chosen(items: Iterable[T], only: np.ndarray | range | None) -> Iterator[T]:
                 return
 
 
-def _jsonl(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+def _jsonl(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     for number, line in _chosen(_lines(path), only):
         where = f"{path}:{number}"
-        yield where, _object(_parse(line, where), where)
+        try:
+            row = _object(_parse(line, where), where)
+        except RequestError as error:
+            if not keep_broken:
+                raise
+            row = Broken(str(error))
+        yield where, row
 
 
 def _parse(line: bytes, where: str) -> Any:

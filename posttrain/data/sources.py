@@ -77,7 +77,8 @@ def open_rows(source: schema.Source) -> Rows:
     if files is None:
         empty = not len(rows)
     else:
-        firsts = [(file, found[1]) for file in _sample(files) if (found := readers.first(file))]
+        skip = source.on_error == "skip"
+        firsts = [(file, found[1]) for file in _sample(files) if (found := readers.first(file, skip))]
         check_forms(source, firsts)
         empty = not firsts and next(iter(rows), None) is None
     if empty:
@@ -97,12 +98,18 @@ def list_files(source: schema.Source) -> list[dict[str, Any]]:
     return _sizes(files or [])
 
 
+def first_row(rows: Rows) -> readers.Row:
+    """The first row that is not broken."""
+    return next(row for row in rows if not isinstance(row[1], readers.Broken))
+
+
 class FileRows:
-    """Files, one after the other."""
+    """Files, one after the other; with `on_error: skip` a broken line is a `Broken` row."""
 
     def __init__(self, source: schema.Source, paths: list[File]) -> None:
         self.files = _sizes(paths)
         self._paths, self._list = paths, partial(_files, source)
+        self._skip = source.on_error == "skip"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -128,7 +135,7 @@ class FileRows:
 
     def __iter__(self) -> Iterator[readers.Row]:
         for path in self._paths:
-            yield from readers.read(path)
+            yield from readers.read(path, None, self._skip)
         self._check_unchanged()
 
     def chosen(self, numbers: np.ndarray) -> Chosen:
@@ -136,7 +143,7 @@ class FileRows:
         for path, count in zip(self._paths, self._counts, strict=True):
             here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
             if len(here):
-                rows = readers.read(path, here - start)
+                rows = readers.read(path, here - start, self._skip)
                 for number, (where, row) in zip(here.tolist(), rows, strict=True):
                     yield number, where, row
             start += count

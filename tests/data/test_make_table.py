@@ -316,3 +316,20 @@ def test_parts_that_nobody_takes_up_are_removed_after_a_week(rows, tmp_path):
     os.utime(old, (time.time() - making.OLD_S - 60,) * 2)
     tables(rows, tmp_path / "c")
     assert new.exists() and not old.exists()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_broken_lines_are_skipped_where_that_is_asked_for(tmp_path, count):
+    """The first line and line 817 of a thousand; too many are an error all the same."""
+    lines = ['{"prompt": "a", "completion": "b"}'] * 1000
+    lines[0], lines[816], lines[900] = "{", "[1, 2]", '{"prompt": 5, "completion": "b"}'
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    found = tables(path, tmp_path / "c", num_proc=count, on_error="skip").tables[0]
+    assert len(found) == 997 and found.stats["dropped"] == {"unreadable": 3}
+    assert [lost["where"] for lost in found.stats["dropped_examples"]] == [
+        f"{path}:{n}" for n in (1, 817, 901)
+    ]
+    assert "must be a JSON object" in lost[1]["detail"]
+    with pytest.raises(RequestError, match="rows.jsonl:1: broken JSON"):
+        tables(path, tmp_path / "d", num_proc=count)
