@@ -327,9 +327,8 @@ def test_broken_lines_are_skipped_where_that_is_asked_for(tmp_path, count):
     path.write_text("\n".join(lines))
     found = tables(path, tmp_path / "c", num_proc=count, on_error="skip").tables[0]
     assert len(found) == 997 and found.stats["dropped"] == {"unreadable": 3}
-    assert [lost["where"] for lost in found.stats["dropped_examples"]] == [
-        f"{path}:{n}" for n in (1, 817, 901)
-    ]
+    lost = found.stats["dropped_examples"]
+    assert [each["where"] for each in lost] == [f"{path}:{n}" for n in (1, 817, 901)]
     assert "must be a JSON object" in lost[1]["detail"]
     with pytest.raises(RequestError, match="rows.jsonl:1: broken JSON"):
         tables(path, tmp_path / "d", num_proc=count)
