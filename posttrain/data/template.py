@@ -18,7 +18,7 @@ from typing import Any
 from posttrain.data.rendering import CALL, PROBE, render, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
-from posttrain.data.turns import Turn, closing, find_turns, opened_by
+from posttrain.data.turns import OPENED, Turn, closing, find_turns, opened_by
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
 from posttrain.types import Example, Message
@@ -90,13 +90,16 @@ class Template:
         return find_turns(self.name, rendered, ends, messages, last_only)
 
     def opened(self, asked: list[Message], example: Example) -> str:
-        """What the prompt `asked` of `example` opens and a conversation has to say itself, such as
-        `<think>`. Raises `RowError`."""
+        """What the prompt `asked` of `example` opens of a reply, such as `<think>`, so that a reply as it is
+        sampled says it only behind this. Raises `RowError`."""
 
         def rendered(part: list[Message], add_generation_prompt: bool) -> str:
             return self.render(part, add_generation_prompt, example.tools, example.template_options)
 
-        return opened_by(rendered, asked, rendered(asked, True))
+        prompt = rendered(asked, True)
+        if prompt.rstrip().endswith(OPENED):
+            return prompt[prompt.rindex(OPENED) :]
+        return opened_by(rendered, asked, prompt)
 
     @property
     def calls_end(self) -> dict[int, str]:

@@ -11,7 +11,7 @@ from posttrain.data.cache import prepare_sources
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.shapes.prompts import Asked
 from posttrain.data.shapes.rows import is_conversation
-from posttrain.data.template import own_template
+from posttrain.data.template import load_template, own_template
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -24,8 +24,9 @@ from posttrain.rollouts.continuations import Continuer
 from posttrain.rollouts.groups import Group, Prompt
 from posttrain.rollouts.pairing import Pair, Side, pair_row, side
 from posttrain.rollouts.records import rows_of
-from posttrain.types import Problem
+from posttrain.types import Example, Problem
 from tests.calling import CALLS, FULL, ROWS, SHORT, TEXTS, THINKS, text_of, write_template
+from tests.data.families import tokenizer_of
 
 SOURCE = Source(name="made", path="pairs.jsonl")
 
@@ -184,6 +185,21 @@ def test_a_reply_behind_an_opened_thought(tmp_path, cut):
         start = int(np.flatnonzero(row.labels >= 0)[0])
         assert row.input_ids[:start].tolist() == table[0].input_ids.tolist()
         assert tokenizer.decode(row.labels[row.labels >= 0]) == text + end
+
+
+@pytest.mark.parametrize("name", ["deepseek_r1_distill", "nemotron_3_nano", "qwen3_5_think"])
+def test_thoughts_of_published_templates(name):
+    """Their prompts end in `<think>`: what was sampled behind it is what is trained, to the token."""
+    tokenizer, said = tokenizer_of(name), ("so\n</think>\n\n4", "hm\n</think>\n\n5")
+    template = load_template("tokenizer", tokenizer)
+    prompt = tokenizer(prompt_text(Example(prompt="2+2?"), template), add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(prompt).endswith("<think>\n")
+    pair = Pair(*(Side(text, 9, 1.0, 0) for text in said))
+    data = Data([SOURCE], template="tokenizer", train_on="last", max_length=400)
+    for example, text in zip(dpo_row(pair, Asked("f:1", "2+2?", {}), template), said, strict=True):
+        row = tokenize_example(example, tokenizer, data, Loss())
+        assert row.input_ids[: len(prompt)].tolist() == prompt and (row.labels[: len(prompt)] < 0).all()
+        assert tokenizer.decode(row.labels[row.labels >= 0]) == text + template.end_of_turn
 
 
 def test_a_prefix_whose_text_the_template_changes_is_dropped(tmp_path):
