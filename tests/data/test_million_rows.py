@@ -106,7 +106,7 @@ def test_a_million_rows(million, record_property):
     assert facts["rows_read"] == facts["rows_kept"] == ROWS
     peak = max(first_peak, second_peak)
     print(
-        f"{ROWS:,} rows, {facts['tokens']:,} tokens: killed after {kept:,} rows, {first_s:.0f} s; the rest in "
+        f"{ROWS:,} rows, {facts['tokens']:,} tokens; killed after {kept:,}, {first_s:.0f} s; the rest in "
         f"{second_s:.0f} s ({(ROWS - kept) / second_s:,.0f} rows/s, start and counting included); largest "
         f"process {peak:.0f} MiB"
     )
