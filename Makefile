@@ -40,8 +40,13 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install -q -e .
 	touch $@
 
+# DeepSpeed compiles one of its operators when it is first used, which takes minutes: a test that is ended
+# meanwhile leaves a lock that all later ones wait for. tests/conftest.py names the folder, too.
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e ".[test]"
+	rm -rf $(VENV)/torch_extensions
+	TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/torch_extensions $(BIN)/python -c \
+	  "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load(verbose=False)"
 	touch $@
 
 clean:

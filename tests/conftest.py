@@ -11,6 +11,7 @@ written at the test.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ os.environ.setdefault("POSTTRAIN_DATA", str((ROOT / ".." / "shared" / "data").re
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 if not any((Path("/dev") / name).exists() for name in ("nvidia0", "kfd", "dxg")):
     # Triton decides when it is imported whether kernels are interpreted, and transformers imports it.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -88,6 +90,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Under xdist only the workers collect; each has left out the same."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left_out"] = dict(_left_out(session.config))
+
+
+class NamesOfFailures:
+    """The name of a failed test at once: a run that is cut short has no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            terminal.ensure_newline()
+            terminal.write_line(f"failed: {report.nodeid} ({report.when}, {report.duration:.0f} s)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(NamesOfFailures(config))
 
 
 @pytest.hookimpl(optionalhook=True)
