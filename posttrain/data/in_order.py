@@ -1,33 +1,33 @@
 """`in_order`: a function over a stream of chunks, on all cores, with the results in the order of the chunks.
 
 The first chunk is done in this process; only where more follow are processes forked, which share what is
-loaded and take nothing with them but the chunks. They end with this process, however it ends. Where there is
-no fork (macOS, Windows) everything is done here. Left out: what the work is (make_table.py).
+loaded and take nothing with them but the chunks. They end with this process, however it ends, and leave
+signals to it. Where there is no fork (macOS, Windows) everything is done here. Left out: what the work is
+(make_table.py).
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import cycle, islice
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from posttrain.base.process import die_with_parent, usable_cores
 from posttrain.errors import WorkError
 
 In, Out = TypeVar("In"), TypeVar("Out")
-AHEAD = 3
-"""Chunks a process that are read before their results are taken: the bound on memory."""
 MOST = 32
 """Processes at most, unless a number is asked for: one reads the rows and writes the tokens of all."""
-_work: Callable[[Any], Any] | None = None
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Signals that a terminal or Slurm sends to every process; the one that reads decides."""
 
 
 def processes(asked: int | None = None) -> int:
@@ -43,6 +43,8 @@ def in_order(
     """`work(chunk)` of every `size` items, in order, by `count` processes.
 
     An error of `items` is raised after the results of what came before it, as if nothing were read ahead.
+
+    At most `count` + 2 chunks are in memory.
 
     Raises:
         WorkError: a process was ended from outside; `key` is the recipe's key for their number.
@@ -99,46 +101,91 @@ def _done(work: Callable[[list[In]], Out], chunk: list[In] | _Failed) -> Out:
     return work(chunk)
 
 
-def _forked(work, stream: Iterator[Any], count: int, key: str) -> Iterator[Any]:
-    global _work
-    _work = work  # the processes inherit it
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(count, context, initializer=_begin, initargs=(os.getpid(),))
-    waiting: deque[Future | _Failed] = deque()
-    try:
-        with warnings.catch_warnings():  # of forking beside threads, of which the processes touch none
+class _Worker:
+    """A forked process that does one chunk after the other."""
+
+    def __init__(self, work: Callable[[Any], Any], others: list[_Worker]) -> None:
+        context = multiprocessing.get_context("fork")
+        self.connection, theirs = context.Pipe()
+        inherited = [self.connection, *(other.connection for other in others)]
+        arguments = (work, theirs, inherited, os.getpid())
+        self.process = context.Process(target=_serve, args=arguments, daemon=True)
+        with warnings.catch_warnings():  # of forking beside threads, of which the process touches none
             warnings.simplefilter("ignore", DeprecationWarning)
-            for chunk in stream:
-                waiting.append(chunk if isinstance(chunk, _Failed) else pool.submit(_run, chunk))
-                if len(waiting) > AHEAD * count:
-                    yield _taken(waiting.popleft())
+            self.process.start()
+        theirs.close()
+
+    def result(self) -> Any:
+        """Of the chunk that was sent last. Raises EOFError if the process is gone, and what `work` raised."""
+        done, value = self.connection.recv()
+        if not done:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """Ends the process, which may be in the middle of a chunk."""
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+def _forked(work: Callable, stream: Iterator[Any], count: int, key: str) -> Iterator[Any]:
+    workers: list[_Worker] = []
+    waiting: deque[_Worker | _Failed] = deque()
+    try:
+        for _ in range(count + 1):  # one more than work at a time: a result waits until it is its turn
+            workers.append(_Worker(work, workers))
+        turn = cycle(workers)
+        for chunk in stream:
+            if len(waiting) == len(workers):
+                yield _taken(waiting.popleft())
+            if isinstance(chunk, _Failed):
+                waiting.append(chunk)
+                break
+            worker = next(turn)
+            worker.connection.send(chunk)
+            waiting.append(worker)
         while waiting:
             yield _taken(waiting.popleft())
-    except BrokenProcessPool:
+    except (EOFError, ConnectionError):
         raise WorkError(
             f"a process that tokenises rows was killed (out of memory?); set {key} to fewer, or run the "
             "same command again"
         ) from None
     finally:
-        _work = None
-        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in workers:
+            worker.close()
 
 
-def _taken(result: Future | _Failed) -> Any:
+def _taken(result: _Worker | _Failed) -> Any:
     if isinstance(result, _Failed):
         raise result.error
     return result.result()
 
 
-def _begin(parent: int) -> None:
-    """Of a forked process: signals and threads as a worker wants them."""
+def _serve(work: Callable, connection: Connection, inherited: list[Connection], parent: int) -> None:
+    """Of a forked process: chunks until the connection is closed."""
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_DFL)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for other in inherited:
+        other.close()
+    while True:
+        try:
+            chunk = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = (True, work(chunk))
+        except Exception as error:
+            answer = (False, _sendable(error))
+        connection.send(answer)
 
 
-def _run(chunk: list[Any]) -> Any:
-    assert _work is not None
-    return _work(chunk)
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

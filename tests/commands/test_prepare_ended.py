@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.base.temporary import FORMAT
 from posttrain.data.table import damaged_file
+from posttrain.data.table_writer import PARTIAL
 from tests.commands.prepared import write
 
 ROW = {"prompt": "ab", "completion": "cde " * 8}
@@ -23,7 +23,7 @@ def many(tmp_path):
 
 
 def unfinished(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "cache" / "tables").glob(".*") if FORMAT.fullmatch(path.name)]
+    return list((tmp_path / "cache" / "tables").glob(f"{PARTIAL}*"))
 
 
 def half_way(process, tmp_path: Path) -> None:
@@ -47,8 +47,8 @@ def test_stopped(spawn, plain_recipe, many, tmp_path, number):
     assert time.monotonic() - since < 10
     assert process.returncode == 1 and "interrupted" in err and "Traceback" not in err, err
     assert "prepared:" not in out
-    left = {path.name for path in (tmp_path / "cache" / "tables").iterdir() if path.suffix != ".lock"}
-    assert not left
+    left = [path for path in (tmp_path / "cache" / "tables").iterdir() if path.suffix != ".lock"]
+    assert left == unfinished(tmp_path), "what the next command takes up"
 
 
 @pytest.mark.slow

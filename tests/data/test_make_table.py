@@ -88,7 +88,7 @@ def test_several_processes_do_work_and_none_is_left(rows, tmp_path, monkeypatch)
     monkeypatch.setattr(catalogue.RowShape, "read", noted)
     tables(rows, tmp_path / "c", num_proc=3)
     others = {int(p.name) for p in seen.iterdir()} - {os.getpid()}
-    assert len(others) == 3
+    assert len(others) == 4, "one more than work at a time"
     assert not [pid for pid in others if psutil.pid_exists(pid)]
 
 
@@ -140,7 +140,7 @@ def test_results_come_in_order_and_reading_is_bounded():
         got += chunk
         ahead.append(len(taken) - len(got))
     assert got == [2 * i for i in range(2000)]
-    assert max(ahead) <= 10 * (parallel.AHEAD * 2 + 2)
+    assert max(ahead) <= 10 * (2 + 2)
 
 
 KILLED = r"""
