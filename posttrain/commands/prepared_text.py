@@ -32,13 +32,13 @@ def show(facts: dict[str, Any], out: Console, refused: bool) -> None:
     _print_table(out, _source_table(facts))
     for line in _beside(facts):
         out.print(Text(printable(line)))
-    lost = list(_lost(facts["sources"]))
+    lost = list(_lost(_sources(facts)))
     if lost:
         out.print()
         _print_table(out, _drop_table(lost))
         out.print()
         _print_table(out, _reason_table(dict.fromkeys(reason for _, reason, *_ in lost)))
-    for source in facts["sources"]:
+    for source in _sources(facts):
         out.print()
         for line in histogram(facts, source, min(out.width, WIDEST), out.encoding.startswith("utf")):
             out.print(Text(printable(line)))
@@ -101,14 +101,23 @@ def _counted(n: int, unit: str) -> str:
     return " ".join([f"{n:,}", first if n == 1 else f"{first}s", *rest])
 
 
+def _sources(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sources of the mixture, then the held-out one of its own, which has no share."""
+    own = facts["heldout_source"]
+    return [*facts["sources"], *([own] if own else [])]
+
+
 def _source_table(facts: dict[str, Any]) -> Table:
     trained = facts["trained_tokens"] > 0
     head = ["source", "read", "kept", "tokens", *(["trained"] if trained else [])]
     table = _table([*head, "asked", "realised", "repeats"])
-    for s in facts["sources"]:
+    for s in _sources(facts):
         cells = [s["name"], f"{s['rows_read']:,}", f"{s['rows_kept']:,}", amount(s["tokens"])]
         cells += [amount(s["trained_tokens"])] if trained else []
-        cells += [f"{s['share_asked']:.1%}", f"{s['share_realised']:.1%}", f"{s['repeats']:.2f}"]
+        if "share_asked" in s:
+            cells += [f"{s['share_asked']:.1%}", f"{s['share_realised']:.1%}", f"{s['repeats']:.2f}"]
+        else:
+            cells += ["held out"]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
@@ -120,7 +129,7 @@ BESIDE = {"ignored": "ignored", "unused": "unused", "control_tokens": "texts spe
 def _beside(facts: dict[str, Any]) -> Iterable[str]:
     """Lines on what is not used of the rows of a source, on control tokens in their texts, and on held-out
     rows."""
-    for source in facts["sources"]:
+    for source in _sources(facts):
         for what, words in BESIDE.items():
             if source[what]:
                 counts = ", ".join(f"{key} ({_counted(n, 'row')})" for key, n in source[what].items())

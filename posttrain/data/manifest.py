@@ -34,7 +34,7 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     sources = []
     for s, (source, table) in enumerate(zip(prepared.data.sources, prepared.tables, strict=True)):
         sources.append(
-            _described(source, table)
+            described(source, table)
             | {
                 "table": prepared.fingerprints[s],
                 "rows_used": mixture.sizes[s],
@@ -63,7 +63,8 @@ def write_manifest(path: str | Path, account: dict[str, Any]) -> None:
     write_json(path, account)
 
 
-def _described(source: schema.Source, table: Table) -> dict[str, Any]:
+def described(source: schema.Source, table: Table) -> dict[str, Any]:
+    """What mixture.json says about a source, whatever its share."""
     stats = table.stats
     kept = ("rows_read", "rows_kept", "dropped", "truncated", "tokens", "trained_tokens")
     return {

@@ -13,7 +13,7 @@ from typing import Any
 
 from posttrain.data.cache import cache_root
 from posttrain.data.lengths import lengths_of
-from posttrain.data.manifest import manifest
+from posttrain.data.manifest import described, manifest
 from posttrain.data.prepare import Prepared
 from posttrain.data.table import Table, complete
 from posttrain.data.template import load_text
@@ -44,8 +44,9 @@ def account(recipe: Recipe) -> tuple[dict[str, Any], RequestError | None]:
     The first is mixture.json with `stage`, `name`, `run`, `resumes` (whether it is a run already), `shape`,
     `max_length`, `max_drop_share`, `steps` (null where nothing is trained), `samples` (completions of a
     prompt where nothing is trained, else null), `rows`, `tokens` and `trained_tokens` of all sources, `cache`
-    (the folder of the tables), and for each source `lengths` as `lengths_of` gives them. Of rows that are
-    refused because too many are dropped, or shown too often, it says all the same what they are.
+    (the folder of the tables), `heldout_source` (of a source of its own for the held-out rows what the others
+    have; else null), and for each source `lengths` as `lengths_of` gives them. Of rows that are refused
+    because too many are dropped, or shown too often, it says all the same what they are.
 
     Raises:
         RequestError: a run would refuse before there are rows to describe.
@@ -117,8 +118,17 @@ def _described(recipe: Recipe, rows: _Rows) -> dict[str, Any]:
         "samples": None if trains else recipe.rollout.num_generations,
         **totals,
         "cache": str(cache_root(recipe.data)),
+        "heldout_source": _heldout_source(recipe, rows.prepared),
         **facts,
     }
+
+
+def _heldout_source(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
+    heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
+    if heldout is None or heldout.source is None or prepared.heldout_table is None:
+        return None
+    (part,) = prepared.heldout_table.tables
+    return described(heldout.source, part) | {"lengths": _lengths(part)}
 
 
 def _lengths(table: Table) -> dict[str, Any]:

@@ -55,8 +55,13 @@ def test_the_run_finds_every_table(call, recipe, few, tmp_path):
     sources = [{k: v for k, v in source.items() if k != "lengths"} for source in facts["sources"]]
     shared = {key: facts[key] for key in account} | {"sources": sources}
     assert shared == account
+    own = facts["heldout_source"]
+    assert (own["rows_kept"], own["dropped"], own["lengths"]["longest"]) == (19, {"overlong": 1}, 26)
     assert facts["steps"] == json.loads((tmp_path / "case" / "run.json").read_text())["steps"]
     assert facts_of(call("prepare", recipe, heldout, "--json"))["resumes"] is True
+    out = call("prepare", recipe, heldout).out
+    assert re.search(r"^own +20 +19 +494 +76 +held out", out, re.M) and "lengths of own: 19 rows" in out
+    assert re.search(r"^own +overlong +1 +5.00%", out, re.M)
 
 
 def test_twice(call, plain_recipe, tmp_path):

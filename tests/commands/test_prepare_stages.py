@@ -56,7 +56,7 @@ rewards:
 def prompts(tmp_path, monkeypatch):
     """`prompts(stage)`: a recipe on ten prompts of 19 + 6 tokens."""
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "prompts.jsonl", [{"prompt": "1 + 1?", "answer": "2"}] * 10)
+    write(tmp_path / "prompts.jsonl", [{"prompt": "1 + 1?", "answer": "2", "note": 1}] * 10)
 
     def make(stage: str, more: str = "") -> Path:
         path = tmp_path / "case.yaml"
