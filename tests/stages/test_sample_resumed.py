@@ -111,8 +111,9 @@ def test_a_signal_cuts_off_a_chunk_at_once(write_recipe, monkeypatch, number):
 
 
 @pytest.mark.slow
-def test_one_of_two_ranks_killed_is_named_by_the_other_and_both_resume(write_recipe, tmp_path):
+def test_one_of_two_ranks_killed_is_named_by_the_other_and_both_resume(write_recipe, tmp_path, monkeypatch):
     """Each once. No file of a chunk is made twice, and all are those of one process."""
+    monkeypatch.setattr("posttrain.stages.ranks.POLL_S", 0.02)  # a rank has to be seen before it dies
     quick = {"num_generations": 8, "max_new_tokens": 24, "batch_size": 8}
     whole = run(write_recipe("pairs", prompts(96), "whole", rollout=quick))
     path = write_recipe("pairs", prompts(96), "cut", rollout=quick)
