@@ -1,6 +1,8 @@
 #!/bin/bash
 # Runs a recipe on N nodes under Slurm, one `accelerate launch` a node. From the checkout, with its environment active:
 #   sbatch --nodes 2 --gpus-per-node 8 launch/slurm.sh recipes/gsm8k-sft.yaml train.learning_rate=1e-5
+# Run `posttrain prepare RECIPE [key=value]` on the login node first: wrong rows are found before the queue, and no GPU waits
+# for the tokenizer (POSTTRAIN_CACHE or data.cache_dir must be on a file system that the nodes share).
 # ACCELERATE_CONFIG chooses the engine (default launch/ddp.yaml), PROCESSES_PER_NODE the number of processes (default:
 # the GPUs per node, otherwise 1), PYTHON the interpreter (default: `python` of the environment sbatch was called in).
 # Two minutes before the time limit the run saves a checkpoint and stops; run the same sbatch line to resume.

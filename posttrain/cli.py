@@ -19,6 +19,7 @@ from posttrain.errors import did_you_mean
 
 COMMANDS = {
     "check": ("check", "check a recipe and show what it resolves to, without importing torch"),
+    "prepare": ("prepare", "read and tokenise all rows of a recipe into the cache, and show what they are"),
     "run": ("run", "run a recipe or a pipeline, or resume one that was stopped"),
     "sft": ("train", "run a supervised fine-tuning recipe in this process"),
     "dpo": ("train", "run a preference optimisation recipe in this process"),

@@ -23,6 +23,7 @@ if __name__ == "__main__":  # before the libraries below: they read it when they
     quiet_libraries()
 
 from posttrain.base.files import stream_jsonl, write_json
+from posttrain.data.tokenize import conversation
 from posttrain.errors import WorkError
 from posttrain.recipe import PairsRecipe
 from posttrain.rollouts.continuations import Continuer
@@ -104,7 +105,9 @@ class PairsStage:
         return summary
 
     def _written(self, pair: Pair, prompt: Prompt, about: Row) -> Row:
-        row = pair_row(pair, prompt.asked.prompt, about, self.options.strategy, self.sampler.loaded.origin)
+        by, asked = self.sampler.loaded, prompt.asked.rendered()
+        opened = by.template.opened(conversation(asked), asked)
+        row = pair_row(pair, asked, about, self.options.strategy, by.origin, opened)
         return row | ({"teacher": self.options.teacher} if self.options.teacher else {})
 
     def _strategy(self) -> Callable[[Prompt, list[Row]], list[Pair]]:

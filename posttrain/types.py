@@ -85,6 +85,10 @@ class Problem:
     Empty: independent of all others.
     """
     extra: dict[str, Any] = field(default_factory=dict)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """As in `Example`."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """As in `Example`."""
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ DIGITS = {"1": 0.4, "2": 0.2, "\n": 0.2}
 """Of a token; the rest, 0.2, is the end of turn."""
 
 
-def unigram_model(folder: Path, weights: dict[str, float]) -> Path:
-    """A Llama that draws each byte with its weight and otherwise ends its turn, whatever precedes.
+def unigram_model(folder: Path, weights: dict[str, float], style: str = "chatml") -> Path:
+    """A Llama that draws each token with its weight and otherwise ends its turn, whatever precedes.
 
     The residual stream is all ones: the embeddings are, and attention and MLP add nothing. So is its RMS
     norm, and the head's row of a token sums to its log-probability.
@@ -24,12 +24,10 @@ def unigram_model(folder: Path, weights: dict[str, float]) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from posttrain.data.template import load_template
-    from posttrain.data.tokenizers import load_tokenizer
+    from posttrain.data.template import load_text
+    from posttrain.recipe.schema import Model
 
-    tokenizer = load_tokenizer("builtin:bytes")
-    template = load_template("chatml", tokenizer)
-    template.apply_to(tokenizer)
+    tokenizer, template = load_text(Model(tokenizer="builtin:bytes"), style, None)
     shape = {
         "hidden_size": 8,
         "intermediate_size": 8,

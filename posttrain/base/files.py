@@ -162,11 +162,16 @@ def plain(value: Any) -> Any:
 
 def hash_of(path: Path) -> str:
     """xxh3-128 of the content of a file, 32 hexadecimal digits; no protection against manipulation."""
+    return digest_of(path).hexdigest()
+
+
+def digest_of(path: Path) -> xxhash.xxh3_128:
+    """The digest of `hash_of`, which can be updated with what is added to the file."""
     total = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
             total.update(block)
-    return total.hexdigest()
+    return total
 
 
 def size_text(count: int) -> str:

@@ -7,8 +7,10 @@ Left out: signals (stop.py), exit codes (exit_codes.py).
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +20,8 @@ from posttrain.base.printable import printable
 
 if TYPE_CHECKING:
     import psutil
+
+PR_SET_PDEATHSIG = 1
 
 
 def may_run(pid: int) -> bool:
@@ -41,6 +45,17 @@ def runs(process: psutil.Process) -> bool:
         return False
     except psutil.Error:
         return True
+
+
+def die_with_parent(parent: int) -> None:
+    """Makes this process end when `parent`, which started it, ends, however it ends; on Linux.
+
+    The kernel counts the end of the thread that started it as that of the parent.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
 
 
 def usable_cores() -> int:

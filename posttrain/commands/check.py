@@ -24,7 +24,9 @@ from posttrain.base.files import plain
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, add_recipe, console, positive
 from posttrain.data import readers
+from posttrain.data.opening import compression
 from posttrain.data.problems import catalogue
+from posttrain.data.remote import is_remote
 from posttrain.errors import RequestError
 from posttrain.recipe import (
     Pipeline,
@@ -121,14 +123,16 @@ def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
 
 
 def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
-    """Rows of a source where counting is quick: generators, JSONL and Parquet; otherwise None."""
+    """Rows of a source where counting is quick: generators, JSONL and Parquet here; otherwise None."""
     if source.generator is not None:
         return len(catalogue.generate(source.generator, source.options))
     paths = [Path(f["path"]) for f in files]
     quick = {"jsonl", "parquet"}
     if not paths or any(readers.kind_of(p) not in quick for p in paths):
         return None
-    if sum(f["bytes"] for f in files) > COUNT_LIMIT or any(p.suffix == ".gz" for p in paths):
+    if any(is_remote(f["path"]) for f in files):
+        return None
+    if sum(f["bytes"] for f in files) > COUNT_LIMIT or any(map(compression, paths)):
         return None
     return sum(readers.count(p) for p in paths)
 
@@ -178,7 +182,10 @@ def _rows(recipe: Recipe, coming: Collection[str], n: int, console: Console) -> 
     if later:
         console.print(Text(f"rows: shown once {later[0]} is written"))
         return []
-    return preview(recipe, resolve(init)[0], n, console)
+    shown = preview(recipe, resolve(init)[0], n, console)
+    rows = "the first row" if n == 1 else f"the first {n:,} rows"
+    console.print(Text(f"read {rows} of each source; `posttrain prepare` reads all"))
+    return shown
 
 
 def _check_pipeline(

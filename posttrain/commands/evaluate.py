@@ -20,7 +20,7 @@ from posttrain.base.files import refuse_unwritable
 from posttrain.base.resolved import plain_text
 from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
-from posttrain.evaluate.settings import task_hash
+from posttrain.evaluate.settings import task_hash, template_of
 from posttrain.evaluate.tasks.catalogue import check_task
 from posttrain.recipe import load
 from posttrain.recipe.build import Problems, to_dataclass
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
     from posttrain.evaluate.checkpoint import score_checkpoint  # torch: only once nothing is wrong
 
-    style = options.template or (recipe.data.template if recipe else "tokenizer")
+    style = options.template or (template_of(recipe.data) if recipe else "tokenizer")
     name = parent["checkpoint"] if parent else Path(path).name
     score_checkpoint(Path(path), step, tasks, place, style, name=name, renew=write_scorecard)
     _print(ScoreStore(place), tasks, name, options.json)

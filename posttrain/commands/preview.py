@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 from posttrain.base.printable import printable
+from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.errors import RequestError
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Loss, Source
@@ -41,8 +43,8 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
 
     `start` is the model that `model.init` stands for; its tokenizer is used where the recipe names none. A
     returned row is {"source", "where"} with either {"dropped": reason} or {"tokens", "trained", "segments",
-    "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row for each `side`; a
-    labelled reply has its label as `side`.
+    "control_tokens", "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row
+    for each `side`; a labelled reply has its label as `side`.
     """
     tokenizer, _ = load_text(recipe.model, recipe.data.template, start, recipe.data.template_options)
     coloured = console.color_system is not None and not console.no_color
@@ -54,7 +56,9 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
             facts = {"source": source.name, "where": where}
             try:
                 rows = _tokenized(recipe, row, source, where, tokenizer)
-            except RowError as error:
+            except (RowError, RequestError) as error:
+                if source.on_error == "stop" and not isinstance(error, RowError):
+                    raise
                 shown.append(facts | {"dropped": str(error)})
                 console.print(Text(printable(f"dropped: {error}"), style="red"))
                 continue
@@ -64,6 +68,8 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
                 console.print((painted if coloured else bracketed)(safe))
                 counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**shown[-1])
                 console.print(Text(f"{side}: {counts}" if side else counts, style="dim"))
+                if spelt := ", ".join(tokenized.control_tokens):
+                    console.print(Text(printable(f"its text spells {spelt} and becomes it"), style="yellow"))
     console.print(_legend(coloured))
     return shown
 
@@ -72,6 +78,8 @@ def _tokenized(
     recipe: Recipe, row: dict[str, Any], source: Source, where: str, tokenizer: Any
 ) -> list[tuple[str, TokenRow]]:
     """(side, tokens) of what one row is trained as. Raises `RowError` where the row is dropped."""
+    if isinstance(row, Broken):
+        raise RequestError(row.error)
     kind = shape_of(recipe)
     loss = getattr(recipe, "loss", Loss())
     examples = SHAPES[kind].parts(SHAPES[kind].read(row, source, where), recipe.data)
@@ -87,6 +95,7 @@ def _counts(row: TokenRow, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(row.input_ids),
         "trained": int((row.labels != IGNORED).sum()),
         "segments": int(row.segment_ids.max()),
+        "control_tokens": list(row.control_tokens),
         "spans": spans(row, tokenizer),
     }
 

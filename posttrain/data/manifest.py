@@ -21,10 +21,12 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     Shares are in units of `weighting`: of the examples, or of the trained tokens (mean tokens of a row times
     examples). `examples_seen` and `repeats` (1.0: every row once) are those at the end of the run.
     `table` is the name of the source's table in the cache, `fingerprint` that of the rows that are trained
-    on. `rows_kept`, `tokens` and `trained_tokens` count the complete source, `rows_used` the rows that caps
-    and the held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows
-    dropped for each reason and, under `truncated`, those that were cut; null where the cached table was made
-    before they were kept.
+    on. `rows_kept`, `tokens` and `trained_tokens` count what was read: the complete source, or with
+    `max_examples` about as many of its `rows_in_source`; `rows_used` counts the rows that caps and the
+    held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped for
+    each reason and, under `truncated`, those that were cut; null where the cached table was made before they
+    were kept. `control_tokens`: special token -> rows whose texts spell it; null likewise.
+    `tokenised` counts the rows that were tokens already, of which no proof was made.
     """
     mixture = prepared.mixture
     seen, repeats = mixture.counts(total_examples), mixture.repeats(total_examples)
@@ -32,7 +34,7 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     sources = []
     for s, (source, table) in enumerate(zip(prepared.data.sources, prepared.tables, strict=True)):
         sources.append(
-            _described(source, table)
+            described(source, table)
             | {
                 "table": prepared.fingerprints[s],
                 "rows_used": mixture.sizes[s],
@@ -61,17 +63,21 @@ def write_manifest(path: str | Path, account: dict[str, Any]) -> None:
     write_json(path, account)
 
 
-def _described(source: schema.Source, table: Table) -> dict[str, Any]:
+def described(source: schema.Source, table: Table) -> dict[str, Any]:
+    """What mixture.json says about a source, whatever its share."""
     stats = table.stats
     kept = ("rows_read", "rows_kept", "dropped", "truncated", "tokens", "trained_tokens")
     return {
         "name": source.name,
         "path": source.path or source.generator,
         "files": stats["files"],
+        "rows_in_source": stats.get("rows_in_source", stats["rows_read"]),
         **{name: stats[name] for name in kept},
         "dropped_examples": _dropped_examples(stats),
         "ignored": stats.get("ignored", {}),
         "unused": stats.get("unused", {}),
+        "control_tokens": stats.get("control_tokens"),
+        "tokenised": stats.get("tokenised", 0),
         "fingerprint": table.fingerprint,
     }
 
@@ -105,7 +111,8 @@ def _heldout(prepared: Prepared) -> dict[str, Any]:
 
 
 def summary(account: dict[str, Any]) -> list[str]:
-    """A line for each source: rows kept, and how many were dropped or truncated for which reason."""
+    """A line for each source: rows kept, and how many were dropped or truncated for which reason; and one
+    where texts spell control tokens."""
     lines = []
     for source in account["sources"]:
         read, dropped = source["rows_read"], source["dropped"]
@@ -116,5 +123,10 @@ def summary(account: dict[str, Any]) -> list[str]:
         for what in ("ignored", "unused"):
             if source[what]:
                 parts.append(f"{what}: {', '.join(source[what])}")
+        if source["tokenised"]:
+            parts.append(f"{source['tokenised']:,} tokenised already")
         lines.append("; ".join(parts))
+        if spelt := source["control_tokens"]:
+            rows = ", ".join(f"{token} in {n:,} rows" for token, n in spelt.items())
+            lines.append(f"source {source['name']!r}: texts spell control tokens and become them: {rows}")
     return lines

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.data.cache import Progress, prepare_sources
+from posttrain.data.make_table import Choice
 from posttrain.data.mixture import MixedSource, Mixture
 from posttrain.data.order import key_of, permute_array, schedule
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
@@ -66,7 +67,8 @@ def build(
     sources = list(data.sources)
     own = heldout.source if heldout else None
     every = [*sources, own] if own else sources
-    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, shape)
+    choices = [_choice(source, heldout, seed) for source in sources]
+    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, shape, choices)
     _check_p(every, prepared, loss)
     tables: list[Table] = list(prepared[: len(sources)])
     parts: dict[int, Table] = {}
@@ -133,6 +135,19 @@ class HeldoutRows:
         """As `TrainRows.key`."""
         part, row = self._table.locate(i)
         return self._sources[part], self._table.tables[part].origin(row)
+
+
+def _choice(source: schema.Source, heldout: schema.Heldout | None, seed: int) -> Choice | None:
+    """Which rows are read of a source with `max_examples`: so many that those are left when the held-out
+    share is taken out. Without a loss, they are the rows that the mixture would choose of all."""
+    if source.max_examples is None:
+        return None
+    limit = source.max_examples
+    share = heldout.share if heldout and heldout.share is not None and heldout.source is None else None
+    if share is not None and 0 < share < 1:
+        while limit - max(1, round(share * limit)) < source.max_examples:
+            limit += 1
+    return Choice(limit, seed, source.name)
 
 
 def _mixed(source: schema.Source, table: Table) -> MixedSource:

@@ -3,86 +3,135 @@
 A row is a dict of columns; `where` is `file:line` or `file[index]`. JSONL, CSV, Parquet and Arrow are
 streamed; a JSON array is parsed at once, because `json` has no other way. CSV is read by the standard
 library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero. A broken file is a
-`RequestError` that names the file and the line. Left out: which files make up a source, and what the columns
-mean.
+`RequestError` that names the file and the line. Left out: Parquet and Arrow (columnar.py), which files make
+up a source, and what the columns mean.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from posttrain.data.columnar import Row, arrow_count, arrow_rows, parquet_file, parquet_rows
+from posttrain.data.opening import File, compression, open_bytes, readable
 from posttrain.errors import RequestError
 
-Row = tuple[str, dict[str, Any]]
-"""(where, columns)."""
+if TYPE_CHECKING:
+    import numpy as np
+
 BOM = b"\xef\xbb\xbf"
+HEAD = 1 << 20
+"""Bytes of a JSON array in which its first row is looked for."""
+T = TypeVar("T")
 
 
-def kind_of(path: Path) -> str | None:
+def kind_of(path: File) -> str | None:
     """The kind of a file by its suffix (`.jsonl.gz` is jsonl); None if no reader knows it."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    gzipped = bool(suffixes) and suffixes[-1] == ".gz"
-    suffix = suffixes[-2] if gzipped and len(suffixes) > 1 else (suffixes or [""])[-1]
-    kind = KINDS.get(suffix)
-    return None if gzipped and kind in ("parquet", "arrow") else kind
+    packed = compression(path) is not None
+    suffixes = path.suffixes[:-1] if packed else path.suffixes
+    kind = KINDS.get(suffixes[-1].lower()) if suffixes else None
+    return None if packed and kind in ("parquet", "arrow") else kind
 
 
-def read(path: Path) -> Iterator[Row]:
+class Broken(dict):
+    """A line that cannot be parsed, in place of its row."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error
+
+
+def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     """The rows of one file, in file order.
+
+    only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
+    are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
+    one. Numbers behind the end of the file give nothing.
+    keep_broken: a broken line of a JSONL file is a row, `Broken`, and no error.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
     """
-    with _readable(path):
-        yield from READERS[kind_of(path) or "none"](path)
+    kind = kind_of(path) or "none"
+    with readable(path):
+        if keep_broken and kind == "jsonl":
+            yield from _jsonl(path, only, keep_broken)
+        else:
+            yield from READERS[kind](path, only)
 
 
-def count(path: Path) -> int:
+def first(path: File, pass_broken: bool = False) -> Row | None:
+    """The first row, None if there is none; the rest of a JSON array need not be parsed, nor be right.
+
+    pass_broken: of a JSONL file the first row that is not broken.
+
+    Raises as `read`.
+    """
+    if kind_of(path) == "json":
+        with readable(path), open_bytes(path) as file:
+            head = file.read(HEAD).removeprefix(BOM).decode(errors="ignore").lstrip()
+        with suppress(ValueError, RecursionError):
+            row, _ = json.JSONDecoder().raw_decode(head[1:].lstrip()) if head[:1] == "[" else (None, 0)
+            if isinstance(row, dict):
+                return f"{path}[0]", row
+    if not pass_broken:
+        return next(read(path, range(1)), None)
+    return next((row for row in read(path, None, True) if not isinstance(row[1], Broken)), None)
+
+
+def count(path: File) -> int:
     """How many rows `read` would give, without parsing them where the format allows it."""
     kind = kind_of(path)
-    with _readable(path):
+    with readable(path):
         if kind == "parquet":
-            with _parquet(path) as table:
+            with parquet_file(path) as table:
                 return table.metadata.num_rows
+        if kind == "arrow":
+            return arrow_count(path)
         if kind == "jsonl":
             return sum(1 for _ in _lines(path))
     return sum(1 for _ in read(path))
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"{path}: cannot be read: {reason}") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: File) -> Iterator[tuple[int, bytes]]:
     """(1-based number, bytes) of every line that is not blank, without byte-order mark and line end."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             line = line.removeprefix(BOM).strip() if number == 1 else line.strip()
             if line:
                 yield number, line
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in _lines(path):
+def _chosen(items: Iterable[T], only: np.ndarray | range | None) -> Iterator[T]:
+    """The items at the places `only`, all if it is None; ends with the last of them."""
+    if only is None:
+        yield from items
+        return
+    wanted = iter(only)
+    place = next(wanted, None)
+    if place is None:
+        return
+    for number, item in enumerate(items):
+        if number == place:
+            yield item
+            if (place := next(wanted, None)) is None:
+                return
+
+
+def _jsonl(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
+    for number, line in _chosen(_lines(path), only):
         where = f"{path}:{number}"
-        yield where, _object(_parse(line, where), where)
+        try:
+            row = _object(_parse(line, where), where)
+        except RequestError as error:
+            if not keep_broken:
+                raise
+            row = Broken(str(error))
+        yield where, row
 
 
 def _parse(line: bytes, where: str) -> Any:
@@ -93,7 +142,9 @@ def _parse(line: bytes, where: str) -> Any:
             f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
         ) from None
     except json.JSONDecodeError as error:
-        raise RequestError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+        raise RequestError(
+            f"{where}: broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{where}: broken JSON: {error}") from None
 
@@ -109,7 +160,7 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """An array of objects, or one object per line under the suffix `.json`, as AQuA-RAT has it."""
     first = next(_lines(path), None)
     if first is None:
@@ -123,16 +174,16 @@ def _json(path: Path) -> Iterator[Row]:
                 f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
                 "rows must be an array of objects, or one object per line"
             ) from None
-        yield from _jsonl(path)
+        yield from _jsonl(path, only)
         return
     value = _parse_at_once(path)
-    for index, row in enumerate(value):
+    for index, row in _chosen(enumerate(value), only):
         where = f"{path}[{index}]"
         yield where, _object(row, where)
 
 
-def _parse_at_once(path: Path) -> Any:
-    with _open(path) as file:
+def _parse_at_once(path: File) -> Any:
+    with open_bytes(path) as file:
         raw = file.read().removeprefix(BOM)
     try:
         return json.loads(raw.decode())
@@ -141,16 +192,20 @@ def _parse_at_once(path: Path) -> Any:
         raise RequestError(f"{path}:{number}: not UTF-8; convert the file to UTF-8") from None
     except json.JSONDecodeError as error:
         raise RequestError(
-            f"{path}:{error.lineno}: broken JSON: {error.msg} at column {error.colno}"
+            f"{path}:{error.lineno}: broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: broken JSON: {error}") from None
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
     """Rows under a header line; every cell is text."""
+    yield from _chosen(_csv_rows(path), only)
+
+
+def _csv_rows(path: File) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
-    with _open(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+    with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, None)
@@ -173,59 +228,15 @@ def _csv(path: Path) -> Iterator[Row]:
             raise RequestError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
 
 
-def _bad_line(path: Path) -> int:
+def _bad_line(path: File) -> int:
     """The first line that is not UTF-8; the decoder reads in blocks and does not know."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()
             except UnicodeDecodeError:
                 return number
     return 1
-
-
-def _parquet(path: Path):
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise RequestError(f"{path}: not a Parquet file: {error}") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    with _parquet(path) as table:
-        yield from _batches(path, table.iter_batches(batch_size=1024))
-
-
-def _arrow_rows(path: Path) -> Iterator[Row]:
-    """Arrow IPC: the file format, or the stream format that `datasets` writes."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as memory:
-        try:
-            table = pyarrow.ipc.open_file(memory)
-            batches = (table.get_batch(index) for index in range(table.num_record_batches))
-        except pyarrow.ArrowInvalid:
-            try:
-                batches = iter(pyarrow.ipc.open_stream(memory))
-            except pyarrow.ArrowException as error:
-                raise RequestError(f"{path}: not an Arrow file: {error}") from None
-        yield from _batches(path, batches)
-
-
-def _batches(path: Path, batches: Iterator[Any]) -> Iterator[Row]:
-    import pyarrow
-
-    index = 0
-    try:
-        for batch in batches:
-            for row in batch.to_pylist():
-                yield f"{path}[{index}]", row
-                index += 1
-    except pyarrow.ArrowException as error:
-        raise RequestError(f"{path}: broken after row {index}: {error}") from None
 
 
 KINDS = {
@@ -236,10 +247,10 @@ KINDS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[File, np.ndarray | range | None], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,
-    "parquet": _parquet_rows,
-    "arrow": _arrow_rows,
+    "parquet": parquet_rows,
+    "arrow": arrow_rows,
 }

@@ -1,7 +1,7 @@
 """Messages to text by the source of a chat template, and what a template knows: keys, tools, variables.
 
-Rendering is that of transformers (`ImmutableSandboxedEnvironment`), so a saved checkpoint renders the same
-text elsewhere. What a data set and a template spell differently is translated here: the key of the reasoning,
+Rendering is that of transformers (its sandbox, its extensions), so a saved checkpoint renders the same text
+elsewhere. What a data set and a template spell differently is translated here: the key of the reasoning,
 arguments of calls as an object or as JSON text, the role `developer`. Left out: which of the text is trained
 (turns.py).
 """
@@ -45,19 +45,28 @@ def render(
 def _apply(source, tokenizer, messages, add_generation_prompt, tools=None, options=None) -> str:
     from jinja2 import TemplateError
 
+    given = {
+        **tokenizer.special_tokens_map,
+        **(options or {}),
+        "tools": tools or None,
+        "add_generation_prompt": add_generation_prompt,
+    }
     try:
-        rendered = tokenizer.apply_chat_template(
-            [messages],  # a batch of one, because an empty list of messages would be an empty batch
-            chat_template=source,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            tools=tools or None,
-            **(options or {}),
-        )
+        return _compiled(source).render(messages=messages, documents=None, **given)
     except (TemplateError, TypeError, ValueError, LookupError) as error:
         line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
         raise RowError("template_error", f"the template fails: {error}{line}") from error
-    return rendered[0]
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> Any:
+    """The template as `apply_chat_template` compiles it, which takes three times as long to render, because
+    it copies what our messages never are."""
+    from transformers.utils import chat_template_utils
+
+    compiled = chat_template_utils._compile_jinja_template(source)
+    compiled.globals = dict(compiled.globals)  # a chain of mappings, which is copied at every rendering
+    return compiled
 
 
 def _spelt(source: str, messages: list[Message], as_text: bool) -> list[dict[str, Any]]:
@@ -65,7 +74,11 @@ def _spelt(source: str, messages: list[Message], as_text: bool) -> list[dict[str
     thoughts = [key for key in REASONING if _mentions(source, key)]
     found = []
     for turn in messages:
-        made = {key: value for key, value in turn.items() if key not in REASONING and key != "trained"}
+        made = {
+            key: value
+            for key, value in turn.items()
+            if value is not None and key not in REASONING and key != "trained"
+        }
         if turn["role"] == "developer" and not _mentions(source, "developer"):
             made["role"] = "system"
         if thought := reasoning(turn):
@@ -145,8 +158,10 @@ def unrendered(
     known = _known(source, tokenizer)
     if tools:
         if ("", "tools") not in known:
-            plain = render(source, tokenizer, messages[:1], options=options)
-            known["", "tools"] = render(source, tokenizer, messages[:1], False, tools, options) != plain
+            # some templates write the tools into the first user message
+            upto = next((k for k, turn in enumerate(messages) if turn["role"] == "user"), 0) + 1
+            plain = render(source, tokenizer, messages[:upto], options=options)
+            known["", "tools"] = render(source, tokenizer, messages[:upto], False, tools, options) != plain
         if not known["", "tools"]:
             return None, "tools"
     for k, turn in enumerate(messages):

@@ -1,4 +1,5 @@
-"""The rows of a source: local files, a data set of the hub or a generator, behind one small interface.
+"""The rows of a source: files here or in a store, a data set of the hub or a generator, behind one small
+interface.
 
 `open_rows(source)` has a length, yields `(where, row)` in a fixed order, lists its files and carries a
 fingerprint of the content. `list_files` serves `posttrain check` without reading a row; importing this module
@@ -11,20 +12,33 @@ import glob
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from posttrain.data import readers
+from posttrain.data.folders import folder_files, recursive_glob
+from posttrain.data.forms import check_forms
+from posttrain.data.hub import HubRows
+from posttrain.data.opening import File
 from posttrain.data.problems import catalogue
+from posttrain.data.remote import RemoteFile, is_remote, remote_files
 from posttrain.errors import RequestError, WorkError, did_you_mean
 from posttrain.recipe import schema
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FILE_OPTIONS = {"strip_calculator"}
 """Keys that `options` of a file or hub source may contain: see shapes/rows.py."""
-SIDECARS = {"dataset_info.json", "state.json"}
-"""What `datasets.save_to_disk` writes beside its .arrow files; they contain no rows."""
+SAMPLE = 64
+"""Files of a store whose first row is looked at before they are read."""
+
+
+Chosen = Iterator[tuple[int, str, dict[str, Any]]]
+"""(number of the row in the source, where, columns)."""
 
 
 class Rows(Protocol):
@@ -37,61 +51,110 @@ class Rows(Protocol):
 
     def __iter__(self) -> Iterator[readers.Row]: ...
 
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        """The rows with these numbers, in their order, each as `(number, where, row)`.
+
+        numbers: int64 [n], ascending, none twice; row number k is what iterating gives as the k-th, from 0.
+        The other rows are not parsed where the format allows it. Numbers of `len(self)` and above give
+        nothing.
+        """
+        ...
+
 
 def open_rows(source: schema.Source) -> Rows:
     """The rows of `source`; files are streamed and not kept in memory.
 
     Raises:
-        RequestError: no such file, an unknown suffix, no rows, a broken row, unknown options.
-        WorkError: the hub cannot be reached.
+        RequestError: no such file, an unknown suffix, no rows, a broken first row, files of several shapes,
+            unknown options.
+        WorkError: the hub or a store cannot be reached.
     """
     _check(source)
     if source.generator:
         return GeneratorRows(source)
-    paths = _local_files(source)
-    rows = HubRows(source) if paths is None else FileRows(paths)
-    if next(iter(rows), None) is None:
+    files = _files(source)
+    rows = HubRows(source) if files is None else FileRows(source, files)
+    if files is None:
+        empty = not len(rows)
+    else:
+        skip = source.on_error == "skip"
+        firsts = [(file, found[1]) for file in _sample(files) if (found := readers.first(file, skip))]
+        check_forms(source, firsts)
+        empty = not firsts and next(iter(rows), None) is None
+    if empty:
         raise RequestError(f"source {source.name!r}: {source.path} has no rows")
     return rows
 
 
 def list_files(source: schema.Source) -> list[dict[str, Any]]:
-    """[{"path", "bytes"}] of a local source, without reading it; [] for a generator or a hub id.
+    """[{"path", "bytes"}] of a source, without reading it; [] for a generator or a hub id.
 
-    Raises:
-        RequestError: as `open_rows`, as far as names and options show it.
+    `bytes` is 0 where a server does not say it.
+
+    Raises as `open_rows`, as far as names and options show it.
     """
     _check(source)
-    paths = None if source.generator else _local_files(source)
-    return _sizes(paths or [])
+    files = None if source.generator else _files(source)
+    return _sizes(files or [])
+
+
+def first_row(rows: Rows) -> readers.Row:
+    """The first row that is not broken."""
+    return next(row for row in rows if not isinstance(row[1], readers.Broken))
 
 
 class FileRows:
-    """Local files, one after the other."""
+    """Files, one after the other; with `on_error: skip` a broken line is a `Broken` row."""
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, source: schema.Source, paths: list[File]) -> None:
         self.files = _sizes(paths)
-        self._paths = paths
+        self._paths, self._list = paths, partial(_files, source)
+        self._skip = source.on_error == "skip"
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the digests of the files, in order; their names do not count."""
+        """SHA-256 over the digests of the files, in order; their names do not count.
+
+        The digest of a remote file is that of its mark: see remote.py.
+        """
         total = hashlib.sha256()
         for path in self._paths:
+            if isinstance(path, RemoteFile):
+                total.update(path.digest())
+                continue
             with open(path, "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         return total.hexdigest()
 
     @cached_property
-    def _length(self) -> int:
-        return sum(readers.count(path) for path in self._paths)
+    def _counts(self) -> list[int]:
+        return [readers.count(path) for path in self._paths]
 
     def __len__(self) -> int:
-        return self._length
+        return sum(self._counts)
 
     def __iter__(self) -> Iterator[readers.Row]:
         for path in self._paths:
-            yield from readers.read(path)
+            yield from readers.read(path, None, self._skip)
+        self._check_unchanged()
+
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        start = 0
+        for path, count in zip(self._paths, self._counts, strict=True):
+            here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
+            if len(here):
+                rows = readers.read(path, here - start, self._skip)
+                for number, (where, row) in zip(here.tolist(), rows, strict=True):
+                    yield number, where, row
+            start += count
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        """Raises `WorkError` where files of a store are no longer what they were before they were read."""
+        if isinstance(self._paths[0], RemoteFile):
+            changed = {str(file) for file in set(self._list()) ^ set(self._paths)}
+            if changed:
+                raise WorkError(f"{min(changed)} changed while the source was read; start again")
 
 
 class GeneratorRows:
@@ -117,34 +180,16 @@ class GeneratorRows:
         for index, row in enumerate(self._rows):
             yield f"{self._name}[{index}]", row
 
+    def chosen(self, numbers: np.ndarray) -> Chosen:
+        for number in numbers[: bisect_left(numbers, len(self))].tolist():
+            yield number, f"{self._name}[{number}]", self._rows[number]
 
-class HubRows:
-    """A data set of the Hugging Face hub, read through `datasets` and its cache."""
 
-    def __init__(self, source: schema.Source) -> None:
-        from datasets import load_dataset
-
-        self.files: list[dict[str, Any]] = []
-        self._path = str(source.path)
-        wanted = f"{self._path} (split {source.split!r}, subset {source.subset!r})"
-        try:
-            self._data = load_dataset(self._path, source.subset, split=source.split, revision=source.revision)
-        except (ValueError, KeyError, FileNotFoundError) as error:
-            raise RequestError(f"source {source.name!r}: hub data set {wanted}: {error}") from error
-        except Exception as error:  # the hub client raises its own and httpx's errors alike
-            raise WorkError(
-                f"source {source.name!r}: hub data set {wanted} could not be loaded: {error}. "
-                f"There is no local file or folder {self._path!r} either"
-            ) from error
-        described = json.dumps([self._path, source.revision, self._data._fingerprint])
-        self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __iter__(self) -> Iterator[readers.Row]:
-        for index, row in enumerate(self._data):
-            yield f"{self._path}[{index}]", row
+def _sample(files: list[File]) -> list[File]:
+    """The files whose first rows are compared: of a store, where each is a request, at most `SAMPLE`."""
+    if len(files) <= SAMPLE or not isinstance(files[0], RemoteFile):
+        return files
+    return [files[k * len(files) // SAMPLE] for k in range(SAMPLE)]
 
 
 def _check(source: schema.Source) -> None:
@@ -162,21 +207,25 @@ def _check(source: schema.Source) -> None:
             raise RequestError(f"{named}: options.{key} must be true or false, not {value!r}")
 
 
-def _local_files(source: schema.Source) -> list[Path] | None:
-    """The files of a local source, sorted; None if the path is a hub id."""
+def _files(source: schema.Source) -> list[File] | None:
+    """The files of a source, in the order in which they are read; None if the path is a hub id."""
     text, named = str(source.path), f"source {source.name!r}"
     if not text.strip():
         raise RequestError(f"{named}: the path is empty (is an environment variable unset?)")
+    text = text.removeprefix("file://")
+    if is_remote(text):
+        found = remote_files(text, named, readers.kind_of)
+        _check_kind(found[0], named)
+        return found
     path = Path(text).expanduser()
     if path.is_dir():
-        return _folder(path, named)
+        return folder_files(path, source.split, named, readers.kind_of, ", ".join(readers.KINDS))
     if path.exists():
-        if readers.kind_of(path) is None:
-            known = ", ".join(readers.KINDS)
-            raise RequestError(f"{named}: {path} does not end in one of {known} (or .jsonl.gz)")
+        _check_kind(path, named)
         return [path]
     if glob.has_magic(text):
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        recursive = "**" in path.parts
+        found = recursive_glob(str(path)) if recursive else sorted(map(Path, glob.glob(str(path))))
         files = [name for name in found if name.is_file() and readers.kind_of(name)]
         if not files:
             raise RequestError(f"{named}: no readable file matches {text}")
@@ -187,22 +236,10 @@ def _local_files(source: schema.Source) -> list[Path] | None:
     raise RequestError(f"{named}: {_missing(path)}")
 
 
-def _folder(path: Path, named: str) -> list[Path]:
-    """The readable files directly inside a folder; hidden files and other suffixes are skipped."""
-    inside = sorted(child for child in path.iterdir() if not child.name.startswith("."))
-    files = [child for child in inside if child.is_file() and readers.kind_of(child)]
-    if any(child.suffix == ".arrow" for child in files):
-        files = [child for child in files if child.name not in SIDECARS]
-    if files:
-        return files
-    if not inside:
-        raise RequestError(f"{named}: the folder {path} is empty")
-    names = ", ".join(child.name for child in inside[:5])
-    hint = f"; to read its subfolders, write {path}/**/*.jsonl"
-    hint = hint if any(child.is_dir() for child in inside) else ""
-    raise RequestError(
-        f"{named}: the folder {path} has no file ending in {', '.join(readers.KINDS)} (it has: {names}){hint}"
-    )
+def _check_kind(path: File, named: str) -> None:
+    if readers.kind_of(path) is None:
+        known = ", ".join(readers.KINDS)
+        raise RequestError(f"{named}: {path} does not end in one of {known} (or .jsonl.gz, .jsonl.zst)")
 
 
 def _missing(path: Path) -> str:
@@ -218,5 +255,8 @@ def _missing(path: Path) -> str:
     return f"no such file or folder: {path}{place}{near}"
 
 
-def _sizes(paths: list[Path]) -> list[dict[str, Any]]:
-    return [{"path": str(path), "bytes": path.stat().st_size} for path in paths]
+def _sizes(paths: list[File]) -> list[dict[str, Any]]:
+    return [
+        {"path": str(path), "bytes": path.bytes if isinstance(path, RemoteFile) else path.stat().st_size}
+        for path in paths
+    ]

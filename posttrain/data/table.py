@@ -200,6 +200,13 @@ class JoinedTable:
         return self.tables[t][row]
 
 
+def complete(table: Table) -> TokenTable:
+    """All rows of the source that `table` is a part of; of pairs, the sides as rows of their own."""
+    while not isinstance(table, TokenTable):
+        table = table.table
+    return table
+
+
 def damaged_file(folder: Path) -> str | None:
     """The name of a file of the table in `folder` that is not as it was written; None where all are.
 

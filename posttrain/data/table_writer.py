@@ -1,4 +1,4 @@
-"""`TableWriter`: tokenised rows, streamed to a table on disk.
+"""`TableWriter`: tokenised rows, streamed to a table on disk; a kill loses the last seconds of the work.
 
 A table is written under a temporary name and renamed when complete, so a folder of the right name is
 complete. Left out: the format and reading it (table.py), making the rows (cache.py).
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_128
 
-from posttrain.base.files import hash_of, plain, sync
+from posttrain.base.files import digest_of, plain, sync, write_json
 from posttrain.base.temporary import temporary_name
 from posttrain.data.table import (
     IDS,
@@ -29,7 +30,9 @@ from posttrain.data.table import (
     hash_of_facts,
 )
 from posttrain.data.tokens import IGNORED, TokenRow
+from posttrain.errors import PosttrainError
 
+PARTIAL, PROGRESS = ".partial-", "progress.json"
 BUFFER = 1 << 20
 """Tokens kept in memory before they are written."""
 
@@ -38,23 +41,36 @@ class TableWriter:
     """Streams rows to a folder of a temporary name, which `finish` renames to `folder`.
 
     As a context manager it removes what was not finished. Memory is bounded by BUFFER tokens and one row.
+
+    With `resumable` the name is `.partial-NAME`, which one process at a time may use, and the folder stays
+    where the process ends by anything but an error of ours or of the disk. What `keep` recorded last is then
+    taken up by the next writer; `kept` is its state, None where there is none.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, resumable: bool = False) -> None:
         self.folder = Path(folder)
-        self.temporary = temporary_name(self.folder)
-        self.temporary.mkdir(parents=True)
         self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
         self._ids: list[np.ndarray] = []
         self._marks: list[np.ndarray] = []
         self._about: list[tuple[int, int, int, float]] = []
         self._held = 0
+        self._digests: dict[str, Any] = {}
+        self.kept: Any = None
+        self._resumable = resumable
+        self.temporary = self.folder.with_name(PARTIAL + self.folder.name)
+        if not resumable:
+            self.temporary = temporary_name(self.folder)
+        elif self.temporary.is_dir() and not self._take_up():
+            shutil.rmtree(self.temporary)
+        if self.kept is None:
+            self.temporary.mkdir(parents=True)
 
     def __enter__(self) -> TableWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.temporary, ignore_errors=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or not self._resumable or issubclass(kind, PosttrainError | OSError):
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
     def add(self, row: TokenRow, origin: int) -> None:
         """Add row number `origin` of the source. Raises ValueError if it cannot be rebuilt from the files."""
@@ -83,18 +99,50 @@ class TableWriter:
         if self._held >= BUFFER:
             self._flush()
 
+    def append(self, name: str, data: bytes) -> None:
+        """Write `data` at the end of the file `name` of the table."""
+        with open(self.temporary / name, "ab") as file:
+            file.write(data)
+        self._digests.setdefault(name, xxh3_128()).update(data)
+
+    def keep(self, state: Any) -> None:
+        """Records what is written, with `state`, so that a writer that comes after a kill goes on here."""
+        self._flush()
+        files = {}
+        for name, digest in self._digests.items():
+            sync(self.temporary / name)
+            files[name] = {"bytes": (self.temporary / name).stat().st_size, "hash": digest.hexdigest()}
+        write_json(self.temporary / PROGRESS, {"files": files, "counts": self._counts(), "state": state})
+
+    def _take_up(self) -> bool:
+        """Cuts the files to what `keep` recorded last; False where they are damaged or there is no record."""
+        try:
+            found = json.loads((self.temporary / PROGRESS).read_text("utf-8"))
+            for name, facts in found["files"].items():
+                os.truncate(self.temporary / name, facts["bytes"])
+                self._digests[name] = digest_of(self.temporary / name)
+                if self._digests[name].hexdigest() != facts["hash"]:
+                    raise ValueError(name)
+            for file in self.temporary.iterdir():
+                if file.name not in self._digests and file.name != PROGRESS:
+                    file.unlink()  # begun after the record
+            counts = found["counts"]
+            self.rows, self.tokens, self.rows_with_p = (
+                counts[k] for k in ("rows_kept", "tokens", "rows_with_p")
+            )
+            self.trained_tokens, self.segments = counts["trained_tokens"], counts["segments"]
+            self.kept = found["state"]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            self._digests, self.kept = {}, None
+            self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
+        return self.kept is not None
+
     def finish(self, stats: dict[str, Any]) -> TokenTable:
         """Completes the table; `stats` are kept beside the counts of rows and tokens."""
         self._flush()
-        counts = {
-            "rows_kept": self.rows,
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
-            "segments": self.segments,
-            "rows_with_p": self.rows_with_p,
-        }
-        hashes = {file.name: hash_of(file) for file in self.temporary.iterdir()}
-        described = plain(stats | counts | {"hashes": hashes})
+        (self.temporary / PROGRESS).unlink(missing_ok=True)
+        hashes = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        described = plain(stats | self._counts() | {"hashes": hashes})
         described["hashes"][TABLE] = hash_of_facts(described)
         (self.temporary / TABLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         for path in self.temporary.iterdir():
@@ -109,11 +157,19 @@ class TableWriter:
         sync(self.folder.parent)
         return TokenTable(self.folder)
 
+    def _counts(self) -> dict[str, int]:
+        return {
+            "rows_kept": self.rows,
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "segments": self.segments,
+            "rows_with_p": self.rows_with_p,
+        }
+
     def _flush(self) -> None:
         if self._about:
             ids, marks = np.concatenate(self._ids), np.concatenate(self._marks)
             arrays = {IDS: ids, MARKS: marks, ROWS: np.array(self._about, ROW)}
             for name, array in arrays.items():
-                with open(self.temporary / name, "ab") as file:
-                    file.write(array.tobytes())
+                self.append(name, array.tobytes())
         self._ids, self._marks, self._about, self._held = [], [], [], 0

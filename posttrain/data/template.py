@@ -1,7 +1,8 @@
 """Chat templates by name: a tokenizer's own, built-in ones and files, bound to a tokenizer.
 
-Left out: rendering (rendering.py), which spans are assistant turns (turns.py), images, several named
-templates in one tokenizer.
+README.md says whose forms the built-in ones have. They keep earlier thoughts, so that every rendering is the
+beginning of the next one. Left out: rendering (rendering.py), which spans are assistant turns (turns.py),
+images, several named templates in one tokenizer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from posttrain.data.rendering import CALL, PROBE, render, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
-from posttrain.data.turns import Turn, closing, find_turns
+from posttrain.data.turns import OPENED, Turn, closing, find_turns, opened_by
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
 from posttrain.types import Example, Message
@@ -29,6 +30,10 @@ NAMES = ("tokenizer", "chatml", "llama3", "tulu", "plain")
 HEADER = re.compile(r"\{#-? (?:tokens: (?P<tokens>.*?)|(?P<no_bos>no bos)) -?#\}\s*")
 """A template file may begin with the strings that must be one token each, and with `no bos`: its texts have
 no begin-of-text token."""
+BEGIN = "{{- bos_token }}"
+KNOWN_AS = "known_as"
+"""Folder of the built-in templates as they were before they rendered tools and reasoning. Both render a
+conversation without them alike, so that its tables and scores keep the names that they had."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,9 @@ class Template:
 
     @property
     def stops(self) -> list[int]:
-        """The tokens that generation stops at; none where the end of turn is several tokens."""
-        if len(self.end_ids) != 1:
-            return []
-        if not self.end_of_call:
-            return self.end_ids
-        call = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
-        return self.end_ids + (call if len(call) == 1 else [])
+        """The tokens that generation stops at: those of the ends of a turn and of a call that are one
+        token."""
+        return (self.end_ids if len(self.end_ids) == 1 else []) + list(self.calls_end)
 
     def render(
         self,
@@ -87,6 +88,26 @@ class Template:
             return self.render(part, add_generation_prompt, tools, options)
 
         return find_turns(self.name, rendered, ends, messages, last_only)
+
+    def opened(self, asked: list[Message], example: Example) -> str:
+        """What the prompt `asked` of `example` opens of a reply, such as `<think>`, so that a reply as it is
+        sampled says it only behind this. Raises `RowError`."""
+
+        def rendered(part: list[Message], add_generation_prompt: bool) -> str:
+            return self.render(part, add_generation_prompt, example.tools, example.template_options)
+
+        prompt = rendered(asked, True)
+        if prompt.rstrip().endswith(OPENED):
+            return prompt[prompt.rindex(OPENED) :]
+        return opened_by(rendered, asked, prompt)
+
+    @property
+    def calls_end(self) -> dict[int, str]:
+        """The token that ends a call where it is not the end of turn -> its text."""
+        if not self.end_of_call or self.end_of_turn.endswith(self.end_of_call):
+            return {}
+        ids = self.tokenizer(self.end_of_call, add_special_tokens=False)["input_ids"]
+        return {ids[0]: self.end_of_call} if len(ids) == 1 else {}
 
     def unrendered(self, example: Example, messages: list[Message]) -> tuple[int | None, str] | None:
         """See `rendering.unrendered`."""
@@ -122,7 +143,7 @@ def load_template(name: str, tokenizer, options: dict[str, Any] | None = None) -
         source = _builtin(name)
     else:
         source = _file(name)
-    written = json.dumps(options or {}, sort_keys=True)
+    written = json.dumps(options, sort_keys=True) if options else "{}"
     return _build(name, source, tokenizer, tokenizer.bos_token, tokenizer.eos_token, written)
 
 
@@ -138,18 +159,41 @@ def own_template(tokenizer: Any) -> Template | None:
         return None
 
 
+def known_as(source: Any) -> Any:
+    """What stands for the template `source` in the name of a table or score of conversations without tools,
+    tool messages and reasoning: of a built-in one its text in `KNOWN_AS`, of others `source` itself."""
+    return _known().get(source, source) if isinstance(source, str) else source
+
+
+@cache
+def _known() -> dict[str, str]:
+    found = {}
+    for name in NAMES[1:]:
+        now, before = (_declared(_builtin(each))[0] for each in (name, f"{KNOWN_AS}/{name}"))
+        found |= {begin + now: begin + before for begin in ("", BEGIN)}
+    return found
+
+
+def _declared(source: str) -> tuple[str, tuple[str, ...], bool]:
+    """The source of a template without its headers, its tokens, and whether it wants no begin-of-text
+    token."""
+    tokens: tuple[str, ...] = ()
+    no_bos = False
+    while declared := HEADER.match(source):
+        tokens += tuple((declared["tokens"] or "").split())
+        no_bos = no_bos or bool(declared["no_bos"])
+        source = source[declared.end() :]
+    return source, tokens, no_bos
+
+
 @lru_cache(maxsize=8)
 def _build(
     name: str, source: str, tokenizer, bos: str | None, eos: str | None, options: str = "{}"
 ) -> Template:
-    tokens: tuple[str, ...] = ()
-    adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-    while declared := HEADER.match(source):
-        tokens += tuple((declared["tokens"] or "").split())
-        adds_bos = adds_bos and not declared["no_bos"]
-        source = source[declared.end() :]
+    source, tokens, no_bos = _declared(source)
+    adds_bos = bos is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id] and not no_bos
     if adds_bos and name != "tokenizer" and "bos_token" not in source and bos not in source:
-        source = "{{- bos_token }}" + source
+        source = BEGIN + source
     chosen = json.loads(options)
     for key, value in chosen.items():
         if key not in variables(source):
@@ -171,18 +215,19 @@ def _build(
             f"template {name!r}: nothing closes an assistant turn, so a model would never learn to stop; "
             "write an end-of-turn token after it"
         )
-    call = _end_of_call(source, tokenizer)
+    call = _end_of_call(source, tokenizer, tokens)
     other = call if call != end_of_turn else ""
     return Template(name, source, tokenizer, tokens, end_of_turn, other, chosen)
 
 
-def _end_of_call(source: str, tokenizer) -> str:
-    """The token that closes a turn with a call; empty where the template renders none."""
+def _end_of_call(source: str, tokenizer, tokens: tuple[str, ...]) -> str:
+    """The token, of the tokenizer or of the template's `tokens`, that closes a turn with a call; empty where
+    the template renders none."""
     try:
         text = render(source, tokenizer, CALL)
     except RowError:
         return ""
-    return closing(text, list(tokenizer.get_added_vocab())) if PROBE in text else ""
+    return closing(text, [*tokenizer.get_added_vocab(), *tokens]) if PROBE in text else ""
 
 
 def _literal(value: Any) -> str:

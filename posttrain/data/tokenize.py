@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.encode import encode, ids_of
+from posttrain.data.fit import fitted
 from posttrain.data.template import Template, load_template
 from posttrain.data.tokenizers import decode, unicode_form
-from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.data.tokens import RowError, TokenRow
 from posttrain.data.turns import Turn
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -41,8 +43,9 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
             "the tokenizer is a slow one; masks need the character offsets of a fast tokenizer"
         )
     text, turns, cut = _render(example, tokenizer, data)
-    ids, starts, ends, decoded = _encode(text, cut, tokenizer)
-    if decoded != text:
+    found = encode(text, cut, tokenizer)
+    ids, starts, ends = found.ids, found.starts, found.ends
+    if found.decoded != text:
         _prove_text(text, starts, ends)
     _refuse_unknown(text, ids, starts, ends, tokenizer)
 
@@ -56,28 +59,7 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
         numbers = _segment_numbers(text, turn, starts[inside], ends[inside], loss)
         segment_ids[inside] = np.where(numbers > 0, numbers + segment_ids.max(), 0)
 
-    length = len(ids)
-    if length > data.max_length and data.overlong == "error":
-        raise RequestError(
-            f"{example.where}: {length} tokens, more than data.max_length = {data.max_length}; "
-            "raise it, or set data.overlong: drop or truncate"
-        )
-    if length > data.max_length and data.overlong == "drop":
-        raise RowError("overlong", f"{length} tokens")
-    trained[0] = False
-    if not trained.any():
-        raise RowError("empty", "no token is trained")
-    kept = slice(0, data.max_length)
-    ids, trained, segment_ids = ids[kept], trained[kept], segment_ids[kept]
-    if not trained.any():
-        raise RowError("overlong", f"{length} tokens; after truncation no trained token is left")
-    return TokenRow(
-        input_ids=ids,
-        labels=np.where(trained, ids, np.int32(IGNORED)),
-        segment_ids=_consecutive(np.where(trained, segment_ids, np.int32(0))),
-        p=example.p,
-        truncated=length > data.max_length,
-    )
+    return replace(fitted(ids, trained, segment_ids, data, example.where), p=example.p)
 
 
 def conversation(example: Example) -> list[Message]:
@@ -168,42 +150,19 @@ def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, l
         raise RowError("no_assistant_turn", "only an assistant turn can be a prefix")
     last = turns[-1]
     said = text[last.begin : last.content_end]
-    kept = reply["content"] if reply["content"] in said else reply["content"].strip()  # trimmed
+    trimmed = reply["content"].strip()
+    kept = next((each for each in (reply["content"], trimmed) if each in said), None)
+    if kept is None and trimmed.endswith(said.strip()):
+        kept = said.strip()  # the rest is in the prompt, which opens the thought
+    if kept is None:
+        raise RowError("template_error", "the template changes the text of the last message")
     end = last.begin + said.rindex(kept) + len(kept)
     return text[:end], [*turns[:-1], Turn(last.begin, end, end)]
 
 
-def _encode(text: str, cut: int | None, tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
-    """Token ids [L], the first and one-past-last character of each, and the text they decode to.
-
-    The text is tokenised in two parts, split at `cut`, or in one where the tokenizer would add a space to the
-    second part (as that of Llama 2 does).
-    """
-    parts = [text] if cut is None else [text[:cut], text[cut:]]
-    ids: list[int] = []
-    starts: list[int] = []
-    ends: list[int] = []
-    for shift, part in zip((0, cut or 0), parts, strict=False):
-        if part:
-            encoded = tokenizer(part, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ids += encoded["input_ids"]
-            for start, end in encoded["offset_mapping"]:
-                # where offsets are trimmed, a token of spaces has no width and belongs before its position
-                starts.append(start + shift - (start == end > 0))
-                ends.append(end + shift)
-    if not ids:
-        raise RowError("empty", "the text has no token")
-    decoded = decode(ids, tokenizer)
-    if cut is not None and decoded != text:
-        whole = _encode(text, None, tokenizer)
-        if whole[3] != decoded:
-            return whole
-    return np.array(ids, dtype=np.int32), np.array(starts), np.array(ends), decoded
-
-
 def _round_trip(text: str, tokenizer) -> str:
     """`text` after the tokenizer's own normalisation."""
-    return decode(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer)
+    return decode(ids_of(text, tokenizer), tokenizer)
 
 
 def _refuse_unknown(text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, tokenizer) -> None:
@@ -236,12 +195,6 @@ def _prove_turn(
         raise RowError(
             "mask_mismatch", f"the trained tokens end with {got[-60:]!r}, not with {expected[-60:]!r}"
         )
-
-
-def _consecutive(segment_ids: np.ndarray) -> np.ndarray:
-    """The same segments, numbered 1..S without gaps; 0 stays 0."""
-    used = np.unique(segment_ids[segment_ids > 0])
-    return np.where(segment_ids > 0, np.searchsorted(used, segment_ids) + 1, 0).astype(np.int32)
 
 
 def _segment_numbers(

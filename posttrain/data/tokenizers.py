@@ -8,7 +8,6 @@ training a tokenizer, and slow (Python) tokenizers, which have no character offs
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import logging
 from pathlib import Path
@@ -158,29 +157,28 @@ def decode(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
     over every id in Python. A byte-level decoder takes the letters of an added token for bytes where all of
     them stand for one ("<réponse>" becomes "<r�ponse>"); such tokens are written as they are.
     """
-    backend = tokenizer.backend_tokenizer
-    garbled = _garbled(tokenizer, len(tokenizer))
-    if garbled.isdisjoint(ids):
-        return backend.decode(ids, skip_special_tokens=False)
-    parts = []
-    for added, run in itertools.groupby(ids, key=garbled.__contains__):
-        if added:
-            parts += [backend.id_to_token(i) for i in run]
-        else:
-            parts.append(backend.decode(list(run), skip_special_tokens=False))
-    return "".join(parts)
+    table = _bytes_of(tokenizer, len(tokenizer))
+    if table is None:
+        return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
+    try:
+        text = [table[i] for i in ids]
+    except IndexError:  # a model may have more ids than its tokenizer
+        text = [table[i] for i in ids if i < len(table)]
+    return b"".join(text).decode(errors="replace")
 
 
 @functools.lru_cache(maxsize=8)
-def _garbled(tokenizer: PreTrainedTokenizerFast, size: int) -> frozenset[int]:
-    """Added tokens that the decoder does not write as they are; `size` tells of tokens added since."""
+def _bytes_of(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes] | None:
+    """The bytes of each id where the decoder is byte-level, else None; `size` tells of tokens added since."""
     backend = tokenizer.backend_tokenizer
-    if "ByteLevel" not in str(json.loads(backend.to_str()).get("decoder")):
-        return frozenset()
-    added = backend.get_added_tokens_decoder()
-    return frozenset(
-        i for i, token in added.items() if backend.decode([i], skip_special_tokens=False) != token.content
-    )
+    if (json.loads(backend.to_str()).get("decoder") or {}).get("type") != "ByteLevel":
+        return None
+    letters, added = _byte_letters(), backend.get_added_tokens_decoder()
+    table = [b""] * vocabulary_size(tokenizer)
+    for token, i in backend.get_vocab(with_added_tokens=True).items():
+        values = [None] if i in added else [letters.get(letter) for letter in token]
+        table[i] = token.encode() if None in values else bytes(values)
+    return table
 
 
 def _digits() -> PreTrainedTokenizerFast:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from posttrain.errors import PosttrainError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 IGNORED = -100
 """The label of a token that is not trained, as in torch's cross_entropy and in transformers."""
@@ -34,7 +36,7 @@ class TokenRow:
     `labels` are unshifted: labels[i] is input_ids[i], or IGNORED where the token is not trained; labels[0] is
     always IGNORED. `segment_ids` number the segments of the trained tokens 1..S in order; 0 is no segment.
     `p` is the example's external success probability, or its label. `truncated`: tokens were cut at the end
-    to fit.
+    to fit. `tokenised`: the row was tokens already. `control_tokens`: special tokens that its texts spell.
     """
 
     input_ids: np.ndarray
@@ -42,3 +44,5 @@ class TokenRow:
     segment_ids: np.ndarray
     p: float | None = None
     truncated: bool = False
+    tokenised: bool = False
+    control_tokens: tuple[str, ...] = ()

@@ -3,9 +3,9 @@
 The spans come from prefix differences, never from searching for role markers: the prompt that generation
 would start from, the conversation before the turn with a generation prompt, must be a prefix of the full
 text, and the turn is what follows it, up to and including what closes it. Where the prompt opens a thought
-that the template then leaves out of the conversation, the last turn is put behind the prompt as it is
-sampled. A template for which neither holds is refused. Left out: rendering (rendering.py), tokens
-(tokenize.py).
+that the template then leaves out of the conversation, or has earlier thoughts that it leaves out, the last
+turn is put behind the prompt as it is sampled. A template for which neither holds is refused. Left out:
+rendering (rendering.py), tokens (tokenize.py).
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def find_turns(
         last = k + 1 == len(messages)
         upto = text if last else render(messages[: k + 1], False)
         if last and not upto.startswith(prompt):
-            text = upto = _behind(name, render, ends, messages, prompt, upto)
+            text = upto = _thought_before(render, messages, prompt, upto) or _behind(
+                name, render, ends, messages, prompt, upto
+            )
         _prefix(name, prompt, upto, k, "the prompt that generation would start from", last)
         _prefix(name, upto, text, k, "the conversation up to this turn", last)
         turn = _turn(name, ends, len(prompt), upto, k)
@@ -74,16 +76,26 @@ def find_turns(
     return text, turns
 
 
+def _thought_before(render: Render, messages: list[Message], prompt: str, text: str) -> str | None:
+    """The last turn put behind a `prompt` with thoughts of earlier turns that `text` leaves out, as it is
+    sampled (gpt-oss thinks before a call until its final answer is there); None where no turn changes."""
+    told = render(messages[:-1], False)
+    bare = render([*messages[:-1], {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
+    if not prompt.startswith(told) or bare.startswith(told):
+        return None
+    opening = prompt[len(told) :]
+    at = os.path.commonprefix([text, bare]).rfind(opening)
+    return prompt + text[at + len(opening) :] if opening and at >= 0 else text
+
+
 def _behind(
     name: str, render: Render, ends: tuple[str, ...], messages: list[Message], prompt: str, text: str
 ) -> str:
     """The last turn put behind a `prompt` that opens a thought, as it is sampled; `text` as it is where the
     prompt does not."""
     reply = messages[-1]
-    bare = render([*messages[:-1], {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
-    header = os.path.commonprefix([prompt, bare])
-    opened = prompt[len(header) :]
-    mark = opened.strip()
+    opened = opened_by(render, messages[:-1], prompt)
+    header, mark = prompt.removesuffix(opened), opened.strip()
     if not mark or not text.startswith(header):
         return text
     if not reply["content"].lstrip().startswith(mark):
@@ -96,6 +108,13 @@ def _behind(
     if opened.endswith("\n"):
         said = said.removeprefix("\n")
     return prompt + said + text[_turn(name, ends, len(header), text, len(messages) - 1).content_end :]
+
+
+def opened_by(render: Render, asked: list[Message], prompt: str) -> str:
+    """What `prompt`, the rendering of `asked` that generation starts from, has behind the header of a reply
+    and a conversation has not: an opened thought, or nothing."""
+    bare = render([*asked, {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
+    return prompt[len(os.path.commonprefix([prompt, bare])) :]
 
 
 def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.stop import check_stop
-from posttrain.data.template import Template
-from posttrain.data.tokenize import prompt_text, tokenize_example
+from posttrain.data.template import Template, known_as
+from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import metrics
@@ -87,7 +87,8 @@ def score_task(subject: Subject, task: schema.Task, share: Share | None = None) 
     if not problems:
         raise RequestError(f"task {task.name} has no problems")
     rows = _rows(subject, task, loaded, problems, share or Share())
-    settings = settings_hash(task_hash(task, problems), subject.template.source, str(subject.model.dtype))
+    template = known_as(subject.template.source)
+    settings = settings_hash(task_hash(task, problems), template, str(subject.model.dtype))
     values = _exact_values(rows) if loaded.kind == "exact" else _sampled_values(rows, task)
     scores = []
     for metric, found in values.items():
@@ -122,7 +123,7 @@ def _rows(
             "index": index,
             "id": problem.id,
             "group": problem.group,
-            "prompt": _prompt(problem, subject.template),
+            "prompt": _prompt(problem, subject.template, task.name),
             "answer": problem.answer,
         }
         for index, problem in enumerate(problems)
@@ -140,9 +141,21 @@ def _rows(
     return rows
 
 
-def _prompt(problem: Problem, template: Template) -> str:
-    """The text that the model continues."""
-    return prompt_text(Example(messages=problem.messages, prompt=problem.prompt), template)
+def _prompt(problem: Problem, template: Template, task: str) -> str:
+    """The text that the model continues. Raises `RequestError` where the template leaves out something."""
+    example = _example(problem)
+    if left_out := template.unrendered(example, conversation(example)):
+        raise RequestError(
+            f"task {task}, problem {problem.id}: template {template.name!r} does not render {left_out[1]!r}; "
+            "score with another template, or remove it from the task's file"
+        )
+    return prompt_text(example, template)
+
+
+def _example(problem: Problem) -> Example:
+    """A problem as a row is rendered."""
+    names = ("messages", "prompt", "tools", "template_options")
+    return Example(**{name: getattr(problem, name) for name in names})
 
 
 def _exact(
@@ -194,11 +207,11 @@ def _answer_tokens(
     problem: Problem, tokenizer: Any, template: Template, task: str
 ) -> tuple[list[int], list[int]]:
     """Tokens of the prompt, and of the answer with its end of turn, exactly as in a training row."""
-    if problem.messages is None:
-        example = Example(prompt=problem.prompt, completion=problem.answer)
+    example = _example(problem)
+    if example.messages is None:
+        example.completion = problem.answer
     else:
-        reply = {"role": "assistant", "content": problem.answer}
-        example = Example(messages=[*problem.messages, reply])
+        example.messages = [*example.messages, {"role": "assistant", "content": problem.answer}]
     data = schema.Data(
         [],
         template=template.name,

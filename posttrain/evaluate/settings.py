@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from posttrain.evaluate.tasks.catalogue import SAMPLER_FIELDS, load_task
-from posttrain.recipe.schema import Task
+from posttrain.recipe.schema import Data, Task
 from posttrain.types import Problem
 
 SCORER = {"exact": 1, "sampled": 2}
@@ -34,13 +34,25 @@ def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
     problems = problems_of(task) if problems is None else problems
     sampler = {key: getattr(task, key) for key in SAMPLER_FIELDS if loaded.kind == "sampled"}
     options = asdict(loaded.options)
-    asked = [asdict(problem) for problem in problems]
+    asked = [_content(problem) for problem in problems]
     return _hash([SCORER[loaded.kind], task.name, options, task.seed, sampler, asked])
+
+
+def template_of(data: Data) -> str:
+    """The name of the template that a checkpoint of a recipe with this `data` is scored with: the saved one
+    where `data.template_options` are written into it."""
+    return "tokenizer" if data.template_options else data.template
 
 
 def settings_hash(task_half: str, template: str, dtype: str) -> str:
     """Both halves: `template` is the source text of the chat template, `dtype` that of the weights."""
     return f"{task_half}-{_hash([template, dtype])[:6]}"
+
+
+def _content(problem: Problem) -> dict[str, Any]:
+    """A problem without what it does not have and problems did not always have: older scores keep their
+    hash."""
+    return {k: v for k, v in asdict(problem).items() if v or k not in ("tools", "template_options")}
 
 
 def _hash(value: Any) -> str:

@@ -37,7 +37,7 @@ def stop_as_trained(model: Any, tokenizer: Any, template: Template | None) -> No
     ends = end_tokens(model, tokenizer, template.stops if template else ())
     config.eos_token_id = sorted(ends, key=lambda token: token != tokenizer.eos_token_id)
     config.pad_token_id = tokenizer.pad_token_id
-    if template and not template.stops:
+    if template and len(template.end_ids) != 1:
         log.warning(
             "an assistant turn ends with %r, which is %d tokens: generate needs stop_strings and tokenizer, "
             "vLLM stop, to end there",

@@ -69,7 +69,8 @@ class Problems:
 def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
     """An instance of dataclass `cls` with the values of the mapping `value`, or None if there are problems.
 
-    `path`: the place of `value` in the recipe, "" for the recipe itself.
+    `path`: the place of `value` in the recipe, "" for the recipe itself. Where the class has a mapping
+    `REFUSED`, its sentences say why the keys in it do not exist.
     """
     where = path or "the recipe"
     if not isinstance(value, dict):
@@ -79,7 +80,9 @@ def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
     before = len(problems.found)
     for key in value:
         if key not in fields:
-            problems.add(_join(path, key), f"unknown key {key!r}{did_you_mean(key, fields)}")
+            at, why = _join(path, key), getattr(cls, "REFUSED", {}).get(key)
+            said = f"unknown key {key!r}{did_you_mean(key, fields)}" if why is None else f"{at}: {why}"
+            problems.add(at, said)
     arguments = {}
     for name, spec in fields.items():
         at, hint = _join(path, name), _hints(cls)[name]

@@ -142,7 +142,9 @@ ADDED: dict[str, Any] = {
     "policy.kl": "k3_weighted",
     "rollout.vllm.max_logp_diff": 0.1,
     "data.on_change": "refuse",
+    "data.num_proc": None,
     "data.template_options": {},
+    "data.max_characters": 1_000_000,
     "data.sources.roles": "strict",
     "data.sources.ignore": [],
     "data.sources.on_error": "stop",
@@ -174,7 +176,7 @@ def recipe_hash(recipe: Recipe) -> str:
     for path, hashed in REREAD.get(recipe.stage, {}).items():
         section, key = path.split(".")
         values[section][key] = hashed.get(values[section][key], values[section][key])
-    for key in ("cache_dir", "prepare_timeout", "on_change"):
+    for key in ("cache_dir", "prepare_timeout", "on_change", "num_proc"):
         values["data"].pop(key, None)
     for key in ("batch_size", "deadline", "max_failed"):
         values.get("rollout", {}).pop(key, None)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import types
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from posttrain.recipe.schema import Checkpoints, Data, Evaluate, Loss, Model, Train
 from posttrain.recipe.sections import (
+    TOOL_LOOPS,
     Guard,
     Keep,
     Pairing,
@@ -76,6 +77,8 @@ class TrainRecipe(Recipe):
 @dataclass(kw_only=True)
 class RolloutRecipe(Recipe):
     """What the recipes of the stages that sample completions and judge them have in common."""
+
+    REFUSED: ClassVar[dict[str, str]] = TOOL_LOOPS
 
     rewards: list[Reward]
     success: Success | None = None

@@ -171,8 +171,10 @@ def data(recipe: Recipe, problems: Problems) -> None:
             "data.sources", "the weights of data.sources sum to zero, which leaves nothing to train on"
         )
     problems.require_at_least("data.max_length", d.max_length, 2)
+    problems.require_above("data.max_characters", d.max_characters)
     problems.require_above("data.temperature", d.temperature)
     problems.require_above("data.prepare_timeout", d.prepare_timeout)
+    problems.require_above("data.num_proc", d.num_proc)
     problems.require_share("data.max_drop_share", d.max_drop_share)
 
 

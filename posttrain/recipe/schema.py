@@ -2,74 +2,19 @@
 `evaluate`), and sft's `loss`: typed keys with their defaults and units.
 
 Plain dataclasses without behaviour; build.py fills them strictly, rules.py refuses impossible combinations.
-Only `options` and `extra` take keys that are not named here. Sections of single stages are in sections.py.
+Only `options` and `extra` take keys that are not named here. `model` is in model_section.py, sections of
+single stages are in sections.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from posttrain.recipe.sections import BestBy, Gate
+from posttrain.recipe.model_section import FromConfig, Lora, Model, Quantization
+from posttrain.recipe.sections import TOOL_LOOPS, BestBy, Gate
 
-
-@dataclass
-class FromConfig:
-    """A model with random weights, described by a transformers config."""
-
-    model_type: str
-    """transformers' `model_type`: llama, qwen2, gpt2, ..."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Fields of that config class (hidden_size, num_hidden_layers, ...). The tokenizer gives `vocab_size`."""
-
-
-@dataclass
-class Lora:
-    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), through peft."""
-
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Module names (also `lm_head`), or `all-linear`: all linear layers but the head (arXiv 2305.14314)."""
-    modules_to_save: list[str] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-    """Other fields of `peft.LoraConfig` (use_dora, ...); training/README.md lists them."""
-
-
-@dataclass
-class Quantization:
-    """Frozen base weights in 4 or 8 bits (QLoRA); needs the `qlora` extra, a GPU and `lora`."""
-
-    bits: Literal[4, 8] = 4
-    type: Literal["nf4", "fp4"] = "nf4"
-    double: bool = True
-
-
-@dataclass
-class Model:
-    """Where the weights and the tokenizer come from, and how they are loaded."""
-
-    init: str | None = None
-    """Hub id, local path, `runs/<name>` (last checkpoint) or `runs/<name>@best:<task>/<metric>`."""
-    revision: str | None = None
-    from_config: FromConfig | None = None
-    """Instead of `init`: train from scratch."""
-    tokenizer: str | None = None
-    """Hub id, path, `builtin:digits` or `builtin:bytes`. Default: the tokenizer of `init`."""
-    add_tokens: list[str] = field(default_factory=list)
-    """Special tokens to add. The embedding grows; new rows are drawn around the mean of the old ones."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights in memory. `auto`: float32, the master weights that mixed precision needs."""
-    attention: Literal[
-        "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
-    ] = "auto"
-    """`auto`: flash attention if it is installed and there is a GPU, else SDPA; the choice is logged."""
-    trust_remote_code: bool = False
-    lora: Lora | None = None
-    quantization: Quantization | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    """Other arguments of `from_pretrained`."""
+__all__ = ["FromConfig", "Lora", "Model", "Quantization"]
 
 
 @dataclass
@@ -103,13 +48,15 @@ class Source:
 
     name: str
     path: str | None = None
-    """A JSONL, JSON, Parquet, CSV or Arrow file, a glob, a folder (sorted), or a hub id `org/name`."""
+    """A JSONL, JSON, Parquet, CSV or Arrow file, a glob, a folder (sorted, or as `datasets` saved it), here
+    or in a store (`s3://bucket/*.jsonl`), or a hub id `org/name`."""
     generator: str | None = None
     """Instead of `path`: a registered generator, e.g. `multiplication`, with its settings in `options`."""
-    format: Literal["auto", "messages", "prompt_completion", "text"] = "auto"
+    format: Literal["auto", "messages", "prompt_completion", "text", "tokens"] = "auto"
+    """`tokens` (sft): rows that are tokenised already. `auto` decides by the columns."""
     columns: Columns = field(default_factory=Columns)
     split: str = "train"
-    """Hub only."""
+    """Of a hub id, or of a folder that `DatasetDict.save_to_disk` wrote."""
     subset: str | None = None
     """Hub only: the configuration name."""
     revision: str | None = None
@@ -122,13 +69,11 @@ class Source:
     max_repeats: float | None = None
     """Refuse to train if the run would repeat the source more often than this."""
     roles: Literal["strict", "join", "loose"] = "strict"
-    """Conversations whose turns are out of order are dropped, joined where neighbours have one role, or
-    kept."""
+    """Conversations out of order are dropped, joined where neighbours have one role, or kept."""
     ignore: list[str] = field(default_factory=list)
     """Columns, and keys of messages, that are not to be used."""
     on_error: Literal["stop", "skip"] = "stop"
-    """A row that cannot be read, or does not fit, stops the run, or is dropped and counted as
-    `unreadable`."""
+    """A row that cannot be read, or does not fit, stops the run, or is dropped as `unreadable`."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -147,6 +92,8 @@ class Data:
     max_length: int = 2048
     """Maximum tokens of a row; `overlong` decides about longer ones (TRL truncates silently at 1024)."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
+    max_characters: int = 1_000_000
+    """Rows with more characters are dropped before they are tokenised (`overlong: error`: refused)."""
     max_drop_share: float = 0.05
     """Fail if more than this share of the rows of a source is dropped or truncated."""
     weighting: Literal["examples", "tokens"] = "examples"
@@ -158,6 +105,8 @@ class Data:
     shuffle: bool = True
     prepare_timeout: float = 60.0
     """Minutes that the other ranks wait for the rank that prepares the rows."""
+    num_proc: int | None = None
+    """Processes that tokenise; the tables are the same for any number. Default: a core each."""
     cache_dir: str | None = None
     """Folder of the tokenised rows. Default: $POSTTRAIN_CACHE or ~/.cache/posttrain."""
     on_change: Literal["refuse", "accept"] = "refuse"
@@ -253,6 +202,7 @@ class Checkpoints:
 class Task:
     """A task that every checkpoint is scored on, and how it is sampled."""
 
+    REFUSED: ClassVar[dict[str, str]] = TOOL_LOOPS
     name: str
     """A registered task: gsm8k, arithmetic, ..."""
     path: str | None = None

@@ -8,7 +8,7 @@ Plain dataclasses without behaviour. The sections that all stages, or all that t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier")
 """Metrics of tasks that fall as a model gets better."""
@@ -102,9 +102,22 @@ class Vllm:
     """
 
 
+TOOL_LOOPS = dict.fromkeys(
+    (
+        *("tools", "tool_calls", "environment", "environments", "environment_factory", "env"),
+        *("rollout_func", "max_turns", "multi_turn", "max_tool_calling_iterations"),
+    ),
+    "loops over tools and turns are not supported: sampling stops at the first call. Tools that a reply may "
+    "call are the column `tools` of a row, and a prompt may end in the answer of a tool",
+)
+"""Keys with which other libraries run the tools that a reply calls -> why there are none."""
+
+
 @dataclass
 class Rollout:
     """How completions are sampled and judged."""
+
+    REFUSED: ClassVar[dict[str, str]] = TOOL_LOOPS
 
     num_generations: int = 16
     """Completions per prompt (the size of a group)."""

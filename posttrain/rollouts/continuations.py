@@ -19,7 +19,6 @@ from posttrain.rewards.compose import Composite
 from posttrain.rollouts.groups import Prompt, sampling_of
 from posttrain.rollouts.records import Row
 from posttrain.rollouts.step_pairing import Continuation
-from posttrain.types import Example
 
 
 class Continuer:
@@ -50,10 +49,8 @@ class Continuer:
 
     def of(self, prompt: Prompt) -> Callable[[Row, list[str], int], list[list[Continuation]]]:
         """The `ContinueFrom` for completions of `prompt`; none if a prefix fills the model's positions."""
-        asked = prompt.asked.prompt
-        example = Example(prompt=asked) if isinstance(asked, str) else Example(messages=asked)
-        text = prompt_text(example, self.template)
-        start, row = self._ids(text), prompt.asked.example()
+        start = self._ids(prompt_text(prompt.asked.rendered(), self.template))
+        row = prompt.asked.example()
 
         def continue_from(completion: Row, prefixes: list[str], k: int) -> list[list[Continuation]]:
             heads = [self._ids(prefix) for prefix in prefixes]
@@ -75,9 +72,9 @@ class Continuer:
             self.on_scored(len(graded), sum(g.failed for g in graded))
             found: list[list[Continuation]] = [[] for _ in prefixes]
             for one, text, verdict in zip(drawn, texts, graded, strict=True):
-                found[fit[one.prompt_index]].append(
-                    Continuation(text, one.finish == "stop", verdict.success, verdict.value)
-                )
+                # a call that has an end of its own is not the end of a reply
+                ended = one.finish == "stop" and one.token_ids[-1] not in self.template.calls_end
+                found[fit[one.prompt_index]].append(Continuation(text, ended, verdict.success, verdict.value))
             return found
 
         return continue_from

@@ -23,7 +23,7 @@ from posttrain.data.order import key_of
 from posttrain.data.shapes.rows import TRANSCRIPT
 from posttrain.recipe.sections import Pairing
 from posttrain.rollouts.records import Row
-from posttrain.types import Message
+from posttrain.types import Example
 
 TOLERANCE = 1e-9
 """Rewards that differ by less are equal: a weighted sum is rounded, and rounding is not a preference."""
@@ -44,7 +44,7 @@ class NoPair(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One reply of a pair. `tokens` counts an end token too; `is_prefix`: the reply does not end here."""
+    """One reply of a pair. `tokens` counts an end token too; `is_prefix`: no end of turn follows the text."""
 
     text: str
     tokens: int
@@ -126,8 +126,10 @@ def tie_break(row: Row, seed: int) -> int:
 
 def side(row: Row) -> Side:
     """A complete rollout as one side of a pair."""
-    cut = not _ended(row)
-    return Side(row["completion"], row["tokens"], row["reward"], row["sample"], is_prefix=cut)
+    # a call keeps the token that ends it where that is not the end of turn, which a dpo stage would add
+    call = row.get("end_of_call", "")
+    cut = bool(call) or not _ended(row)
+    return Side(row["completion"] + call, row["tokens"], row["reward"], row["sample"], is_prefix=cut)
 
 
 def gap(chosen: float, rejected: float, options: Pairing) -> bool:
@@ -141,14 +143,16 @@ def text_of(row: Row) -> str:
 
 
 def pair_row(
-    pair: Pair, prompt: str | list[Message], about: Row, strategy: str, checkpoint: str
+    pair: Pair, asked: Example, about: Row, strategy: str, checkpoint: str, opened: str = ""
 ) -> dict[str, Any]:
-    """The row of pairs.jsonl. `about` is any row of the group; `prompt` is text or a list of messages.
+    """The row of pairs.jsonl. `asked` is the prompt, with its tools and template options; `about` is any row
+    of the group; `opened` is what the prompt opens of a reply (`Template.opened`).
 
-    Replies are text if the prompt is, else messages. A text that begins like a transcript (`Human:`) would be
-    read back as a conversation, so such a pair is written as messages, too.
+    Replies are text if the prompt is, else messages. A prompt or a reply that begins like a transcript
+    (`Human:`) would be read back as a conversation, so such a pair is written as messages, too.
     """
-    replies: list[Any] = [pair.chosen.text, pair.rejected.text]
+    prompt: Any = asked.prompt if asked.messages is None else asked.messages
+    replies: list[Any] = [opened + pair.chosen.text, opened + pair.rejected.text]
     if isinstance(prompt, str) and any(TRANSCRIPT.match(text) for text in (prompt, *replies)):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, str):
@@ -169,7 +173,10 @@ def pair_row(
         "chosen_sample": pair.chosen.sample,
         "rejected_sample": pair.rejected.sample,
     }
-    return row | ({"rejected_is_prefix": True} if pair.rejected.is_prefix else {})
+    row |= {"tools": asked.tools} if asked.tools else {}
+    row |= {"chat_template_kwargs": asked.template_options} if asked.template_options else {}
+    sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+    return row | {f"{name}_is_prefix": True for name, side in sides.items() if side.is_prefix}
 
 
 def _best(rows: list[Row], options: Pairing, seed: int) -> tuple[Row, list[Row]]:

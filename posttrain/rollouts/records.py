@@ -18,8 +18,11 @@ Row = dict[str, Any]
 """One line of a rollout file."""
 
 
-def rows_of(group: Group, number: int, text: str) -> list[Row]:
-    """A row for each completion of group `number`; `text` is the rendered prompt. Keys: see README.md."""
+def rows_of(group: Group, number: int, text: str, calls_end: Mapping[int, str] | None = None) -> list[Row]:
+    """A row for each completion of group `number`; `text` is the rendered prompt. Keys: see README.md.
+
+    `calls_end`: see `Template`.
+    """
     prompt = group.prompt
     about = {
         "group": number,
@@ -37,6 +40,7 @@ def rows_of(group: Group, number: int, text: str) -> list[Row]:
             label: {k: v for k, v in asdict(verdict).items() if k != "details"}
             for label, verdict in graded.components.items()
         }
+        call = calls_end and completion.finish == "stop" and calls_end.get(completion.token_ids[-1])
         found.append(
             about
             | {
@@ -49,6 +53,7 @@ def rows_of(group: Group, number: int, text: str) -> list[Row]:
                 "components": components,
                 "trained": False,
             }
+            | ({"end_of_call": call} if call else {})
         )
     return found
 

@@ -28,7 +28,7 @@ from posttrain.rollouts.records import Row
 class Continuation:
     """What follows a prefix; success and reward are those of both together (None: the check failed).
 
-    `ended`: at an end token, not truncated.
+    `ended`: at an end of turn, not truncated nor at the end of a call.
     """
 
     text: str

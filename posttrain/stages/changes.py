@@ -14,7 +14,7 @@ from typing import Any
 from posttrain.base.files import read_json
 from posttrain.data.cache import cache_root
 from posttrain.data.prepare import Prepared
-from posttrain.data.table import Table, TokenTable
+from posttrain.data.table import Table, TokenTable, complete
 from posttrain.errors import RequestError, WorkError
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import REMEDY, RunDir
@@ -64,6 +64,28 @@ def refuse_other_rows(checkpoint: ckpt.Checkpoint, prepared: Prepared) -> None:
         )
 
 
+def info_of_same(run: RunDir, recipe_hash: str) -> dict[str, Any]:
+    """run.json of the run that is resumed; empty where there is none of this recipe."""
+    info = run.info()
+    return info if info.get("recipe_hash") == recipe_hash else {}
+
+
+def refuse_changed_prompts(run: RunDir, prepared: Prepared, recipe_hash: str) -> None:
+    """As `refuse_changed_rows`, for a stage that samples, whatever data.on_change says: chunks of several
+    data sets are no data set.
+
+    Raises:
+        RequestError: the sources of a resumed run have changed.
+    """
+    before, now = info_of_same(run, recipe_hash), prepared.mixture.fingerprint
+    if before.get("data_fingerprint", now) != now:
+        changes = changed_sources(before.get("sources"), prepared) or ["other rows"]
+        raise RequestError(
+            f"{run.path}: its sources have changed since it began: {'; '.join(changes)}. Restore them, or "
+            f"{REMEDY}"
+        )
+
+
 def changed_sources(before: Any, prepared: Prepared) -> list[str]:
     """What has changed in each source that is not as in `before`, a list like `sources` of mixture.json."""
     old = {s.get("name"): s for s in before if isinstance(s, dict)} if isinstance(before, list) else {}
@@ -106,10 +128,8 @@ def _first_difference(old: Path, table: Table) -> str:
 
     Empty where the old rows are no longer in the cache.
     """
-    while not isinstance(table, TokenTable):  # pairs, or the rows that are not held out
-        table = table.table
     try:
-        row = table.first_difference(TokenTable(old))
+        row = complete(table).first_difference(TokenTable(old))
     except WorkError:
         return ""
     return ", with the same tokens" if row is None else f", the first other is row {row}"

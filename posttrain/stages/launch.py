@@ -22,6 +22,7 @@ from posttrain.base.files import write_text
 from posttrain.base.process import log_to_stderr, quiet_libraries, rank, world_size
 from posttrain.base.stop import StopRequest
 from posttrain.evaluate.checkpoint import score_checkpoint
+from posttrain.evaluate.settings import template_of
 from posttrain.recipe import TrainRecipe, load_stage
 from posttrain.report.card import model_card
 from posttrain.report.page import write_report
@@ -80,7 +81,7 @@ def scorer_for(recipe: TrainRecipe, run: RunDir, template: Any) -> Callable[[Pat
             step,
             tasks,
             run.path,
-            "tokenizer" if recipe.data.template_options else recipe.data.template,  # as it was saved
+            template_of(recipe.data),
             renew=write_scorecard,
             ranks=(rank(), world_size()),
             keep_going=True,

@@ -19,7 +19,7 @@ from posttrain.base.files import refuse_unwritable
 from posttrain.base.process import why_on_cpu
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.prompts import Asked, columns_of
-from posttrain.data.sources import list_files, open_rows
+from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
@@ -176,7 +176,7 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
     for i, source in enumerate(recipe.data.sources):
         if not files.get(source.name) and not source.generator:
             continue
-        where, row = next(iter(open_rows(source)))
+        where, row = first_row(open_rows(source))
         try:
             rewards.check_rows([Asked(where, "", columns_of(row, source)).example()])
         except RequestError as error:
@@ -185,7 +185,7 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
 
 def _first_row(source: Source, shape: Shape) -> None:
     """Raises `RequestError` for an empty source or wrongly named columns, which the first row shows."""
-    where, row = next(iter(open_rows(source)))
+    where, row = first_row(open_rows(source))
     with contextlib.suppress(RowError):  # a dropped row; data.max_drop_share limits their number
         shape.read(row, source, where)
 

@@ -1,4 +1,4 @@
-"""What a stage that trains needs before its model is loaded: rows as tokens, the tokenizer, steps.
+"""What a stage needs before its model is loaded: rows as tokens, the tokenizer, steps.
 
 Left out: the model (`train.py`), the rows themselves (`data/prepare.py`).
 """
@@ -15,7 +15,7 @@ from posttrain.base.process import rank
 from posttrain.data.prepare import Prepared
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
-from posttrain.recipe import SftRecipe, TrainRecipe
+from posttrain.recipe import SampleRecipe, SftRecipe, TrainRecipe
 from posttrain.recipe.plan import rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
@@ -59,3 +59,15 @@ def prepare_run(recipe: TrainRecipe) -> PreparedRun:
     prepared.mixture.check(rows)
     parent = parent or ({"init": recipe.model.init} if recipe.model.init else None)
     return PreparedRun(init and Path(init), parent, tokenizer, template, shape, prepared, steps, rows)
+
+
+def prepare_prompts(recipe: SampleRecipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Prepared, int]:
+    """The prompts of a stage that samples, and how many of them it takes from the start of the mixture.
+
+    Raises `RequestError` as `build` in data/prepare.py.
+    """
+    prepared = prepare(
+        recipe.data, Loss(), tokenizer, seed=recipe.seed, is_main=rank() == 0, shape=shape_of(recipe)
+    )
+    epoch = len(prepared.mixture)
+    return prepared, min(epoch, recipe.max_prompts or epoch)

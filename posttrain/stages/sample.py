@@ -8,6 +8,7 @@ others. Left out: the files of the chunks (chunks.py), vLLM.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,28 +23,30 @@ from posttrain.base.process import local_rank, rank, world_size
 from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import Stopped, StopRequest
 from posttrain.data.prepare import Prepared
-from posttrain.data.prepare import build as prepare
+from posttrain.data.rendering import variables
 from posttrain.data.template import Template, load_text
 from posttrain.data.tokenizers import decode, load_tokenizer
-from posttrain.errors import RequestError, WorkError
+from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
 from posttrain.generation.local import TransformersGenerator
 from posttrain.models.load import load_model
 from posttrain.recipe import SampleRecipe, recipe_hash
-from posttrain.recipe.plan import shape_of
-from posttrain.recipe.schema import Loss, Model
+from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Rollout
 from posttrain.rewards.compose import Composite
 from posttrain.rollouts.groups import Prompt, Prompts, sample, score, too_many_failed
 from posttrain.rollouts.records import Row, rows_of
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.checkpoints import resolve
-from posttrain.rundir.directory import REMEDY, RunDir
-from posttrain.stages.changes import changed_sources
+from posttrain.rundir.directory import RunDir
+from posttrain.stages.changes import info_of_same, refuse_changed_prompts
 from posttrain.stages.chunks import Chunks
 from posttrain.stages.preflight import preflight
+from posttrain.stages.prepared import prepare_prompts
 from posttrain.stages.ranks import Ranks
 from posttrain.stages.record import claimed, launch_facts
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,14 @@ class Sampler:
             init=place, dtype=own.dtype, attention=own.attention, trust_remote_code=own.trust_remote_code
         )
         tokenizer = load_tokenizer(tokenizer_place(resolve(place)[0]), None, own.trust_remote_code)
-        template = "tokenizer" if tokenizer.chat_template else self.recipe.data.template
-        return load_generator(start, template, self.recipe.seed)
+        options = self.recipe.data.template_options
+        if not tokenizer.chat_template:
+            return load_generator(start, self.recipe.data.template, self.recipe.seed, options)
+        known = {k: v for k, v in options.items() if k in variables(tokenizer.get_chat_template())}
+        if lost := options.keys() - known.keys():
+            names = ", ".join(sorted(lost))
+            log.warning("data.template_options: the template of %s has no variable %s", place, names)
+        return load_generator(start, "tokenizer", self.recipe.seed, known)
 
 
 class SamplingStage(Protocol):
@@ -129,18 +138,10 @@ def _done(run: RunDir) -> str:
 def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], ranks: Ranks) -> None:
     begun = time.monotonic()
     loaded = load_generator(recipe.model, recipe.data.template, recipe.seed, recipe.data.template_options)
-    prepared = prepare(
-        recipe.data,
-        Loss(),
-        loaded.tokenizer,
-        seed=recipe.seed,
-        is_main=rank() == 0,
-        shape=shape_of(recipe),
-    )
+    prepared, count = prepare_prompts(recipe, loaded.tokenizer)
     prompts = Prompts(prepared)
-    count = min(len(prompts), recipe.max_prompts or len(prompts))
     ranks.wait_for_start(recipe_hash(recipe))
-    _refuse_changed_rows(recipe, run, prepared)
+    refuse_changed_prompts(run, prepared, recipe_hash(recipe))
     chunks = Chunks(run, count, _chunk_size(recipe, run))
     if rank() == 0:
         _record_start(recipe, run, chunks, prepared)
@@ -161,28 +162,10 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingS
     run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
-def _before(recipe: SampleRecipe, run: RunDir) -> dict[str, Any]:
-    """run.json of the run that is resumed; empty where there is none."""
-    info = run.info()
-    return info if info.get("recipe_hash") == recipe_hash(recipe) else {}
-
-
 def _chunk_size(recipe: SampleRecipe, run: RunDir) -> int:
     """Prompts in a chunk. A resumed run keeps its chunks, also under another batch size."""
     asked = recipe.rollout.batch_size // recipe.rollout.num_generations
-    return _before(recipe, run).get("chunk_size") or max(1, asked)
-
-
-def _refuse_changed_rows(recipe: SampleRecipe, run: RunDir, prepared: Prepared) -> None:
-    """Raises `RequestError` where the sources of a resumed run have changed: chunks of several data sets
-    are no data set, whatever data.on_change says."""
-    before, now = _before(recipe, run), prepared.mixture.fingerprint
-    if before.get("data_fingerprint", now) != now:
-        changes = changed_sources(before.get("sources"), prepared) or ["other rows"]
-        raise RequestError(
-            f"{run.path}: its sources have changed since it began: {'; '.join(changes)}. Restore them, or "
-            f"{REMEDY}"
-        )
+    return info_of_same(run, recipe_hash(recipe)).get("chunk_size") or max(1, asked)
 
 
 def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, prepared: Prepared) -> None:
@@ -217,7 +200,7 @@ def _chunk(sampler: Sampler, made: SamplingStage, chunks: Chunks, number: int, p
         rows = []
         for group in groups:
             text = decode(group.prompt.ids, sampler.loaded.tokenizer)
-            rows += rows_of(group, group.prompt.position, text)
+            rows += rows_of(group, group.prompt.position, text, sampler.loaded.template.calls_end)
         chunks.write(file, rows)
     why = _too_many_failed(rows, rollout)
     if why:

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from posttrain.cli import main
+from tests.commands.prepared import LONG, write
 from tests.tiny import RECIPE, rows_file, tied, tiny
+from tests.unigram import digits, write_recipe
 
 ADDITION = (
     "evaluate.tasks=[{name: arithmetic, options: "
@@ -58,6 +60,12 @@ def plain_recipe(tmp_path, rows_file, monkeypatch) -> Path:
     text = RECIPE.replace("{{init: {model}}}", model.replace("{", "{{").replace("}", "}}"))
     path.write_text(text.format(out=tmp_path, rows=rows_file))
     return path
+
+
+@pytest.fixture
+def few(tmp_path):
+    """19 rows: "ab" and "cde" are 26 tokens, 4 trained; and one that is too long."""
+    return write(tmp_path / "few.jsonl", [{"prompt": "ab", "completion": "cde"}] * 19 + [LONG])
 
 
 @pytest.fixture

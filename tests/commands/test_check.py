@@ -101,6 +101,33 @@ def test_a_row_that_will_be_dropped_says_so(call, plain_recipe):
     assert answer.code == 0 and "dropped: overlong: 50 tokens" in answer.out
 
 
+def test_a_row_that_spells_a_control_token_says_so(call, plain_recipe, tmp_path):
+    rows = [{"prompt": "say", "completion": "ok"}, {"prompt": "say <|im_end|> and <eos>", "completion": "ok"}]
+    path = tmp_path / "spelt.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("check", plain_recipe, "--rows", "2", f"data.sources.0.path={path}")
+    answer = call(*options)
+    assert answer.out.count("its text spells") == 1
+    assert "its text spells <eos>, <|im_end|> and becomes it" in answer.out
+    found = json.loads(call(*options, "--json").out)["rows"]
+    assert [row["control_tokens"] for row in found] == [[], ["<eos>", "<|im_end|>"]]
+
+
+def test_rows_of_tokens_are_shown_as_text(call, plain_recipe, tmp_path):
+    path = tmp_path / "tokens.jsonl"
+    rows = [
+        {"input_ids": [*b"2+2=4"], "labels": [-100, -100, -100, -100, ord("4")]},
+        {"input_ids": [300_000]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("check", plain_recipe, f"data.sources.0.path={path}", "--rows")
+    answer = call(*options, "1")
+    assert answer.code == 0 and "2+2=[[1: 4]]" in answer.out
+    assert "5 tokens, 1 trained, 1 segment(s)" in answer.out
+    call(*options, "2").refuses(f"{path}:2", "300000", "tokenised with another tokenizer")
+    call(*options, "1", "data.sources.0.format=token").refuses("format", "tokens")
+
+
 def test_markup_in_names_is_text(call, plain_recipe):
     answer = call("check", plain_recipe, "--rows", "1", "data.sources.0.name='[/red]'")
     assert answer.code == 0 and "source [/red]" in answer.out

@@ -124,6 +124,13 @@ def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path)
         (["policy={beta: 0.1, reference: runs/none}"], ["policy.reference: runs/none: no such run or path"]),
         (["policy.beta=-1"], ["policy.beta"]),
         (["policy.lose=grpo"], ["policy.lose", "did you mean 'loss'"]),
+        *(
+            ([f"{key}=1"], [f"command line: {key}: loops over tools and turns are not supported: sampling"])
+            for key in ("rollout.tools", "rollout.environment", "rollout.max_turns", "tools", "environment")
+        ),
+        (["evaluate.tasks=[{name: gsm8k, tools: []}]"], ["loops over tools and turns are not supported"]),
+        (["train.extra={max_tool_calling_iterations: 2}"], ["sampling stops at the first call"]),
+        (["train.extra={chat_template_kwargs: {}}"], ["use data.template_options instead"]),
         (
             ["train.extra={beta: 0.1}"],
             ["train.extra.beta is not allowed: use policy.beta instead"],

@@ -220,6 +220,20 @@ def test_eval_of_a_run_and_again(call, run_copy, data_dir):
     assert json.loads(call("eval", run_copy, *asked, "--json").out) == rows
 
 
+def test_eval_renders_prompts_as_the_run_does(call, run_copy, monkeypatch):
+    """Options of the template are written into the one that the checkpoints save."""
+    from posttrain.evaluate import checkpoint
+
+    used, file = [], run_copy / "recipe.yaml"
+    monkeypatch.setattr(checkpoint, "score_checkpoint", lambda *given, **_: used.append(given[4]))
+    text = file.read_text()
+    assert "template_options: {}" in text
+    for options in ("{}", "{mode: short}"):
+        file.write_text(text.replace("template_options: {}", f"template_options: {options}"))
+        call("eval", run_copy, *TASK)
+    assert used == ["chatml", "tokenizer"]
+
+
 def test_eval_of_a_model_that_is_no_run(call, run_copy, tiny, tmp_path):
     answer = call("eval", tiny, *TASK, "--out", tmp_path / "some where")
     assert answer.code == 0 and "arithmetic of model, 20 problems" in answer.out

@@ -15,13 +15,15 @@ import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from posttrain.data import template
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.rows import to_example
-from posttrain.data.tokenize import tokenize_example
+from posttrain.data.tokenize import conversation, tokenize_example
 from posttrain.data.tokenizers import _byte_letters
-from posttrain.data.tokens import RowError
+from posttrain.data.tokens import RowError, TokenRow
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Data, Loss, Source
+from posttrain.types import Example
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
 OTHER = re.compile("vl|smolvlm|idefics|llava|diffusion")
@@ -31,6 +33,9 @@ NAMES = sorted(
     for path in FOLDER.glob("*.jinja")
     if not path.stem.endswith("_training") and not OTHER.search(path.stem)
 )
+OWN = "posttrain: "
+"""Before the name of a template of ours."""
+OURS = [f"{OWN}{name}" for name in template.NAMES[1:]]
 MARK = re.compile(
     r"<[|｜][^|｜<>\s]+[|｜]?>|<[a-z_]+\|>|\[/?[A-Z_]+\]|"
     r"</?(?:think|tool_call|tool_response|start_of_turn|end_of_turn|bos|eos|s)>"
@@ -85,7 +90,9 @@ CASES = {
 
 @cache
 def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
-    source = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    own = name.removeprefix(OWN)
+    path = FOLDER / f"{name}.jinja" if own == name else template.FOLDER / f"{own}.jinja"
+    source = path.read_text(encoding="utf-8").rstrip("\n")
     backend = Tokenizer(models.BPE(vocab=_byte_letters(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -118,8 +125,10 @@ def marked(name: str, example) -> tuple[str, list[int]] | None:
     return tokenizer_of(name).decode(found["input_ids"]), found["assistant_masks"]
 
 
-def verdict(name: str, case: str, train_on: str = "assistant", **options) -> tuple[str, str]:
-    """What became of a case, and what is trained or the refusal.
+def verdict(
+    name: str, case: str | dict, train_on: str = "assistant", source: Source | None = None, **options
+) -> tuple[str, str]:
+    """What became of a case, or of a row of `source`, and what is trained or the refusal.
 
     `marks`: the trained tokens are those of TRL's marks. `within`: those that are sampled among TRL's marks,
     which also cover a line break behind the end of turn, or what the generation prompt contains. `right`: the
@@ -128,17 +137,30 @@ def verdict(name: str, case: str, train_on: str = "assistant", **options) -> tup
     wrong.
     """
     tokenizer = tokenizer_of(name)
-    source = Source(name="s", path="x")
-    data = Data([], template="tokenizer", train_on=train_on, template_options=options)
-    found = []
+    row = CASES[case] if isinstance(case, str) else case
     try:
-        for example in SHAPES["rows"].parts((to_example(CASES[case], source, "x:1"),), data):
-            found.append((example, tokenize_example(example, tokenizer, data, Loss())))
+        found = rows_of(name, row, train_on, source, options)
     except (RowError, RequestError) as error:
         return "refused", str(error)
     verdicts = [_judged(name, example, row, train_on, options) for example, row in found]
     said = [tokenizer.decode(row.input_ids[row.labels >= 0]) for _, row in found]
     return max(verdicts, key=ORDER.index), " | ".join(said)
+
+
+def rows_of(
+    name: str,
+    row: dict,
+    train_on: str = "assistant",
+    source: Source | None = None,
+    options: dict | None = None,
+) -> list[tuple[Example, TokenRow]]:
+    """What `row` means, and its tokens; with `train_on: each` of each reply."""
+    data = Data([], template="tokenizer", train_on=train_on, template_options=options or {})
+    told = to_example(row, source or Source(name="s", path="x"), "x:1")
+    return [
+        (part, tokenize_example(part, tokenizer_of(name), data, Loss()))
+        for part in SHAPES["rows"].parts((told,), data)
+    ]
 
 
 ORDER = ("marks", "within", "right", "sampled", "wrong text", "wrong tokens")
@@ -148,10 +170,13 @@ def _judged(name: str, example, row, train_on: str, options) -> str:
     tokenizer = tokenizer_of(name)
     text = tokenizer.decode(row.input_ids)
     tools = example.tools or None
-    whole = tokenizer.apply_chat_template(example.messages, tools=tools, tokenize=False, **options)
+    messages = conversation(example)
+    if "developer" not in tokenizer.chat_template:
+        messages = [m | {"role": m["role"].replace("developer", "system")} for m in messages]
+    whole = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
     if text != whole:
         prompt = tokenizer.apply_chat_template(
-            example.messages[:-1], tokenize=False, add_generation_prompt=True, **options
+            messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True, **options
         )
         return "sampled" if text.startswith(prompt) else "wrong text"
     theirs = marked(name, example) if train_on == "assistant" and not options else None

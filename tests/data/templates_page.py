@@ -6,15 +6,16 @@ from pathlib import Path
 
 import trl
 
-from tests.data.families import CASES, NAMES, cell
+from tests.data.families import CASES, NAMES, OURS, cell
 
 PAGE = Path(__file__).resolve().parents[2] / "posttrain" / "data" / "TEMPLATES.md"
 OPENING = """\
 # Chat templates of published models
 
-What `data.template: tokenizer` trains under the templates that TRL {version} ships, tried on a tokenizer of
-bytes with the marks of the template as tokens; written by `python -m tests.data.templates_page`, and held by
-`tests/data/test_families.py`.
+What is trained under the four templates of this package, and with `data.template: tokenizer` under those that
+TRL {version} ships, tried on a tokenizer of bytes with the marks of the template as tokens; written by
+`python -m tests.data.templates_page`, and held by `tests/data/test_families.py`. [SHAPES.md](SHAPES.md) has
+the rendered text of rows of many shapes.
 
 | column | a row |
 |---|---|
@@ -22,22 +23,27 @@ bytes with the marks of the template as tokens; written by `python -m tests.data
 | tools | a call, what the tool returns, a reply; `tools` beside them |
 | reasoning, thought | a reply with `reasoning_content`; with `<think>...</think>` in its text |
 
-| cell | meaning | |---|---| | marks | what is trained is token for token what TRL's variant of the template
-marks with `{{% generation %}}` | | within | as marks, but for what TRL also marks and no model samples: the
-line break behind the end of turn, or what the prompt for a reply already contains | | right | token for token
-the template's own rendering; there are no marks to compare with | | sampled | the template leaves out the
-thought: trained are the prompt and the reply as they are sampled | | each: ... | `data.train_on: each`: the
-template changes earlier turns, so that each reply is a row of its own | | thinking off: ... |
-`data.template_options: {{enable_thinking: false}}`: otherwise a prompt opens a thought that the row does not
-have | | refused | before training, with a sentence that says what the template does not render, or the way
-round |
+| cell | meaning |
+|---|---|
+| marks | what is trained is token for token what TRL's variant of the template marks with \
+`{{% generation %}}` |
+| within | as marks, but for what TRL also marks and no model samples: the line break behind the end of \
+turn, or what the prompt for a reply already contains |
+| right | token for token the template's own rendering; there are no marks to compare with |
+| sampled | the template leaves out the thought: trained are the prompt and the reply as they are sampled |
+| each: ... | `data.train_on: each`: the template changes earlier turns, so that each reply is a row of its \
+own |
+| thinking off: ... | `data.template_options: {{enable_thinking: false}}`: otherwise a prompt opens a \
+thought that the row does not have |
+| refused | before training, with a sentence that says what the template does not render, or the way round |
 
 """
 
 
 def table(found: dict[str, list[str]]) -> str:
     lines = [f"| template | {' | '.join(CASES)} |", "|---" * (len(CASES) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(found[name])} |" for name in sorted(found)]
+    names = sorted(found, key=lambda name: (name not in OURS, name))
+    lines += [f"| {name} | {' | '.join(found[name])} |" for name in names]
     return "\n".join(lines) + "\n"
 
 
@@ -48,5 +54,5 @@ def cells(text: str) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    found = {name: [cell(name, case)[0] for case in CASES] for name in NAMES}
+    found = {name: [cell(name, case)[0] for case in CASES] for name in [*OURS, *NAMES]}
     PAGE.write_text(OPENING.format(version=trl.__version__) + table(found), encoding="utf-8")

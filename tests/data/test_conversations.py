@@ -12,7 +12,7 @@ from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
-from tests.data.tokens import BYTES, bpe_tokenizer, byte_tokenizer, row_of, trained
+from tests.data.tokens import BYTES, HERMES, bpe_tokenizer, byte_tokenizer, row_of, trained
 
 USER = {"role": "user", "content": "2+2?"}
 ADD = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}}
@@ -45,21 +45,12 @@ XLAM = {
     "tools": json.dumps([ADD]),
     "answers": '[{"name": "add", "arguments": {"a": 2}}]',
 }
-HERMES = """\
-{%- if tools %}{{- '<tools>' + (tools | tojson) + '</tools>' }}{%- endif %}
+BARE = """\
 {%- for m in messages %}
-    {{- '<|im_start|>' + m.role + '\\n' }}
-    {%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}
-    {{- m.content }}
-    {%- for call in m.tool_calls or [] %}
-        {{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
-    {%- endfor %}
-    {{- '<|im_end|>\\n' }}
+    {{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}
 {%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think></think>' }}{%- endif %}
-{%- endif %}"""
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+"""Renders neither tools nor reasoning."""
 
 
 def example(row, **source):
@@ -96,17 +87,19 @@ def test_xlam(hermes):
 def test_reasoning_reaches_the_template_under_its_own_key(key, hermes):
     row = {"messages": [USER, {"role": "assistant", "content": "4", key: "two and two"}]}
     assert said(row, hermes) == "<think>two and two</think>4<|im_end|>"
-    with pytest.raises(
-        RequestError, match=f"rows.jsonl:7, message 1 .assistant.: template 'chatml' does not render '{key}'"
-    ):
-        row_of(example(row), "chatml")
+    hermes.chat_template = BARE
+    where = r"rows.jsonl:7, message 1 .assistant.: template 'tokenizer'"
+    with pytest.raises(RequestError, match=f"{where} does not render '{key}'"):
+        said(row, hermes)
     quiet = example(row, ignore=[key])
-    assert quiet.ignored == (key,) and trained(row_of(quiet, "chatml")) == "4<|im_end|>"
+    assert quiet.ignored == (key,)
+    assert trained(row_of(quiet, "tokenizer", hermes), hermes) == "4<|im_end|>"
 
 
-def test_what_a_template_leaves_out_is_an_error():
-    with pytest.raises(RequestError, match="rows.jsonl:7: template 'chatml' does not render 'tools'"):
-        row_of(example(OPENAI), "chatml")
+def test_what_a_template_leaves_out_is_an_error(hermes):
+    hermes.chat_template = BARE
+    with pytest.raises(RequestError, match="rows.jsonl:7: template 'tokenizer' does not render 'tools'"):
+        said(OPENAI, hermes)
     row = {"messages": [{**USER, "name": "Ann"}, {"role": "assistant", "content": "4"}]}
     with pytest.raises(RequestError, match=r"message 0 .user.: template 'chatml' does not render 'name'"):
         row_of(example(row), "chatml")

@@ -189,7 +189,7 @@ def test_a_file_system_without_locks(data, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(make_once, "POLL", 0.01)
-    plain, made = cache._make, fork.Value("i", 0)
+    plain, made = cache.make_table, fork.Value("i", 0)
 
     def make(*arguments):
         with made:
@@ -197,7 +197,7 @@ def test_a_file_system_without_locks(data, tmp_path, monkeypatch, error):
         time.sleep(0.3)
         plain(*arguments)
 
-    monkeypatch.setattr(cache, "_make", make)
+    monkeypatch.setattr(cache, "make_table", make)
     results = fork.Queue()
     first = fork.Process(target=_prepare, args=(data, tmp_path, results))
     first.start()

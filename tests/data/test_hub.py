@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+import posttrain
+from posttrain.data.hub import HubRows
 from posttrain.data.sources import list_files, open_rows
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.schema import Source
@@ -60,3 +71,82 @@ def test_a_hub_that_is_out_of_reach(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(WorkError, match=r"org/name.*Couldn't reach the Hub\. There is no local file"):
         open_rows(source("org/name"))
+
+
+def folder_of_splits(folder, train=7, test=2) -> list[dict]:
+    """A data set as the hub has them: Parquet files, two of them for the split `train`. Returns its rows."""
+    (folder / "data").mkdir(parents=True)
+    rows = [{"n": n, "text": f"row {n}"} for n in range(train + test)]
+    for name, part in (
+        ("train-00000-of-00002", rows[: train // 2]),
+        ("train-00001-of-00002", rows[train // 2 : train]),
+        ("test-00000-of-00001", rows[train:]),
+    ):
+        parquet.write_table(pa.Table.from_pylist(part), folder / "data" / f"{name}.parquet")
+    return rows
+
+
+def test_what_datasets_loads_of_a_folder_in_the_form_of_the_hub(tmp_path, monkeypatch):
+    """`load_dataset` itself, on a folder here in place of an id."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = folder_of_splits(tmp_path / "set")
+    train, test = (HubRows(source(tmp_path / "set", split=split)) for split in ("train", "test"))
+    assert [row for _, row in train] == rows[:7] and [row for _, row in test] == rows[7:]
+    assert len(train) == 7 and train.fingerprint != test.fingerprint
+    assert HubRows(source(tmp_path / "set")).fingerprint == train.fingerprint
+    place = f"{tmp_path}/set[6]"
+    assert list(train.chosen(np.array([6, 7]))) == [(6, place, rows[6])]
+    assert train._data.cache_files, "mapped from the disk, not in memory"
+    with pytest.raises(RequestError, match="hub data set .*split 'tset'.*Unknown split"):
+        HubRows(source(tmp_path / "set", split="tset"))
+    with pytest.raises(RequestError, match="hub data set .*subset 'none'"):
+        HubRows(source(tmp_path / "set", subset="none"))
+
+
+@pytest.mark.exhaustive
+def test_memory_does_not_grow_with_the_data_set(tmp_path):
+    """400 MB of rows in a process of its own: loading takes below 300 MB of memory, reading below 40 MB more.
+
+    Pages of mapped files do not count: the system takes them back whenever it wants.
+    """
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for shard in range(8):
+        table = pa.table({"text": [os.urandom(1000).hex() for _ in range(25_000)]})
+        parquet.write_table(table, tmp_path / "set" / "data" / f"train-{shard}.parquet", row_group_size=1000)
+    code = (
+        "import json, sys, threading, time\n"
+        "import datasets\n"
+        "from posttrain.data.hub import HubRows\n"
+        "from posttrain.recipe.schema import Source\n"
+        "def held():\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(l.split()[1]) for l in lines if l.startswith('RssAnon')) * 1024\n"
+        "peak, done = [held()], threading.Event()\n"
+        "def watch():\n"
+        "    while not done.wait(0.01):\n"
+        "        peak.append(held())\n"
+        "watching = threading.Thread(target=watch)\n"
+        "watching.start()\n"
+        "rows = HubRows(Source(name='a', path=sys.argv[1]))\n"
+        "loading, peak[1:] = max(peak), [held()]\n"
+        "before = peak[-1]\n"
+        "characters = sum(len(row['text']) for _, row in rows)\n"
+        "done.set()\n"
+        "watching.join()\n"
+        "print(json.dumps([len(rows), characters, loading - peak[0], max(peak[1:]) - before]))\n"
+    )
+    root = str(Path(posttrain.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "set")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ
+        | {"PYTHONPATH": root, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, characters, loading, reading = json.loads(done.stdout.splitlines()[-1])
+    assert (count, characters) == (200_000, 400_000_000)
+    assert loading < 300e6 and reading < 40e6, f"{loading / 1e6:.0f} and {reading / 1e6:.0f} MB"

@@ -25,7 +25,7 @@ def prepared(tmp_path_factory):
             Source(name="m", path=str(folder / "a.jsonl"), weight=1.0),
         ],
         template="chatml",
-        max_drop_share=0.1,
+        max_drop_share=0.2,
         cache_dir=str(folder / "cache"),
     )
     return build(data, Loss(), load_tokenizer("builtin:bytes"), Heldout(share=0.1), seed=3)
@@ -41,12 +41,13 @@ def test_the_account_agrees_with_counting(prepared, tmp_path):
     assert first["share_asked"] == pytest.approx(2 / 3)
     assert first["share_realised"] == pytest.approx(21 / 31)
     assert first["repeats"] == 21 / 5 and second["repeats"] == 1.0
-    assert (first["rows_read"], first["rows_kept"], first["rows_used"]) == (12, 11, 5)
+    assert (first["rows_read"], first["rows_kept"], first["rows_used"]) == (8, 7, 5)  # 6, and 2 for one lost
+    assert first["rows_in_source"] == 12 and second["rows_in_source"] == second["rows_read"]
     assert first["dropped"] == {"no_completion": 1} and first["truncated"] == 0
     assert first["dropped_examples"] == {
         "no_completion": [{"where": f"{first['path']}:1", "detail": "column 'completion' is empty"}]
     }
-    assert first["trained_tokens"] == 11 * 2  # "b" and the end of turn
+    assert first["trained_tokens"] == 7 * 2  # "b" and the end of turn
     assert first["files"] == [
         {"path": first["path"], "bytes": 12 * len('{"prompt": "a", "completion": "b"}\n') - 1}
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,27 +21,27 @@ from tests.data.tokens import BPE, BYTES, STYLES, ids_of, pair, row_of, trained
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_wrong_span_cannot_leave(monkeypatch, shift):
     """Tokens moved by one character against the spans, as a faulty offset would: the proof sees it."""
-    encode = module._encode
+    encode = module.encode
 
     def moved(text, cut, tokenizer):
-        ids, starts, ends, decoded = encode(text, cut, tokenizer)
-        return ids, starts + shift, ends + shift, decoded
+        found = encode(text, cut, tokenizer)
+        return replace(found, starts=found.starts + shift, ends=found.ends + shift)
 
-    monkeypatch.setattr(module, "_encode", moved)
+    monkeypatch.setattr(module, "encode", moved)
     with pytest.raises(RowError, match="mask_mismatch: the trained tokens end with .*, not with 'Hello"):
         row_of([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
 
 
 def test_ids_that_are_not_the_text_cannot_leave(monkeypatch):
-    encode = module._encode
+    encode = module.encode
 
     def wrong(text, cut, tokenizer):
-        ids, starts, ends, decoded = encode(text, cut, tokenizer)
-        ids = ids.copy()
+        found = encode(text, cut, tokenizer)
+        ids = found.ids.copy()
         ids[-2] = 65  # the end of turn becomes an `A`
-        return ids, starts, ends, decoded
+        return replace(found, ids=ids)
 
-    monkeypatch.setattr(module, "_encode", wrong)
+    monkeypatch.setattr(module, "encode", wrong)
     with pytest.raises(
         RowError, match=r"mask_mismatch: the trained tokens end with 'HelloA', not with 'Hello<\|im_end"
     ):

@@ -45,6 +45,22 @@ def write_gz(path):
     path.write_bytes(gzip.compress(lines(ROWS).encode()))
 
 
+def write_zst(path):
+    path.write_bytes(zst(lines(ROWS).encode()))
+
+
+def zst(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+def write_json_zst(path):
+    path.write_bytes(zst(json.dumps(ROWS).encode()))
+
+
+def write_csv_zst(path):
+    path.write_bytes(zst('prompt,completion\r\n1+1=,02\r\né😀,"a\nb"\r\n'.encode()))
+
+
 def write_json(path):
     path.write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
 
@@ -73,6 +89,9 @@ def write_arrow_stream(path):
         ("a.jsonl", write_jsonl, ["a.jsonl:1", "a.jsonl:2"]),
         ("a.NDJSON", write_jsonl, ["a.NDJSON:1", "a.NDJSON:2"]),
         ("a.jsonl.gz", write_gz, ["a.jsonl.gz:1", "a.jsonl.gz:2"]),
+        ("a.jsonl.zst", write_zst, ["a.jsonl.zst:1", "a.jsonl.zst:2"]),
+        ("a.JSON.ZST", write_json_zst, ["a.JSON.ZST[0]", "a.JSON.ZST[1]"]),
+        ("a.csv.zst", write_csv_zst, ["a.csv.zst:2", "a.csv.zst:4"]),
         ("a.json", write_json, ["a.json[0]", "a.json[1]"]),
         ("b.json", write_jsonl, ["b.json:1", "b.json:2"]),
         ("a.csv", write_csv, ["a.csv:2", "a.csv:4"]),
@@ -120,6 +139,8 @@ def test_reading_is_lazy(tmp_path):
 
 
 GOOD = b'{"text": "a"}\n'
+LONG = b"\x28\xb5\x2f\xfd\x04\xa8" + b"\x01\x00\x00"
+"""The head of a zstd frame with a window of 2 GiB, as `zstd --long=31` writes it, and an empty block."""
 
 
 @pytest.mark.parametrize(
@@ -136,6 +157,15 @@ GOOD = b'{"text": "a"}\n'
         ("a.jsonl", b"\n \n", r"has no rows"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read: Not a gzipped file"),
         ("a.jsonl.gz", gzip.compress(GOOD * 9, mtime=0)[:-12], r"a\.jsonl\.gz: cannot be read"),
+        ("a.jsonl.zst", b"not zstd", r"a\.jsonl\.zst: cannot be read: ZSTD decompress failed: Unknown frame"),
+        ("a.jsonl.zst", zst(GOOD * 9)[:-5], r"a\.jsonl\.zst: cannot be read: Truncated compressed stream"),
+        ("a.jsonl.zst", zst(GOOD * 9) + b"more", r"a\.jsonl\.zst: cannot be read: ZSTD decompress failed"),
+        ("a.jsonl.zst", zst(GOOD + b"{\n"), r"a\.jsonl\.zst:2: broken JSON"),
+        ("a.jsonl.zst", b"", r"has no rows"),
+        ("a.jsonl.zst", LONG, r"too much memory.*zstd --long: write it again without"),
+        ("a.jsonl", GOOD + b'{"text": "\x00"}\n', r"a\.jsonl:2: broken JSON: Invalid control character"),
+        ("a.jsonl", GOOD + b"\x00\x00\n", r"a\.jsonl:2: broken JSON"),
+        ("a.jsonl", GOOD + b'{"text": "\xed\xa0\x80"}\n', r"a\.jsonl:2: not UTF-8 \(byte 11"),
         ("a.json", b'[{"a": 1},\n {"a": }]', r"a\.json:2: broken JSON: .* column 8"),
         ("a.json", b'[{"a": 1}, 3]', r"a\.json\[1\]: a row must be .* not a number"),
         ("a.json", b'{\n "a": 1\n}', r"a\.json: contains one object; rows must be an array"),
@@ -150,6 +180,8 @@ GOOD = b'{"text": "a"}\n'
         ("a.arrow", b"no arrow at all", r"a\.arrow: not an Arrow file"),
         ("a.arrow", b"", r"a\.arrow"),
         ("a.txt", b"hello", r"a\.txt does not end in one of \.jsonl, \.ndjson"),
+        ("a.zst", b"", r"does not end in one of"),
+        ("a.arrow.zst", b"", r"does not end in one of"),
         ("a.parquet.gz", b"", r"does not end in one of"),
     ],
 )

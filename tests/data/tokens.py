@@ -41,6 +41,24 @@ MARKED = {
 }
 
 
+HERMES = """\
+{%- if tools %}{{- '<tools>' + (tools | tojson) + '</tools>' }}{%- endif %}
+{%- for m in messages %}
+    {{- '<|im_start|>' + m.role + '\\n' }}
+    {%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}
+    {{- m.content }}
+    {%- for call in m.tool_calls or [] %}
+        {{- '<tool_call>' + (call.function | tojson) + '</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and not enable_thinking %}{{- '<think></think>' }}{%- endif %}
+{%- endif %}"""
+"""A template that renders tools, calls and reasoning."""
+
+
 def byte_tokenizer():
     tokenizer = load_tokenizer("builtin:bytes")
     headers = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -94,18 +112,18 @@ def ids_of(text, tokenizer=BYTES) -> list[int]:
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def by_hand(marked: str, tokenizer=BYTES) -> tuple[list[int], list[int]]:
-    """Ids and labels of a text in which brackets enclose what is trained."""
+def by_hand(marked: str, tokenizer=BYTES, marks: str = "[]") -> tuple[list[int], list[int]]:
+    """Ids and labels of a text in which `marks`, two characters, enclose what is trained."""
     ids, labels = [], []
-    for index, part in enumerate(marked.replace("]", "[").split("[")):
+    for index, part in enumerate(marked.replace(marks[1], marks[0]).split(marks[0])):
         some = ids_of(part, tokenizer)
         ids += some
         labels += some if index % 2 else [-100] * len(some)
     return ids, labels
 
 
-def check(row: TokenRow, marked: str, tokenizer=BYTES) -> None:
-    ids, labels = by_hand(marked, tokenizer)
+def check(row: TokenRow, marked: str, tokenizer=BYTES, marks: str = "[]") -> None:
+    ids, labels = by_hand(marked, tokenizer, marks)
     assert row.input_ids.tolist() == ids
     assert row.labels.tolist() == labels
     assert {a.dtype for a in (row.input_ids, row.labels, row.segment_ids)} == {np.dtype(np.int32)}

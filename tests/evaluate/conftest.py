@@ -1,3 +1,4 @@
 """Fixtures of this folder."""
 
+from tests.calling import calling
 from tests.tiny import digits, llama

@@ -7,16 +7,19 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
 from posttrain.evaluate.score import Subject, score_task
-from posttrain.evaluate.settings import problems_of
+from posttrain.evaluate.settings import _content, problems_of
 from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
 from posttrain.recipe.schema import Task
 from posttrain.rewards.engine.call import call
 from posttrain.rewards.registry import as_example
+from tests.calling import ROWS as CALLING
+from tests.calling import TEXTS
 from tests.tiny import build_model
 
 ROWS = [
@@ -61,6 +64,28 @@ def test_the_probability_of_a_direct_answer(file):
         log_probs = model(ids).logits[0, len(asked) - 1 : -1].log_softmax(-1)
     wanted = log_probs.gather(1, ids[0, len(asked) :, None]).sum().item()
     assert result.samples[0]["logp"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_tools_and_template_options_of_a_problem(tmp_path, calling):
+    """They are rendered, sampling stops at a call, and older scores of problems without keep their hash."""
+    rows = [{"problem": row.get("prompt", "No 2."), "answer": "2"} | row for row in CALLING]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = Task("math", path=str(tmp_path / "rows.jsonl"), samples=20, max_new_tokens=40)
+    tokenizer = load_tokenizer(str(calling / "model"))
+    model = AutoModelForCausalLM.from_pretrained(calling / "model")
+    subject = Subject(model, tokenizer, load_template("tokenizer", tokenizer), "c", 0, "d")
+    result = score_task(subject, task)
+    called = "<|im_start|>tools\nadd<|im_end|>\n<|im_start|>user\nNo 2.<|im_end|>\n<|im_start|>assistant\n"
+    assert [row["prompt"] for row in result.samples] == [*TEXTS[:3], called + "[short]"]
+    drawn = [each for row in result.samples for each in row["completions"]]
+    assert len(drawn) == 80 and all("<|" not in each["text"] for each in drawn)
+    assert max(each["tokens"] for each in drawn) < 40, "a token ends with .4: 40 others come once in 10^9"
+    plain, other = problems_of(task)[0], problems_of(task)[1]
+    assert {"tools", "template_options"}.isdisjoint(_content(plain))
+    assert _content(other)["template_options"] == {"mode": "short"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0] | {"tools": "[{"}) + "\n")
+    with pytest.raises(RequestError, match="rows.jsonl:1: bad_tools: .*not JSON"):
+        problems_of(task)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.data.template import load_template
+from posttrain.data.template import FOLDER, KNOWN_AS, load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import score as module
@@ -84,6 +84,12 @@ def test_exact_scores_are_those_of_the_samples(digits, llama):
     assert first["prompt"] == first["id"] + "=" and "index" not in first and len(result.samples) == 40
 
 
+def test_scores_have_the_settings_of_versions_whose_template_knew_no_tools(digits, llama):
+    earlier = FOLDER / KNOWN_AS / "plain.jinja"
+    now, before = (score(llama, digits, SUMS, name).scores[0].settings for name in ("plain", str(earlier)))
+    assert now == before
+
+
 def test_the_exact_answer_includes_its_end(digits, llama):
     """log p of `7+8=` -> `15<eos>` by hand, one forward of all tokens."""
     row = score(llama, digits, SUMS).samples[3]
@@ -105,7 +111,7 @@ def test_an_exact_answer_is_what_training_shows_the_model(digits, llama):
         template = load_template(name, tokenizer)
         prompt, answer = module._answer_tokens(problem, tokenizer, template, "arithmetic")
         assert tokenizer.decode(answer) == problem.answer + end
-        assert tokenizer.decode(prompt) == module._prompt(problem, template)
+        assert tokenizer.decode(prompt) == module._prompt(problem, template, "arithmetic")
     assert tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
 
 

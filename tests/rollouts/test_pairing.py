@@ -238,7 +238,8 @@ MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "conten
 
 def line(prompt, chosen="42", rejected="41", **more):
     pair = Pair(Side(chosen, 3, 1.0, 0), Side(rejected, 4, 0.25, 5, **more))
-    made = pair_row(pair, prompt, row(9), "best_worst", "runs/a/checkpoints/step-000010")
+    asked = Example(prompt=prompt) if isinstance(prompt, str) else Example(messages=prompt)
+    made = pair_row(pair, asked, row(9), "best_worst", "runs/a/checkpoints/step-000010")
     return json.loads(json.dumps(made, ensure_ascii=False))
 
 

@@ -1,3 +1,4 @@
 """Fixtures of this folder."""
 
+from tests.calling import calling
 from tests.tiny import digits, environment, launch, llama, recipe, rows_file, tied, tiny

@@ -14,12 +14,26 @@ import numpy as np
 
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
-from posttrain.data.shapes.prompts import ColumnWriter, PromptTable, to_prompt, tokenize_prompt
+from posttrain.data.shapes.prompts import (
+    ColumnWriter,
+    PromptTable,
+    columns_line,
+    to_prompt,
+    tokenize_prompt,
+)
 from posttrain.data.shapes.rows import to_example
+from posttrain.data.shapes.tokenised import (
+    TokenExample,
+    fit_tokenised,
+    is_tokenised,
+    read_tokenised,
+    refuse_tokenised,
+)
 from posttrain.data.table import PairTable, Table, TokenTable
 from posttrain.data.table_writer import TableWriter
+from posttrain.data.texts import check_texts, control_tokens
 from posttrain.data.tokenize import each_turn, tokenize_example
-from posttrain.data.tokens import IGNORED, TokenRow
+from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.recipe import schema
 from posttrain.types import Example
 
@@ -39,15 +53,20 @@ class Shape(Protocol):
         ...
 
     def parts(self, examples: Examples, data: schema.Data) -> Examples:
-        """The examples as they are tokenised, one row of tokens for each."""
+        """The examples as they are tokenised, one row of tokens for each. Raises RequestError, RowError where
+        they cannot or must not be tokenised."""
         ...
 
     def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow:
         """The tokens of one example. Raises RequestError, RowError."""
         ...
 
-    def writer(self, writer: TableWriter, source: schema.Source) -> Any:
-        """Keeps what a table cannot: `add(examples, row)` for each row kept, then `finish()`; or None."""
+    def beside(self, examples: Examples, row: dict[str, Any], source: schema.Source) -> bytes | None:
+        """What the table keeps of a row besides its tokens."""
+        ...
+
+    def writer(self, writer: TableWriter) -> Any:
+        """Writes it: `add(bytes)` for each row, `flush()` before the table is kept or finished; or None."""
         ...
 
     def table(self, folder: Path) -> Table:
@@ -61,17 +80,28 @@ class RowShape:
     key: dict[str, Any] = {}
 
     def read(self, row, source, where) -> Examples:
-        return (to_example(row, source, where),)
+        read = read_tokenised if is_tokenised(row, source) else to_example
+        return (read(row, source, where),)
 
     def parts(self, examples, data) -> Examples:
+        examples = _checked(examples, data)
         if data.train_on != "each":
             return examples
-        return tuple(part for example in examples for part in each_turn(example))
+        found = tuple(part for example in examples for part in each_turn(example))
+        if not found:
+            raise RowError("empty", "the conversation has no assistant turn to train on")
+        return found
 
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
-        return tokenize_example(example, tokenizer, data, loss)
+        if isinstance(example, TokenExample):
+            return fit_tokenised(example, tokenizer, data, loss)
+        row = tokenize_example(example, tokenizer, data, loss)
+        return replace(row, control_tokens=control_tokens(example, tokenizer))
 
-    def writer(self, writer, source) -> Any:
+    def beside(self, examples, row, source) -> bytes | None:
+        return None
+
+    def writer(self, writer) -> Any:
         return None
 
     def table(self, folder) -> Table:
@@ -82,11 +112,11 @@ class ReplyShape(RowShape):
     """Rows whose log-probability is that of a whole reply: all that is trained is one segment."""
 
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
-        row = tokenize_example(example, tokenizer, data, loss)
+        row = super().tokenize(example, tokenizer, data, loss)
         return replace(row, segment_ids=(row.labels != IGNORED).astype(np.int32))
 
     def parts(self, examples, data) -> Examples:
-        return examples
+        return _checked(examples, data)
 
 
 class PairShape(ReplyShape):
@@ -95,6 +125,7 @@ class PairShape(ReplyShape):
     key = {"pairs": 2}
 
     def read(self, row, source, where) -> Examples:
+        refuse_tokenised(row, source, where)
         return to_pair(row, source, where)
 
     def table(self, folder) -> Table:
@@ -107,6 +138,7 @@ class LabelledShape(ReplyShape):
     key = {"labelled": 1}
 
     def read(self, row, source, where) -> Examples:
+        refuse_tokenised(row, source, where)
         return to_labelled(row, source, where)
 
 
@@ -116,19 +148,30 @@ class PromptShape(RowShape):
     key = {"prompts": 1}
 
     def read(self, row, source, where) -> Examples:
+        refuse_tokenised(row, source, where)
         return (to_prompt(row, source, where),)
 
     def parts(self, examples, data) -> Examples:
-        return examples
+        return _checked(examples, data)
 
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
-        return tokenize_prompt(example, tokenizer, data)
+        row = tokenize_prompt(example, tokenizer, data)
+        return replace(row, control_tokens=control_tokens(example, tokenizer))
 
-    def writer(self, writer, source) -> Any:
-        return ColumnWriter(writer.temporary, source)
+    def beside(self, examples, row, source) -> bytes | None:
+        return columns_line(examples[0], row, source)
+
+    def writer(self, writer) -> Any:
+        return ColumnWriter(writer)
 
     def table(self, folder) -> Table:
         return PromptTable(folder)
+
+
+def _checked(examples: Examples, data: schema.Data) -> Examples:
+    for example in examples:
+        check_texts(example, data)
+    return examples
 
 
 SHAPES: dict[str, Shape] = {

@@ -59,6 +59,11 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     if _reply(chosen) == _reply(rejected):
         raise RowError("equal_pair", "chosen and rejected are the same")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
+    # each side was read without the column of the other
+    read = {*names, *(f"{side}_is_prefix" for side in SIDES)}
+    chosen.unused = rejected.unused = tuple(
+        key for key in chosen.unused if key in rejected.unused and key not in read
+    )
     return chosen, rejected
 
 

@@ -8,17 +8,20 @@ judged (rewards/).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from posttrain.base.files import plain
+from posttrain.data.encode import ids_of
+from posttrain.data.shapes.hints import columns_hint
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
+from posttrain.data.table_writer import TableWriter
 from posttrain.data.template import load_template
 from posttrain.data.tokenize import prompt_text
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
@@ -27,6 +30,8 @@ from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
 COLUMNS, OFFSETS = "columns.jsonl", "columns.idx"
+LINES = 256
+"""Prompts kept in memory before they are written."""
 REPLY, STANDS_IN = ".", "<reply>"
 """Placeholders of the reply and of its column while the columns of a prompt are mapped."""
 NOT_ASKED = {n for what in ("messages", "completion", "text", "p") for n in SPELLINGS[what]}
@@ -37,14 +42,16 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     """The prompt of `row` as an example: `prompt`, or `messages` without the last reply.
 
     Raises:
-        RequestError: there is no column with a prompt, or it contains neither text nor messages.
+        RequestError: there is no column with a prompt, it contains neither text nor messages, or it ends with
+            an assistant's turn, which sampling would have to continue.
         RowError: no_prompt, and those of `to_example`.
     """
-    named = source.columns
+    named, whole = source.columns, False
     messages = named.messages or next((n for n in SPELLINGS["messages"] if n in row), None)
     if named.prompt and not named.messages and source.format == "auto":
         messages = None  # named columns come first
     if source.format == "messages" or (source.format == "auto" and messages is not None):
+        whole = True
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
         mapped = replace(
@@ -58,6 +65,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
             raise RequestError(
                 f"{where}: no column with the prompt was found; the row has {has}. "
                 f"Name the column under columns.prompt of source {source.name!r}"
+                f"{columns_hint(row, {'completion': ''}, SPELLINGS)}"
             )
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
@@ -65,9 +73,15 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         mapped = replace(source, format="prompt_completion", roles="loose", columns=columns)
         example = to_example(kept | {STANDS_IN: reply}, mapped, where)
     example.completion = None
+    example.unused = ()  # rewards read every column
     if example.messages is not None:
         if all(turn["role"] in OPENING for turn in example.messages[:-1]):
             raise RowError("no_prompt", "the conversation has no message before the reply")
+        if example.messages[-2]["role"] == "assistant" and not (whole and source.roles != "loose"):
+            raise RequestError(
+                f"{where}: the prompt ends with an assistant message, and a reply that is begun is not "
+                "continued; end it with the user's message"
+            )
         example.messages = ordered(example.messages, source.roles)[:-1]
     elif not (example.prompt or "").strip():
         raise RowError("no_prompt", "the prompt is empty")
@@ -104,7 +118,7 @@ def tokenize_prompt(example: Example, tokenizer: Any, data: schema.Data) -> Toke
         RequestError: the prompt is too long and `data.overlong` is `error`.
     """
     text = prompt_text(example, load_template(data.template, tokenizer, data.template_options))
-    ids = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], np.int32)
+    ids = np.array(ids_of(text, tokenizer), np.int32)
     if not len(ids):
         raise RowError("empty", "the prompt has no token")
     if len(ids) > data.max_length:
@@ -142,6 +156,21 @@ class Asked:
     prompt: str | list[Message]
     columns: dict[str, Any]
     """The row, as `columns_of` gives it."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """As in `Example`."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """As in `Example`."""
+
+    def rendered(self) -> Example:
+        """The prompt as the table rendered it, for `prompt_text`."""
+        text = isinstance(self.prompt, str)
+        return Example(
+            prompt=self.prompt if text else None,
+            messages=None if text else self.prompt,
+            where=self.where,
+            tools=self.tools,
+            template_options=self.template_options,
+        )
 
     def example(self) -> Example:
         """The row as rewards take it."""
@@ -154,28 +183,39 @@ class Asked:
         return example
 
 
+def columns_line(example: Example, row: dict[str, Any], source: schema.Source) -> bytes:
+    """A prompt and the row that it came from, as a line of `COLUMNS`."""
+    asked = example.prompt if example.messages is None else example.messages
+    kept = [example.where, asked, plain(columns_of(row, source))]
+    beside = {"tools": example.tools, "template_options": example.template_options}
+    if any(beside.values()):  # lines of other prompts are those of tables without tools
+        kept.append(plain({key: value for key, value in beside.items() if value}))
+    # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
+    text = json.dumps(kept, ensure_ascii=False, default=str)
+    return text.encode(errors="backslashreplace") + b"\n"
+
+
 class ColumnWriter:
-    """Writes the columns of kept prompts beside their tokens, in the folder of an unfinished table."""
+    """Writes the columns of kept prompts beside their tokens."""
 
-    def __init__(self, folder: Path, source: schema.Source) -> None:
-        self.folder, self.source, self.ends, self.at = folder, source, [], 0
-        self.file = open(folder / COLUMNS, "wb")  # noqa: SIM115  (closed by `finish`)
+    def __init__(self, writer: TableWriter) -> None:
+        self.writer, self.lines, self.ends = writer, [], []
+        path = writer.temporary / COLUMNS
+        self.at = path.stat().st_size if path.exists() else 0
 
-    def add(self, examples: tuple[Example], row: dict[str, Any]) -> None:
-        """Write the prompt in `examples`, which has one item, and the row that it came from."""
-        (example,) = examples
-        asked = example.prompt if example.messages is None else example.messages
-        kept = [example.where, asked, plain(columns_of(row, self.source))]
-        # UTF-8 cannot encode half a character (a lone surrogate), so it is kept as JSON escapes it
-        text = json.dumps(kept, ensure_ascii=False, default=str)
-        line = text.encode(errors="backslashreplace") + b"\n"
-        self.file.write(line)
+    def add(self, line: bytes) -> None:
+        """Write a line, which `columns_line` gave."""
         self.at += len(line)
+        self.lines.append(line)
         self.ends.append(self.at)
+        if len(self.lines) >= LINES:
+            self.flush()
 
-    def finish(self) -> None:
-        self.file.close()
-        np.array(self.ends, dtype="<i8").tofile(self.folder / OFFSETS)
+    def flush(self) -> None:
+        """Hand what is in memory to the table; before it is finished, or kept."""
+        self.writer.append(COLUMNS, b"".join(self.lines))
+        self.writer.append(OFFSETS, np.array(self.ends, dtype="<i8").tobytes())
+        self.lines, self.ends = [], []
 
 
 class PromptTable(TokenTable):
@@ -203,7 +243,8 @@ class PromptTable(TokenTable):
         with open(self.folder / COLUMNS, "rb") as file:
             file.seek(start)
             try:
-                return Asked(*json.loads(file.read(int(self.ends[i]) - start)))
+                where, prompt, columns, *beside = json.loads(file.read(int(self.ends[i]) - start))
+                return Asked(where, prompt, columns, **(beside[0] if beside else {}))
             except (ValueError, TypeError) as error:
                 raise self._damaged() from error
 

@@ -12,8 +12,9 @@ import difflib
 import re
 from typing import Any
 
+from posttrain.data.shapes.hints import columns_hint
 from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
-from posttrain.data.shapes.tools import read_calls, read_tools
+from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -39,6 +40,8 @@ PARTS = {
 }
 """Form of a row -> what it consists of."""
 ALWAYS = ("system", "answer", "p", "tools", "template_options")
+BESIDE = ("tools", "template_options")
+"""What a row says to the template beside its messages."""
 KNOWN = {name for names in SPELLINGS.values() for name in names}
 ALMOST = 0.86
 """Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
@@ -64,7 +67,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     found = _columns(row, source, where)
     system = _system(row, found, source, where)
     kind = _kind(row, found, source, where)
-    example = Example(where=where, answer=_answer(row, found, where), p=_p(row, found, where))
+    example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
     if "tools" in found:
         example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}")
     example.template_options = _options(row, found, where)
@@ -106,11 +109,21 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     return example
 
 
+def read_beside(row: dict[str, Any], where: str) -> tuple[list[Tool], dict[str, Any]]:
+    """(tools, template options) in the columns `tools` and `chat_template_kwargs` of `row`.
+
+    Raises RequestError, RowError (bad_tools).
+    """
+    tools = read_tools(row.get("tools"), f"{where}: column 'tools'")
+    return tools, _options(row, {"template_options": "chat_template_kwargs"}, where)
+
+
 def is_conversation(row: dict[str, Any]) -> bool:
-    """Whether a row has messages or tools."""
+    """Whether a row has messages, tools or options of the template."""
+    beside = {name for what in BESIDE for name in SPELLINGS[what]}
     for name, value in row.items():
         listed = isinstance(value, list) and value and isinstance(value[0], dict)
-        if listed or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in SPELLINGS["tools"]:
+        if listed or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
             return True
     return False
 
@@ -175,6 +188,7 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
             raise RequestError(
                 f"{where}: no column with the {what} was found; the row has {has}. "
                 f"Name the column under columns.{what} of source {source.name!r}"
+                f"{columns_hint(row, found, SPELLINGS)}"
             )
     return kind
 
@@ -214,7 +228,7 @@ def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, w
 
 def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:
     """What the row hands to the template besides messages and tools."""
-    value = row[found["template_options"]] if "template_options" in found else None
+    value = row.get(found["template_options"]) if "template_options" in found else None
     if not filled(value):
         return {}
     if not isinstance(value, dict):
@@ -236,7 +250,8 @@ def _answer(row: dict[str, Any], found: dict[str, str], where: str) -> str | Non
     return str(value)
 
 
-def _p(row: dict[str, Any], found: dict[str, str], where: str) -> float | None:
+def probability(row: dict[str, Any], found: dict[str, str], where: str) -> float | None:
+    """The value of the column `found["p"]`, if there is one. Raises RequestError, RowError (no_p)."""
     if "p" not in found:
         return None
     value = row[found["p"]]

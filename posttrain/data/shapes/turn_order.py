@@ -1,8 +1,9 @@
 """The order of the turns of a conversation: what `source.roles` allows, joins or drops.
 
 `strict`: system messages first, then user and assistant in turn, tools after a call; any other row is dropped
-under a reason. `join`: neighbours of one role become one message first. `loose`: any order that the template
-renders. Left out: what the template itself refuses (template.py).
+under a reason. A call and its answers belong together by their ids, where both have them. `join`: neighbours
+of one role become one message first. `loose`: any order that the template renders. Left out: what the
+template itself refuses (template.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ BETWEEN = "\n\n"
 """Between the texts of two messages that are joined."""
 IN_TEXT = ("<tool_call", "<function", "<|python_tag|>", "[TOOL_CALLS]")
 """What opens a call that is written into the text of a reply."""
+UNANSWERED = "follows a call that no tool has answered"
 
 
 def ordered(messages: list[Message], rule: str) -> list[Message]:
@@ -38,7 +40,32 @@ def ordered(messages: list[Message], rule: str) -> list[Message]:
             reason, detail = problem
             raise RowError(reason, f"message {index} ({turn['role']}) {detail}")
         last = "start" if turn["role"] in OPENING else turn["role"]
+    _check_links(turns)
     return turns
+
+
+def _check_links(turns: list[Message]) -> None:
+    """Raises `RowError` where an answer names no call of the turn before, or the conversation goes on without
+    one of the answers. Calls or answers without an id are not looked at: they are tied by their order."""
+    made: set[str] = set()
+    left: set[str] = set()
+    for index, turn in enumerate(turns):
+        answered = turn.get("tool_call_id")
+        if turn["role"] != "tool":
+            if left and turns[index - 1]["role"] == "tool":
+                detail = f"follows call {min(left)!r}, which no tool has answered"
+                raise RowError("tool_order", f"message {index} ({turn['role']}) {detail}")
+            calls = turn.get("tool_calls") or []
+            made = {call["id"] for call in calls if "id" in call}
+            left = set(made) if len(made) == len(calls) else set()
+        elif not isinstance(answered, str):
+            left = set()
+        elif made and answered not in made:
+            raise RowError(
+                "tool_order", f"message {index} (tool) answers call {answered!r}, which was not made"
+            )
+        else:
+            left.discard(answered)
 
 
 def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] | None:
@@ -53,9 +80,11 @@ def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] 
     if role == "user":
         if last == "user":
             return "two_users", "follows another user message"
-        return ("tool_order", "follows a call that no tool has answered") if calls else None
+        return ("tool_order", UNANSWERED) if calls else None
     if last == "start":
         return "assistant_first", "comes before any user message"
+    if calls:
+        return "tool_order", UNANSWERED
     return ("two_replies", "follows another assistant message") if last == "assistant" else None
 
 

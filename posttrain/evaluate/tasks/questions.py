@@ -2,6 +2,7 @@
 exactly.
 
 Reads any file or hub data set with a column of questions and one of answers; the defaults are those of MATH.
+Columns `tools` and `chat_template_kwargs` are given to the template, as in training rows.
 Left out: several reference answers, few-shot prompts.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from posttrain.data.shapes.rows import read_beside
 from posttrain.data.sources import list_files, open_rows
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.recipe import schema
@@ -57,7 +60,15 @@ class Questions:
             question, answer = (self._text(row, which, where) for which in ("question", "answer"))
             messages = [{"role": "user", "content": question + suffix}]
             gold = self._gold(answer, where)
-            found.append(Problem(id=f"{index:05d}", messages=messages, answer=gold))
+            try:
+                tools, options = read_beside(row, where)
+            except RowError as error:
+                raise RequestError(f"{where}: {error}") from error
+            found.append(
+                Problem(
+                    id=f"{index:05d}", messages=messages, answer=gold, tools=tools, template_options=options
+                )
+            )
         return found
 
     def _gold(self, answer: str, where: str) -> str:

@@ -7,9 +7,7 @@ limits; pool.py measures the time and kills.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import resource
 import signal
 import sys
@@ -18,12 +16,11 @@ from dataclasses import asdict, fields
 from multiprocessing.connection import Connection
 from typing import Any
 
+from posttrain.base.process import die_with_parent
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.call import call
 from posttrain.rewards.registry import Bound, Spec, find
 from posttrain.types import Example
-
-PR_SET_PDEATHSIG = 1
 
 
 def pack(message: Any) -> bytes:
@@ -50,7 +47,7 @@ def as_fields(example: Example) -> dict[str, Any]:
 def main(argv: list[str]) -> int:
     """Serves chunks until the socket closes; the exit code."""
     connection, memory_mb, parent = Connection(int(argv[0])), int(argv[1]), int(argv[2])
-    _die_with(parent)
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb * 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -87,11 +84,3 @@ def _prepared(name: str) -> Spec:
             spec.prepare()
         _PREPARED[name] = spec
     return _PREPARED[name]
-
-
-def _die_with(parent: int) -> None:
-    """Makes this process end when `parent` ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)

@@ -130,6 +130,34 @@ def test_a_source_that_does_not_fit_is_refused_in_the_reader_s_words(row, named,
         asked(row, **named)
 
 
+@pytest.mark.parametrize("roles", ["strict", "join", "loose"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [USER, SAID]},
+        {"prompt": [USER, SAID, AGAIN, SAID]},
+        {"prompt": "\n\nHuman: u\n\nAssistant: Sure, "},
+        {"prompt": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "Sure, "}]},
+    ],
+)
+def test_a_reply_that_is_begun_is_not_continued(row, roles):
+    """TRL continues it; here a second assistant's turn would be begun behind it."""
+    with pytest.raises(
+        RequestError, match="f:1: the prompt ends with an assistant message, and a reply that"
+    ):
+        asked(row, roles=roles)
+
+
+def test_two_replies_at_the_end_of_a_conversation():
+    row = {"messages": [USER, SAID, SAID]}
+    with pytest.raises(RowError, match="two_replies"):
+        asked(row)
+    assert asked(row, roles="join") == [USER]
+    with pytest.raises(RequestError, match="the prompt ends with an assistant message"):
+        asked(row, roles="loose")
+    assert asked({"prompt": "\n\nHuman: u\n\nAssistant:"}) == "u"
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.sampled_from(["user", "assistant"]),
     lambda inner: (
@@ -168,7 +196,7 @@ def test_training_samples_from_the_tokens_that_evaluation_samples_from(style, ro
     """Evaluation's prompt token for token, and what stands before the reply in a row that SFT trains on."""
     data, problem = Data([], template=style), Problem("i", "a", **row)
     found = tokenize_prompt(to_prompt(row, source(), "f:1"), tokenizer, data)
-    text = _prompt(problem, load_template(style, tokenizer))
+    text = _prompt(problem, load_template(style, tokenizer), "t")
     assert found.input_ids.tolist() == ids_of(text, tokenizer)
     assert (found.labels == -100).all() and (found.segment_ids == 0).all()
     before, reply = _answer_tokens(problem, tokenizer, load_template(style, tokenizer), "t")

@@ -1,0 +1,189 @@
+"""What `posttrain prepare` prints about the rows of a run: sources, drops with their remedies, lengths.
+
+Drawn from the facts that `--json` prints and nothing else. Text of rows, names and files is spelt out where a
+terminal would act on it. Left out: preparing the rows (stages/account.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posttrain.base.printable import printable
+from posttrain.data.reasons import REASONS
+from posttrain.report.tables import short
+
+WIDEST = 100
+"""Columns that a histogram takes at most."""
+PLACES = 3
+"""Dropped rows named for each reason."""
+DETAIL = 120
+"""Characters of what is said about one of them."""
+UNITS = {"rows": "row", "pairs": "pair", "labelled": "row", "prompts": "prompt"}
+"""Shape -> what one of its rows is called."""
+
+
+def show(facts: dict[str, Any], out: Console, refused: bool) -> None:
+    """Prints `facts`, see `account`; the closing line only if the rows are not `refused`."""
+    _print_table(out, _source_table(facts))
+    for line in _beside(facts):
+        out.print(Text(printable(line)))
+    lost = list(_lost(_sources(facts)))
+    if lost:
+        out.print()
+        _print_table(out, _drop_table(lost))
+        out.print()
+        _print_table(out, _reason_table(dict.fromkeys(reason for _, reason, *_ in lost)))
+    for source in _sources(facts):
+        out.print()
+        for line in histogram(facts, source, min(out.width, WIDEST), out.encoding.startswith("utf")):
+            out.print(Text(printable(line)))
+    out.print()
+    if not refused:
+        out.print(Text(printable(closing(facts))))
+
+
+def closing(facts: dict[str, Any]) -> str:
+    """`prepared: 7,473 rows, 1.2 M tokens (of which 300 k trained), 234 steps; the run finds them in ...`."""
+    trained = facts["trained_tokens"]
+    parts = [
+        _counted(facts["rows"], UNITS[facts["shape"]]),
+        f"{amount(facts['tokens'])} tokens" + (f" (of which {amount(trained)} trained)" if trained else ""),
+        _counted(facts["steps"], "step")
+        if facts["samples"] is None
+        else f"{_counted(facts['examples_total'], 'prompt')} x {facts['samples']} completions to sample",
+    ]
+    return f"prepared: {', '.join(parts)}; the run finds them in {facts['cache']}"
+
+
+def histogram(facts: dict[str, Any], source: dict[str, Any], width: int, blocks: bool) -> list[str]:
+    """A heading and at most 12 bars of `width` columns; the line of data.max_length is marked. `blocks`:
+    whether the terminal has block characters."""
+    found, limit = source["lengths"], facts["max_length"]
+    mark = f" <- data.max_length {limit:,}"
+    unit = "side of pairs" if facts["shape"] == "pairs" else UNITS[facts["shape"]]
+    head = f"lengths of {source['name']}: {_counted(found['count'], unit)}, {found['shortest']:,} to "
+    head += f"{found['longest']:,} tokens, median {found['median']:,.0f}"
+    labels = [f"{a:,}-{b:,}" if b > a else f"{a:,}" for a, b, _ in found["bins"]]
+    counts = [f"{n:,}" for *_, n in found["bins"]]
+    left, right = max(map(len, [*labels, f"{limit:,}"])), max(map(len, counts))
+    room = max(1, width - left - right - 4 - len(mark))
+    most = max(n for *_, n in found["bins"])
+    full, least = ("█", "▏") if blocks else ("#", ".")
+    lines = [head]
+    inside = False
+    for label, count, (low, high, n) in zip(labels, counts, found["bins"], strict=True):
+        bar = full * round(room * n / most) or (least if n else "")
+        line = f"  {label:>{left}} {count:>{right}} {bar}"
+        if low <= limit <= high:
+            inside, line = True, f"{line:<{left + right + 4 + room}}{mark}"
+        lines.append(line.rstrip())
+    if not inside:
+        lines.append(f"  {limit:>{left},} {'':>{right}} <- data.max_length")
+    return lines
+
+
+def amount(n: int) -> str:
+    """`n` in at most seven characters: 45,678, 456 k, 1.2 M, 34 G."""
+    if n < 100_000:
+        return f"{n:,}"
+    scaled, unit = next((n / s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if n >= s)
+    return f"{scaled:.1f} {unit}" if scaled < 10 else f"{scaled:.0f} {unit}"
+
+
+def _counted(n: int, unit: str) -> str:
+    """`1 row`, `7,473 rows`; the plural of the first word."""
+    first, *rest = unit.split()
+    return " ".join([f"{n:,}", first if n == 1 else f"{first}s", *rest])
+
+
+def _sources(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sources of the mixture, then the held-out one of its own, which has no share."""
+    own = facts["heldout_source"]
+    return [*facts["sources"], *([own] if own else [])]
+
+
+def _source_table(facts: dict[str, Any]) -> Table:
+    trained = facts["trained_tokens"] > 0
+    head = ["source", "read", "kept", "tokens", *(["trained"] if trained else [])]
+    table = _table([*head, "asked", "realised", "repeats"])
+    for s in _sources(facts):
+        cells = [s["name"], f"{s['rows_read']:,}", f"{s['rows_kept']:,}", amount(s["tokens"])]
+        cells += [amount(s["trained_tokens"])] if trained else []
+        if "share_asked" in s:
+            cells += [f"{s['share_asked']:.1%}", f"{s['share_realised']:.1%}", f"{s['repeats']:.2f}"]
+        else:
+            cells += ["held out"]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+BESIDE = {"ignored": "ignored", "unused": "unused", "control_tokens": "texts spell and become"}
+"""Counts of a source that are shown below the table -> their words."""
+
+
+def _beside(facts: dict[str, Any]) -> Iterable[str]:
+    """Lines on what is not used of the rows of a source, on control tokens in their texts, and on held-out
+    rows."""
+    for source in _sources(facts):
+        for what, words in BESIDE.items():
+            if source[what]:
+                counts = ", ".join(f"{key} ({_counted(n, 'row')})" for key, n in source[what].items())
+                yield f"{source['name']}: {words} {counts}"
+        if source["tokenised"]:
+            yield f"{source['name']}: tokenised already ({_counted(source['tokenised'], 'row')})"
+    if held := facts.get("heldout"):
+        parts = ", ".join(f"{part['name']} {part['examples']:,}" for part in held["sources"])
+        yield f"held out, never trained on: {_counted(held['examples'], UNITS[facts['shape']])} ({parts})"
+
+
+def _lost(sources: list[dict[str, Any]]) -> Iterable[tuple[str, str, int, float, list[dict[str, str]]]]:
+    """(source, reason, rows, their share, the first of them) of what was dropped or truncated."""
+    for source in sources:
+        counts = dict(source["dropped"]) | ({"truncated": source["truncated"]} if source["truncated"] else {})
+        for reason, n in counts.items():
+            first = (source["dropped_examples"] or {}).get(reason, [])
+            yield source["name"], reason, n, n / source["rows_read"], first[:PLACES]
+
+
+def _drop_table(lost: list[tuple[str, str, int, float, list[dict[str, str]]]]) -> Table:
+    table = _table(["dropped from", "reason", "rows", "share", "first"], texts=(0, 1, 4))
+    for name, reason, n, share, first in lost:
+        places = "\n".join(_place(one) for one in first)
+        cells = (name, reason, f"{n:,}", f"{share:.2%}", places)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def _place(one: dict[str, str]) -> str:
+    said = short(" ".join(one["detail"].split()), DETAIL)
+    return f"{one['where']}: {said}" if said else one["where"]
+
+
+def _reason_table(reasons: Iterable[str]) -> Table:
+    table = _table(["reason", "the row", "what to do"], texts=(0, 1, 2))
+    for reason in reasons:
+        if reason in REASONS:
+            about = REASONS[reason]
+            cells = (reason, about.meaning, about.remedy)
+            table.add_row(*(Text(printable(cell.replace("`", ""))) for cell in cells))
+    return table
+
+
+def _table(head: list[str], texts: tuple[int, ...] = (0,)) -> Table:
+    """`texts`: columns that fold; the others are numbers on the right."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for i, title in enumerate(head):
+        if i in texts:
+            table.add_column(title, overflow="fold", no_wrap=title == "reason")
+        else:
+            table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _print_table(out: Console, table: Table) -> None:
+    out.print(table, soft_wrap=False)  # cells fold

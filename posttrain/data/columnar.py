@@ -1,0 +1,158 @@
+"""The rows of Parquet and Arrow files, in pieces of at most 1,024 rows.
+
+Where only some rows are asked for, row groups and batches without any of them are skipped. Columns of the
+type JSON, in which `datasets` keeps objects of several shapes, are parsed. Left out: text formats
+(readers.py).
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.data.opening import File
+from posttrain.data.remote import RemoteFile
+from posttrain.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = tuple[str, dict[str, Any]]
+PIECE = 1024
+"""Rows that are Python objects at one time."""
+
+
+def parquet_file(path: File):
+    """The open `pyarrow.parquet.ParquetFile`. Raises RequestError where it is none."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path.open() if isinstance(path, RemoteFile) else path)
+    except pyarrow.ArrowException as error:
+        raise RequestError(f"{path}: not a Parquet file: {error}") from None
+
+
+def parquet_rows(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+    """The rows of a Parquet file; `only` as in `readers.read`."""
+    with parquet_file(path) as table:
+        yield from _rows(path, _groups(table, only), only)
+
+
+def arrow_rows(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+    """The rows of an Arrow file; `only` as in `readers.read`."""
+    yield from _rows(path, _numbered(_arrow_batches(path)), only)
+
+
+def arrow_count(path: File) -> int:
+    """How many rows an Arrow file has."""
+    import pyarrow
+
+    try:
+        return sum(batch.num_rows for batch in _arrow_batches(path))
+    except pyarrow.ArrowException as error:
+        raise RequestError(f"{path}: broken: {error}") from None
+
+
+def _arrow_batches(path: File) -> Iterator[Any]:
+    """The batches of Arrow IPC: the file format, or the stream format that `datasets` writes."""
+    import pyarrow
+
+    opened = pyarrow.memory_map(str(path)) if isinstance(path, Path) else pyarrow.PythonFile(path.open(), "r")
+    with opened as file:
+        try:
+            table = pyarrow.ipc.open_file(file)
+            batches = (table.get_batch(index) for index in range(table.num_record_batches))
+        except pyarrow.ArrowInvalid:
+            try:
+                file.seek(0)
+                batches = iter(pyarrow.ipc.open_stream(file))
+            except pyarrow.ArrowException as error:
+                raise RequestError(f"{path}: not an Arrow file: {error}") from None
+        yield from batches
+
+
+def _groups(table: Any, only: np.ndarray | range | None) -> Iterator[tuple[int, Any]]:
+    """(number of the first row, batch) of the row groups that have a row of `only`."""
+    start = 0
+    for group in range(table.num_row_groups):
+        size = table.metadata.row_group(group).num_rows
+        if only is None or len(_within(only, start, size)):
+            for first, batch in _numbered(table.iter_batches(batch_size=PIECE, row_groups=[group])):
+                yield start + first, batch
+        start += size
+
+
+def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+    start = 0
+    for batch in batches:
+        yield start, batch
+        start += batch.num_rows
+
+
+def _within(only: np.ndarray | range, start: int, size: int) -> np.ndarray | range:
+    """The numbers of `only` from `start` to `start + size - 1`."""
+    return only[bisect_left(only, start) : bisect_left(only, start + size)]
+
+
+def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | range | None) -> Iterator[Row]:
+    import pyarrow
+
+    index, decode = 0, None
+    try:
+        for start, batch in batches:
+            index = start
+            decode = decode or _decoder(batch.schema)
+            for row in _pieces(batch, None if only is None else _within(only, start, batch.num_rows), start):
+                index, columns = row
+                yield f"{path}[{index}]", decode(columns)
+            index = start + batch.num_rows
+            if only is not None and (not len(only) or index > only[-1]):
+                return
+    except pyarrow.ArrowException as error:
+        raise RequestError(f"{path}: broken after row {index}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{path}[{index}]: broken JSON: {error.msg} at column {error.colno}") from None
+
+
+def _pieces(batch: Any, only: np.ndarray | range | None, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number in the file, columns) of the rows of a batch; a batch may be the whole file."""
+    if only is None:
+        for first in range(0, batch.num_rows, PIECE):
+            for place, row in enumerate(batch.slice(first, PIECE).to_pylist(), start + first):
+                yield place, row
+        return
+    for number in only:
+        (row,) = batch.slice(int(number) - start, 1).to_pylist()
+        yield int(number), row
+
+
+def _decoder(schema: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Parses what the schema calls JSON; rows without such a column are handed on as they are."""
+    found = {field.name: decode for field in schema if (decode := _json_inside(field.type))}
+    if not found:
+        return lambda row: row
+    return lambda row: row | {name: decode(row[name]) for name, decode in found.items()}
+
+
+def _json_inside(kind: Any) -> Callable[[Any], Any] | None:
+    """What turns a value of an Arrow type into one without JSON text; None where it has none."""
+    from pyarrow import types
+
+    if getattr(kind, "extension_name", None) == "arrow.json":
+        return lambda value: None if value is None else json.loads(value)
+    if types.is_list(kind) or types.is_large_list(kind):
+        if (inner := _json_inside(kind.value_type)) is None:
+            return None
+        return lambda value: None if value is None else [inner(each) for each in value]
+    if types.is_struct(kind):
+        parts = {field.name: decode for field in kind if (decode := _json_inside(field.type))}
+        if not parts:
+            return None
+        return lambda value: (
+            None if value is None else value | {name: decode(value[name]) for name, decode in parts.items()}
+        )
+    return None

@@ -1,0 +1,64 @@
+"""Whether the files of a source have rows of one form, by the first row of each.
+
+A form is what a row is made of: messages, a prompt, plain text, chosen and rejected, tokens. Columns that are
+not read may differ, and so may the spelling of those that are. Left out: what the columns mean (shapes/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from posttrain.data.opening import File
+from posttrain.data.shapes.pairs import LISTS, SIDES
+from posttrain.data.shapes.rows import PARTS, SPELLINGS
+from posttrain.errors import RequestError
+from posttrain.recipe import schema
+
+SHOWN = 3
+"""Files named for each form."""
+
+
+def check_forms(source: schema.Source, firsts: Iterable[tuple[File, dict[str, Any]]]) -> None:
+    """Raises `RequestError` with the files of each form unless there is one that all first rows have."""
+    found: dict[frozenset[str], list[File]] = {}
+    columns: dict[frozenset[str], str] = {}
+    for file, row in firsts:
+        forms = forms_of(row, source)
+        found.setdefault(forms, []).append(file)
+        columns.setdefault(forms, ", ".join(map(str, row)))
+    if not found or frozenset.intersection(*found):
+        return
+    listed = []
+    for forms, files in found.items():
+        names = ", ".join(map(str, files[:SHOWN])) + (", ..." if len(files) > SHOWN else "")
+        listed.append(f"{len(files)} with {' or '.join(sorted(forms))} ({names}; columns {columns[forms]})")
+    raise RequestError(
+        f"source {source.name!r}: {source.path} has files of several shapes: {'; '.join(listed)}. "
+        "Make one source of each"
+    )
+
+
+def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
+    """The forms under which a row can be read: the one that `shapes.rows` takes, and that of a pair."""
+    row = {key: value for key, value in row.items() if key not in source.ignore}
+    if source.format == "tokens":
+        return frozenset({"tokens" if "input_ids" in row else "other columns"})
+    named = source.columns
+    has = {
+        what
+        for what in ("messages", "prompt", "completion", "text")
+        if any(name in row for name in ([getattr(named, what)] if getattr(named, what) else SPELLINGS[what]))
+    }
+    pair = all((getattr(named, side) or side) in row for side in SIDES)
+    pair = pair or any(isinstance(row.get(name), list) for name in LISTS)
+    whole = {"messages": "messages", "prompt": "a prompt", "text": "text", "completion": "a prompt"}
+    if source.format != "auto" and PARTS[source.format][0] in has:
+        return frozenset({whole[PARTS[source.format][0]]})
+    first = [what for what in whole if getattr(named, what)]
+    form = next((whole[what] for what in (*first, *whole) if what in has), None)
+    if pair and (form is None or (form == "a prompt" and "completion" not in has)):
+        return frozenset({"chosen and rejected"})
+    if form is None:
+        form = "tokens" if "input_ids" in row else "other columns"
+    return frozenset({form, "chosen and rejected"} if pair else {form})

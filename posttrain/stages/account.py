@@ -1,0 +1,136 @@
+"""The rows of a run before it starts: prepared in the cache and described, and refused as the run would.
+
+For `posttrain prepare`. Left out: what the launch decides (engine, GPUs, ranks), the lock of a run that is
+running, the tokenizer of a reference model, and every word on the terminal (commands/prepared_text.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.data.cache import cache_root
+from posttrain.data.lengths import lengths_of
+from posttrain.data.manifest import described, manifest
+from posttrain.data.prepare import Prepared
+from posttrain.data.table import Table, complete
+from posttrain.data.template import load_text
+from posttrain.errors import PosttrainError, RequestError
+from posttrain.recipe import Recipe, TrainRecipe, recipe_hash
+from posttrain.recipe.plan import batch_plan, shape_of
+from posttrain.rundir.adapters import tokenizer_place
+from posttrain.rundir.checkpoints import resolve
+from posttrain.rundir.directory import RunDir
+from posttrain.rundir.scores import ScoreStore
+from posttrain.stages.changes import refuse_changed_prompts, refuse_changed_rows
+from posttrain.stages.prepared import prepare_prompts, prepare_run
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The prepared rows of a run and how many it takes from the start of the mixture."""
+
+    prepared: Prepared
+    taken: int
+    steps: int | None
+    """Optimizer steps; None where nothing is trained."""
+
+
+def account(recipe: Recipe) -> tuple[dict[str, Any], RequestError | None]:
+    """Prepares the rows of a checked recipe: (what they are, why a run would refuse them or None).
+
+    The first is mixture.json with `stage`, `name`, `run`, `resumes` (whether it is a run already), `shape`,
+    `max_length`, `max_drop_share`, `steps` (null where nothing is trained), `samples` (completions of a
+    prompt where nothing is trained, else null), `rows`, `tokens` and `trained_tokens` of all sources, `cache`
+    (the folder of the tables), `heldout_source` (of a source of its own for the held-out rows what the others
+    have; else null), and for each source `lengths` as `lengths_of` gives them. Of rows that are refused
+    because too many are dropped, or shown too often, it says all the same what they are.
+
+    Raises:
+        RequestError: a run would refuse before there are rows to describe.
+        WorkError: the disk refuses, or data.prepare_timeout has run out.
+    """
+    run = RunDir(Path(recipe.output_dir, recipe.name))
+    resumes = run.check_same(recipe)
+    if isinstance(recipe, TrainRecipe):
+        batch_plan(recipe.train, 1)  # what one rank cannot split, no number of them can
+        ScoreStore(run.path).rows()
+    try:
+        rows = _rows(recipe)
+        refused = _refused_changes(recipe, run, rows.prepared)
+    except RequestError as error:
+        refused = error
+        try:
+            rows = _rows(_allowing_more(recipe))
+        except PosttrainError:
+            raise refused from None
+    return {"run": str(run.path), "resumes": resumes} | _described(recipe, rows), refused
+
+
+def _rows(recipe: Recipe) -> _Rows:
+    """The rows as the stage prepares them, with its tokenizer and no model. Raises as the stage does."""
+    if isinstance(recipe, TrainRecipe):
+        data = prepare_run(recipe)
+        return _Rows(data.prepared, data.rows, data.steps)
+    init = None if recipe.model.init is None else resolve(recipe.model.init)[0]
+    tokenizer, _ = load_text(
+        recipe.model, recipe.data.template, init and tokenizer_place(init), recipe.data.template_options
+    )
+    return _Rows(*prepare_prompts(recipe, tokenizer), None)
+
+
+def _allowing_more(recipe: Recipe) -> Recipe:
+    """`recipe` with the same tables and mixture, but without limits on dropped rows and repeats."""
+    more = copy.deepcopy(recipe)
+    more.data.max_drop_share = 1.0
+    for source in more.data.sources:
+        source.max_repeats = None
+    return more
+
+
+def _refused_changes(recipe: Recipe, run: RunDir, prepared: Prepared) -> RequestError | None:
+    refuse = refuse_changed_rows if isinstance(recipe, TrainRecipe) else refuse_changed_prompts
+    try:
+        refuse(run, prepared, recipe_hash(recipe))
+    except RequestError as error:
+        return error
+    return None
+
+
+def _described(recipe: Recipe, rows: _Rows) -> dict[str, Any]:
+    facts = manifest(rows.prepared, rows.taken)
+    for source, table in zip(facts["sources"], rows.prepared.tables, strict=True):
+        source["lengths"] = _lengths(table)
+    totals = {
+        name: sum(source[of] for source in facts["sources"])
+        for name, of in (("rows", "rows_kept"), ("tokens", "tokens"), ("trained_tokens", "trained_tokens"))
+    }
+    trains = isinstance(recipe, TrainRecipe)
+    return {
+        "stage": recipe.stage,
+        "name": recipe.name,
+        "shape": shape_of(recipe),
+        "max_length": recipe.data.max_length,
+        "max_drop_share": recipe.data.max_drop_share,
+        "steps": rows.steps,
+        "samples": None if trains else recipe.rollout.num_generations,
+        **totals,
+        "cache": str(cache_root(recipe.data)),
+        "heldout_source": _heldout_source(recipe, rows.prepared),
+        **facts,
+    }
+
+
+def _heldout_source(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
+    heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
+    if heldout is None or heldout.source is None or prepared.heldout_table is None:
+        return None
+    (part,) = prepared.heldout_table.tables
+    return described(heldout.source, part) | {"lengths": _lengths(part)}
+
+
+def _lengths(table: Table) -> dict[str, Any]:
+    """Of all rows of the source, the held-out ones included; of pairs, of each side."""
+    return lengths_of(complete(table).lengths)

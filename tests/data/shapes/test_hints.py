@@ -1,0 +1,65 @@
+"""The columns that an error proposes where none has a usual name."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.data.shapes.prompts import to_prompt
+from posttrain.data.shapes.rows import to_example
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+
+TALK = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+
+
+def hint(row, read=to_example, **source) -> str:
+    """What follows the question of the error, without its question mark."""
+    with pytest.raises(RequestError, match="^f:1: no column with the ") as error:
+        read(row, Source(name="s", path="f", **source), "f:1")
+    return str(error.value).partition("; did you mean columns: ")[2].removesuffix("?")
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        ({"q": "2+2?", "a": "4"}, "{prompt: q, completion: a}"),
+        ({"a": "4", "q": "2+2?", "id": "x", "n": 3}, "{prompt: q, completion: a}"),
+        ({"Q": "2+2?", "A": "4"}, "{prompt: Q, completion: A}"),
+        (
+            {"answer_text": "4", "question_text": "2+2?", "id": "x"},
+            "{prompt: question_text, completion: answer_text}",
+        ),
+        # the only two columns of texts, in their order
+        ({"context": "2+2?", "utterance": "4", "level": 3}, "{prompt: context, completion: utterance}"),
+        ({"question": "2+2?", "verdict": "4"}, "{completion: verdict}"),
+        ({"request": "2+2?", "output": "4"}, "{prompt: request}"),
+        ({"story": "Once.", "id": 3}, "{text: story}"),
+        ({"dialog": TALK, "id": "x"}, "{messages: dialog}"),
+        # nothing is proposed where it is not known which of them is meant, or they have no text
+        ({"alpha": "x", "beta": "y", "gamma": "z"}, ""),
+        ({"q": 1, "a": 2}, ""),
+        ({"question": "2+2?"}, ""),
+        ({}, ""),
+    ],
+)
+def test_columns_are_proposed(row, want):
+    assert hint(row) == want
+
+
+def test_what_is_proposed_can_be_read():
+    row = {"q": "2+2?", "a": "4"}
+    assert hint(row) == "{prompt: q, completion: a}"
+    found = to_example(row, Source(name="s", path="f", columns=Columns(prompt="q", completion="a")), "f:1")
+    assert (found.prompt, found.completion) == ("2+2?", "4")
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        ({"q": "2+2?", "a": "4"}, "{prompt: q}"),
+        ({"dialog": TALK, "answer": "4"}, "{messages: dialog}"),
+        ({"completion": "c", "answer": "4"}, ""),
+    ],
+)
+def test_stages_that_sample_are_told_the_prompt(row, want):
+    assert hint(row, to_prompt) == want
