@@ -15,7 +15,7 @@ NO_SPACE = {
 }
 BROKEN = {errno.EIO, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM}
 """Errors that rule out a full disk: the messages of the libraries around them are then not searched."""
-QUIET = ("unexpected pos", "PytorchStreamWriter failed")
+QUIET = ("unexpected pos", "PytorchStreamWriter failed", "iostream error")
 """What torch.save reports when a write fails. It gives no reason, and the disk is nearly always full."""
 
 

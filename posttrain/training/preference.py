@@ -78,6 +78,8 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         self.accelerator._models = [m for m in self.accelerator._models if m is not given.model]
         given.model, given.wanted = None, {}
         self.accelerator.wait_for_everyone()
+        if missing:
+            self.check_stop()  # its last batch may have been under way
 
     what = "pairs"
     """What a row is, in messages."""

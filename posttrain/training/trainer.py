@@ -91,13 +91,17 @@ class RunTrainer(MetricsLog, CheckpointWriter):
         micro, world = self.args.per_device_eval_batch_size, self.args.world_size
         starts = range(0, len(rows), micro)
         for turn in range(-(-len(starts) // world)):
-            if self.on_any_rank(self.stop.requested):
-                raise Stopped(f"stopped by a signal; {how_to_resume(self.run.checkpoints)}")
+            self.check_stop()
             index = turn * world + self.args.process_index
             real = index < len(starts)
             start = starts[index] if real else 0
             batch = (collate or self.data_collator)([read() for read in rows[start : start + micro]])
             yield real, self._prepare_inputs(batch)
+
+    def check_stop(self) -> None:
+        """Raises `Stopped` on every rank where one was asked to stop. Collective."""
+        if self.on_any_rank(self.stop.requested):
+            raise Stopped(f"stopped by a signal; {how_to_resume(self.run.checkpoints)}")
 
     # ---- one optimizer step --------------------------------------------------------------------------------
 

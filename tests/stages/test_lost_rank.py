@@ -91,6 +91,7 @@ def test_a_full_disk_of_one_rank_is_said_by_both(ended):
 def test_under_the_launcher(recipe, root, tmp_path, launch):
     """ZeRO-3, whose collectives run inside forward; the launcher, too, prints the sentence."""
     environment = environment_of(root) | {"LOSE": "kill:step", "DS_SKIP_CUDA_CHECK": "1"}
+    del environment["ACCELERATE_USE_CPU"]  # of a launch without a config; with DeepSpeed's it gives DDP
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2"]
         + ["--config_file", on_cpu(root / "launch" / "zero3.yaml", tmp_path), "--main_process_port", "0"]

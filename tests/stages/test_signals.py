@@ -88,6 +88,8 @@ def ended(tmp_path_factory, tiny, rows_file, root, request):
     for name, params in asked.items():
         stage = params["stage"]
         plain = {"module": stage, "argv": [*recipes[stage], f"name={name}"]}
+        if stage == "dpo":  # the log-probabilities of the reference are not found
+            plain["argv"].append(f"data.cache_dir={folder}/cache-{name}")
         plain["run"] = str(folder / stage / name)
         sent = {"signal": params["number"], "at": params["phase"], "call": params["call"]}
         jobs += [{"name": name} | plain | sent, {"name": f"{name} again"} | plain]
