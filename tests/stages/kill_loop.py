@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,7 @@ LAUNCHER_S = 30.0
 MARK = "KILL_LOOP"
 """Variable by which processes are known that a killed command has left."""
 PLACES = {
-    "preparing rows": ("posttrain.stages.prepared:prepare", "posttrain.stages.sample:prepare"),
+    "preparing rows": ("posttrain.stages.prepared:prepare", "posttrain.stages.sample:prepare_prompts"),
     "loading": ("posttrain.stages.train:load_model", "posttrain.stages.sample:load_generator"),
     "recording the start": ("posttrain.stages.train:_record_start", "posttrain.stages.sample:_record_start"),
     "resuming": ("posttrain.stages.train:take_up",),
@@ -114,6 +115,8 @@ def start(
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             watch(place, rank)
             code = command(argv)
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(code)
     code = _end(children[victim], HANGS_S if seconds is None else seconds, signal.SIGKILL)
