@@ -40,7 +40,7 @@ def disk(tmp_path):
     subprocess.run(["umount", place], capture_output=True)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_every_file_of_a_checkpoint(recipe, disk, tmp_path, capfd):
     """The second checkpoint meets the end of the disk at a file that is further on in each round."""
     assert main([str(recipe), *SETTINGS, f"output_dir={tmp_path}/whole"]) == 0

@@ -88,7 +88,7 @@ def test_a_full_disk_of_one_rank_is_said_by_both(ended):
     assert not list(place.iterdir())
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_under_the_launcher(recipe, root, tmp_path, launch):
     """ZeRO-3, whose collectives run inside forward; the launcher, too, prints the sentence."""
     environment = environment_of(root) | {"LOSE": "kill:step", "DS_SKIP_CUDA_CHECK": "1"}

@@ -105,7 +105,7 @@ def leftovers(root: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(kills, marks=pytest.mark.exhaustive) for kills in (1, 10)],
+    [pytest.param(1, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.exhaustive)],
 )
 def test_a_killed_pipeline_leaves_nothing_running_and_resumes(tmp_path, tiny, rows_file, environment, kills):
     path, out = write(tmp_path, tiny, rows_file), tmp_path / "out.json"

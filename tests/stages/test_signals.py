@@ -129,7 +129,7 @@ def commands(folder: Path) -> list[dict]:
     return jobs
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval", "report"])
 def test_a_command(ended, command):
     """Nothing half-written is left, and the same command starts over."""
@@ -147,7 +147,6 @@ def test_a_command(ended, command):
         assert scores(folder / "eval") == whole
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "stage", "phase", "call", "step", "number"), cases())
 def test_a_signal(ended, name, stage, phase, call, step, number):
     found, folder = ended
