@@ -21,6 +21,7 @@ from posttrain.data.shapes.messages import (
     message,
     read_messages,
     read_prompt,
+    speaker,
 )
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered
@@ -128,8 +129,10 @@ def is_conversation(row: dict[str, Any]) -> bool:
     """Whether a row has messages, tools or options of the template."""
     beside = {name for what in BESIDE for name in SPELLINGS[what]}
     for name, value in row.items():
-        listed = isinstance(value, list) and value and isinstance(value[0], dict)
-        if listed or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
+        turns = listed(value)
+        first = turns[0] if isinstance(turns, list) and turns else None
+        spoken = isinstance(first, dict) if turns is value else speaker(first) is not None
+        if spoken or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
             return True
     return False
 

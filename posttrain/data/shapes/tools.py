@@ -24,8 +24,8 @@ HARMLESS = ("id", "index", "type", "strict")
 def filled(value: Any) -> bool:
     """Whether a value of a message has content. An object of nulls has none: columns of objects fill up what
     is missing."""
-    if value in ("", []):
-        return False
+    if not isinstance(value, dict):
+        return value is not None and value not in ("", [])
     left = [value]
     while left:
         each = left.pop()

@@ -10,7 +10,7 @@ import pytest
 
 from posttrain.data.shapes.messages import read_messages
 from posttrain.data.shapes.prompts import to_prompt
-from posttrain.data.shapes.rows import to_example
+from posttrain.data.shapes.rows import is_conversation, to_example
 from posttrain.data.shapes.tools import read_calls, read_tools
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -137,6 +137,8 @@ def test_a_conversation_as_text_or_as_columns(value):
     row, source = {"messages": value}, Source(name="s", path="p")
     assert to_example(row, source, "r:1").messages == TALK
     assert to_prompt(row, source, "r:1").messages == TALK[:1]
+    assert is_conversation(row), "its table is named after how conversations are read"
+    assert not is_conversation({"prompt": "p", "tests": '[{"a": 1}]', "info": {"a": [1]}})
 
 
 def test_a_prompt_as_text_keeps_its_last_question():
