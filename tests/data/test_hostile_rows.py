@@ -66,6 +66,7 @@ def outcome(content, tmp_path, name="rows.jsonl", source=None, **data):
 
 AT = "rows.jsonl:1: column 'messages', message"
 ENDED = "<|im_end|>"
+ROLES = "(one of: assistant, developer, system, tool, user)"
 
 
 @pytest.mark.parametrize(
@@ -116,12 +117,13 @@ ENDED = "<|im_end|>"
         ),
         (talk(SAID, tools="[{"), "dropped: bad_tools: rows.jsonl:1: column 'tools': '[{' is not JSON"),
         # roles
-        (talk({"role": "judge", "content": "x"}), f"refused: {AT} 1: unknown role 'judge'"),
+        (talk({"role": "judge", "content": "x"}), f"refused: {AT} 1: unknown role 'judge' {ROLES}"),
         (
             talk({"role": "Assistant", "content": "x"}),
             f"refused: {AT} 1: unknown role 'Assistant' (did you mean 'assistant'?)",
         ),
-        (talk({"role": None, "content": "x"}), f"refused: {AT} 1: unknown role None"),
+        (talk({"role": None, "content": "x"}), f"refused: {AT} 1: unknown role None {ROLES}"),
+        (talk({"role": ["x"], "content": "x"}), f"refused: {AT} 1: unknown role ['x'] {ROLES}"),
         # nothing that is trained
         (talk(SAID | {"weight": 0}), "dropped: empty: the conversation has no assistant turn to train on"),
         (

@@ -16,6 +16,7 @@ from tests.data.tokens import check, row_of
 
 DYNAMIC = {
     *("no_chosen", "no_rejected", "no_prompt", "no_completion", "empty", "truncated", "unreadable"),
+    "bad_tools",
     *("two_users", "two_replies", "assistant_first", "late_system", "tool_order"),
 }
 """Reasons that are not a literal of `RowError(...)`."""

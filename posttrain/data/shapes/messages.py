@@ -2,17 +2,20 @@
 
 A message of a data set becomes a `Message`: `role`, `content`, and where they have a value reasoning,
 `tool_calls` and `trained`. Keys that mean nothing here are kept under their names for the template, which
-must render them (template.py). Left out: the order of turns (turn_order.py), columns (rows.py), images and
-audio.
+must render them (rendering.py); one that is almost a key of these is refused. Left out: the order of turns
+(turn_order.py), columns (rows.py), images and audio.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
+from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.tools import read_calls
+from posttrain.data.shapes.tools import filled, parsed, read_calls, refuse_unread
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.types import Message
@@ -34,18 +37,28 @@ ROLES = {
     "tool_response": "tool",
     "function_response": "tool",
     "ipython": "tool",
+    "environment": "tool",  # OLMo 3
 }
 """Usual spellings of a role."""
+SPELLINGS = (("role", "content"), ("from", "value"))
+"""Keys of who speaks and what, of OpenAI and of ShareGPT."""
 CALLING = ("function_call", "tool_call")
 """Roles whose content is a call, or a list of calls, as JSON text."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Usual keys of what an assistant thinks before it answers."""
-FLAGS = ("weight", "train", "training", "loss")
+FLAGS = ("weight", "train", "training", "loss", "trained")
 """Usual keys that say whether an assistant's turn is trained."""
 CALLS = ("tool_calls", "function_call")
 LINKS = ("tool_call_id", "name", "id")
 """Keys that tie a tool's answer to its call. Many templates say it by the order alone, so that none has to be
 rendered."""
+RENDERED = ("function_calls", "functions")
+"""Calls and tools as the text that templates of OLMo 3 render."""
+SIGNED = ("signature", "closed")
+"""Keys of a thinking part that say nothing which could be trained."""
+KNOWN = (*SPELLINGS[0], *SPELLINGS[1], *REASONING, *FLAGS, *CALLS, *LINKS, *RENDERED)
+ALMOST = 0.86
+"""Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 """HH-RLHF has a whole dialogue in one string."""
 
@@ -60,22 +73,67 @@ def read_prompt(text: str, where: str) -> list[Message] | None:
 
 
 def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> list[Message]:
-    """The messages in `value`: a list of objects with role/content or from/value, or an HH-RLHF transcript.
+    """The messages in `value`: a list of objects with role/content or from/value, the forms that `listed`
+    knows, or an HH-RLHF transcript.
 
-    Keys in `ignore` are left out.
+    Keys in `ignore` are left out. Calls that follow each other as messages of their own are one turn.
 
     Raises:
-        RequestError: it is neither, or a message has an unknown role or something other than text.
+        RequestError: it is neither, or a message has an unknown role, something other than text, or a key
+            that is not read.
         RowError: bad_text, null_message, bad_call.
     """
     if isinstance(value, str) and TRANSCRIPT.match(value):
         parts = TRANSCRIPT.split(checked_text(value, where, "transcript"))[1:]
         roles = ["user" if name == "Human" else "assistant" for name in parts[::2]]
         return [message(role, part.strip()) for role, part in zip(roles, parts[1::2], strict=True)]
-    if not isinstance(value, list):
-        raise RequestError(f"{where} is {type(value).__name__}, not a list of messages")
+    turns = listed(value)
+    if not isinstance(turns, list):
+        known = "; an object needs lists of one length, role among them" if isinstance(turns, dict) else ""
+        raise RequestError(f"{where} is {type(turns).__name__}, not a list of messages{known}")
     kept = ignore or set()
-    return [_message(turn, f"{where}, message {index}", kept) for index, turn in enumerate(value)]
+    found: list[Message] = []
+    calling = False
+    for index, turn in enumerate(turns):
+        made = _message(turn, f"{where}, message {index}", kept)
+        called, calling = calling, speaker(turn) in CALLING and "tool_calls" in made
+        if called and calling and _one_turn(found[-1], made):
+            found[-1]["tool_calls"] += made["tool_calls"]
+        else:
+            found.append(made)
+    return found
+
+
+def listed(value: Any) -> Any:
+    """A conversation as a list of messages, where it is JSON text of a list, or an object of lists of one
+    length, as `datasets` reads a Sequence of objects; anything else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = parsed(value, "")
+        except RowError:
+            return value
+    if not isinstance(value, dict) or not {"role", "from"} & value.keys():
+        return value
+    columns = {key: each for key, each in value.items() if each is not None}
+    lists = [each for each in columns.values() if isinstance(each, list)]
+    if len(lists) < len(columns) or len({len(each) for each in lists}) > 1:
+        return value
+    return [dict(zip(columns, each, strict=True)) for each in zip(*lists, strict=True)]
+
+
+def speaker(turn: Any) -> str | None:
+    """Who speaks in a message of a data set, as it spells it; None where it does not say."""
+    if not isinstance(turn, dict):
+        return None
+    return next((turn[who] for who, _ in SPELLINGS if isinstance(turn.get(who), str)), None)
+
+
+def _one_turn(first: Message, second: Message) -> bool:
+    """Whether two calls that follow each other are of one turn: the second adds nothing but calls."""
+    alike = first.get("trained", True) == second.get("trained", True)
+    return alike and all(
+        first.get(key) == value for key, value in second.items() if key not in ("content", "tool_calls")
+    )
 
 
 def message(role: str, content: str) -> Message:
@@ -101,7 +159,8 @@ def checked_text(value: Any, where: str, column: str) -> str:
 
 def says_nothing(turn: Message) -> bool:
     """Whether a turn has no text, no reasoning and no call."""
-    return not (turn["content"].strip() or reasoning(turn) or turn.get("tool_calls"))
+    calls = turn.get("tool_calls") or turn.get("function_calls")
+    return not (turn["content"].strip() or reasoning(turn) or calls)
 
 
 def reasoning(turn: Message) -> str:
@@ -114,33 +173,71 @@ def _message(turn: Any, where: str, ignore: set[str]) -> Message:
         raise RowError("null_message", f"{where} is null")
     if not isinstance(turn, dict):
         raise RequestError(f"{where}: must be an object with role and content")
-    names = ("from", "value") if "from" in turn else ("role", "content")
     given = {key: value for key, value in turn.items() if key not in ignore}
-    role = _role(given, names[0], where)
-    others = {
-        key: value for key, value in given.items() if key not in names and value not in (None, "", [], {})
-    }
+    who, what = _one_spelling(given, where)
+    role = _role(given, who, where)
+    others = {key: value for key, value in given.items() if key not in (who, what) and filled(value)}
     calls = next((others.pop(key) for key in CALLS if key in others), None)
-    if names[1] not in given and calls is None:
-        raise RequestError(f"{where}: {names[1]!r} is missing{did_you_mean(names[1], turn)}")
-    value = given.get(names[1])
-    if given[names[0]] in CALLING:
+    if what not in given and calls is None:
+        raise RequestError(f"{where}: {what!r} is missing{did_you_mean(what, given)}")
+    for key in others:
+        if near := _near(key):
+            raise RequestError(
+                f"{where}: key {key!r} is not read; did you mean {near!r}? Rename it, or set ignore: [{key}]"
+            )
+    value = given.get(what)
+    if given[who] in CALLING and filled(value):
+        if calls is not None:
+            raise RequestError(f"{where}: has calls under {what!r} and under another key; keep one")
         calls, value = value, ""
-    found = _content(value, role, where, names[1])
+    found = _content(value, role, where, what, ignore)
     if calls is not None:
         if role != "assistant":
             raise RequestError(f"{where}: a {role} message cannot call a tool")
-        found["tool_calls"] = read_calls(calls, where)
+        found["tool_calls"] = read_calls(calls, where, ignore)
     if value is None and role != "assistant":
-        raise RowError("null_message", f"{where}: {names[1]!r} is null")
-    thoughts = {key: others.pop(key) for key in REASONING if key in others}
-    if len({str(each) for each in thoughts.values()}) > 1:
-        raise RequestError(f"{where}: has different reasoning under {' and '.join(thoughts)}")
-    for key, thought in list(thoughts.items())[:1]:
-        found[key] = checked_text(thought, where, key)
+        raise RowError("null_message", f"{where}: {what!r} is null")
+    thoughts = {key: checked_text(others.pop(key), where, key) for key in REASONING if key in others}
+    in_parts = found.pop("thinking", None)
+    said = {*thoughts.values()} | ({in_parts} if in_parts else set())
+    if len(said) > 1:
+        places = [*thoughts, *([f"parts of {what}"] if in_parts else [])]
+        raise RequestError(f"{where}: has different reasoning under {' and '.join(places)}")
+    if said:
+        found[next(iter(thoughts), "thinking")] = said.pop()
     if not _trained(given, where):
         found["trained"] = False
     return found | {key: value for key, value in others.items() if key not in FLAGS}
+
+
+def _one_spelling(given: dict[str, Any], where: str) -> tuple[str, str]:
+    """The keys of `SPELLINGS` that a message has, and `given` without those of the other one.
+
+    Raises RequestError where it has both with different values.
+    """
+    openai, sharegpt = SPELLINGS
+    theirs = "from" in given and ("role" not in given or filled(given["from"]))
+    names, others = (sharegpt, openai) if theirs else (openai, sharegpt)
+    for name, other in zip(names, others, strict=True):
+        second = given.pop(other, None)
+        if not filled(second):
+            continue
+        if given.get(name) is None:
+            given[name] = second
+            continue
+        both = [given[name], second]
+        if name == names[0]:
+            both = [ROLES.get(str(each), each) for each in both]
+        if both[0] != both[1]:
+            raise RequestError(f"{where}: {name!r} and {other!r} differ; keep one, or set ignore: [{other}]")
+    return names
+
+
+@lru_cache(maxsize=256)
+def _near(key: str) -> str | None:
+    """The key of a message that `key` is almost, if it is none itself."""
+    found = [] if key in KNOWN else difflib.get_close_matches(key, KNOWN, 1, ALMOST)
+    return found[0] if found else None
 
 
 def _role(turn: dict[str, Any], name: str, where: str) -> str:
@@ -148,12 +245,13 @@ def _role(turn: dict[str, Any], name: str, where: str) -> str:
         raise RequestError(f"{where}: {name!r} is missing{did_you_mean(name, turn)}")
     role = turn[name]
     if not isinstance(role, str) or role not in ROLES:
-        raise RequestError(f"{where}: unknown role {role!r}{did_you_mean(role, ROLES)}")
+        known = did_you_mean(role, ROLES) or did_you_mean("", set(ROLES.values()))
+        raise RequestError(f"{where}: unknown role {role!r}{known}")
     return ROLES[role]
 
 
-def _content(value: Any, role: str, where: str, name: str) -> Message:
-    """A message with the text of `value`: text, or a list of parts."""
+def _content(value: Any, role: str, where: str, name: str, ignore: Collection[str]) -> Message:
+    """A message with the text of `value`: text, or a list of parts. What parts think is under `thinking`."""
     if value is None:
         return message(role, "")
     if role == "tool" and isinstance(value, dict | int | float):  # what a tool returned, as an object
@@ -164,13 +262,19 @@ def _content(value: Any, role: str, where: str, name: str) -> Message:
     for part in value:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         if kind == "str":
+            if role == "tool":
+                raise RequestError(
+                    f"{where}: {name!r} is a list of texts; write what the tool returned as one text"
+                )
             said.append(checked_text(part, where, name))
         elif kind == "text":
+            refuse_unread("part of type 'text'", part, ("text",), where, ignore)
             said.append(checked_text(part.get("text"), where, "text"))
         elif kind == "thinking":
+            refuse_unread("part of type 'thinking'", part, ("thinking", *SIGNED), where, ignore)
             inner = part.get("thinking")
             nested = inner if isinstance(inner, list) else [{"type": "text", "text": inner}]
-            thought.append(_content(nested, role, where, "thinking")["content"])
+            thought.append(_content(nested, role, where, "thinking", ignore)["content"])
         else:
             raise RequestError(f"{where}: has a part of type {kind!r}; only text can be trained")
     found = message(role, "".join(said))

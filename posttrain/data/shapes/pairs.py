@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.shapes.labelled import LABEL, ending_in_reply, truth
-from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt
+from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
@@ -143,7 +143,7 @@ def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
 def _is_reply(messages: list[Any]) -> bool:
     """Whether a list of messages opens with the assistant: it is what follows the prompt."""
     first = messages[0] if messages else None
-    return isinstance(first, dict) and ROLES.get(str(first.get("role", first.get("from")))) == "assistant"
+    return isinstance(first, dict) and ROLES.get(str(speaker(first))) == "assistant"
 
 
 def _opens_with(messages: list[Any], opening: Any, where: str) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
 from posttrain.data.shapes.hints import columns_hint
-from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
+from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
@@ -93,10 +93,11 @@ def _with_reply(turns: Any) -> Any:
     if isinstance(turns, str) and TRANSCRIPT.findall(turns)[-1:] == ["Human"]:
         return f"{turns}\n\nAssistant: {REPLY}"
     reply = {"role": "assistant", "content": REPLY}
+    turns = listed(turns)
     last = turns[-1] if isinstance(turns, list) and turns else None
     if not isinstance(last, dict):
         return turns
-    if ROLES.get(str(last.get("role", last.get("from")))) != "assistant":
+    if ROLES.get(str(speaker(last))) != "assistant":
         return [*turns, reply]
     return [*turns[:-1], reply]
 

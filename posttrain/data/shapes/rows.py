@@ -13,7 +13,16 @@ import re
 from typing import Any
 
 from posttrain.data.shapes.hints import columns_hint
-from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
+from posttrain.data.shapes.messages import (
+    ALMOST,
+    TRANSCRIPT,
+    checked_text,
+    listed,
+    message,
+    read_messages,
+    read_prompt,
+    speaker,
+)
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.tokens import RowError
@@ -43,8 +52,6 @@ ALWAYS = ("system", "answer", "p", "tools", "template_options")
 BESIDE = ("tools", "template_options")
 """What a row says to the template beside its messages."""
 KNOWN = {name for names in SPELLINGS.values() for name in names}
-ALMOST = 0.86
-"""Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
@@ -69,7 +76,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     kind = _kind(row, found, source, where)
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
     if "tools" in found:
-        example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}")
+        example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}", source.ignore)
     example.template_options = _options(row, found, where)
     if kind == "messages":
         value = row[found["messages"]]
@@ -122,8 +129,10 @@ def is_conversation(row: dict[str, Any]) -> bool:
     """Whether a row has messages, tools or options of the template."""
     beside = {name for what in BESIDE for name in SPELLINGS[what]}
     for name, value in row.items():
-        listed = isinstance(value, list) and value and isinstance(value[0], dict)
-        if listed or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
+        turns = listed(value)
+        first = turns[0] if isinstance(turns, list) and turns else None
+        spoken = isinstance(first, dict) if turns is value else speaker(first) is not None
+        if spoken or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
             return True
     return False
 
@@ -206,7 +215,7 @@ def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, wh
             text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
-        return [*asked, message("assistant", "") | {"tool_calls": read_calls(completion, where)}]
+        return [*asked, message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
     if isinstance(completion, list):
         return asked + read_messages(completion, f"{where}: completion", ignore)
     return [*asked, message("assistant", _filled(row, found["completion"], where, "no_completion"))]
@@ -239,7 +248,8 @@ def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str
 
 
 def _in_messages(value: Any, key: str) -> bool:
-    turns = value if isinstance(value, list) else ()
+    turns = listed(value)
+    turns = turns if isinstance(turns, list) else ()
     return any(isinstance(turn, dict) and filled(turn.get(key)) for turn in turns)
 
 

@@ -90,7 +90,8 @@ def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] 
 
 def _calls(turn: Message) -> bool:
     """Whether a turn calls a tool, also in its text, as Hermes has it."""
-    return bool(turn.get("tool_calls")) or any(mark in turn["content"] for mark in IN_TEXT)
+    made = turn.get("tool_calls") or turn.get("function_calls")
+    return bool(made) or any(mark in turn["content"] for mark in IN_TEXT)
 
 
 def _joined(messages: list[Message]) -> list[Message]:
