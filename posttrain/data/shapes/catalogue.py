@@ -27,6 +27,7 @@ from posttrain.data.shapes.tokenised import (
     fit_tokenised,
     is_tokenised,
     read_tokenised,
+    refuse_both,
     refuse_tokenised,
 )
 from posttrain.data.table import PairTable, Table, TokenTable
@@ -80,8 +81,10 @@ class RowShape:
     key: dict[str, Any] = {}
 
     def read(self, row, source, where) -> Examples:
-        read = read_tokenised if is_tokenised(row, source) else to_example
-        return (read(row, source, where),)
+        if is_tokenised(row, source):
+            return (read_tokenised(row, source, where),)
+        refuse_both(row, source, where)
+        return (to_example(row, source, where),)
 
     def parts(self, examples, data) -> Examples:
         examples = _checked(examples, data)

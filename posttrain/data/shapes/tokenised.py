@@ -49,6 +49,20 @@ def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:
     return not any(filled(row.get(name)) for name in (*usual, "chosen"))
 
 
+def refuse_both(row: dict[str, Any], source: schema.Source, where: str) -> None:
+    """Raises `RequestError` where a row that is read as text also has tokens with labels or masks, as
+    `map(tokenize)` leaves them: the text would be trained, and what they leave out with it."""
+    if source.format != "auto" or IDS in source.ignore or not filled(row.get(IDS)):
+        return
+    said = [n for n in (LABELS, *MASKS) if n not in source.ignore and filled(row.get(n))]
+    if said:
+        raise RequestError(
+            f"{where}: the row has text and {IDS!r} with {' and '.join(map(repr, said))}; set format: tokens "
+            f"on source {source.name!r} to train the tokens, or ignore: [{', '.join([IDS, *said])}] to train "
+            "the text"
+        )
+
+
 def refuse_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> None:
     """Raises `RequestError` where the row of a stage other than sft is tokens already."""
     separate = "chosen" not in row and any(name in row for name in SEPARATE)

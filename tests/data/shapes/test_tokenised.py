@@ -234,6 +234,24 @@ def test_tokens_are_read_where_there_is_no_text(row, source, tokenised):
     assert hasattr(example(row, **source), "input_ids") == tokenised
 
 
+@pytest.mark.parametrize(
+    ("row", "source", "words"),
+    [
+        ({"text": "t", "labels": IDS}, {}, "'labels'; set format: .*ignore: .input_ids, labels. to"),
+        ({"prompt": "p", "completion": "c", "completion_mask": [0, 0, 1, 1, 1]}, {}, "'completion_mask'; set"),
+        ({"words": "t", "labels": IDS}, {"columns": Columns(text="words")}, "'labels'; set format: tokens"),
+    ],
+)
+def test_a_row_of_text_and_of_labelled_tokens_is_refused(row, source, words):
+    """`map(tokenize)` keeps the text; the labels were dropped, and all of the text trained."""
+    row = {"input_ids": IDS, "attention_mask": [1] * 5} | row
+    with pytest.raises(RequestError, match=f"^t.jsonl:7: the row has text and 'input_ids' with {words}"):
+        example(row, **source)
+    beside = ["input_ids", "labels", "completion_mask"]
+    assert not hasattr(example(row, **source, ignore=beside), "input_ids")
+    assert example(row, format="tokens").input_ids.tolist() == IDS
+
+
 @pytest.mark.parametrize("shape", ["pairs", "labelled", "prompts"])
 @pytest.mark.parametrize(
     ("row", "source"),
