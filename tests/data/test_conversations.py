@@ -96,6 +96,18 @@ def test_reasoning_reaches_the_template_under_its_own_key(key, hermes):
     assert trained(row_of(quiet, "tokenizer", hermes), hermes) == "4<|im_end|>"
 
 
+@pytest.mark.parametrize(("key", "value"), [("function_calls", "f(a=2)"), ("refusal", "No."), ("audio", {"id": 1})])
+def test_a_reply_that_says_it_under_another_key_is_not_empty(key, value):
+    row = {"messages": [USER, {"role": "assistant", "content": "", key: value}]}
+    with pytest.raises(RequestError, match=rf"message 1 .assistant.: template 'chatml' does not render '{key}'"):
+        row_of(example(row), "chatml")
+    for source in ({"ignore": [key]}, {}):
+        more = {} if source else {"id": "msg_1", "name": "bot", key: None}
+        empty = {"messages": [USER, row["messages"][1] | more]}
+        with pytest.raises(RowError, match="empty_reply: message 1"):
+            example(empty, **source)
+
+
 def test_what_a_template_leaves_out_is_an_error(hermes):
     hermes.chat_template = BARE
     with pytest.raises(RequestError, match="rows.jsonl:7: template 'tokenizer' does not render 'tools'"):

@@ -82,7 +82,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
                 f"{where}: the prompt ends with an assistant message, and a reply that is begun is not "
                 "continued; end it with the user's message"
             )
-        example.messages = ordered(example.messages, source.roles)[:-1]
+        example.messages = ordered(example.messages, source.roles, bool(example.tools))[:-1]
     elif not (example.prompt or "").strip():
         raise RowError("no_prompt", "the prompt is empty")
     return example

@@ -99,7 +99,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
             raise RowError("no_assistant_turn", "the conversation has no assistant message")
         if system and messages[0]["role"] not in OPENING:
             messages.insert(0, message("system", system))
-        example.messages = ordered(messages, source.roles)
+        example.messages = ordered(messages, source.roles, bool(example.tools))
     else:
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]

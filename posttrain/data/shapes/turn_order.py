@@ -8,6 +8,9 @@ template itself refuses (template.py).
 
 from __future__ import annotations
 
+import json
+import re
+
 from posttrain.data.shapes.messages import says_nothing
 from posttrain.data.tokens import RowError
 from posttrain.types import Message
@@ -16,12 +19,25 @@ OPENING = ("system", "developer")
 BETWEEN = "\n\n"
 """Between the texts of two messages that are joined."""
 IN_TEXT = ("<tool_call", "<function", "<|python_tag|>", "[TOOL_CALLS]")
-"""What opens a call that is written into the text of a reply."""
+"""What may open a call that is written into the text of a reply: a tool can answer it."""
+OBJECTS = re.compile(
+    r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>|\[TOOL_CALLS\](.*)|^\s*<\|python_tag\|>(.*)", re.DOTALL
+)
+"""Calls in text as JSON, of Hermes, Mistral and Llama 3.1. No pattern looks past the next mark, so that many
+marks without an end take no time."""
+GRAMMARS = re.compile(
+    r"<function=[\w.-]+>(?:(?!<function=).)*?</function>"  # Llama 3.1, Qwen 3 Coder
+    r"|<function_calls>\s*\w[\w.]*\((?:(?!<function_calls>).)*?</function_calls>"  # OLMo 3
+    r"|\[TOOL_CALLS\]\s*[\w.-]+\s*(?:\[ARGS\]\s*)?\{(?:(?!\[TOOL_CALLS\]).)*\}"  # Mistral, later ones
+    r"|^\s*<\|python_tag\|>\s*[a-z_][\w.]*\.call\(.*\)",  # Llama 3.1, built-in tools
+    re.DOTALL,
+)
+"""Calls in text that are not JSON objects with a name."""
 UNANSWERED = "follows a call that no tool has answered"
 
 
-def ordered(messages: list[Message], rule: str) -> list[Message]:
-    """`messages` as `rule` has them.
+def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Message]:
+    """`messages` as `rule` has them; `tools`: the row declares some.
 
     Raises:
         RowError: empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
@@ -33,15 +49,24 @@ def ordered(messages: list[Message], rule: str) -> list[Message]:
             raise RowError("empty_reply", f"message {index} (assistant) says nothing")
     if rule == "loose":
         return turns
+    tools = tools or any(
+        turn["role"] == "tool" or (turn["role"] in OPENING and listed(turn["content"])) for turn in turns
+    )
     last = "start"
     for index, turn in enumerate(turns):
-        problem = _after(last, turn, turns[index - 1] if index else None)
+        problem = _after(last, turn, turns[index - 1] if index else None, tools)
         if problem:
             reason, detail = problem
             raise RowError(reason, f"message {index} ({turn['role']}) {detail}")
         last = "start" if turn["role"] in OPENING else turn["role"]
     _check_links(turns)
     return turns
+
+
+def listed(text: str) -> str:
+    """What stands between `<tools>` and `</tools>` in a system message, as Hermes has its tools; empty where
+    it has none."""
+    return text.partition("<tools>")[2].rpartition("</tools>")[0].strip()
 
 
 def _check_links(turns: list[Message]) -> None:
@@ -68,15 +93,17 @@ def _check_links(turns: list[Message]) -> None:
             left.discard(answered)
 
 
-def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] | None:
+def _after(last: str, turn: Message, before: Message | None, tools: bool) -> tuple[str, str] | None:
     """What is wrong with `turn` behind the message `before`, whose role is `last` ("start": none has
-    spoken)."""
+    spoken); `tools`: the conversation has some."""
     role = turn["role"]
-    calls = before is not None and last == "assistant" and _calls(before)
+    replied = before if before is not None and last == "assistant" else None
     if role in OPENING:
         return None if last == "start" else ("late_system", "comes after the first turn")
     if role == "tool":
-        return None if calls or last == "tool" else ("tool_order", "answers no call")
+        may_call = replied and (replied.get("tool_calls") or any(m in replied["content"] for m in IN_TEXT))
+        return None if may_call or last == "tool" else ("tool_order", "answers no call")
+    calls = replied and (replied.get("tool_calls") or (tools and _calls(replied["content"])))
     if role == "user":
         if last == "user":
             return "two_users", "follows another user message"
@@ -88,9 +115,22 @@ def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] 
     return ("two_replies", "follows another assistant message") if last == "assistant" else None
 
 
-def _calls(turn: Message) -> bool:
-    """Whether a turn calls a tool, also in its text, as Hermes has it."""
-    return bool(turn.get("tool_calls")) or any(mark in turn["content"] for mark in IN_TEXT)
+def _calls(text: str) -> bool:
+    """Whether a reply is a call in one of the usual forms, and does not only speak of one."""
+    if GRAMMARS.search(text):
+        return True
+    found = ("".join(filter(None, match.groups())) for match in OBJECTS.finditer(text))
+    return any(map(_is_call, found))
+
+
+def _is_call(text: str) -> bool:
+    """Whether `text` is a JSON object with a name, or a list of them."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    calls = value if isinstance(value, list) else [value]
+    return bool(calls) and all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls)
 
 
 def _joined(messages: list[Message]) -> list[Message]:
