@@ -201,6 +201,60 @@ def test_turns_that_are_joined_or_kept():
     assert example({"messages": twice}, roles="loose").messages == twice
 
 
+LISTS = [
+    f"You can call:\n<tools> {json.dumps([ADD])} </tools>",  # Hermes
+    f"Use these if required -\n{json.dumps(ADD, indent=4)}",  # Glaive
+]
+
+
+@pytest.mark.parametrize("text", LISTS)
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_tools_that_the_system_message_lists_are_not_written_twice(text, role, hermes):
+    talk = {"tools": [ADD], "messages": [{"role": role, "content": text}, *OPENAI["messages"]]}
+    words = "^rows.jsonl:7: the system message lists the tools of column 'tools' already, .* ignore: .tools. on"
+    with pytest.raises(RequestError, match=words):
+        example(talk)
+    with pytest.raises(RequestError, match=words):
+        example({"tools": [ADD], "prompt": "p", "completion": "c"}, system=text)
+    once = row_of(example(talk, ignore=["tools"]), "tokenizer", hermes)
+    assert hermes.decode(once.input_ids).count("Adds.") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call what stands in <tools></tools>.",
+        'Write <tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>.',
+        f"<tools>{json.dumps(ADD | {'name': 'subtract'})}</tools>",
+        "You add numbers.",
+    ],
+)
+def test_a_system_message_may_speak_of_tools(text):
+    talk = {"tools": [ADD], "messages": [{"role": "system", "content": text}, *OPENAI["messages"]]}
+    assert example(talk).tools and example(talk).messages[0]["content"] == text
+
+
+@pytest.mark.parametrize("roles", ["strict", "join", "loose"])
+def test_what_a_tool_returned_is_unwrapped(roles):
+    """Templates such as Qwen 2.5's write the marks around it themselves."""
+
+    def kept(*turns):
+        found = example({"messages": [USER, OPENAI["messages"][1], *turns]}, roles=roles).messages[2:]
+        return [turn["content"] for turn in found]
+
+    def tool(content, **more):
+        return {"role": "tool", "content": content, **more}
+
+    one, two = "<tool_response>\n4\n</tool_response>", "<tool_response>{}</tool_response>"
+    assert kept(tool(one)) == ["4"]
+    assert kept(tool(f"\n{one}\n{two}\n")) == ["4", "{}"]
+    assert kept(tool(one, tool_call_id="1")) == ["4"]
+    for text in (f"{one} and", f"{one}{two[:-1]}", f"say {one}", "<tool_response>", f"<tool_response>{one}"):
+        assert kept(tool(text)) == [text]
+    assert kept(tool(one + two, tool_call_id="1")) == [one + two]
+    assert kept(tool("4"), {"role": "assistant", "content": one}) == ["4", one]
+
+
 def test_parts_and_a_developer():
     parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]
     talk = [

@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.data.shapes.hints import columns_hint
 from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
-from posttrain.data.shapes.turn_order import OPENING, ordered
+from posttrain.data.shapes.turn_order import OPENING, listed, ordered
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -99,6 +99,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
             raise RowError("no_assistant_turn", "the conversation has no assistant message")
         if system and messages[0]["role"] not in OPENING:
             messages.insert(0, message("system", system))
+        if example.tools:
+            _refuse_listed(messages, example.tools, found["tools"], source, where)
         example.messages = ordered(messages, source.roles, bool(example.tools))
     else:
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
@@ -224,6 +226,22 @@ def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, w
     """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
     return checked_text(value, where, found["system"]) if value else source.system
+
+
+def _refuse_listed(messages: list[Message], tools: list[Tool], column: str, source, where: str) -> None:
+    """Raises `RequestError` where a system message lists the tools already, so that the template would write
+    them once more: within `<tools>`, or as objects with name and description."""
+    names = [re.escape(tool["function"]["name"]) for tool in tools]
+    described = re.compile(rf"""["']name["']\s*:\s*["'](?:{"|".join(names)})["']\s*,\s*["']description["']""")
+    within = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    for turn in messages:
+        text = turn["content"]
+        if turn["role"] in OPENING and (within.search(listed(text)) or described.search(text)):
+            raise RequestError(
+                f"{where}: the system message lists the tools of column {column!r} already, and the template "
+                f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove them "
+                "from the system message"
+            )
 
 
 def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:

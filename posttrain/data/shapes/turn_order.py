@@ -33,6 +33,8 @@ GRAMMARS = re.compile(
     re.DOTALL,
 )
 """Calls in text that are not JSON objects with a name."""
+WRAPPED = re.compile(r"<tool_response>((?:(?!</?tool_response>).)*)</tool_response>\s*", re.DOTALL)
+"""What a tool returned, as Hermes writes it; templates write the marks themselves."""
 UNANSWERED = "follows a call that no tool has answered"
 
 
@@ -43,6 +45,7 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
         RowError: empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
             two_replies, tool_order.
     """
+    messages = [part for turn in messages for part in _unwrapped(turn)]
     turns = _joined(messages) if rule == "join" else messages
     for index, turn in enumerate(turns):
         if turn["role"] == "assistant" and says_nothing(turn) and turn.get("trained", True):
@@ -131,6 +134,18 @@ def _is_call(text: str) -> bool:
         return False
     calls = value if isinstance(value, list) else [value]
     return bool(calls) and all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls)
+
+
+def _unwrapped(turn: Message) -> list[Message]:
+    """A tool's turn without the marks that the data set put around it, one turn for each answer in it; other
+    turns, and those that say more than this, as they are."""
+    text = turn["content"].strip()
+    if turn["role"] != "tool" or not text.startswith("<tool_response>") or WRAPPED.sub("", text):
+        return [turn]
+    found = WRAPPED.findall(text)
+    if len(found) > 1 and turn.keys() - {"role", "content"}:
+        return [turn]  # which of the answers its id belongs to is not known
+    return [{**turn, "content": each.strip()} for each in found]
 
 
 def _joined(messages: list[Message]) -> list[Message]:
