@@ -30,6 +30,7 @@ from posttrain.data.shapes.tokenised import (
     refuse_both,
     refuse_tokenised,
 )
+from posttrain.data.shapes.turn_order import end_in_reply
 from posttrain.data.table import PairTable, Table, TokenTable
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.texts import check_texts, control_tokens
@@ -88,6 +89,8 @@ class RowShape:
 
     def parts(self, examples, data) -> Examples:
         examples = _checked(examples, data)
+        for example in examples if data.train_on != "all" else ():
+            end_in_reply(example)
         if data.train_on != "each":
             return examples
         found = tuple(part for example in examples for part in each_turn(example))

@@ -13,7 +13,7 @@ import re
 
 from posttrain.data.shapes.messages import says_nothing
 from posttrain.data.tokens import RowError
-from posttrain.types import Message
+from posttrain.types import Example, Message
 
 OPENING = ("system", "developer")
 BETWEEN = "\n\n"
@@ -35,6 +35,7 @@ GRAMMARS = re.compile(
 """Calls in text that are not JSON objects with a name."""
 WRAPPED = re.compile(r"<tool_response>((?:(?!</?tool_response>).)*)</tool_response>\s*", re.DOTALL)
 """What a tool returned, as Hermes writes it; templates write the marks themselves."""
+BEHIND = "turns behind the last reply"
 UNANSWERED = "follows a call that no tool has answered"
 
 
@@ -64,6 +65,16 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
         last = "start" if turn["role"] in OPENING else turn["role"]
     _check_links(turns)
     return turns
+
+
+def end_in_reply(example: Example) -> None:
+    """Cuts off what follows the last reply of `example`, which nothing that is trained sees; it is named in
+    `ignored`."""
+    turns = example.messages or []
+    last = max((k for k, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
+    if last is not None and last + 1 < len(turns):
+        example.messages = turns[: last + 1]
+        example.ignored = (*example.ignored, BEHIND)
 
 
 def listed(text: str) -> str:
