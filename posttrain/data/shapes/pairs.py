@@ -247,6 +247,8 @@ def _number(value: Any, place: str) -> float | None:
         )
     try:
         number = float(value)
+    except OverflowError:
+        raise RequestError(f"{place} is {str(value)[:20]}..., too large for a rating") from None
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None

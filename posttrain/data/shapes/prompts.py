@@ -16,7 +16,7 @@ import numpy as np
 
 from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
-from posttrain.data.shapes.hints import columns_hint
+from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
 from posttrain.data.shapes.rows import SPELLINGS, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
@@ -61,12 +61,8 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     else:
         asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
         if asked is None:
-            has = ", ".join(map(str, row)) or "no column at all"
-            raise RequestError(
-                f"{where}: no column with the prompt was found; the row has {has}. "
-                f"Name the column under columns.prompt of source {source.name!r}"
-                f"{columns_hint(row, {'completion': ''}, SPELLINGS)}"
-            )
+            known = {"completion": ""}  # which is not asked for
+            raise RequestError(not_found(row, "prompt", known, SPELLINGS, source.name, where))
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
         columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)

@@ -12,7 +12,7 @@ import difflib
 import re
 from typing import Any
 
-from posttrain.data.shapes.hints import columns_hint
+from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, listed, ordered
@@ -186,12 +186,7 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
         kind = "prompt_completion"
     for what in PARTS[kind]:
         if what not in found:
-            has = ", ".join(map(str, row)) or "no column at all"
-            raise RequestError(
-                f"{where}: no column with the {what} was found; the row has {has}. "
-                f"Name the column under columns.{what} of source {source.name!r}"
-                f"{columns_hint(row, found, SPELLINGS)}"
-            )
+            raise RequestError(not_found(row, what, found, SPELLINGS, source.name, where))
     return kind
 
 
@@ -277,8 +272,10 @@ def probability(row: dict[str, Any], found: dict[str, str], where: str) -> float
         raise RowError("no_p", f"column {found['p']!r} is empty")
     try:
         p = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         p = -1.0
     if isinstance(value, bool) or not 0.0 <= p <= 1.0:  # NaN fails the comparison as well
-        raise RequestError(f"{where}: column {found['p']!r} must be a probability in [0, 1], not {value!r}")
+        raise RequestError(
+            f"{where}: column {found['p']!r} must be a probability in [0, 1], not {repr(value)[:60]}"
+        )
     return p

@@ -128,7 +128,7 @@ CHAT = [{"role": "user", "content": "u"}]
             r"Name the column under columns\.completion of source 's'",
         ),
         ({"completion": "q"}, {}, r"with the prompt was found; the row has completion"),
-        ({"a": 1, "b": 2}, {}, r"with the text was found; the row has a, b"),
+        ({"a": 1, "b": 2}, {}, r"with the text was found; the row has a, b\. Name"),
         ({}, {}, r"the row has no column at all"),
         ({"text": "t"}, {"format": "messages"}, r"with the messages was found"),
         ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not int \(3\)"),
@@ -179,6 +179,8 @@ CHAT = [{"role": "user", "content": "u"}]
         ({"prompt": "p", "completion": "c", "p": True}, {}, r"not True"),
         ({"prompt": "p", "completion": "c", "p": "high"}, {}, r"not 'high'"),
         ({"prompt": "p", "completion": "c", "p": [1]}, {}, r"not \[1\]"),
+        ({"prompt": "p", "completion": "c", "p": 10**400}, {}, r"not 10{59}$"),
+        ({"prompt": "p", "completion": "c", "p": "1" * 400}, {}, r"not '1{59}$"),
     ],
 )
 def test_data_that_does_not_fit(row, more, message):
