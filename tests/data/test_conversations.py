@@ -96,10 +96,14 @@ def test_reasoning_reaches_the_template_under_its_own_key(key, hermes):
     assert trained(row_of(quiet, "tokenizer", hermes), hermes) == "4<|im_end|>"
 
 
-@pytest.mark.parametrize(("key", "value"), [("function_calls", "f(a=2)"), ("refusal", "No."), ("audio", {"id": 1})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("function_calls", "f(a=2)"), ("refusal", "No."), ("audio", {"id": 1})]
+)
 def test_a_reply_that_says_it_under_another_key_is_not_empty(key, value):
     row = {"messages": [USER, {"role": "assistant", "content": "", key: value}]}
-    with pytest.raises(RequestError, match=rf"message 1 .assistant.: template 'chatml' does not render '{key}'"):
+    with pytest.raises(
+        RequestError, match=rf"message 1 .assistant.: template 'chatml' does not render '{key}'"
+    ):
         row_of(example(row), "chatml")
     for source in ({"ignore": [key]}, {}):
         more = {} if source else {"id": "msg_1", "name": "bot", key: None}
@@ -211,7 +215,9 @@ LISTS = [
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_tools_that_the_system_message_lists_are_not_written_twice(text, role, hermes):
     talk = {"tools": [ADD], "messages": [{"role": role, "content": text}, *OPENAI["messages"]]}
-    words = "^rows.jsonl:7: the system message lists the tools of column 'tools' already, .* ignore: .tools. on"
+    words = (
+        "^rows.jsonl:7: the system message lists the tools of column 'tools' already, .* ignore: .tools. on"
+    )
     with pytest.raises(RequestError, match=words):
         example(talk)
     with pytest.raises(RequestError, match=words):

@@ -205,7 +205,11 @@ def test_any_order_is_kept_where_the_source_says_so(tmp_path):
 @pytest.mark.parametrize("which", ["assistant", "last", "each", "all"])
 @pytest.mark.parametrize(
     ("kept", "end"),
-    [([SAID], [USER]), ([SAID, USER, call("a")], [answer("a")]), ([SAID, USER, call("a")], [answer("a"), USER])],
+    [
+        ([SAID], [USER]),
+        ([SAID, USER, call("a")], [answer("a")]),
+        ([SAID, USER, call("a")], [answer("a"), USER]),
+    ],
 )
 def test_what_follows_the_last_reply_is_cut_off_and_counted(kept, end, which, tmp_path):
     """With `all` it is trained."""

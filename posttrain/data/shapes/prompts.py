@@ -18,7 +18,7 @@ from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
-from posttrain.data.shapes.rows import SPELLINGS, to_example
+from posttrain.data.shapes.rows import SPELLINGS, filled, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
 from posttrain.data.table_writer import TableWriter
@@ -34,6 +34,8 @@ LINES = 256
 """Prompts kept in memory before they are written."""
 REPLY, STANDS_IN = ".", "<reply>"
 """Placeholders of the reply and of its column while the columns of a prompt are mapped."""
+LAST = "last reply"
+"""What is counted as ignored where a conversation ends in a reply."""
 NOT_ASKED = {n for what in ("messages", "completion", "text", "p") for n in SPELLINGS[what]}
 """Columns that are never part of the prompt."""
 
@@ -58,6 +60,8 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
             source, format="messages", roles="loose", columns=replace(columns, messages=messages)
         )
         example = to_example(turns | _beside(row, source), mapped, where)
+        if _has_reply(row.get(messages)):
+            example.ignored = (*example.ignored, LAST)
     else:
         asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
         if asked is None:
@@ -84,10 +88,22 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     return example
 
 
+def _has_reply(turns: Any) -> bool:
+    """Whether a conversation ends in a reply that says something, which is no part of the prompt."""
+    if isinstance(turns, str):
+        return TRANSCRIPT.findall(turns)[-1:] == ["Assistant"] and bool(TRANSCRIPT.split(turns)[-1].strip())
+    last = turns[-1] if isinstance(turns, list) and turns else {}
+    says = any(filled(value) for key, value in last.items() if key not in ("role", "from"))
+    return says and ROLES.get(str(last.get("role", last.get("from")))) == "assistant"
+
+
 def _with_reply(turns: Any) -> Any:
     """A conversation that ends with a placeholder in place of its reply."""
-    if isinstance(turns, str) and TRANSCRIPT.findall(turns)[-1:] == ["Human"]:
+    speaker = TRANSCRIPT.findall(turns)[-1:] if isinstance(turns, str) else []
+    if speaker == ["Human"]:
         return f"{turns}\n\nAssistant: {REPLY}"
+    if speaker and not _has_reply(turns):
+        return f"{turns} {REPLY}"
     reply = {"role": "assistant", "content": REPLY}
     last = turns[-1] if isinstance(turns, list) and turns else None
     if not isinstance(last, dict):

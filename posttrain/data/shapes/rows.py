@@ -234,8 +234,8 @@ def _refuse_listed(messages: list[Message], tools: list[Tool], column: str, sour
         if turn["role"] in OPENING and (within.search(listed(text)) or described.search(text)):
             raise RequestError(
                 f"{where}: the system message lists the tools of column {column!r} already, and the template "
-                f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove them "
-                "from the system message"
+                f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove "
+                "them from the system message"
             )
 
 

@@ -55,7 +55,8 @@ def test_a_reply_that_mentions_a_mark_calls_nothing(reply):
 
 
 @pytest.mark.parametrize(
-    "mark", ["<tool_call>", "<function=a>", "<function_calls>a(", "[TOOL_CALLS]a{", "<|python_tag|>", "<tools>"]
+    "mark",
+    ["<tool_call>", "<function=a>", "<function_calls>a(", "[TOOL_CALLS]a{", "<|python_tag|>", "<tools>"],
 )
 def test_many_marks_take_no_time(mark):
     began = time.process_time()
