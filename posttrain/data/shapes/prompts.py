@@ -18,7 +18,7 @@ from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT
-from posttrain.data.shapes.rows import SPELLINGS, filled, to_example
+from posttrain.data.shapes.rows import SPELLINGS, filled, ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
 from posttrain.data.table_writer import TableWriter
@@ -60,8 +60,8 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
             source, format="messages", roles="loose", columns=replace(columns, messages=messages)
         )
         example = to_example(turns | _beside(row, source), mapped, where)
-        if _has_reply(row.get(messages)):
-            example.ignored = (*example.ignored, LAST)
+        last = (LAST,) if _has_reply(row.get(messages)) else ()
+        example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
     else:
         asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
         if asked is None:

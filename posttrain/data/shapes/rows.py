@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import TRANSCRIPT, checked_text, message, read_messages, read_prompt
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
-from posttrain.data.shapes.turn_order import OPENING, listed, ordered
+from posttrain.data.shapes.turn_order import OPENING, listed_tools, ordered
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -62,7 +62,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
-    ignored = {key for key in source.ignore if filled(row.get(key))}
+    ignored = set(ignored_columns(row, source))
     row = {key: value for key, value in row.items() if key not in source.ignore}
     found = _columns(row, source, where)
     system = _system(row, found, source, where)
@@ -79,6 +79,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         ignored |= {key for key in source.ignore if _in_messages(value, key)}
     elif kind == "prompt_completion":
         messages = _turns(row, found, source, where)
+        values = [row[found[part]] for part in PARTS[kind]]
+        ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
     else:
         if system or example.tools:
             what = "a system message" if system else "tools"
@@ -128,6 +130,11 @@ def is_conversation(row: dict[str, Any]) -> bool:
         if listed or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
             return True
     return False
+
+
+def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
+    """The columns of `source.ignore` that have content."""
+    return [key for key in source.ignore if filled(row.get(key))]
 
 
 def filled(value: Any) -> bool:
@@ -231,7 +238,7 @@ def _refuse_listed(messages: list[Message], tools: list[Tool], column: str, sour
     within = re.compile(rf"\b(?:{'|'.join(names)})\b")
     for turn in messages:
         text = turn["content"]
-        if turn["role"] in OPENING and (within.search(listed(text)) or described.search(text)):
+        if turn["role"] in OPENING and (within.search(listed_tools(text)) or described.search(text)):
             raise RequestError(
                 f"{where}: the system message lists the tools of column {column!r} already, and the template "
                 f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove "

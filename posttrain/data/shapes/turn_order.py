@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from posttrain.data.shapes.messages import says_nothing
 from posttrain.data.tokens import RowError
@@ -54,7 +55,8 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
     if rule == "loose":
         return turns
     tools = tools or any(
-        turn["role"] == "tool" or (turn["role"] in OPENING and listed(turn["content"])) for turn in turns
+        turn["role"] == "tool" or (turn["role"] in OPENING and listed_tools(turn["content"]))
+        for turn in turns
     )
     last = "start"
     for index, turn in enumerate(turns):
@@ -77,7 +79,7 @@ def end_in_reply(example: Example) -> None:
         example.ignored = (*example.ignored, BEHIND)
 
 
-def listed(text: str) -> str:
+def listed_tools(text: str) -> str:
     """What stands between `<tools>` and `</tools>` in a system message, as Hermes has its tools; empty where
     it has none."""
     return text.partition("<tools>")[2].rpartition("</tools>")[0].strip()
@@ -115,9 +117,9 @@ def _after(last: str, turn: Message, before: Message | None, tools: bool) -> tup
     if role in OPENING:
         return None if last == "start" else ("late_system", "comes after the first turn")
     if role == "tool":
-        may_call = replied and (replied.get("tool_calls") or any(m in replied["content"] for m in IN_TEXT))
+        may_call = replied and (_made(replied) or any(mark in replied["content"] for mark in IN_TEXT))
         return None if may_call or last == "tool" else ("tool_order", "answers no call")
-    calls = replied and (replied.get("tool_calls") or (tools and _calls(replied["content"])))
+    calls = replied and (_made(replied) or (tools and _calls(replied["content"])))
     if role == "user":
         if last == "user":
             return "two_users", "follows another user message"
@@ -127,6 +129,11 @@ def _after(last: str, turn: Message, before: Message | None, tools: bool) -> tup
     if calls:
         return "tool_order", UNANSWERED
     return ("two_replies", "follows another assistant message") if last == "assistant" else None
+
+
+def _made(turn: Message) -> Any:
+    """The calls of a turn, also those that OLMo 3 has as text."""
+    return turn.get("tool_calls") or turn.get("function_calls")
 
 
 def _calls(text: str) -> bool:

@@ -220,6 +220,30 @@ def test_rows_to_drop(row, reason):
     assert caught.value.reason == reason and caught.value.detail
 
 
+@pytest.mark.parametrize(
+    ("read", "row"),
+    [
+        (to_example, {"prompt": CHAT, "completion": [{"role": "assistant", "content": "a", "mood": 1}]}),
+        (to_example, {"messages": [*CHAT, {"role": "assistant", "content": "a", "mood": 1}]}),
+        (to_example, {"prompt": "p", "completion": "c", "mood": 1}),
+        (to_prompt, {"messages": CHAT, "mood": 1}),
+        (to_prompt, {"messages": [CHAT[0] | {"mood": 1}]}),
+        (to_prompt, {"prompt": "p", "mood": 1}),
+        (to_pair, {"prompt": "p", "chosen": "c", "rejected": "d", "mood": 1}),
+        (to_pair, {"prompt": "p", "chosen": "c", "rejected": "d", "text": "t", "mood": 1}),
+        (
+            to_pair,
+            {"prompt": CHAT, "chosen": [{"role": "assistant", "content": "c", "mood": 1}], "rejected": "d"},
+        ),
+    ],
+)
+def test_what_is_ignored_is_counted_in_every_shape(read, row):
+    source = Source(name="s", path="rows.jsonl", ignore=["mood", "never", "text"])
+    found = read(row, source, WHERE)
+    first = found if read is not to_pair else found[0]
+    assert first.ignored == (("mood", "text") if "text" in row else ("mood",))
+
+
 def test_p_of_zero_one_and_text():
     for value, p in [(0, 0.0), (1, 1.0), ("0.25", 0.25)]:
         assert example({"prompt": "p", "completion": "c", "p": value}).p == p

@@ -85,3 +85,11 @@ def test_a_tool_may_answer_what_looks_like_a_call(reply):
     assert ordered(turns, "strict") == turns
     with pytest.raises(RowError, match="tool_order: message 2 .tool. answers no call"):
         ordered([turns[0], turn("assistant", "4"), *turns[2:]], "strict")
+
+
+def test_calls_under_the_key_of_olmo_3():
+    called = turn("assistant") | {"function_calls": "add(a=2)"}
+    turns = [turn("user", "u"), called, turn("tool", "4"), turn("assistant", "4")]
+    assert ordered(turns, "strict") == turns
+    with pytest.raises(RowError, match="tool_order: message 2 .user. follows a call"):
+        ordered([*turns[:2], turn("user", "w"), turns[3]], "strict")
