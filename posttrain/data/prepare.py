@@ -6,6 +6,7 @@ files on every rank. Left out: batches (collate.py), mixture.json (manifest.py).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,10 @@ from posttrain.data.mixture import MixedSource, Mixture
 from posttrain.data.order import key_of, permute_array, schedule
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
 from posttrain.data.tokens import TokenRow
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -70,6 +73,8 @@ def build(
     choices = [_choice(source, heldout, seed) for source in sources]
     prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, shape, choices)
     _check_p(every, prepared, loss)
+    if is_main:
+        _warn_of_typos(every, prepared)
     tables: list[Table] = list(prepared[: len(sources)])
     parts: dict[int, Table] = {}
     if heldout and own:
@@ -88,6 +93,15 @@ def build(
     joined = JoinedTable(list(parts.values())) if parts else None
     prints = [table.fingerprint for table in prepared]
     return Prepared(data, tables, mixture, joined, list(parts), prints)
+
+
+def _warn_of_typos(sources: list[schema.Source], tables: Sequence[Table]) -> None:
+    """Says which keys of `ignore` no row has: one may be misspelt."""
+    for source, table in zip(sources, tables, strict=True):
+        for key in source.ignore:
+            if key not in table.stats.get("ignored", {}):
+                near = did_you_mean(key, table.stats.get("unused", {}))
+                log.warning("source %r: ignore: [%s]: no row has it with content%s", source.name, key, near)
 
 
 class TrainRows:

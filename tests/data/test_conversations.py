@@ -96,6 +96,22 @@ def test_reasoning_reaches_the_template_under_its_own_key(key, hermes):
     assert trained(row_of(quiet, "tokenizer", hermes), hermes) == "4<|im_end|>"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("function_calls", "f(a=2)"), ("refusal", "No."), ("audio", {"id": 1})]
+)
+def test_a_reply_that_says_it_under_another_key_is_not_empty(key, value):
+    row = {"messages": [USER, {"role": "assistant", "content": "", key: value}]}
+    with pytest.raises(
+        RequestError, match=rf"message 1 .assistant.: template 'chatml' does not render '{key}'"
+    ):
+        row_of(example(row), "chatml")
+    for source in ({"ignore": [key]}, {}):
+        more = {} if source else {"id": "msg_1", "name": "bot", key: None}
+        empty = {"messages": [USER, row["messages"][1] | more]}
+        with pytest.raises(RowError, match="empty_reply: message 1"):
+            example(empty, **source)
+
+
 def test_what_a_template_leaves_out_is_an_error(hermes):
     hermes.chat_template = BARE
     with pytest.raises(RequestError, match="rows.jsonl:7: template 'tokenizer' does not render 'tools'"):
@@ -187,6 +203,62 @@ def test_turns_that_are_joined_or_kept():
     joined = example({"messages": twice}, roles="join").messages
     assert [m["content"] for m in joined] == ["2+2?\n\nWell?", "4"]
     assert example({"messages": twice}, roles="loose").messages == twice
+
+
+LISTS = [
+    f"You can call:\n<tools> {json.dumps([ADD])} </tools>",  # Hermes
+    f"Use these if required -\n{json.dumps(ADD, indent=4)}",  # Glaive
+]
+
+
+@pytest.mark.parametrize("text", LISTS)
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_tools_that_the_system_message_lists_are_not_written_twice(text, role, hermes):
+    talk = {"tools": [ADD], "messages": [{"role": role, "content": text}, *OPENAI["messages"]]}
+    words = (
+        "^rows.jsonl:7: the system message lists the tools of column 'tools' already, .* ignore: .tools. on"
+    )
+    with pytest.raises(RequestError, match=words):
+        example(talk)
+    with pytest.raises(RequestError, match=words):
+        example({"tools": [ADD], "prompt": "p", "completion": "c"}, system=text)
+    once = row_of(example(talk, ignore=["tools"]), "tokenizer", hermes)
+    assert hermes.decode(once.input_ids).count("Adds.") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Call what stands in <tools></tools>.",
+        'Write <tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>.',
+        f"<tools>{json.dumps(ADD | {'name': 'subtract'})}</tools>",
+        "You add numbers.",
+    ],
+)
+def test_a_system_message_may_speak_of_tools(text):
+    talk = {"tools": [ADD], "messages": [{"role": "system", "content": text}, *OPENAI["messages"]]}
+    assert example(talk).tools and example(talk).messages[0]["content"] == text
+
+
+@pytest.mark.parametrize("roles", ["strict", "join", "loose"])
+def test_what_a_tool_returned_is_unwrapped(roles):
+    """Templates such as Qwen 2.5's write the marks around it themselves."""
+
+    def kept(*turns):
+        found = example({"messages": [USER, OPENAI["messages"][1], *turns]}, roles=roles).messages[2:]
+        return [turn["content"] for turn in found]
+
+    def tool(content, **more):
+        return {"role": "tool", "content": content, **more}
+
+    one, two = "<tool_response>\n4\n</tool_response>", "<tool_response>{}</tool_response>"
+    assert kept(tool(one)) == ["4"]
+    assert kept(tool(f"\n{one}\n{two}\n")) == ["4", "{}"]
+    assert kept(tool(one, tool_call_id="1")) == ["4"]
+    for text in (f"{one} and", f"{one}{two[:-1]}", f"say {one}", "<tool_response>", f"<tool_response>{one}"):
+        assert kept(tool(text)) == [text]
+    assert kept(tool(one + two, tool_call_id="1")) == [one + two]
+    assert kept(tool("4"), {"role": "assistant", "content": one}) == ["4", one]
 
 
 def test_parts_and_a_developer():

@@ -204,6 +204,30 @@ def test_any_order_is_kept_where_the_source_says_so(tmp_path):
     assert outcome(row, tmp_path, source={"roles": "loose"}).startswith("trained: ")
 
 
+@pytest.mark.parametrize("which", ["assistant", "last", "each", "all"])
+@pytest.mark.parametrize(
+    ("kept", "end"),
+    [
+        ([SAID], [USER]),
+        ([SAID, USER, call("a")], [answer("a")]),
+        ([SAID, USER, call("a")], [answer("a"), USER]),
+    ],
+)
+def test_what_follows_the_last_reply_is_cut_off_and_counted(kept, end, which, tmp_path):
+    """With `all` it is trained."""
+    path, tables = tmp_path / "rows.jsonl", []
+    for turns in (kept + end, kept):
+        path.write_text(json.dumps(talk(*turns)))
+        data = Data(sources=[], template="tokenizer", train_on=which, cache_dir=str(tmp_path))
+        tables.append(prepare_source(Source(name="s", path=str(path), roles="loose"), data, Loss(), TOOLS))
+    longer, table = tables
+    cut = which != "all"
+    assert longer.stats.get("ignored") == ({"turns behind the last reply": 1} if cut else None)
+    assert "ignored" not in table.stats and len(longer) == len(table)
+    same = longer[len(table) - 1].input_ids.tolist() == table[len(table) - 1].input_ids.tolist()
+    assert same == cut
+
+
 @pytest.mark.parametrize("which", ["assistant", "last", "each"])
 def test_a_conversation_without_a_trained_turn_is_counted(which, tmp_path):
     row = talk(SAID | {"weight": 0}, USER, SAID | {"weight": 0})

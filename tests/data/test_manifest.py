@@ -99,3 +99,21 @@ def test_a_table_older_than_the_record_of_dropped_rows_says_that_it_has_none(pre
     finally:
         stats.pop("examples_of_drops")
         stats["dropped_examples"] = kept
+
+
+def test_a_key_to_ignore_that_no_row_has_is_named(tmp_path, caplog):
+    """A typo in `ignore` leaves out nothing; the columns that nothing reads have the nearest spelling."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"prompt": "a", "completion": "b", "comment": "x", "note": "y", "id": ""}'
+    )
+    source = Source(name="a", path=str(tmp_path / "a.jsonl"), ignore=["coment", "note", "id"])
+    data = Data(sources=[source], template="chatml", cache_dir=str(tmp_path))
+    for _ in range(2):  # also of a table that is found
+        caplog.clear()
+        build(data, Loss(), load_tokenizer("builtin:bytes"))
+        assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+            "source 'a': ignore: [coment]: no row has it with content (did you mean 'comment'?)",
+            "source 'a': ignore: [id]: no row has it with content (one of: comment)",
+        ]
+    build(data, Loss(), load_tokenizer("builtin:bytes"), is_main=False)
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 2

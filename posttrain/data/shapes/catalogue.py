@@ -27,8 +27,10 @@ from posttrain.data.shapes.tokenised import (
     fit_tokenised,
     is_tokenised,
     read_tokenised,
+    refuse_both,
     refuse_tokenised,
 )
+from posttrain.data.shapes.turn_order import end_in_reply
 from posttrain.data.table import PairTable, Table, TokenTable
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.texts import check_texts, control_tokens
@@ -80,11 +82,15 @@ class RowShape:
     key: dict[str, Any] = {}
 
     def read(self, row, source, where) -> Examples:
-        read = read_tokenised if is_tokenised(row, source) else to_example
-        return (read(row, source, where),)
+        if is_tokenised(row, source):
+            return (read_tokenised(row, source, where),)
+        refuse_both(row, source, where)
+        return (to_example(row, source, where),)
 
     def parts(self, examples, data) -> Examples:
         examples = _checked(examples, data)
+        for example in examples if data.train_on != "all" else ():
+            end_in_reply(example)
         if data.train_on != "each":
             return examples
         found = tuple(part for example in examples for part in each_turn(example))

@@ -19,6 +19,25 @@ ALIKE = 0.6
 """Likeness of two names (difflib's ratio) from which one is proposed for the other."""
 
 
+def not_found(
+    row: dict[str, Any],
+    what: str,
+    found: dict[str, str],
+    usual: dict[str, Collection[str]],
+    source: str,
+    where: str,
+) -> str:
+    """The sentence that the row of `source` has no column with the `what`; `found` and `usual` as in
+    `columns_hint`."""
+    has = ", ".join(map(str, row)) or "no column at all"
+    if hint := columns_hint(row, found, usual):
+        return f"{where}: it is not known which columns of source {source!r} are meant; it has {has}{hint}"
+    return (
+        f"{where}: no column with the {what} was found; the row has {has}. "
+        f"Name the column under columns.{what} of source {source!r}"
+    )
+
+
 def columns_hint(row: dict[str, Any], found: dict[str, str], usual: dict[str, Collection[str]]) -> str:
     """`; did you mean columns: {prompt: q, completion: a}?`, or nothing where no column fits.
 

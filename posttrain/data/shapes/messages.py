@@ -158,9 +158,9 @@ def checked_text(value: Any, where: str, column: str) -> str:
 
 
 def says_nothing(turn: Message) -> bool:
-    """Whether a turn has no text, no reasoning and no call."""
-    calls = turn.get("tool_calls") or turn.get("function_calls")
-    return not (turn["content"].strip() or reasoning(turn) or calls)
+    """Whether a turn has no text, no reasoning, no call, and no key that only the template may know."""
+    others = turn.keys() - {"role", "content", "trained", *LINKS, *REASONING}
+    return not (turn["content"].strip() or reasoning(turn) or any(turn[key] for key in others))
 
 
 def reasoning(turn: Message) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from posttrain.data.shapes.labelled import LABEL, ending_in_reply, truth
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
-from posttrain.data.shapes.rows import SPELLINGS, to_example
+from posttrain.data.shapes.rows import SPELLINGS, ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -41,6 +41,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
         RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, and those of
             `to_example`.
     """
+    ignored = ignored_columns(row, source)
     row = _of_ratings(row, source, where)
     names = [getattr(source.columns, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
@@ -59,6 +60,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     if _reply(chosen) == _reply(rejected):
         raise RowError("equal_pair", "chosen and rejected are the same")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
+    chosen.ignored = tuple(sorted({*chosen.ignored, *ignored}))
     # each side was read without the column of the other
     read = {*names, *(f"{side}_is_prefix" for side in SIDES)}
     chosen.unused = rejected.unused = tuple(
@@ -247,6 +249,8 @@ def _number(value: Any, place: str) -> float | None:
         )
     try:
         number = float(value)
+    except OverflowError:
+        raise RequestError(f"{place} is {str(value)[:20]}..., too large for a rating") from None
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None

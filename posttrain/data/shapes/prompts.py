@@ -16,9 +16,9 @@ import numpy as np
 
 from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
-from posttrain.data.shapes.hints import columns_hint
+from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
-from posttrain.data.shapes.rows import SPELLINGS, to_example
+from posttrain.data.shapes.rows import SPELLINGS, filled, ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
 from posttrain.data.table_writer import TableWriter
@@ -34,6 +34,8 @@ LINES = 256
 """Prompts kept in memory before they are written."""
 REPLY, STANDS_IN = ".", "<reply>"
 """Placeholders of the reply and of its column while the columns of a prompt are mapped."""
+LAST = "last reply"
+"""What is counted as ignored where a conversation ends in a reply."""
 NOT_ASKED = {n for what in ("messages", "completion", "text", "p") for n in SPELLINGS[what]}
 """Columns that are never part of the prompt."""
 
@@ -58,15 +60,13 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
             source, format="messages", roles="loose", columns=replace(columns, messages=messages)
         )
         example = to_example(turns | _beside(row, source), mapped, where)
+        last = (LAST,) if _has_reply(row.get(messages)) else ()
+        example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
     else:
         asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
         if asked is None:
-            has = ", ".join(map(str, row)) or "no column at all"
-            raise RequestError(
-                f"{where}: no column with the prompt was found; the row has {has}. "
-                f"Name the column under columns.prompt of source {source.name!r}"
-                f"{columns_hint(row, {'completion': ''}, SPELLINGS)}"
-            )
+            known = {"completion": ""}  # which is not asked for
+            raise RequestError(not_found(row, "prompt", known, SPELLINGS, source.name, where))
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
         columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)
@@ -82,16 +82,29 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
                 f"{where}: the prompt ends with an assistant message, and a reply that is begun is not "
                 "continued; end it with the user's message"
             )
-        example.messages = ordered(example.messages, source.roles)[:-1]
+        example.messages = ordered(example.messages, source.roles, bool(example.tools))[:-1]
     elif not (example.prompt or "").strip():
         raise RowError("no_prompt", "the prompt is empty")
     return example
 
 
+def _has_reply(turns: Any) -> bool:
+    """Whether a conversation ends in a reply that says something, which is no part of the prompt."""
+    turns = listed(turns)
+    if isinstance(turns, str):
+        return TRANSCRIPT.findall(turns)[-1:] == ["Assistant"] and bool(TRANSCRIPT.split(turns)[-1].strip())
+    last = turns[-1] if isinstance(turns, list) and turns else {}
+    says = any(filled(value) for key, value in last.items() if key not in ("role", "from"))
+    return says and ROLES.get(speaker(last)) == "assistant"
+
+
 def _with_reply(turns: Any) -> Any:
     """A conversation that ends with a placeholder in place of its reply."""
-    if isinstance(turns, str) and TRANSCRIPT.findall(turns)[-1:] == ["Human"]:
+    name = TRANSCRIPT.findall(turns)[-1:] if isinstance(turns, str) else []
+    if name == ["Human"]:
         return f"{turns}\n\nAssistant: {REPLY}"
+    if name and not _has_reply(turns):
+        return f"{turns} {REPLY}"
     reply = {"role": "assistant", "content": REPLY}
     turns = listed(turns)
     last = turns[-1] if isinstance(turns, list) and turns else None

@@ -12,7 +12,7 @@ import difflib
 import re
 from typing import Any
 
-from posttrain.data.shapes.hints import columns_hint
+from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import (
     ALMOST,
     TRANSCRIPT,
@@ -24,7 +24,7 @@ from posttrain.data.shapes.messages import (
     speaker,
 )
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
-from posttrain.data.shapes.turn_order import OPENING, ordered
+from posttrain.data.shapes.turn_order import OPENING, listed_tools, ordered
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -69,7 +69,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
-    ignored = {key for key in source.ignore if filled(row.get(key))}
+    ignored = set(ignored_columns(row, source))
     row = {key: value for key, value in row.items() if key not in source.ignore}
     found = _columns(row, source, where)
     system = _system(row, found, source, where)
@@ -86,6 +86,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         ignored |= {key for key in source.ignore if _in_messages(value, key)}
     elif kind == "prompt_completion":
         messages = _turns(row, found, source, where)
+        values = [row[found[part]] for part in PARTS[kind]]
+        ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
     else:
         if system or example.tools:
             what = "a system message" if system else "tools"
@@ -106,7 +108,9 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
             raise RowError("no_assistant_turn", "the conversation has no assistant message")
         if system and messages[0]["role"] not in OPENING:
             messages.insert(0, message("system", system))
-        example.messages = ordered(messages, source.roles)
+        if example.tools:
+            _refuse_listed(messages, example.tools, found["tools"], source, where)
+        example.messages = ordered(messages, source.roles, bool(example.tools))
     else:
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
@@ -135,6 +139,11 @@ def is_conversation(row: dict[str, Any]) -> bool:
         if spoken or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
             return True
     return False
+
+
+def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
+    """The columns of `source.ignore` that have content."""
+    return [key for key in source.ignore if filled(row.get(key))]
 
 
 def filled(value: Any) -> bool:
@@ -193,12 +202,7 @@ def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, whe
         kind = "prompt_completion"
     for what in PARTS[kind]:
         if what not in found:
-            has = ", ".join(map(str, row)) or "no column at all"
-            raise RequestError(
-                f"{where}: no column with the {what} was found; the row has {has}. "
-                f"Name the column under columns.{what} of source {source.name!r}"
-                f"{columns_hint(row, found, SPELLINGS)}"
-            )
+            raise RequestError(not_found(row, what, found, SPELLINGS, source.name, where))
     return kind
 
 
@@ -235,6 +239,22 @@ def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, w
     return checked_text(value, where, found["system"]) if value else source.system
 
 
+def _refuse_listed(messages: list[Message], tools: list[Tool], column: str, source, where: str) -> None:
+    """Raises `RequestError` where a system message lists the tools already, so that the template would write
+    them once more: within `<tools>`, or as objects with name and description."""
+    names = [re.escape(tool["function"]["name"]) for tool in tools]
+    described = re.compile(rf"""["']name["']\s*:\s*["'](?:{"|".join(names)})["']\s*,\s*["']description["']""")
+    within = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    for turn in messages:
+        text = turn["content"]
+        if turn["role"] in OPENING and (within.search(listed_tools(text)) or described.search(text)):
+            raise RequestError(
+                f"{where}: the system message lists the tools of column {column!r} already, and the template "
+                f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove "
+                "them from the system message"
+            )
+
+
 def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:
     """What the row hands to the template besides messages and tools."""
     value = row.get(found["template_options"]) if "template_options" in found else None
@@ -269,8 +289,10 @@ def probability(row: dict[str, Any], found: dict[str, str], where: str) -> float
         raise RowError("no_p", f"column {found['p']!r} is empty")
     try:
         p = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         p = -1.0
     if isinstance(value, bool) or not 0.0 <= p <= 1.0:  # NaN fails the comparison as well
-        raise RequestError(f"{where}: column {found['p']!r} must be a probability in [0, 1], not {value!r}")
+        raise RequestError(
+            f"{where}: column {found['p']!r} must be a probability in [0, 1], not {repr(value)[:60]}"
+        )
     return p

@@ -9,6 +9,7 @@ text. No template is used, and no proof can be made that the right tokens are tr
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +27,8 @@ IDS, LABELS, ATTENTION = "input_ids", "labels", "attention_mask"
 MASKS = ("completion_mask", "assistant_masks")
 BESIDE = ("token_type_ids", "position_ids", "special_tokens_mask")
 """Lists beside the tokens that change nothing of what is trained."""
+PER_TOKEN = re.compile("mask|weight|labels|seq_?lens|num_tokens|advantage|log_?prob|loss", re.IGNORECASE)
+"""What names of columns have that say something of each token, or where examples begin."""
 SEPARATE = ("chosen_input_ids", "chosen_ids", "prompt_input_ids", "prompt_ids")
 """Columns of pairs and prompts that are tokens already."""
 
@@ -47,6 +50,20 @@ def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:
         return False
     usual = (name for what in ("messages", "prompt", "text") for name in SPELLINGS[what])
     return not any(filled(row.get(name)) for name in (*usual, "chosen"))
+
+
+def refuse_both(row: dict[str, Any], source: schema.Source, where: str) -> None:
+    """Raises `RequestError` where a row that is read as text also has tokens with labels or masks, as
+    `map(tokenize)` leaves them: the text would be trained, and what they leave out with it."""
+    if source.format != "auto" or IDS in source.ignore or not filled(row.get(IDS)):
+        return
+    said = [n for n in (LABELS, *MASKS) if n not in source.ignore and filled(row.get(n))]
+    if said:
+        raise RequestError(
+            f"{where}: the row has text and {IDS!r} with {' and '.join(map(repr, said))}; set format: tokens "
+            f"on source {source.name!r} to train the tokens, or ignore: [{', '.join([IDS, *said])}] to train "
+            "the text"
+        )
 
 
 def refuse_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> None:
@@ -85,7 +102,7 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
         if name != LABELS and not np.isin(values, (0, 1)).all():
             raise RequestError(f"{where}: {name!r} must be 0 or 1 everywhere, not {_odd(values)}")
     _refuse_packed(row, where)
-    _refuse_unread(row, len(ids), where)
+    _refuse_unread({k: v for k, v in row.items() if k != source.columns.p}, len(ids), where)
     trained = np.ones(len(ids), bool)
     if LABELS in read:
         _check_labels(ids, read[LABELS], where)
@@ -94,6 +111,13 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
         if name in read:
             trained &= read[name] == 1
     length = _unpadded(read.get(ATTENTION, np.ones(len(ids), np.int64)), where)
+    late = np.flatnonzero(trained[length:])
+    if len(late) and len(read.keys() - {ATTENTION}):
+        named = " and ".join(repr(name) for name in read if name != ATTENTION)
+        raise RequestError(
+            f"{where}: token {length + int(late[0])} is trained by {named}, but its {ATTENTION!r} is 0; "
+            f"padding is cut off: write {IGNORED} into {LABELS!r} (0 into a mask) there"
+        )
     column = source.columns.p or "p"
     if source.columns.p and column not in row:
         raise RequestError(
@@ -218,11 +242,18 @@ def _refuse_packed(row: dict[str, Any], where: str) -> None:
 
 
 def _refuse_unread(row: dict[str, Any], length: int, where: str) -> None:
-    """Raises `RequestError` for a list beside the tokens that may be a mask by another name."""
+    """Raises `RequestError` for a column beside the tokens that may be a mask by another name, or may say
+    that the row is packed: its name does, or it has an entry for each token."""
     known = (IDS, LABELS, ATTENTION, *MASKS)
     for name, value in row.items():
-        if name not in (*known, *BESIDE) and isinstance(value, list) and len(value) == length:
+        if name in (*known, *BESIDE) or not filled(value):
+            continue
+        entries = sum(len(v) if isinstance(v, list) else 1 for v in value) if isinstance(value, list) else 0
+        says = "has an entry for each token" if entries == length else ""
+        if PER_TOKEN.search(str(name)) and value != length:
+            says = says or "may say by its name what is trained"
+        if says:
             raise RequestError(
-                f"{where}: column {name!r} has an entry for each token and is not read"
-                f"{did_you_mean(name, known)}; rename it, or set ignore: [{name}]"
+                f"{where}: column {name!r} {says} and is not read{did_you_mean(name, known)}; rename it, or "
+                f"set ignore: [{name}]"
             )

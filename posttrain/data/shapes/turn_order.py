@@ -8,40 +8,81 @@ template itself refuses (template.py).
 
 from __future__ import annotations
 
+import json
+import re
+from typing import Any
+
 from posttrain.data.shapes.messages import says_nothing
 from posttrain.data.tokens import RowError
-from posttrain.types import Message
+from posttrain.types import Example, Message
 
 OPENING = ("system", "developer")
 BETWEEN = "\n\n"
 """Between the texts of two messages that are joined."""
 IN_TEXT = ("<tool_call", "<function", "<|python_tag|>", "[TOOL_CALLS]")
-"""What opens a call that is written into the text of a reply."""
+"""What may open a call that is written into the text of a reply: a tool can answer it."""
+OBJECTS = re.compile(
+    r"<tool_call>((?:(?!<tool_call>).)*?)</tool_call>|\[TOOL_CALLS\](.*)|^\s*<\|python_tag\|>(.*)", re.DOTALL
+)
+"""Calls in text as JSON, of Hermes, Mistral and Llama 3.1. No pattern looks past the next mark, so that many
+marks without an end take no time."""
+GRAMMARS = re.compile(
+    r"<function=[\w.-]+>(?:(?!<function=).)*?</function>"  # Llama 3.1, Qwen 3 Coder
+    r"|<function_calls>\s*\w[\w.]*\((?:(?!<function_calls>).)*?</function_calls>"  # OLMo 3
+    r"|\[TOOL_CALLS\]\s*[\w.-]+\s*(?:\[ARGS\]\s*)?\{(?:(?!\[TOOL_CALLS\]).)*\}"  # Mistral, later ones
+    r"|^\s*<\|python_tag\|>\s*[a-z_][\w.]*\.call\(.*\)",  # Llama 3.1, built-in tools
+    re.DOTALL,
+)
+"""Calls in text that are not JSON objects with a name."""
+WRAPPED = re.compile(r"<tool_response>((?:(?!</?tool_response>).)*)</tool_response>\s*", re.DOTALL)
+"""What a tool returned, as Hermes writes it; templates write the marks themselves."""
+BEHIND = "turns behind the last reply"
 UNANSWERED = "follows a call that no tool has answered"
 
 
-def ordered(messages: list[Message], rule: str) -> list[Message]:
-    """`messages` as `rule` has them.
+def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Message]:
+    """`messages` as `rule` has them; `tools`: the row declares some.
 
     Raises:
         RowError: empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
             two_replies, tool_order.
     """
+    messages = [part for turn in messages for part in _unwrapped(turn)]
     turns = _joined(messages) if rule == "join" else messages
     for index, turn in enumerate(turns):
         if turn["role"] == "assistant" and says_nothing(turn) and turn.get("trained", True):
             raise RowError("empty_reply", f"message {index} (assistant) says nothing")
     if rule == "loose":
         return turns
+    tools = tools or any(
+        turn["role"] == "tool" or (turn["role"] in OPENING and listed_tools(turn["content"]))
+        for turn in turns
+    )
     last = "start"
     for index, turn in enumerate(turns):
-        problem = _after(last, turn, turns[index - 1] if index else None)
+        problem = _after(last, turn, turns[index - 1] if index else None, tools)
         if problem:
             reason, detail = problem
             raise RowError(reason, f"message {index} ({turn['role']}) {detail}")
         last = "start" if turn["role"] in OPENING else turn["role"]
     _check_links(turns)
     return turns
+
+
+def end_in_reply(example: Example) -> None:
+    """Cuts off what follows the last reply of `example`, which nothing that is trained sees; it is named in
+    `ignored`."""
+    turns = example.messages or []
+    last = max((k for k, turn in enumerate(turns) if turn["role"] == "assistant"), default=None)
+    if last is not None and last + 1 < len(turns):
+        example.messages = turns[: last + 1]
+        example.ignored = (*example.ignored, BEHIND)
+
+
+def listed_tools(text: str) -> str:
+    """What stands between `<tools>` and `</tools>` in a system message, as Hermes has its tools; empty where
+    it has none."""
+    return text.partition("<tools>")[2].rpartition("</tools>")[0].strip()
 
 
 def _check_links(turns: list[Message]) -> None:
@@ -68,15 +109,17 @@ def _check_links(turns: list[Message]) -> None:
             left.discard(answered)
 
 
-def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] | None:
+def _after(last: str, turn: Message, before: Message | None, tools: bool) -> tuple[str, str] | None:
     """What is wrong with `turn` behind the message `before`, whose role is `last` ("start": none has
-    spoken)."""
+    spoken); `tools`: the conversation has some."""
     role = turn["role"]
-    calls = before is not None and last == "assistant" and _calls(before)
+    replied = before if before is not None and last == "assistant" else None
     if role in OPENING:
         return None if last == "start" else ("late_system", "comes after the first turn")
     if role == "tool":
-        return None if calls or last == "tool" else ("tool_order", "answers no call")
+        may_call = replied and (_made(replied) or any(mark in replied["content"] for mark in IN_TEXT))
+        return None if may_call or last == "tool" else ("tool_order", "answers no call")
+    calls = replied and (_made(replied) or (tools and _calls(replied["content"])))
     if role == "user":
         if last == "user":
             return "two_users", "follows another user message"
@@ -88,10 +131,39 @@ def _after(last: str, turn: Message, before: Message | None) -> tuple[str, str] 
     return ("two_replies", "follows another assistant message") if last == "assistant" else None
 
 
-def _calls(turn: Message) -> bool:
-    """Whether a turn calls a tool, also in its text, as Hermes has it."""
-    made = turn.get("tool_calls") or turn.get("function_calls")
-    return bool(made) or any(mark in turn["content"] for mark in IN_TEXT)
+def _made(turn: Message) -> Any:
+    """The calls of a turn, also those that OLMo 3 has as text."""
+    return turn.get("tool_calls") or turn.get("function_calls")
+
+
+def _calls(text: str) -> bool:
+    """Whether a reply is a call in one of the usual forms, and does not only speak of one."""
+    if GRAMMARS.search(text):
+        return True
+    found = ("".join(filter(None, match.groups())) for match in OBJECTS.finditer(text))
+    return any(map(_is_call, found))
+
+
+def _is_call(text: str) -> bool:
+    """Whether `text` is a JSON object with a name, or a list of them."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    calls = value if isinstance(value, list) else [value]
+    return bool(calls) and all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls)
+
+
+def _unwrapped(turn: Message) -> list[Message]:
+    """A tool's turn without the marks that the data set put around it, one turn for each answer in it; other
+    turns, and those that say more than this, as they are."""
+    text = turn["content"].strip()
+    if turn["role"] != "tool" or not text.startswith("<tool_response>") or WRAPPED.sub("", text):
+        return [turn]
+    found = WRAPPED.findall(text)
+    if len(found) > 1 and turn.keys() - {"role", "content"}:
+        return [turn]  # which of the answers its id belongs to is not known
+    return [{**turn, "content": each.strip()} for each in found]
 
 
 def _joined(messages: list[Message]) -> list[Message]:

@@ -13,10 +13,17 @@ TALK = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 
 def hint(row, read=to_example, **source) -> str:
-    """What follows the question of the error, without its question mark."""
-    with pytest.raises(RequestError, match="^f:1: no column with the ") as error:
+    """What follows the question of the error, without its question mark. With a proposal nothing else is
+    advised."""
+    with pytest.raises(RequestError) as error:
         read(row, Source(name="s", path="f", **source), "f:1")
-    return str(error.value).partition("; did you mean columns: ")[2].removesuffix("?")
+    before, asked, after = str(error.value).partition("; did you mean columns: ")
+    has = ", ".join(row) or "no column at all"
+    if asked:
+        assert before == f"f:1: it is not known which columns of source 's' are meant; it has {has}"
+    else:
+        assert before.startswith("f:1: no column with the ") and ". Name the column under columns." in before
+    return after.removesuffix("?")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data.cache import prepare_sources
+from posttrain.data.manifest import manifest
 from posttrain.data.prepare import build
 from posttrain.data.shapes.prompts import columns_of, to_prompt, tokenize_prompt
 from posttrain.data.template import load_template
@@ -60,11 +61,33 @@ def asked(row: dict, **named):
         ({"conversations": [{"from": "human", "value": "u"}]}, [USER]),
         ({"messages": "\n\nHuman: u\n\nAssistant: a"}, [USER]),
         ({"messages": "\n\nHuman: u"}, [USER]),
+        ({"messages": "\n\nHuman: u\n\nAssistant:"}, [USER]),
         ({"messages": "\n\nHuman: u\n\nAssistant: a\n\nHuman: again"}, [USER, SAID, AGAIN]),
     ],
 )
 def test_every_usual_shape(row, want):
     assert asked(row) == want
+
+
+@pytest.mark.parametrize(
+    ("row", "counted"),
+    [
+        ({"messages": [USER, SAID]}, ("last reply",)),
+        ({"messages": [USER, SAID, AGAIN, SAID]}, ("last reply",)),
+        (
+            {"conversations": [{"from": "human", "value": "u"}, {"from": "gpt", "value": "x"}]},
+            ("last reply",),
+        ),
+        ({"messages": "\n\nHuman: u\n\nAssistant: a"}, ("last reply",)),
+        ({"messages": "\n\nHuman: u\n\nAssistant:"}, ()),
+        ({"messages": "\n\nHuman: u"}, ()),
+        ({"messages": [USER, SAID, AGAIN]}, ()),
+        ({"messages": [USER, {"role": "assistant", "content": ""}]}, ()),
+        ({"prompt": [USER], "completion": "c"}, ()),
+    ],
+)
+def test_a_reply_that_is_cut_off_is_counted(row, counted):
+    assert to_prompt(row, source(), "f:1").ignored == counted
 
 
 @pytest.mark.parametrize(
@@ -265,6 +288,12 @@ def test_columns_stand_beside_the_tokens_of_their_prompt(data):
         assert (example.prompt, example.messages) == (row.get("prompt"), row.get("messages"))
         assert BYTES.decode(table[i].input_ids).count(row.get("prompt", "system\ns<|im_end|>")) == 1
     assert table.asked(0).example().prompt == "q0"
+
+
+def test_the_account_counts_the_replies_that_are_cut_off(data):
+    write(data, [{"messages": [USER, SAID]}, {"messages": [USER]}, {"messages": [AGAIN, SAID]}])
+    account = manifest(build(data, Loss(), BYTES, shape="prompts"), 3)
+    assert account["sources"][0]["ignored"] == {"last reply": 2}
 
 
 def test_a_prompt_under_another_name_reaches_rewards_that_want_it(data):

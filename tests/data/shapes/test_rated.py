@@ -107,6 +107,12 @@ def test_rows_that_teach_nothing_are_dropped(completions, reason):
             "but no text .response, completion, text, content",
         ),
         ({"completions": replies(1, 2)}, {"rating": "stars"}, "but no rating 'stars'"),
+        ({"completions": replies(1, 10**400)}, {}, "'overall_score' is 10{19}[.]{3}, too large for a rating"),
+        (
+            {"completions": ["x", "y"], "ratings": [1, -(10**400)]},
+            {},
+            "'ratings' is -10{18}[.]{3}, too large",
+        ),
         ({"completions": replies(True, False)}, {}, "'overall_score' is True, not a rating.*kto"),
         (
             {"completions": ["x", "y"]},

@@ -128,7 +128,7 @@ CHAT = [{"role": "user", "content": "u"}]
             r"Name the column under columns\.completion of source 's'",
         ),
         ({"completion": "q"}, {}, r"with the prompt was found; the row has completion"),
-        ({"a": 1, "b": 2}, {}, r"with the text was found; the row has a, b"),
+        ({"a": 1, "b": 2}, {}, r"with the text was found; the row has a, b\. Name"),
         ({}, {}, r"the row has no column at all"),
         ({"text": "t"}, {"format": "messages"}, r"with the messages was found"),
         ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not int \(3\)"),
@@ -179,6 +179,8 @@ CHAT = [{"role": "user", "content": "u"}]
         ({"prompt": "p", "completion": "c", "p": True}, {}, r"not True"),
         ({"prompt": "p", "completion": "c", "p": "high"}, {}, r"not 'high'"),
         ({"prompt": "p", "completion": "c", "p": [1]}, {}, r"not \[1\]"),
+        ({"prompt": "p", "completion": "c", "p": 10**400}, {}, r"not 10{59}$"),
+        ({"prompt": "p", "completion": "c", "p": "1" * 400}, {}, r"not '1{59}$"),
     ],
 )
 def test_data_that_does_not_fit(row, more, message):
@@ -216,6 +218,30 @@ def test_rows_to_drop(row, reason):
     with pytest.raises(RowError) as caught:
         example(row)
     assert caught.value.reason == reason and caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("read", "row"),
+    [
+        (to_example, {"prompt": CHAT, "completion": [{"role": "assistant", "content": "a", "mood": 1}]}),
+        (to_example, {"messages": [*CHAT, {"role": "assistant", "content": "a", "mood": 1}]}),
+        (to_example, {"prompt": "p", "completion": "c", "mood": 1}),
+        (to_prompt, {"messages": CHAT, "mood": 1}),
+        (to_prompt, {"messages": [CHAT[0] | {"mood": 1}]}),
+        (to_prompt, {"prompt": "p", "mood": 1}),
+        (to_pair, {"prompt": "p", "chosen": "c", "rejected": "d", "mood": 1}),
+        (to_pair, {"prompt": "p", "chosen": "c", "rejected": "d", "text": "t", "mood": 1}),
+        (
+            to_pair,
+            {"prompt": CHAT, "chosen": [{"role": "assistant", "content": "c", "mood": 1}], "rejected": "d"},
+        ),
+    ],
+)
+def test_what_is_ignored_is_counted_in_every_shape(read, row):
+    source = Source(name="s", path="rows.jsonl", ignore=["mood", "never", "text"])
+    found = read(row, source, WHERE)
+    first = found if read is not to_pair else found[0]
+    assert first.ignored == (("mood", "text") if "text" in row else ("mood",))
 
 
 def test_p_of_zero_one_and_text():

@@ -66,10 +66,22 @@ def tokens_of(row, segment="completion", source=None, **data):
         # right padding is cut off, labels or not
         ({"attention_mask": [1, 1, 1, 0, 0]}, IDS[:3], [-100, 20, 30], [0, 1, 1]),
         (
-            {"attention_mask": [1, 1, 1, 1, 0], "labels": [-100, -100, 30, 40, 50]},
+            {"attention_mask": [1, 1, 1, 1, 0], "labels": [-100, -100, 30, 40, -100]},
             IDS[:4],
             [-100, -100, 30, 40],
             [0, 0, 1, 1],
+        ),
+        (
+            {"completion_mask": [0, 0, 1, 1, 0], "labels": IDS, "attention_mask": [1, 1, 1, 1, 0]},
+            IDS[:4],
+            [-100, -100, 30, 40],
+            [0, 0, 1, 1],
+        ),
+        (
+            {"num_tokens": 5, "label": 1, "loss_mask": None, "length": 7},
+            IDS,
+            [-100, *IDS[1:]],
+            [0, 1, 1, 1, 1],
         ),
         ({"position_ids": [0, 1, 2, 3, 4], "seq_lengths": [5]}, IDS, [-100, *IDS[1:]], [0, 1, 1, 1, 1]),
     ],
@@ -93,6 +105,7 @@ def test_a_probability_and_what_is_not_read_beside_the_tokens():
     found = example(row, columns=Columns(p="rate"), ignore=["note"])
     assert found.p == 0.25 and found.unused == ("id", "tags") and found.ignored == ("note",)
     assert tokens_of(row | {"p": 0.5}).p == 0.5
+    assert example({"input_ids": IDS, "weight": 0.5}, columns=Columns(p="weight")).p == 0.5
     assert example(row, ignore=["labels"]).trained.all()
     with pytest.raises(RequestError, match=r"has no column 'rat' \(columns.p\) \(did you mean 'rate'"):
         example(row, columns=Columns(p="rat"))
@@ -188,6 +201,26 @@ def test_length_is_limited_as_of_other_rows():
             {},
             "'label' has an entry .*did you mean 'labels'.*ignore: .label",
         ),
+        ({"loss_mask": [[0, 0, 1, 1, 1]]}, {}, "column 'loss_mask' has an entry for each token"),
+        ({"kept": [[0, 0, 1], [1, 1]]}, {}, "column 'kept' has an entry for each token"),
+        ({"loss_mask": "0,0,1,1,1"}, {}, "column 'loss_mask' may say by its name what is trained and is not"),
+        ({"loss_mask": [0, 1]}, {}, "column 'loss_mask' may .* ignore: .loss_mask.$"),
+        ({"weights": {"0": 1}}, {}, "column 'weights' may say"),
+        ({"token_weight": 0.5}, {}, "column 'token_weight' may say"),
+        ({"Labels": [1]}, {}, "column 'Labels' may say .* .did you mean 'labels'"),
+        ({"cu_seqlens": [0, 2, 5]}, {}, "column 'cu_seqlens' may say"),
+        ({"num_tokens": [2, 3]}, {}, "column 'num_tokens' may say"),
+        ({"num_tokens": 9}, {}, "column 'num_tokens' may say"),
+        (
+            {"labels": [-100, 20, 30, 40, 50], "attention_mask": [1, 1, 1, 0, 0]},
+            {},
+            "token 3 is trained by 'labels', but its 'attention_mask' is 0",
+        ),
+        (
+            {"completion_mask": [0, 0, 1, 1, 1], "attention_mask": [1, 1, 1, 1, 0]},
+            {},
+            "token 4 is trained by 'completion_mask', but its 'attention_mask' is 0",
+        ),
         ({}, {"system": "Be brief."}, "'system' of source 's' changes texts"),
         (
             {"input_ids": IDS},
@@ -232,6 +265,28 @@ def test_segments_of_text_cannot_be_found(segment):
 )
 def test_tokens_are_read_where_there_is_no_text(row, source, tokenised):
     assert hasattr(example(row, **source), "input_ids") == tokenised
+
+
+@pytest.mark.parametrize(
+    ("row", "source", "words"),
+    [
+        ({"text": "t", "labels": IDS}, {}, "'labels'; set format: .*ignore: .input_ids, labels. to"),
+        (
+            {"prompt": "p", "completion": "c", "completion_mask": [0, 0, 1, 1, 1]},
+            {},
+            "'completion_mask'; set",
+        ),
+        ({"words": "t", "labels": IDS}, {"columns": Columns(text="words")}, "'labels'; set format: tokens"),
+    ],
+)
+def test_a_row_of_text_and_of_labelled_tokens_is_refused(row, source, words):
+    """`map(tokenize)` keeps the text; the labels were dropped, and all of the text trained."""
+    row = {"input_ids": IDS, "attention_mask": [1] * 5} | row
+    with pytest.raises(RequestError, match=f"^t.jsonl:7: the row has text and 'input_ids' with {words}"):
+        example(row, **source)
+    beside = ["input_ids", "labels", "completion_mask"]
+    assert not hasattr(example(row, **source, ignore=beside), "input_ids")
+    assert example(row, format="tokens").input_ids.tolist() == IDS
 
 
 @pytest.mark.parametrize("shape", ["pairs", "labelled", "prompts"])
