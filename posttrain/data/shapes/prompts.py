@@ -93,7 +93,9 @@ def _has_reply(turns: Any) -> bool:
     turns = listed(turns)
     if isinstance(turns, str):
         return TRANSCRIPT.findall(turns)[-1:] == ["Assistant"] and bool(TRANSCRIPT.split(turns)[-1].strip())
-    last = turns[-1] if isinstance(turns, list) and turns else {}
+    last = turns[-1] if isinstance(turns, list) and turns else None
+    if not isinstance(last, dict):
+        return False
     says = any(filled(value) for key, value in last.items() if key not in ("role", "from"))
     return says and ROLES.get(speaker(last)) == "assistant"
 
