@@ -2,17 +2,18 @@
 
 Where only some rows are asked for, row groups and batches without any of them are skipped. Columns of the
 type JSON, in which `datasets` keeps objects of several shapes, are parsed. Left out: text formats
-(readers.py).
+(readers.py), what nulls inside structs mean (nested.py).
 """
 
 from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.data.nested import has_nulls, has_structs, row_reader
 from posttrain.data.opening import File
 from posttrain.data.remote import RemoteFile
 from posttrain.errors import RequestError
@@ -55,6 +56,41 @@ def arrow_count(path: File) -> int:
         return sum(batch.num_rows for batch in _arrow_batches(path))
     except pyarrow.ArrowException as error:
         raise RequestError(f"{path}: broken: {error}") from None
+
+
+def differs_from_columns(path: File, kind: str) -> bool:
+    """Whether `nested.py` may change a row: there is a map, or a null inside a struct. Of files in a store
+    only what is at their end or head is read.
+
+    Raises RequestError where the file is damaged.
+    """
+    import pyarrow
+
+    try:
+        if kind == "parquet":
+            with parquet_file(path) as table:
+                return _may_have_nulls(table)
+        for batch in _arrow_batches(path):
+            if isinstance(path, RemoteFile):
+                return any(has_structs(field.type) for field in batch.schema)
+            if any(has_nulls(column) for column in batch.columns):
+                return True
+    except pyarrow.ArrowException as error:
+        raise RequestError(f"{path}: broken: {error}") from None
+    return False
+
+
+def _may_have_nulls(table: Any) -> bool:
+    """Of a Parquet file, by the statistics at its end; true where they are missing."""
+    nested = {field.name for field in table.schema_arrow if has_structs(field.type)}
+    for group in range(table.metadata.num_row_groups if nested else 0):
+        facts = table.metadata.row_group(group)
+        for column in map(facts.column, range(facts.num_columns)):
+            if column.path_in_schema.split(".")[0] in nested:
+                counted = column.statistics
+                if counted is None or not counted.has_null_count or counted.null_count:
+                    return True
+    return False
 
 
 def _arrow_batches(path: File) -> Iterator[Any]:
@@ -105,7 +141,7 @@ def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | ran
     try:
         for start, batch in batches:
             index = start
-            decode = decode or _decoder(batch.schema)
+            decode = decode or row_reader(batch.schema)
             for row in _pieces(batch, None if only is None else _within(only, start, batch.num_rows), start):
                 index, columns = row
                 yield f"{path}[{index}]", decode(columns)
@@ -128,31 +164,3 @@ def _pieces(batch: Any, only: np.ndarray | range | None, start: int) -> Iterator
     for number in only:
         (row,) = batch.slice(int(number) - start, 1).to_pylist()
         yield int(number), row
-
-
-def _decoder(schema: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Parses what the schema calls JSON; rows without such a column are handed on as they are."""
-    found = {field.name: decode for field in schema if (decode := _json_inside(field.type))}
-    if not found:
-        return lambda row: row
-    return lambda row: row | {name: decode(row[name]) for name, decode in found.items()}
-
-
-def _json_inside(kind: Any) -> Callable[[Any], Any] | None:
-    """What turns a value of an Arrow type into one without JSON text; None where it has none."""
-    from pyarrow import types
-
-    if getattr(kind, "extension_name", None) == "arrow.json":
-        return lambda value: None if value is None else json.loads(value)
-    if types.is_list(kind) or types.is_large_list(kind):
-        if (inner := _json_inside(kind.value_type)) is None:
-            return None
-        return lambda value: None if value is None else [inner(each) for each in value]
-    if types.is_struct(kind):
-        parts = {field.name: decode for field in kind if (decode := _json_inside(field.type))}
-        if not parts:
-            return None
-        return lambda value: (
-            None if value is None else value | {name: decode(value[name]) for name, decode in parts.items()}
-        )
-    return None

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from posttrain.data.nested import has_nulls, row_reader
 from posttrain.data.readers import Row
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import schema
@@ -40,7 +41,12 @@ class HubRows:
                 f"source {source.name!r}: hub data set {wanted} could not be loaded: {error}. "
                 f"There is no local file or folder {self._path!r} either"
             ) from error
-        described = json.dumps([self._path, source.revision, self._data._fingerprint])
+        columns = self._data.data
+        self._read = row_reader(columns.schema, parse=False)  # of the type JSON, datasets parses the text
+        changed = any(has_nulls(part) for column in columns.columns for part in column.chunks)
+        described = json.dumps(
+            [self._path, source.revision, self._data._fingerprint, *(["nested"] if changed else [])]
+        )
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -48,8 +54,8 @@ class HubRows:
 
     def __iter__(self) -> Iterator[Row]:
         for index, row in enumerate(self._data):
-            yield f"{self._path}[{index}]", row
+            yield f"{self._path}[{index}]", self._read(row)
 
     def chosen(self, numbers: np.ndarray) -> Iterator[tuple[int, str, dict[str, Any]]]:
         for number in numbers[: bisect_left(numbers, len(self))].tolist():
-            yield number, f"{self._path}[{number}]", self._data[number]
+            yield number, f"{self._path}[{number}]", self._read(self._data[number])

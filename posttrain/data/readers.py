@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from posttrain.data import columnar
 from posttrain.data.columnar import Row, arrow_count, arrow_rows, parquet_file, parquet_rows
 from posttrain.data.opening import File, compression, open_bytes, readable
 from posttrain.errors import RequestError
@@ -81,6 +82,13 @@ def first(path: File, pass_broken: bool = False) -> Row | None:
     if not pass_broken:
         return next(read(path, range(1)), None)
     return next((row for row in read(path, None, True) if not isinstance(row[1], Broken)), None)
+
+
+def differs_from_columns(path: File) -> bool:
+    """As `columnar.differs_from_columns`; false for kinds without columns."""
+    kind = kind_of(path)
+    with readable(path):
+        return kind in ("parquet", "arrow") and columnar.differs_from_columns(path, kind)
 
 
 def count(path: File) -> int:

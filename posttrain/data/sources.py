@@ -115,10 +115,13 @@ class FileRows:
     def fingerprint(self) -> str:
         """SHA-256 over the digests of the files, in order; their names do not count.
 
-        The digest of a remote file is that of its mark: see remote.py.
+        The digest of a remote file is that of its mark: see remote.py. Files of which nulls are left out
+        have another name than they had when the nulls were read (nested.py).
         """
         total = hashlib.sha256()
         for path in self._paths:
+            if readers.differs_from_columns(path):
+                total.update(b"nested")
             if isinstance(path, RemoteFile):
                 total.update(path.digest())
                 continue
