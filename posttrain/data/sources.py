@@ -14,6 +14,7 @@ import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +26,7 @@ from posttrain.data.hub import HubRows
 from posttrain.data.opening import File
 from posttrain.data.problems import catalogue
 from posttrain.data.remote import RemoteFile, is_remote, remote_files
-from posttrain.errors import RequestError, WorkError, did_you_mean
+from posttrain.errors import PosttrainError, RequestError, WorkError, did_you_mean
 from posttrain.recipe import schema
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class FileRows:
         self.files = _sizes(paths)
         self._paths, self._list = paths, partial(_files, source)
         self._skip = source.on_error == "skip"
+        self._stamps: list[Any] = []
 
     @cached_property
     def fingerprint(self) -> str:
@@ -119,6 +121,7 @@ class FileRows:
         have another name than they had when the nulls were read (nested.py).
         """
         total = hashlib.sha256()
+        self._stamps = _stamps(self._paths)
         for path in self._paths:
             if readers.differs_from_columns(path):
                 total.update(b"nested")
@@ -137,27 +140,41 @@ class FileRows:
         return sum(self._counts)
 
     def __iter__(self) -> Iterator[readers.Row]:
-        for path in self._paths:
-            yield from readers.read(path, None, self._skip)
-        self._check_unchanged()
+        with self._unchanged():
+            for path in self._paths:
+                yield from readers.read(path, None, self._skip)
 
     def chosen(self, numbers: np.ndarray) -> Chosen:
         start = 0
-        for path, count in zip(self._paths, self._counts, strict=True):
-            here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
-            if len(here):
-                rows = readers.read(path, here - start, self._skip)
-                for number, (where, row) in zip(here.tolist(), rows, strict=True):
-                    yield number, where, row
-            start += count
-        self._check_unchanged()
+        with self._unchanged():
+            for path, count in zip(self._paths, self._counts, strict=True):
+                here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
+                if len(here):
+                    rows = readers.read(path, here - start, self._skip)
+                    for number, (where, row) in zip(here.tolist(), rows, strict=True):
+                        yield number, where, row
+                start += count
 
-    def _check_unchanged(self) -> None:
-        """Raises `WorkError` where files of a store are no longer what they were before they were read."""
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Raises `WorkError` where files are no longer what they were when the fingerprint was taken, or when
+        reading began, also in place of what that made wrong with them."""
+        before = self._stamps or _stamps(self._paths)
+        try:
+            yield
+        except (PosttrainError, ValueError):
+            self._check(before)
+            raise
+        self._check(before)
         if isinstance(self._paths[0], RemoteFile):
             changed = {str(file) for file in set(self._list()) ^ set(self._paths)}
             if changed:
                 raise WorkError(f"{min(changed)} changed while the source was read; start again")
+
+    def _check(self, before: list[Any]) -> None:
+        for path, then, now in zip(self._paths, before, _stamps(self._paths), strict=True):
+            if then != now:
+                raise WorkError(f"{path} changed while it was read; start again")
 
 
 class GeneratorRows:
@@ -256,6 +273,19 @@ def _missing(path: Path) -> str:
     near = did_you_mean(missing.name, siblings) if siblings else " (its folder is empty)"
     place = "" if missing == path else f" (there is no {missing})"
     return f"no such file or folder: {path}{place}{near}"
+
+
+def _stamps(paths: list[File]) -> list[tuple[int, int, int] | None]:
+    """What changes with the content of each file here: size, time of the last change, number of the node."""
+    found = []
+    for path in paths:
+        stamp = None  # of files that are missing, or in a store
+        if not isinstance(path, RemoteFile):
+            with suppress(OSError):
+                facts = path.stat()
+                stamp = facts.st_size, facts.st_mtime_ns, facts.st_ino
+        found.append(stamp)
+    return found
 
 
 def _sizes(paths: list[File]) -> list[dict[str, Any]]:
