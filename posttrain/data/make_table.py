@@ -136,11 +136,13 @@ def make_table(
 
 
 def remove_old(folder: Path) -> None:
-    """Removes parts of tables in `folder` that nobody has taken up for a week."""
-    for part in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > OLD_S:
-                shutil.rmtree(part)
+    """Removes parts of tables in `folder` that nobody has taken up for a week, and notes (make_once.py) as
+    old."""
+    for pattern in (f"{PARTIAL}*", "*.failed", "*.holder"):
+        for part in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - part.lstat().st_mtime > OLD_S:
+                    shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
 
 
 def _results(

@@ -129,6 +129,8 @@ class TableWriter:
 
     def _take_up(self) -> bool:
         """Cuts the files to what `keep` recorded last; False where they are damaged or there is no record."""
+        if self.temporary.is_symlink():
+            return False
         try:
             found = json.loads((self.temporary / PROGRESS).read_text("utf-8"))
             record = {key: found[key] for key in ("table", "files", "counts", "state")}
