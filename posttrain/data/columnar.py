@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 Row = tuple[str, dict[str, Any]]
-PIECE = 1024
-"""Rows that are Python objects at one time."""
+END = b"\xff\xff\xff\xff\0\0\0\0"
+"""The end of a stream."""
+PIECE, BYTES = 1024, 16 << 20
+"""Rows that are Python objects at one time, and bytes that they take, unless one takes more."""
 
 
 def parquet_file(path: File):
@@ -108,7 +110,20 @@ def _arrow_batches(path: File) -> Iterator[Any]:
                 batches = iter(pyarrow.ipc.open_stream(file))
             except pyarrow.ArrowException as error:
                 raise RequestError(f"{path}: not an Arrow file: {error}") from None
+            yield from batches
+            _check_end(path, file)
+            return
         yield from batches
+
+
+def _check_end(path: File, file: Any) -> None:
+    """Of a stream that was read to its end: pyarrow takes the end of a file for the end of the stream."""
+    end = file.tell()
+    file.seek(max(0, end - len(END)))
+    if file.read(len(END)) != END:
+        raise RequestError(f"{path}: broken: the stream does not end; the file was cut off")
+    if file.read(1):
+        raise RequestError(f"{path}: broken: the stream ends at byte {end}, but the file goes on")
 
 
 def _groups(table: Any, only: np.ndarray | range | None) -> Iterator[tuple[int, Any]]:
@@ -117,9 +132,15 @@ def _groups(table: Any, only: np.ndarray | range | None) -> Iterator[tuple[int, 
     for group in range(table.num_row_groups):
         size = table.metadata.row_group(group).num_rows
         if only is None or len(_within(only, start, size)):
-            for first, batch in _numbered(table.iter_batches(batch_size=PIECE, row_groups=[group])):
+            piece = _piece(table.metadata.row_group(group).total_byte_size, size)
+            for first, batch in _numbered(table.iter_batches(batch_size=piece, row_groups=[group])):
                 yield start + first, batch
         start += size
+
+
+def _piece(size: int, rows: int) -> int:
+    """Of rows that take `size` bytes, how many are Python objects at one time."""
+    return max(1, min(PIECE, BYTES * rows // max(size, 1)))
 
 
 def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
@@ -141,6 +162,8 @@ def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | ran
     try:
         for start, batch in batches:
             index = start
+            if decode is None and (twice := repeated(batch.schema.names)):
+                raise RequestError(f"{path}: has several columns of the name {twice!r}")
             decode = decode or row_reader(batch.schema)
             for row in _pieces(batch, None if only is None else _within(only, start, batch.num_rows), start):
                 index, columns = row
@@ -152,13 +175,21 @@ def _rows(path: File, batches: Iterator[tuple[int, Any]], only: np.ndarray | ran
         raise RequestError(f"{path}: broken after row {index}: {error}") from None
     except json.JSONDecodeError as error:
         raise RequestError(f"{path}[{index}]: broken JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, times out of Python's range
+        raise RequestError(f"{path}: broken after row {index}: {error}") from None
+
+
+def repeated(names: list[str]) -> str | None:
+    """The first name that is there twice."""
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
 
 
 def _pieces(batch: Any, only: np.ndarray | range | None, start: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number in the file, columns) of the rows of a batch; a batch may be the whole file."""
     if only is None:
-        for first in range(0, batch.num_rows, PIECE):
-            for place, row in enumerate(batch.slice(first, PIECE).to_pylist(), start + first):
+        size = _piece(batch.nbytes, batch.num_rows)
+        for first in range(0, batch.num_rows, size):
+            for place, row in enumerate(batch.slice(first, size).to_pylist(), start + first):
                 yield place, row
         return
     for number in only:

@@ -52,15 +52,15 @@ def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool =
     only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
     are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
     one. Numbers behind the end of the file give nothing.
-    keep_broken: a broken line of a JSONL file is a row, `Broken`, and no error.
+    keep_broken: a broken line of a JSONL file, or of one with an object per line under `.json`, is a row, `Broken`, and no error.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
     """
     kind = kind_of(path) or "none"
     with readable(path):
-        if keep_broken and kind == "jsonl":
-            yield from _jsonl(path, only, keep_broken)
+        if keep_broken and kind in ("json", "jsonl"):
+            yield from (_json if kind == "json" else _jsonl)(path, only, keep_broken)
         else:
             yield from READERS[kind](path, only)
 
@@ -68,7 +68,7 @@ def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool =
 def first(path: File, pass_broken: bool = False) -> Row | None:
     """The first row, None if there is none; the rest of a JSON array need not be parsed, nor be right.
 
-    pass_broken: of a JSONL file the first row that is not broken.
+    pass_broken: of lines of JSON the first row that is not broken.
 
     Raises as `read`.
     """
@@ -168,26 +168,32 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _json(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+def _json(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     """An array of objects, or one object per line under the suffix `.json`, as AQuA-RAT has it."""
     first = next(_lines(path), None)
     if first is None:
         return
     if not first[1].startswith(b"["):
-        try:
-            json.loads(first[1])
-        except ValueError:
-            value = _parse_at_once(path)
-            raise RequestError(
-                f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
-                "rows must be an array of objects, or one object per line"
-            ) from None
-        yield from _jsonl(path, only)
+        if not keep_broken or first[1] == b"{":
+            _refuse_one_object(path, first[1])
+        yield from _jsonl(path, only, keep_broken)
         return
     value = _parse_at_once(path)
     for index, row in _chosen(enumerate(value), only):
         where = f"{path}[{index}]"
         yield where, _object(row, where)
+
+
+def _refuse_one_object(path: File, line: bytes) -> None:
+    """Raises RequestError unless the first line of a file is a value of its own."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        value = _parse_at_once(path)
+        raise RequestError(
+            f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
+            "rows must be an array of objects, or one object per line"
+        ) from None
 
 
 def _parse_at_once(path: File) -> Any:
