@@ -12,6 +12,7 @@ import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from posttrain.data.nested import has_nulls, row_reader
@@ -53,9 +54,25 @@ class HubRows:
         return len(self._data)
 
     def __iter__(self) -> Iterator[Row]:
-        for index, row in enumerate(self._data):
-            yield f"{self._path}[{index}]", self._read(row)
+        rows, index = iter(self._data), 0
+        while True:
+            with self._readable(index):
+                if (row := next(rows, None)) is None:
+                    return
+                found = self._read(row)
+            yield f"{self._path}[{index}]", found
+            index += 1
 
     def chosen(self, numbers: np.ndarray) -> Iterator[tuple[int, str, dict[str, Any]]]:
         for number in numbers[: bisect_left(numbers, len(self))].tolist():
-            yield number, f"{self._path}[{number}]", self._read(self._data[number])
+            with self._readable(number):
+                row = self._read(self._data[number])
+            yield number, f"{self._path}[{number}]", row
+
+    @contextmanager
+    def _readable(self, number: int) -> Iterator[None]:
+        """Text that is not UTF-8, times out of Python's range."""
+        try:
+            yield
+        except (ValueError, OverflowError) as error:
+            raise RequestError(f"{self._path}[{number}]: cannot be read: {error}") from error

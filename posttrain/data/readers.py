@@ -52,7 +52,7 @@ def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool =
     only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
     are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
     one. Numbers behind the end of the file give nothing.
-    keep_broken: a broken line of a JSONL file, or of one with an object per line under `.json`, is a row, `Broken`, and no error.
+    keep_broken: a broken line of JSON lines (also under `.json`) is a row, `Broken`, and no error.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
@@ -91,7 +91,7 @@ def differs_from_columns(path: File) -> bool:
         return kind in ("parquet", "arrow") and columnar.differs_from_columns(path, kind)
 
 
-def count(path: File) -> int:
+def count(path: File, keep_broken: bool = False) -> int:
     """How many rows `read` would give, without parsing them where the format allows it."""
     kind = kind_of(path)
     with readable(path):
@@ -102,7 +102,7 @@ def count(path: File) -> int:
             return arrow_count(path)
         if kind == "jsonl":
             return sum(1 for _ in _lines(path))
-    return sum(1 for _ in read(path))
+    return sum(1 for _ in read(path, None, keep_broken))
 
 
 def _lines(path: File) -> Iterator[tuple[int, bytes]]:
@@ -174,7 +174,7 @@ def _json(path: File, only: np.ndarray | range | None = None, keep_broken: bool 
     if first is None:
         return
     if not first[1].startswith(b"["):
-        if not keep_broken or first[1] == b"{":
+        if not keep_broken:
             _refuse_one_object(path, first[1])
         yield from _jsonl(path, only, keep_broken)
         return

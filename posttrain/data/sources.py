@@ -133,7 +133,7 @@ class FileRows:
 
     @cached_property
     def _counts(self) -> list[int]:
-        return [readers.count(path) for path in self._paths]
+        return [readers.count(path, self._skip) for path in self._paths]
 
     def __len__(self) -> int:
         return sum(self._counts)
