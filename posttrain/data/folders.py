@@ -70,6 +70,15 @@ def recursive_glob(pattern: str) -> list[Path]:
     return sorted(found)
 
 
+def without_links(files: list[Path]) -> list[Path]:
+    """Sorted, each file once: where links lead to it by several names, by its own name or the first."""
+    own = {file: os.path.realpath(file) == os.path.abspath(file) for file in files}
+    found: dict[str, Path] = {}
+    for file in sorted(files, key=lambda each: (not own[each], each)):
+        found.setdefault(os.path.realpath(file), file)
+    return sorted(found.values())
+
+
 def _matches(names: tuple[str, ...], parts: tuple[str, ...]) -> bool:
     if not parts:
         return not names

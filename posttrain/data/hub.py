@@ -12,8 +12,10 @@ import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from posttrain.data.nested import has_nulls, row_reader
 from posttrain.data.readers import Row
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import schema
@@ -40,16 +42,37 @@ class HubRows:
                 f"source {source.name!r}: hub data set {wanted} could not be loaded: {error}. "
                 f"There is no local file or folder {self._path!r} either"
             ) from error
-        described = json.dumps([self._path, source.revision, self._data._fingerprint])
+        columns = self._data.data
+        self._read = row_reader(columns.schema, parse=False)  # of the type JSON, datasets parses the text
+        changed = any(has_nulls(part) for column in columns.columns for part in column.chunks)
+        described = json.dumps(
+            [self._path, source.revision, self._data._fingerprint, *(["nested"] if changed else [])]
+        )
         self.fingerprint = hashlib.sha256(described.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __iter__(self) -> Iterator[Row]:
-        for index, row in enumerate(self._data):
-            yield f"{self._path}[{index}]", row
+        rows, index = iter(self._data), 0
+        while True:
+            with self._readable(index):
+                if (row := next(rows, None)) is None:
+                    return
+                found = self._read(row)
+            yield f"{self._path}[{index}]", found
+            index += 1
 
     def chosen(self, numbers: np.ndarray) -> Iterator[tuple[int, str, dict[str, Any]]]:
         for number in numbers[: bisect_left(numbers, len(self))].tolist():
-            yield number, f"{self._path}[{number}]", self._data[number]
+            with self._readable(number):
+                row = self._read(self._data[number])
+            yield number, f"{self._path}[{number}]", row
+
+    @contextmanager
+    def _readable(self, number: int) -> Iterator[None]:
+        """Text that is not UTF-8, times out of Python's range."""
+        try:
+            yield
+        except (ValueError, OverflowError) as error:
+            raise RequestError(f"{self._path}[{number}]: cannot be read: {error}") from error

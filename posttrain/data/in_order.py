@@ -16,8 +16,9 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import cycle, islice
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from posttrain.base.process import die_with_parent, usable_cores
@@ -26,8 +27,14 @@ from posttrain.errors import WorkError
 In, Out = TypeVar("In"), TypeVar("Out")
 MOST = 32
 """Processes at most, unless a number is asked for: one reads the rows and writes the tokens of all."""
+HEAVIEST = 4 << 20
+"""Weight of a chunk, at most."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that a terminal or Slurm sends to every process; the one that reads decides."""
+
+
+class Ended(WorkError):
+    """A process was ended from outside, or could not be started: nothing is wrong with the rows."""
 
 
 def processes(asked: int | None = None) -> int:
@@ -38,19 +45,26 @@ def processes(asked: int | None = None) -> int:
 
 
 def in_order(
-    work: Callable[[list[In]], Out], items: Iterable[In], size: int, count: int, key: str
+    work: Callable[[list[In]], Out],
+    items: Iterable[In],
+    size: int,
+    count: int,
+    key: str,
+    weight: Callable[[In], int] = lambda item: 0,
 ) -> Iterator[Out]:
-    """`work(chunk)` of every `size` items, in order, by `count` processes.
+    """`work(chunk)` of every `size` items, in order, by `count` processes. A chunk with more than one item
+    has at most the weight `HEAVIEST`.
 
     An error of `items` is raised after the results of what came before it, as if nothing were read ahead.
 
-    At most `count` + 2 chunks are in memory.
+    At most `count` + 2 chunks are in memory. A chunk that cannot be sent, such as one with a value that is
+    nested too deep, is done in this process.
 
     Raises:
-        WorkError: a process was ended from outside; `key` is the recipe's key for their number.
+        Ended: a process was ended or could not be started; `key` is the recipe's key for their number.
         Exception: what `work` and `items` raise.
     """
-    stream = _chunks(items, size)
+    stream = _chunks(items, size, weight)
     first = next(stream, None)
     if first is None:
         return
@@ -72,21 +86,27 @@ class _Failed:
         self.error = error
 
 
-def _chunks(items: Iterable[In], size: int) -> Iterator[list[In] | _Failed]:
-    """Lists of `size` items; an error of `items` comes as the last chunk."""
-    source = iter(items)
-    while True:
-        chunk: list[In] = []
-        try:
-            for item in islice(source, size):
-                chunk.append(item)
-        except Exception as error:
-            if chunk:
-                yield chunk
-            yield _Failed(error)
-            return
-        if not chunk:
-            return
+def _chunks(items: Iterable[In], size: int, weight: Callable[[In], int]) -> Iterator[list[In] | _Failed]:
+    """Lists of items; an error of `items` comes as the last chunk."""
+    chunk: list[In] = []
+    total = 0
+    try:
+        for item in items:
+            more = weight(item)
+            if chunk and total + more > HEAVIEST:
+                full, chunk, total = chunk, [], 0
+                yield full
+            chunk.append(item)
+            total += more
+            if len(chunk) == size:
+                full, chunk, total = chunk, [], 0
+                yield full
+    except Exception as error:
+        if chunk:
+            yield chunk
+        yield _Failed(error)
+        return
+    if chunk:
         yield chunk
 
 
@@ -115,11 +135,21 @@ class _Worker:
             self.process.start()
         theirs.close()
 
+    def send(self, chunk: bytes) -> None:
+        """Raises EOFError if the process is gone."""
+        try:
+            self.connection.send_bytes(chunk)
+        except OSError as error:
+            raise EOFError from error
+
     def result(self) -> Any:
         """Of the chunk that was sent last. Raises EOFError if the process is gone, and what `work` raised."""
-        done, value = self.connection.recv()
+        try:
+            done, value = self.connection.recv()
+        except OSError as error:  # it went in the middle of an answer
+            raise EOFError from error
         if not done:
-            raise value
+            raise _Raised(value)
         return value
 
     def close(self) -> None:
@@ -129,38 +159,63 @@ class _Worker:
         self.process.join()
 
 
+class _Raised(Exception):
+    """What `work` raised; an EOFError of its own does not tell of a process that is gone."""
+
+
 def _forked(work: Callable, stream: Iterator[Any], count: int, key: str) -> Iterator[Any]:
     workers: list[_Worker] = []
-    waiting: deque[_Worker | _Failed] = deque()
+    waiting: deque[_Worker | list | _Failed] = deque()
+    turn = 0
     try:
-        for _ in range(count + 1):  # one more than work at a time: a result waits until it is its turn
-            workers.append(_Worker(work, workers))
-        turn = cycle(workers)
         for chunk in stream:
-            if len(waiting) == len(workers):
-                yield _taken(waiting.popleft())
+            if len(waiting) == count + 1:  # one more than work at a time: a result waits until it is its turn
+                yield _taken(work, waiting.popleft())
             if isinstance(chunk, _Failed):
                 waiting.append(chunk)
                 break
-            worker = next(turn)
-            worker.connection.send(chunk)
-            waiting.append(worker)
+            try:
+                packed = ForkingPickler.dumps(chunk)
+            except Exception:
+                waiting.append(chunk)
+                continue
+            if turn == len(workers) and len(workers) <= count:
+                workers.append(_started(work, workers, key))
+            workers[turn].send(packed)
+            waiting.append(workers[turn])
+            turn = (turn + 1) % (count + 1)
         while waiting:
-            yield _taken(waiting.popleft())
-    except (EOFError, ConnectionError):
-        raise WorkError(
+            yield _taken(work, waiting.popleft())
+    except EOFError:
+        raise Ended(
             f"a process that tokenises rows was killed (out of memory?); set {key} to fewer, or run the "
             "same command again"
         ) from None
+    except _Raised as raised:
+        error = raised.args[0]
+        raise error from error.__cause__
     finally:
         for worker in workers:
             worker.close()
 
 
-def _taken(result: _Worker | _Failed) -> Any:
-    if isinstance(result, _Failed):
-        raise result.error
-    return result.result()
+def _started(work: Callable, workers: list[_Worker], key: str) -> _Worker:
+    try:
+        return _Worker(work, workers)
+    except OSError as error:
+        raise Ended(
+            f"process {len(workers) + 1} that tokenises rows cannot be started "
+            f"({error.strerror or error}); set {key} to fewer"
+        ) from error
+
+
+def _taken(work: Callable, result: _Worker | list | _Failed) -> Any:
+    if isinstance(result, _Worker):
+        return result.result()
+    try:
+        return _done(work, result)
+    except Exception as error:
+        raise _Raised(error) from None
 
 
 def _serve(work: Callable, connection: Connection, inherited: list[Connection], parent: int) -> None:
@@ -171,16 +226,16 @@ def _serve(work: Callable, connection: Connection, inherited: list[Connection], 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for other in inherited:
         other.close()
-    while True:
-        try:
-            chunk = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            answer = (True, work(chunk))
-        except Exception as error:
-            answer = (False, _sendable(error))
-        connection.send(answer)
+    with suppress(EOFError, OSError):  # the process that reads is gone
+        while True:
+            connection.send_bytes(_answer(work, connection.recv_bytes()))
+
+
+def _answer(work: Callable, chunk: bytes) -> bytes:
+    try:
+        return ForkingPickler.dumps((True, work(pickle.loads(chunk))))
+    except Exception as error:
+        return ForkingPickler.dumps((False, _sendable(error)))
 
 
 def _sendable(error: Exception) -> Exception:

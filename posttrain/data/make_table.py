@@ -39,6 +39,7 @@ KEEP_S = 10.0
 OLD_S = 7 * 24 * 3600.0
 SHOWN = 5
 """Lost rows kept for each reason."""
+EXAMPLES, COUNTED = "dropped_examples", ("ignored", "unused", "control_tokens")
 log = logging.getLogger(__name__)
 
 
@@ -105,8 +106,10 @@ def make_table(
     lost, read, report = _Lost(), 0, reporting()
     with TableWriter(folder, resumable=True) as writer:
         beside = shape.writer(writer)
-        if writer.kept is not None and choice is None:
-            read = lost.take_up(writer.kept)
+        if writer.kept is not None and (choice is not None or not lost.take_up(writer.kept)):
+            writer.begin_again()
+        if writer.kept is not None:
+            read = writer.kept["read"]
             log.info("source %r: goes on after row %d, where it was stopped", source.name, read)
         already = read
         work = partial(_made, source, data, loss, tokenizer, shape)
@@ -133,11 +136,13 @@ def make_table(
 
 
 def remove_old(folder: Path) -> None:
-    """Removes parts of tables in `folder` that nobody has taken up for a week."""
-    for part in folder.glob(f"{PARTIAL}*"):
-        with contextlib.suppress(OSError):
-            if time.time() - part.stat().st_mtime > OLD_S:
-                shutil.rmtree(part)
+    """Removes parts of tables in `folder` that nobody has taken up for a week, and notes (make_once.py) as
+    old."""
+    for pattern in (f"{PARTIAL}*", "*.failed", "*.holder"):
+        for part in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - part.lstat().st_mtime > OLD_S:
+                    shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
 
 
 def _results(
@@ -145,10 +150,27 @@ def _results(
 ) -> Iterator[list[Made]]:
     if choice is None:
         numbered: Any = ((number, *row) for number, row in islice(enumerate(rows), done, None))
-        yield from in_order(work, numbered, CHUNK, count, "data.num_proc")
+        yield from in_order(work, numbered, CHUNK, count, "data.num_proc", _weight)
         return
     for numbers in choice.rounds(len(rows), kept):
-        yield from in_order(work, rows.chosen(numbers), CHUNK, count, "data.num_proc")
+        yield from in_order(work, rows.chosen(numbers), CHUNK, count, "data.num_proc", _weight)
+
+
+def _weight(item: tuple[int, str, dict[str, Any]]) -> int:
+    """About the bytes that a row takes on its way to a process."""
+    total, inside = 0, [item[2]]
+    while inside:
+        value = inside.pop()
+        if isinstance(value, str):
+            total += len(value)
+        elif isinstance(value, dict):
+            total += 8 * len(value)
+            inside.extend(value.values())
+        elif isinstance(value, list):
+            total += 8 * len(value)
+            if value and not isinstance(value[0], int | float):  # tokens need not be looked at
+                inside.extend(value)
+    return total
 
 
 def _keep(
@@ -226,16 +248,23 @@ class _Lost:
         self.control_tokens.update(made.control_tokens)
         self.tokenised += any(tokens.tokenised for tokens in made.tokens)
 
-    def take_up(self, state: dict[str, Any]) -> int:
-        """Goes on with what `stats` gave; the number of rows that were read."""
-        self.kept = state["kept"]
-        self.counts.update(state["dropped"])
+    def take_up(self, state: Any) -> bool:
+        """Goes on with what `stats` gave; False if it is anything else, which changes nothing."""
+        try:
+            counts = {name: Counter(state.get(name, {})) for name in ("dropped", *COUNTED)}
+            examples = [{key: each[key] for key in ("reason", "where", "detail")} for each in state[EXAMPLES]]
+            numbers = [state[name] for name in ("read", "kept", "truncated", "tokenised")]
+            numbers += [number for each in counts.values() for number in each.values()]
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                return False
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return False
+        self.kept, self.tokenised, self.examples = state["kept"], state["tokenised"], examples
+        self.counts = counts.pop("dropped")
         self.counts["truncated"] = state["truncated"]
-        self.examples = state["dropped_examples"]
-        for name in ("ignored", "unused", "control_tokens"):
-            getattr(self, name).update(state.get(name, {}))
-        self.tokenised = state["tokenised"]
-        return state["read"]
+        for name, each in counts.items():
+            setattr(self, name, each)
+        return True
 
     def add(self, reason: str, where: str, detail: str) -> None:
         self.counts[reason] += 1
@@ -244,11 +273,12 @@ class _Lost:
 
     def stats(self) -> dict[str, Any]:
         """What a table keeps of them."""
-        dropped = {reason: n for reason, n in self.counts.most_common() if reason != "truncated"}
-        truncated = self.counts["truncated"]
-        facts = {"dropped": dropped, "truncated": truncated, "dropped_examples": self.examples}
-        facts |= {"control_tokens": dict(self.control_tokens.most_common()), "tokenised": self.tokenised}
-        for name, counts in (("ignored", self.ignored), ("unused", self.unused)):
-            if counts:
-                facts[name] = dict(counts.most_common())
-        return facts
+        dropped = {reason: n for reason, n in _ranked(self.counts).items() if reason != "truncated"}
+        facts = {"dropped": dropped, "truncated": self.counts["truncated"], EXAMPLES: self.examples}
+        facts |= {"control_tokens": _ranked(self.control_tokens), "tokenised": self.tokenised}
+        return facts | {name: _ranked(each) for name in COUNTED[:2] if (each := getattr(self, name))}
+
+
+def _ranked(counts: Counter[str]) -> dict[str, int]:
+    """The largest first; of equal ones, by name: sets have another order in every process."""
+    return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0])))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from posttrain.data import columnar
 from posttrain.data.columnar import Row, arrow_count, arrow_rows, parquet_file, parquet_rows
 from posttrain.data.opening import File, compression, open_bytes, readable
 from posttrain.errors import RequestError
@@ -51,15 +52,15 @@ def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool =
     only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
     are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
     one. Numbers behind the end of the file give nothing.
-    keep_broken: a broken line of a JSONL file is a row, `Broken`, and no error.
+    keep_broken: a broken line of JSON lines (also under `.json`) is a row, `Broken`, and no error.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
     """
     kind = kind_of(path) or "none"
     with readable(path):
-        if keep_broken and kind == "jsonl":
-            yield from _jsonl(path, only, keep_broken)
+        if keep_broken and kind in ("json", "jsonl"):
+            yield from (_json if kind == "json" else _jsonl)(path, only, keep_broken)
         else:
             yield from READERS[kind](path, only)
 
@@ -67,7 +68,7 @@ def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool =
 def first(path: File, pass_broken: bool = False) -> Row | None:
     """The first row, None if there is none; the rest of a JSON array need not be parsed, nor be right.
 
-    pass_broken: of a JSONL file the first row that is not broken.
+    pass_broken: of lines of JSON the first row that is not broken.
 
     Raises as `read`.
     """
@@ -83,7 +84,14 @@ def first(path: File, pass_broken: bool = False) -> Row | None:
     return next((row for row in read(path, None, True) if not isinstance(row[1], Broken)), None)
 
 
-def count(path: File) -> int:
+def differs_from_columns(path: File) -> bool:
+    """As `columnar.differs_from_columns`; false for kinds without columns."""
+    kind = kind_of(path)
+    with readable(path):
+        return kind in ("parquet", "arrow") and columnar.differs_from_columns(path, kind)
+
+
+def count(path: File, keep_broken: bool = False) -> int:
     """How many rows `read` would give, without parsing them where the format allows it."""
     kind = kind_of(path)
     with readable(path):
@@ -94,7 +102,7 @@ def count(path: File) -> int:
             return arrow_count(path)
         if kind == "jsonl":
             return sum(1 for _ in _lines(path))
-    return sum(1 for _ in read(path))
+    return sum(1 for _ in read(path, None, keep_broken))
 
 
 def _lines(path: File) -> Iterator[tuple[int, bytes]]:
@@ -160,26 +168,32 @@ def _json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _json(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
+def _json(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     """An array of objects, or one object per line under the suffix `.json`, as AQuA-RAT has it."""
     first = next(_lines(path), None)
     if first is None:
         return
     if not first[1].startswith(b"["):
-        try:
-            json.loads(first[1])
-        except ValueError:
-            value = _parse_at_once(path)
-            raise RequestError(
-                f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
-                "rows must be an array of objects, or one object per line"
-            ) from None
-        yield from _jsonl(path, only)
+        if not keep_broken:
+            _refuse_one_object(path, first[1])
+        yield from _jsonl(path, only, keep_broken)
         return
     value = _parse_at_once(path)
     for index, row in _chosen(enumerate(value), only):
         where = f"{path}[{index}]"
         yield where, _object(row, where)
+
+
+def _refuse_one_object(path: File, line: bytes) -> None:
+    """Raises RequestError unless the first line of a file is a value of its own."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        value = _parse_at_once(path)
+        raise RequestError(
+            f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
+            "rows must be an array of objects, or one object per line"
+        ) from None
 
 
 def _parse_at_once(path: File) -> Any:

@@ -8,24 +8,22 @@ imports neither torch nor datasets nor pyarrow. Left out: what the columns mean 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from posttrain.data import readers
-from posttrain.data.folders import folder_files, recursive_glob
 from posttrain.data.forms import check_forms
 from posttrain.data.hub import HubRows
 from posttrain.data.opening import File
+from posttrain.data.paths import source_files
 from posttrain.data.problems import catalogue
-from posttrain.data.remote import RemoteFile, is_remote, remote_files
-from posttrain.errors import RequestError, WorkError, did_you_mean
+from posttrain.data.remote import RemoteFile
+from posttrain.errors import PosttrainError, RequestError, WorkError, did_you_mean
 from posttrain.recipe import schema
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def open_rows(source: schema.Source) -> Rows:
     _check(source)
     if source.generator:
         return GeneratorRows(source)
-    files = _files(source)
+    files = source_files(source)
     rows = HubRows(source) if files is None else FileRows(source, files)
     if files is None:
         empty = not len(rows)
@@ -80,7 +78,9 @@ def open_rows(source: schema.Source) -> Rows:
         skip = source.on_error == "skip"
         firsts = [(file, found[1]) for file in _sample(files) if (found := readers.first(file, skip))]
         check_forms(source, firsts)
-        empty = not firsts and next(iter(rows), None) is None
+        empty = not firsts
+        if empty and (broken := next(iter(rows), None)):
+            raise RequestError(f"source {source.name!r}: no row can be read: {broken[1].error}")
     if empty:
         raise RequestError(f"source {source.name!r}: {source.path} has no rows")
     return rows
@@ -94,7 +94,7 @@ def list_files(source: schema.Source) -> list[dict[str, Any]]:
     Raises as `open_rows`, as far as names and options show it.
     """
     _check(source)
-    files = None if source.generator else _files(source)
+    files = None if source.generator else source_files(source)
     return _sizes(files or [])
 
 
@@ -108,17 +108,22 @@ class FileRows:
 
     def __init__(self, source: schema.Source, paths: list[File]) -> None:
         self.files = _sizes(paths)
-        self._paths, self._list = paths, partial(_files, source)
+        self._paths, self._list = paths, partial(source_files, source)
         self._skip = source.on_error == "skip"
+        self._stamps: list[Any] = []
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the digests of the files, in order; their names do not count.
 
-        The digest of a remote file is that of its mark: see remote.py.
+        The digest of a remote file is that of its mark: see remote.py. Files of which nulls are left out
+        have another name than they had when the nulls were read (nested.py).
         """
         total = hashlib.sha256()
+        self._stamps = _stamps(self._paths)
         for path in self._paths:
+            if readers.differs_from_columns(path):
+                total.update(b"nested")
             if isinstance(path, RemoteFile):
                 total.update(path.digest())
                 continue
@@ -128,33 +133,47 @@ class FileRows:
 
     @cached_property
     def _counts(self) -> list[int]:
-        return [readers.count(path) for path in self._paths]
+        return [readers.count(path, self._skip) for path in self._paths]
 
     def __len__(self) -> int:
         return sum(self._counts)
 
     def __iter__(self) -> Iterator[readers.Row]:
-        for path in self._paths:
-            yield from readers.read(path, None, self._skip)
-        self._check_unchanged()
+        with self._unchanged():
+            for path in self._paths:
+                yield from readers.read(path, None, self._skip)
 
     def chosen(self, numbers: np.ndarray) -> Chosen:
         start = 0
-        for path, count in zip(self._paths, self._counts, strict=True):
-            here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
-            if len(here):
-                rows = readers.read(path, here - start, self._skip)
-                for number, (where, row) in zip(here.tolist(), rows, strict=True):
-                    yield number, where, row
-            start += count
-        self._check_unchanged()
+        with self._unchanged():
+            for path, count in zip(self._paths, self._counts, strict=True):
+                here = numbers[bisect_left(numbers, start) : bisect_left(numbers, start + count)]
+                if len(here):
+                    rows = readers.read(path, here - start, self._skip)
+                    for number, (where, row) in zip(here.tolist(), rows, strict=True):
+                        yield number, where, row
+                start += count
 
-    def _check_unchanged(self) -> None:
-        """Raises `WorkError` where files of a store are no longer what they were before they were read."""
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Raises `WorkError` where files are no longer what they were when the fingerprint was taken, or when
+        reading began, also in place of what that made wrong with them."""
+        before = self._stamps or _stamps(self._paths)
+        try:
+            yield
+        except (PosttrainError, ValueError):
+            self._check(before)
+            raise
+        self._check(before)
         if isinstance(self._paths[0], RemoteFile):
             changed = {str(file) for file in set(self._list()) ^ set(self._paths)}
             if changed:
                 raise WorkError(f"{min(changed)} changed while the source was read; start again")
+
+    def _check(self, before: list[Any]) -> None:
+        for path, then, now in zip(self._paths, before, _stamps(self._paths), strict=True):
+            if then != now:
+                raise WorkError(f"{path} changed while it was read; start again")
 
 
 class GeneratorRows:
@@ -207,52 +226,17 @@ def _check(source: schema.Source) -> None:
             raise RequestError(f"{named}: options.{key} must be true or false, not {value!r}")
 
 
-def _files(source: schema.Source) -> list[File] | None:
-    """The files of a source, in the order in which they are read; None if the path is a hub id."""
-    text, named = str(source.path), f"source {source.name!r}"
-    if not text.strip():
-        raise RequestError(f"{named}: the path is empty (is an environment variable unset?)")
-    text = text.removeprefix("file://")
-    if is_remote(text):
-        found = remote_files(text, named, readers.kind_of)
-        _check_kind(found[0], named)
-        return found
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return folder_files(path, source.split, named, readers.kind_of, ", ".join(readers.KINDS))
-    if path.exists():
-        _check_kind(path, named)
-        return [path]
-    if glob.has_magic(text):
-        recursive = "**" in path.parts
-        found = recursive_glob(str(path)) if recursive else sorted(map(Path, glob.glob(str(path))))
-        files = [name for name in found if name.is_file() and readers.kind_of(name)]
-        if not files:
-            raise RequestError(f"{named}: no readable file matches {text}")
-        return files
-    looks_local = text[0] in "./~" or readers.kind_of(path)
-    if not looks_local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text):
-        return None
-    raise RequestError(f"{named}: {_missing(path)}")
-
-
-def _check_kind(path: File, named: str) -> None:
-    if readers.kind_of(path) is None:
-        known = ", ".join(readers.KINDS)
-        raise RequestError(f"{named}: {path} does not end in one of {known} (or .jsonl.gz, .jsonl.zst)")
-
-
-def _missing(path: Path) -> str:
-    """Says that there is no such file, with the nearest name in the deepest folder that exists."""
-    if "$" in str(path):
-        return f"no such file: {path} ($NAME is not expanded in a recipe; write ${{oc.env:NAME}})"
-    missing = path
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    siblings = [child.name for child in missing.parent.iterdir()]
-    near = did_you_mean(missing.name, siblings) if siblings else " (its folder is empty)"
-    place = "" if missing == path else f" (there is no {missing})"
-    return f"no such file or folder: {path}{place}{near}"
+def _stamps(paths: list[File]) -> list[tuple[int, int, int] | None]:
+    """What changes with the content of each file here: size, time of the last change, number of the node."""
+    found = []
+    for path in paths:
+        stamp = None  # of files that are missing, or in a store
+        if not isinstance(path, RemoteFile):
+            with suppress(OSError):
+                facts = path.stat()
+                stamp = facts.st_size, facts.st_mtime_ns, facts.st_ino
+        found.append(stamp)
+    return found
 
 
 def _sizes(paths: list[File]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from xxhash import xxh3_128
 
 from posttrain.base.files import digest_of, plain, sync, write_json
 from posttrain.base.temporary import temporary_name
+from posttrain.data.in_order import Ended
 from posttrain.data.table import (
     IDS,
     IN_SEGMENT,
@@ -43,8 +44,8 @@ class TableWriter:
     As a context manager it removes what was not finished. Memory is bounded by BUFFER tokens and one row.
 
     With `resumable` the name is `.partial-NAME`, which one process at a time may use, and the folder stays
-    where the process ends by anything but an error of ours or of the disk. What `keep` recorded last is then
-    taken up by the next writer; `kept` is its state, None where there is none.
+    where the process, or one that it started, ends by anything but an error of ours or of the disk. What
+    `keep` recorded last is then taken up by the next writer; `kept` is its state, None where there is none.
     """
 
     def __init__(self, folder: str | Path, resumable: bool = False) -> None:
@@ -60,16 +61,27 @@ class TableWriter:
         self.temporary = self.folder.with_name(PARTIAL + self.folder.name)
         if not resumable:
             self.temporary = temporary_name(self.folder)
-        elif self.temporary.is_dir() and not self._take_up():
-            shutil.rmtree(self.temporary)
-        if self.kept is None:
+        elif not self._take_up():
+            self.begin_again()
+        if not resumable:
             self.temporary.mkdir(parents=True)
+
+    def begin_again(self) -> None:
+        """Leaves what was taken up, and begins with an empty table."""
+        if self.temporary.is_dir() and not self.temporary.is_symlink():
+            shutil.rmtree(self.temporary)
+        else:
+            self.temporary.unlink(missing_ok=True)
+        self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
+        self._digests, self.kept = {}, None
+        self.temporary.mkdir(parents=True)
 
     def __enter__(self) -> TableWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or not self._resumable or issubclass(kind, PosttrainError | OSError):
+        lost = kind is None or (issubclass(kind, PosttrainError | OSError) and not issubclass(kind, Ended))
+        if lost or not self._resumable:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
     def add(self, row: TokenRow, origin: int) -> None:
@@ -112,30 +124,45 @@ class TableWriter:
         for name, digest in self._digests.items():
             sync(self.temporary / name)
             files[name] = {"bytes": (self.temporary / name).stat().st_size, "hash": digest.hexdigest()}
-        write_json(self.temporary / PROGRESS, {"files": files, "counts": self._counts(), "state": state})
+        record = {"table": self.folder.name, "files": files, "counts": self._counts(), "state": plain(state)}
+        write_json(self.temporary / PROGRESS, record | {"hash": _hash_of(record)})
 
     def _take_up(self) -> bool:
         """Cuts the files to what `keep` recorded last; False where they are damaged or there is no record."""
+        if self.temporary.is_symlink():
+            return False
         try:
             found = json.loads((self.temporary / PROGRESS).read_text("utf-8"))
-            for name, facts in found["files"].items():
-                os.truncate(self.temporary / name, facts["bytes"])
-                self._digests[name] = digest_of(self.temporary / name)
-                if self._digests[name].hexdigest() != facts["hash"]:
-                    raise ValueError(name)
+            record = {key: found[key] for key in ("table", "files", "counts", "state")}
+            if found["hash"] != _hash_of(record) or found["table"] != self.folder.name:
+                return False
+            counts, files = found["counts"], found["files"]
+            if not all(type(counts[key]) is int for key in self._counts()):
+                return False
+            paths = {name: self._own(name) for name in files}
+            for name, path in paths.items():
+                os.truncate(path, files[name]["bytes"])
+                self._digests[name] = digest_of(path)
+                if self._digests[name].hexdigest() != files[name]["hash"]:
+                    return False
             for file in self.temporary.iterdir():
-                if file.name not in self._digests and file.name != PROGRESS:
+                if file.name not in paths and file.name != PROGRESS:
                     file.unlink()  # begun after the record
-            counts = found["counts"]
-            self.rows, self.tokens, self.rows_with_p = (
-                counts[k] for k in ("rows_kept", "tokens", "rows_with_p")
-            )
-            self.trained_tokens, self.segments = counts["trained_tokens"], counts["segments"]
-            self.kept = found["state"]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            self._digests, self.kept = {}, None
-            self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return False
+        self.rows, self.tokens = counts["rows_kept"], counts["tokens"]
+        self.trained_tokens, self.segments = counts["trained_tokens"], counts["segments"]
+        self.rows_with_p, self.kept = counts["rows_with_p"], found["state"]
         return self.kept is not None
+
+    def _own(self, name: str) -> Path:
+        """A file of the table by a name from a record. Raises ValueError if it is anything else."""
+        path = self.temporary / name
+        if path.parent != self.temporary or name in ("..", PROGRESS) or path.is_symlink():
+            raise ValueError(name)
+        if not path.is_file():
+            raise ValueError(name)
+        return path
 
     def finish(self, stats: dict[str, Any]) -> TokenTable:
         """Completes the table; `stats` are kept beside the counts of rows and tokens."""
@@ -173,3 +200,7 @@ class TableWriter:
             for name, array in arrays.items():
                 self.append(name, array.tobytes())
         self._ids, self._marks, self._about, self._held = [], [], [], 0
+
+
+def _hash_of(record: dict[str, Any]) -> str:
+    return xxh3_128(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -25,6 +25,7 @@ LARGEST: dict[str, float] = {
     "deadline": 1e9,  # seconds; the clocks of threads end at 2^63 nanoseconds
     "server_timeout": 1e9,
     "prepare_timeout": 1e7,  # minutes
+    "num_proc": 256,
 }
 """Key -> its largest value, where that differs."""
 LEAST: dict[str, float] = {"seed": 0}

@@ -12,11 +12,13 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Collection
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from posttrain.base.files import refuse_unwritable
 from posttrain.base.process import why_on_cpu
+from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.prompts import Asked, columns_of
 from posttrain.data.sources import first_row, list_files, open_rows
@@ -40,6 +42,8 @@ MODELS = (
     ("pairing", "teacher"),
 )
 """Section and key of every value that names a model."""
+LOOKED = 100
+"""Rows among which, with `on_error: skip`, one must fit."""
 
 
 def preflight(
@@ -184,10 +188,21 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
 
 
 def _first_row(source: Source, shape: Shape) -> None:
-    """Raises `RequestError` for an empty source or wrongly named columns, which the first row shows."""
-    where, row = first_row(open_rows(source))
-    with contextlib.suppress(RowError):  # a dropped row; data.max_drop_share limits their number
-        shape.read(row, source, where)
+    """Raises `RequestError` for an empty source or wrongly named columns, which the first row shows; with
+    `on_error: skip`, where none of the first rows fits."""
+    rows = open_rows(source)
+    looked = [first_row(rows)]
+    if source.on_error == "skip":
+        looked = [row for row in islice(rows, LOOKED) if not isinstance(row[1], Broken)] or looked
+    refused = None
+    for where, row in looked:
+        try:
+            with contextlib.suppress(RowError):  # a dropped row; data.max_drop_share limits their number
+                shape.read(row, source, where)
+            return
+        except RequestError as error:
+            refused = refused or error
+    raise refused
 
 
 def _metrics(recipe: TrainRecipe, problems: Problems) -> None:

@@ -38,7 +38,9 @@ def data(tmp_path):
 def prepared(data: Data, folder: Path, shape: str = "rows", **options):
     """The table of 40 rows."""
     file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(SHAPES[shape] | {"n": i}) + "\n" for i in range(40)))
+    text = "".join(json.dumps(SHAPES[shape] | {"n": i}) + "\n" for i in range(40))
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
     sources = [Source(name="numbers", path=str(file))]
     (table,) = prepare_sources(sources, data, Loss(), load_tokenizer("builtin:bytes"), shape=shape, **options)
     return table

@@ -19,7 +19,6 @@ from posttrain.data import make_table as making
 from posttrain.data.in_order import in_order
 from posttrain.data.prepare import build
 from posttrain.data.shapes import catalogue
-from posttrain.data.table import IDS
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.schema import Data, Heldout, Loss, Source
@@ -29,8 +28,11 @@ ROWS = 700
 
 @pytest.fixture
 def rows(tmp_path) -> Path:
-    """Some are dropped, some cut, some have a column that nothing reads."""
-    path = tmp_path / "rows.jsonl"
+    return filled(tmp_path / "rows.jsonl")
+
+
+def filled(path: Path) -> Path:
+    """With rows of which some are dropped, some cut, and some have a column that nothing reads."""
     lines = []
     for i in range(ROWS):
         row = {"prompt": f"What is {i} + 1? ü", "completion": f"{i + 1}" * (1 + i % 40), "answer": str(i + 1)}
@@ -229,93 +231,26 @@ def test_the_choice_does_not_depend_on_processes(rows, tmp_path):
     assert content(tmp_path / "1") == content(tmp_path / "3")
 
 
-# ---- killed and taken up -----------------------------------------------------------------------------------
+CODE = """
+import sys
+from tests.data.test_make_table import tables
+from pathlib import Path
+tables(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
 
 
-class Killed(BaseException):
-    """In place of a kill: nothing of ours catches it."""
-
-
-@pytest.mark.parametrize("shape", ["rows", "prompts"])
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_kill_loses_what_was_not_kept_and_nothing_else(rows, tmp_path, monkeypatch, shape, count, caplog):
-    """The table is that of one go, whenever the work is cut; rows that were kept are not tokenised again."""
-    tables(rows, tmp_path / "whole", shape, num_proc=count)
-    cache = tmp_path / "cut"
-    monkeypatch.setattr(making, "KEEP_S", 0.0)
-    caplog.set_level("INFO")
-    keep, starts = making._keep, []
-    for dies in (70, 300, 301, 650):
-        seen = []
-
-        def cut(made, *rest, dies=dies, seen=seen):
-            seen.append(made.number)
-            if made.number == dies:
-                raise Killed
-            keep(made, *rest)
-
-        monkeypatch.setattr(making, "_keep", cut)
-        with pytest.raises(Killed):
-            tables(rows, cache, shape, num_proc=count)
-        starts.append(seen[0])
-        (part,) = (cache / "tables").glob(".partial-*")
-        with open(part / IDS, "ab") as file:
-            file.write(b"torn")  # what was written after the record
-    assert starts == [0, 64, 256, 256], "the last chunk of 64 that was kept"
-    monkeypatch.setattr(making, "_keep", keep)
-    tables(rows, cache, shape, num_proc=count)
-    assert content(cache) == content(tmp_path / "whole")
-    assert "goes on after row 640" in caplog.text
-    assert not list((cache / "tables").glob(".partial-*"))
-
-
-@pytest.mark.parametrize("damage", ["flip", "short", "record", "nothing"])
-def test_a_damaged_part_is_begun_again(rows, tmp_path, monkeypatch, damage):
-    tables(rows, tmp_path / "whole")
-    cache = tmp_path / "cut"
-    monkeypatch.setattr(making, "KEEP_S", 0.0)
-    keep, seen = making._keep, []
-
-    def cut(made, *rest):
-        seen.append(made.number)
-        if len(seen) == 400:
-            raise Killed
-        keep(made, *rest)
-
-    monkeypatch.setattr(making, "_keep", cut)
-    with pytest.raises(Killed):
-        tables(rows, cache)
-    (part,) = (cache / "tables").glob(".partial-*")
-    ids = part / IDS
-    if damage == "flip":
-        raw = bytearray(ids.read_bytes())
-        raw[1000] ^= 1
-        ids.write_bytes(raw)
-    elif damage == "short":
-        ids.write_bytes(ids.read_bytes()[:100])
-    elif damage == "record":
-        (part / "progress.json").write_text('{"files": {')
-    tables(rows, cache)
-    assert seen[400] == (0 if damage != "nothing" else 384)
-    assert content(cache) == content(tmp_path / "whole")
-
-
-def test_a_refusal_leaves_no_part(tmp_path, monkeypatch):
-    path = tmp_path / "broken.jsonl"
-    path.write_text('{"prompt": "a", "completion": "b"}\n' * 300 + "{")
-    monkeypatch.setattr(making, "KEEP_S", 0.0)
-    with pytest.raises(RequestError, match="broken.jsonl:301"):
-        tables(path, tmp_path / "c")
-    assert not [f for f in (tmp_path / "c" / "tables").iterdir() if f.is_dir()]
-
-
-def test_parts_that_nobody_takes_up_are_removed_after_a_week(rows, tmp_path):
-    old, new = (tmp_path / "c" / "tables" / f".partial-{name}" for name in ("old", "new"))
-    for part in (old, new):
-        part.mkdir(parents=True)
-    os.utime(old, (time.time() - making.OLD_S - 60,) * 2)
-    tables(rows, tmp_path / "c")
-    assert new.exists() and not old.exists()
+def test_the_facts_of_a_table_do_not_depend_on_the_hash_of_text(tmp_path):
+    """Columns and control tokens that occur equally often."""
+    path = tmp_path / "rows.jsonl"
+    row = {"prompt": "<|im_end|><|im_start|><|endoftext|>", "completion": "b"}
+    path.write_text(json.dumps(row | dict.fromkeys("zyxwvu", 1)) + "\n")
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        arguments = [sys.executable, "-c", CODE, str(path), str(tmp_path / seed)]
+        subprocess.run(arguments, check=True, env=environment)
+    assert content(tmp_path / "1") == content(tmp_path / "2")
+    unused = list(json.loads(content(tmp_path / "1")["table.json"])["unused"])
+    assert unused == sorted(unused) and set("uvwxyz") <= set(unused)
 
 
 @pytest.mark.parametrize("count", [1, 2])

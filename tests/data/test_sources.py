@@ -169,6 +169,8 @@ LONG = b"\x28\xb5\x2f\xfd\x04\xa8" + b"\x01\x00\x00"
         ("a.json", b'[{"a": 1},\n {"a": }]', r"a\.json:2: broken JSON: .* column 8"),
         ("a.json", b'[{"a": 1}, 3]', r"a\.json\[1\]: a row must be .* not a number"),
         ("a.json", b'{\n "a": 1\n}', r"a\.json: contains one object; rows must be an array"),
+        ("a.json", b"[" * 9 + b'{"a": ' + b"[" * 200_000 + b"\n", r"a\.json: broken JSON"),
+        ("a.json", b'{"a": ' + b"[" * 200_000 + b"\n", r"a\.json: broken JSON"),
         ("a.json", b'[\n"\xff"]', r"a\.json:2: not UTF-8"),
         ("a.json", b"[]", r"has no rows"),
         ("a.csv", b"q,a\n1,2\n1,2,3\n", r"a\.csv:3: 3 cells, but the header has 2 columns"),

@@ -30,6 +30,7 @@ TASKS = "evaluate.tasks=[{name: gsm8k, %s}]"
         ("train.weight_decay=1e300", "train.weight_decay = 1e+300 must be at most 1,000,000,000,000,000"),
         ("data.temperature=1e-300", "data.temperature = 1e-300 must be at least 1e-06"),
         ("data.prepare_timeout=1e12", "must be at most 10,000,000"),
+        ("data.num_proc=257", "data.num_proc = 257 must be at most 256"),
         ("data.sources.0.max_examples=1e30", "data.sources[0].max_examples = 1"),
         (TASKS % "samples: 1e18", "evaluate.tasks[0].samples = 1000000000000000000 must be at most"),
         (TASKS % "k: [1e18]", "evaluate.tasks[0].k[0] = 1000000000000000000 must be at most"),

@@ -96,3 +96,20 @@ def test_a_stage_that_has_asked_torch_is_believed(recipe):
     preflight(served, on_cpu=lambda: None)
     with pytest.raises(RequestError, match="needs a GPU for the policy \\(torch finds none\\)"):
         preflight(served, on_cpu=lambda: "torch finds none")
+
+
+def test_a_first_row_that_is_skipped_is_none_to_judge_by(recipe, tmp_path):
+    """Of a hundred rows one must fit."""
+    rows, skip = tmp_path / "rows.jsonl", "data.sources.0.on_error=skip"
+    good = rows.read_text()
+    for bad in ('{"prompt": 5, "completion": "b"}\n', "{\n"):
+        rows.write_text(bad + good)
+        preflight(load_stage(recipe, [skip], "sft"))
+        with pytest.raises(RequestError, match="rows.jsonl:1: "):
+            preflight(load_stage(recipe, [], "sft"))
+    rows.write_text('{"prompt": 5, "completion": "b"}\n' * 100 + good)
+    with pytest.raises(RequestError, match="rows.jsonl:1: "):
+        preflight(load_stage(recipe, [skip], "sft"))
+    rows.write_text("{\n" * 300)
+    with pytest.raises(RequestError, match="no row can be read: .*rows.jsonl:1: broken JSON"):
+        preflight(load_stage(recipe, [skip], "sft"))

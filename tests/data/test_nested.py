@@ -1,0 +1,136 @@
+"""Arrow gives every row the keys of all: what a row did not have is not trained, what was null stays null."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from posttrain.data.hub import HubRows
+from posttrain.data.prepare import build
+from posttrain.data.sources import open_rows
+from posttrain.data.tokenizers import load_tokenizer
+from posttrain.recipe.schema import Data, Loss, Source
+
+
+def tool(name: str, /, **properties) -> dict:
+    return {"name": name, "parameters": {"type": "object", "properties": properties}}
+
+
+def called(name: str, /, **arguments) -> dict:
+    return {"role": "assistant", "content": None, "tool_calls": [{"name": name, "arguments": arguments}]}
+
+
+ROWS = [
+    {
+        "messages": [{"role": "user", "content": "2+3?"}, called("add", a=2, b={"exact": 3})],
+        "tools": [tool("add", a={"type": "integer"}), tool("now")],
+        "note": None,
+    },
+    {
+        "messages": [{"role": "user", "content": "Oslo?"}, called("city", name="Oslo"), called("now")],
+        "tools": [tool("city", name={"type": "string", "enum": ["Oslo"]})],
+        "note": "x",
+    },
+]
+"""As JSON lines have them."""
+
+
+def written(path, rows):
+    table = pa.Table.from_pylist(rows)
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
+            writer.write_table(table)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        import datasets
+
+        datasets.Dataset.from_list(rows).save_to_disk(str(path))
+    return path
+
+
+def rows_of(path) -> list[dict]:
+    return [row for _, row in open_rows(Source(name="s", path=str(path)))]
+
+
+def content(row: dict) -> dict:
+    """Without the content of calls, which may be null or missing."""
+    turns = [{k: v for k, v in turn.items() if v is not None} for turn in row["messages"]]
+    return row | {"messages": turns}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "saved"])
+def test_keys_of_other_rows_are_left_out(tmp_path, name):
+    found = rows_of(written(tmp_path / name, ROWS))
+    assert [content(row) for row in found] == [content(row) for row in ROWS]
+    chosen = [row for *_, row in open_rows(Source("s", path=str(tmp_path / name))).chosen(np.array([1]))]
+    assert chosen == found[1:]
+
+
+def test_of_the_hub(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    written(tmp_path / "set" / "train.parquet", ROWS)
+    hub = HubRows(Source("s", path=str(tmp_path / "set")))
+    assert [content(row) for _, row in hub] == [content(row) for row in ROWS]
+    assert [content(row) for *_, row in hub.chosen(np.arange(2))] == [content(row) for row in ROWS]
+
+
+def test_the_tokens_are_those_of_json_lines(tmp_path):
+    tokenizer, found = load_tokenizer("builtin:bytes"), {}
+    for name in ("a.jsonl", "a.parquet", "saved"):
+        path = written(tmp_path / name, ROWS)
+        source = Source("s", path=str(path), roles="loose")
+        data = Data([source], template="chatml", cache_dir=str(tmp_path / "cache"), max_length=2048)
+        (table,) = build(data, Loss(), tokenizer).tables
+        found[name] = [tokenizer.decode(table[i].input_ids) for i in range(len(table))]
+    assert "null" not in "".join(found["a.jsonl"]) and '{"a": 2' in found["a.jsonl"][0]
+    assert found["a.parquet"] == found["saved"] == found["a.jsonl"]
+
+
+def test_null_stays_where_its_reader_knows_it(tmp_path):
+    """The content of a message (a lost row, not a refusal), a rating, a column, what maps and JSON hold."""
+    kind = pa.schema(
+        {
+            "messages": pa.list_(
+                pa.struct({"role": pa.string(), "content": pa.string(), "name": pa.string()})
+            ),
+            "completions": pa.list_(pa.struct({"response": pa.string(), "overall_score": pa.float64()})),
+            "prompt": pa.string(),
+            "map": pa.map_(pa.string(), pa.struct({"a": pa.int64(), "b": pa.int64()})),
+            "calls": pa.struct({"arguments": pa.struct({"role": pa.string(), "content": pa.string()})}),
+            "gone": pa.struct({"deep": pa.struct({"a": pa.int64()}), "b": pa.int64()}),
+        }
+    )
+    row = {
+        "messages": [{"role": "user", "content": None}],
+        "completions": [{"response": "r", "overall_score": None}],
+        "prompt": None,
+        "map": [("x", {"a": 1}), ("y", None)],
+        "calls": {"arguments": {"role": "a"}},
+        "gone": {"deep": {"a": None}, "b": 3},
+    }
+    parquet.write_table(pa.Table.from_pylist([row], kind), tmp_path / "a.parquet")
+    (found,) = rows_of(tmp_path / "a.parquet")
+    assert found == row | {"map": {"x": {"a": 1}, "y": None}, "gone": {"b": 3}}
+
+
+def test_the_name_of_a_table_changes_only_where_a_null_is_left_out(tmp_path):
+    """As `fingerprint` was before: SHA-256 over that of the file."""
+    import hashlib
+
+    plain = [{"messages": [{"role": "user", "content": "a"}], "tags": [None, "t"], "note": None}]
+    for name in ("a.parquet", "a.arrow", "a.jsonl"):
+        for rows, same in ((plain, True), (ROWS, name == "a.jsonl")):
+            path = written(tmp_path / name, rows)
+            digest = hashlib.sha256(path.read_bytes()).digest()
+            source = open_rows(Source("s", path=str(path)))
+            assert (source.fingerprint == hashlib.sha256(digest).hexdigest()) == same, (name, rows)
