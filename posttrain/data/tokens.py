@@ -17,8 +17,8 @@ IGNORED = -100
 class RowError(PosttrainError):
     """A row that cannot be used: it is dropped and counted under `reason`.
 
-    `reason` is a short name (overlong, no_completion, mask_mismatch, ...), `detail` a sentence. The README of
-    this room lists every reason.
+    `reason` is a short name (overlong, no_completion, mask_mismatch, ...), `detail` a sentence. DROPS.md
+    lists every reason.
     """
 
     exit_code = 2
