@@ -61,30 +61,44 @@ def closing(facts: dict[str, Any]) -> str:
 
 
 def histogram(facts: dict[str, Any], source: dict[str, Any], width: int, blocks: bool) -> list[str]:
-    """A heading and at most 12 bars of `width` columns; the line of data.max_length is marked. `blocks`:
-    whether the terminal has block characters."""
+    """A heading and at most 14 bars of `width` columns: the line of data.max_length is marked, and below it
+    stand the rows that were longer. `blocks`: whether the terminal has block characters."""
     found, limit = source["lengths"], facts["max_length"]
     mark = f" <- data.max_length {limit:,}"
     unit = "side of pairs" if facts["shape"] == "pairs" else UNITS[facts["shape"]]
     head = f"lengths of {source['name']}: {_counted(found['count'], unit)}, {found['shortest']:,} to "
     head += f"{found['longest']:,} tokens, median {found['median']:,.0f}"
+    longer = [
+        (n, words)
+        for n, words in (
+            (source["dropped"].get("overlong", 0), "dropped"),
+            (source["truncated"], "cut, counted above"),
+        )
+        if n
+    ]
     labels = [f"{a:,}-{b:,}" if b > a else f"{a:,}" for a, b, _ in found["bins"]]
-    counts = [f"{n:,}" for *_, n in found["bins"]]
-    left, right = max(map(len, [*labels, f"{limit:,}"])), max(map(len, counts))
+    every = [*(n for *_, n in found["bins"]), *(n for n, _ in longer)]
+    left, right = (
+        max(map(len, [*labels, f"{'> ' if longer else ''}{limit:,}"])),
+        max(len(f"{n:,}") for n in every),
+    )
     room = max(1, width - left - right - 4 - len(mark))
-    most = max(n for *_, n in found["bins"])
     full, least = ("█", "▏") if blocks else ("#", ".")
+
+    def drawn(label: str, n: int) -> str:
+        bar = full * round(room * n / max(every)) or (least if n else "")
+        return f"  {label:>{left}} {f'{n:,}':>{right}} {bar}"
+
     lines = [head]
     inside = False
-    for label, count, (low, high, n) in zip(labels, counts, found["bins"], strict=True):
-        bar = full * round(room * n / most) or (least if n else "")
-        line = f"  {label:>{left}} {count:>{right}} {bar}"
+    for label, (low, high, n) in zip(labels, found["bins"], strict=True):
+        line = drawn(label, n)
         if low <= limit <= high:
             inside, line = True, f"{line:<{left + right + 4 + room}}{mark}"
         lines.append(line.rstrip())
     if not inside:
         lines.append(f"  {limit:>{left},} {'':>{right}} <- data.max_length")
-    return lines
+    return lines + [f"{drawn(f'> {limit:,}', n)} {words}" for n, words in longer]
 
 
 def amount(n: int) -> str:

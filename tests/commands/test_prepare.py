@@ -34,8 +34,9 @@ def test_sft(call, plain_recipe, few, tmp_path, monkeypatch):
     assert any(line.startswith("overlong  more than data.max_length tokens, or") for line in lines)
     assert "raise data.max_length, or set" in answer.out
     assert "lengths of rows: 19 rows, 26 to 26 tokens, median 26" in lines
-    assert any(re.fullmatch(r"   26 19 █+", line) for line in lines)
-    assert "  256    <- data.max_length" in lines
+    assert any(re.fullmatch(r"     26 19 █+", line) for line in lines)
+    assert "    256    <- data.max_length" in lines
+    assert any(re.fullmatch(r"  > 256  1 █+ dropped", line) for line in lines)
     assert lines[-1] == (
         "prepared: 19 rows, 494 tokens (of which 76 trained), 5 steps; "
         f"the run finds them in {tmp_path / 'cache' / 'tables'}"

@@ -23,8 +23,9 @@ def test_tables_and_bars_fit(call, plain_recipe, tmp_path, monkeypatch, columns)
     assert all(len(line) <= columns for line in lines if not line.startswith(free))
     start = next(i for i, line in enumerate(lines) if line.startswith("lengths of"))
     bars = lines[start + 1 : lines.index("", start)]
-    assert 2 < len(bars) <= 12
-    assert bars[-1].endswith(" <- data.max_length 256")
+    assert 2 < len(bars) <= 13
+    assert bars[-2].endswith(" <- data.max_length 256")
+    assert bars[-1].split()[:3] == [">", "256", "1"] and bars[-1].endswith(" dropped")
 
 
 def test_control_tokens_and_rows_of_tokens_are_said(call, plain_recipe, tmp_path):
@@ -46,12 +47,22 @@ def test_control_tokens_and_rows_of_tokens_are_said(call, plain_recipe, tmp_path
 def test_bars_without_block_characters():
     """Of 40 columns the numbers take 7 and the mark of data.max_length 21."""
     lengths = {"count": 11, "shortest": 1, "longest": 2, "median": 1.0, "bins": [[1, 1, 1], [2, 2, 10]]}
-    lines = histogram({"max_length": 9, "shape": "rows"}, {"name": "a", "lengths": lengths}, 40, False)
+    source = {"name": "a", "lengths": lengths, "dropped": {"empty": 3}, "truncated": 0}
+    lines = histogram({"max_length": 9, "shape": "rows"}, source, 40, False)
     assert lines == [
         "lengths of a: 11 rows, 1 to 2 tokens, median 1",
         "  1  1 #",
         "  2 10 ############",
         "  9    <- data.max_length",
+    ]
+    source |= {"dropped": {"overlong": 5}, "truncated": 2}  # 40 - 9 - 21 columns are those of 10 rows
+    lines = histogram({"max_length": 9, "shape": "rows"}, source, 40, False)
+    assert lines[1:] == [
+        "    1  1 #",
+        "    2 10 ##########",
+        "    9    <- data.max_length",
+        "  > 9  5 ##### dropped",
+        "  > 9  2 ## cut, counted above",
     ]
 
 
