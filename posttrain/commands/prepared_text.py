@@ -78,10 +78,8 @@ def histogram(facts: dict[str, Any], source: dict[str, Any], width: int, blocks:
     ]
     labels = [f"{a:,}-{b:,}" if b > a else f"{a:,}" for a, b, _ in found["bins"]]
     every = [*(n for *_, n in found["bins"]), *(n for n, _ in longer)]
-    left, right = (
-        max(map(len, [*labels, f"{'> ' if longer else ''}{limit:,}"])),
-        max(len(f"{n:,}") for n in every),
-    )
+    left = max(map(len, [*labels, f"{'> ' if longer else ''}{limit:,}"]))
+    right = max(len(f"{n:,}") for n in every)
     room = max(1, width - left - right - 4 - len(mark))
     full, least = ("█", "▏") if blocks else ("#", ".")
 

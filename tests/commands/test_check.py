@@ -96,9 +96,34 @@ def test_rows_in_colour_on_a_terminal(call, plain_recipe, monkeypatch):
     assert "[[" not in answer.out
 
 
+@pytest.mark.parametrize("given", [[], ["loss.name=confidence_limited", "loss.n=4", "loss.segment=token"]])
+def test_where_the_loss_has_no_segments_none_are_shown(call, plain_recipe, tmp_path, given):
+    """Cross-entropy, and tokens as segments: what is trained is one text, also where a character is two
+    tokens."""
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"prompt": "a", "completion": "ü"}\n')
+    answer = call("check", plain_recipe, "--rows", "1", f"data.sources.0.path={path}", *given)
+    assert answer.code == 0, answer
+    assert "[[ü<|im_end|>]]" in answer.out and "24 tokens, 3 trained\n" in answer.out
+    assert "[[trained]], the rest is context" in answer.out
+    assert "segment 1" not in answer.out and "segment(s)" not in answer.out
+    facts = json.loads(call("check", plain_recipe, "--rows", "1", "--json", *given).out)
+    assert facts["rows"][0]["segments"] >= 1  # of the tokens as they are prepared
+
+
 def test_a_row_that_will_be_dropped_says_so(call, plain_recipe):
     answer = call("check", plain_recipe, "--rows", "1", "data.max_length=20")
     assert answer.code == 0 and "dropped: overlong: 50 tokens" in answer.out
+
+
+def test_a_row_that_will_be_skipped_says_so(call, plain_recipe, tmp_path):
+    path = tmp_path / "third.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 3}\n{"prompt"\n')
+    given = (f"data.sources.0.path={path}", "data.sources.0.on_error=skip", "--rows", "3")
+    answer = call("check", plain_recipe, *given)
+    assert answer.code == 0, answer
+    assert "dropped: unreadable: 'completion' must be text, not int (3)\n" in answer.out
+    assert "dropped: unreadable: broken JSON" in answer.out
 
 
 def test_a_row_that_spells_a_control_token_says_so(call, plain_recipe, tmp_path):
@@ -122,8 +147,8 @@ def test_rows_of_tokens_are_shown_as_text(call, plain_recipe, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("check", plain_recipe, f"data.sources.0.path={path}", "--rows")
     answer = call(*options, "1")
-    assert answer.code == 0 and "2+2=[[1: 4]]" in answer.out
-    assert "5 tokens, 1 trained, 1 segment(s)" in answer.out
+    assert answer.code == 0 and "2+2=[[4]]" in answer.out
+    assert "5 tokens, 1 trained\n" in answer.out
     call(*options, "2").refuses(f"{path}:2", "300000", "tokenised with another tokenizer")
     call(*options, "1", "data.sources.0.format=token").refuses("format", "tokens")
 

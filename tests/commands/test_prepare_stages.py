@@ -79,6 +79,21 @@ def test_rlvr(call, prompts):
     assert facts["sources"][0]["unused"] == {}  # rewards read every column
 
 
+def test_rows_of_prompts_are_shown_with_their_answer(call, prompts):
+    """Nothing of a prompt is trained, so that there is nothing to count and no legend."""
+    path = prompts("rlvr", "train: {learning_rate: 0.5, num_train_epochs: 2, global_batch_size: 16}\n")
+    answer = call("check", path, "--rows", "1")
+    assert answer.code == 0, answer
+    assert "prompt of 25 tokens; the answer that rewards see: 2\n" in answer.out
+    assert "trained" not in answer.out.partition("source rows")[2] and "context" not in answer.out
+    (row,) = json.loads(call("check", path, "--rows", "1", "--json").out)["rows"]
+    assert (row["answer"], row["tokens"]) == ("2", 25)
+    answer = call("check", path, "--rows", "1", "data.sources.0.columns.answer=note")
+    assert "the answer that rewards see: 1\n" in answer.out
+    write(path.parent / "prompts.jsonl", [{"prompt": "1 + 1?", "answer": None}])
+    assert "prompt of 25 tokens; no answer for the rewards\n" in call("check", path, "--rows", "1").out
+
+
 @pytest.mark.parametrize("stage", ["pairs", "pass_rate"])
 def test_stages_that_sample(call, prompts, stage):
     answer = call("prepare", prompts(stage), "max_prompts=7")
