@@ -90,8 +90,9 @@ def test_rows_of_prompts_are_shown_with_their_answer(call, prompts):
     assert (row["answer"], row["tokens"]) == ("2", 25)
     answer = call("check", path, "--rows", "1", "data.sources.0.columns.answer=note")
     assert "the answer that rewards see: 1\n" in answer.out
-    write(path.parent / "prompts.jsonl", [{"prompt": "1 + 1?", "answer": None}])
-    assert "prompt of 25 tokens; no answer for the rewards\n" in call("check", path, "--rows", "1").out
+    rows = [{"prompt": "1 + 1?", "answer": said} for said in ("2", None)]
+    write(path.parent / "prompts.jsonl", rows)
+    assert "prompt of 25 tokens; no answer for the rewards\n" in call("check", path, "--rows", "2").out
 
 
 @pytest.mark.parametrize("stage", ["pairs", "pass_rate"])
