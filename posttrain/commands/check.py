@@ -245,7 +245,8 @@ def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
     what = "completions" if prompts else "examples"
     lines = [
         f"batch: {p.global_batch_size} {what} a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
-        f"x {p.accumulation} (accumulation); at most {p.tokens_per_step_at_most:,} tokens a step"
+        f"x {p.accumulation} (accumulation)",
+        f"at most {p.tokens_per_step_at_most:,} tokens a step",
     ]
     if p.steps is None:
         lines.append("steps: known once the run has counted the rows")
