@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 
 import pytest
+
+from posttrain.recipe import as_written, load, to_yaml
+from tests.conftest import ROOT
 
 
 @pytest.mark.slow
@@ -26,11 +30,45 @@ def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
 def test_resolved_recipe_batch_and_sources(call, plain_recipe, rows_file):
     answer = call("check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2")
     assert answer.code == 0
-    assert "lr_scheduler_type: constant" in answer.out and "seed: 42" in answer.out
+    assert "lr_scheduler_type: constant" in answer.out and "seed: 42" not in answer.out
+    assert "seed: 42" in call("check", plain_recipe, "--all").out
     assert "batch: 8 examples a step = 1 (micro) x 4 (ranks) x 2 (accumulation)" in answer.out
     assert "at most 2,048 tokens a step" in answer.out  # 8 x 256
     assert "steps: 12 (48 examples an epoch, at most" in answer.out  # 2 x 48 / 8
     assert f"{rows_file.stat().st_size:,}" in answer.out
+
+
+RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """A copy of the recipes, as pipelines name those beside them."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for name in RECIPES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "recipes" / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES, ids=str)
+def test_a_recipe_without_its_defaults_is_the_same(recipes, name):
+    recipe = load(str(recipes / name), [])
+    assert shown(recipe, (recipes / name).with_name("shown.yaml")) == as_written(recipe)
+    assert len(to_yaml(recipe, defaults=False)) < len(to_yaml(recipe))
+
+
+def test_a_section_of_defaults_stays_where_its_default_is_none(plain_recipe, tmp_path):
+    start = ["model.init=x", "model.from_config=null", "model.tokenizer=null"]
+    recipe = load(str(plain_recipe), [*start, "model.lora={}"])
+    assert recipe.model.lora is not None
+    assert shown(recipe, tmp_path / "shown.yaml") == as_written(recipe)
+
+
+def shown(recipe, path) -> dict:
+    """The recipe that is loaded of what `check` prints, written to `path`."""
+    path.write_text(to_yaml(recipe, defaults=False))
+    return as_written(load(str(path), []))
 
 
 def test_json_is_all_there_is_on_stdout(call, plain_recipe, rows_file):

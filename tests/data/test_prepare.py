@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import signal
 import socket
@@ -407,3 +408,16 @@ def test_real_conversations(data, data_dir, tokenizer, tmp_path):
         trained = tokenizer.decode(row.input_ids[row.labels != -100])
         assert trained == json.loads(line)["answer"] + "<|im_end|>"
         assert row.segment_ids.max() == trained.count("\n") + 1
+
+
+def test_what_a_proof_took_is_logged_where_it_is_long(data, tokenizer, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    source = Source(name="one", path=str(path))
+    prepare_source(source, data, Loss(), tokenizer)
+    prepare_source(source, data, Loss(), tokenizer)
+    assert "proved" not in caplog.text
+    monkeypatch.setattr(cache, "PROVED_BYTES", 1)
+    prepare_source(source, data, Loss(), tokenizer)
+    assert re.search(r"proved: [\d.]+ KiB in \d+\.\d s", caplog.text)

@@ -224,5 +224,6 @@ def _refuse_unread(row: dict[str, Any], length: int, where: str) -> None:
         if name not in (*known, *BESIDE) and isinstance(value, list) and len(value) == length:
             raise RequestError(
                 f"{where}: column {name!r} has an entry for each token and is not read"
-                f"{did_you_mean(name, known)}; rename it, or set ignore: [{name}]"
+                f"{did_you_mean(name, known)}; rename it, or set ignore: [{name}] on the source "
+                "(under data.sources)"
             )
