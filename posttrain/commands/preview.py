@@ -22,7 +22,7 @@ from posttrain.data.shapes.prompts import columns_of, reward_example
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import decode
-from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.data.tokens import IGNORED, RowError, TokenRow, without_place
 from posttrain.errors import RequestError
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
@@ -90,7 +90,7 @@ def _said(error: RowError | RequestError, where: str) -> str:
     """Reason and detail, as they are counted."""
     if isinstance(error, RowError):
         return str(error)
-    return f"unreadable: {str(error).removeprefix(f'{where}: ')}"
+    return f"unreadable: {without_place(where, str(error))}"
 
 
 def _counted(facts: dict[str, Any], prompt: bool, numbered: bool) -> str:

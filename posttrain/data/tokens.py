@@ -29,6 +29,11 @@ class RowError(PosttrainError):
         self.detail = detail
 
 
+def without_place(where: str, message: str) -> str:
+    """`message` as it stands beside the place of the row, which it begins with."""
+    return message.removeprefix(where).lstrip(":, ") if message.startswith(where) else message
+
+
 @dataclass(slots=True)
 class TokenRow:
     """One example as tokens: three int32 arrays [L].
