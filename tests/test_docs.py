@@ -1,9 +1,10 @@
 """The documentation: every command in it runs as typed, every file it names exists, every YAML in it is a
 recipe's.
 
-Fenced `sh` blocks of README.md and of the rooms' pages are run by bash in an empty folder, with `posttrain`
-on the path and `recipes`, `launch` and `kernels` of the checkout beside it. A block whose first line is a
-comment `# needs ...` or `# after ...` cannot run here: its commands are only parsed.
+Fenced `sh` blocks of README.md, of the rooms' pages and of those beside the data room's are run by bash in an
+empty folder, with `posttrain` on the path and `recipes`, `launch` and `kernels` of the checkout beside it. A
+block whose first line is a comment `# needs ...` or `# after ...` cannot run here: its commands are only
+parsed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PAGES = sorted(
         for top in ("posttrain", "recipes", "launch", "kernels", "tests")
         for page in (ROOT / top).rglob("README.md")
     }
+    | set((ROOT / "posttrain" / "data").glob("*.md"))
 )
 UNRUN = re.compile(r"# (needs|after) ")
 COMMANDS = (
@@ -150,5 +152,6 @@ def test_files_named_in_the_pages_exist():
             assert (ROOT / path).is_file(), f"{page}: {path}"
 
 
-def test_the_readme_stays_short():
+def test_the_readmes_stay_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+    assert len((ROOT / "posttrain" / "data" / "README.md").read_text().split()) <= 1700, "pages beside it"

@@ -2,9 +2,9 @@
 torch.
 
 It reports unknown keys, impossible combinations, missing files and broken first rows; then it prints the
-resolved recipe, the batch arithmetic for R ranks and the sources with their sizes. `--rows N` also tokenises
-the first rows of each source and shows which tokens are trained (this imports transformers). Left out:
-downloads; hub ids are listed, not resolved.
+resolved recipe (without keys that have their default, but for `--all`), the batch arithmetic for R ranks and
+the sources with their sizes. `--rows N` also tokenises the first rows of each source and shows which tokens
+are trained (this imports transformers). Left out: downloads; hub ids are listed, not resolved.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="show how the first N rows of each source are trained",
     )
+    parser.add_argument("--all", action="store_true", help="print the keys that have their default, too")
     add_json(parser)
 
 
@@ -68,14 +69,24 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RequestError: what is wrong with it, all at once.
     """
-    recipe, asked = load(options.recipe, options.overrides), (options.ranks, options.rows)
+    recipe = load(options.recipe, options.overrides)
+    asked = _Asked(options.ranks, options.rows, options.all)
     out = console(quiet=options.json)
     if isinstance(recipe, Pipeline):
-        facts = _check_pipeline(recipe, Path(options.recipe), *asked, out)
+        facts = _check_pipeline(recipe, Path(options.recipe), asked, out)
     else:
-        facts = _check_stage(recipe, (), options.recipe, *asked, out)
+        facts = _check_stage(recipe, (), options.recipe, asked, out)
     if options.json:
         print(json.dumps(facts))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line asks for."""
+
+    ranks: int
+    rows: int
+    defaults: bool
 
 
 @dataclass
@@ -138,15 +149,15 @@ def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
 
 
 def _check_stage(
-    recipe: Recipe, coming: Collection[str], where: str, ranks: int, rows: int, console: Console
+    recipe: Recipe, coming: Collection[str], where: str, asked: _Asked, console: Console
 ) -> dict[str, Any]:
     files = preflight(recipe, coming, where)
     counted = {s.name: count_rows(s, files[s.name]) for _, s in sources_of(recipe)}
-    console.print(Text(printable(to_yaml(recipe))))
+    console.print(Text(printable(to_yaml(recipe, asked.defaults))))
     console.print(_source_table(recipe, coming, files, counted))
     if isinstance(recipe, TrainRecipe):
         try:
-            arithmetic = asdict(planned := plan(recipe, ranks, counted))
+            arithmetic = asdict(planned := plan(recipe, asked.ranks, counted))
         except RequestError as error:
             raise RequestError(f"{where}: {error}") from None
         console.print(_plan_text(planned, recipe))
@@ -158,8 +169,8 @@ def _check_stage(
         "plan": arithmetic,
         "sources": {n: {"files": f, "rows": counted[n]} for n, f in files.items()},
     }
-    if rows:
-        facts["rows"] = _rows(recipe, coming, rows, console)
+    if asked.rows:
+        facts["rows"] = _rows(recipe, coming, asked.rows, console)
     return facts
 
 
@@ -188,19 +199,17 @@ def _rows(recipe: Recipe, coming: Collection[str], n: int, console: Console) -> 
     return shown
 
 
-def _check_pipeline(
-    pipeline: Pipeline, path: Path, ranks: int, rows: int, console: Console
-) -> dict[str, Any]:
+def _check_pipeline(pipeline: Pipeline, path: Path, asked: _Asked, console: Console) -> dict[str, Any]:
     from posttrain.stages.pipeline import stage_recipes
 
     stages: dict[str, Any] = {}
     recipes = stage_recipes(pipeline, path)
     coming = {str(Path(r.output_dir) / r.name) for r in recipes.values()}
-    console.print(Text(printable(to_yaml(pipeline))))
+    console.print(Text(printable(to_yaml(pipeline, asked.defaults))))
     for name, recipe in recipes.items():
         console.rule(Text(f"stage {name}"))
         where = f"{path}: stage {name!r}"
-        stages[name] = _check_stage(recipe, coming, where, ranks, rows, console)
+        stages[name] = _check_stage(recipe, coming, where, asked, console)
     return {"pipeline": as_written(pipeline), "stages": stages}
 
 
@@ -245,7 +254,8 @@ def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
     what = "completions" if prompts else "examples"
     lines = [
         f"batch: {p.global_batch_size} {what} a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
-        f"x {p.accumulation} (accumulation); at most {p.tokens_per_step_at_most:,} tokens a step"
+        f"x {p.accumulation} (accumulation)",
+        f"at most {p.tokens_per_step_at_most:,} tokens a step",
     ]
     if p.steps is None:
         lines.append("steps: known once the run has counted the rows")

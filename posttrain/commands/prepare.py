@@ -52,7 +52,12 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(facts))
     if refused is not None:
-        raise refused
+        raise RequestError(str(refused) if out.quiet else _brief(refused))
+
+
+def _brief(refused: RequestError) -> str:
+    """The sentence without what the tables that are printed show."""
+    return getattr(refused, "brief", str(refused))
 
 
 def _prepare_stage(recipe: Recipe, coming: Collection[str], out: Console) -> Outcome:
@@ -87,10 +92,11 @@ def _prepare_pipeline(pipeline: Pipeline, path: Path, out: Console) -> Outcome:
         try:
             stages[name], refused = _prepare_stage(recipe, coming, out)
         except RequestError as error:
-            refused = error
+            refused = RequestError(str(error))  # whole: nothing of it is shown
             stages[name] = {"stage": recipe.stage, "name": name, "refused": str(error)}
         if refused is not None:
-            problems.append(f"{path}: stage {name!r}: {refused}")
+            said = refused if out.quiet else _brief(refused)
+            problems.append(f"{path}: stage {name!r}: {said}")
     facts = {"pipeline": pipeline.pipeline, "stages": stages}
     return facts, RequestError("\n".join(problems)) if problems else None
 

@@ -21,8 +21,12 @@ WIDEST = 100
 """Columns that a histogram takes at most."""
 PLACES = 3
 """Dropped rows named for each reason."""
-DETAIL = 120
-"""Characters of what is said about one of them."""
+DETAIL = 300
+"""Characters of what is said about one of them: sentences end with what to do."""
+GAP = 2
+"""Columns between two columns of a table."""
+LEAST = 16
+"""Characters of a place that are always shown."""
 UNITS = {"rows": "row", "pairs": "pair", "labelled": "row", "prompts": "prompt"}
 """Shape -> what one of its rows is called."""
 
@@ -35,56 +39,71 @@ def show(facts: dict[str, Any], out: Console, refused: bool) -> None:
     lost = list(_lost(_sources(facts)))
     if lost:
         out.print()
-        _print_table(out, _drop_table(lost))
+        _print_table(out, _drop_table(lost, out.width))
         out.print()
         _print_table(out, _reason_table(dict.fromkeys(reason for _, reason, *_ in lost)))
     for source in _sources(facts):
+        if source["lengths"] is None:
+            continue
         out.print()
         for line in histogram(facts, source, min(out.width, WIDEST), out.encoding.startswith("utf")):
             out.print(Text(printable(line)))
     out.print()
     if not refused:
         out.print(Text(printable(closing(facts))))
+        out.print(Text(printable(f"the run finds them in {facts['cache']}")))
 
 
 def closing(facts: dict[str, Any]) -> str:
-    """`prepared: 7,473 rows, 1.2 M tokens (of which 300 k trained), 234 steps; the run finds them in ...`."""
+    """`prepared: 7,473 rows, 1.2 M tokens (of which 300 k trained), 234 steps`."""
     trained = facts["trained_tokens"]
     parts = [
-        _counted(facts["rows"], UNITS[facts["shape"]]),
+        _counted(facts["rows"], _unit(facts)),
         f"{amount(facts['tokens'])} tokens" + (f" (of which {amount(trained)} trained)" if trained else ""),
         _counted(facts["steps"], "step")
         if facts["samples"] is None
         else f"{_counted(facts['examples_total'], 'prompt')} x {facts['samples']} completions to sample",
     ]
-    return f"prepared: {', '.join(parts)}; the run finds them in {facts['cache']}"
+    return f"prepared: {', '.join(parts)}"
 
 
 def histogram(facts: dict[str, Any], source: dict[str, Any], width: int, blocks: bool) -> list[str]:
-    """A heading and at most 12 bars of `width` columns; the line of data.max_length is marked. `blocks`:
-    whether the terminal has block characters."""
+    """A heading and at most 14 bars of `width` columns: the line of data.max_length is marked, and below it
+    stand the rows that were longer. `blocks`: whether the terminal has block characters."""
     found, limit = source["lengths"], facts["max_length"]
     mark = f" <- data.max_length {limit:,}"
-    unit = "side of pairs" if facts["shape"] == "pairs" else UNITS[facts["shape"]]
+    unit = "side of pairs" if facts["shape"] == "pairs" else _unit(facts)
     head = f"lengths of {source['name']}: {_counted(found['count'], unit)}, {found['shortest']:,} to "
     head += f"{found['longest']:,} tokens, median {found['median']:,.0f}"
+    longer = [
+        (n, words)
+        for n, words in (
+            (source["dropped"].get("overlong", 0), "dropped"),
+            (source["truncated"], "cut, counted above"),
+        )
+        if n
+    ]
     labels = [f"{a:,}-{b:,}" if b > a else f"{a:,}" for a, b, _ in found["bins"]]
-    counts = [f"{n:,}" for *_, n in found["bins"]]
-    left, right = max(map(len, [*labels, f"{limit:,}"])), max(map(len, counts))
+    every = [*(n for *_, n in found["bins"]), *(n for n, _ in longer)]
+    left = max(map(len, [*labels, f"{'> ' if longer else ''}{limit:,}"]))
+    right = max(len(f"{n:,}") for n in every)
     room = max(1, width - left - right - 4 - len(mark))
-    most = max(n for *_, n in found["bins"])
     full, least = ("█", "▏") if blocks else ("#", ".")
+
+    def drawn(label: str, n: int) -> str:
+        bar = full * round(room * n / max(every)) or (least if n else "")
+        return f"  {label:>{left}} {f'{n:,}':>{right}} {bar}"
+
     lines = [head]
     inside = False
-    for label, count, (low, high, n) in zip(labels, counts, found["bins"], strict=True):
-        bar = full * round(room * n / most) or (least if n else "")
-        line = f"  {label:>{left}} {count:>{right}} {bar}"
+    for label, (low, high, n) in zip(labels, found["bins"], strict=True):
+        line = drawn(label, n)
         if low <= limit <= high:
             inside, line = True, f"{line:<{left + right + 4 + room}}{mark}"
         lines.append(line.rstrip())
     if not inside:
         lines.append(f"  {limit:>{left},} {'':>{right}} <- data.max_length")
-    return lines
+    return lines + [f"{drawn(f'> {limit:,}', n)} {words}" for n, words in longer]
 
 
 def amount(n: int) -> str:
@@ -101,6 +120,20 @@ def _counted(n: int, unit: str) -> str:
     return " ".join([f"{n:,}", first if n == 1 else f"{first}s", *rest])
 
 
+def _rows_kept(source: dict[str, Any]) -> int:
+    return source["rows_read"] - sum(source["dropped"].values())
+
+
+def _several(facts: dict[str, Any]) -> bool:
+    """Whether rows are trained as several examples each (`data.train_on: each`)."""
+    return any(source["rows_kept"] != _rows_kept(source) for source in _sources(facts))
+
+
+def _unit(facts: dict[str, Any]) -> str:
+    """What `rows_kept`, `rows` and `examples` count."""
+    return "example" if _several(facts) else UNITS[facts["shape"]]
+
+
 def _sources(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The sources of the mixture, then the held-out one of its own, which has no share."""
     own = facts["heldout_source"]
@@ -108,15 +141,19 @@ def _sources(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _source_table(facts: dict[str, Any]) -> Table:
-    trained = facts["trained_tokens"] > 0
-    head = ["source", "read", "kept", "tokens", *(["trained"] if trained else [])]
-    table = _table([*head, "asked", "realised", "repeats"])
+    trained, several = facts["trained_tokens"] > 0, _several(facts)
+    # without a source that is asked for, shares are not those of the recipe
+    mixed = all("share_asked" in s for s in facts["sources"])
+    head = ["source", "read", "kept", *(["examples"] if several else []), "tokens"]
+    head += ["trained"] if trained else []
+    table = _table([*head, *(["share asked", "share", "repeats"] if mixed else [])])
     for s in _sources(facts):
-        cells = [s["name"], f"{s['rows_read']:,}", f"{s['rows_kept']:,}", amount(s["tokens"])]
-        cells += [amount(s["trained_tokens"])] if trained else []
-        if "share_asked" in s:
+        cells = [s["name"], f"{s['rows_read']:,}", f"{_rows_kept(s):,}"]
+        cells += [f"{s['rows_kept']:,}"] if several else []
+        cells += [amount(s["tokens"]), *([amount(s["trained_tokens"])] if trained else [])]
+        if mixed and "share_asked" in s:
             cells += [f"{s['share_asked']:.1%}", f"{s['share_realised']:.1%}", f"{s['repeats']:.2f}"]
-        else:
+        elif mixed:
             cells += ["held out"]
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
@@ -138,7 +175,7 @@ def _beside(facts: dict[str, Any]) -> Iterable[str]:
             yield f"{source['name']}: tokenised already ({_counted(source['tokenised'], 'row')})"
     if held := facts.get("heldout"):
         parts = ", ".join(f"{part['name']} {part['examples']:,}" for part in held["sources"])
-        yield f"held out, never trained on: {_counted(held['examples'], UNITS[facts['shape']])} ({parts})"
+        yield f"held out, never trained on: {_counted(held['examples'], _unit(facts))} ({parts})"
 
 
 def _lost(sources: list[dict[str, Any]]) -> Iterable[tuple[str, str, int, float, list[dict[str, str]]]]:
@@ -147,21 +184,31 @@ def _lost(sources: list[dict[str, Any]]) -> Iterable[tuple[str, str, int, float,
         counts = dict(source["dropped"]) | ({"truncated": source["truncated"]} if source["truncated"] else {})
         for reason, n in counts.items():
             first = (source["dropped_examples"] or {}).get(reason, [])
-            yield source["name"], reason, n, n / source["rows_read"], first[:PLACES]
+            yield source["name"], reason, n, n / max(source["rows_read"], 1), first[:PLACES]
 
 
-def _drop_table(lost: list[tuple[str, str, int, float, list[dict[str, str]]]]) -> Table:
+def _drop_table(lost: list[tuple[str, str, int, float, list[dict[str, str]]]], width: int) -> Table:
+    """`width` of the terminal: places are cut so that they do not fold."""
     table = _table(["dropped from", "reason", "rows", "share", "first"], texts=(0, 1, 4))
+    names, reasons = (max(len(printable(each[k])) for each in lost) for k in (0, 1))
+    names = max(12, min(names, width // 5))  # as wide as its heading
+    table.columns[0].max_width = names
+    counts = max(len(f"{n:,}") for _, _, n, *_ in lost)
+    room = width - names - max(6, reasons) - max(4, counts) - 7 - 4 * GAP
     for name, reason, n, share, first in lost:
-        places = "\n".join(_place(one) for one in first)
+        places = "\n".join(_place(one, max(LEAST, room)) for one in first)
         cells = (name, reason, f"{n:,}", f"{share:.2%}", places)
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
-def _place(one: dict[str, str]) -> str:
-    said = short(" ".join(one["detail"].split()), DETAIL)
-    return f"{one['where']}: {said}" if said else one["where"]
+def _place(one: dict[str, str], room: int) -> str:
+    """Where and why, the place cut in the middle to `room` characters with its colon."""
+    where, said = printable(one["where"]), short(" ".join(one["detail"].split()), DETAIL)
+    if len(where) >= room:
+        head = (room - 2) // 3
+        where = f"{where[:head]}…{where[-(room - 2 - head) :]}"
+    return f"{where}: {said}" if said else where
 
 
 def _reason_table(reasons: Iterable[str]) -> Table:

@@ -1,8 +1,9 @@
 """Shows rows as they will be trained on, for `posttrain check --rows`.
 
-Context is dim, trained tokens are coloured by segment. Without colours (NO_COLOR, a pipe, a dumb terminal)
-trained text is in brackets. Control characters are spelt out. Left out: the model; only its tokenizer is
-loaded.
+Context is dim, trained tokens are coloured, by segment where the loss has segments. Without colours
+(NO_COLOR, a pipe, a dumb terminal) trained text is in brackets. Of a prompt, of which nothing is trained, the
+answer that rewards see is shown. Control characters are spelt out. Left out: the model; only its tokenizer
+is loaded.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from posttrain.base.printable import printable
 from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import SIDES
+from posttrain.data.shapes.prompts import columns_of, reward_example
 from posttrain.data.sources import open_rows
 from posttrain.data.template import load_text
 from posttrain.data.tokenizers import decode
-from posttrain.data.tokens import IGNORED, RowError, TokenRow
+from posttrain.data.tokens import IGNORED, RowError, TokenRow, without_place
 from posttrain.errors import RequestError
 from posttrain.recipe import Recipe
 from posttrain.recipe.plan import shape_of
@@ -44,10 +46,11 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     `start` is the model that `model.init` stands for; its tokenizer is used where the recipe names none. A
     returned row is {"source", "where"} with either {"dropped": reason} or {"tokens", "trained", "segments",
     "control_tokens", "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row
-    for each `side`; a labelled reply has its label as `side`.
+    for each `side`; a labelled reply has its label as `side`; a prompt has the `answer` that rewards see.
     """
     tokenizer, _ = load_text(recipe.model, recipe.data.template, start, recipe.data.template_options)
     coloured = console.color_system is not None and not console.no_color
+    prompts, numbered = shape_of(recipe) == "prompts", _has_segments(getattr(recipe, "loss", Loss()))
     shown = []
     for source in recipe.data.sources:
         console.rule(Text(f"source {source.name}"))
@@ -60,18 +63,44 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
                 if source.on_error == "stop" and not isinstance(error, RowError):
                     raise
                 shown.append(facts | {"dropped": str(error)})
-                console.print(Text(printable(f"dropped: {error}"), style="red"))
+                console.print(Text(printable(f"dropped: {_said(error, where)}"), style="red"))
                 continue
+            if prompts:
+                facts["answer"] = reward_example(columns_of(row, source), where).answer
             for side, tokenized in rows:
                 shown.append(facts | ({"side": side} if side else {}) | _counts(tokenized, tokenizer))
-                safe = [(printable(text), segment) for text, segment in shown[-1]["spans"]]
+                safe = [(printable(text), mark) for text, mark in spans(tokenized, tokenizer, numbered)]
                 console.print((painted if coloured else bracketed)(safe))
-                counts = "{tokens} tokens, {trained} trained, {segments} segment(s)".format(**shown[-1])
-                console.print(Text(f"{side}: {counts}" if side else counts, style="dim"))
+                counts = _counted(shown[-1], prompts, numbered)
+                console.print(Text(printable(f"{side}: {counts}" if side else counts), style="dim"))
                 if spelt := ", ".join(tokenized.control_tokens):
                     console.print(Text(printable(f"its text spells {spelt} and becomes it"), style="yellow"))
-    console.print(_legend(coloured))
+    if not prompts:
+        console.print(_legend(coloured, numbered))
     return shown
+
+
+def _has_segments(loss: Loss) -> bool:
+    """Whether the parts of a reply that the loss takes together are worth showing: under plain cross-entropy,
+    and where each token is a part, they are not."""
+    return loss.segment != "token" and (loss.name, loss.segment) != ("cross_entropy", "completion")
+
+
+def _said(error: RowError | RequestError, where: str) -> str:
+    """Reason and detail, as they are counted."""
+    if isinstance(error, RowError):
+        return str(error)
+    return f"unreadable: {without_place(where, str(error))}"
+
+
+def _counted(facts: dict[str, Any], prompt: bool, numbered: bool) -> str:
+    if prompt:
+        answer = facts["answer"]
+        return f"prompt of {facts['tokens']} tokens; " + (
+            "no answer for the rewards" if answer is None else f"the answer that rewards see: {answer}"
+        )
+    counts = f"{facts['tokens']} tokens, {facts['trained']} trained"
+    return f"{counts}, {facts['segments']} segment(s)" if numbered else counts
 
 
 def _tokenized(
@@ -100,10 +129,11 @@ def _counts(row: TokenRow, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def spans(row: TokenRow, tokenizer) -> list[Span]:
-    """One row as text, cut where the segment changes; the bytes of one character stay together."""
+def spans(row: TokenRow, tokenizer, numbered: bool = True) -> list[Span]:
+    """One row as text, cut where the segment changes; the bytes of one character stay together. Not
+    `numbered`: all that is trained has segment 0."""
     marks = [
-        None if label == IGNORED else int(segment)
+        None if label == IGNORED else int(segment) * numbered
         for label, segment in zip(row.labels, row.segment_ids, strict=True)
     ]
     out = []
@@ -134,8 +164,11 @@ def _colour(segment: int | None) -> str:
     return COLOURS[(segment - 1) % len(COLOURS)] if segment else PLAIN
 
 
-def _legend(coloured: bool) -> Text:
+def _legend(coloured: bool, numbered: bool) -> Text:
     if not coloured:
-        return Text("[[1: trained, segment 1]] [[trained, no segment]], the rest is context")
-    names = (("context", None), (" segment 1 ", 1), (" segment 2 ", 2), (" trained, no segment ", 0))
+        known = "[[1: trained, segment 1]] [[trained, no segment]]" if numbered else "[[trained]]"
+        return Text(f"{known}, the rest is context")
+    names = [("context", None), (" trained ", 0)]
+    if numbered:
+        names = [("context", None), (" segment 1 ", 1), (" segment 2 ", 2), (" trained, no segment ", 0)]
     return Text(" ").join(Text(name, style=_colour(segment)) for name, segment in names)

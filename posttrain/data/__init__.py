@@ -8,7 +8,7 @@ generated question with a known answer; a generator makes one row of each. `temp
 `tokenize` turn an example into a `TokenRow` (tokens), with proof that its mask is right; `table`, `cache` and
 `make_once` keep those of a source on disk, tokenised once; `order` and `mixture` say which row of which
 source stands at a *position* of the run; `prepare` puts these together, `collate` makes batches, `manifest`
-writes mixture.json. README.md describes sources, shapes, templates and every reason why a row is dropped.
+writes mixture.json. README.md begins, and links a page on each of sources, forms, drops and the cache.
 
 Left out: what is trained on a batch (losses/, training/), how completions are judged (rewards/), sampling
 (generation/). May import base/, recipe/, types and errors. Reading rows imports neither torch nor

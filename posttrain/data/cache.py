@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -38,11 +39,24 @@ CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""
 FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
 """Columns that every key has; later ones only if set, so that older tables keep their names."""
+PLACE = re.compile(r"(?s)(.*?)(:\d+|\[\d+\]|)$")
+"""File and place of a row: `rows.jsonl` `:1`, `rows.arrow` `[0]`."""
+PROVED_BYTES, PROVED_S = 256 * 2**20, 1.0
+"""What proving a finished table takes is logged from this size or time on."""
 MAX_CHARACTERS = schema.Data(sources=[]).max_characters
 """The default, which is not in the names of tables."""
 Progress = Callable[[str, int, int], None]
 """Called with (source, rows done, rows in all)."""
 log = logging.getLogger(__name__)
+
+
+class TooManyDropped(RequestError):
+    """A source loses too many rows. `brief` is the sentence without the first of them, for readers who see
+    them anyway; `table` has the rows that are left."""
+
+    def __init__(self, message: str, brief: str, source: str, table: Table) -> None:
+        super().__init__(message)
+        self.brief, self.source, self.table = brief, source, table
 
 
 def prepare_sources(
@@ -61,7 +75,8 @@ def prepare_sources(
     each source, which rows are read; None or left out for all of them.
 
     Raises:
-        RequestError: too many rows are dropped or truncated, no row is left, or the source itself is wrong.
+        TooManyDropped: too many rows are dropped or truncated, or no row is left.
+        RequestError: the source itself is wrong.
         WorkError: the disk refuses, or data.prepare_timeout has run out.
     """
     deadline = time.monotonic() + 60 * data.prepare_timeout
@@ -81,18 +96,20 @@ def prepare_sources(
             else:
                 wait_for(folder, what, deadline, _damaged)
             table = form.table(folder)
-            _check_drops(what, data, loss, table.stats)
+            _check_drops(source.name, data, loss, table)
             tables.append(table)
     return tables
 
 
 def _damaged(folder: Path) -> str | None:
-    """`damaged_file`, with what it took in the log."""
+    """`damaged_file`, with what it took in the log where it is worth a line."""
     began = time.perf_counter()
     found = damaged_file(folder)
     if found is None:
         size = sum(file.stat().st_size for file in folder.iterdir())
-        log.info("%s proved: %s in %.1f s", folder, size_text(size), time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        if size >= PROVED_BYTES or seconds >= PROVED_S:
+            log.info("%s proved: %s in %.1f s", folder, size_text(size), seconds)
     return found
 
 
@@ -182,12 +199,13 @@ def _report(
     return lambda done: bars.update(task, done)
 
 
-def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[str, Any]) -> None:
+def _check_drops(name: str, data: schema.Data, loss: schema.Loss, table: Table) -> None:
     """Refuses a source that loses too many rows.
 
     It reads the finished table, so every rank decides the same, and a larger data.max_drop_share needs no new
     table.
     """
+    stats = table.stats
     lost = Counter(stats["dropped"])
     if stats["truncated"]:
         lost["truncated"] = stats["truncated"]
@@ -202,17 +220,21 @@ def _check_drops(what: str, data: schema.Data, loss: schema.Loss, stats: dict[st
     else:
         advice = advice or ["check data.sources.columns"]
         excess = "so none is left to train on"
-    raise RequestError(
-        f"{what}: {count} of {read} rows ({count / max(read, 1):.1%}) are dropped or truncated, {excess}: "
-        f"{reasons}. First: {'; '.join(_first_lost(stats))}. "
-        f"Remedy: {'; or '.join(dict.fromkeys(advice))}"
-    )
+    said = f"source {name!r}: {count} of {read} rows ({count / max(read, 1):.1%}) are dropped or truncated, "
+    said += f"{excess}: {reasons}. "
+    remedies = f"Remedy: {'; or '.join(dict.fromkeys(advice))}"
+    first = f"First: {'; '.join(_first_lost(stats))}. "
+    raise TooManyDropped(said + first + remedies, said + remedies, name, table)
 
 
 def _first_lost(stats: dict[str, Any]) -> list[str]:
-    """Place and reason of the first lost rows; tables made before `dropped_examples` have them as text."""
+    """Place and reason of the first lost rows, those of which the same is said together; tables made before
+    `dropped_examples` have them as text."""
     if "dropped_examples" not in stats:
         return stats["examples_of_drops"]
-    return [
-        ": ".join(filter(None, (e["where"], e["reason"], e["detail"]))) for e in stats["dropped_examples"]
-    ][:SHOWN]
+    places: dict[tuple[str, str], list[str]] = {}
+    for each in stats["dropped_examples"][:SHOWN]:
+        said = ": ".join(filter(None, (each["reason"], each["detail"])))
+        file, place = PLACE.match(each["where"]).groups()
+        places.setdefault((file, said), []).append(place)
+    return [f"{file}{', '.join(found)}: {said}" for (file, said), found in places.items()]

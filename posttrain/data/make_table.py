@@ -26,7 +26,7 @@ from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
 from posttrain.data.table_writer import PARTIAL, TableWriter
-from posttrain.data.tokens import RowError, TokenRow
+from posttrain.data.tokens import RowError, TokenRow, without_place
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
@@ -180,7 +180,7 @@ def _keep(
     if made.refused is not None:
         if source.on_error == "stop":
             raise RequestError(made.refused)
-        made.lost = "unreadable", made.refused.removeprefix(f"{made.where}: ")
+        made.lost = "unreadable", without_place(made.where, made.refused)
     if made.lost is not None:
         lost.add(made.lost[0], made.where, made.lost[1])
         return

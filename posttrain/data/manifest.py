@@ -22,8 +22,9 @@ def manifest(prepared: Prepared, total_examples: int) -> dict[str, Any]:
     examples). `examples_seen` and `repeats` (1.0: every row once) are those at the end of the run.
     `table` is the name of the source's table in the cache, `fingerprint` that of the rows that are trained
     on. `rows_kept`, `tokens` and `trained_tokens` count what was read: the complete source, or with
-    `max_examples` about as many of its `rows_in_source`; `rows_used` counts the rows that caps and the
-    held-out share leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped for
+    `max_examples` about as many of its `rows_in_source`; under `train_on: each` what is
+    kept are the examples that rows give. `rows_used` counts the rows that caps and the held-out share
+    leave. `dropped_examples`: reason -> [{"where", "detail"}], the first few rows dropped for
     each reason and, under `truncated`, those that were cut; null where the cached table was made before they
     were kept. `control_tokens`: special token -> rows whose texts spell it; null likewise.
     `tokenised` counts the rows that were tokens already, of which no proof was made.
@@ -115,8 +116,11 @@ def summary(account: dict[str, Any]) -> list[str]:
     where texts spell control tokens."""
     lines = []
     for source in account["sources"]:
-        read, dropped = source["rows_read"], source["dropped"]
-        parts = [f"source {source['name']!r}: {source['rows_kept']:,} of {read:,} rows kept"]
+        read, dropped, examples = source["rows_read"], source["dropped"], source["rows_kept"]
+        kept = read - sum(dropped.values())
+        parts = [f"source {source['name']!r}: {kept:,} of {read:,} rows kept"]
+        if examples != kept:  # data.train_on: each
+            parts[0] += f" as {examples:,} examples"
         for what, count in [*dropped.items(), ("truncated", source["truncated"])]:
             if count:
                 parts.append(f"{count:,} {what} ({count / read:.2%})")

@@ -1,7 +1,7 @@
 """Why rows are dropped: every reason with what it means and what to do about it.
 
 The one place in code: refusals (cache.py) and `posttrain prepare` print from it, and a test holds the table
-in README.md equal to it. Left out: finding the rows (shapes/, tokenize.py), which raise
+in DROPS.md equal to it. Left out: finding the rows (shapes/, tokenize.py), which raise
 `RowError(reason, detail)`, and counting them (cache.py).
 """
 
@@ -15,7 +15,7 @@ from posttrain.recipe import schema
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason, in words. Keys of the recipe stand in backticks, as in README.md."""
+    """One reason, in words. Keys of the recipe stand in backticks, as in DROPS.md."""
 
     meaning: str
     """What is the matter with the row."""

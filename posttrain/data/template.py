@@ -1,6 +1,6 @@
 """Chat templates by name: a tokenizer's own, built-in ones and files, bound to a tokenizer.
 
-README.md says whose forms the built-in ones have. They keep earlier thoughts, so that every rendering is the
+FORMS.md says whose forms the built-in ones have. They keep earlier thoughts, so that every rendering is the
 beginning of the next one. Left out: rendering (rendering.py), which spans are assistant turns (turns.py),
 images, several named templates in one tokenizer.
 """

@@ -107,7 +107,7 @@ def _refuse_unrendered(example: Example, template: Template, messages: list[Mess
     where = example.where if k is None else f"{example.where}, message {k} ({messages[k]['role']})"
     raise RequestError(
         f"{where}: template {template.name!r} does not render {key!r}; choose another data.template, or "
-        f"set ignore: [{key}] on the source"
+        f"set ignore: [{key}] on the source (under data.sources)"
     )
 
 

@@ -17,8 +17,8 @@ IGNORED = -100
 class RowError(PosttrainError):
     """A row that cannot be used: it is dropped and counted under `reason`.
 
-    `reason` is a short name (overlong, no_completion, mask_mismatch, ...), `detail` a sentence. The README of
-    this room lists every reason.
+    `reason` is a short name (overlong, no_completion, mask_mismatch, ...), `detail` a sentence. DROPS.md
+    lists every reason.
     """
 
     exit_code = 2
@@ -27,6 +27,11 @@ class RowError(PosttrainError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+def without_place(where: str, message: str) -> str:
+    """`message` as it stands beside the place of the row, which it begins with."""
+    return message.removeprefix(where).lstrip(":, ") if message.startswith(where) else message
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from posttrain.recipe.reading import apply_override, read
 from posttrain.recipe.recipes import STAGES, Pipeline, Recipe, TrainRecipe
 from posttrain.recipe.rules import check_pipeline, check_recipe
 from posttrain.recipe.sections import Vllm
+from posttrain.recipe.sparse import without_defaults
 from posttrain.recipe.written import at_or_below, at_paths, flatten, kept, tagged, written
 
 NOT_BUILT = {
@@ -131,9 +132,11 @@ def as_written(recipe: Recipe | Pipeline) -> dict[str, Any]:
     return kept(to_dict(recipe), recipe.written)
 
 
-def to_yaml(recipe: Recipe | Pipeline) -> str:
-    """`as_written` as YAML that can be run again."""
-    return yaml.safe_dump(as_written(recipe), sort_keys=False, allow_unicode=True, width=100)
+def to_yaml(recipe: Recipe | Pipeline, defaults: bool = True) -> str:
+    """`as_written` as YAML that can be run again, with or without keys that have their default."""
+    values = as_written(recipe)
+    values = values if defaults else without_defaults(recipe, values)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
 
 
 NOT_IDENTITY = ("name", "output_dir", "evaluate", "checkpoints")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.cache import cache_root
+from posttrain.data.cache import TooManyDropped, cache_root
 from posttrain.data.lengths import lengths_of
 from posttrain.data.manifest import described, manifest
 from posttrain.data.prepare import Prepared
@@ -20,6 +20,7 @@ from posttrain.data.template import load_text
 from posttrain.errors import PosttrainError, RequestError
 from posttrain.recipe import Recipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import batch_plan, shape_of
+from posttrain.recipe.schema import Source
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
@@ -46,7 +47,9 @@ def account(recipe: Recipe) -> tuple[dict[str, Any], RequestError | None]:
     prompt where nothing is trained, else null), `rows`, `tokens` and `trained_tokens` of all sources, `cache`
     (the folder of the tables), `heldout_source` (of a source of its own for the held-out rows what the others
     have; else null), and for each source `lengths` as `lengths_of` gives them. Of rows that are refused
-    because too many are dropped, or shown too often, it says all the same what they are.
+    because too many are dropped, or shown too often, it says all the same what they are. A source of which
+    nothing is left has no shares, and its `lengths` are null; shares and steps are then those of the others
+    without it (`steps` null, and no facts on the mixture, where all are).
 
     Raises:
         RequestError: a run would refuse before there are rows to describe.
@@ -57,16 +60,17 @@ def account(recipe: Recipe) -> tuple[dict[str, Any], RequestError | None]:
     if isinstance(recipe, TrainRecipe):
         batch_plan(recipe.train, 1)  # what one rank cannot split, no number of them can
         ScoreStore(run.path).rows()
+    gone: dict[str, Table] = {}
     try:
-        rows = _rows(recipe)
+        rows: _Rows | None = _rows(recipe)
         refused = _refused_changes(recipe, run, rows.prepared)
     except RequestError as error:
         refused = error
         try:
-            rows = _rows(_allowing_more(recipe))
+            rows, gone = _rows_left(_allowing_more(recipe))
         except PosttrainError:
             raise refused from None
-    return {"run": str(run.path), "resumes": resumes} | _described(recipe, rows), refused
+    return {"run": str(run.path), "resumes": resumes} | _described(recipe, rows, gone), refused
 
 
 def _rows(recipe: Recipe) -> _Rows:
@@ -90,6 +94,21 @@ def _allowing_more(recipe: Recipe) -> Recipe:
     return more
 
 
+def _rows_left(recipe: Recipe) -> tuple[_Rows | None, dict[str, Table]]:
+    """The rows without the sources of which nothing is left, None where all are; and those by name."""
+    gone: dict[str, Table] = {}
+    while recipe.data.sources:
+        try:
+            return _rows(recipe), gone
+        except TooManyDropped as error:
+            gone[error.source] = error.table
+            left = [source for source in recipe.data.sources if source.name != error.source]
+            if len(left) == len(recipe.data.sources):  # that of the held-out rows
+                recipe.evaluate.heldout = None
+            recipe.data.sources = left
+    return None, gone
+
+
 def _refused_changes(recipe: Recipe, run: RunDir, prepared: Prepared) -> RequestError | None:
     refuse = refuse_changed_rows if isinstance(recipe, TrainRecipe) else refuse_changed_prompts
     try:
@@ -99,10 +118,18 @@ def _refused_changes(recipe: Recipe, run: RunDir, prepared: Prepared) -> Request
     return None
 
 
-def _described(recipe: Recipe, rows: _Rows) -> dict[str, Any]:
-    facts = manifest(rows.prepared, rows.taken)
-    for source, table in zip(facts["sources"], rows.prepared.tables, strict=True):
-        source["lengths"] = _lengths(table)
+def _described(recipe: Recipe, rows: _Rows | None, gone: dict[str, Table]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"sources": []}
+    if rows is not None:
+        facts = manifest(rows.prepared, rows.taken)
+        for source, table in zip(facts["sources"], rows.prepared.tables, strict=True):
+            source["lengths"] = _lengths(table)
+    left = {source["name"]: source for source in facts["sources"]}
+    facts["sources"] = [
+        left.get(source.name) or _nothing_left(source, gone[source.name])
+        for source in recipe.data.sources
+        if source.name in left or source.name in gone
+    ]
     totals = {
         name: sum(source[of] for source in facts["sources"])
         for name, of in (("rows", "rows_kept"), ("tokens", "tokens"), ("trained_tokens", "trained_tokens"))
@@ -114,18 +141,28 @@ def _described(recipe: Recipe, rows: _Rows) -> dict[str, Any]:
         "shape": shape_of(recipe),
         "max_length": recipe.data.max_length,
         "max_drop_share": recipe.data.max_drop_share,
-        "steps": rows.steps,
+        "steps": rows and rows.steps,
         "samples": None if trains else recipe.rollout.num_generations,
         **totals,
         "cache": str(cache_root(recipe.data)),
-        "heldout_source": _heldout_source(recipe, rows.prepared),
+        "heldout_source": _heldout_source(recipe, rows and rows.prepared, gone),
         **facts,
     }
 
 
-def _heldout_source(recipe: Recipe, prepared: Prepared) -> dict[str, Any] | None:
+def _nothing_left(source: Source, table: Table) -> dict[str, Any]:
+    return described(source, table) | {"lengths": None}
+
+
+def _heldout_source(
+    recipe: Recipe, prepared: Prepared | None, gone: dict[str, Table]
+) -> dict[str, Any] | None:
     heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
-    if heldout is None or heldout.source is None or prepared.heldout_table is None:
+    if heldout is None or heldout.source is None:
+        return None
+    if heldout.source.name in gone:
+        return _nothing_left(heldout.source, gone[heldout.source.name])
+    if prepared is None or prepared.heldout_table is None:
         return None
     (part,) = prepared.heldout_table.tables
     return described(heldout.source, part) | {"lengths": _lengths(part)}

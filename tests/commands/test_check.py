@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 
 import pytest
+
+from posttrain.recipe import as_written, load, to_yaml
+from tests.conftest import ROOT
 
 
 @pytest.mark.slow
@@ -26,11 +30,45 @@ def test_under_a_second_and_without_torch(spawn, plain_recipe, tmp_path):
 def test_resolved_recipe_batch_and_sources(call, plain_recipe, rows_file):
     answer = call("check", plain_recipe, "--ranks", "4", "train.max_steps=null", "train.num_train_epochs=2")
     assert answer.code == 0
-    assert "lr_scheduler_type: constant" in answer.out and "seed: 42" in answer.out
+    assert "lr_scheduler_type: constant" in answer.out and "seed: 42" not in answer.out
+    assert "seed: 42" in call("check", plain_recipe, "--all").out
     assert "batch: 8 examples a step = 1 (micro) x 4 (ranks) x 2 (accumulation)" in answer.out
     assert "at most 2,048 tokens a step" in answer.out  # 8 x 256
     assert "steps: 12 (48 examples an epoch, at most" in answer.out  # 2 x 48 / 8
     assert f"{rows_file.stat().st_size:,}" in answer.out
+
+
+RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """A copy of the recipes, as pipelines name those beside them."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for name in RECIPES:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "recipes" / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES, ids=str)
+def test_a_recipe_without_its_defaults_is_the_same(recipes, name):
+    recipe = load(str(recipes / name), [])
+    assert shown(recipe, (recipes / name).with_name("shown.yaml")) == as_written(recipe)
+    assert len(to_yaml(recipe, defaults=False)) < len(to_yaml(recipe))
+
+
+def test_a_section_of_defaults_stays_where_its_default_is_none(plain_recipe, tmp_path):
+    start = ["model.init=x", "model.from_config=null", "model.tokenizer=null"]
+    recipe = load(str(plain_recipe), [*start, "model.lora={}"])
+    assert recipe.model.lora is not None
+    assert shown(recipe, tmp_path / "shown.yaml") == as_written(recipe)
+
+
+def shown(recipe, path) -> dict:
+    """The recipe that is loaded of what `check` prints, written to `path`."""
+    path.write_text(to_yaml(recipe, defaults=False))
+    return as_written(load(str(path), []))
 
 
 def test_json_is_all_there_is_on_stdout(call, plain_recipe, rows_file):
@@ -96,9 +134,46 @@ def test_rows_in_colour_on_a_terminal(call, plain_recipe, monkeypatch):
     assert "[[" not in answer.out
 
 
+@pytest.mark.parametrize("given", [[], ["loss.name=confidence_limited", "loss.n=4", "loss.segment=token"]])
+def test_where_the_loss_has_no_segments_none_are_shown(call, plain_recipe, tmp_path, given):
+    """Cross-entropy, and tokens as segments: what is trained is one text, also where a character is two
+    tokens."""
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"prompt": "a", "completion": "ü"}\n')
+    answer = call("check", plain_recipe, "--rows", "1", f"data.sources.0.path={path}", *given)
+    assert answer.code == 0, answer
+    assert "[[ü<|im_end|>]]" in answer.out and "24 tokens, 3 trained\n" in answer.out
+    assert "[[trained]], the rest is context" in answer.out
+    assert "segment 1" not in answer.out and "segment(s)" not in answer.out
+    facts = json.loads(call("check", plain_recipe, "--rows", "1", "--json", *given).out)
+    assert facts["rows"][0]["segments"] >= 1  # of the tokens as they are prepared
+
+
 def test_a_row_that_will_be_dropped_says_so(call, plain_recipe):
     answer = call("check", plain_recipe, "--rows", "1", "data.max_length=20")
     assert answer.code == 0 and "dropped: overlong: 50 tokens" in answer.out
+
+
+def test_a_row_that_will_be_skipped_says_so(call, plain_recipe, tmp_path):
+    path = tmp_path / "third.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": 3}\n{"prompt"\n')
+    turns = [{"role": "user", "content": "a", "name": "b"}, {"role": "assistant", "content": "c"}]
+    with path.open("a") as file:
+        file.write(json.dumps({"messages": turns}))
+    given = (f"data.sources.0.path={path}", "data.sources.0.on_error=skip", "--rows", "4")
+    answer = call("check", plain_recipe, *given)
+    assert answer.code == 0, answer
+    assert "dropped: unreadable: 'completion' must be text, not int (3)\n" in answer.out
+    assert "dropped: unreadable: broken JSON" in answer.out
+    assert "dropped: unreadable: message 0 (user): template 'chatml' does not render 'name'" in answer.out
+    given = (*given[:2], "data.max_drop_share=0.8", "--json")
+    dropped = json.loads(call("prepare", plain_recipe, *given).out)["sources"][0]["dropped_examples"]
+    said = [each["detail"] for each in dropped["unreadable"]]
+    assert [text.partition(": ")[0] for text in said] == [
+        "'completion' must be text, not int (3)",
+        "broken JSON",
+        "message 0 (user)",
+    ]
 
 
 def test_a_row_that_spells_a_control_token_says_so(call, plain_recipe, tmp_path):
@@ -122,8 +197,8 @@ def test_rows_of_tokens_are_shown_as_text(call, plain_recipe, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("check", plain_recipe, f"data.sources.0.path={path}", "--rows")
     answer = call(*options, "1")
-    assert answer.code == 0 and "2+2=[[1: 4]]" in answer.out
-    assert "5 tokens, 1 trained, 1 segment(s)" in answer.out
+    assert answer.code == 0 and "2+2=[[4]]" in answer.out
+    assert "5 tokens, 1 trained\n" in answer.out
     call(*options, "2").refuses(f"{path}:2", "300000", "tokenised with another tokenizer")
     call(*options, "1", "data.sources.0.format=token").refuses("format", "tokens")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from posttrain.commands.prepared_text import amount, histogram
+from posttrain.commands.prepared_text import _place, amount, histogram
 from tests.commands.prepared import LONG, write
 
 
@@ -18,13 +20,16 @@ def test_tables_and_bars_fit(call, plain_recipe, tmp_path, monkeypatch, columns)
     answer = call("prepare", plain_recipe, f"data.sources.0.path={path}", f"data.sources.0.name={name}")
     assert answer.code == 0, answer
     lines = [line.rstrip() for line in answer.out.splitlines()]
-    free = ("prepared: ", "lengths of ", f"{name}: unused id (234 rows)")
+    free = ("the run finds them in ", "lengths of ", f"{name}: unused id (234 rows)")
     assert all(len(line) <= min(columns, 100) for line in lines if "█" in line)
     assert all(len(line) <= columns for line in lines if not line.startswith(free))
+    for end in ("jsonl:235:", "jsonl:236:"):  # a place stands whole in its line, cut in the middle
+        assert any(re.search(rf" \S+….*{end}", line) for line in lines), answer.out
     start = next(i for i, line in enumerate(lines) if line.startswith("lengths of"))
     bars = lines[start + 1 : lines.index("", start)]
-    assert 2 < len(bars) <= 12
-    assert bars[-1].endswith(" <- data.max_length 256")
+    assert 2 < len(bars) <= 13
+    assert bars[-2].endswith(" <- data.max_length 256")
+    assert bars[-1].split()[:3] == [">", "256", "1"] and bars[-1].endswith(" dropped")
 
 
 def test_control_tokens_and_rows_of_tokens_are_said(call, plain_recipe, tmp_path):
@@ -46,13 +51,38 @@ def test_control_tokens_and_rows_of_tokens_are_said(call, plain_recipe, tmp_path
 def test_bars_without_block_characters():
     """Of 40 columns the numbers take 7 and the mark of data.max_length 21."""
     lengths = {"count": 11, "shortest": 1, "longest": 2, "median": 1.0, "bins": [[1, 1, 1], [2, 2, 10]]}
-    lines = histogram({"max_length": 9, "shape": "rows"}, {"name": "a", "lengths": lengths}, 40, False)
+    source = {"name": "a", "lengths": lengths, "dropped": {}, "truncated": 0}
+    source |= {"rows_read": 11, "rows_kept": 11}
+    facts = {"max_length": 9, "shape": "rows", "sources": [source], "heldout_source": None}
+    lines = histogram(facts, source, 40, False)
     assert lines == [
         "lengths of a: 11 rows, 1 to 2 tokens, median 1",
         "  1  1 #",
         "  2 10 ############",
         "  9    <- data.max_length",
     ]
+    source |= {
+        "dropped": {"overlong": 5},
+        "truncated": 2,
+        "rows_read": 16,
+    }  # 40 - 9 - 21 columns are those of 10 rows
+    lines = histogram(facts, source, 40, False)
+    assert lines[1:] == [
+        "    1  1 #",
+        "    2 10 ##########",
+        "    9    <- data.max_length",
+        "  > 9  5 ##### dropped",
+        "  > 9  2 ## cut, counted above",
+    ]
+
+
+def test_what_to_do_with_a_row_is_not_cut():
+    """The sentence of an error of 299 characters; places are cut in the middle, to the columns there are."""
+    said = {"where": f"/a/{'long/' * 20}rows.jsonl:3", "detail": "x" * 289 + " see there"}
+    place = _place(said, 30)
+    assert place == f"/a/long/l…g/long/rows.jsonl:3: {said['detail']}"
+    assert place.index(": ") == 29  # the colon is the thirtieth
+    assert _place({"where": "rows.jsonl:3", "detail": ""}, 16) == "rows.jsonl:3"
 
 
 @pytest.mark.parametrize(

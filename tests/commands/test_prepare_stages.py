@@ -25,7 +25,7 @@ def test_dpo(call, plain_recipe, tmp_path):
     assert source["lengths"]["bins"] == [[24, 24, 8], [25, 25, 0], [26, 26, 8]]
     answer = call("prepare", plain_recipe, *given)
     assert "lengths of rows: 16 sides of pairs, 24 to 26 tokens, median 25" in answer.out
-    assert "prepared: 8 pairs, 400 tokens (of which 48 trained), 5 steps;" in answer.out
+    assert "prepared: 8 pairs, 400 tokens (of which 48 trained), 5 steps\n" in answer.out
     rows = [{"prompt": "ab", "completion": "cde", "label": i % 2 == 0} for i in range(8)]
     write(path, rows)
     answer = call("prepare", plain_recipe, *given, "preference.loss=kto")
@@ -73,17 +73,33 @@ def test_rlvr(call, prompts):
     assert "trained" not in answer.out.splitlines()[0]
     assert "lengths of rows: 10 prompts, 25 to 25 tokens" in answer.out
     # 2 epochs x 10 prompts x 8 completions / 16
-    assert "prepared: 10 prompts, 250 tokens, 10 steps;" in answer.out
+    assert "prepared: 10 prompts, 250 tokens, 10 steps\n" in answer.out
     facts = facts_of(call("prepare", path, "--json"))
     assert facts["examples_total"] == 20 and facts["sources"][0]["repeats"] == 2.0
     assert facts["sources"][0]["unused"] == {}  # rewards read every column
+
+
+def test_rows_of_prompts_are_shown_with_their_answer(call, prompts):
+    """Nothing of a prompt is trained, so that there is nothing to count and no legend."""
+    path = prompts("rlvr", "train: {learning_rate: 0.5, num_train_epochs: 2, global_batch_size: 16}\n")
+    answer = call("check", path, "--rows", "1")
+    assert answer.code == 0, answer
+    assert "prompt of 25 tokens; the answer that rewards see: 2\n" in answer.out
+    assert "trained" not in answer.out.partition("source rows")[2] and "context" not in answer.out
+    (row,) = json.loads(call("check", path, "--rows", "1", "--json").out)["rows"]
+    assert (row["answer"], row["tokens"]) == ("2", 25)
+    answer = call("check", path, "--rows", "1", "data.sources.0.columns.answer=note")
+    assert "the answer that rewards see: 1\n" in answer.out
+    rows = [{"prompt": "1 + 1?", "answer": said} for said in ("2", None)]
+    write(path.parent / "prompts.jsonl", rows)
+    assert "prompt of 25 tokens; no answer for the rewards\n" in call("check", path, "--rows", "2").out
 
 
 @pytest.mark.parametrize("stage", ["pairs", "pass_rate"])
 def test_stages_that_sample(call, prompts, stage):
     answer = call("prepare", prompts(stage), "max_prompts=7")
     assert answer.code == 0, answer
-    assert "prepared: 10 prompts, 250 tokens, 7 prompts x 8 completions to sample;" in answer.out
+    assert "prepared: 10 prompts, 250 tokens, 7 prompts x 8 completions to sample\n" in answer.out
 
 
 @pytest.mark.slow

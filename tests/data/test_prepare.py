@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import signal
 import socket
@@ -142,7 +143,7 @@ def test_too_many_drops_say_what_where_and_what_to_do(data, tokenizer, tmp_path)
     text = str(error.value)
     assert "source 'mixed': 7 of 12 rows (58.3%)" in text
     assert "6 overlong, 1 no_completion" in text and "data.max_drop_share = 0.05" in text
-    assert [f"mixed.jsonl:{n}: overlong" in text for n in range(3, 9)] == [True] * 5 + [False]
+    assert f"First: {path}:3, :4, :5, :6, :7: overlong: 322 tokens. Remedy: " in text
     assert "raise data.max_length (now 200)" in text and "overlong: truncate" in text
     # The limit is no part of the table: allowing the drops costs no second pass.
     table = prepare_source(source, replace(data, max_drop_share=0.6), Loss(), tokenizer)
@@ -155,7 +156,7 @@ def test_too_many_drops_say_what_where_and_what_to_do(data, tokenizer, tmp_path)
     assert len(folders(data)) == 1
     cut = replace(data, overlong="truncate", max_drop_share=0.5)
     with pytest.raises(
-        RequestError, match="6 truncated, 1 no_completion.* First: .*:3: truncated: cut to 200"
+        RequestError, match="6 truncated, 1 no_completion.* First: .*:3, :4.*: truncated: cut to 200"
     ):
         prepare_source(source, cut, Loss(), tokenizer)
     assert (
@@ -407,3 +408,16 @@ def test_real_conversations(data, data_dir, tokenizer, tmp_path):
         trained = tokenizer.decode(row.input_ids[row.labels != -100])
         assert trained == json.loads(line)["answer"] + "<|im_end|>"
         assert row.segment_ids.max() == trained.count("\n") + 1
+
+
+def test_what_a_proof_took_is_logged_where_it_is_long(data, tokenizer, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    source = Source(name="one", path=str(path))
+    prepare_source(source, data, Loss(), tokenizer)
+    prepare_source(source, data, Loss(), tokenizer)
+    assert "proved" not in caplog.text
+    monkeypatch.setattr(cache, "PROVED_BYTES", 1)
+    prepare_source(source, data, Loss(), tokenizer)
+    assert re.search(r"proved: [\d.]+ KiB in \d+\.\d s", caplog.text)

@@ -1,5 +1,5 @@
-"""The README of the room: every reason for which a row can be dropped is in it, in the words of `REASONS`;
-the conversation that it draws is trained as drawn."""
+"""The pages of the room: every reason for which a row can be dropped is in DROPS.md, in the words of
+`REASONS`; the conversation that README.md draws is trained as drawn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_reason_is_explained(root):
     raised = set(DYNAMIC)
     for path in room.rglob("*.py"):
         raised |= set(re.findall(r'RowError\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
-    table = re.search(r"\| reason \|.*?\n(?=\n)", (room / "README.md").read_text(encoding="utf-8"), re.S)
+    table = re.search(r"\| reason \|.*?\n(?=\n|\Z)", (room / "DROPS.md").read_text(encoding="utf-8"), re.S)
     explained = {}
     for line in table[0].splitlines()[2:]:
         slugs, meaning, what = (cell.strip() for cell in line.strip("|").split("|"))

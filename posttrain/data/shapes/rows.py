@@ -178,7 +178,7 @@ def _refuse_misspelt(row: dict[str, Any], found: dict[str, str], source: schema.
         if near and filled(row[column]):
             raise RequestError(
                 f"{where}: column {column!r} of source {source.name!r} is not read; did you mean {near[0]!r}?"
-                f" Rename it, or set ignore: [{column}]"
+                f" Rename it, or set ignore: [{column}] on the source (under data.sources)"
             )
 
 

@@ -255,5 +255,5 @@ def _refuse_unread(row: dict[str, Any], length: int, where: str) -> None:
         if says:
             raise RequestError(
                 f"{where}: column {name!r} {says} and is not read{did_you_mean(name, known)}; rename it, or "
-                f"set ignore: [{name}]"
+                f"set ignore: [{name}] on the source (under data.sources)"
             )

@@ -147,7 +147,7 @@ def test_skipping_gives_the_problems_that_come_next():
 
 
 def squares(size: int = 3, start: int = 1, sign: Literal["*", "**"] = "*"):
-    """As the docstring of the catalogue and README.md describe one."""
+    """As the docstring of the catalogue and ADDING.md describe one."""
     if start < 0:
         raise ValueError(f"start = {start} must be at least 0")
     for n in range(start, start + size):
