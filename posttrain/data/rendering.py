@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -137,10 +138,14 @@ def variables(source: str) -> frozenset[str]:
     return frozenset(found) - VARIABLES
 
 
-@lru_cache(maxsize=256)
-def _known(source: str, tokenizer: Any) -> dict[tuple[str, str], bool]:
-    """(role, key) -> whether the template renders it, as found so far."""
-    return {}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": PROBE,
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    },
+}
 
 
 def unrendered(
@@ -151,31 +156,72 @@ def unrendered(
     options: dict[str, Any],
 ) -> tuple[int | None, str] | None:
     """(message or None, key) of the first key with content that the template leaves out; None where it
-    renders all."""
+    renders all. What it says of a conversation does not depend on those before it.
+
+    Raises:
+        RowError: template_error, where the template refuses the conversation.
+    """
     for name in options:
         if name not in variables(source):
             return None, name
-    known = _known(source, tokenizer)
+    written = json.dumps(options, sort_keys=True, default=str) if options else "{}"
+
+    def rendered(part: list[Message], tools: list[dict[str, Any]] | None) -> str | None:
+        try:
+            return render(source, tokenizer, part, False, tools, options)
+        except RowError:
+            return None
+
+    def changes(upto: int, without: Callable[[list[Message]], str | None]) -> bool:
+        """Whether the conversation up to a message, or all of it, is another one `without` something."""
+        # a thought may be left out for the turns behind it, but is written where it comes last
+        parts = [part for part in (messages, messages[:upto]) if rendered(part, tools) is not None]
+        if not parts:
+            render(source, tokenizer, messages, False, tools, options)  # raises
+        return any(rendered(part, tools) != without(part) for part in parts)
+
     if tools:
-        if ("", "tools") not in known:
-            # some templates write the tools into the first user message
-            upto = next((k for k, turn in enumerate(messages) if turn["role"] == "user"), 0) + 1
-            plain = render(source, tokenizer, messages[:upto], options=options)
-            known["", "tools"] = render(source, tokenizer, messages[:upto], False, tools, options) != plain
-        if not known["", "tools"]:
+        # some templates write the tools into the first user message
+        upto = next((k for k, turn in enumerate(messages) if turn["role"] == "user"), 0) + 1
+        roles = tuple(turn["role"] for turn in messages[:upto])
+        if not _writes_tools(source, tokenizer, roles, written) and not changes(
+            upto, lambda part: rendered(part, None)
+        ):
             return None, "tools"
     for k, turn in enumerate(messages):
         for key in turn:
-            at = (turn["role"], key)
             if key in ("role", "content", "trained") or (turn["role"] == "tool" and key in LINKS):
                 continue
-            if at not in known:
-                without = {name: value for name, value in turn.items() if name != key}
-                texts = [
-                    render(source, tokenizer, [*messages[:k], each], False, tools, options)
-                    for each in (turn, without)
-                ]
-                known[at] = texts[0] != texts[1]
-            if not known[at]:
+            if turn["role"] == "assistant" and _writes(source, tokenizer, key, written):
+                continue
+            less = {name: value for name, value in turn.items() if name != key}
+            if not changes(
+                k + 1, lambda part, k=k, less=less: rendered([*part[:k], less, *part[k + 1 :]], tools)
+            ):
                 return k, key
     return None
+
+
+@lru_cache(maxsize=64)
+def _writes(source: str, tokenizer: Any, key: str, options: str) -> bool:
+    """Whether the template writes a call, or a thought under `key`, of a last turn."""
+    if key == "tool_calls":
+        asked = CALL
+    elif key in REASONING:
+        asked = [CALL[0], {"role": "assistant", "content": "Hi", key: PROBE}]
+    else:
+        return False
+    try:
+        return PROBE in render(source, tokenizer, asked, options=json.loads(options))
+    except RowError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _writes_tools(source: str, tokenizer: Any, roles: tuple[str, ...], options: str) -> bool:
+    """Whether the template writes the tools of a conversation that begins with these roles."""
+    messages: list[Message] = [{"role": role, "content": "Hi"} for role in roles]
+    try:
+        return PROBE in render(source, tokenizer, messages, False, [TOOL], json.loads(options))
+    except RowError:
+        return False

@@ -89,7 +89,7 @@ def prompt_text(example: Example, template: Template) -> str:
     out something of the prompt."""
     messages = conversation(example)
     _refuse_unrendered(example, template, messages)
-    return template.render(messages, True, example.tools, example.template_options)
+    return template.asking(messages, example.tools, example.template_options)
 
 
 def _template(data: schema.Data, tokenizer, plain_text: bool = False) -> Template:
@@ -122,7 +122,10 @@ def _in_form(value: Any, form: str) -> Any:
     if isinstance(value, str):
         return unicodedata.normalize(form, value)
     if isinstance(value, dict):
-        return {_in_form(key, form): _in_form(each, form) for key, each in value.items()}
+        found = {_in_form(key, form): _in_form(each, form) for key, each in value.items()}
+        if len(found) < len(value):
+            raise RowError("bad_call", f"two keys are the same in {form}, to which the tokenizer normalises")
+        return found
     return [_in_form(each, form) for each in value] if isinstance(value, list) else value
 
 
@@ -133,7 +136,10 @@ def _render(example: Example, tokenizer, data: schema.Data) -> tuple[str, list[T
     messages = normalised(conversation(example), tokenizer)
     tools = normalised(example.tools, tokenizer)
     _refuse_unrendered(example, template, messages)
-    text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)
+    try:
+        text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)
+    except RequestError as error:
+        raise RequestError(f"{example.where}: {error}") from error
     if example.partial:
         text, turns = _stopped_short(text, turns, messages[-1])
     if plain_text or data.train_on == "all":
