@@ -9,15 +9,19 @@ arguments of calls as an object or as JSON text, the role `developer`. Left out:
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from contextlib import suppress
+from datetime import datetime
+from functools import cache, lru_cache
 from typing import Any
 
 from posttrain.data.shapes.messages import LINKS, REASONING, reasoning
 from posttrain.data.tokens import RowError
 from posttrain.types import Message
 
+log = logging.getLogger(__name__)
 PROBE = "Zq7"
 """A text that no template contains."""
 VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
@@ -59,6 +63,41 @@ def _apply(source, tokenizer, messages, add_generation_prompt, tools=None, optio
         raise RowError("template_error", f"the template fails: {error}{line}") from error
 
 
+@cache
+def _now() -> datetime:
+    """When this process and those forked from it write a date: a table has one, also past midnight."""
+    return datetime.now()
+
+
+@lru_cache(maxsize=8)
+def dates(source: str, tokenizer: Any) -> tuple[str, ...]:
+    """What the template writes of today's date into a conversation; the first time with a warning."""
+    if "strftime_now" not in source:
+        return ()
+    found: list[str] = []
+    compiled = _compiled(source)
+    strftime = compiled.globals["strftime_now"]
+
+    def noted(form: str) -> str:
+        found.append(strftime(form))
+        return found[-1]
+
+    compiled.globals["strftime_now"] = noted
+    try:
+        for tools in (None, [TOOL]):
+            with suppress(RowError):
+                render(source, tokenizer, CALL[:1], True, tools)
+    finally:
+        compiled.globals["strftime_now"] = strftime
+    if found:
+        remedy = (
+            "; set data.template_options: {date_string: ...}" if "date_string" in variables(source) else ""
+        )
+        said = ", ".join(sorted(set(found)))
+        log.warning("the template writes today's date (%s): tables of another day differ%s", said, remedy)
+    return tuple(sorted(set(found)))
+
+
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> Any:
     """The template as `apply_chat_template` compiles it, which takes three times as long to render, because
@@ -66,7 +105,8 @@ def _compiled(source: str) -> Any:
     from transformers.utils import chat_template_utils
 
     compiled = chat_template_utils._compile_jinja_template(source)
-    compiled.globals = dict(compiled.globals)  # a chain of mappings, which is copied at every rendering
+    # a copy, because the chain of mappings would be copied at every rendering
+    compiled.globals = {**compiled.globals, "strftime_now": lambda form: _now().strftime(form)}
     return compiled
 
 

@@ -96,10 +96,8 @@ class Template:
         options: dict[str, Any] | None = None,
     ) -> tuple[str, list[Turn]]:
         """The full text, and the assistant turns in it that are trained, or only the last one. Raises
-        `RequestError` and `RowError`, see `turns.find_turns`.
-
-        The last trained turn is tokenised apart from its prompt, as it is sampled; earlier ones are not, so
-        that a token across the beginning of one of them is possible, and refused (tokenize.py)."""
+        `RequestError` and `RowError`, see `turns.find_turns`. The last trained turn is tokenised apart from
+        its prompt, as it is sampled; earlier ones are not, and a token may cross their beginning."""
         ends = (self.end_of_turn, *filter(None, [self.end_of_call]))
         return find_turns(self.name, self._renderer(tools, options), ends, messages, last_only)
 

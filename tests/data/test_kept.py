@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+from copy import deepcopy
+from datetime import datetime
 
 import pytest
 
+from posttrain.data import rendering
+from posttrain.data.rendering import dates
 from posttrain.data.shapes.prompts import to_prompt, tokenize_prompt
 from posttrain.data.shapes.rows import to_example
+from posttrain.data.template import load_template
 from posttrain.data.tokenize import tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -209,3 +214,48 @@ def test_a_refusal_names_the_row():
         RequestError, match=r"^x:1: template 'tokenizer' drops or changes earlier turns .*train_on"
     ):
         rows_of("qwen3", {"messages": [USER, THINKING, *MORE]})
+
+
+# ---- dates -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "form"), [("gptoss", "%Y-%m-%d"), ("llama3_2", "%d %b %Y")])
+def test_a_date_that_a_template_writes_names_the_table(name, form, tmp_path, monkeypatch, caplog):
+    tokenizer = deepcopy(tokenizer_of(name))
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": [USER, SAID]}))
+    texts, found = set(), set()
+    days = [datetime(2026, 1, 31), datetime(2026, 1, 31, 23), datetime(2026, 2, 1)]
+    for day in days:
+        dates.cache_clear()
+        monkeypatch.setattr(rendering, "_now", lambda day=day: day)
+        data = Data([], template="tokenizer", cache_dir=str(tmp_path))
+        for _ in range(2):
+            table = prepare_source(Source(name="s", path=str(path)), data, Loss(), tokenizer)
+        found.add(table.fingerprint)
+        text = tokenizer.decode(table[0].input_ids)
+        assert day.strftime(form) in text
+        texts.add(text)
+    assert len(texts) == len(found) == 2
+    assert caplog.text.count("writes today's date (") == len(days) and days[0].strftime(form) in caplog.text
+
+
+def test_a_date_that_is_set_is_no_date():
+    tokenizer = tokenizer_of("llama3_2")
+    told = load_template("tokenizer", tokenizer, {"date_string": "26 Jul 2024"})
+    assert (
+        dates(told.source, tokenizer) == () != dates(load_template("tokenizer", tokenizer).source, tokenizer)
+    )
+
+
+def test_argument_keys_that_the_tokenizer_makes_one():
+    """`é` in one and in two characters, of which a dictionary would keep the last."""
+    from tokenizers import normalizers
+
+    tokenizer = own(HERMES)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    row = {"messages": [USER, called({"\u00e9": 1, "e\u0301": 2})]}
+    example = to_example(row, Source(name="s", path="x"), "x:1")
+    with pytest.raises(RowError, match="bad_call: two keys are the same in NFC"):
+        tokenize_example(example, tokenizer, Data([], template="tokenizer"), Loss())
+    assert tokenize_example(example, own(HERMES), Data([], template="tokenizer"), Loss())
