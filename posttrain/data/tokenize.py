@@ -237,7 +237,7 @@ def _prove_turn(
     expected = text[max(turn.begin, before) : turn.end]
     trained = ids[inside].tolist()
     got = decode(trained, tokenizer)
-    if got in (expected, _round_trip(expected, tokenizer)):
+    if got == expected or got == _round_trip(expected, tokenizer):
         return
     # some decoders (Llama 2's) drop the space that their first token begins with
     ahead = ids[max(0, inside[0] - 1) : inside[0]].tolist() if len(inside) else []
