@@ -24,6 +24,7 @@ from posttrain.base.progress import ProgressBars
 from posttrain.data.make_once import make_once, wait_for
 from posttrain.data.make_table import SHOWN, Choice, make_table
 from posttrain.data.reasons import remedy
+from posttrain.data.rendering import dates
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.rows import is_conversation
 from posttrain.data.sources import Rows, first_row, open_rows
@@ -33,7 +34,7 @@ from posttrain.data.tokenizers import backend_rules, unicode_form
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
-READER = 2
+READER = 3
 """As `CODE`, of rows that are conversations."""
 CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""
@@ -129,11 +130,12 @@ def _key(
 ) -> str:
     """The name of a table: the hash of what decides its content."""
     told = is_conversation(first_row(rows)[1])
-    templates = []
+    templates, written = [], ()
     for name in (data.template, "plain"):
         try:
             options = data.template_options if name == data.template else None
             template = load_template(name, tokenizer, options).source
+            written += dates(template, tokenizer)
             templates.append(template if told else known_as(template))
         except RequestError:  # plain text needs no template; for other rows tokenising raises this again
             templates.append(name)
@@ -156,6 +158,7 @@ def _key(
         }
         | shape.key
         | _later_keys(told, source, tokenizer)
+        | ({"dates": written} if written else {})
         | ({"choice": asdict(choice)} if choice else {})
         | ({} if data.max_characters == MAX_CHARACTERS else {"max_characters": data.max_characters})
     )[:32]

@@ -9,14 +9,19 @@ arguments of calls as an object or as JSON text, the role `developer`. Left out:
 from __future__ import annotations
 
 import json
+import logging
 import re
-from functools import lru_cache
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import cache, lru_cache
 from typing import Any
 
 from posttrain.data.shapes.messages import LINKS, REASONING, reasoning
 from posttrain.data.tokens import RowError
 from posttrain.types import Message
 
+log = logging.getLogger(__name__)
 PROBE = "Zq7"
 """A text that no template contains."""
 VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
@@ -58,6 +63,41 @@ def _apply(source, tokenizer, messages, add_generation_prompt, tools=None, optio
         raise RowError("template_error", f"the template fails: {error}{line}") from error
 
 
+@cache
+def _now() -> datetime:
+    """When this process and those forked from it write a date: a table has one, also past midnight."""
+    return datetime.now()
+
+
+@lru_cache(maxsize=8)
+def dates(source: str, tokenizer: Any) -> tuple[str, ...]:
+    """What the template writes of today's date into a conversation; the first time with a warning."""
+    if "strftime_now" not in source:
+        return ()
+    found: list[str] = []
+    compiled = _compiled(source)
+    strftime = compiled.globals["strftime_now"]
+
+    def noted(form: str) -> str:
+        found.append(strftime(form))
+        return found[-1]
+
+    compiled.globals["strftime_now"] = noted
+    try:
+        for tools in (None, [TOOL]):
+            with suppress(RowError):
+                render(source, tokenizer, CALL[:1], True, tools)
+    finally:
+        compiled.globals["strftime_now"] = strftime
+    if found:
+        remedy = (
+            "; set data.template_options: {date_string: ...}" if "date_string" in variables(source) else ""
+        )
+        said = ", ".join(sorted(set(found)))
+        log.warning("the template writes today's date (%s): tables of another day differ%s", said, remedy)
+    return tuple(sorted(set(found)))
+
+
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> Any:
     """The template as `apply_chat_template` compiles it, which takes three times as long to render, because
@@ -65,7 +105,8 @@ def _compiled(source: str) -> Any:
     from transformers.utils import chat_template_utils
 
     compiled = chat_template_utils._compile_jinja_template(source)
-    compiled.globals = dict(compiled.globals)  # a chain of mappings, which is copied at every rendering
+    # a copy, because the chain of mappings would be copied at every rendering
+    compiled.globals = {**compiled.globals, "strftime_now": lambda form: _now().strftime(form)}
     return compiled
 
 
@@ -137,10 +178,14 @@ def variables(source: str) -> frozenset[str]:
     return frozenset(found) - VARIABLES
 
 
-@lru_cache(maxsize=256)
-def _known(source: str, tokenizer: Any) -> dict[tuple[str, str], bool]:
-    """(role, key) -> whether the template renders it, as found so far."""
-    return {}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": PROBE,
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    },
+}
 
 
 def unrendered(
@@ -151,31 +196,72 @@ def unrendered(
     options: dict[str, Any],
 ) -> tuple[int | None, str] | None:
     """(message or None, key) of the first key with content that the template leaves out; None where it
-    renders all."""
+    renders all. What it says of a conversation does not depend on those before it.
+
+    Raises:
+        RowError: template_error, where the template refuses the conversation.
+    """
     for name in options:
         if name not in variables(source):
             return None, name
-    known = _known(source, tokenizer)
+    written = json.dumps(options, sort_keys=True, default=str) if options else "{}"
+
+    def rendered(part: list[Message], tools: list[dict[str, Any]] | None) -> str | None:
+        try:
+            return render(source, tokenizer, part, False, tools, options)
+        except RowError:
+            return None
+
+    def changes(upto: int, without: Callable[[list[Message]], str | None]) -> bool:
+        """Whether the conversation up to a message, or all of it, is another one `without` something."""
+        # a thought may be left out for the turns behind it, but is written where it comes last
+        parts = [part for part in (messages, messages[:upto]) if rendered(part, tools) is not None]
+        if not parts:
+            render(source, tokenizer, messages, False, tools, options)  # raises
+        return any(rendered(part, tools) != without(part) for part in parts)
+
     if tools:
-        if ("", "tools") not in known:
-            # some templates write the tools into the first user message
-            upto = next((k for k, turn in enumerate(messages) if turn["role"] == "user"), 0) + 1
-            plain = render(source, tokenizer, messages[:upto], options=options)
-            known["", "tools"] = render(source, tokenizer, messages[:upto], False, tools, options) != plain
-        if not known["", "tools"]:
+        # some templates write the tools into the first user message
+        upto = next((k for k, turn in enumerate(messages) if turn["role"] == "user"), 0) + 1
+        roles = tuple(turn["role"] for turn in messages[:upto])
+        if not _writes_tools(source, tokenizer, roles, written) and not changes(
+            upto, lambda part: rendered(part, None)
+        ):
             return None, "tools"
     for k, turn in enumerate(messages):
         for key in turn:
-            at = (turn["role"], key)
             if key in ("role", "content", "trained") or (turn["role"] == "tool" and key in LINKS):
                 continue
-            if at not in known:
-                without = {name: value for name, value in turn.items() if name != key}
-                texts = [
-                    render(source, tokenizer, [*messages[:k], each], False, tools, options)
-                    for each in (turn, without)
-                ]
-                known[at] = texts[0] != texts[1]
-            if not known[at]:
+            if turn["role"] == "assistant" and _writes(source, tokenizer, key, written):
+                continue
+            less = {name: value for name, value in turn.items() if name != key}
+            if not changes(
+                k + 1, lambda part, k=k, less=less: rendered([*part[:k], less, *part[k + 1 :]], tools)
+            ):
                 return k, key
     return None
+
+
+@lru_cache(maxsize=64)
+def _writes(source: str, tokenizer: Any, key: str, options: str) -> bool:
+    """Whether the template writes a call, or a thought under `key`, of a last turn."""
+    if key == "tool_calls":
+        asked = CALL
+    elif key in REASONING:
+        asked = [CALL[0], {"role": "assistant", "content": "Hi", key: PROBE}]
+    else:
+        return False
+    try:
+        return PROBE in render(source, tokenizer, asked, options=json.loads(options))
+    except RowError:
+        return False
+
+
+@lru_cache(maxsize=64)
+def _writes_tools(source: str, tokenizer: Any, roles: tuple[str, ...], options: str) -> bool:
+    """Whether the template writes the tools of a conversation that begins with these roles."""
+    messages: list[Message] = [{"role": role, "content": "Hi"} for role in roles]
+    try:
+        return PROBE in render(source, tokenizer, messages, False, [TOOL], json.loads(options))
+    except RowError:
+        return False

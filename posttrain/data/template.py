@@ -15,10 +15,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.kept import OPENED, Render, refuse_left_out, refuse_lost_calls
 from posttrain.data.rendering import CALL, PROBE, render, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
-from posttrain.data.turns import OPENED, Turn, closing, find_turns, opened_by
+from posttrain.data.turns import Turn, closing, find_turns, opened_by
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe.schema import Model
 from posttrain.types import Example, Message
@@ -73,6 +74,20 @@ class Template:
         `rendering.render`."""
         return render(self.source, self.tokenizer, messages, add_generation_prompt, tools, options)
 
+    def asking(
+        self,
+        messages: list[Message],
+        tools: list[dict[str, Any]] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> str:
+        """The prompt for the next turn, which says all of `messages`. Raises `RowError`, see
+        `rendering.render` and kept.py."""
+        rendered = self._renderer(tools, options)
+        text = rendered(messages, True)
+        refuse_lost_calls(rendered, messages, asks=True)
+        refuse_left_out(messages, text)
+        return text
+
     def turns(
         self,
         messages: list[Message],
@@ -81,21 +96,18 @@ class Template:
         options: dict[str, Any] | None = None,
     ) -> tuple[str, list[Turn]]:
         """The full text, and the assistant turns in it that are trained, or only the last one. Raises
-        `RequestError` and `RowError`, see `turns.find_turns`."""
+        `RequestError` and `RowError`, see `turns.find_turns`. The last trained turn is tokenised apart from
+        its prompt, as it is sampled; earlier ones are not, and a token may cross their beginning."""
         ends = (self.end_of_turn, *filter(None, [self.end_of_call]))
+        return find_turns(self.name, self._renderer(tools, options), ends, messages, last_only)
 
-        def rendered(part: list[Message], add_generation_prompt: bool) -> str:
-            return self.render(part, add_generation_prompt, tools, options)
-
-        return find_turns(self.name, rendered, ends, messages, last_only)
+    def _renderer(self, tools: list[dict[str, Any]] | None, options: dict[str, Any] | None) -> Render:
+        return lambda part, asks: self.render(part, asks, tools, options)
 
     def opened(self, asked: list[Message], example: Example) -> str:
         """What the prompt `asked` of `example` opens of a reply, such as `<think>`, so that a reply as it is
         sampled says it only behind this. Raises `RowError`."""
-
-        def rendered(part: list[Message], add_generation_prompt: bool) -> str:
-            return self.render(part, add_generation_prompt, example.tools, example.template_options)
-
+        rendered = self._renderer(example.tools, example.template_options)
         prompt = rendered(asked, True)
         if prompt.rstrip().endswith(OPENED):
             return prompt[prompt.rindex(OPENED) :]

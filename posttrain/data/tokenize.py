@@ -89,7 +89,7 @@ def prompt_text(example: Example, template: Template) -> str:
     out something of the prompt."""
     messages = conversation(example)
     _refuse_unrendered(example, template, messages)
-    return template.render(messages, True, example.tools, example.template_options)
+    return template.asking(messages, example.tools, example.template_options)
 
 
 def _template(data: schema.Data, tokenizer, plain_text: bool = False) -> Template:
@@ -122,7 +122,10 @@ def _in_form(value: Any, form: str) -> Any:
     if isinstance(value, str):
         return unicodedata.normalize(form, value)
     if isinstance(value, dict):
-        return {_in_form(key, form): _in_form(each, form) for key, each in value.items()}
+        found = {_in_form(key, form): _in_form(each, form) for key, each in value.items()}
+        if len(found) < len(value):
+            raise RowError("bad_call", f"two keys are the same in {form}, to which the tokenizer normalises")
+        return found
     return [_in_form(each, form) for each in value] if isinstance(value, list) else value
 
 
@@ -133,15 +136,47 @@ def _render(example: Example, tokenizer, data: schema.Data) -> tuple[str, list[T
     messages = normalised(conversation(example), tokenizer)
     tools = normalised(example.tools, tokenizer)
     _refuse_unrendered(example, template, messages)
-    text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)
+    try:
+        text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)
+        text, muted = (
+            _muted(example, template, messages, tools, text) if data.train_on == "all" else (text, [])
+        )
+    except RequestError as error:
+        raise RequestError(f"{example.where}: {error}") from error
     if example.partial:
         text, turns = _stopped_short(text, turns, messages[-1])
     if plain_text or data.train_on == "all":
         content_end = turns[-1].content_end if turns else len(text)
-        return text, [Turn(0, content_end, len(text))], None
+        return text, _around(muted, content_end, len(text)), None
     if not turns:
         raise RowError("empty", "the conversation has no assistant turn to train on")
     return text, turns, turns[-1].begin
+
+
+def _muted(
+    example: Example, template: Template, messages: list[Message], tools: Any, text: str
+) -> tuple[str, list[Turn]]:
+    """The text, and the replies in it that `train_on: all` leaves out, because they have weight 0."""
+    if all(turn.get("trained", True) for turn in messages):
+        return text, []
+    others: list[Message] = [{**turn, "trained": not turn.get("trained", True)} for turn in messages]
+    whole, turns = template.turns(others, False, tools, example.template_options)
+    if not messages[-1].get("trained", True):
+        return whole, turns
+    if turns and not text.startswith(whole[: turns[-1].end]):
+        raise RowError(
+            "template_error", "the template changes a reply of weight 0, so that it cannot be masked"
+        )
+    return text, turns
+
+
+def _around(muted: list[Turn], content_end: int, end: int) -> list[Turn]:
+    """All of a text of `end` characters but `muted`."""
+    begins, ends = [0, *(turn.end for turn in muted)], [*(turn.begin for turn in muted), end]
+    found = [Turn(a, b, b) for a, b in zip(begins, ends, strict=True) if a < b]
+    if found and found[-1].end == end:
+        found[-1] = replace(found[-1], content_end=max(content_end, found[-1].begin))
+    return found
 
 
 def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, list[Turn]]:
@@ -187,11 +222,26 @@ def _prove_text(text: str, starts: np.ndarray, ends: np.ndarray) -> None:
 def _prove_turn(
     text: str, turn: Turn, inside: np.ndarray, ids: np.ndarray, ends: np.ndarray, tokenizer
 ) -> None:
-    """Proof that the trained tokens are the turn with its end, not a character more or less."""
+    """Proof that the trained tokens are the turn with its end, not a character more or less.
+
+    White space at its beginning may be in a token of the prompt, which is not trained; other text may not.
+    """
     before = ends[: inside[0]].max(initial=0) if len(inside) else 0
+    if swallowed := text[turn.begin : before].strip():
+        token = tokenizer.convert_ids_to_tokens(int(ids[inside[0] - 1]))
+        raise RowError(
+            "mask_mismatch",
+            f"the token {token!r} begins in the prompt and contains {swallowed[:40]!r} of the reply, so it "
+            "cannot be trained",
+        )
     expected = text[max(turn.begin, before) : turn.end]
-    got = decode(ids[inside].tolist(), tokenizer)
-    if got != expected and got != _round_trip(expected, tokenizer):
+    trained = ids[inside].tolist()
+    got = decode(trained, tokenizer)
+    if got == expected or got == _round_trip(expected, tokenizer):
+        return
+    # some decoders (Llama 2's) drop the space that their first token begins with
+    ahead = ids[max(0, inside[0] - 1) : inside[0]].tolist() if len(inside) else []
+    if decode(ahead + trained, tokenizer) != decode(ahead, tokenizer) + expected:
         raise RowError(
             "mask_mismatch", f"the trained tokens end with {got[-60:]!r}, not with {expected[-60:]!r}"
         )

@@ -5,17 +5,23 @@ would start from, the conversation before the turn with a generation prompt, mus
 text, and the turn is what follows it, up to and including what closes it. Where the prompt opens a thought
 that the template then leaves out of the conversation, or has earlier thoughts that it leaves out, the last
 turn is put behind the prompt as it is sampled. A template for which neither holds is refused. Left out:
-rendering (rendering.py), tokens (tokenize.py).
+rendering (rendering.py), what it must say (kept.py), tokens (tokenize.py).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from posttrain.data.kept import (
+    OPENED,
+    THOUGHT,
+    Render,
+    refuse_changed,
+    refuse_left_out,
+    refuse_lost_calls,
+    refuse_twice,
+)
 from posttrain.data.rendering import PROBE
 from posttrain.data.shapes.messages import reasoning
 from posttrain.data.tokens import RowError
@@ -26,10 +32,6 @@ REMEDY = (
     "Write the thought into the reply, set data.template_options (often enable_thinking: false), or choose "
     "another data.template"
 )
-OPENED = "<think>"
-THOUGHT = re.compile(r"</?think>")
-Render = Callable[[list[Message], bool], str]
-"""(messages, add_generation_prompt) -> text, by one template with its tools and options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +51,11 @@ def find_turns(
     `ends` are the texts that may close a turn; `name` is that of the template, for messages.
 
     Raises:
-        RequestError: an earlier rendering is not a prefix of a later one, or a turn has no end.
+        RequestError: an earlier rendering is not a prefix of a later one, which data.train_on can mend.
         RowError: template_error, no_thought.
     """
     text = render(messages, False)
+    refuse_lost_calls(render, messages)
     spoken = [k for k, turn in enumerate(messages) if turn["role"] == "assistant"]
     spoken = spoken[-1:] if last_only else spoken
     turns = []
@@ -60,6 +63,7 @@ def find_turns(
         if not messages[k].get("trained", True):
             continue
         prompt = render(messages[:k], True)
+        _refuse_unthought(name, prompt, messages, k)
         last = k + 1 == len(messages)
         upto = text if last else render(messages[: k + 1], False)
         if last and not upto.startswith(prompt):
@@ -69,11 +73,32 @@ def find_turns(
         _prefix(name, prompt, upto, k, "the prompt that generation would start from", last)
         _prefix(name, upto, text, k, "the conversation up to this turn", last)
         turn = _turn(name, ends, len(prompt), upto, k)
-        _refuse_twice(prompt, upto[turn.begin : turn.content_end], k)
-        _refuse_changed(messages[k], upto[turn.begin : turn.content_end], k)
+        refuse_twice(prompt, upto[turn.begin : turn.content_end], k)
+        refuse_changed(messages[k], upto[turn.begin : turn.content_end], k)
         turns.append(turn)
-    _refuse_swallowed(messages, text)
+    refuse_left_out(messages, text)
     return text, turns
+
+
+def _refuse_unthought(name: str, prompt: str, messages: list[Message], k: int) -> None:
+    """Raises `RowError` where the template opens a thought in `prompt`, and reply `k` has none: whether the
+    template then leaves it open, out, or writes an empty one, the model would learn not to think."""
+    if (
+        not prompt.rstrip().endswith(OPENED)
+        or reasoning(messages[k])
+        or THOUGHT.search(messages[k]["content"])
+    ):
+        return
+    if not k or not messages[k - 1]["content"].rstrip().endswith(OPENED):
+        raise _no_thought(name, OPENED)
+
+
+def _no_thought(name: str, mark: str) -> RowError:
+    return RowError(
+        "no_thought",
+        f"a prompt of template {name!r} opens {mark!r}, and the reply does not begin with it: the model "
+        f"would be trained on what it never sees. {REMEDY}",
+    )
 
 
 def _thought_before(render: Render, messages: list[Message], prompt: str, text: str) -> str | None:
@@ -99,11 +124,7 @@ def _behind(
     if not mark or not text.startswith(header):
         return text
     if not reply["content"].lstrip().startswith(mark):
-        raise RowError(
-            "no_thought",
-            f"a prompt of template {name!r} opens {mark!r}, and the reply does not begin with it: the model "
-            f"would be trained on what it never sees. {REMEDY}",
-        )
+        raise _no_thought(name, mark)
     said = reply["content"].lstrip().removeprefix(mark)
     if opened.endswith("\n"):
         said = said.removeprefix("\n")
@@ -122,11 +143,19 @@ def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool) -> 
         return
     same = next((i for i, (a, b) in enumerate(zip(start, text, strict=False)) if a != b), None)
     at = min(len(start), len(text)) if same is None else same
-    remedy = REMEDY if last else "Set data.train_on: each or last, or choose another data.template"
+    found = (
+        f"At message {k} (assistant), {what} is not a prefix of the text that follows. "
+        f"It continues with {start[at : at + 60]!r}, the text with {text[at : at + 60]!r}"
+    )
+    if last:
+        raise RowError(
+            "template_error",
+            f"template {name!r} writes a reply otherwise than it asks for one, so the trained tokens cannot "
+            f"be found. {found}. {REMEDY}",
+        )
     raise RequestError(
-        f"template {name!r}: at message {k} (assistant), {what} is not a prefix of the text that "
-        f"follows, so the trained tokens cannot be found. It continues with {start[at : at + 60]!r}, "
-        f"the text with {text[at : at + 60]!r}. {remedy}"
+        f"template {name!r} drops or changes earlier turns (many drop earlier thoughts), so the trained "
+        f"tokens cannot be found: set data.train_on: each or last, or choose another data.template. {found}"
     )
 
 
@@ -134,51 +163,12 @@ def _turn(name: str, ends: tuple[str, ...], begin: int, text: str, k: int) -> Tu
     found = [(at, at + len(end)) for end in ends if (at := text.rfind(end, begin)) >= 0]
     closed = [each for each in found if not text[each[1] :].strip()]
     if not closed:
-        raise RequestError(
-            f"template {name!r}: message {k} (assistant) must end with {ends[0]!r}, "
-            f"but ends with {text[max(begin, len(text) - 60) :]!r}"
-        )
-    return Turn(begin, *min(closed))
-
-
-def _refuse_changed(turn: Message, said: str, k: int) -> None:
-    """Raises `RowError` where the text of a turn lacks what its message says; white space may differ."""
-    got = ""
-    wanted = [*THOUGHT.split(turn["content"]), reasoning(turn)]
-    wanted += [call["function"]["name"] for call in turn.get("tool_calls", ())]
-    for each in wanted:
-        if each.strip() in said:
-            continue
-        got = got or _squeezed(said)
-        if _squeezed(each) not in got:
-            raise RowError("template_error", f"the template changes the text of message {k}")
-
-
-def _refuse_twice(prompt: str, said: str, k: int) -> None:
-    """Raises `RowError` where `prompt` opens a thought and the turn opens it once more."""
-    if prompt.rstrip().endswith(OPENED) and OPENED in said:
         raise RowError(
             "template_error",
-            f"the template opens the thought of message {k} twice; write it under 'reasoning_content', "
-            f"without {OPENED}",
+            f"template {name!r} does not end message {k} (assistant) as it ends others: it must end with "
+            f"{ends[0]!r}, but ends with {text[max(begin, len(text) - 60) :]!r}",
         )
-
-
-def _refuse_swallowed(messages: list[Message], text: str) -> None:
-    """Raises `RowError` where a message that is not the assistant's is not in the text."""
-    got = None
-    for k, turn in enumerate(messages):
-        content = turn["content"].strip()
-        if turn["role"] == "assistant" or content in text:
-            continue
-        got = _squeezed(text) if got is None else got
-        spellings = (content, json.dumps(content, ensure_ascii=False)[1:-1], json.dumps(content)[1:-1])
-        if not any(_squeezed(each) in got for each in spellings):
-            raise RowError("template_error", f"the template leaves out message {k} ({turn['role']})")
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
+    return Turn(begin, *min(closed))
 
 
 def closing(text: str, tokens: list[str]) -> str:

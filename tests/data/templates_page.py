@@ -37,6 +37,12 @@ own |
 thought that the row does not have |
 | refused | before training, with a sentence that says what the template does not render, or the way round |
 
+A reply without a thought behind a prompt that opens one (`<think>`) is dropped as `no_thought`, whatever the
+template makes of it: an empty thought that is trained would teach the model not to think. `qwen3` opens none,
+and writes an empty thought before the reply; that is how Qwen 3 answers without thinking, with
+`enable_thinking: false` as a part of the prompt. It is kept as the template has it: without that option it is
+trained, with it, it is the prompt's.
+
 """
 
 

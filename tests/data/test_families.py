@@ -49,6 +49,6 @@ def test_what_is_trained(name, case, said):
 
 
 def test_a_refusal_says_the_way_round():
-    assert "Set data.train_on: each or last" in verdict("qwen3", "turns")[1]
+    assert "set data.train_on: each or last" in verdict("qwen3", "turns")[1]
     assert "enable_thinking: false" in verdict("nemotron_3_nano", "chat")[1]
     assert "does not render 'tools'" in verdict("gemma3", "tools")[1]

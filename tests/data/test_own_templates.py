@@ -199,6 +199,13 @@ def test_what_hermes_puts_around_an_answer_is_not_put_twice():
     assert "<|im_start|>user\n<tool_response>\n4\n</tool_response><|im_end|>" in text
 
 
+@pytest.mark.parametrize("answer", ["<tool_response>\n4", "<tool_response> is a tag ", " 4</tool_response>"])
+def test_what_only_begins_as_a_tool_response_is_put_between_the_tags(answer):
+    row = {"messages": [*ROWS["tools"]["messages"][:3], {"role": "tool", "content": answer}, REPLY]}
+    text = BYTES.decode(row_of(example(row)).input_ids)
+    assert f"<|im_start|>user\n<tool_response>\n{answer}\n</tool_response><|im_end|>" in text
+
+
 @EACH
 @pytest.mark.parametrize("key", ["reasoning_content", "mood"])
 def test_what_they_do_not_render_is_refused(style, key):

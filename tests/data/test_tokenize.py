@@ -15,6 +15,7 @@ from tests.data.tokens import (
     STYLES,
     TALK,
     bpe_tokenizer,
+    by_hand,
     byte_tokenizer,
     check,
     ids_of,
@@ -43,6 +44,21 @@ def test_train_on_last_and_all(style):
     ids = ids_of(text)
     assert row.input_ids.tolist() == ids and row.labels.tolist() == [-100, *ids[1:]]
     assert row.segment_ids.tolist() == [0] + [1] * (len(ids) - 1)
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("muted", [(2,), (4,), (2, 4)])
+def test_a_reply_of_weight_0_is_not_trained_with_all(style, muted):
+    talk = [turn | {"trained": False} if k in muted else turn for k, turn in enumerate(TALK)]
+    ids, labels = by_hand(MARKED[style])
+    masked, turn = [], 0
+    for i, label in enumerate(labels):
+        turn += label >= 0 and (i == 0 or labels[i - 1] < 0)
+        masked.append(label >= 0 and 2 * turn in muted)
+    row = row_of(talk, style, train_on="all")
+    assert row.input_ids.tolist() == ids
+    want = [-100 if out or i == 0 else token for i, (token, out) in enumerate(zip(ids, masked, strict=True))]
+    assert row.labels.tolist() == want and -100 in want[1:]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -98,20 +114,65 @@ def test_a_reply_is_tokenised_as_generation_meets_it():
     check(row_of(pair("12*34=", "0408"), "plain", BPE), "12*34=[0408<eos>]", BPE)
 
 
-def test_a_token_across_the_border_of_an_earlier_turn_is_not_trained():
+def test_a_token_across_the_border_of_an_earlier_turn_drops_the_row():
+    """The reply would be trained without its first letters."""
     chat = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello there"},
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "x"},
     ]
-    row = row_of(chat, "chatml", BPE)
-    first = row.segment_ids.tolist().index(1)
-    crossing = BPE.decode(row.input_ids[first - 1 : first].tolist())
-    eaten = crossing.partition("\n")[2]
-    assert eaten and "Hello there".startswith(eaten)
-    assert trained(row, BPE) == f"{'Hello there'.removeprefix(eaten)}<|im_end|>x<|im_end|>"
-    assert row.segment_ids.max() == 2
+    with pytest.raises(
+        RowError, match=r"mask_mismatch: the token '.*ĊH.*' begins in the prompt and contains 'H"
+    ):
+        row_of(chat, "chatml", BPE)
+    row = row_of(chat, "chatml", BPE, train_on="last")
+    assert trained(row, BPE) == "x<|im_end|>"
+
+
+def test_an_added_token_that_takes_the_space_before_it():
+    """`<think>` with lstrip begins in the header. The last turn is cut off from it, an earlier one is not."""
+    from tokenizers import AddedToken
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken("<think>", lstrip=True)])
+    user, reply = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "<think>a</think>b"}
+    assert trained(row_of([user, reply], tokenizer=tokenizer), tokenizer) == "<think>a</think>b<|im_end|>"
+    with pytest.raises(
+        RowError, match="mask_mismatch: the token '<think>' begins in the prompt and contains"
+    ):
+        row_of([user, reply, user, reply], tokenizer=tokenizer)
+
+
+def test_white_space_of_a_reply_may_be_in_a_token_of_the_prompt():
+    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "\n\n\nx"}]
+    row = row_of([*chat, *chat], "chatml", BPE)
+    assert trained(row, BPE).endswith("x<|im_end|>\n\n\nx<|im_end|>")
+    assert not trained(row, BPE).startswith("\n\n\n")
+
+
+def llama_2_tokenizer():
+    """Normalises `a b` to `▁a▁b`, and drops the first space of what it decodes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    letters = "▁\nabcdefghijklmnopqrstuvwxyz0123456789=*:"
+    vocab = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *letters])}
+    vocab["▁b"] = len(vocab)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "b")], unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+    )
+    return wrap(backend, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("reply", [" b", "  b a", "b", " "])
+def test_a_decoder_that_drops_a_space(reply):
+    tokenizer = llama_2_tokenizer()
+    row = row_of(pair("a", reply), "plain", tokenizer)
+    tokens = [*"▁a", *(["▁", "▁b", "▁", "a"] if reply == "  b a" else [reply.replace(" ", "▁")])]
+    assert tokenizer.convert_ids_to_tokens(row.input_ids.tolist()) == [*tokens, "<eos>"]
+    assert row.labels.tolist() == [-100, -100, *row.input_ids[2:].tolist()]
 
 
 @pytest.mark.parametrize("trim", [True, False])
