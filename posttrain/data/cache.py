@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from posttrain.data.reasons import remedy
 from posttrain.data.rendering import dates
 from posttrain.data.shapes.catalogue import SHAPES, Shape
 from posttrain.data.shapes.rows import is_conversation
-from posttrain.data.sources import Rows, first_row, open_rows
+from posttrain.data.sources import Rows, open_rows
 from posttrain.data.table import Table, damaged_file
 from posttrain.data.template import known_as, load_template
 from posttrain.data.tokenizers import backend_rules, unicode_form
@@ -38,6 +38,8 @@ READER = 3
 """As `CODE`, of rows that are conversations."""
 CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""
+LOOKED_AT = 64
+"""Rows by which it is told whether a source has conversations."""
 FIRST_COLUMNS = ("messages", "prompt", "completion", "text", "system", "answer", "p")
 """Columns that every key has; later ones only if set, so that older tables keep their names."""
 PLACE = re.compile(r"(?s)(.*?)(:\d+|\[\d+\]|)$")
@@ -129,7 +131,8 @@ def _key(
     rows: Rows, source, data, loss, tokenizer, fingerprint: str, shape: Shape, choice: Choice | None = None
 ) -> str:
     """The name of a table: the hash of what decides its content."""
-    told = is_conversation(first_row(rows)[1])
+    looked_at = islice(rows, LOOKED_AT)
+    told = source.columns.tools is not None or any(is_conversation(row) for _, row in looked_at)
     templates, written = [], ()
     for name in (data.template, "plain"):
         try:
@@ -168,6 +171,8 @@ def _later_keys(told: bool, source, tokenizer) -> dict[str, Any]:
     """What decides the content of a table and is not in the name of older ones, where it makes a difference.
     `told`: the rows are conversations."""
     found: dict[str, Any] = {"reader": READER, "roles": source.roles} if told else {}
+    if source.roles != "strict":  # conversations may come later
+        found["roles"] = source.roles
     if source.ignore:
         found["ignore"] = sorted(source.ignore)
     if source.on_error != "stop":

@@ -421,3 +421,17 @@ def test_what_a_proof_took_is_logged_where_it_is_long(data, tokenizer, tmp_path,
     monkeypatch.setattr(cache, "PROVED_BYTES", 1)
     prepare_source(source, data, Loss(), tokenizer)
     assert re.search(r"proved: [\d.]+ KiB in \d+\.\d s", caplog.text)
+
+
+def test_conversations_after_the_first_row_count_in_the_name(tmp_path, tokenizer):
+    """What decides about them makes another table, not the one that is there."""
+    path = tmp_path / "mixed.jsonl"
+    turns = [{"role": r, "content": c} for r, c in (("user", "x"), ("user", "y"), ("assistant", "z"))]
+    rows = [{"prompt": "a", "completion": "b"}] * 70
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": turns}]))
+    data = Data([], template="chatml", cache_dir=str(tmp_path / "c"), max_drop_share=1.0)
+    kept = {
+        roles: len(prepare_sources([Source("m", path=str(path), roles=roles)], data, Loss(), tokenizer)[0])
+        for roles in ("strict", "loose")
+    }
+    assert kept == {"strict": 70, "loose": 71}

@@ -115,7 +115,9 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
     example.ignored = tuple(sorted(ignored))
-    used = {found[what] for what in (*ALWAYS, *PARTS[kind]) if what in found} | {"input"}
+    used = {found[what] for what in (*ALWAYS, *PARTS[kind]) if what in found}
+    if kind == "prompt_completion" and _is_alpaca(found, source):
+        used.add("input")
     example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
     return example
 
@@ -214,8 +216,7 @@ def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, wh
         asked = read_messages(prompt, f"{where}: prompt", ignore)
     else:
         text = _filled(row, found["prompt"], where, "no_prompt")
-        alpaca = found["prompt"] == "instruction" and not source.columns.prompt
-        if alpaca and row.get("input"):
+        if _is_alpaca(found, source) and row.get("input"):
             text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
@@ -223,6 +224,11 @@ def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, wh
     if isinstance(completion, list):
         return asked + read_messages(completion, f"{where}: completion", ignore)
     return [*asked, message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+
+
+def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:
+    """Whether `input` is a part of the prompt: beside an `instruction` that is found by its usual name."""
+    return found["prompt"] == "instruction" and not source.columns.prompt
 
 
 def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:

@@ -289,3 +289,11 @@ def test_a_transcript_as_the_prompt_is_one_conversation_in_every_shape(end):
     assert to_prompt({"prompt": prompt, "answer": "d"}, source, "s:1").messages == asked
     sides = to_pair({"prompt": prompt, "chosen": "d", "rejected": "e"}, source, "s:1")
     assert [side.messages[:-1] for side in sides] == [asked, asked] and sides[0].messages[-1] == reply
+
+
+def test_a_column_input_is_used_where_it_is_joined_and_counted_elsewhere():
+    row = {"instruction": "i", "input": "x", "output": "o"}
+    assert example(row).prompt == "i\n\nx" and example(row).unused == ()
+    named = example(row, columns=Columns(prompt="instruction"))
+    assert named.prompt == "i" and named.unused == ("input",)
+    assert example({"question": "q", "input": "x", "answer": "a"}).unused == ("input",)
