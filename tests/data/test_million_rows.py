@@ -87,6 +87,7 @@ def prepare(folder: Path, until=lambda: False) -> tuple[int, float, float, str]:
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
 def test_a_million_rows(million, record_property):
     def some() -> bool:
         parts = list((million / "cache/tables").glob(".partial-*/progress.json"))

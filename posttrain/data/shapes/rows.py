@@ -24,7 +24,7 @@ from posttrain.data.shapes.messages import (
     speaker,
 )
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
-from posttrain.data.shapes.turn_order import OPENING, listed_tools, ordered
+from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
@@ -109,7 +109,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         if system and messages[0]["role"] not in OPENING:
             messages.insert(0, message("system", system))
         if example.tools:
-            _refuse_listed(messages, example.tools, found["tools"], source, where)
+            refuse_listed(messages, example.tools, found["tools"], source, where)
         example.messages = ordered(messages, source.roles, bool(example.tools))
     else:
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
@@ -243,22 +243,6 @@ def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, w
     """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
     return checked_text(value, where, found["system"]) if value else source.system
-
-
-def _refuse_listed(messages: list[Message], tools: list[Tool], column: str, source, where: str) -> None:
-    """Raises `RequestError` where a system message lists the tools already, so that the template would write
-    them once more: within `<tools>`, or as objects with name and description."""
-    names = [re.escape(tool["function"]["name"]) for tool in tools]
-    described = re.compile(rf"""["']name["']\s*:\s*["'](?:{"|".join(names)})["']\s*,\s*["']description["']""")
-    within = re.compile(rf"\b(?:{'|'.join(names)})\b")
-    for turn in messages:
-        text = turn["content"]
-        if turn["role"] in OPENING and (within.search(listed_tools(text)) or described.search(text)):
-            raise RequestError(
-                f"{where}: the system message lists the tools of column {column!r} already, and the template "
-                f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove "
-                "them from the system message"
-            )
 
 
 def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:

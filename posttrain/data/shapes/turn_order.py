@@ -14,6 +14,7 @@ from typing import Any
 
 from posttrain.data.shapes.messages import says_nothing
 from posttrain.data.tokens import RowError
+from posttrain.errors import RequestError
 from posttrain.types import Example, Message
 
 OPENING = ("system", "developer")
@@ -178,3 +179,21 @@ def _joined(messages: list[Message]) -> list[Message]:
         else:
             found.append(turn)
     return found
+
+
+def refuse_listed(
+    messages: list[Message], tools: list[dict[str, Any]], column: str, source, where: str
+) -> None:
+    """Raises `RequestError` where a system message lists the tools already, so that the template would write
+    them once more: within `<tools>`, or as objects with name and description."""
+    names = [re.escape(tool["function"]["name"]) for tool in tools]
+    described = re.compile(rf"""["']name["']\s*:\s*["'](?:{"|".join(names)})["']\s*,\s*["']description["']""")
+    within = re.compile(rf"\b(?:{'|'.join(names)})\b")
+    for turn in messages:
+        text = turn["content"]
+        if turn["role"] in OPENING and (within.search(listed_tools(text)) or described.search(text)):
+            raise RequestError(
+                f"{where}: the system message lists the tools of column {column!r} already, and the template "
+                f"would write them once more; set ignore: [{column}] on source {source.name!r}, or remove "
+                "them from the system message"
+            )
