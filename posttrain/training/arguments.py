@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ COPIED = (
     "report_to",
 )
 """Fields with the same name and meaning in the recipe and in the library."""
+LOGGING_DIR = "TENSORBOARD_LOGGING_DIR"
+_ours: set[str] = set()
+"""What runs of this process have set it to."""
+
+
+def _log_into(folder: Path) -> None:
+    """Has TensorBoard's files of this run in `folder`, unless the user says where; an earlier run in this
+    process may have set the variable, too."""
+    if os.environ.get(LOGGING_DIR, "") in ("", *_ours):
+        os.environ[LOGGING_DIR] = str(folder)
+        _ours.add(str(folder))
 
 
 def trainer_arguments(
@@ -54,7 +66,7 @@ def trainer_arguments(
     if train.fp16 and trains_on_cpu():
         raise RequestError("train.fp16 has no effect on a CPU; use train.bf16, or neither")
     if "tensorboard" in train.report_to:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run.path / "tensorboard"))
+        _log_into(run.path / "tensorboard")
     plan = batch_plan(train, world_size())
     fields = {f.name for f in dataclasses.fields(config_class)}
     values = {name: value for name, value in fixed(config_class.__name__).items() if name in fields} | {

@@ -4,6 +4,7 @@ fails."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -71,6 +72,18 @@ def test_what_a_run_leaves_behind(recipe):
     mixture = json.loads((run / "mixture.json").read_text())
     assert mixture["sources"][0]["rows_kept"] == 48
     assert load_stage(run / "recipe.yaml", [], "sft").loss.n == 16
+
+
+def test_a_second_run_of_a_process_logs_into_its_own_folder(tmp_path, monkeypatch):
+    from posttrain.training import arguments
+
+    monkeypatch.setenv(arguments.LOGGING_DIR, "")
+    for name in ("a", "b"):
+        arguments._log_into(tmp_path / name)
+        assert os.environ[arguments.LOGGING_DIR] == str(tmp_path / name)
+    monkeypatch.setenv(arguments.LOGGING_DIR, "/the/users")
+    arguments._log_into(tmp_path / "c")
+    assert os.environ[arguments.LOGGING_DIR] == "/the/users"
 
 
 @pytest.mark.slow
