@@ -22,7 +22,7 @@ WIDEST = 100
 PLACES = 3
 """Dropped rows named for each reason."""
 DETAIL = 300
-"""Characters of what is said about one of them: sentences end with what to do."""
+"""Characters of the detail of a dropped row. The remedy is at its end, so it is rarely cut."""
 GAP = 2
 """Columns between two columns of a table."""
 LEAST = 16

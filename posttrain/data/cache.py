@@ -170,8 +170,8 @@ def _key(
 def _later_keys(told: bool, source, tokenizer) -> dict[str, Any]:
     """What decides the content of a table and is not in the name of older ones, where it makes a difference.
     `told`: the rows are conversations."""
-    found: dict[str, Any] = {"reader": READER, "roles": source.roles} if told else {}
-    if source.roles != "strict":  # conversations may come later
+    found: dict[str, Any] = {"reader": READER} if told else {}
+    if told or source.roles != "strict":  # conversations may come later
         found["roles"] = source.roles
     if source.ignore:
         found["ignore"] = sorted(source.ignore)
@@ -236,7 +236,7 @@ def _check_drops(name: str, data: schema.Data, loss: schema.Loss, table: Table) 
 
 
 def _first_lost(stats: dict[str, Any]) -> list[str]:
-    """Place and reason of the first lost rows, those of which the same is said together; tables made before
+    """Place and reason of the first lost rows, with the places of equal reasons together; tables made before
     `dropped_examples` have them as text."""
     if "dropped_examples" not in stats:
         return stats["examples_of_drops"]

@@ -17,6 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
@@ -72,7 +73,7 @@ def in_order(
     second = next(stream, None)
     if second is None:
         return
-    stream = _pushed(second, stream)
+    stream = chain([second], stream)
     if count == 1:
         yield from (_done(work, chunk) for chunk in stream)
         return
@@ -108,11 +109,6 @@ def _chunks(items: Iterable[In], size: int, weight: Callable[[In], int]) -> Iter
         return
     if chunk:
         yield chunk
-
-
-def _pushed(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _done(work: Callable[[list[In]], Out], chunk: list[In] | _Failed) -> Out:

@@ -73,9 +73,8 @@ class Made:
     tokens: list[TokenRow] = field(default_factory=list)
     beside: bytes | None = None
     """What the table keeps beside the tokens."""
-    ignored: set[str] = field(default_factory=set)
-    unused: set[str] = field(default_factory=set)
-    control_tokens: set[str] = field(default_factory=set)
+    found: dict[str, set[str]] = field(default_factory=dict)
+    """Name of `COUNTED` -> what of the row is counted under it."""
     lost: tuple[str, str] | None = None
     """Reason and detail."""
     refused: str | None = None
@@ -216,9 +215,11 @@ def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape) ->
         examples = shape.read(row, source, where)
         tokens = [shape.tokenize(each, tokenizer, data, loss) for each in shape.parts(examples, data)]
         made.beside = shape.beside(examples, row, source)
-        made.ignored = {key for example in examples for key in example.ignored}
-        made.unused = {key for example in examples for key in example.unused}
-        made.control_tokens = {token for each in tokens for token in each.control_tokens}
+        made.found = {
+            "ignored": {key for example in examples for key in example.ignored},
+            "unused": {key for example in examples for key in example.unused},
+            "control_tokens": {token for each in tokens for token in each.control_tokens},
+        }
         made.tokens = tokens
     except RowError as error:
         made.lost = error.reason, error.detail
@@ -234,18 +235,15 @@ class _Lost:
         self.kept = 0
         self.counts: Counter[str] = Counter()
         self.examples: list[dict[str, str]] = []
-        self.ignored: Counter[str] = Counter()
-        self.unused: Counter[str] = Counter()
-        self.control_tokens: Counter[str] = Counter()
+        self.found: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
         self.tokenised = 0
 
     def count(self, made: Made) -> None:
         """Count a row that is kept, what of it was ignored, which columns were not used, and which control
         tokens its texts spell."""
         self.kept += 1
-        self.ignored.update(made.ignored)
-        self.unused.update(made.unused)
-        self.control_tokens.update(made.control_tokens)
+        for name, what in made.found.items():
+            self.found[name].update(what)
         self.tokenised += any(tokens.tokenised for tokens in made.tokens)
 
     def take_up(self, state: Any) -> bool:
@@ -262,8 +260,7 @@ class _Lost:
         self.kept, self.tokenised, self.examples = state["kept"], state["tokenised"], examples
         self.counts = counts.pop("dropped")
         self.counts["truncated"] = state["truncated"]
-        for name, each in counts.items():
-            setattr(self, name, each)
+        self.found = counts
         return True
 
     def add(self, reason: str, where: str, detail: str) -> None:
@@ -275,8 +272,9 @@ class _Lost:
         """What a table keeps of them."""
         dropped = {reason: n for reason, n in _ranked(self.counts).items() if reason != "truncated"}
         facts = {"dropped": dropped, "truncated": self.counts["truncated"], EXAMPLES: self.examples}
-        facts |= {"control_tokens": _ranked(self.control_tokens), "tokenised": self.tokenised}
-        return facts | {name: _ranked(each) for name in COUNTED[:2] if (each := getattr(self, name))}
+        found = {name: _ranked(each) for name, each in self.found.items()}
+        facts |= {"control_tokens": found.pop("control_tokens"), "tokenised": self.tokenised}
+        return facts | {name: counts for name, counts in found.items() if counts}
 
 
 def _ranked(counts: Counter[str]) -> dict[str, int]:

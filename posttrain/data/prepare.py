@@ -159,6 +159,7 @@ def _choice(source: schema.Source, heldout: schema.Heldout | None, seed: int) ->
     limit = source.max_examples
     share = heldout.share if heldout and heldout.share is not None and heldout.source is None else None
     if share is not None and 0 < share < 1:
+        limit = max(limit, int((limit - 1) / (1 - share)))  # too few by a few at most, also after rounding
         while limit - max(1, round(share * limit)) < source.max_examples:
             limit += 1
     return Choice(limit, seed, source.name)

@@ -2,7 +2,7 @@
 
 The one place in code: refusals (cache.py) and `posttrain prepare` print from it, and a test holds the table
 in DROPS.md equal to it. Left out: finding the rows (shapes/, tokenize.py), which raise
-`RowError(reason, detail)`, and counting them (cache.py).
+`RowError(reason, detail)`, and counting them (make_table.py).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A table is a folder: `input_ids.bin` (int32 for each token), `marks.bin` (one byte for each token, from which
 labels and segments are rebuilt), `rows.bin` (28 bytes for each row) and `table.json` (counts, and the hashes
 of the files). It takes five bytes per token on disk and none in memory. Left out: writing one
-(table_writer.py), making the rows (cache.py), appending to a table.
+(table_writer.py), making the rows (make_table.py), appending to a table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`TableWriter`: tokenised rows, streamed to a table on disk; a kill loses the last seconds of the work.
 
 A table is written under a temporary name and renamed when complete, so a folder of the right name is
-complete. Left out: the format and reading it (table.py), making the rows (cache.py).
+complete. Left out: the format and reading it (table.py), making the rows (make_table.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from posttrain.data.tokens import IGNORED, TokenRow
 from posttrain.errors import PosttrainError
 
 PARTIAL, PROGRESS = ".partial-", "progress.json"
+COUNTS = ("rows_kept", "tokens", "trained_tokens", "segments", "rows_with_p")
 BUFFER = 1 << 20
 """Tokens kept in memory before they are written."""
 
@@ -50,7 +51,7 @@ class TableWriter:
 
     def __init__(self, folder: str | Path, resumable: bool = False) -> None:
         self.folder = Path(folder)
-        self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
+        self._counts = dict.fromkeys(COUNTS, 0)
         self._ids: list[np.ndarray] = []
         self._marks: list[np.ndarray] = []
         self._about: list[tuple[int, int, int, float]] = []
@@ -58,13 +59,13 @@ class TableWriter:
         self._digests: dict[str, Any] = {}
         self.kept: Any = None
         self._resumable = resumable
-        self.temporary = self.folder.with_name(PARTIAL + self.folder.name)
         if not resumable:
             self.temporary = temporary_name(self.folder)
-        elif not self._take_up():
-            self.begin_again()
-        if not resumable:
             self.temporary.mkdir(parents=True)
+            return
+        self.temporary = self.folder.with_name(PARTIAL + self.folder.name)
+        if not self._take_up():
+            self.begin_again()
 
     def begin_again(self) -> None:
         """Leaves what was taken up, and begins with an empty table."""
@@ -72,7 +73,7 @@ class TableWriter:
             shutil.rmtree(self.temporary)
         else:
             self.temporary.unlink(missing_ok=True)
-        self.rows = self.tokens = self.trained_tokens = self.segments = self.rows_with_p = 0
+        self._counts = dict.fromkeys(COUNTS, 0)
         self._digests, self.kept = {}, None
         self.temporary.mkdir(parents=True)
 
@@ -100,13 +101,11 @@ class TableWriter:
         self._ids.append(np.asarray(row.input_ids, dtype="<i4"))
         self._marks.append(marks)
         count = int(np.count_nonzero(trained))
-        self.rows += 1
-        self.tokens += len(marks)
-        self.trained_tokens += count
-        self.segments += int(steps.sum())
-        self.rows_with_p += row.p is not None
+        counted = (1, len(marks), count, int(steps.sum()), int(row.p is not None))
+        for name, more in zip(COUNTS, counted, strict=True):
+            self._counts[name] += more
         p = float("nan") if row.p is None else row.p
-        self._about.append((self.tokens, origin, count, p))
+        self._about.append((self._counts["tokens"], origin, count, p))
         self._held += len(marks)
         if self._held >= BUFFER:
             self._flush()
@@ -124,7 +123,7 @@ class TableWriter:
         for name, digest in self._digests.items():
             sync(self.temporary / name)
             files[name] = {"bytes": (self.temporary / name).stat().st_size, "hash": digest.hexdigest()}
-        record = {"table": self.folder.name, "files": files, "counts": self._counts(), "state": plain(state)}
+        record = {"table": self.folder.name, "files": files, "counts": self._counts, "state": plain(state)}
         write_json(self.temporary / PROGRESS, record | {"hash": _hash_of(record)})
 
     def _take_up(self) -> bool:
@@ -136,8 +135,8 @@ class TableWriter:
             record = {key: found[key] for key in ("table", "files", "counts", "state")}
             if found["hash"] != _hash_of(record) or found["table"] != self.folder.name:
                 return False
-            counts, files = found["counts"], found["files"]
-            if not all(type(counts[key]) is int for key in self._counts()):
+            counts, files = {name: found["counts"][name] for name in COUNTS}, found["files"]
+            if not all(type(count) is int for count in counts.values()):
                 return False
             paths = {name: self._own(name) for name in files}
             for name, path in paths.items():
@@ -150,9 +149,7 @@ class TableWriter:
                     file.unlink()  # begun after the record
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return False
-        self.rows, self.tokens = counts["rows_kept"], counts["tokens"]
-        self.trained_tokens, self.segments = counts["trained_tokens"], counts["segments"]
-        self.rows_with_p, self.kept = counts["rows_with_p"], found["state"]
+        self._counts, self.kept = counts, found["state"]
         return self.kept is not None
 
     def _own(self, name: str) -> Path:
@@ -169,7 +166,7 @@ class TableWriter:
         self._flush()
         (self.temporary / PROGRESS).unlink(missing_ok=True)
         hashes = {name: digest.hexdigest() for name, digest in self._digests.items()}
-        described = plain(stats | self._counts() | {"hashes": hashes})
+        described = plain(stats | self._counts | {"hashes": hashes})
         described["hashes"][TABLE] = hash_of_facts(described)
         (self.temporary / TABLE).write_text(json.dumps(described, indent=2), encoding="utf-8")
         for path in self.temporary.iterdir():
@@ -183,15 +180,6 @@ class TableWriter:
                 raise
         sync(self.folder.parent)
         return TokenTable(self.folder)
-
-    def _counts(self) -> dict[str, int]:
-        return {
-            "rows_kept": self.rows,
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
-            "segments": self.segments,
-            "rows_with_p": self.rows_with_p,
-        }
 
     def _flush(self) -> None:
         if self._about:

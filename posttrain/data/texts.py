@@ -2,7 +2,7 @@
 
 Both are looked up before the example is rendered: a row of many megabytes would take minutes and gigabytes
 to tokenise, and in the rendered text the template's own control tokens could no longer be told apart. Left
-out: what the tokens are (tokenize.py), what becomes of the rows (cache.py).
+out: what the tokens are (tokenize.py), what becomes of the rows (make_table.py).
 """
 
 from __future__ import annotations

@@ -16,17 +16,15 @@ from posttrain.data.lengths import lengths_of
 from posttrain.data.manifest import described, manifest
 from posttrain.data.prepare import Prepared
 from posttrain.data.table import Table, complete
-from posttrain.data.template import load_text
 from posttrain.errors import PosttrainError, RequestError
 from posttrain.recipe import Recipe, TrainRecipe, recipe_hash
 from posttrain.recipe.plan import batch_plan, shape_of
 from posttrain.recipe.schema import Source
-from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.scores import ScoreStore
 from posttrain.stages.changes import refuse_changed_prompts, refuse_changed_rows
-from posttrain.stages.prepared import prepare_prompts, prepare_run
+from posttrain.stages.prepared import prepare_prompts, prepare_run, text_of
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,7 @@ def _rows(recipe: Recipe) -> _Rows:
         data = prepare_run(recipe)
         return _Rows(data.prepared, data.rows, data.steps)
     init = None if recipe.model.init is None else resolve(recipe.model.init)[0]
-    tokenizer, _ = load_text(
-        recipe.model, recipe.data.template, init and tokenizer_place(init), recipe.data.template_options
-    )
+    tokenizer, _ = text_of(recipe, init)
     return _Rows(*prepare_prompts(recipe, tokenizer), None)
 
 

@@ -15,7 +15,7 @@ from posttrain.base.process import rank
 from posttrain.data.prepare import Prepared
 from posttrain.data.prepare import build as prepare
 from posttrain.data.template import Template, load_text
-from posttrain.recipe import SampleRecipe, SftRecipe, TrainRecipe
+from posttrain.recipe import Recipe, SampleRecipe, SftRecipe, TrainRecipe
 from posttrain.recipe.plan import rows_needed, shape_of, steps_of
 from posttrain.recipe.schema import Loss
 from posttrain.rundir import checkpoints as ckpt
@@ -36,12 +36,17 @@ class PreparedRun:
     rows: int
 
 
+def text_of(recipe: Recipe, init: str | None) -> tuple[PreTrainedTokenizerBase, Template]:
+    """(tokenizer, template) of a recipe; `init`: the folder or hub id that `model.init` stands for."""
+    return load_text(
+        recipe.model, recipe.data.template, init and tokenizer_place(init), recipe.data.template_options
+    )
+
+
 def prepare_run(recipe: TrainRecipe) -> PreparedRun:
     """Tokenised rows and the number of steps. Raises `RequestError` where the mixture cannot feed them."""
     init, parent = (None, None) if recipe.model.init is None else ckpt.resolve(recipe.model.init)
-    tokenizer, template = load_text(
-        recipe.model, recipe.data.template, init and tokenizer_place(init), recipe.data.template_options
-    )
+    tokenizer, template = text_of(recipe, init)
     shape = shape_of(recipe)
     # prompts have no turn that is trained; their tables have always been cached under this value
     data = replace(recipe.data, train_on="last") if shape == "prompts" else recipe.data

@@ -23,3 +23,23 @@ def tables(folder: Path) -> dict[str, int]:
 def facts_of(answer) -> dict:
     assert answer.code == 0, answer
     return json.loads(answer.out)
+
+
+PROMPTS = """\
+stage: {stage}
+name: case
+output_dir: {out}
+model:
+  tokenizer: "builtin:bytes"
+  from_config: {{model_type: llama, options: {{hidden_size: 32, max_position_embeddings: 512}}}}
+data:
+  template: chatml
+  max_length: 128
+  cache_dir: {out}/cache
+  sources:
+    - {{name: rows, path: {out}/{rows}}}
+rewards:
+  - name: math
+    options: {{mode: gsm8k}}
+"""
+"""A recipe of a stage that samples, without its rollout."""

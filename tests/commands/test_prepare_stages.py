@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import unigram
-from tests.commands.prepared import facts_of, tables, write
+from tests.commands.prepared import PROMPTS, facts_of, tables, write
 
 
 def test_dpo(call, plain_recipe, tmp_path):
@@ -32,26 +32,6 @@ def test_dpo(call, plain_recipe, tmp_path):
     assert answer.code == 0 and "prepared: 8 rows, 208 tokens (of which 32 trained)" in answer.out, answer
 
 
-PROMPTS = """\
-stage: {stage}
-name: case
-output_dir: {out}
-model:
-  tokenizer: "builtin:bytes"
-  from_config: {{model_type: llama, options: {{hidden_size: 32, max_position_embeddings: 512}}}}
-data:
-  template: chatml
-  max_length: 128
-  cache_dir: {out}/cache
-  sources:
-    - {{name: rows, path: {out}/prompts.jsonl}}
-rollout: {{num_generations: 8, max_new_tokens: 64}}
-rewards:
-  - name: math
-    options: {{mode: gsm8k}}
-"""
-
-
 @pytest.fixture
 def prompts(tmp_path, monkeypatch):
     """`prompts(stage)`: a recipe on ten prompts of 19 + 6 tokens."""
@@ -60,7 +40,8 @@ def prompts(tmp_path, monkeypatch):
 
     def make(stage: str, more: str = "") -> Path:
         path = tmp_path / "case.yaml"
-        path.write_text(PROMPTS.format(stage=stage, out=tmp_path) + more)
+        head = PROMPTS.format(stage=stage, out=tmp_path, rows="prompts.jsonl")
+        path.write_text(head + "rollout: {num_generations: 8, max_new_tokens: 64}\n" + more)
         return path
 
     return make

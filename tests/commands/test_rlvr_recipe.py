@@ -8,25 +8,12 @@ import pytest
 
 from posttrain.base.process import why_on_cpu
 from posttrain.recipe import load, recipe_hash
+from tests.commands.prepared import PROMPTS
 from tests.tiny import tiny_model
 
-RECIPE = """
-stage: rlvr
-name: case
-output_dir: {out}
-model:
-  tokenizer: "builtin:bytes"
-  from_config: {{model_type: llama, options: {{hidden_size: 32, max_position_embeddings: 512}}}}
-data:
-  template: chatml
-  max_length: 128
-  sources:
-    - {{name: rows, path: {out}/rows.jsonl}}
-train: {{learning_rate: 0.5, max_steps: 2, global_batch_size: 16}}
-rollout: {{max_new_tokens: 64}}
-rewards:
-  - name: math
-    options: {{mode: gsm8k}}
+SETTINGS = """\
+train: {learning_rate: 0.5, max_steps: 2, global_batch_size: 16}
+rollout: {max_new_tokens: 64}
 """
 ROW = {"prompt": "1 + 1?", "answer": "2"}
 
@@ -35,7 +22,7 @@ ROW = {"prompt": "1 + 1?", "answer": "2"}
 def rlvr(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "case.yaml"
-    path.write_text(RECIPE.format(out=tmp_path))
+    path.write_text(PROMPTS.format(stage="rlvr", out=tmp_path, rows="rows.jsonl") + SETTINGS)
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     return path
 

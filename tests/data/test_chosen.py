@@ -14,6 +14,7 @@ from posttrain.data import readers
 from posttrain.data.sources import HubRows, open_rows
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
+from tests.data.columnar import write_table
 
 ROWS = [{"prompt": f"{n}+1=", "completion": f"{n + 1:03d}"} for n in range(10)]
 
@@ -110,8 +111,7 @@ def test_a_batch_that_is_the_whole_file_becomes_python_objects_in_pieces(tmp_pat
     """One batch of 5,000 rows: `where` and order hold over its pieces."""
     rows = [{"n": n} for n in range(5000)]
     table = pa.Table.from_pylist(rows)
-    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
-        writer.write_table(table)
+    write_table(tmp_path / "a.arrow", table)
     found = list(readers.read(tmp_path / "a.arrow"))
     assert [row for _, row in found] == rows
     assert found[4999][0] == f"{tmp_path}/a.arrow[4999]"
@@ -134,7 +134,6 @@ def test_columns_of_the_type_json_are_parsed(tmp_path):
 def test_broken_json_in_a_column_of_that_type_is_named(tmp_path):
     column = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['{"a": 1}', "{"]))
     table = pa.table({"a": column})
-    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
-        writer.write_table(table)
+    write_table(tmp_path / "a.arrow", table)
     with pytest.raises(RequestError, match=r"a\.arrow\[1\]: broken JSON: Expecting"):
         [row for _, row in open_rows(source(tmp_path / "a.arrow"))]

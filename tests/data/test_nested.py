@@ -14,6 +14,7 @@ from posttrain.data.prepare import build
 from posttrain.data.sources import open_rows
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.recipe.schema import Data, Loss, Source
+from tests.data.columnar import write_table
 
 
 def tool(name: str, /, **properties) -> dict:
@@ -41,11 +42,8 @@ ROWS = [
 
 def written(path, rows):
     table = pa.Table.from_pylist(rows)
-    if path.suffix == ".parquet":
-        parquet.write_table(table, path)
-    elif path.suffix == ".arrow":
-        with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
-            writer.write_table(table)
+    if path.suffix in (".parquet", ".arrow"):
+        write_table(path, table)
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:

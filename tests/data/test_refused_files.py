@@ -14,6 +14,7 @@ from posttrain.data.hub import HubRows
 from posttrain.data.sources import list_files, open_rows
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
+from tests.data.columnar import write_table
 
 ROWS = [{"text": f"row {n}"} for n in range(9)]
 
@@ -85,11 +86,7 @@ def test_values_that_python_does_not_have(tmp_path, name, column):
     import datasets
 
     table = pa.table({"text": ["a"], "other": column})
-    if name == "a.parquet":
-        parquet.write_table(table, tmp_path / name)
-    else:
-        with pa.OSFile(str(tmp_path / name), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
-            writer.write_table(table)
+    write_table(tmp_path / name, table)
     with pytest.raises(RequestError, match=rf"{name}: broken after row 0: "):
         rows_of(tmp_path / name)
     with pytest.MonkeyPatch.context() as patch:
@@ -103,11 +100,7 @@ def test_values_that_python_does_not_have(tmp_path, name, column):
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 def test_columns_of_one_name(tmp_path, name):
     table = pa.table([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["n", "text", "text"])
-    if name == "a.parquet":
-        parquet.write_table(table, tmp_path / name)
-    else:
-        with pa.OSFile(str(tmp_path / name), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
-            writer.write_table(table)
+    write_table(tmp_path / name, table)
     with pytest.raises(RequestError, match=f"{name}: has several columns of the name 'text'"):
         rows_of(tmp_path / name)
 

@@ -1,7 +1,7 @@
 """The list of shapes.
 
 A new shape is a class, a line in `SHAPES`, and its stage in `STAGE_SHAPES` of recipe/plan.py. Left out: which
-rows are dropped and counted (cache.py).
+rows are dropped and counted (make_table.py).
 """
 
 from __future__ import annotations
