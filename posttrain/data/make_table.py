@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from posttrain.data.encode import one_core
 from posttrain.data.in_order import in_order, processes
 from posttrain.data.order import key_of, permute_array
 from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
-from posttrain.data.table_writer import PARTIAL, TableWriter
+from posttrain.data.table_writer import PARTIAL, Packed, TableWriter, pack
 from posttrain.data.tokens import RowError, TokenRow, without_place
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -39,6 +40,8 @@ KEEP_S = 10.0
 OLD_S = 7 * 24 * 3600.0
 SHOWN = 5
 """Lost rows kept for each reason."""
+REFUSED = "refused"
+"""In place of a reason: a row for which the run ends, unless `source.on_error` is `skip`."""
 EXAMPLES, COUNTED = "dropped_examples", ("ignored", "unused", "control_tokens")
 log = logging.getLogger(__name__)
 
@@ -66,19 +69,18 @@ class Choice:
 
 @dataclass(slots=True)
 class Made:
-    """What became of a row: its tokens, or why there are none."""
+    """What became of the rows of a chunk: their tokens, or why there are none."""
 
-    number: int
-    where: str
-    tokens: list[TokenRow] = field(default_factory=list)
-    beside: bytes | None = None
-    """What the table keeps beside the tokens."""
-    found: dict[str, set[str]] = field(default_factory=dict)
-    """Name of `COUNTED` -> what of the row is counted under it."""
-    lost: tuple[str, str] | None = None
-    """Reason and detail."""
-    refused: str | None = None
-    """The sentence that ends the run."""
+    read: int = 0
+    kept: int = 0
+    tokenised: int = 0
+    packed: Packed | None = None
+    beside: list[bytes] = field(default_factory=list)
+    """What the table keeps beside the tokens, for each row that is kept."""
+    found: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in COUNTED})
+    """Name of `COUNTED` -> in how many rows what is found."""
+    lost: list[tuple[str, str, str]] = field(default_factory=list)
+    """Reason, where and detail, of rows that are dropped, truncated or `REFUSED`."""
 
 
 def make_table(
@@ -103,7 +105,7 @@ def make_table(
     began, kept_at = time.perf_counter(), time.monotonic()
     remove_old(folder.parent)
     lost, read, report = _Lost(), 0, reporting()
-    with TableWriter(folder, resumable=True) as writer:
+    with TableWriter(folder, resumable=True) as writer, one_core():
         beside = shape.writer(writer)
         if writer.kept is not None and (choice is not None or not lost.take_up(writer.kept)):
             writer.begin_again()
@@ -113,12 +115,11 @@ def make_table(
         already = read
         work = partial(_made, source, data, loss, tokenizer, shape)
         count = processes(data.num_proc)
-        for chunk in _results(rows, work, count, choice, lambda: lost.kept, read):
-            for made in chunk:
-                _keep(made, writer, beside, lost, source, data)
-                read += 1
-                if read % 256 == 0:
-                    report(read)
+        for made in _results(rows, work, count, choice, lambda: lost.kept, read):
+            _keep(made, writer, beside, lost, source)
+            read += made.read
+            if read // 256 > (read - made.read) // 256:
+                report(read)
             if choice is None and time.monotonic() - kept_at > KEEP_S:
                 if beside is not None:
                     beside.flush()
@@ -146,7 +147,7 @@ def remove_old(folder: Path) -> None:
 
 def _results(
     rows: Rows, work: Callable, count: int, choice: Choice | None, kept: Callable[[], int], done: int
-) -> Iterator[list[Made]]:
+) -> Iterator[Made]:
     if choice is None:
         numbered: Any = ((number, *row) for number, row in islice(enumerate(rows), done, None))
         yield from in_order(work, numbered, CHUNK, count, "data.num_proc", _weight)
@@ -172,24 +173,20 @@ def _weight(item: tuple[int, str, dict[str, Any]]) -> int:
     return total
 
 
-def _keep(
-    made: Made, writer: TableWriter, beside: Any, lost: _Lost, source: schema.Source, data: schema.Data
-) -> None:
-    """Writes a row, or counts why it is lost."""
-    if made.refused is not None:
-        if source.on_error == "stop":
-            raise RequestError(made.refused)
-        made.lost = "unreadable", without_place(made.where, made.refused)
-    if made.lost is not None:
-        lost.add(made.lost[0], made.where, made.lost[1])
-        return
-    for tokens in made.tokens:
-        writer.add(tokens, made.number)
-    if beside is not None and made.beside is not None:
-        beside.add(made.beside)
+def _keep(made: Made, writer: TableWriter, beside: Any, lost: _Lost, source: schema.Source) -> None:
+    """Writes the rows of a chunk, and counts what is lost and why."""
+    for reason, where, detail in made.lost:
+        if reason != REFUSED:
+            lost.add(reason, where, detail)
+        elif source.on_error == "stop":
+            raise RequestError(detail)
+        else:
+            lost.add("unreadable", where, without_place(where, detail))
+    if made.packed is not None:
+        writer.add_packed(made.packed)
+    for each in made.beside if beside is not None else ():
+        beside.add(each)
     lost.count(made)
-    if any(tokens.truncated for tokens in made.tokens):
-        lost.add("truncated", made.where, f"cut to {data.max_length} tokens")
 
 
 def _made(
@@ -199,33 +196,42 @@ def _made(
     tokenizer: Any,
     shape: Shape,
     chunk: list[tuple[int, str, dict[str, Any]]],
-) -> list[Made]:
+) -> Made:
     """The work of a process."""
-    return [
-        _made_of(number, where, row, source, data, loss, tokenizer, shape) for number, where, row in chunk
-    ]
-
-
-def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape) -> Made:
-    made = Made(number, where)
-    if isinstance(row, Broken):
-        made.refused = row.error
-        return made
-    try:
-        examples = shape.read(row, source, where)
-        tokens = [shape.tokenize(each, tokenizer, data, loss) for each in shape.parts(examples, data)]
-        made.beside = shape.beside(examples, row, source)
-        made.found = {
-            "ignored": {key for example in examples for key in example.ignored},
-            "unused": {key for example in examples for key in example.unused},
-            "control_tokens": {token for each in tokens for token in each.control_tokens},
-        }
-        made.tokens = tokens
-    except RowError as error:
-        made.lost = error.reason, error.detail
-    except RequestError as error:
-        made.refused = str(error)
+    made = Made(read=len(chunk))
+    tokens: list[TokenRow] = []
+    origins: list[int] = []
+    for number, where, row in chunk:
+        try:
+            examples, found, beside = _made_of(number, where, row, source, data, loss, tokenizer, shape)
+        except RowError as error:
+            made.lost.append((error.reason, where, error.detail))
+            continue
+        except RequestError as error:
+            made.lost.append((REFUSED, where, str(error)))
+            continue
+        tokens += found
+        origins += [number] * len(found)
+        made.kept += 1
+        made.tokenised += any(each.tokenised for each in found)
+        if beside is not None:
+            made.beside.append(beside)
+        for name in ("ignored", "unused"):
+            made.found[name].update({key for example in examples for key in getattr(example, name)})
+        made.found["control_tokens"].update({token for each in found for token in each.control_tokens})
+        if any(each.truncated for each in found):
+            made.lost.append(("truncated", where, f"cut to {data.max_length} tokens"))
+    made.packed = pack(tokens, origins) if tokens else None
     return made
+
+
+def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape):
+    """(examples, their tokens, what the table keeps beside them) of a row. Raises RowError, RequestError."""
+    if isinstance(row, Broken):
+        raise RequestError(row.error)
+    examples = shape.read(row, source, where)
+    tokens = [shape.tokenize(each, tokenizer, data, loss) for each in shape.parts(examples, data)]
+    return examples, tokens, shape.beside(examples, row, source)
 
 
 class _Lost:
@@ -239,12 +245,12 @@ class _Lost:
         self.tokenised = 0
 
     def count(self, made: Made) -> None:
-        """Count a row that is kept, what of it was ignored, which columns were not used, and which control
-        tokens its texts spell."""
-        self.kept += 1
-        for name, what in made.found.items():
-            self.found[name].update(what)
-        self.tokenised += any(tokens.tokenised for tokens in made.tokens)
+        """Count the rows that are kept, what of them was ignored, which columns were not used, and which
+        control tokens their texts spell."""
+        self.kept += made.kept
+        self.tokenised += made.tokenised
+        for name, counts in made.found.items():
+            self.found[name].update(counts)
 
     def take_up(self, state: Any) -> bool:
         """Goes on with what `stats` gave; False if it is anything else, which changes nothing."""

@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
 
+from posttrain.data.prefixes import Beginnings
 from posttrain.data.shapes.messages import LINKS, REASONING, reasoning
 from posttrain.data.tokens import RowError
 from posttrain.types import Message
@@ -42,22 +43,42 @@ def render(
         RowError: template_error, where the template refuses the conversation (for example because its roles
             do not alternate) or does what the sandbox forbids.
     """
-    called = any("tool_calls" in turn for turn in messages)
-    as_text = called and arguments_as_text(source, tokenizer)
-    return _apply(source, tokenizer, _spelt(source, messages, as_text), add_generation_prompt, tools, options)
+    return _apply(source, _given(source, tokenizer, messages, add_generation_prompt, tools, options))
 
 
-def _apply(source, tokenizer, messages, add_generation_prompt, tools=None, options=None) -> str:
-    from jinja2 import TemplateError
+def renderer(
+    source: str, tokenizer: Any, tools: list[dict[str, Any]] | None, options: dict[str, Any] | None
+) -> Beginnings:
+    """`render` of one conversation and its beginnings, as a function of (messages, add_generation_prompt)."""
 
-    given = {
+    def given(messages: list[Message], asks: bool) -> dict[str, Any]:
+        return _given(source, tokenizer, messages, asks, tools, options)
+
+    return Beginnings(source, _compiled(source), lambda part, asks: _apply(source, given(part, asks)), given)
+
+
+def _given(
+    source, tokenizer, messages, asks=False, tools=None, options=None, as_text: bool | None = None
+) -> dict[str, Any]:
+    """The variables of the template; `as_text`: whether it wants arguments of calls as JSON text."""
+    if as_text is None:
+        called = any("tool_calls" in turn for turn in messages)
+        as_text = called and arguments_as_text(source, tokenizer)
+    return {
         **tokenizer.special_tokens_map,
         **(options or {}),
+        "messages": _spelt(source, messages, as_text),
         "tools": tools or None,
-        "add_generation_prompt": add_generation_prompt,
+        "documents": None,
+        "add_generation_prompt": asks,
     }
+
+
+def _apply(source: str, given: dict[str, Any]) -> str:
+    from jinja2 import TemplateError
+
     try:
-        return _compiled(source).render(messages=messages, documents=None, **given)
+        return _compiled(source).render(**given)
     except (TemplateError, TypeError, ValueError, LookupError) as error:
         line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
         raise RowError("template_error", f"the template fails: {error}{line}") from error
@@ -158,7 +179,7 @@ def arguments_as_text(source: str, tokenizer: Any) -> bool:
     """Whether the template wants the arguments of a call as JSON text: given an object it fails, or writes it
     as Python does."""
     try:
-        text = _apply(source, tokenizer, _spelt(source, CALL, False), False)
+        text = _apply(source, _given(source, tokenizer, CALL, as_text=False))
     except RowError:
         return True
     return f"'x': '{PROBE}'" in text

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,48 @@ BUFFER = 1 << 20
 """Tokens kept in memory before they are written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Rows as a table keeps them: int32 `ids` and uint8 `marks` [T], `about` ROW [R] with ends from 0, and
+    what each of `COUNTS` gains."""
+
+    ids: np.ndarray
+    marks: np.ndarray
+    about: np.ndarray
+    counts: tuple[int, ...]
+
+
+def pack(rows: Sequence[TokenRow], origins: Sequence[int]) -> Packed:
+    """One or more rows, made of these rows of the source. Raises ValueError if one cannot be rebuilt."""
+    ids = np.concatenate([row.input_ids for row in rows])
+    labels = np.concatenate([row.labels for row in rows])
+    segment_ids = np.concatenate([row.segment_ids for row in rows])
+    ends = np.cumsum([len(row.input_ids) for row in rows])
+    begins = np.concatenate([[0], ends[:-1]])
+    trained, in_segment = labels != IGNORED, segment_ids > 0
+    inside = np.flatnonzero(in_segment)
+    steps = np.diff(segment_ids[inside], prepend=0)
+    first = np.searchsorted(inside, begins)
+    first = first[first < np.searchsorted(inside, ends)]  # the first of each row that has segments
+    steps[first] = segment_ids[inside[first]]  # of each row, from 0
+    wrong = trained & (labels != ids)
+    wrong[begins] |= trained[begins]
+    wrong |= in_segment & ~trained
+    wrong[inside] |= (steps >> 1) != 0  # a step is 0 or 1
+    if wrong.any():
+        row = int(np.searchsorted(ends, np.argmax(wrong), "right"))
+        raise ValueError(f"row {origins[row]}: labels or segments are not as TokenRow describes them")
+    marks = trained * np.uint8(TRAINED) + in_segment * np.uint8(IN_SEGMENT)
+    marks[inside] += (steps * SEGMENT_START).astype(np.uint8)
+    about = np.empty(len(rows), ROW)
+    about["end"], about["origin"] = ends, origins
+    about["trained"] = np.add.reduceat(trained, begins, dtype=np.int64)
+    about["p"] = [float("nan") if row.p is None else row.p for row in rows]
+    with_p = sum(row.p is not None for row in rows)
+    counts = (len(rows), len(ids), int(np.count_nonzero(trained)), int(steps.sum()), with_p)
+    return Packed(ids.astype("<i4", copy=False), marks, about, counts)
+
+
 class TableWriter:
     """Streams rows to a folder of a temporary name, which `finish` renames to `folder`.
 
@@ -54,7 +98,7 @@ class TableWriter:
         self._counts = dict.fromkeys(COUNTS, 0)
         self._ids: list[np.ndarray] = []
         self._marks: list[np.ndarray] = []
-        self._about: list[tuple[int, int, int, float]] = []
+        self._about: list[np.ndarray] = []
         self._held = 0
         self._digests: dict[str, Any] = {}
         self.kept: Any = None
@@ -86,27 +130,18 @@ class TableWriter:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
     def add(self, row: TokenRow, origin: int) -> None:
-        """Add row number `origin` of the source. Raises ValueError if it cannot be rebuilt from the files."""
-        trained, in_segment = row.labels != IGNORED, row.segment_ids > 0
-        steps = np.diff(row.segment_ids[in_segment], prepend=0)
-        if (
-            trained[0]
-            or not np.array_equal(row.labels[trained], row.input_ids[trained])
-            or (in_segment & ~trained).any()
-            or (steps >> 1).any()  # a step is 0 or 1
-        ):
-            raise ValueError(f"row {origin}: labels or segments are not as TokenRow describes them")
-        marks = trained * np.uint8(TRAINED) + in_segment * np.uint8(IN_SEGMENT)
-        marks[in_segment] += (steps * SEGMENT_START).astype(np.uint8)
-        self._ids.append(np.asarray(row.input_ids, dtype="<i4"))
-        self._marks.append(marks)
-        count = int(np.count_nonzero(trained))
-        counted = (1, len(marks), count, int(steps.sum()), int(row.p is not None))
-        for name, more in zip(COUNTS, counted, strict=True):
+        """Add row number `origin` of the source. Raises ValueError, see `pack`."""
+        self.add_packed(pack([row], [origin]))
+
+    def add_packed(self, packed: Packed) -> None:
+        """Add rows as the table keeps them."""
+        about = packed.about.copy()
+        about["end"] += self._counts["tokens"]
+        for name, more in zip(COUNTS, packed.counts, strict=True):
             self._counts[name] += more
-        p = float("nan") if row.p is None else row.p
-        self._about.append((self._counts["tokens"], origin, count, p))
-        self._held += len(marks)
+        for held, more in ((self._ids, packed.ids), (self._marks, packed.marks), (self._about, about)):
+            held.append(more)
+        self._held += len(packed.marks)
         if self._held >= BUFFER:
             self._flush()
 
@@ -183,10 +218,8 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self._about:
-            ids, marks = np.concatenate(self._ids), np.concatenate(self._marks)
-            arrays = {IDS: ids, MARKS: marks, ROWS: np.array(self._about, ROW)}
-            for name, array in arrays.items():
-                self.append(name, array.tobytes())
+            for name, arrays in ((IDS, self._ids), (MARKS, self._marks), (ROWS, self._about)):
+                self.append(name, np.concatenate(arrays).tobytes())
         self._ids, self._marks, self._about, self._held = [], [], [], 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.kept import OPENED, Render, refuse_left_out, refuse_lost_calls
-from posttrain.data.rendering import CALL, PROBE, render, unrendered, variables
+from posttrain.data.rendering import CALL, PROBE, render, renderer, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
 from posttrain.data.turns import Turn, closing, find_turns, opened_by
@@ -102,7 +102,7 @@ class Template:
         return find_turns(self.name, self._renderer(tools, options), ends, messages, last_only)
 
     def _renderer(self, tools: list[dict[str, Any]] | None, options: dict[str, Any] | None) -> Render:
-        return lambda part, asks: self.render(part, asks, tools, options)
+        return renderer(self.source, self.tokenizer, tools, options)
 
     def opened(self, asked: list[Message], example: Example) -> str:
         """What the prompt `asked` of `example` opens of a reply, such as `<think>`, so that a reply as it is

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.encode import encode, ids_of
+from posttrain.data.encode import Encoded, encode, ids_of
 from posttrain.data.fit import fitted
 from posttrain.data.template import Template, load_template
 from posttrain.data.tokenizers import decode, unicode_form
@@ -44,22 +44,21 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
         )
     text, turns, cut = _render(example, tokenizer, data)
     found = encode(text, cut, tokenizer)
-    ids, starts, ends = found.ids, found.starts, found.ends
     if found.decoded != text:
-        _prove_text(text, starts, ends)
-    _refuse_unknown(text, ids, starts, ends, tokenizer)
+        _prove_text(text, found.starts, found.ends)
+    _refuse_unknown(text, found, tokenizer)
 
-    trained = np.zeros(len(ids), dtype=bool)
-    segment_ids = np.zeros(len(ids), dtype=np.int32)
-    for turn in turns:
-        # a token that starts before the turn is part of the prompt, even if it reaches into the turn
-        inside = np.flatnonzero((starts >= turn.begin) & (starts < turn.end))
-        _prove_turn(text, turn, inside, ids, ends, tokenizer)
+    trained = np.zeros(len(found.ids), dtype=bool)
+    segment_ids = np.zeros(len(found.ids), dtype=np.int32)
+    segments = 0
+    for turn, inside in zip(turns, _inside(turns, found), strict=True):
+        _prove_turn(text, turn, inside, found, tokenizer)
         trained[inside] = True
-        numbers = _segment_numbers(text, turn, starts[inside], ends[inside], loss)
-        segment_ids[inside] = np.where(numbers > 0, numbers + segment_ids.max(), 0)
+        numbers = _segment_numbers(text, turn, found.starts[inside], found.ends[inside], loss)
+        segment_ids[inside] = np.where(numbers > 0, numbers + segments, 0)
+        segments = int(segment_ids[inside].max(initial=segments))
 
-    return replace(fitted(ids, trained, segment_ids, data, example.where), p=example.p)
+    return replace(fitted(found.ids, trained, segment_ids, data, example.where), p=example.p)
 
 
 def conversation(example: Example) -> list[Message]:
@@ -200,13 +199,13 @@ def _round_trip(text: str, tokenizer) -> str:
     return decode(ids_of(text, tokenizer), tokenizer)
 
 
-def _refuse_unknown(text: str, ids: np.ndarray, starts: np.ndarray, ends: np.ndarray, tokenizer) -> None:
+def _refuse_unknown(text: str, found: Encoded, tokenizer) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown == tokenizer.eos_token_id:  # GPT-2 has one token for both
         return
-    where = np.flatnonzero(ids == unknown)
+    where = np.flatnonzero(found.ids == unknown)
     if len(where):
-        piece = text[starts[where[0]] : ends[where[0]]]
+        piece = text[found.starts[where[0]] : found.ends[where[0]]]
         raise RowError("unknown_text", f"the tokenizer has no token for {piece!r}")
 
 
@@ -219,16 +218,25 @@ def _prove_text(text: str, starts: np.ndarray, ends: np.ndarray) -> None:
         raise RowError("mask_mismatch", f"the tokens lose {lost[:40]!r}")
 
 
-def _prove_turn(
-    text: str, turn: Turn, inside: np.ndarray, ids: np.ndarray, ends: np.ndarray, tokenizer
-) -> None:
+def _inside(turns: list[Turn], found: Encoded) -> list[slice]:
+    """The tokens that begin in each turn: one that starts before it is part of the prompt, even if it reaches
+    into the turn."""
+    if found.rising:
+        at = found.starts.searchsorted([edge for turn in turns for edge in (turn.begin, turn.end)])
+        return [slice(a, b) for a, b in at.reshape(-1, 2).tolist()]
+    inside = [np.flatnonzero((found.starts >= turn.begin) & (found.starts < turn.end)) for turn in turns]
+    return [slice(each[0], each[-1] + 1) if len(each) else slice(0, 0) for each in inside]
+
+
+def _prove_turn(text: str, turn: Turn, inside: slice, found: Encoded, tokenizer) -> None:
     """Proof that the trained tokens are the turn with its end, not a character more or less.
 
     White space at its beginning may be in a token of the prompt, which is not trained; other text may not.
     """
-    before = ends[: inside[0]].max(initial=0) if len(inside) else 0
-    if swallowed := text[turn.begin : before].strip():
-        token = tokenizer.convert_ids_to_tokens(int(ids[inside[0] - 1]))
+    ids, first = found.ids, inside.start
+    before = int(found.ends[:first].max(initial=0)) if inside.stop > first else 0
+    if before > turn.begin and (swallowed := text[turn.begin : before].strip()):
+        token = tokenizer.convert_ids_to_tokens(int(ids[first - 1]))
         raise RowError(
             "mask_mismatch",
             f"the token {token!r} begins in the prompt and contains {swallowed[:40]!r} of the reply, so it "
@@ -240,7 +248,7 @@ def _prove_turn(
     if got == expected or got == _round_trip(expected, tokenizer):
         return
     # some decoders (Llama 2's) drop the space that their first token begins with
-    ahead = ids[max(0, inside[0] - 1) : inside[0]].tolist() if len(inside) else []
+    ahead = ids[max(0, first - 1) : first].tolist()
     if decode(ahead + trained, tokenizer) != decode(ahead, tokenizer) + expected:
         raise RowError(
             "mask_mismatch", f"the trained tokens end with {got[-60:]!r}, not with {expected[-60:]!r}"

@@ -10,8 +10,11 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from posttrain.errors import RequestError, did_you_mean
 
@@ -157,19 +160,35 @@ def decode(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
     over every id in Python. A byte-level decoder takes the letters of an added token for bytes where all of
     them stand for one ("<réponse>" becomes "<r�ponse>"); such tokens are written as they are.
     """
-    table = _bytes_of(tokenizer, len(tokenizer))
+    table = token_bytes(tokenizer)
     if table is None:
         return tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=False)
-    try:
-        text = [table[i] for i in ids]
-    except IndexError:  # a model may have more ids than its tokenizer
-        text = [table[i] for i in ids if i < len(table)]
-    return b"".join(text).decode(errors="replace")
+    return table.of(ids).decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class TokenBytes:
+    """The bytes of each token of a tokenizer whose decoder is byte-level, and how many they are (int64 [V])."""
+
+    table: list[bytes]
+    lengths: np.ndarray
+
+    def of(self, ids: list[int]) -> bytes:
+        table = self.table
+        try:
+            return b"".join([table[i] for i in ids])
+        except IndexError:  # a model may have more ids than its tokenizer
+            return b"".join([table[i] for i in ids if i < len(table)])
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerFast) -> TokenBytes | None:
+    """None where the decoder is another one."""
+    return _token_bytes(tokenizer, len(tokenizer))
 
 
 @functools.lru_cache(maxsize=8)
-def _bytes_of(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes] | None:
-    """The bytes of each id where the decoder is byte-level, else None; `size` tells of tokens added since."""
+def _token_bytes(tokenizer: PreTrainedTokenizerFast, size: int) -> TokenBytes | None:
+    """`size` tells of tokens added since."""
     backend = tokenizer.backend_tokenizer
     if (json.loads(backend.to_str()).get("decoder") or {}).get("type") != "ByteLevel":
         return None
@@ -178,7 +197,7 @@ def _bytes_of(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes] | No
     for token, i in backend.get_vocab(with_added_tokens=True).items():
         values = [None] if i in added else [letters.get(letter) for letter in token]
         table[i] = token.encode() if None in values else bytes(values)
-    return table
+    return TokenBytes(table, np.fromiter(map(len, table), np.int64, len(table)))
 
 
 def _digits() -> PreTrainedTokenizerFast:

@@ -1,0 +1,191 @@
+"""The beginnings of a conversation, out of one rendering of the whole.
+
+To find the assistant's turns (turns.py) a conversation is rendered up to each of them, which costs the square
+of their number. Here the template's loop over the messages runs once, with a mark behind each message, and
+what it reads of the messages is watched. The text up to a mark is that of the shorter conversation if nothing
+behind it was read until there. Where this does not hold, the shorter one is rendered by itself, and so is
+all where a template has no such loop. Left out: the rendering itself (rendering.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+from posttrain.types import Message
+
+MARK = "posttrain_mark"
+ASKS = "add_generation_prompt"
+Render = Callable[[list[Message], bool], str]
+
+
+class Beginnings:
+    """Renders as `plain(messages, add_generation_prompt)` does. The first conversation of several messages
+    is rendered once; its beginnings, lists of the same objects, then cost nothing.
+
+    `given(messages, add_generation_prompt)` are the variables for the template `source`, `compiled` by
+    transformers, with the messages as the template gets them.
+    """
+
+    def __init__(
+        self, source: str, compiled: Any, plain: Render, given: Callable[[Any, bool], dict[str, Any]]
+    ) -> None:
+        self._marked = _marked(source, compiled.environment)
+        self._globals, self._plain, self._given = compiled.globals, plain, given
+        self._whole: list[Message] = []
+        self._text = ""
+        self._ends: dict[int, int] = {}
+        """Number of messages -> end of the last of them in the text, where it is that of a beginning."""
+        self._tails: dict[bool, str | None] = {}
+        """What follows the last message, without and with a prompt for a reply."""
+
+    def __call__(self, messages: list[Message], asks: bool) -> str:
+        if self._marked is None:
+            return self._plain(messages, asks)
+        count = len(messages)
+        if not self._whole and not asks and count > 1:
+            self._take(messages)
+        if count in self._ends and all(a is b for a, b in zip(messages, self._whole, strict=False)):
+            tail = self._tail(asks)
+            if tail is not None:
+                return self._text[: self._ends[count]] + tail
+        return self._plain(messages, asks)
+
+    def _take(self, messages: list[Message]) -> None:
+        self._whole = messages
+        found = self._run(self._given(messages, False))
+        if found is not None:
+            self._text, self._ends = found
+            self._tails[False] = self._text[self._ends[len(messages)] :]
+
+    def _tail(self, asks: bool) -> str | None:
+        if asks not in self._tails:
+            given = self._given(self._whole, asks)
+            known = self._marked.known_tails
+            key = self._marked.key(given)
+            if key is None or key not in known:
+                found, end = self._run(given), self._ends[len(self._whole)]
+                same = found is not None and found[1] == self._ends and found[0][:end] == self._text[:end]
+                self._tails[asks] = found[0][end:] if found is not None and same else None
+                if key is None or not same:
+                    return self._tails[asks]
+                known[key] = self._tails[asks]
+            self._tails[asks] = known[key]
+        return self._tails[asks]
+
+    def _run(self, given: dict[str, Any]) -> tuple[str, dict[int, int]] | None:
+        """The text of the whole, and the ends of its beginnings; None where even that of all messages is not
+        known, or the template fails."""
+        seen = Watched(given["messages"])
+        chunks: list[str] = []
+        given |= {"messages": seen, MARK: lambda message: seen.end(message, len(chunks))}
+        try:
+            context = self._marked.template.new_context({**self._globals, **given}, shared=True)
+            for chunk in self._marked.template.root_render_func(context):
+                chunks.append(chunk)
+        except Exception:  # the plain rendering says what it is
+            return None
+        lengths = [0, *accumulate(map(len, chunks))]
+        ends = {count: lengths[at] for count, at in seen.ends().items()}
+        return ("".join(chunks), ends) if len(given["messages"].all) in ends else None
+
+
+class Watched(Sequence):
+    """The messages of a conversation for a template, which notes the numbers of messages with which it would
+    have seen another conversation."""
+
+    def __init__(self, messages: list[Any]) -> None:
+        self.all = messages
+        self._numbers = {id(each): number for number, each in enumerate(messages)}
+        self._ends: dict[int, int] = {}
+        self._told: set[int] = set()
+        self._at = 0
+        """The message that the loop is at: a conversation that ends with it is not told from the whole."""
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    def __len__(self) -> int:
+        self._told.update(range(len(self.all)))
+        return len(self.all)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, int) and index >= 0:
+            self._look(index)
+            return self.all[index]
+        return self.all[: len(self)][index]
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, each in enumerate(self.all):
+            if number and number - 1 not in self._ends:  # `loop.last` looks ahead, or it is another loop
+                self._look(number)
+            self._at = max(self._at, number)
+            yield each
+        self._at = 0
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("the messages can only be read one by one")
+
+    __str__ = __repr__ = __hash__ = __eq__  # type: ignore[assignment]
+
+    def end(self, message: Any, chunks: int) -> str:
+        """Notes that a message is written after so many pieces of text; the mark in a template."""
+        number = self._numbers.get(id(message))
+        if number is not None:
+            self._ends[number] = chunks
+        return ""
+
+    def ends(self) -> dict[int, int]:
+        """Number of messages -> pieces of text that they have, for those that were not told apart."""
+        return {number + 1: at for number, at in self._ends.items() if number + 1 not in self._told}
+
+    def _look(self, number: int) -> None:
+        """At a message: shorter conversations, but for what lies behind their last message, have none."""
+        self._told.update(range(self._at + 1, min(number, len(self.all) - 1) + 1))
+
+
+@dataclass
+class _Marked:
+    """A template with a mark behind each message."""
+
+    template: Any
+    read: tuple[str, ...] | None
+    """What is read behind the loop, all of it variables that are given; None where some is made before."""
+    known_tails: dict[tuple[Any, ...], str] = field(default_factory=dict)
+
+    def key(self, given: dict[str, Any]) -> tuple[Any, ...] | None:
+        """Of what stands behind the last message, if that is the same for every conversation."""
+        found = [given.get(name) for name in self.read or ()]
+        plain = self.read is not None and all(isinstance(each, str | bool | None) for each in found)
+        return tuple(found) if plain else None
+
+
+@lru_cache(maxsize=8)
+def _marked(source: str, environment: Any) -> _Marked | None:
+    """The template with a call of `MARK` behind each message; None where its beginnings cannot be told: it
+    has no loop over `messages`, or what follows the loop depends on more than was given or made before."""
+    from jinja2 import nodes
+
+    body = environment.parse(source).body
+    at = [k for k, node in enumerate(body) if isinstance(node, nodes.For) and _name(node.iter) == "messages"]
+    if len(at) != 1:
+        return None
+    loop, before, behind = body[at[0]], nodes.Template(body[: at[0] + 1]), nodes.Template(body[at[0] + 1 :])
+    if loop.recursive or loop.else_ or loop.test is not None or _name(loop.target) is None:
+        return None
+    read = {node.name for node in behind.find_all(nodes.Name)}
+    kept = {node.name for node in before.find_all((nodes.NSRef, nodes.Macro))}  # what outlives a loop
+    if read & (kept | {"messages"}) or any(node.name == ASKS for node in before.find_all(nodes.Name)):
+        return None
+    made = {node.name for node in before.find_all(nodes.Name) if node.ctx == "store"}
+    call = nodes.Call(nodes.Name(MARK, "load"), [nodes.Name(_name(loop.target), "load")], [], None, None)
+    loop.body.append(nodes.Output([call]))
+    whole = nodes.Template(body, lineno=1).set_environment(environment)
+    return _Marked(environment.from_string(whole), None if read & made else tuple(sorted(read)))
+
+
+def _name(node: Any) -> str | None:
+    return getattr(node, "name", None) if type(node).__name__ == "Name" else None
