@@ -216,6 +216,11 @@ def test_a_stand_in_refuses_what_its_model_does():
         assert "a turn of user was expected" in verdict(f"{STAND_IN}{name}", HERMES)[1], name
 
 
+def test_which_stand_ins_write_the_date():
+    found = {name.removeprefix(STAND_IN) for name in STAND_INS if "strftime_now" in family(name).source}
+    assert found == {"granite3", "smollm3"}
+
+
 def test_a_tools_turn_is_not_lost_where_the_reply_says_its_words():
     """Phi-4, OLMo 2 and Tülu 3 write no turn of a tool: its 4 stood in the text, in the reply."""
     for name in (f"{STAND_IN}phi4", f"{STAND_IN}olmo2", f"{STAND_IN}tulu3", "phi3"):
