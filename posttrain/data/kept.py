@@ -1,8 +1,8 @@
 """Proof that a rendered conversation says all that its messages say: texts, and every one of several calls.
 
-What stands in the text is looked for as it is, white space aside, and as JSON and Python spell it. Calls are
-looked for by a second rendering with a mark in each, because names and arguments repeat. Left out: reasoning
-of turns that are not trained, which many templates drop on purpose; keys (rendering.py).
+What stands in the text is looked for as it is, white space aside, and as JSON and Python spell it. Calls, and
+turns whose words may stand elsewhere, are looked for by a second rendering with a mark in each. Left out:
+reasoning of turns that are not trained, which many templates drop on purpose; keys (rendering.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from posttrain.data.shapes.messages import reasoning
 from posttrain.data.tokens import RowError
 from posttrain.types import Message
 
-OPENED = "<think>"
+OPENED, CLOSED = "<think>", "</think>"
 THOUGHT = re.compile(r"</?think>")
+SWITCH = re.compile(r"/(?:no_)?think\b|/system_override\b")
+"""What SmolLM3's template reads in a system message, and does not write."""
+TELLING = 16
+"""From so many characters, what no other turn says stands in a text only if its turn does."""
 Render = Callable[[list[Message], bool], str]
 """(messages, add_generation_prompt) -> text, by one template with its tools and options."""
 
@@ -31,6 +35,8 @@ def refuse_left_out(messages: list[Message], text: str) -> None:
         content = _behind_thought(turn["content"]) if said else turn["content"].strip()
         if content in text:
             continue
+        if turn["role"] in ("system", "developer"):
+            content = SWITCH.sub("", content)
         got = _squeezed(text) if got is None else got
         if not any(_squeezed(each) in got for each in _spellings(content)[: 1 if said else 3]):
             raise RowError("template_error", f"the template leaves out message {k} ({turn['role']})")
@@ -38,7 +44,9 @@ def refuse_left_out(messages: list[Message], text: str) -> None:
 
 def refuse_lost_calls(render: Render, messages: list[Message], asks: bool = False) -> None:
     """Raises `RowError` (template_error) where not every call of a turn, trained or not, or not the text
-    beside its calls is rendered, with `asks` in a prompt for a reply."""
+    beside its calls is rendered, with `asks` in a prompt for a reply, or a turn is lost whose words stand
+    elsewhere."""
+    _refuse_hidden(render, messages, asks)
     if not any(turn.get("tool_calls") for turn in messages):
         return
     try:
@@ -54,6 +62,28 @@ def refuse_lost_calls(render: Render, messages: list[Message], asks: bool = Fals
             )
         if calls and _behind_thought(turn["content"]) and _mark(k, "text") not in text:
             raise RowError("template_error", f"the template leaves out the text of message {k}, which calls")
+
+
+def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
+    """Raises `RowError` where a turn that is no reply is lost, and its text is short or is said by another
+    turn, too: what a tool returned (4) would not be missed beside a reply (It is 4.)."""
+    said = "\0".join(turn["content"] for turn in messages)
+    unsure = {
+        k: turn | {"content": _mark(k, "text")}
+        for k, turn in enumerate(messages)
+        if turn["role"] != "assistant"
+        and (text := turn["content"].strip())
+        and (len(text) < TELLING or said.count(text) > 1)
+    }
+    if not unsure:
+        return
+    try:
+        shown = render([unsure.get(k, turn) for k, turn in enumerate(messages)], asks)
+    except RowError:  # the template reads the text; `refuse_left_out` looks for it nevertheless
+        return
+    for k in unsure:
+        if _mark(k, "text") not in shown:
+            raise RowError("template_error", f"the template leaves out message {k} ({messages[k]['role']})")
 
 
 def _marked(k: int, turn: Message) -> Message:
@@ -94,8 +124,16 @@ def refuse_changed(turn: Message, said: str, k: int) -> None:
 
 
 def refuse_twice(prompt: str, said: str, k: int) -> None:
-    """Raises `RowError` where `prompt` opens a thought and the turn opens it once more."""
-    if prompt.rstrip().endswith(OPENED) and OPENED in said:
+    """Raises `RowError` where the turn opens a thought that `prompt` opens, or has closed, before it."""
+    if OPENED not in said:
+        return
+    if prompt.rstrip().endswith(CLOSED):
+        raise RowError(
+            "template_error",
+            f"the prompt has closed the thought of message {k}, which opens one behind it; leave out the "
+            "thought, or the option that turns thinking off",
+        )
+    if prompt.rstrip().endswith(OPENED):
         raise RowError(
             "template_error",
             f"the template opens the thought of message {k} twice; write it under 'reasoning_content', "

@@ -2,12 +2,15 @@
 
 `verdict` compares what we train with the template's own rendering and, where TRL ships a variant with `{%
 generation %}` marks that renders the same text, with these. The tokenizer is one of bytes, with the marks of
-the template as single tokens.
+the template as single tokens. The stand-ins in `stand_ins/` are written from the documentation of models
+whose template no installed package has: what is trained under one is compared with that stand-in only.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +39,14 @@ NAMES = sorted(
 OWN = "posttrain: "
 """Before the name of a template of ours."""
 OURS = [f"{OWN}{name}" for name in template.NAMES[1:]]
+STAND_IN = "stand-in: "
+"""Before the name of a stand-in."""
+STAND_IN_FOLDER = Path(__file__).parent / "stand_ins"
+STAND_INS = sorted(f"{STAND_IN}{path.stem}" for path in STAND_IN_FOLDER.glob("*.jinja"))
+WANTS_TEXT = (f"{STAND_IN}deepseek_v3_1",)
+"""Templates that add the arguments of a call to a text, so that they must be JSON text."""
+HEADER = re.compile(r"\{#- From (\S+) Begin: (\S+) End: (\S+) Tokens: (.*) -#\}\n")
+"""First line of a stand-in: the documentation, and the tokens of the model's tokenizer."""
 MARK = re.compile(
     r"<[|｜][^|｜<>\s]+[|｜]?>|<[a-z_]+\|>|\[/?[A-Z_]+\]|"
     r"</?(?:think|tool_call|tool_response|start_of_turn|end_of_turn|bos|eos|s)>"
@@ -88,22 +99,43 @@ CASES = {
 """Name of a case -> row. `thought`: the reasoning is in the text of the reply."""
 
 
+@dataclass(frozen=True)
+class Family:
+    """The source of a template and the tokens of its models; of a stand-in also its documentation."""
+
+    source: str
+    begin: str
+    end: str
+    marks: tuple[str, ...]
+    url: str = ""
+
+
 @cache
-def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
-    own = name.removeprefix(OWN)
+def family(name: str) -> Family:
+    own, stand_in = name.removeprefix(OWN), name.removeprefix(STAND_IN)
+    if stand_in != name:
+        text = (STAND_IN_FOLDER / f"{stand_in}.jinja").read_text(encoding="utf-8").rstrip("\n")
+        url, begin, end, tokens = HEADER.match(text).groups()
+        marks = tuple(tokens.split()) if tokens != "none" else ()
+        return Family(text[HEADER.match(text).end() :], begin, end, marks, url)
     path = FOLDER / f"{name}.jinja" if own == name else template.FOLDER / f"{own}.jinja"
     source = path.read_text(encoding="utf-8").rstrip("\n")
+    end = next((mark for mark in ENDS if mark in source), "<eos>")
+    begin = next((mark for mark in BEGINS if mark in source), "<bos>")
+    return Family(source, begin, end, tuple(sorted(set(MARK.findall(source)) - {begin, end})))
+
+
+@cache
+def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
+    found = family(name)
     backend = Tokenizer(models.BPE(vocab=_byte_letters(), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    end = next((mark for mark in ENDS if mark in source), "<eos>")
-    begin = next((mark for mark in BEGINS if mark in source), "<bos>")
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=begin, eos_token=end, pad_token=end
+        tokenizer_object=backend, bos_token=found.begin, eos_token=found.end, pad_token=found.end
     )
-    marks = sorted(set(MARK.findall(source)) - {begin, end})
-    tokenizer.add_tokens(marks, special_tokens=True)
-    tokenizer.chat_template = source
+    tokenizer.add_tokens(list(found.marks), special_tokens=True)
+    tokenizer.chat_template = found.source
     return tokenizer
 
 
@@ -132,9 +164,9 @@ def verdict(
 
     `marks`: the trained tokens are those of TRL's marks. `within`: those that are sampled among TRL's marks,
     which also cover a line break behind the end of turn, or what the generation prompt contains. `right`: the
-    text is the template's, and there are no marks to compare with. `sampled`: the text is not the template's,
-    which leaves out the thought, but the prompt and the reply as it is sampled. `refused`. Anything else is
-    wrong.
+    text is the template's, and there are no marks to compare with; of a stand-in `as rendered`. `sampled`:
+    the text is not the template's, which leaves out the thought, but the prompt and the reply as it is
+    sampled. `refused`. Anything else is wrong.
     """
     tokenizer = tokenizer_of(name)
     row = CASES[case] if isinstance(case, str) else case
@@ -163,7 +195,15 @@ def rows_of(
     ]
 
 
-ORDER = ("marks", "within", "right", "sampled", "wrong text", "wrong tokens")
+ORDER = ("marks", "within", "right", "as rendered", "sampled", "wrong text", "wrong tokens")
+
+
+def _with_texts(turn: dict) -> dict:
+    """A turn with the arguments of its calls as JSON text."""
+    calls = [dict(call["function"]) for call in turn.get("tool_calls", ())]
+    for call in calls:
+        call["arguments"] = json.dumps(call["arguments"], ensure_ascii=False)
+    return turn | ({"tool_calls": [{"function": call} for call in calls]} if calls else {})
 
 
 def _judged(name: str, example, row, train_on: str, options) -> str:
@@ -173,12 +213,16 @@ def _judged(name: str, example, row, train_on: str, options) -> str:
     messages = conversation(example)
     if "developer" not in tokenizer.chat_template:
         messages = [m | {"role": m["role"].replace("developer", "system")} for m in messages]
+    if name in WANTS_TEXT:
+        messages = [_with_texts(m) for m in messages]
     whole = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, **options)
     if text != whole:
         prompt = tokenizer.apply_chat_template(
             messages[:-1], tools=tools, tokenize=False, add_generation_prompt=True, **options
         )
         return "sampled" if text.startswith(prompt) else "wrong text"
+    if name.startswith(STAND_IN):
+        return "as rendered"
     theirs = marked(name, example) if train_on == "assistant" and not options else None
     if theirs is None or theirs[0] != text:
         return "right"
@@ -186,19 +230,3 @@ def _judged(name: str, example, row, train_on: str, options) -> str:
     if ours == [bool(mark) for mark in theirs[1]]:
         return "marks"
     return "within" if all(b for a, b in zip(ours, theirs[1], strict=True) if a) else "wrong tokens"
-
-
-def cell(name: str, case: str) -> tuple[str, str]:
-    """As `verdict`, by the first setting that trains: as it is, `train_on: each`, thinking off."""
-    first = verdict(name, case)
-    if first[0] != "refused":
-        return first
-    if len([turn for turn in CASES[case]["messages"] if turn["role"] == "assistant"]) > 1:
-        again = verdict(name, case, "each")
-        if again[0] != "refused":
-            return f"each: {again[0]}", again[1]
-    for train_on in ("assistant", "each") if case not in ("reasoning", "thought") else ():
-        again = verdict(name, case, train_on, enable_thinking=False)
-        if again[0] != "refused":
-            return f"thinking off{', each' if train_on == 'each' else ''}: {again[0]}", again[1]
-    return first

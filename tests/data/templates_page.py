@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import trl
 
-from tests.data.families import CASES, NAMES, OURS, cell
+from tests.data.families import CASES, NAMES, OURS, STAND_IN, STAND_INS, family
+from tests.data.ways import NOT_AS_IT_IS, WAYS, cell, way_round
 
 PAGE = Path(__file__).resolve().parents[2] / "posttrain" / "data" / "TEMPLATES.md"
 OPENING = """\
@@ -15,7 +17,9 @@ OPENING = """\
 What is trained under the four templates of this package, and with `data.template: tokenizer` under those that
 TRL {version} ships, tried on a tokenizer of bytes with the marks of the template as tokens; written by
 `python -m tests.data.templates_page`, and held by `tests/data/test_families.py`. [SHAPES.md](SHAPES.md) has
-the rendered text of rows of many shapes.
+the rendered text of rows of many shapes. Below are [stand-ins](#stand-ins-written-from-documentation) for
+models whose template is in no package, and [the way round](#the-way-round) for rows that do not train as they
+are.
 
 | column | a row |
 |---|---|
@@ -46,19 +50,85 @@ trained, with it, it is the prompt's.
 """
 
 
+STAND_IN_OPENING = """
+## Stand-ins, written from documentation
+
+No package has the templates of these models. Each line is of a stand-in in `tests/data/stand_ins/`, written
+for this table from the page that it links to: it has the marks and the order of the documented form, and
+words of its own around tools. A model's own template may differ, so **nothing here says what is trained under
+it**; `posttrain check --rows 2` shows that for your tokenizer. *As rendered* means token for token the
+stand-in's own rendering.
+
+"""
+STAND_IN_END = """
+What is peculiar to one shows in longer rows. `mistral_v3_tekken` writes the system message and the tools
+before the last user message, and `command_r_plus` a line behind it where there are tools: with them, a
+conversation of several user turns needs `data.train_on: each`. `mistral_v3_tekken`, `magistral` and `llama2`
+refuse turns that do not alternate, the first also ids of calls that have not nine characters. `phi4`, `olmo2`
+and `tulu3` write no turn of a tool, so such a row is refused. `granite3` and `smollm3` write today's date.
+"""
+WAYS_OPENING = """
+## The way round
+
+For each row above that is refused, or that needs a setting, the first of these that trains it. Each was
+tried: what is trained has every reply, call and thought of the row, but where it says otherwise. To a
+tokenizer without a token `<think>`, a thought in the text is text like any other. Stand-ins are in italics.
+
+| a row | under | what to write |
+|---|---|---|
+"""
+
+
 def table(found: dict[str, list[str]]) -> str:
     lines = [f"| template | {' | '.join(CASES)} |", "|---" * (len(CASES) + 1) + "|"]
-    names = sorted(found, key=lambda name: (name not in OURS, name))
-    lines += [f"| {name} | {' | '.join(found[name])} |" for name in names]
+    lines += [f"| {name} | {' | '.join(row)} |" for name, row in found.items()]
     return "\n".join(lines) + "\n"
+
+
+def rows(names: list[str]) -> dict[str, list[str]]:
+    """Template -> its cells, as the page names it; of a stand-in with a link to its documentation."""
+    return {_shown(name): [cell(name, case)[0] for case in CASES] for name in names}
+
+
+def _shown(name: str) -> str:
+    bare = name.removeprefix(STAND_IN)
+    return name if bare == name else f"[{bare}]({family(name).url})"
+
+
+def ways_round() -> str:
+    """The lines of the last table: cases and templates that have one way round."""
+    under = defaultdict(list)
+    for name in [*OURS, *NAMES, *STAND_INS]:
+        found = defaultdict(list)
+        for case in CASES:
+            if NOT_AS_IT_IS.match(cell(name, case)[0]):
+                found[way_round(name, case)].append(case)
+        for said, cases in found.items():
+            under[tuple(cases), said].append(
+                f"*{name.removeprefix(STAND_IN)}*" if name in STAND_INS else name
+            )
+    order, said_in = list(CASES), [way.said for way in WAYS]
+    lines = sorted(under, key=lambda key: (said_in.index(key[1]), [order.index(case) for case in key[0]]))
+    return "".join(f"| {', '.join(key[0])} | {', '.join(under[key])} | {key[1]} |\n" for key in lines)
+
+
+def page() -> str:
+    return (
+        OPENING.format(version=trl.__version__)
+        + table(rows([*sorted(OURS), *NAMES]))
+        + STAND_IN_OPENING
+        + table(rows(STAND_INS))
+        + STAND_IN_END
+        + WAYS_OPENING
+        + ways_round()
+    )
 
 
 def cells(text: str) -> dict[str, list[str]]:
     """Template -> its cells, of a page."""
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return {row[0]: row[1:] for row in rows if len(row) == len(CASES) + 1 and row[0] != "template"}
+    found = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in found if len(row) == len(CASES) + 1 and row[0] != "template"}
 
 
 if __name__ == "__main__":
-    found = {name: [cell(name, case)[0] for case in CASES] for name in [*OURS, *NAMES]}
-    PAGE.write_text(OPENING.format(version=trl.__version__) + table(found), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
