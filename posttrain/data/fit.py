@@ -36,14 +36,15 @@ def fitted(
     trained[0] = False
     if not trained.any():
         raise RowError("empty", "no token is trained")
-    kept = slice(0, data.max_length)
-    ids, trained, segment_ids = ids[kept], trained[kept], segment_ids[kept]
-    if not trained.any():
-        raise RowError("overlong", f"{length} tokens; after truncation no trained token is left")
+    if length > data.max_length:
+        kept = slice(0, data.max_length)
+        ids, trained, segment_ids = ids[kept], trained[kept], segment_ids[kept]
+        if not trained.any():
+            raise RowError("overlong", f"{length} tokens; after truncation no trained token is left")
     return TokenRow(
         input_ids=ids,
         labels=np.where(trained, ids, np.int32(IGNORED)),
-        segment_ids=_consecutive(np.where(trained, segment_ids, np.int32(0))),
+        segment_ids=_consecutive(segment_ids * trained),
         truncated=length > data.max_length,
     )
 

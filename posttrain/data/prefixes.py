@@ -36,6 +36,7 @@ class Beginnings:
         self._marked = _marked(source, compiled.environment)
         self._globals, self._plain, self._given = compiled.globals, plain, given
         self._whole: list[Message] = []
+        self._variables: dict[str, Any] = {}
         self._text = ""
         self._ends: dict[int, int] = {}
         """Number of messages -> end of the last of them in the text, where it is that of a beginning."""
@@ -55,15 +56,15 @@ class Beginnings:
         return self._plain(messages, asks)
 
     def _take(self, messages: list[Message]) -> None:
-        self._whole = messages
-        found = self._run(self._given(messages, False))
+        self._whole, self._variables = messages, self._given(messages, False)
+        found = self._run(self._variables)
         if found is not None:
             self._text, self._ends = found
             self._tails[False] = self._text[self._ends[len(messages)] :]
 
     def _tail(self, asks: bool) -> str | None:
         if asks not in self._tails:
-            given = self._given(self._whole, asks)
+            given = self._variables | {ASKS: asks}
             known = self._marked.known_tails
             key = self._marked.key(given)
             if key is None or key not in known:
@@ -81,16 +82,16 @@ class Beginnings:
         known, or the template fails."""
         seen = Watched(given["messages"])
         chunks: list[str] = []
-        given |= {"messages": seen, MARK: lambda message: seen.end(message, len(chunks))}
+        watched = {"messages": seen, MARK: lambda message: seen.end(message, len(chunks))}
         try:
-            context = self._marked.template.new_context({**self._globals, **given}, shared=True)
+            context = self._marked.template.new_context({**self._globals, **given, **watched}, shared=True)
             for chunk in self._marked.template.root_render_func(context):
                 chunks.append(chunk)
         except Exception:  # the plain rendering says what it is
             return None
         lengths = [0, *accumulate(map(len, chunks))]
         ends = {count: lengths[at] for count, at in seen.ends().items()}
-        return ("".join(chunks), ends) if len(given["messages"].all) in ends else None
+        return ("".join(chunks), ends) if len(seen.all) in ends else None
 
 
 class Watched(Sequence):

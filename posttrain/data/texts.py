@@ -8,8 +8,10 @@ out: what the tokens are (tokenize.py), what becomes of the rows (make_table.py)
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from posttrain.data.tokens import RowError
@@ -21,12 +23,17 @@ DEEPEST = 100
 """Levels of a call's arguments, of tools and of other keys; templates write them recursively."""
 
 
-def texts(example: Example) -> Iterator[str]:
+def texts(example: Example) -> list[str]:
     """The texts of the prompt and the completion, of every key of the messages but their roles, and of the
     tools. Raises RowError (bad_call) where calls or tools are nested too deep to be written."""
-    for turn in example.messages or ():
-        yield from _inside([value for key, value in turn.items() if key != "role"])
-    yield from _inside([example.prompt, example.completion, example.tools])
+    found: list[str] = []
+    values = [value for turn in example.messages or () for key, value in turn.items() if key != "role"]
+    for value in (*values, example.prompt, example.completion, example.tools):
+        if isinstance(value, str):
+            found.append(value)
+        elif value:
+            found += _inside(value)
+    return found
 
 
 def _inside(value: Any, depth: int = 0) -> Iterator[str]:
@@ -48,7 +55,7 @@ def check_texts(example: Example, data: schema.Data) -> None:
         RowError: too_long_text, where it has more than `data.max_characters` characters; bad_text; bad_call.
         RequestError: it has more, and `data.overlong` is `error`.
     """
-    found = list(texts(example))
+    found = texts(example)
     count = sum(map(len, found))
     if count > data.max_characters:
         if data.overlong == "error":
@@ -68,16 +75,24 @@ def control_tokens(example: Example, tokenizer: Any) -> tuple[str, ...]:
     spelt = _spelt(tokenizer, len(tokenizer))
     if spelt is None:
         return ()
-    return tuple(sorted({token for text in texts(example) for token in spelt.findall(text)}))
+    heads, pattern = spelt
+    said = "\0".join(texts(example))  # no token spans two texts
+    if not any(head in said for head in heads):
+        return ()
+    return tuple(sorted(set(pattern.findall(said))))
 
 
 @functools.lru_cache(maxsize=8)
-def _spelt(tokenizer: Any, size: int) -> re.Pattern[str] | None:
-    """Matches every special token; `size` tells of tokens added since. Where one begins like another, the
-    longer one is found, as the tokenizer finds it."""
+def _spelt(tokenizer: Any, size: int) -> tuple[list[str], re.Pattern[str]] | None:
+    """What special tokens begin with, of which a text without any has none; and what matches each of them.
+    `size` tells of tokens added since. Where one begins like another, the longer one is found, as the
+    tokenizer finds it."""
     added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-    special = {token.content for token in added if token.special} - {""}
-    return re.compile(_any_of(special)) if special else None
+    special = sorted({token.content for token in added if token.special} - {""})
+    if not special:
+        return None
+    alike = [list(tokens) for _, tokens in groupby(special, lambda token: token[0])]
+    return [os.path.commonprefix(tokens) for tokens in alike], re.compile(_any_of(set(special)))
 
 
 def _any_of(words: set[str]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from posttrain.data.encode import Encoded, encode, ids_of
 from posttrain.data.fit import fitted
 from posttrain.data.template import Template, load_template
+from posttrain.data.texts import texts
 from posttrain.data.tokenizers import decode, unicode_form
 from posttrain.data.tokens import RowError, TokenRow
 from posttrain.data.turns import Turn
@@ -58,7 +59,9 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
         segment_ids[inside] = np.where(numbers > 0, numbers + segments, 0)
         segments = int(segment_ids[inside].max(initial=segments))
 
-    return replace(fitted(found.ids, trained, segment_ids, data, example.where), p=example.p)
+    row = fitted(found.ids, trained, segment_ids, data, example.where)
+    row.p = example.p
+    return row
 
 
 def conversation(example: Example) -> list[Message]:
@@ -132,8 +135,9 @@ def _render(example: Example, tokenizer, data: schema.Data) -> tuple[str, list[T
     """The text, the spans to train on, and where the text may be split before it is tokenised."""
     plain_text = example.messages is None and not example.prompt
     template = _template(data, tokenizer, plain_text)
-    messages = normalised(conversation(example), tokenizer)
-    tools = normalised(example.tools, tokenizer)
+    messages, tools = conversation(example), example.tools
+    if not all(map(str.isascii, texts(example))):  # ASCII is the same in every Unicode form
+        messages, tools = normalised(messages, tokenizer), normalised(tools, tokenizer)
     _refuse_unrendered(example, template, messages)
     try:
         text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)

@@ -168,7 +168,7 @@ def decode(ids: list[int], tokenizer: PreTrainedTokenizerFast) -> str:
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """The bytes of each token of a tokenizer whose decoder is byte-level, and how many they are (int64 [V])."""
+    """The bytes of each token of a tokenizer with a byte-level decoder, and their number (int64 [V])."""
 
     table: list[bytes]
     lengths: np.ndarray

@@ -6,7 +6,6 @@ rows are dropped and counted (make_table.py).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,7 +101,8 @@ class RowShape:
         if isinstance(example, TokenExample):
             return fit_tokenised(example, tokenizer, data, loss)
         row = tokenize_example(example, tokenizer, data, loss)
-        return replace(row, control_tokens=control_tokens(example, tokenizer))
+        row.control_tokens = control_tokens(example, tokenizer)
+        return row
 
     def beside(self, examples, row, source) -> bytes | None:
         return None
@@ -119,7 +119,8 @@ class ReplyShape(RowShape):
 
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
         row = super().tokenize(example, tokenizer, data, loss)
-        return replace(row, segment_ids=(row.labels != IGNORED).astype(np.int32))
+        row.segment_ids = (row.labels != IGNORED).astype(np.int32)
+        return row
 
     def parts(self, examples, data) -> Examples:
         return _checked(examples, data)
@@ -162,7 +163,8 @@ class PromptShape(RowShape):
 
     def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
         row = tokenize_prompt(example, tokenizer, data)
-        return replace(row, control_tokens=control_tokens(example, tokenizer))
+        row.control_tokens = control_tokens(example, tokenizer)
+        return row
 
     def beside(self, examples, row, source) -> bytes | None:
         return columns_line(examples[0], row, source)

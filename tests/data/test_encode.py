@@ -1,0 +1,89 @@
+"""Tokens with their characters: from bytes where the decoder is byte-level, as the backend says offsets."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from posttrain.data import encode as module
+from posttrain.data.encode import encode, one_core
+from posttrain.data.tokenizers import add_tokens, load_tokenizer
+
+TEXTS = ["The cat sat, the dog ran: 12 + 12 = 24.", "naïve café, 日本 日本 👍👍 the end\n\n  the"]
+
+
+def bpe(normalizer=None):
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, initial_alphabet=alphabet, special_tokens=["<eos>", "<|x|>"], show_progress=False
+    )
+    backend.train_from_iterator(TEXTS * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
+
+
+BPE, BYTES = bpe(), load_tokenizer("builtin:bytes")
+ALPHABET = st.sampled_from(
+    [*"the cat12 \n", "é", "日本", "👍", "<|x|>", "<eos>", "e\u0301", "\u200d", "\x00"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ALPHABET, min_size=1, max_size=12).map("".join), st.integers(0, 12), st.booleans())
+def test_characters_are_the_offsets_of_the_backend(text, cut, batch):
+    for tokenizer in (BPE, BYTES):
+        cut = min(cut, len(text))
+        with one_core() if batch else pytest.MonkeyPatch.context() as patch:
+            if not batch:
+                patch.delenv(module.PARALLEL, raising=False)
+            found = encode(text, cut, tokenizer)
+        backend = tokenizer.backend_tokenizer
+        ids, starts, ends = [], [], []
+        for part, shift in ((text[:cut], 0), (text[cut:], cut)):
+            each = backend.encode(part, add_special_tokens=False)
+            ids += each.ids
+            starts += [a + shift for a, _ in each.offsets]
+            ends += [b + shift for _, b in each.offsets]
+        assert found.ids.tolist() == ids and found.ids.dtype == np.int32
+        assert (found.starts.tolist(), found.ends.tolist()) == (starts, ends)
+        assert found.decoded == text and found.rising
+
+
+def test_characters_of_several_bytes():
+    # 日 is three bytes, here three tokens, each of which is at its one character
+    found = encode("a日b", None, BYTES)
+    assert found.ids.tolist() == [97, 0xE6, 0x97, 0xA5, 98]
+    assert found.starts.tolist() == [0, 1, 1, 1, 2]
+    assert found.ends.tolist() == [1, 2, 2, 2, 3]
+
+
+def test_a_text_that_is_normalised_has_the_offsets_of_the_backend():
+    found = encode("e\u0301x", None, bpe(normalizers.NFC()))
+    assert (found.decoded, found.rising) == ("éx", False)
+    assert found.ends[-1] == 3
+
+
+def test_added_tokens_with_bytes_of_their_own():
+    tokenizer = load_tokenizer("builtin:bytes")
+    add_tokens(tokenizer, ["<réponse>"])
+    found = encode("é<réponse>é", None, tokenizer)
+    assert found.starts.tolist() == [0, 0, 1, 10, 10] and found.rising
+
+
+@pytest.mark.parametrize("before", [None, "true", "false"])
+def test_one_core_leaves_the_variable_as_it_was(before, monkeypatch):
+    monkeypatch.delenv(module.PARALLEL, raising=False)
+    if before is not None:
+        monkeypatch.setenv(module.PARALLEL, before)
+    with pytest.raises(KeyError), one_core():
+        assert os.environ[module.PARALLEL] == "false"
+        raise KeyError
+    assert os.environ.get(module.PARALLEL) == before
