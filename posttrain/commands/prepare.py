@@ -21,7 +21,8 @@ from posttrain.base.process import log_to_stderr
 from posttrain.base.stop import exit_on_interrupt
 from posttrain.commands.arguments import add_json, add_recipe, console
 from posttrain.errors import RequestError
-from posttrain.recipe import DpoRecipe, Pipeline, Recipe, RlvrRecipe, load
+from posttrain.recipe import Pipeline, Recipe, load
+from posttrain.recipe.plan import reference_of
 from posttrain.stages.preflight import is_coming, preflight, sources_of
 
 Outcome = tuple[dict[str, Any], RequestError | None]
@@ -114,17 +115,10 @@ def _waits_for(recipe: Recipe, coming: Collection[str]) -> str | None:
 
 def _refuse_other_reference(recipe: Recipe, coming: Collection[str]) -> None:
     """As the stages dpo and rlvr begin; torch is imported only where a reference is named."""
-    revision = None
-    if isinstance(recipe, DpoRecipe):
-        place, key = recipe.preference.reference_model, "preference.reference_model"
-        revision = recipe.preference.reference_revision
-    elif isinstance(recipe, RlvrRecipe):
-        place, key = recipe.policy.reference, "policy.reference"
-    else:
-        return
-    if place is None or place.partition("@")[0] in coming:
+    named = reference_of(recipe)
+    if named is None or named.place.partition("@")[0] in coming:
         return
     with exit_on_interrupt():
         from posttrain.training.reference import refuse_other_reference
 
-    refuse_other_reference(recipe.model, recipe.data.template, place, key, revision)
+    refuse_other_reference(recipe.model, recipe.data.template, named)
