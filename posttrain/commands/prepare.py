@@ -1,8 +1,9 @@
 """`posttrain prepare`: all rows of a recipe or pipeline, read and tokenised into the cache before the queue.
 
 It does what the first rank of a run does before the model is loaded, with the same refusals, and shows what
-the run would train on; the run then finds every table in the cache. Only the tokenizer is loaded. Left out:
-what depends on the launch (engine, GPUs, number of ranks).
+the run would train on; the run then finds every table in the cache. Of rows that are refused it names all,
+where the run stops at the first. Only the tokenizer is loaded. Left out: what depends on the launch (engine,
+GPUs, number of ranks).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _prepare_pipeline(pipeline: Pipeline, path: Path, out: Console) -> Outcome:
             stages[name] = {"stage": recipe.stage, "name": name, "refused": str(error)}
         if refused is not None:
             said = refused if out.quiet else _brief(refused)
-            problems.append(f"{path}: stage {name!r}: {said}")
+            problems += [f"{path}: stage {name!r}: {line}" for line in str(said).splitlines()]
     facts = {"pipeline": pipeline.pipeline, "stages": stages}
     return facts, RequestError("\n".join(problems)) if problems else None
 

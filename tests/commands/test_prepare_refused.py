@@ -110,3 +110,13 @@ def test_what_is_the_same_of_all_rows_is_said_once(call, plain_recipe, tmp_path)
     given = ["data.template=tokenizer"]  # bytes have none
     found = lines(call("prepare", plain_recipe, *given))
     assert len(found) == 1 and found == lines(call("run", plain_recipe, *given))
+
+
+def test_every_sentence_about_a_stage_of_a_pipeline_names_it(call, plain_recipe, several, tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        "pipeline: both\nstages:\n  - {name: one, recipe: case.yaml}\n"
+        f"  - {{name: two, recipe: case.yaml, overrides: [data.sources.0.path={several}]}}\n"
+    )
+    found = lines(call("prepare", path))
+    assert all(said.startswith(f"{path}: stage 'two': ") for said in found) and len(found) == 5
