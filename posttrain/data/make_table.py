@@ -26,7 +26,7 @@ from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
 from posttrain.data.table_writer import PARTIAL, TableWriter
-from posttrain.data.tokens import RowError, TokenRow, without_place
+from posttrain.data.tokens import RefusedRow, RowError, TokenRow, without_place
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
@@ -97,7 +97,8 @@ def make_table(
     `reporting()` begins to show progress, and gives what takes the number of rows done.
 
     Raises:
-        RequestError: a row cannot be read or does not fit, and `source.on_error` is `stop`.
+        RefusedRow: a row does not fit, and `source.on_error` is `stop`.
+        RequestError: a row cannot be read, likewise.
         WorkError: a process was ended from outside.
     """
     began, kept_at = time.perf_counter(), time.monotonic()
@@ -132,6 +133,19 @@ def make_table(
     seconds = time.perf_counter() - began
     rate = (read - already) / seconds
     log.info("source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read - already, seconds, rate)
+
+
+def refused_rows(
+    rows: Rows, begin: int, source: schema.Source, data: schema.Data, loss, tokenizer, shape: Shape, choice
+) -> Iterator[str]:
+    """The sentence of every row that ends the run, of those that `make_table` reads first; without `choice`
+    from row number `begin` on."""
+    work, looked_at = partial(_made, source, data, loss, tokenizer, shape), _Lost()
+    for chunk in _results(rows, work, processes(data.num_proc), choice, lambda: looked_at.kept, begin):
+        for made in chunk:
+            looked_at.kept += 1
+            if made.refused is not None:
+                yield made.refused
 
 
 def remove_old(folder: Path) -> None:
@@ -178,7 +192,7 @@ def _keep(
     """Writes a row, or counts why it is lost."""
     if made.refused is not None:
         if source.on_error == "stop":
-            raise RequestError(made.refused)
+            raise RefusedRow(made.refused, source.name, made.number)
         made.lost = "unreadable", without_place(made.where, made.refused)
     if made.lost is not None:
         lost.add(made.lost[0], made.where, made.lost[1])
