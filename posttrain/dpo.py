@@ -39,6 +39,7 @@ from posttrain.losses.preference import (
 from posttrain.models.adapters import head_without_adapter, off_is_start
 from posttrain.models.load import commit_of
 from posttrain.recipe import DpoRecipe
+from posttrain.recipe.plan import reference_of
 from posttrain.recipe.sections import Preference
 from posttrain.rundir.adapters import identity
 from posttrain.rundir.checkpoints import resolve
@@ -229,14 +230,7 @@ STAGE = TrainStage(DPOConfig, build)
 
 def train(recipe: DpoRecipe, make_scorer: MakeScorer | None = None) -> RunDir:
     """Run the stage; see `posttrain.stages.train.run_training`."""
-    given = recipe.preference
-    refuse_other_reference(
-        recipe.model,
-        recipe.data.template,
-        given.reference_model,
-        "preference.reference_model",
-        given.reference_revision,
-    )
+    refuse_other_reference(recipe.model, recipe.data.template, reference_of(recipe))
     return run_training(recipe, STAGE, make_scorer)
 
 

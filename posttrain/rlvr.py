@@ -26,7 +26,7 @@ from trl import GRPOConfig
 from posttrain.base.process import world_size
 from posttrain.models.adapters import head_without_adapter
 from posttrain.recipe import RlvrRecipe
-from posttrain.recipe.plan import batch_plan
+from posttrain.recipe.plan import batch_plan, reference_of
 from posttrain.rewards.compose import Composite
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.launch import launch_training
@@ -94,7 +94,7 @@ STAGE = TrainStage(GRPOConfig, build, arguments)
 
 def train(recipe: RlvrRecipe, make_scorer: MakeScorer | None = None) -> RunDir:
     """Run the stage; see `posttrain.stages.train.run_training`."""
-    refuse_other_reference(recipe.model, recipe.data.template, recipe.policy.reference, "policy.reference")
+    refuse_other_reference(recipe.model, recipe.data.template, reference_of(recipe))
     return run_training(recipe, STAGE, make_scorer)
 
 

@@ -1,8 +1,9 @@
 """`posttrain prepare`: all rows of a recipe or pipeline, read and tokenised into the cache before the queue.
 
 It does what the first rank of a run does before the model is loaded, with the same refusals, and shows what
-the run would train on; the run then finds every table in the cache. Only the tokenizer is loaded. Left out:
-what depends on the launch (engine, GPUs, number of ranks).
+the run would train on; the run then finds every table in the cache. Of rows that are refused it names all,
+where the run stops at the first. Only the tokenizer is loaded. Left out: what depends on the launch (engine,
+GPUs, number of ranks).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from posttrain.base.process import log_to_stderr
 from posttrain.base.stop import exit_on_interrupt
 from posttrain.commands.arguments import add_json, add_recipe, console
 from posttrain.errors import RequestError
-from posttrain.recipe import DpoRecipe, Pipeline, Recipe, RlvrRecipe, load
+from posttrain.recipe import Pipeline, Recipe, load
+from posttrain.recipe.plan import reference_of
 from posttrain.stages.preflight import is_coming, preflight, sources_of
 
 Outcome = tuple[dict[str, Any], RequestError | None]
@@ -96,7 +98,7 @@ def _prepare_pipeline(pipeline: Pipeline, path: Path, out: Console) -> Outcome:
             stages[name] = {"stage": recipe.stage, "name": name, "refused": str(error)}
         if refused is not None:
             said = refused if out.quiet else _brief(refused)
-            problems.append(f"{path}: stage {name!r}: {said}")
+            problems += [f"{path}: stage {name!r}: {line}" for line in str(said).splitlines()]
     facts = {"pipeline": pipeline.pipeline, "stages": stages}
     return facts, RequestError("\n".join(problems)) if problems else None
 
@@ -114,17 +116,10 @@ def _waits_for(recipe: Recipe, coming: Collection[str]) -> str | None:
 
 def _refuse_other_reference(recipe: Recipe, coming: Collection[str]) -> None:
     """As the stages dpo and rlvr begin; torch is imported only where a reference is named."""
-    revision = None
-    if isinstance(recipe, DpoRecipe):
-        place, key = recipe.preference.reference_model, "preference.reference_model"
-        revision = recipe.preference.reference_revision
-    elif isinstance(recipe, RlvrRecipe):
-        place, key = recipe.policy.reference, "policy.reference"
-    else:
-        return
-    if place is None or place.partition("@")[0] in coming:
+    named = reference_of(recipe)
+    if named is None or named.place.partition("@")[0] in coming:
         return
     with exit_on_interrupt():
         from posttrain.training.reference import refuse_other_reference
 
-    refuse_other_reference(recipe.model, recipe.data.template, place, key, revision)
+    refuse_other_reference(recipe.model, recipe.data.template, named)

@@ -21,8 +21,9 @@ from typing import Any
 
 from posttrain.base.files import cache_home, size_text
 from posttrain.base.progress import ProgressBars
+from posttrain.data.lost import SHOWN
 from posttrain.data.make_once import make_once, wait_for
-from posttrain.data.make_table import SHOWN, Choice, make_table
+from posttrain.data.make_table import Choice, make_table
 from posttrain.data.reasons import remedy
 from posttrain.data.rendering import dates
 from posttrain.data.shapes.catalogue import SHAPES, Shape

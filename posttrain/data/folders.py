@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 from posttrain.errors import RequestError, did_you_mean
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+SHARD = re.compile(r"data-\d+-of-(\d+)\.arrow")
+"""Files that `save_to_disk` writes; the number is that of all of them."""
 CACHES = "cache-*.arrow"
 """Results of `map` and `filter` that `datasets` leaves beside the rows."""
 
@@ -126,7 +129,26 @@ def _listed(path: Path, named: str) -> list[Path]:
             raise RequestError(f"{named}: {path} lists {name!r}, but there is no such file")
     if len(set(files)) < len(files):
         raise RequestError(f"{named}: {path} lists a file twice")
+    _refuse_missing(path, [file.name for file in files], named)
     return files
+
+
+def _refuse_missing(path: Path, names: list[str], named: str) -> None:
+    """Raises RequestError where the names of the files of a state.json count more of them.
+
+    dataset_info.json cannot tell: its `num_examples` stays that of the first set through `filter`, `select`
+    and `train_test_split`.
+    """
+    listed = set(names)
+    counts = {found[1]: int(found[1]) for name in names if (found := SHARD.fullmatch(name))}
+    for text, count in counts.items():
+        there = sum(name.endswith(f"-of-{text}.arrow") for name in listed)
+        if there < count:
+            lost = next(name for n in range(count) if (name := f"data-{n:05}-of-{text}.arrow") not in listed)
+            raise RequestError(
+                f"{named}: {path} lists {there} of {count} files, {lost} is missing; copy the whole folder "
+                f"again, or set path to {path.parent}/data-*.arrow to read the files that are there"
+            )
 
 
 def _inside(name: str) -> bool:

@@ -22,12 +22,13 @@ import numpy as np
 
 from posttrain.data.encode import one_core
 from posttrain.data.in_order import in_order, processes
+from posttrain.data.lost import COUNTED, Lost
 from posttrain.data.order import key_of, permute_array
 from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
 from posttrain.data.table_writer import PARTIAL, Packed, TableWriter, pack
-from posttrain.data.tokens import RowError, TokenRow, without_place
+from posttrain.data.tokens import RefusedRow, RowError, TokenRow, without_place
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
@@ -38,11 +39,6 @@ MARGIN = 1.05
 KEEP_S = 10.0
 """Seconds of work that a kill may cost."""
 OLD_S = 7 * 24 * 3600.0
-SHOWN = 5
-"""Lost rows kept for each reason."""
-REFUSED = "refused"
-"""In place of a reason: a row for which the run ends, unless `source.on_error` is `skip`."""
-EXAMPLES, COUNTED = "dropped_examples", ("ignored", "unused", "control_tokens")
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +76,9 @@ class Made:
     found: dict[str, Counter[str]] = field(default_factory=lambda: {name: Counter() for name in COUNTED})
     """Name of `COUNTED` -> in how many rows what is found."""
     lost: list[tuple[str, str, str]] = field(default_factory=list)
-    """Reason, where and detail, of rows that are dropped, truncated or `REFUSED`."""
+    """Reason, where and detail of rows that are dropped or truncated."""
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    """Number and sentence of rows that end the run."""
 
 
 def make_table(
@@ -99,12 +97,13 @@ def make_table(
     `reporting()` begins to show progress, and gives what takes the number of rows done.
 
     Raises:
-        RequestError: a row cannot be read or does not fit, and `source.on_error` is `stop`.
+        RefusedRow: a row does not fit, and `source.on_error` is `stop`.
+        RequestError: a row cannot be read, likewise.
         WorkError: a process was ended from outside.
     """
     began, kept_at = time.perf_counter(), time.monotonic()
     remove_old(folder.parent)
-    lost, read, report = _Lost(), 0, reporting()
+    lost, read, report = Lost(), 0, reporting()
     with TableWriter(folder, resumable=True) as writer, one_core():
         beside = shape.writer(writer)
         if writer.kept is not None and (choice is not None or not lost.take_up(writer.kept)):
@@ -133,6 +132,17 @@ def make_table(
     seconds = time.perf_counter() - began
     rate = (read - already) / seconds
     log.info("source %r: %d rows in %.1f s (%.0f rows/s)", source.name, read - already, seconds, rate)
+
+
+def refused_rows(
+    rows: Rows, begin: int, source: schema.Source, data: schema.Data, loss, tokenizer, shape: Shape, choice
+) -> Iterator[str]:
+    """The sentence of every row that ends the run, of those that `make_table` reads first; without `choice`
+    from row number `begin` on."""
+    work, looked_at = partial(_made, source, data, loss, tokenizer, shape), Lost()
+    for made in _results(rows, work, processes(data.num_proc), choice, lambda: looked_at.kept, begin):
+        looked_at.kept += made.read
+        yield from (sentence for _, sentence in made.refused)
 
 
 def remove_old(folder: Path) -> None:
@@ -173,20 +183,17 @@ def _weight(item: tuple[int, str, dict[str, Any]]) -> int:
     return total
 
 
-def _keep(made: Made, writer: TableWriter, beside: Any, lost: _Lost, source: schema.Source) -> None:
+def _keep(made: Made, writer: TableWriter, beside: Any, lost: Lost, source: schema.Source) -> None:
     """Writes the rows of a chunk, and counts what is lost and why."""
-    for reason, where, detail in made.lost:
-        if reason != REFUSED:
-            lost.add(reason, where, detail)
-        elif source.on_error == "stop":
-            raise RequestError(detail)
-        else:
-            lost.add("unreadable", where, without_place(where, detail))
+    for number, sentence in made.refused:
+        raise RefusedRow(sentence, source.name, number)
+    for each in made.lost:
+        lost.add(*each)
     if made.packed is not None:
         writer.add_packed(made.packed)
     for each in made.beside if beside is not None else ():
         beside.add(each)
-    lost.count(made)
+    lost.count(made.kept, made.tokenised, made.found)
 
 
 def _made(
@@ -208,7 +215,10 @@ def _made(
             made.lost.append((error.reason, where, error.detail))
             continue
         except RequestError as error:
-            made.lost.append((REFUSED, where, str(error)))
+            if source.on_error == "stop":
+                made.refused.append((number, str(error)))
+            else:
+                made.lost.append(("unreadable", where, without_place(where, str(error))))
             continue
         tokens += found
         origins += [number] * len(found)
@@ -232,57 +242,3 @@ def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape):
     examples = shape.read(row, source, where)
     tokens = [shape.tokenize(each, tokenizer, data, loss) for each in shape.parts(examples, data)]
     return examples, tokens, shape.beside(examples, row, source)
-
-
-class _Lost:
-    """The dropped and truncated rows of a source: how many for each reason, and the first few."""
-
-    def __init__(self) -> None:
-        self.kept = 0
-        self.counts: Counter[str] = Counter()
-        self.examples: list[dict[str, str]] = []
-        self.found: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
-        self.tokenised = 0
-
-    def count(self, made: Made) -> None:
-        """Count the rows that are kept, what of them was ignored, which columns were not used, and which
-        control tokens their texts spell."""
-        self.kept += made.kept
-        self.tokenised += made.tokenised
-        for name, counts in made.found.items():
-            self.found[name].update(counts)
-
-    def take_up(self, state: Any) -> bool:
-        """Goes on with what `stats` gave; False if it is anything else, which changes nothing."""
-        try:
-            counts = {name: Counter(state.get(name, {})) for name in ("dropped", *COUNTED)}
-            examples = [{key: each[key] for key in ("reason", "where", "detail")} for each in state[EXAMPLES]]
-            numbers = [state[name] for name in ("read", "kept", "truncated", "tokenised")]
-            numbers += [number for each in counts.values() for number in each.values()]
-            if not all(type(number) is int and number >= 0 for number in numbers):
-                return False
-        except (LookupError, TypeError, ValueError, AttributeError):
-            return False
-        self.kept, self.tokenised, self.examples = state["kept"], state["tokenised"], examples
-        self.counts = counts.pop("dropped")
-        self.counts["truncated"] = state["truncated"]
-        self.found = counts
-        return True
-
-    def add(self, reason: str, where: str, detail: str) -> None:
-        self.counts[reason] += 1
-        if self.counts[reason] <= SHOWN:
-            self.examples.append({"reason": reason, "where": where, "detail": detail})
-
-    def stats(self) -> dict[str, Any]:
-        """What a table keeps of them."""
-        dropped = {reason: n for reason, n in _ranked(self.counts).items() if reason != "truncated"}
-        facts = {"dropped": dropped, "truncated": self.counts["truncated"], EXAMPLES: self.examples}
-        found = {name: _ranked(each) for name, each in self.found.items()}
-        facts |= {"control_tokens": found.pop("control_tokens"), "tokenised": self.tokenised}
-        return facts | {name: counts for name, counts in found.items() if counts}
-
-
-def _ranked(counts: Counter[str]) -> dict[str, int]:
-    """The largest first; of equal ones, by name: sets have another order in every process."""
-    return dict(sorted(counts.items(), key=lambda each: (-each[1], each[0])))

@@ -19,6 +19,8 @@ from posttrain.errors import RequestError
 
 File = Path | RemoteFile
 COMPRESSED = (".gz", ".zst")
+BLOCK = 1 << 18
+"""Bytes read at a time. With the usual 8 KiB, a long line takes as long to read as to parse."""
 DAMAGED = ("ZSTD decompress failed", "Truncated compressed stream")
 """How the messages of pyarrow begin where a file is not what zstd wrote."""
 
@@ -55,7 +57,7 @@ def compression(path: File) -> str | None:
 
 def open_bytes(path: File) -> IO[bytes]:
     """The content as a buffered stream, unpacked where the name says that it is packed."""
-    raw = path.open("rb")
+    raw = path.open("rb", BLOCK) if isinstance(path, Path) else path.open("rb")
     packing = compression(path)
     if packing == ".gz":
         return _Unpacked(gzip.GzipFile(fileobj=raw, mode="rb"), raw)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.cache import Progress, prepare_sources
+from posttrain.data.cache import Progress, TooManyDropped, prepare_sources
 from posttrain.data.make_table import Choice
 from posttrain.data.mixture import MixedSource, Mixture
 from posttrain.data.order import key_of, permute_array, schedule
+from posttrain.data.refusals import Refusals, Unprepared
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import RequestError, did_you_mean
@@ -64,14 +65,23 @@ def build(
 
     `shape` is the name of the shape that the rows have.
 
-    Raises RequestError and WorkError as `prepare_sources` and `Mixture` do; RequestError also where a
-    held-out share leaves nothing to train on, and where `loss.p` is `external` but rows have no p.
+    Raises RequestError and WorkError as `prepare_sources` and `Mixture` do, `Unprepared` where `is_main` and
+    a source is wrong; RequestError also where a held-out share leaves nothing to train on, and where `loss.p`
+    is `external` but rows have no p.
     """
     sources = list(data.sources)
     own = heldout.source if heldout else None
     every = [*sources, own] if own else sources
     choices = [_choice(source, heldout, seed) for source in sources]
-    prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, shape, choices)
+    try:
+        prepared = prepare_sources(every, data, loss, tokenizer, is_main, progress, shape, choices)
+    except TooManyDropped:
+        raise
+    except RequestError as error:
+        if not is_main:
+            raise
+        look = Refusals(every, data, loss, tokenizer, progress, shape, choices)
+        raise Unprepared(error, look) from error
     _check_p(every, prepared, loss)
     if is_main:
         _warn_of_typos(every, prepared)

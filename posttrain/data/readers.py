@@ -4,7 +4,7 @@ A row is a dict of columns; `where` is `file:line` or `file[index]`. JSONL, CSV,
 streamed; a JSON array is parsed at once, because `json` has no other way. CSV is read by the standard
 library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero. A broken file is a
 `RequestError` that names the file and the line. Left out: Parquet and Arrow (columnar.py), which files make
-up a source, and what the columns mean.
+up a source, what the columns mean, and how JSON becomes a row (json_rows.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from posttrain.data import columnar
 from posttrain.data.columnar import Row, arrow_count, arrow_rows, parquet_file, parquet_rows
+from posttrain.data.json_rows import DECODER, Broken, entry, parse_array, parse_line, row_of, type_name
 from posttrain.data.opening import File, compression, open_bytes, readable
 from posttrain.errors import RequestError
 
@@ -38,21 +39,14 @@ def kind_of(path: File) -> str | None:
     return None if packed and kind in ("parquet", "arrow") else kind
 
 
-class Broken(dict):
-    """A line that cannot be parsed, in place of its row."""
-
-    def __init__(self, error: str) -> None:
-        super().__init__()
-        self.error = error
-
-
 def read(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     """The rows of one file, in file order.
 
     only: int64 [n], the numbers of the rows that are wanted, from 0, ascending, none twice. The other rows
     are not parsed where the format allows it, so their mistakes are not found; reading ends with the last
     one. Numbers behind the end of the file give nothing.
-    keep_broken: a broken line of JSON lines (also under `.json`) is a row, `Broken`, and no error.
+    keep_broken: a broken line of JSON lines (also under `.json`), and an entry of an array that is no row,
+    is a row, `Broken`, and no error.
 
     Raises:
         RequestError: the file cannot be read, or a row is broken or not an object; with the line.
@@ -76,7 +70,7 @@ def first(path: File, pass_broken: bool = False) -> Row | None:
         with readable(path), open_bytes(path) as file:
             head = file.read(HEAD).removeprefix(BOM).decode(errors="ignore").lstrip()
         with suppress(ValueError, RecursionError):
-            row, _ = json.JSONDecoder().raw_decode(head[1:].lstrip()) if head[:1] == "[" else (None, 0)
+            row, _ = DECODER.raw_decode(head[1:].lstrip()) if head[:1] == "[" else (None, 0)
             if isinstance(row, dict):
                 return f"{path}[0]", row
     if not pass_broken:
@@ -133,39 +127,13 @@ def _chosen(items: Iterable[T], only: np.ndarray | range | None) -> Iterator[T]:
 def _jsonl(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     for number, line in _chosen(_lines(path), only):
         where = f"{path}:{number}"
-        try:
-            row = _object(_parse(line, where), where)
-        except RequestError as error:
-            if not keep_broken:
-                raise
-            row = Broken(str(error))
-        yield where, row
+        yield where, _unbroken(parse_line(line, where), keep_broken)
 
 
-def _parse(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{where}: not UTF-8 (byte {error.start + 1} of the line); convert the file to UTF-8"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise RequestError(
-            f"{where}: broken JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{where}: broken JSON: {error}") from None
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if isinstance(value, dict):
-        return value
-    raise RequestError(f"{where}: a row must be a JSON object, not {_json_type(value)}")
-
-
-def _json_type(value: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number")
+def _unbroken(row: dict[str, Any] | Broken, keep_broken: bool) -> dict[str, Any]:
+    if isinstance(row, Broken) and not keep_broken:
+        raise RequestError(row.error)
+    return row
 
 
 def _json(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
@@ -178,10 +146,10 @@ def _json(path: File, only: np.ndarray | range | None = None, keep_broken: bool 
             _refuse_one_object(path, first[1])
         yield from _jsonl(path, only, keep_broken)
         return
-    value = _parse_at_once(path)
+    value, twice = _parse_at_once(path)
     for index, row in _chosen(enumerate(value), only):
         where = f"{path}[{index}]"
-        yield where, _object(row, where)
+        yield where, _unbroken((entry if twice else row_of)(row, where), keep_broken)
 
 
 def _refuse_one_object(path: File, line: bytes) -> None:
@@ -189,18 +157,19 @@ def _refuse_one_object(path: File, line: bytes) -> None:
     try:
         json.loads(line)
     except (ValueError, RecursionError):
-        value = _parse_at_once(path)
+        value, _ = _parse_at_once(path)
         raise RequestError(
-            f"{path}: contains {'one object' if isinstance(value, dict) else _json_type(value)}; "
+            f"{path}: contains {'one object' if isinstance(value, dict) else type_name(value)}; "
             "rows must be an array of objects, or one object per line"
         ) from None
 
 
-def _parse_at_once(path: File) -> Any:
+def _parse_at_once(path: File) -> tuple[Any, bool]:
+    """As `parse_array`."""
     with open_bytes(path) as file:
         raw = file.read().removeprefix(BOM)
     try:
-        return json.loads(raw.decode())
+        return parse_array(raw.decode())
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start) + 1
         raise RequestError(f"{path}:{number}: not UTF-8; convert the file to UTF-8") from None

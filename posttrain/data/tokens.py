@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from posttrain.errors import PosttrainError
+from posttrain.errors import PosttrainError, RequestError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,14 @@ class RowError(PosttrainError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class RefusedRow(RequestError):
+    """A row that does not fit, where `source.on_error` is `stop`; `number` is its place in the source."""
+
+    def __init__(self, message: str, source: str, number: int) -> None:
+        super().__init__(message)
+        self.source, self.number = source, number
 
 
 def without_place(where: str, message: str) -> str:

@@ -1,4 +1,5 @@
-"""What follows from a recipe before anything is loaded: what its rows are, and how batches and steps divide.
+"""What follows from a recipe before anything is loaded: what its rows are, which reference it names,
+and how batches and steps divide.
 
 An optimizer step takes examples: rows, or, in an rlvr stage, completions. A checkpoint contains no rollouts,
 so an rlvr run can save and stop only at the end of a batch of rollouts (`rhythm`). Imports no torch.
@@ -47,6 +48,25 @@ def shape_of(recipe: Recipe) -> str:
     if isinstance(recipe, DpoRecipe) and recipe.preference.loss in UNPAIRED:
         return "labelled"
     return STAGE_SHAPES[recipe.stage]
+
+
+@dataclass(frozen=True)
+class NamedReference:
+    """Another model whose log-probabilities a run needs. `key`: where the recipe names it."""
+
+    place: str
+    key: str
+    revision: str | None = None
+
+
+def reference_of(recipe: Recipe) -> NamedReference | None:
+    """The reference that a recipe names; None where there is none but the start model."""
+    found = None
+    if isinstance(recipe, DpoRecipe) and (given := recipe.preference).reference_model is not None:
+        found = NamedReference(given.reference_model, "preference.reference_model", given.reference_revision)
+    elif isinstance(recipe, RlvrRecipe) and recipe.policy.reference is not None:
+        found = NamedReference(recipe.policy.reference, "policy.reference")
+    return found
 
 
 def rhythm(recipe: Recipe) -> int:

@@ -15,6 +15,7 @@ from posttrain.data.cache import TooManyDropped, cache_root
 from posttrain.data.lengths import lengths_of
 from posttrain.data.manifest import described, manifest
 from posttrain.data.prepare import Prepared
+from posttrain.data.refusals import Unprepared
 from posttrain.data.table import Table, complete
 from posttrain.errors import PosttrainError, RequestError
 from posttrain.recipe import Recipe, TrainRecipe, recipe_hash
@@ -50,7 +51,7 @@ def account(recipe: Recipe) -> tuple[dict[str, Any], RequestError | None]:
     without it (`steps` null, and no facts on the mixture, where all are).
 
     Raises:
-        RequestError: a run would refuse before there are rows to describe.
+        RequestError: a run would refuse before there are rows to describe; of refused rows, all that are.
         WorkError: the disk refuses, or data.prepare_timeout has run out.
     """
     run = RunDir(Path(recipe.output_dir, recipe.name))
@@ -62,10 +63,14 @@ def account(recipe: Recipe) -> tuple[dict[str, Any], RequestError | None]:
     try:
         rows: _Rows | None = _rows(recipe)
         refused = _refused_changes(recipe, run, rows.prepared)
+    except Unprepared as error:
+        raise RequestError(error.everything()) from None
     except RequestError as error:
         refused = error
         try:
             rows, gone = _rows_left(_allowing_more(recipe))
+        except Unprepared as other:
+            raise RequestError(f"{refused}\n{other.everything()}") from None
         except PosttrainError:
             raise refused from None
     return {"run": str(run.path), "resumes": resumes} | _described(recipe, rows, gone), refused

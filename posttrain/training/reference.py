@@ -30,6 +30,7 @@ from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.models.head import attach_fused_head
 from posttrain.models.load import load_model
+from posttrain.recipe.plan import NamedReference
 from posttrain.recipe.schema import Model
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
@@ -217,21 +218,19 @@ def frozen_reference(
     return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
-def refuse_other_reference(
-    model: Model, template: str, place: str | None, key: str, revision: str | None = None
-) -> None:
-    """Raises `RequestError` where the reference at `place` has another tokenizer than the policy.
+def refuse_other_reference(model: Model, template: str, named: NamedReference | None) -> None:
+    """Raises `RequestError` where the reference that a recipe names has another tokenizer than the policy.
 
-    Called before rows are prepared and models loaded; `key` is the recipe's key that names the reference.
+    Called before rows are prepared and models loaded.
     """
-    if place is None:
+    if named is None:
         return
     start = None if model.init is None else ckpt.resolve(model.init)[0]
     policy, _ = load_text(model, template, start and tokenizer_place(start))
-    what = f"{key} = {place!r}"
+    what = f"{named.key} = {named.place!r}"
     try:
-        where = tokenizer_place(ckpt.resolve(place)[0])
-        reference = load_tokenizer(where, revision, model.trust_remote_code)
+        where = tokenizer_place(ckpt.resolve(named.place)[0])
+        reference = load_tokenizer(where, named.revision, model.trust_remote_code)
     except RequestError as error:
         raise RequestError(f"{what}: {error}") from error
     refuse_other_tokenizer(policy, reference, what)

@@ -54,8 +54,34 @@ def test_exactly_the_files_that_state_json_lists_are_read(saved):
     assert texts(saved) == [row["text"] for row in ROWS]
     names = [f"data-0000{n}-of-00003.arrow" for n in range(3)]
     assert [entry["path"] for entry in list_files(source(saved))] == [str(saved / name) for name in names]
-    edit(saved, _data_files=[{"filename": names[2]}, {"filename": names[0]}])
-    assert texts(saved) == ["row 4", "row 5", "row 0", "row 1"]
+    edit(saved, _data_files=[{"filename": names[n]} for n in (2, 0, 1)])
+    assert texts(saved) == ["row 4", "row 5", *(f"row {n}" for n in range(4))]
+
+
+@pytest.mark.parametrize(("listed", "lost"), [((0, 2), 1), ((1,), 0), ((1, 0), 2)])
+def test_a_state_json_that_lists_fewer_files_than_there_were_is_refused(saved, listed, lost):
+    """As a copy that was cut off leaves it; the files may still be there."""
+    edit(saved, _data_files=[{"filename": f"data-0000{n}-of-00003.arrow"} for n in listed])
+    missing = rf"data-0000{lost}-of-00003\.arrow is missing; copy the whole folder again, or set path to"
+    refused(
+        rf"source 'numbers': {saved}/state\.json lists {len(listed)} of 3 files, {missing} {saved}/", saved
+    )
+    (saved / f"data-0000{lost}-of-00003.arrow").unlink()
+    assert len(texts(f"{saved}/data-*.arrow")) == 4
+
+
+def test_choices_of_a_saved_set_are_whole(saved, tmp_path):
+    """`num_examples` in their dataset_info.json is that of the set they were chosen from."""
+    import datasets
+
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    loaded = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    loaded.filter(lambda row: row["text"] != "row 0").save_to_disk(str(tmp_path / "chosen"), num_shards=2)
+    info = json.loads((tmp_path / "chosen" / "dataset_info.json").read_text())
+    assert info["splits"]["train"]["num_examples"] == 6
+    assert texts(tmp_path / "chosen") == [f"row {n}" for n in range(1, 6)]
 
 
 def test_a_cache_folder_without_state_json_leaves_out_results_of_map(saved):

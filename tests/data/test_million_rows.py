@@ -1,4 +1,7 @@
-"""A million rows, a gigabyte: prepared in bounded memory, taken up after a kill. Takes minutes."""
+"""A million rows, a gigabyte: prepared in less memory, all processes together, and taken up after a kill.
+
+Takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -18,7 +23,9 @@ from transformers import PreTrainedTokenizerFast
 from tests.conftest import ROOT
 
 ROWS, BYTES = 1_000_000, 1000
-LIMIT_MIB = 1024
+LIMIT_MIB = 1e9 / 2**20
+EVERY = 0.2
+"""Seconds between two looks at the memory."""
 RECIPE = """
 stage: sft
 name: million
@@ -63,9 +70,28 @@ def million(tmp_path_factory) -> Path:
     return folder
 
 
-def prepare(folder: Path, until=lambda: False) -> tuple[int, float, float, str]:
-    """(exit code, seconds, peak MiB of the largest process, what it said); killed once `until()`."""
-    began, peak = time.monotonic(), 0.0
+@dataclass
+class Peaks:
+    """MiB at most: of one process, and of all together, where what they share counts once (PSS)."""
+
+    largest: float = 0.0
+    together: float = 0.0
+
+    def take(self, processes: list[psutil.Process]) -> None:
+        together = 0.0
+        for each in processes:
+            try:
+                self.largest = max(self.largest, each.memory_info().rss / 2**20)
+                lines = Path(f"/proc/{each.pid}/smaps_rollup").read_text().splitlines()
+            except (psutil.Error, OSError):  # it has ended
+                continue
+            together += sum(int(line.split()[1]) / 2**10 for line in lines if line.startswith("Pss:"))
+        self.together = max(self.together, together)
+
+
+def prepare(folder: Path, peaks: Peaks, until=lambda: False) -> tuple[int, float, str]:
+    """(exit code, seconds, what it said); killed once `until()`."""
+    began = time.monotonic()
     with open(folder / "said.txt", "w") as said:
         process = psutil.Popen(
             [sys.executable, "-m", "posttrain.cli", "prepare", str(folder / "million.yaml")],
@@ -74,21 +100,18 @@ def prepare(folder: Path, until=lambda: False) -> tuple[int, float, float, str]:
             stderr=subprocess.STDOUT,
         )
         while process.poll() is None:
-            for each in (process, *process.children(recursive=True)):
-                try:
-                    peak = max(peak, each.memory_info().rss / 2**20)
-                except psutil.Error:
-                    continue
+            with suppress(psutil.Error):  # it ended meanwhile
+                peaks.take([process, *process.children(recursive=True)])
             if until():
                 process.kill()
-                process.wait()
-            time.sleep(0.25)
-    return process.returncode, time.monotonic() - began, peak, (folder / "said.txt").read_text()
+            time.sleep(EVERY)
+        process.wait()
+    return process.returncode, time.monotonic() - began, (folder / "said.txt").read_text()
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-def test_a_million_rows(million, record_property):
+def test_a_million_rows(million):
     def some() -> bool:
         parts = list((million / "cache/tables").glob(".partial-*/progress.json"))
         try:
@@ -96,20 +119,20 @@ def test_a_million_rows(million, record_property):
         except (OSError, ValueError):
             return False
 
-    code, first_s, first_peak, said = prepare(million, some)
+    peaks = Peaks()
+    code, first_s, said = prepare(million, peaks, some)
     assert code == -9, said[-2000:]
     (part,) = (million / "cache/tables").glob(".partial-*")
     kept = json.loads((part / "progress.json").read_text())["state"]["read"]
-    code, second_s, second_peak, said = prepare(million)
+    code, second_s, said = prepare(million, peaks)
     assert code == 0, said[-2000:]
     (table,) = (f for f in (million / "cache/tables").iterdir() if f.is_dir())
     facts = json.loads((table / "table.json").read_text())
     assert facts["rows_read"] == facts["rows_kept"] == ROWS
-    peak = max(first_peak, second_peak)
     print(
         f"{ROWS:,} rows, {facts['tokens']:,} tokens; killed after {kept:,}, {first_s:.0f} s; the rest in "
-        f"{second_s:.0f} s ({(ROWS - kept) / second_s:,.0f} rows/s, start and counting included); largest "
-        f"process {peak:.0f} MiB"
+        f"{second_s:.0f} s ({(ROWS - kept) / second_s:,.0f} rows/s, start and counting included); at most "
+        f"{peaks.together:.0f} MiB together, {peaks.largest:.0f} MiB the largest process"
     )
-    assert peak < LIMIT_MIB
+    assert max(peaks.largest, peaks.together) < LIMIT_MIB
     assert second_s < first_s * (ROWS - kept) / kept * 1.5 + 30, "what was kept is not made again"

@@ -276,10 +276,10 @@ def test_those_who_wait_fail_with_the_words_of_the_one_who_works(data, tokenizer
     time.sleep(0.2)
     _, working = start(data, source, tokenizer)
     said = result(working)
-    assert said[0] == "RequestError" and "bad.jsonl:2" in said[1]
-    assert result(waiting) == (*said[:2], 0)
+    assert said[0] == "RefusedRow" and "bad.jsonl:2" in said[1]
+    assert result(waiting) == ("RequestError", said[1], 0)
     # One that comes late need not wait either: the same rows fail the same way.
-    assert result(start(data, source, tokenizer, is_main=False)[1]) == (*said[:2], 0)
+    assert result(start(data, source, tokenizer, is_main=False)[1]) == ("RequestError", said[1], 0)
     assert time.monotonic() - began < 20  # the timeout is an hour
 
 

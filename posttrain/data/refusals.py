@@ -1,0 +1,98 @@
+"""Every row for which a run would refuse, of all its sources, where the run itself stops at the first.
+
+For `posttrain prepare`: who mends a file wants to know all its mistakes. Tables of sources without any are
+made meanwhile; of a source with one, nothing is kept. Left out: rows that are dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, zip_longest
+from typing import Any
+
+from posttrain.data.cache import Progress, TooManyDropped, prepare_sources
+from posttrain.data.make_table import Choice, refused_rows
+from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.sources import open_rows
+from posttrain.data.tokens import RefusedRow
+from posttrain.errors import RequestError
+from posttrain.recipe import schema
+
+SHOWN = 20
+"""Sentences of a source."""
+MOST = 1000
+"""Refused rows of a source after which no more are looked for."""
+log = logging.getLogger(__name__)
+
+
+class Unprepared(RequestError):
+    """What a run refuses with. `everything()` reads on and says all that it would refuse with later."""
+
+    def __init__(self, first: RequestError, look: Callable[[RequestError], list[str]]) -> None:
+        super().__init__(str(first))
+        self._first, self._look = first, look
+
+    def everything(self) -> str:
+        """Raises WorkError as `prepare_sources`."""
+        return "\n".join(self._look(self._first))
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Looks for what the sources of a run are refused for; the fields are arguments of `prepare_sources`."""
+
+    sources: Sequence[schema.Source]
+    data: schema.Data
+    loss: schema.Loss
+    tokenizer: Any
+    progress: Progress | None
+    shape: str
+    choices: Sequence[Choice | None]
+
+    def __call__(self, first: RequestError) -> list[str]:
+        """`first`: with what `prepare_sources` refused."""
+        found: list[str] = []
+        for source, choice in zip_longest(self.sources, self.choices):
+            problem = first
+            if not isinstance(first, RefusedRow) or first.source != source.name:
+                try:
+                    self._prepare(source, choice)
+                    continue
+                except TooManyDropped as error:  # its table is made: no row of it is refused
+                    found.append(str(error))
+                    continue
+                except RequestError as error:
+                    problem = error
+            found += self._of(source, choice, problem)
+        return list(dict.fromkeys(found))
+
+    def _prepare(self, source: schema.Source, choice: Choice | None) -> None:
+        prepare_sources(
+            [source], self.data, self.loss, self.tokenizer, True, self.progress, self.shape, [choice]
+        )
+
+    def _of(self, source: schema.Source, choice: Choice | None, problem: RequestError) -> list[str]:
+        """What is said of one source, which `problem` refuses."""
+        begin = problem.number if isinstance(problem, RefusedRow) else 0
+        log.info("source %r is refused; its other rows are looked at", source.name)
+        found: list[str] = []
+        try:
+            rows = open_rows(replace(source, on_error="skip"))  # broken lines are rows
+            given = (source, self.data, self.loss, self.tokenizer, SHAPES[self.shape], choice)
+            for sentence in islice(refused_rows(rows, begin, *given), MOST):
+                found.append(sentence)
+        except RequestError as error:  # a file that cannot be read on
+            found.append(str(error))
+        said = list(dict.fromkeys(found)) or [str(problem)]  # what names no row is the same of all
+        return said if len(said) == 1 else [*said[:SHOWN], _summary(source.name, len(found))]
+
+
+def _summary(name: str, count: int) -> str:
+    said = f"source {name!r}: {count:,} rows are refused"
+    if count > SHOWN:
+        said += f", of which the first {SHOWN} are named"
+    if count == MOST:
+        said += "; the rows behind them were not looked at"
+    return f"{said}; repair them, or set on_error: skip of the source, which drops them"
