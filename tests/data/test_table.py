@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import pickle
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import table, table_writer
-from posttrain.data.table import JoinedTable, PairTable, SubsetTable, TokenTable, complete
+from posttrain.data.table import JoinedTable, PairTable, SubsetTable, TokenTable, complete, damaged_file
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import WorkError
@@ -138,10 +139,10 @@ def test_subsets_and_joins(tmp_path):
     assert SubsetTable(t, np.array([])).lengths.tolist() == []
     prints = {t.fingerprint, part.fingerprint, SubsetTable(t, np.array([1, 3])).fingerprint}
     assert len(prints) == 3
-    joined = JoinedTable([part, SubsetTable(t, np.array([])), t])
-    assert len(joined) == 7
-    assert [joined.locate(i) for i in (0, 1, 2, 6)] == [(0, 0), (0, 1), (2, 0), (2, 4)]
-    assert [joined[i].input_ids[0] for i in range(7)] == [3, 1, 0, 1, 2, 3, 4]
+    joined = JoinedTable([part, SubsetTable(t, np.array([])), t, part])
+    assert len(joined) == 9
+    assert [joined.locate(i) for i in (0, 1, 2, 6, 7)] == [(0, 0), (0, 1), (2, 0), (2, 4), (3, 0)]
+    assert [joined[i].input_ids[0] for i in range(9)] == [3, 1, 0, 1, 2, 3, 4, 3, 1]
     assert len({joined.fingerprint, *(JoinedTable(some).fingerprint for some in ([part, t], [t, part]))}) == 3
 
 
@@ -242,6 +243,71 @@ def test_a_damaged_table_is_named(tmp_path, file, content):
         (tmp_path / "t" / file).write_bytes(content)
     with pytest.raises(WorkError, match=f"{tmp_path / 't'} are damaged.*delete the folder"):
         TokenTable(tmp_path / "t")
+
+
+def flip(file) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def facts(change):
+    """Changes table.json as JSON."""
+
+    def edit(file) -> None:
+        found = json.loads(file.read_text())
+        change(found)
+        file.write_text(json.dumps(found))
+
+    return edit
+
+
+@pytest.mark.parametrize("name", ["input_ids.bin", "marks.bin", "rows.bin"])
+def test_a_file_that_is_not_as_it_was_written_is_named(tmp_path, name):
+    """Opening the table does not see it."""
+    t = write(tmp_path / "f", [make([1, 2], [0, 1], [0, 1])])
+    assert damaged_file(t.folder) is None
+    flip(t.folder / name)
+    assert len(TokenTable(t.folder)) == 1 and damaged_file(t.folder) == name
+    (t.folder / name).unlink()
+    assert damaged_file(t.folder) == name
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.unlink(),
+        lambda file: file.write_text("{"),
+        lambda file: file.write_text("7"),
+        lambda file: file.write_text("{}"),
+        facts(lambda found: found.update(trained_tokens=2)),
+        facts(lambda found: found.update(more=1)),
+        facts(lambda found: found["hashes"].pop("marks.bin")),
+        facts(lambda found: found["hashes"].update({"table.json": "0" * 32})),
+        facts(lambda found: found["hashes"].pop("table.json")),
+        facts(lambda found: found.update(fingerprint="g")),
+        facts(lambda found: found.update(fingerprint="g", hashes={})),
+    ],
+)
+def test_counts_that_are_not_as_they_were_written_are_damage(tmp_path, damage):
+    t = write(tmp_path / "f", [make([1, 2], [0, 1], [0, 1])])
+    damage(t.folder / "table.json")
+    assert damaged_file(t.folder) == "table.json"
+
+
+def test_a_table_of_another_name_is_damaged(tmp_path):
+    t = write(tmp_path / "f", [make([1, 2], [0, 1], [0, 1])])
+    assert damaged_file(t.folder.rename(tmp_path / "g")) == "table.json"
+
+
+def test_of_a_table_without_hashes_the_sizes_are_compared(tmp_path):
+    t = write(tmp_path / "f", [make([1, 2], [0, 1], [0, 1])])
+    facts(lambda found: found.pop("hashes"))(t.folder / "table.json")
+    assert damaged_file(t.folder) is None
+    flip(t.folder / "marks.bin")
+    assert damaged_file(t.folder) is None
+    (t.folder / "marks.bin").write_bytes(bytes(3))
+    assert damaged_file(t.folder) == "table.json"
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
