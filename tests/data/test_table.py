@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import table, table_writer
-from posttrain.data.table import JoinedTable, PairTable, SubsetTable, TokenTable, complete, damaged_file
+from posttrain.data.table import (
+    JoinedTable,
+    PairTable,
+    SubsetTable,
+    TokenTable,
+    complete,
+    damaged_file,
+    hash_of_facts,
+)
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import WorkError
@@ -219,6 +227,9 @@ def test_a_worker_process_gets_the_path_and_not_the_tokens(tmp_path):
 def test_an_empty_table(tmp_path):
     t = write(tmp_path / "t", [])
     assert len(t) == 0 and t.lengths.tolist() == []
+    (t.folder / "marks.bin").write_bytes(b"\0")
+    with pytest.raises(WorkError, match="marks.bin has 1 bytes, not 0"):
+        TokenTable(t.folder)
 
 
 @pytest.mark.parametrize(
@@ -298,6 +309,13 @@ def test_counts_that_are_not_as_they_were_written_are_damage(tmp_path, damage):
 def test_a_table_of_another_name_is_damaged(tmp_path):
     t = write(tmp_path / "f", [make([1, 2], [0, 1], [0, 1])])
     assert damaged_file(t.folder.rename(tmp_path / "g")) == "table.json"
+
+
+def test_the_hash_of_counts_is_that_of_tables_that_are_there():
+    """sha256sum of the counts in JSON, keys sorted; another one would make every cached table anew."""
+    counts = {"rows_kept": 1, "truncated": 0, "fingerprint": "f"}
+    hashes = {"table.json": "of itself", "marks.bin": "12"}
+    assert hash_of_facts(counts | {"hashes": hashes}) == "93bd997364d692c15c7ca7eb6379f215"
 
 
 def test_of_a_table_without_hashes_the_sizes_are_compared(tmp_path):
