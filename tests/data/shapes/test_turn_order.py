@@ -251,7 +251,11 @@ def test_a_call_in_the_text_wants_an_answer_where_there_are_tools(reply):
     ):
         with pytest.raises(RowError, match="tool_order: .* follows a call that no tool has answered"):
             ordered(turns, "strict", tools)
-    assert ordered(talk(reply), "strict") == talk(reply), "an example of a call, in a talk without tools"
+    for first in ([], [turn("system", "Be brief.")], [turn("developer", "<tools>\n</tools>")]):
+        turns = [*first, *talk(reply)]
+        assert ordered(turns, "strict") == turns, "an example of a call, in a talk without tools"
+    turns = [turn("user", f"<tools>{ADD}</tools>"), *talk(reply)[1:]]
+    assert ordered(turns, "strict") == turns, "a user declares none"
     assert ordered(answered, "strict", True) == answered
 
 
