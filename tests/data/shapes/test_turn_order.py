@@ -84,6 +84,7 @@ def test_orders_that_are_dropped(letters, words):
         [called("x", "y"), answer("y"), answer("x"), turn("user", "u")],
         [called("x", "y"), answer("x")],  # the row ends there
         [called("x", None), answer("x"), turn("assistant", "a")],  # what has no id is tied by its order
+        [called("x", "y", None), answer("x"), turn("assistant", "a")],
         [called("x", "x"), answer("x"), turn("assistant", "a")],
         [called("x", "y"), answer(None), turn("assistant", "a")],
         [called("x", "y"), answer("x"), answer(3), turn("assistant", "a")],
