@@ -382,3 +382,117 @@ def test_of_many_files_a_sample_is_compared(store, monkeypatch):
 )
 def test_addresses_are_shown_without_secrets(url, shown):
     assert remote._shown(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "remote_path"),
+    [
+        ("s3://bucket/a", True),
+        ("S3A://bucket/a", True),
+        ("git+ssh-1.0://h/a", True),
+        ("3s://bucket/a", False),
+        ("://bucket/a", False),
+        ("data/s3://a", False),
+        ("s3:/bucket/a", False),
+        ("/data/a.jsonl", False),
+    ],
+)
+def test_a_path_with_a_scheme_is_of_a_store(text, remote_path):
+    assert remote.is_remote(text) == remote_path
+
+
+class Refused(Exception):
+    """As clients of stores say the status that they were answered."""
+
+    def __init__(self, **told) -> None:
+        super().__init__("https://h/a?token=secret says no\nand more")
+        self.__dict__.update(told)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Refused(status=401), "access is denied (Refused: https://h/a says no)"),
+        (Refused(status_code=403), "access is denied (Refused: https://h/a says no)"),
+        (Refused(code=403), "access is denied (Refused: https://h/a says no)"),
+        (Refused(response=Refused(status_code=403)), "access is denied (Refused: https://h/a says no)"),
+        (Refused(code="403", status=None), "could not be read (Refused: https://h/a says no)"),
+        (Refused(status=402), "could not be read (Refused: https://h/a says no)"),
+        (Refused(status=404), "could not be read (Refused: https://h/a says no)"),
+        (missing(Answered(404)), "no such file"),
+        (missing(Answered(403)), "access is denied (Answered: 403, url='https://h/a)"),
+        (missing(Answered(429)), "could not be read (Answered: 429, url='https://h/a)"),
+        (missing(Answered(499)), "no such file"),
+        (missing(Answered(500)), "could not be read (Answered: 500, url='https://h/a)"),
+        (missing(FileNotFoundError("x")), "no such file"),
+        (missing(TimeoutError("slow")), "could not be read (TimeoutError: slow)"),
+        (missing(SystemExit()), "no such file"),
+        (Down("x" * 400), f"could not be read (Down: {'x' * 300})"),
+        (Down(" \n"), "could not be read (Down)"),
+    ],
+)
+def test_failures_are_one_sentence(error, said):
+    kind = WorkError if said.startswith("could not") else RequestError
+    with pytest.raises(kind) as caught, remote.refusals("s3://b/a"):
+        raise error
+    assert str(caught.value) == f"s3://b/a: {said}" and caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestError("told"),
+        WorkError("told"),
+        GeneratorExit(),
+        KeyError("ours"),
+        TypeError("ours"),
+        Down("let"),
+    ],
+)
+def test_what_is_no_failure_of_a_store_passes(error):
+    let = remote.refusals("s3://b/a", through=lambda found: str(found) == "let")
+    with pytest.raises(type(error)) as caught, let:
+        raise error
+    assert caught.value is error
+
+
+class Terse(MemoryFileSystem):
+    """A store whose listings leave out what it says of a file by itself."""
+
+    protocol = "terse"
+    left_out: str
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("terse://").strip("/")
+
+    def ls(self, path, detail=True, **more):
+        found = super().ls(path, detail=detail, **more)
+        return [{k: v for k, v in each.items() if k != self.left_out} for each in found] if detail else found
+
+
+@pytest.mark.parametrize("left_out", ["size", "created", ""])
+def test_what_a_listing_leaves_out_is_asked(store, monkeypatch, left_out):
+    fsspec.register_implementation("terse", Terse, clobber=True)
+    monkeypatch.setattr(Terse, "left_out", left_out, raising=False)
+    for name in ("b.jsonl", "a.jsonl", "c.jsonl/d.jsonl"):
+        store.pipe(f"/rows/{name}", jsonl())
+    files = remote.remote_files("terse://rows", "", lambda name: name.suffix == ".jsonl")
+    assert [(file.name, file.bytes, file.mark[:8]) for file in files] == [
+        (name, len(jsonl()), "created=") for name in ("a.jsonl", "b.jsonl")
+    ]
+
+
+def test_the_digest_of_a_file_is_that_of_its_mark_and_size(store):
+    """Or of its content: sha256sum."""
+    store.pipe("/a", b"abc")
+    file = remote.RemoteFile("memory://a", "/a", store, 3, None)
+    assert file.digest().hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    digests = {
+        remote.RemoteFile("memory://a", "/a", store, size, mark).digest()
+        for size, mark in ((3, None), (3, "ETag=1"), (3, "ETag=2"), (4, "ETag=1"))
+    }
+    assert len(digests) == 4
+    gone = remote.RemoteFile("memory://b", "/b", store, 3, None)
+    with pytest.raises(RequestError, match="^memory://b: no such file$"):
+        gone.digest()

@@ -205,6 +205,8 @@ MENTIONED = [
     "<tool_call>{}</tool_call>",
     "<tool_call>[]</tool_call>",
     '<tool_call>{"name": 3}</tool_call>',
+    "<tool_call>3</tool_call>",
+    f"<tool_call>[{ADD}, {{}}]</tool_call>",
     "<tool_call>" + "[" * 100_000 + "</tool_call>",
     "Mistral writes [TOOL_CALLS] before its calls.",
     "`[TOOL_CALLS]` and <|python_tag|> are tokens.",
