@@ -270,6 +270,23 @@ def test_a_tool_may_answer_what_looks_like_a_call(reply):
         ordered([turns[0], turn("assistant", "4"), *turns[2:]], "strict")
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("", [""]),  # a tool that returns nothing has answered
+        (" \n", [" \n"]),
+        ("<tool_response></tool_response>", [""]),
+        ("<tool_response>4</tool_response>\n<tool_response> 5 </tool_response>", ["4", "5"]),
+        ("4", ["4"]),
+    ],
+)
+@pytest.mark.parametrize("rule", ["strict", "loose"])
+def test_an_answer_for_each_that_a_tool_returned(content, found, rule):
+    talk = [turn("user", "u"), called(None), turn("tool", content), turn("assistant", "a")]
+    want = [*talk[:2], *(turn("tool", each) for each in found), talk[3]]
+    assert ordered(talk, rule) == want
+
+
 def test_calls_under_the_key_of_olmo_3():
     called = turn("assistant") | {"function_calls": "add(a=2)"}
     turns = [turn("user", "u"), called, turn("tool", "4"), turn("assistant", "4")]
