@@ -46,6 +46,7 @@ QUOTED = 'say "é"'
         ("tool", QUOTED, r'["say \"\u00e9\""]', True),
         ("tool", QUOTED, r'"[\"say \\\"é\\\"\"]"', False),  # as JSON in JSON
         ("assistant", QUOTED, f"A: {QUOTED}", True),
+        ("assistant", "It is\n4.", "A: It is 4.", True),
         ("assistant", QUOTED, r"A: say \"é\"", False),  # a reply that is spelled otherwise is another
         ("assistant", "<think>\nso\n</think>\n\n4", "A: 4", True),
         ("assistant", "<think>\nso\n</think>\n\n4", "A: so", False),
@@ -128,8 +129,8 @@ def test_a_call_that_is_lost_behind_one_that_is_kept():
     assert error_of(refuse_lost_calls, render, messages) == said
 
 
-@pytest.mark.parametrize("asks", [True, False])
-def test_what_is_rendered_with_marks(asks):
+@pytest.mark.parametrize(("more", "asks"), [((), False), ((False,), False), ((True,), True)])
+def test_what_is_rendered_with_marks(more, asks):
     """Only arguments, and the text behind a thought, are others."""
     calls = [call("add", a=2) | {"type": "function"}, call("add", a=2)]
     messages = [ASKED, turn("assistant", "4</think>\n4", tool_calls=calls, weight=0)]
@@ -140,7 +141,7 @@ def test_what_is_rendered_with_marks(asks):
         assert asked == asks
         return rendered(marked)
 
-    refuse_lost_calls(render, messages, asks)
+    refuse_lost_calls(render, messages, *more)
     assert messages == before and seen[0] == ASKED
     content, marked = seen[1].pop("content"), seen[1].pop("tool_calls")
     assert content.startswith("4</think>\n") and not content.endswith("4")
@@ -208,19 +209,19 @@ def test_a_trained_call_says_its_name_and_all_arguments(calls, said, kept):
 @pytest.mark.parametrize(
     ("spelled", "kept"),
     [
-        ('é"\x07', True),
-        (r"é\"\u0007", True),  # JSON
-        (r"\u00e9\"\u0007", True),  # in ASCII
-        (r"é\\\"\\u0007", True),  # JSON in JSON
-        (r"\\u00e9\\\"\\u0007", True),
-        (r'é"\x07', True),  # Python
-        (r"\xe9\"\x07", False),
-        ('é"', False),
+        ('xé"\x07', True),
+        (r"xé\"\u0007", True),  # JSON
+        (r"x\u00e9\"\u0007", True),  # in ASCII
+        (r"xé\\\"\\u0007", True),  # JSON in JSON
+        (r"x\\u00e9\\\"\\u0007", True),
+        (r'xé"\x07', True),  # Python
+        (r"x\xe9\"\x07", False),
+        ('xé"', False),
     ],
 )
 def test_an_argument_is_spelled_as_json_or_python_do(spelled, kept):
-    message = turn("assistant", "", tool_calls=[call(k='é"\x07')])
-    assert error_of(refuse_changed, message, f"f(k='{spelled}')", 3) == (None if kept else CHANGED)
+    message = turn("assistant", "", tool_calls=[call(k='xé"\x07')])
+    assert error_of(refuse_changed, message, f"f(k={spelled})", 3) == (None if kept else CHANGED)
 
 
 @pytest.mark.parametrize(

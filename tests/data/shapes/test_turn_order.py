@@ -176,6 +176,7 @@ TOOLS = [{"type": "function", "function": {"name": name}} for name in ("add", "f
         ("<tools>other, f.x</tools>", True),
         ("<tools>other</tools> <tools>add</tools>", True),
         ("{'name' : 'f.x' , 'description':", True),
+        ('{"name": "add", "description": ', True),
         ("add", False),
         ("<tools>other</tools> add", False),
         ("add <tools>other</tools>", False),
