@@ -36,6 +36,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def written(folder: Path, rows) -> TokenTable:
     with TableWriter(folder) as writer:
+        assert writer.kept is None
         for number, each in enumerate(rows):
             writer.add(each, number)
         return writer.finish(STATS)
@@ -96,11 +97,12 @@ def test_what_was_taken_up_can_be_left(cut, tmp_path):
 
 
 def test_a_record_without_a_state_is_not_taken_up(tmp_path):
-    with pytest.raises(Killed), TableWriter(tmp_path / "t", resumable=True) as writer:
+    folder = tmp_path / "new" / "t"
+    with pytest.raises(Killed), TableWriter(folder, resumable=True) as writer:
         writer.add(ROWS[0], 0)
         writer.keep(None)
         raise Killed
-    with TableWriter(tmp_path / "t", resumable=True) as writer:
+    with TableWriter(folder, resumable=True) as writer:
         assert writer.kept is None
         assert len(writer.finish(STATS)) == 0
 
