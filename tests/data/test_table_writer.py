@@ -168,6 +168,13 @@ def test_tokens_are_written_when_a_buffer_of_them_is_full(tmp_path, monkeypatch)
         assert writer.finish(STATS).lengths.tolist() == [3, 2, 4, 2]
 
 
+def test_ids_of_eight_bytes_are_written_as_four(tmp_path):
+    wide = row(1, 2, 3)
+    wide.input_ids = wide.input_ids.astype(np.int64)
+    table = written(tmp_path / "t", [wide, ROWS[1]])
+    assert [table[i].input_ids.tolist() for i in range(2)] == [[1, 2, 3], [4, 5]]
+
+
 def test_something_else_in_the_place_of_the_table(tmp_path):
     (tmp_path / "t").write_text("mine")
     with pytest.raises(NotADirectoryError):
