@@ -146,6 +146,8 @@ MESSAGE, SHARED, RATED = struct("role", "content", "name"), struct("from", "valu
         ("c", pa.large_list(struct("a", "b")), [{"a": 1, "b": None}], [{"a": 1}]),
         ("c", pa.list_(struct("a", "b"), 1), [{"a": 1, "b": None}], [{"a": 1}]),
         # messages
+        ("c", struct("role", "content"), {"role": 1, "content": None}, {"role": 1, "content": None}),
+        ("c", struct("from", "value"), {"from": 1, "value": None}, {"from": 1, "value": None}),
         (
             "c",
             pa.list_(MESSAGE),
