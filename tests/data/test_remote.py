@@ -130,6 +130,11 @@ def test_a_file_without_a_mark_is_known_by_its_content(store, monkeypatch):
         ({"blob_id": "e69d", "xet_hash": None, "last_commit": None}, "blob_id=e69d"),  # HfFileSystem
         ({"ETag": 'W/"x"', "Last-Modified": "Mon"}, 'ETag=W/"x"'),  # http
         ({"mtime": 12.5, "size": 3}, "mtime=12.5"),  # sftp
+        ({"etag": "0x8D", "last_modified": "2026"}, "etag=0x8D"),  # adlfs
+        ({"last_modified": "2026", "content_settings": {}}, "last_modified=2026"),
+        ({"LastModified": "2026", "ETag": ""}, "LastModified=2026"),
+        ({"updated": "2026", "timeCreated": "2025"}, "updated=2026"),
+        ({"generation": "17", "updated": "2026"}, "generation=17"),
         ({"size": 3, "type": "file", "etag": ""}, None),
     ],
 )
@@ -168,8 +173,12 @@ def test_a_file_that_changes_while_it_is_read(store):
             "s3://bucket/a.jsonl",
             r"s3:// cannot be read here: the package s3fs is not installed: pip install s3fs",
         ),
+        ("memory://rows/dict", r"save_to_disk \(dataset_dict\.json\); such a folder"),
+        ("s3a://bucket/a.jsonl", r"pip install s3fs"),
         ("gs://bucket/*.jsonl", r"pip install gcsfs"),
+        ("gcs://bucket/*.jsonl", r"pip install gcsfs"),
         ("az://container/a.jsonl", r"pip install adlfs"),
+        ("abfs://container/a.jsonl", r"pip install adlfs"),
         ("sftp://user:secret@host/a.jsonl", r"sftp://host/a\.jsonl: .*paramiko"),
     ],
 )
@@ -178,6 +187,7 @@ def test_what_is_refused_is_one_sentence(store, monkeypatch, path, message):
         monkeypatch.setitem(sys.modules, package, None)  # not installed
     store.pipe("/rows/a.txt", b"hello")
     store.pipe("/rows/saved/state.json", b"{}")
+    store.pipe("/rows/dict/dataset_dict.json", b"{}")
     store.pipe("/rows/saved/data-00000-of-00001.arrow", FILES["b.arrow"])
     for read in (list_files, open_rows):
         with pytest.raises(RequestError, match=message) as caught:
