@@ -419,6 +419,11 @@ class Refused(Exception):
         self.__dict__.update(told)
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -437,6 +442,8 @@ class Refused(Exception):
         (missing(FileNotFoundError("x")), "no such file"),
         (missing(TimeoutError("slow")), "could not be read (TimeoutError: slow)"),
         (missing(SystemExit()), "no such file"),
+        (caused(Down("x"), TimeoutError("slow")), "could not be read (Down: x)"),
+        (caused(PermissionError("x"), Answered(503)), "access is denied (PermissionError: x)"),
         (Down("x" * 400), f"could not be read (Down: {'x' * 300})"),
         (Down(" \n"), "could not be read (Down)"),
     ],
@@ -446,6 +453,29 @@ def test_failures_are_one_sentence(error, said):
     with pytest.raises(kind) as caught, remote.refusals("s3://b/a"):
         raise error
     assert str(caught.value) == f"s3://b/a: {said}" and caught.value.__cause__ is error
+
+
+def test_a_store_that_refuses_its_address(monkeypatch):
+    class Odd(MemoryFileSystem):
+        protocol = "odd"
+
+        def __init__(self, *_, **__):
+            raise ValueError("no host in it")
+
+    fsspec.register_implementation("odd", Odd, clobber=True)
+    monkeypatch.setattr(fsspec, "available_protocols", lambda: ["odd"])
+    with pytest.raises(RequestError, match="^source 'numbers': odd://a.jsonl: no host in it$"):
+        list_files(source("odd://a.jsonl"))
+
+
+@pytest.mark.parametrize("info", [{}, {"size": None}, {"size": 0}])
+def test_a_size_that_is_not_told_is_zero(info):
+    assert remote._file(None, "/a", "x://a", info).bytes == 0
+
+
+@pytest.mark.parametrize(("path", "name"), [("bucket", "bucket"), ("a/b", "b"), ("/a/b/", "b"), ("/a", "a")])
+def test_the_last_part_of_a_path(path, name):
+    assert remote._base(path) == name
 
 
 @pytest.mark.parametrize(
