@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from posttrain.data.hub import HubRows
+from posttrain.data.nested import has_nulls, has_structs, row_reader
 from posttrain.data.prepare import build
 from posttrain.data.sources import open_rows
 from posttrain.data.tokenizers import load_tokenizer
@@ -119,6 +120,129 @@ def test_null_stays_where_its_reader_knows_it(tmp_path):
     parquet.write_table(pa.Table.from_pylist([row], kind), tmp_path / "a.parquet")
     (found,) = rows_of(tmp_path / "a.parquet")
     assert found == row | {"map": {"x": {"a": 1}, "y": None}, "gone": {"b": 3}}
+
+
+def struct(*names, **typed) -> pa.DataType:
+    """Of integers, but for the keys that are `typed`."""
+    return pa.struct([*((name, pa.int64()) for name in names), *typed.items()])
+
+
+MESSAGE, SHARED, RATED = struct("role", "content", "name"), struct("from", "value", "x"), struct("text", "n")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "value", "want"),
+    [
+        ("c", struct("a", "b"), {"a": 0, "b": None}, {"a": 0}),
+        ("c", struct("a", "b"), None, None),
+        ("c", struct("a", "b"), {"a": None, "b": None}, None),
+        ("arguments", struct("a"), {"a": None}, {}),
+        ("parameters", struct("a"), {"a": None}, {}),
+        ("properties", struct("a"), {"a": None}, {}),
+        ("c", struct("a", deep=struct("b")), {"a": 1, "deep": {"b": None}}, {"a": 1}),
+        ("c", struct(arguments=struct("b")), {"arguments": {"b": None}}, {"arguments": {}}),
+        ("c", pa.list_(struct("a")), None, None),
+        ("c", pa.list_(struct("a")), [{"a": 1}, {"a": None}, None], [{"a": 1}, None, None]),
+        ("c", pa.large_list(struct("a", "b")), [{"a": 1, "b": None}], [{"a": 1}]),
+        ("c", pa.list_(struct("a", "b"), 1), [{"a": 1, "b": None}], [{"a": 1}]),
+        # messages
+        ("c", struct("role", "content"), {"role": 1, "content": None}, {"role": 1, "content": None}),
+        ("c", struct("from", "value"), {"from": 1, "value": None}, {"from": 1, "value": None}),
+        (
+            "c",
+            pa.list_(MESSAGE),
+            [{"role": 1, "content": None, "name": None}],
+            [{"role": 1, "content": None}],
+        ),
+        ("c", pa.list_(SHARED), [{"from": 1, "value": None, "x": None}], [{"from": 1, "value": None}]),
+        ("c", MESSAGE, {"role": None, "content": None, "name": 1}, {"content": None, "name": 1}),
+        ("c", struct("role", "value"), {"role": 1, "value": None}, {"role": 1}),
+        ("c", struct("from", "content"), {"from": 1, "content": None}, {"from": 1}),
+        *(
+            (name, pa.list_(MESSAGE), [{"role": 1, "content": None, "name": 2}], [{"role": 1, "name": 2}])
+            for name in ("arguments", "tools", "tool_calls", "tool_call", "function_call", "function")
+        ),
+        (
+            "c",
+            struct(tools=struct(x=MESSAGE)),
+            {"tools": {"x": {"role": 1, "content": None, "name": None}}},
+            {"tools": {"x": {"role": 1}}},
+        ),
+        # rated replies, each an entry of a column
+        ("c", pa.list_(RATED), [{"text": 1, "n": None}], [{"text": 1, "n": None}]),
+        ("c", pa.list_(pa.list_(RATED)), [[{"text": None, "n": 1}]], [[{"text": None, "n": 1}]]),
+        ("c", RATED, {"text": 1, "n": None}, {"text": 1}),
+        ("c", struct(x=pa.list_(RATED)), {"x": [{"text": 1, "n": None}]}, {"x": [{"text": 1}]}),
+        (
+            "c",
+            pa.list_(struct("a", x=RATED)),
+            [{"a": 1, "x": {"text": 1, "n": None}}],
+            [{"a": 1, "x": {"text": 1}}],
+        ),
+        ("tools", pa.list_(RATED), [{"text": 1, "n": None}], [{"text": 1}]),
+        # maps
+        ("c", pa.map_(pa.string(), pa.int64()), [("x", 1), ("y", None)], {"x": 1, "y": None}),
+        ("c", pa.map_(pa.string(), pa.int64()), None, None),
+        (
+            "c",
+            pa.map_(pa.string(), RATED),
+            [("x", {"text": 1, "n": None}), ("y", None)],
+            {"x": {"text": 1}, "y": None},
+        ),
+        ("c", struct(m=pa.map_(pa.string(), pa.int64())), {"m": []}, {"m": {}}),
+        (
+            "tools",
+            pa.map_(pa.string(), MESSAGE),
+            [("x", {"role": 1, "content": None, "name": None})],
+            {"x": {"role": 1}},
+        ),
+        # JSON
+        ("c", pa.json_(), '{"a": null}', {"a": None}),
+        ("c", pa.json_(), None, None),
+        ("c", pa.list_(pa.json_()), ["[1]", None], [[1], None]),
+        ("c", struct("a", j=pa.json_()), {"a": None, "j": None}, {"j": None}),
+        # as they are
+        ("c", pa.list_(pa.int64()), [1, None], [1, None]),
+        ("c", pa.string(), None, None),
+        ("c", pa.struct([]), {}, {}),
+    ],
+)
+def test_values_as_they_were_before_they_were_columns(name, kind, value, want):
+    schema = pa.schema({"other": pa.string(), name: kind})
+    assert row_reader(schema)({"other": None, name: value}) == {"other": None, name: want}
+
+
+def test_json_stays_text_where_it_is_not_to_be_parsed():
+    kind = {"j": pa.json_(), "s": struct("a", j=pa.json_(), m=pa.map_(pa.string(), pa.json_()))}
+    row = {"j": "[1]", "s": {"a": None, "j": "{}", "m": [("x", "2")]}}
+    assert row_reader(pa.schema(kind), parse=False)(row) == {"j": "[1]", "s": {"j": "{}", "m": {"x": "2"}}}
+    assert row_reader(pa.schema(kind))(row) == {"j": [1], "s": {"j": {}, "m": {"x": 2}}}
+
+
+MAP = pa.map_(pa.string(), pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "structs", "nulls"),
+    [
+        (pa.int64(), [1, None], False, False),
+        (pa.list_(pa.int64()), [[1, None], None], False, False),
+        (struct("a", "b"), [{"a": 1, "b": 2}], True, False),
+        (struct("a", "b"), [{"a": 1, "b": 2}, {"a": 1, "b": None}], True, True),
+        (struct(x=struct("a")), [{"x": {"a": None}}], True, True),
+        (struct(x=pa.list_(pa.int64())), [{"x": [None]}], True, False),
+        (pa.list_(struct("a")), [[{"a": 1}], None], True, False),
+        (pa.list_(struct("a")), [[{"a": 1}], [{"a": 2}, {"a": None}]], True, True),
+        (pa.large_list(struct("a")), [[{"a": None}]], True, True),
+        (pa.list_(struct("a"), 1), [[{"a": None}]], True, True),
+        (MAP, [], True, True),
+        (pa.list_(MAP), [], True, True),
+        (struct(m=MAP), [{"m": []}], True, True),
+    ],
+)
+def test_columns_from_which_something_is_left_out(kind, values, structs, nulls):
+    assert has_structs(kind) == structs
+    assert has_nulls(pa.array(values, kind)) == nulls
 
 
 def test_the_name_of_a_table_changes_only_where_a_null_is_left_out(tmp_path):

@@ -130,6 +130,11 @@ def test_a_file_without_a_mark_is_known_by_its_content(store, monkeypatch):
         ({"blob_id": "e69d", "xet_hash": None, "last_commit": None}, "blob_id=e69d"),  # HfFileSystem
         ({"ETag": 'W/"x"', "Last-Modified": "Mon"}, 'ETag=W/"x"'),  # http
         ({"mtime": 12.5, "size": 3}, "mtime=12.5"),  # sftp
+        ({"etag": "0x8D", "last_modified": "2026"}, "etag=0x8D"),  # adlfs
+        ({"last_modified": "2026", "content_settings": {}}, "last_modified=2026"),
+        ({"LastModified": "2026", "ETag": ""}, "LastModified=2026"),
+        ({"updated": "2026", "timeCreated": "2025"}, "updated=2026"),
+        ({"generation": "17", "updated": "2026"}, "generation=17"),
         ({"size": 3, "type": "file", "etag": ""}, None),
     ],
 )
@@ -168,8 +173,12 @@ def test_a_file_that_changes_while_it_is_read(store):
             "s3://bucket/a.jsonl",
             r"s3:// cannot be read here: the package s3fs is not installed: pip install s3fs",
         ),
+        ("memory://rows/dict", r"save_to_disk \(dataset_dict\.json\); such a folder"),
+        ("s3a://bucket/a.jsonl", r"pip install s3fs"),
         ("gs://bucket/*.jsonl", r"pip install gcsfs"),
+        ("gcs://bucket/*.jsonl", r"pip install gcsfs"),
         ("az://container/a.jsonl", r"pip install adlfs"),
+        ("abfs://container/a.jsonl", r"pip install adlfs"),
         ("sftp://user:secret@host/a.jsonl", r"sftp://host/a\.jsonl: .*paramiko"),
     ],
 )
@@ -178,6 +187,7 @@ def test_what_is_refused_is_one_sentence(store, monkeypatch, path, message):
         monkeypatch.setitem(sys.modules, package, None)  # not installed
     store.pipe("/rows/a.txt", b"hello")
     store.pipe("/rows/saved/state.json", b"{}")
+    store.pipe("/rows/dict/dataset_dict.json", b"{}")
     store.pipe("/rows/saved/data-00000-of-00001.arrow", FILES["b.arrow"])
     for read in (list_files, open_rows):
         with pytest.raises(RequestError, match=message) as caught:
@@ -382,3 +392,147 @@ def test_of_many_files_a_sample_is_compared(store, monkeypatch):
 )
 def test_addresses_are_shown_without_secrets(url, shown):
     assert remote._shown(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "remote_path"),
+    [
+        ("s3://bucket/a", True),
+        ("S3A://bucket/a", True),
+        ("git+ssh-1.0://h/a", True),
+        ("3s://bucket/a", False),
+        ("://bucket/a", False),
+        ("data/s3://a", False),
+        ("s3:/bucket/a", False),
+        ("/data/a.jsonl", False),
+    ],
+)
+def test_a_path_with_a_scheme_is_of_a_store(text, remote_path):
+    assert remote.is_remote(text) == remote_path
+
+
+class Refused(Exception):
+    """As clients of stores say the status that they were answered."""
+
+    def __init__(self, **told) -> None:
+        super().__init__("https://h/a?token=secret says no\nand more")
+        self.__dict__.update(told)
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Refused(status=401), "access is denied (Refused: https://h/a says no)"),
+        (Refused(status_code=403), "access is denied (Refused: https://h/a says no)"),
+        (Refused(code=403), "access is denied (Refused: https://h/a says no)"),
+        (Refused(response=Refused(status_code=403)), "access is denied (Refused: https://h/a says no)"),
+        (Refused(code="403", status=None), "could not be read (Refused: https://h/a says no)"),
+        (Refused(status=402), "could not be read (Refused: https://h/a says no)"),
+        (Refused(status=404), "could not be read (Refused: https://h/a says no)"),
+        (missing(Answered(404)), "no such file"),
+        (missing(Answered(403)), "access is denied (Answered: 403, url='https://h/a)"),
+        (missing(Answered(429)), "could not be read (Answered: 429, url='https://h/a)"),
+        (missing(Answered(499)), "no such file"),
+        (missing(Answered(500)), "could not be read (Answered: 500, url='https://h/a)"),
+        (missing(FileNotFoundError("x")), "no such file"),
+        (missing(TimeoutError("slow")), "could not be read (TimeoutError: slow)"),
+        (missing(SystemExit()), "no such file"),
+        (caused(Down("x"), TimeoutError("slow")), "could not be read (Down: x)"),
+        (caused(PermissionError("x"), Answered(503)), "access is denied (PermissionError: x)"),
+        (Down("x" * 400), f"could not be read (Down: {'x' * 300})"),
+        (Down(" \n"), "could not be read (Down)"),
+    ],
+)
+def test_failures_are_one_sentence(error, said):
+    kind = WorkError if said.startswith("could not") else RequestError
+    with pytest.raises(kind) as caught, remote.refusals("s3://b/a"):
+        raise error
+    assert str(caught.value) == f"s3://b/a: {said}" and caught.value.__cause__ is error
+
+
+def test_a_store_that_refuses_its_address(monkeypatch):
+    class Odd(MemoryFileSystem):
+        protocol = "odd"
+
+        def __init__(self, *_, **__):
+            raise ValueError("no host in it")
+
+    fsspec.register_implementation("odd", Odd, clobber=True)
+    monkeypatch.setattr(fsspec, "available_protocols", lambda: ["odd"])
+    with pytest.raises(RequestError, match="^source 'numbers': odd://a.jsonl: no host in it$"):
+        list_files(source("odd://a.jsonl"))
+
+
+@pytest.mark.parametrize("info", [{}, {"size": None}, {"size": 0}])
+def test_a_size_that_is_not_told_is_zero(info):
+    assert remote._file(None, "/a", "x://a", info).bytes == 0
+
+
+@pytest.mark.parametrize(("path", "name"), [("bucket", "bucket"), ("a/b", "b"), ("/a/b/", "b"), ("/a", "a")])
+def test_the_last_part_of_a_path(path, name):
+    assert remote._base(path) == name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RequestError("told"),
+        WorkError("told"),
+        GeneratorExit(),
+        KeyError("ours"),
+        TypeError("ours"),
+        Down("let"),
+    ],
+)
+def test_what_is_no_failure_of_a_store_passes(error):
+    let = remote.refusals("s3://b/a", through=lambda found: str(found) == "let")
+    with pytest.raises(type(error)) as caught, let:
+        raise error
+    assert caught.value is error
+
+
+class Terse(MemoryFileSystem):
+    """A store whose listings leave out what it says of a file by itself."""
+
+    protocol = "terse"
+    left_out: str
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("terse://").strip("/")
+
+    def ls(self, path, detail=True, **more):
+        found = super().ls(path, detail=detail, **more)
+        return [{k: v for k, v in each.items() if k != self.left_out} for each in found] if detail else found
+
+
+@pytest.mark.parametrize("left_out", ["size", "created", ""])
+def test_what_a_listing_leaves_out_is_asked(store, monkeypatch, left_out):
+    fsspec.register_implementation("terse", Terse, clobber=True)
+    monkeypatch.setattr(Terse, "left_out", left_out, raising=False)
+    for name in ("b.jsonl", "a.jsonl", "c.jsonl/d.jsonl"):
+        store.pipe(f"/rows/{name}", jsonl())
+    files = remote.remote_files("terse://rows", "", lambda name: name.suffix == ".jsonl")
+    assert [(file.name, file.bytes, file.mark[:8]) for file in files] == [
+        (name, len(jsonl()), "created=") for name in ("a.jsonl", "b.jsonl")
+    ]
+
+
+def test_the_digest_of_a_file_is_that_of_its_mark_and_size(store):
+    """Or of its content: sha256sum."""
+    store.pipe("/a", b"abc")
+    file = remote.RemoteFile("memory://a", "/a", store, 3, None)
+    assert file.digest().hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    digests = {
+        remote.RemoteFile("memory://a", "/a", store, size, mark).digest()
+        for size, mark in ((3, None), (3, "ETag=1"), (3, "ETag=2"), (4, "ETag=1"))
+    }
+    assert len(digests) == 4
+    gone = remote.RemoteFile("memory://b", "/b", store, 3, None)
+    with pytest.raises(RequestError, match="^memory://b: no such file$"):
+        gone.digest()

@@ -1,0 +1,242 @@
+"""What a text must have of the messages that it renders: each check alone, without a template."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+
+from posttrain.data.kept import refuse_changed, refuse_left_out, refuse_lost_calls, refuse_twice
+from posttrain.data.tokens import RowError
+
+
+def turn(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+def call(name="f", /, **arguments):
+    return {"id": "c", "function": {"name": name, "arguments": arguments}}
+
+
+def error_of(check, *arguments) -> str | None:
+    try:
+        check(*arguments)
+    except RowError as error:
+        return str(error)
+    return None
+
+
+# ---- texts of all messages ---------------------------------------------------------------------------------
+
+QUOTED = 'say "é"'
+
+
+@pytest.mark.parametrize(
+    ("role", "content", "text", "kept"),
+    [
+        ("user", "2+2?", "Q: 2+2? A:", True),
+        ("user", "2+2?", "Q: 2 + 2? A:", True),
+        ("user", "2+2?", "Q: 2+2 A:", False),
+        ("user", "\n2+2? ", "Q:2+2?A:", True),
+        ("user", "2 +\n2?", "2\t+2?", True),
+        ("user", "", "", True),
+        ("user", "<think>so</think>4", "4", False),  # only a reply has thoughts
+        ("tool", QUOTED, r'["say \"é\""]', True),  # as JSON
+        ("tool", QUOTED, r'["say \"\u00e9\""]', True),
+        ("tool", QUOTED, r'"[\"say \\\"é\\\"\"]"', False),  # as JSON in JSON
+        ("assistant", QUOTED, f"A: {QUOTED}", True),
+        ("assistant", "It is\n4.", "A: It is 4.", True),
+        ("assistant", QUOTED, r"A: say \"é\"", False),  # a reply that is spelled otherwise is another
+        ("assistant", "<think>\nso\n</think>\n\n4", "A: 4", True),
+        ("assistant", "<think>\nso\n</think>\n\n4", "A: so", False),
+        ("assistant", "so</think> 4 ", "A:4", True),
+    ],
+)
+def test_the_text_of_every_message_is_kept(role, content, text, kept):
+    messages = [turn("system", ""), turn(role, content)]
+    said = None if kept else f"template_error: the template leaves out message 1 ({role})"
+    assert error_of(refuse_left_out, messages, text) == said
+
+
+def test_the_first_message_that_is_left_out_is_named():
+    messages = [turn("user", "2 + 2?"), turn("assistant", "four"), turn("user", "3?"), turn("user", "5?")]
+    said = "template_error: the template leaves out message 2 (user)"
+    assert error_of(refuse_left_out, messages, "2+2? four") == said
+    assert error_of(refuse_left_out, messages, "2+2? four 3? 5?") is None
+
+
+# ---- calls -------------------------------------------------------------------------------------------------
+
+
+def rendered(messages, asks=False) -> str:
+    """All contents and calls."""
+    return "".join(each["content"] + json.dumps(each.get("tool_calls", [])) for each in messages)
+
+
+def without(drop):
+    """A template that changes what it renders by `drop`."""
+    return lambda messages, asks: rendered([drop(dict(each)) for each in deepcopy(messages)])
+
+
+def first_call(each):
+    return each | {"tool_calls": each.get("tool_calls", [])[:1]}
+
+
+def no_text(each):
+    return each | {"content": ""} if each.get("tool_calls") else each
+
+
+def no_arguments(each):
+    return {key: value for key, value in each.items() if key != "tool_calls"}
+
+
+ASKED = turn("user", "It?")
+ONE, TWO, THREE = [call()], [call(), call()], [call(a=2), call(a=2), call(a=2)]
+
+
+@pytest.mark.parametrize(
+    ("calls", "content", "drop", "said"),
+    [
+        (THREE, "", dict, None),
+        (THREE, "It", dict, None),
+        (ONE, "It", first_call, None),
+        (TWO, "It", first_call, "the template renders 1 of 2 calls of message 1"),
+        (THREE, "", first_call, "the template renders 1 of 3 calls of message 1"),
+        (ONE, "", no_arguments, "the template renders 0 of 1 calls of message 1"),
+        (ONE, "It", no_text, "the template leaves out the text of message 1, which calls"),
+        (ONE, "<think>so</think>It", no_text, "the template leaves out the text of message 1, which calls"),
+        (ONE, "<think>It</think>", no_text, None),
+        (ONE, " \n", no_text, None),
+    ],
+)
+@pytest.mark.parametrize("after", [0, 1])
+def test_every_call_and_the_text_beside_it_is_kept(calls, content, drop, said, after):
+    """In an earlier turn as in the last."""
+    messages = [ASKED, turn("assistant", content, tool_calls=calls), *after * [turn("assistant", "It.")]]
+    assert error_of(refuse_lost_calls, without(drop), messages) == (said and f"template_error: {said}")
+
+
+def test_a_call_that_is_lost_behind_one_that_is_kept():
+    """Marks of one turn are not taken for those of another."""
+    lost = turn("assistant", "", tool_calls=TWO)
+    messages = [ASKED, turn("assistant", "It", tool_calls=TWO), turn("tool", "4"), lost]
+
+    def render(seen, asks):
+        return rendered([*seen[:3], first_call(seen[3])])
+
+    said = "template_error: the template renders 1 of 2 calls of message 3"
+    assert error_of(refuse_lost_calls, render, messages) == said
+
+
+@pytest.mark.parametrize(("more", "asks"), [((), False), ((False,), False), ((True,), True)])
+def test_what_is_rendered_with_marks(more, asks):
+    """Only arguments, and the text behind a thought, are others."""
+    calls = [call("add", a=2) | {"type": "function"}, call("add", a=2)]
+    messages = [ASKED, turn("assistant", "4</think>\n4", tool_calls=calls, weight=0)]
+    before, seen = deepcopy(messages), []
+
+    def render(marked, asked):
+        seen.extend(deepcopy(marked))
+        assert asked == asks
+        return rendered(marked)
+
+    refuse_lost_calls(render, messages, *more)
+    assert messages == before and seen[0] == ASKED
+    content, marked = seen[1].pop("content"), seen[1].pop("tool_calls")
+    assert content.startswith("4</think>\n") and not content.endswith("4")
+    assert seen[1] == {"role": "assistant", "weight": 0}
+    found = [each["function"].pop("arguments") for each in marked]
+    assert all(isinstance(each, dict) for each in found) and found[0] != found[1]
+    assert marked == [{"id": "c", "type": "function", "function": {"name": "add"}}, marked[1]]
+
+
+def test_calls_are_rendered_once_more_only_where_there_are_some():
+    refuse_lost_calls(None, [ASKED, turn("assistant", "4"), turn("assistant", "4", tool_calls=[])])
+
+
+def test_a_template_that_reads_arguments_fails_with_marks():
+    def render(messages, asks):
+        raise RowError("template_error", "no argument a")
+
+    refuse_lost_calls(render, [ASKED, turn("assistant", "It", tool_calls=TWO)])
+
+
+# ---- a turn that is trained --------------------------------------------------------------------------------
+
+CHANGED = "template_error: the template changes the text of message 3"
+
+
+@pytest.mark.parametrize(
+    ("message", "said", "kept"),
+    [
+        (turn("assistant", "It is 4."), "It is 4.<end>", True),
+        (turn("assistant", " It is\n4. "), "It is 4.<end>", True),
+        (turn("assistant", "It is 4."), "It is 5.<end>", False),
+        (turn("assistant", 'a "b"'), r"a \"b\"", False),
+        (turn("assistant", "<think>so</think>4"), "so\n</think>\n4", True),
+        (turn("assistant", "<think>so</think>4"), "4", False),
+        (turn("assistant", "<think>so</think>4"), "so", False),
+        (turn("assistant", "4", reasoning_content="s o"), "so</think>4", True),
+        (turn("assistant", "4", reasoning_content="so"), "4", False),
+    ],
+)
+def test_a_trained_turn_says_all_of_its_text(message, said, kept):
+    assert error_of(refuse_changed, message, said, 3) == (None if kept else CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("calls", "said", "kept"),
+    [
+        ([call("add", a=2)], '{"name": "add", "arguments": {"a": 2}}', True),
+        ([call("add", a=2)], "plus(a=2)", False),
+        ([call("add", key=2)], "add(2)", False),
+        ([call("add", key=23)], "add(key=24)", False),
+        ([call("f"), call("g", k=0.125)], "f() g(k=0.125)", True),
+        ([call("f"), call("g", k=0.125)], "f() g(k=0.1)", False),
+        ([call(k=[7, {"deep": "x"}])], "f(k=[7, {deep: x}])", True),
+        ([call(k=[7, {"deep": "x"}])], "f(k=[7, {deep: y}])", False),
+        ([call(k=[7, {"deep": "x"}])], "f(k=[7, x])", False),
+        ([call(k=[7, {"deep": "x"}])], "f(k=[{deep: x}])", False),
+        ([call(k=[True, None], no=False)], "f(k=[yes, nil], no=0)", True),
+    ],
+)
+def test_a_trained_call_says_its_name_and_all_arguments(calls, said, kept):
+    message = turn("assistant", "", tool_calls=calls)
+    assert error_of(refuse_changed, message, said, 3) == (None if kept else CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "kept"),
+    [
+        ('xé"\x07', True),
+        (r"xé\"\u0007", True),  # JSON
+        (r"x\u00e9\"\u0007", True),  # in ASCII
+        (r"xé\\\"\\u0007", True),  # JSON in JSON
+        (r"x\\u00e9\\\"\\u0007", True),
+        (r'xé"\x07', True),  # Python
+        (r"x\xe9\"\x07", False),
+        ('xé"', False),
+    ],
+)
+def test_an_argument_is_spelled_as_json_or_python_do(spelled, kept):
+    message = turn("assistant", "", tool_calls=[call(k='xé"\x07')])
+    assert error_of(refuse_changed, message, f"f(k={spelled})", 3) == (None if kept else CHANGED)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "twice"),
+    [
+        ("Q A:<think>\n", "<think>so</think>4", True),
+        ("Q A:<think>", "\n<think>so</think>4", True),
+        ("Q A:<think>", "so</think>4", False),
+        ("Q A:", "<think>so</think>4", False),
+        ("Q <think> A:", "<think>so</think>4", False),
+    ],
+)
+def test_a_thought_is_opened_once(prompt, said, twice):
+    want = (
+        "template_error: the template opens the thought of message 3 twice; write it under "
+        "'reasoning_content', without <think>"
+    )
+    assert error_of(refuse_twice, prompt, said, 3) == (want if twice else None)
