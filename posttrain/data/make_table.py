@@ -67,7 +67,9 @@ class Choice:
 class Made:
     """What became of the rows of a chunk: their tokens, or why there are none."""
 
-    read: int = 0
+    first: int
+    """Number of the first of them in the source."""
+    read: int
     kept: int = 0
     tokenised: int = 0
     packed: Packed | None = None
@@ -205,7 +207,7 @@ def _made(
     chunk: list[tuple[int, str, dict[str, Any]]],
 ) -> Made:
     """The work of a process."""
-    made = Made(read=len(chunk))
+    made = Made(chunk[0][0], len(chunk))
     tokens: list[TokenRow] = []
     origins: list[int] = []
     for number, where, row in chunk:
