@@ -1,20 +1,27 @@
-"""The shape `rows`: a row is one example. Finds which column is the prompt, the completion, the conversation.
+"""The shape `rows`: a row is one example, a prompt with its completion, a conversation or a text.
 
-A row is a dict of columns as the source has it; an `Example` is what its columns mean. Columns named in
-`source.columns` come first; the others are found by their usual names below. A row that lacks a value is
-dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out: how
-messages and tools are spelt (messages.py, tools.py), several reference completions.
+A row is a dict of columns as the source has it; an `Example` is what its columns mean. A row that lacks a
+value is dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out:
+which column means what (columns.py), how messages and tools are spelt (messages.py, tools.py), several
+reference completions.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
+from posttrain.data.shapes.columns import (
+    EXAMPLE,
+    PARTS,
+    filled,
+    find_columns,
+    form_of,
+    refuse_misspelt,
+    usual_names,
+)
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import (
-    ALMOST,
     TRANSCRIPT,
     checked_text,
     listed,
@@ -26,32 +33,12 @@ from posttrain.data.shapes.messages import (
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
-SPELLINGS = {
-    "messages": ("messages", "conversations", "conversation"),
-    "prompt": ("prompt", "instruction", "question", "problem", "query"),
-    "completion": ("completion", "output", "response", "solution", "answer", "answers"),
-    "text": ("text",),
-    "system": ("system", "system_prompt"),
-    "answer": ("answer",),
-    "p": ("p",),
-    "tools": ("tools", "functions"),
-    "template_options": ("chat_template_kwargs",),
-}
-"""What a column may mean -> its usual names."""
-PARTS = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "text": ("text",),
-}
-"""Form of a row -> what it consists of."""
-ALWAYS = ("system", "answer", "p", "tools", "template_options")
 BESIDE = ("tools", "template_options")
 """What a row says to the template beside its messages."""
-KNOWN = {name for names in SPELLINGS.values() for name in names}
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
@@ -71,9 +58,13 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
     """
     ignored = set(ignored_columns(row, source))
     row = {key: value for key, value in row.items() if key not in source.ignore}
-    found = _columns(row, source, where)
+    found = find_columns(row, source, where)
+    refuse_misspelt(row, found, EXAMPLE, source, where)
     system = _system(row, found, source, where)
-    kind = _kind(row, found, source, where)
+    kind = form_of(found, source) or "text"
+    for what in PARTS[kind]:
+        if what not in found:
+            raise RequestError(not_found(row, what, found, source.name, where))
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
     if "tools" in found:
         example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}", source.ignore)
@@ -115,7 +106,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
     example.ignored = tuple(sorted(ignored))
-    used = {found[what] for what in (*ALWAYS, *PARTS[kind]) if what in found}
+    whole = {part for parts in PARTS.values() for part in parts} - {*PARTS[kind]}
+    used = {name for what, name in found.items() if what not in whole}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
     example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
@@ -133,7 +125,7 @@ def read_beside(row: dict[str, Any], where: str) -> tuple[list[Tool], dict[str, 
 
 def is_conversation(row: dict[str, Any]) -> bool:
     """Whether a row has messages, tools or options of the template."""
-    beside = {name for what in BESIDE for name in SPELLINGS[what]}
+    beside = usual_names(*BESIDE)
     for name, value in row.items():
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
@@ -146,66 +138,6 @@ def is_conversation(row: dict[str, Any]) -> bool:
 def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
     """The columns of `source.ignore` that have content."""
     return [key for key in source.ignore if filled(row.get(key))]
-
-
-def filled(value: Any) -> bool:
-    """Whether a value of a row has content."""
-    return value not in (None, "", [], {})
-
-
-def _columns(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, str]:
-    """The column for each key of `SPELLINGS` that the row has."""
-    found = {}
-    for what, spellings in SPELLINGS.items():
-        named = getattr(source.columns, what, None)
-        if named is not None and named not in row:
-            raise RequestError(
-                f"{where}: source {source.name!r} has no column {named!r} "
-                f"(columns.{what}){did_you_mean(named, row)}"
-            )
-        column = named or next((spelling for spelling in spellings if spelling in row), None)
-        if column is not None:
-            found[what] = column
-    _refuse_misspelt(row, found, source, where)
-    return found
-
-
-def _refuse_misspelt(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> None:
-    """Raises `RequestError` where a column has almost the name of one that would be read."""
-    missing = [name for what, names in SPELLINGS.items() if what not in found for name in names]
-    for column in row:
-        if column in KNOWN or column in found.values():
-            continue
-        near = difflib.get_close_matches(str(column), missing, 1, ALMOST)
-        if near and filled(row[column]):
-            raise RequestError(
-                f"{where}: column {column!r} of source {source.name!r} is not read; did you mean {near[0]!r}?"
-                f" Rename it, or set ignore: [{column}] on the source (under data.sources)"
-            )
-
-
-def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str:
-    named = source.columns
-    if source.format != "auto":
-        kind = source.format
-    elif named.messages:
-        kind = "messages"
-    elif named.prompt or named.completion:
-        kind = "prompt_completion"
-    elif named.text:
-        kind = "text"
-    elif "messages" in found:
-        kind = "messages"
-    elif "prompt" in found:
-        kind = "prompt_completion"
-    elif "text" in found or not {"prompt", "completion"} & set(found):
-        kind = "text"
-    else:
-        kind = "prompt_completion"
-    for what in PARTS[kind]:
-        if what not in found:
-            raise RequestError(not_found(row, what, found, SPELLINGS, source.name, where))
-    return kind
 
 
 def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> list[Message]:
