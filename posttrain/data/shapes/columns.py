@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Any
 
 from posttrain.data.shapes.messages import ALMOST, CALLS, FLAGS, REASONING
@@ -27,10 +28,10 @@ USUAL = {
     "p": ("p",),
     "tools": ("tools", "functions"),
     "template_options": ("chat_template_kwargs",),
-    # the reply of a row with a prompt, as keys of its message
+    # as keys of the message of a reply
     "reasoning": REASONING,
-    "trained": FLAGS,
     "calls": CALLS,
+    "trained": FLAGS,
     # replies that are compared or judged
     "chosen": ("chosen",),
     "rejected": ("rejected",),
@@ -44,8 +45,8 @@ USUAL = {
 """What a column may mean -> its usual names, the first of which counts first."""
 EXAMPLE = ("messages", "prompt", "completion", "text", "system", "answer", "p", "tools", "template_options")
 """What the columns of one example may mean."""
-REPLY = ("reasoning", "trained", "calls")
-"""What they may mean beside a prompt and its completion. All columns of these names count, not the first."""
+SAID = ("reasoning", "calls")
+"""What they may mean beside a prompt and its completion. All columns of these names count, as do flags."""
 PARTS = {
     "messages": ("messages",),
     "prompt_completion": ("prompt", "completion"),
@@ -110,29 +111,27 @@ def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:
     return not any(filled(row.get(name)) for name in usual_names(*texts))
 
 
-def reply_columns(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
-    """The columns of `row` with content that say something of its reply, without those that the source
-    names as something else."""
-    named = vars(source.columns).values()
-    names = (name for what in REPLY for name in USUAL[what])
-    return {name: row[name] for name in names if filled(row.get(name)) and name not in named}
-
-
 def refuse_misspelt(
     row: dict[str, Any], found: dict[str, str], meanings: Iterable[str], source: schema.Source, where: str
 ) -> None:
     """Raises `RequestError` where a column has almost the name of one that would be read as one of
     `meanings`; `found` has those that are."""
     meanings = (*meanings,)
-    missing = [name for what in meanings if what not in found for name in USUAL[what]]
+    missing = tuple(name for what in meanings if what not in found for name in USUAL[what])
     known = {*usual_names(*meanings), *found.values()}
     for name in row:
-        near = difflib.get_close_matches(str(name), missing, 1, ALMOST) if name not in known else ()
+        near = _near(str(name), missing) if name not in known else None
         if near and filled(row[name]):
             raise RequestError(
-                f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near[0]!r}?"
+                f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}?"
                 f" Rename it, or set ignore: [{name}] on the source (under data.sources)"
             )
+
+
+@lru_cache(maxsize=1024)
+def _near(name: str, names: tuple[str, ...]) -> str | None:
+    """The one of `names` that `name` almost is."""
+    return next(iter(difflib.get_close_matches(name, names, 1, ALMOST)), None)
 
 
 def usual_names(*meanings: str) -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from posttrain.data.shapes.columns import USUAL, column, find_columns, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
+from posttrain.data.shapes.reply import given_columns, refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
@@ -38,10 +39,12 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
 
     Raises:
         RequestError: a column does not exist, or contains neither text nor messages.
-        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, and those of
-            `to_example`.
+        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, empty, and those
+            of `to_example`.
     """
     ignored = ignored_columns(row, source)
+    flags = given_columns(row, source, "trained")
+    refuse_untrained(flags, source, where)
     row = _of_ratings(row, source, where)
     names = [column(row, source, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
@@ -62,7 +65,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
     chosen.ignored = tuple(sorted({*chosen.ignored, *ignored}))
     # each side was read without the column of the other
-    read = {*names, *(f"{side}_is_prefix" for side in SIDES)}
+    read = {*names, *flags, *(f"{side}_is_prefix" for side in SIDES)}
     chosen.unused = rejected.unused = tuple(
         key for key in chosen.unused if key in rejected.unused and key not in read
     )
@@ -114,9 +117,8 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
         if opening is not None and not _opens_with(value, opening, where):
             raise RowError("prompt_mismatch", f"{name!r} does not begin with what is in {prompt!r}")
         kept = {k: v for k, v in kept.items() if k != prompt} | {"messages": value}
-        return ending_in_reply(
-            to_example(kept, replace(source, format="messages", columns=replace(columns, prompt=None)), where)
-        )
+        mapped = replace(source, format="messages", columns=replace(columns, prompt=None))
+        return ending_in_reply(to_example(kept, mapped, where, trained=False))
     if prompt is None:
         raise RequestError(
             f"{where}: {name!r} is a reply, and no column with the prompt was found; the row has "
@@ -126,7 +128,9 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     mapped = replace(source, format="prompt_completion", columns=named)
     if source.columns.prompt is None and not isinstance(row[prompt], list):
         mapped = replace(mapped, columns=columns)  # found by its usual name, which has a meaning of its own
-    return ending_in_reply(to_example(kept | {prompt: opening, "completion": value}, mapped, where))
+    return ending_in_reply(
+        to_example(kept | {prompt: opening, "completion": value}, mapped, where, trained=False)
+    )
 
 
 def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:

@@ -59,7 +59,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         mapped = replace(
             source, format="messages", roles="loose", columns=replace(columns, messages=messages)
         )
-        example = to_example(turns | _beside(row, source), mapped, where)
+        example = to_example(turns | _beside(row, source), mapped, where, trained=False)
         last = (LAST,) if _has_reply(row.get(messages)) else ()
         example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
     else:
@@ -70,7 +70,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
         columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)
         mapped = replace(source, format="prompt_completion", roles="loose", columns=columns)
-        example = to_example(kept | {STANDS_IN: reply}, mapped, where)
+        example = to_example(kept | {STANDS_IN: reply}, mapped, where, trained=False)
     example.completion = None
     example.unused = ()  # rewards read every column
     if example.messages is not None:

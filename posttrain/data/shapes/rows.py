@@ -14,6 +14,7 @@ from typing import Any
 from posttrain.data.shapes.columns import (
     EXAMPLE,
     PARTS,
+    SAID,
     filled,
     find_columns,
     form_of,
@@ -30,6 +31,7 @@ from posttrain.data.shapes.messages import (
     read_prompt,
     speaker,
 )
+from posttrain.data.shapes.reply import completed, given_columns, read_reply, refuse_untrained
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
@@ -43,28 +45,31 @@ CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
 
-def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Example:
+def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: bool = True) -> Example:
     """The example that `row` means.
 
     Conversations, and prompts with a system message or tools, become `messages`; other prompts become
     `prompt` and `completion`; plain text becomes a `completion` with an empty prompt. An `answer` is kept as
-    text.
+    text. `trained`: the row is an example of its own, so columns may say something of its reply (reply.py).
 
     Raises:
         RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1], a
-            column is named almost like one that is read.
+            column is named almost like one that is read, and those of `read_reply` and its neighbours.
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
     ignored = set(ignored_columns(row, source))
     row = {key: value for key, value in row.items() if key not in source.ignore}
     found = find_columns(row, source, where)
-    refuse_misspelt(row, found, EXAMPLE, source, where)
-    system = _system(row, found, source, where)
     kind = form_of(found, source) or "text"
+    said = SAID if trained and kind == "prompt_completion" else ()
+    refuse_misspelt(row, found, (*EXAMPLE, *said), source, where)
+    system = _system(row, found, source, where)
     for what in PARTS[kind]:
         if what not in found:
             raise RequestError(not_found(row, what, found, source.name, where))
+    given = given_columns(row, source, *said, *(("trained",) if trained else ()))
+    refuse_untrained(given, source, where)
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
     if "tools" in found:
         example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}", source.ignore)
@@ -76,7 +81,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         messages = read_messages(value, f"{where}: column {found['messages']!r}", set(source.ignore))
         ignored |= {key for key in source.ignore if _in_messages(value, key)}
     elif kind == "prompt_completion":
-        messages = _turns(row, found, source, where)
+        messages = _turns(row, found, read_reply(given, source, where), source, where)
         values = [row[found[part]] for part in PARTS[kind]]
         ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
     else:
@@ -107,7 +112,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         example.completion = messages[-1]["content"]
     example.ignored = tuple(sorted(ignored))
     whole = {part for parts in PARTS.values() for part in parts} - {*PARTS[kind]}
-    used = {name for what, name in found.items() if what not in whole}
+    used = {name for what, name in found.items() if what not in whole} | {*given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
     example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
@@ -124,8 +129,9 @@ def read_beside(row: dict[str, Any], where: str) -> tuple[list[Tool], dict[str, 
 
 
 def is_conversation(row: dict[str, Any]) -> bool:
-    """Whether a row has messages, tools or options of the template."""
-    beside = usual_names(*BESIDE)
+    """Whether a row has messages, tools or options of the template, or columns that say something of its
+    reply."""
+    beside = usual_names(*BESIDE, *SAID, "trained")
     for name, value in row.items():
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
@@ -140,8 +146,11 @@ def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
     return [key for key in source.ignore if filled(row.get(key))]
 
 
-def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> list[Message]:
-    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them."""
+def _turns(
+    row: dict[str, Any], found: dict[str, str], said: Message, source: schema.Source, where: str
+) -> list[Message]:
+    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them. `said`: what
+    columns add to the reply."""
     prompt, completion = row[found["prompt"]], row[found["completion"]]
     ignore = set(source.ignore)
     if isinstance(prompt, list):
@@ -152,10 +161,14 @@ def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, wh
             text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
-        return [*asked, message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
-    if isinstance(completion, list):
-        return asked + read_messages(completion, f"{where}: completion", ignore)
-    return [*asked, message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+        replies = [message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
+    elif isinstance(completion, list):
+        replies = read_messages(completion, f"{where}: completion", ignore)
+    elif said.get("tool_calls") and not filled(completion):
+        replies = [message("assistant", "")]
+    else:
+        replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+    return asked + completed(replies, said, where)
 
 
 def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from posttrain.data.forms import forms_of
 from posttrain.data.shapes.catalogue import SHAPES
-from posttrain.data.shapes.columns import EXAMPLE, PARTS, REPLY, USUAL, column, form_of, is_tokenised
+from posttrain.data.shapes.columns import EXAMPLE, PARTS, SAID, USUAL, column, form_of, is_tokenised
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
 
@@ -37,8 +37,8 @@ def test_the_named_column_then_the_first_usual_name_that_is_there(what):
 
 
 def test_every_meaning_is_one_of_an_example_a_reply_a_pair_or_tokens():
-    others = {"chosen", "rejected", "replies", "rating", "ratings", "label", "tokens"}
-    assert {*EXAMPLE, *REPLY, *others} == set(USUAL) and {p for ps in PARTS.values() for p in ps} < {*EXAMPLE}
+    others = {"chosen", "rejected", "replies", "rating", "ratings", "label", "trained", "tokens"}
+    assert {*EXAMPLE, *SAID, *others} == set(USUAL) and {p for ps in PARTS.values() for p in ps} < {*EXAMPLE}
 
 
 @pytest.mark.parametrize(
