@@ -15,6 +15,7 @@ from posttrain.data.shapes.columns import (
     EXAMPLE,
     PARTS,
     SAID,
+    column,
     filled,
     find_columns,
     form_of,
@@ -71,9 +72,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     given = given_columns(row, source, *said, *(("trained",) if trained else ()))
     refuse_untrained(given, source, where)
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
-    if "tools" in found:
-        example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}", source.ignore)
-    example.template_options = _options(row, found, where)
+    example.tools = tools_of(row, source, where)
+    example.template_options = options_of(row, source, where)
     if kind == "messages":
         value = row[found["messages"]]
         if value is None:
@@ -119,13 +119,21 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     return example
 
 
-def read_beside(row: dict[str, Any], where: str) -> tuple[list[Tool], dict[str, Any]]:
-    """(tools, template options) in the columns `tools` and `chat_template_kwargs` of `row`.
+def tools_of(row: dict[str, Any], source: schema.Source, where: str) -> list[Tool]:
+    """The tools that `row` declares. Raises RequestError, RowError (bad_tools)."""
+    name = find_columns(row, source, where, ["tools"]).get("tools")
+    return [] if name is None else read_tools(row[name], f"{where}: column {name!r}", source.ignore)
 
-    Raises RequestError, RowError (bad_tools).
-    """
-    tools = read_tools(row.get("tools"), f"{where}: column 'tools'")
-    return tools, _options(row, {"template_options": "chat_template_kwargs"}, where)
+
+def options_of(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
+    """What `row` hands to the template besides messages and tools. Raises RequestError."""
+    name = column(row, source, "template_options")
+    value = None if name is None else row[name]
+    if not filled(value):
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError(f"{where}: column {name!r} must be an object, not {type(value).__name__}")
+    return {key: each for key, each in value.items() if each is not None}  # parquet fills up what is missing
 
 
 def is_conversation(row: dict[str, Any]) -> bool:
@@ -188,18 +196,6 @@ def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, w
     """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
     return checked_text(value, where, found["system"]) if value else source.system
-
-
-def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:
-    """What the row hands to the template besides messages and tools."""
-    value = row.get(found["template_options"]) if "template_options" in found else None
-    if not filled(value):
-        return {}
-    if not isinstance(value, dict):
-        raise RequestError(
-            f"{where}: column {found['template_options']!r} must be an object, not {type(value).__name__}"
-        )
-    return {key: each for key, each in value.items() if each is not None}  # parquet fills up what is missing
 
 
 def _in_messages(value: Any, key: str) -> bool:
