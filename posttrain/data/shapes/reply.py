@@ -56,8 +56,8 @@ def refuse_untrained(given: dict[str, Any], source: schema.Source, where: str) -
         raise RowError("empty", f"column {[*said][0]!r} says that the row is not trained")
 
 
-def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Message:
-    """A message without text that has the reasoning and the calls in `given`, columns from `given_columns`.
+def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
+    """The reasoning and the calls in `given`, columns from `given_columns`, as keys of a message.
 
     Raises:
         RequestError: a column is neither text nor calls, or two differ.
@@ -70,15 +70,14 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Mess
                 raise _not_meant(name, must, given[name], source, where)
             turn |= {name: given[name]} if name in given else {}
     found = read_message(turn, where, set())
-    return {key: value for key, value in found.items() if value or key == "content"}
+    return {key: value for key, value in found.items() if value and key not in ("role", "content")}
 
 
-def completed(turns: list[Message], said: Message, where: str) -> list[Message]:
-    """`turns`, the messages of a completion, with what `said`, from `read_reply`, adds to the reply in them.
+def completed(turns: list[Message], added: dict[str, Any], where: str) -> list[Message]:
+    """`turns`, the messages of a completion, with what is `added`, from `read_reply`, to the reply in them.
 
     Raises RequestError where there are several replies, or the reply says something else itself.
     """
-    added = {key: value for key, value in said.items() if key not in ("role", "content")}
     replies = [turn for turn in turns if turn["role"] == "assistant"]
     if len(replies) > 1 and added:
         raise RequestError(
@@ -99,7 +98,7 @@ def completed(turns: list[Message], said: Message, where: str) -> list[Message]:
 
 def _own(reply: Message, key: str) -> Any:
     """What `reply` has itself of what the column `key` says: calls, or a thought, also one in its text."""
-    if key == "tool_calls":
+    if key in USUAL["calls"]:
         return reply.get(key)
     text, mark, _ = reply["content"].partition("</think>")
     return (reasoning(reply) or (text.replace("<think>", "") if mark else "")).strip()

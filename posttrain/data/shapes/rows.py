@@ -155,10 +155,10 @@ def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
 
 
 def _turns(
-    row: dict[str, Any], found: dict[str, str], said: Message, source: schema.Source, where: str
+    row: dict[str, Any], found: dict[str, str], added: dict[str, Any], source: schema.Source, where: str
 ) -> list[Message]:
-    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them. `said`: what
-    columns add to the reply."""
+    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them. `added`: what
+    other columns say of the reply."""
     prompt, completion = row[found["prompt"]], row[found["completion"]]
     ignore = set(source.ignore)
     if isinstance(prompt, list):
@@ -172,11 +172,11 @@ def _turns(
         replies = [message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
     elif isinstance(completion, list):
         replies = read_messages(completion, f"{where}: completion", ignore)
-    elif said.get("tool_calls") and not filled(completion):
+    elif added.get("tool_calls") and not filled(completion):
         replies = [message("assistant", "")]
     else:
         replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
-    return asked + completed(replies, said, where)
+    return asked + completed(replies, added, where)
 
 
 def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:

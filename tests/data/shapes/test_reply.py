@@ -151,6 +151,17 @@ def test_a_row_of_weight_0_is_not_trained(shape, row, flag):
         assert read(row | {flag: other}, shape, ignore=[flag]).ignored == (flag,)
 
 
+def test_only_the_reply_gets_what_columns_say_of_it():
+    talk = [{"role": "user", "content": "u"}, SAID, USER]
+    row = {"prompt": talk, "completion": [SAID], "reasoning": "r"}
+    assert read(row).messages == [*talk, SAID | {"reasoning": "r"}]
+    answered = [SAID | {"tool_calls": [CALL]}, {"role": "tool", "content": "4"}]
+    found = read({"prompt": [USER], "completion": answered, "reasoning": "r"})
+    assert found.messages == [USER, answered[0] | {"reasoning": "r"}, answered[1]]
+    several = {"prompt": [USER], "completion": [SAID, USER, SAID], "weight": 1}
+    assert read(several).messages == [USER, SAID, USER, SAID]
+
+
 def test_flags_that_contradict_each_other():
     words = "columns 'weight' and 'loss' contradict each other; keep one, or set ignore: .loss. on source 's'"
     with pytest.raises(RequestError, match=f"^rows.jsonl:7: {words}$"):
