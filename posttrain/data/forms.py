@@ -1,22 +1,26 @@
 """Whether the files of a source have rows of one form, by the first row of each.
 
 A form is what a row is made of: messages, a prompt, plain text, chosen and rejected, tokens. Columns that are
-not read may differ, and so may the spelling of those that are. Left out: what the columns mean (shapes/).
+not read may differ, and so may the spelling of those that are. Left out: which column means what
+(shapes/columns.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from posttrain.data.opening import File
-from posttrain.data.shapes.pairs import LISTS, SIDES
-from posttrain.data.shapes.rows import PARTS, SPELLINGS
+from posttrain.data.shapes.columns import FORMS, PARTS, USUAL, column, form_of, is_tokenised
+from posttrain.data.shapes.pairs import SIDES
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
 SHOWN = 3
 """Files named for each form."""
+WORDS = {"messages": "messages", "prompt_completion": "a prompt", "text": "text"}
+"""Form of a row -> what it is called."""
 
 
 def check_forms(source: schema.Source, firsts: Iterable[tuple[File, dict[str, Any]]]) -> None:
@@ -42,22 +46,15 @@ def check_forms(source: schema.Source, firsts: Iterable[tuple[File, dict[str, An
 def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
     """The forms under which a row can be read: the one that `shapes.rows` takes, and that of a pair."""
     row = {key: value for key, value in row.items() if key not in source.ignore}
-    if source.format == "tokens":
+    if is_tokenised(row, source):
         return frozenset({"tokens" if "input_ids" in row else "other columns"})
-    named = source.columns
-    has = {
-        what
-        for what in ("messages", "prompt", "completion", "text")
-        if any(name in row for name in ([getattr(named, what)] if getattr(named, what) else SPELLINGS[what]))
-    }
-    pair = all((getattr(named, side) or side) in row for side in SIDES)
-    pair = pair or any(isinstance(row.get(name), list) for name in LISTS)
-    whole = {"messages": "messages", "prompt": "a prompt", "text": "text", "completion": "a prompt"}
+    has = {what for what in FORMS if column(row, source, what) in row}
     if source.format != "auto" and PARTS[source.format][0] in has:
-        return frozenset({whole[PARTS[source.format][0]]})
-    first = [what for what in whole if getattr(named, what)]
-    form = next((whole[what] for what in (*first, *whole) if what in has), None)
-    if pair and (form is None or (form == "a prompt" and "completion" not in has)):
+        return frozenset({WORDS[source.format]})
+    form = WORDS.get(form_of(has, replace(source, format="auto")))
+    pair = all(column(row, source, side) in row for side in SIDES)
+    pair = pair or any(isinstance(row.get(name), list) for name in USUAL["replies"])
+    if pair and (form is None or (form == WORDS["prompt_completion"] and "completion" not in has)):
         return frozenset({"chosen and rejected"})
     if form is None:
         form = "tokens" if "input_ids" in row else "other columns"

@@ -34,6 +34,7 @@ def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
     problems = problems_of(task) if problems is None else problems
     sampler = {key: getattr(task, key) for key in SAMPLER_FIELDS if loaded.kind == "sampled"}
     options = asdict(loaded.options)
+    options.pop("tools", None)  # a column; what it has is in the problems
     asked = [_content(problem) for problem in problems]
     return _hash([SCORER[loaded.kind], task.name, options, task.seed, sampler, asked])
 

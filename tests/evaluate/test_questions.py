@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from posttrain.data.shapes.prompts import to_prompt
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
 from posttrain.evaluate.score import Subject, score_task
-from posttrain.evaluate.settings import _content, problems_of
+from posttrain.evaluate.settings import _content, problems_of, task_hash
 from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
-from posttrain.recipe.schema import Task
+from posttrain.recipe.schema import Columns, Source, Task
 from posttrain.rewards.engine.call import call
 from posttrain.rewards.registry import as_example
 from tests.calling import ROWS as CALLING
@@ -86,6 +87,57 @@ def test_tools_and_template_options_of_a_problem(tmp_path, calling):
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0] | {"tools": "[{"}) + "\n")
     with pytest.raises(RequestError, match="rows.jsonl:1: bad_tools: .*not JSON"):
         problems_of(task)
+
+
+TOOL = {"name": "add", "parameters": {}}
+QUESTION = {"problem": "1 + 1?", "answer": "2"}
+
+
+@pytest.mark.parametrize("task", ["math", "direct_answers", "gsm8k"])
+@pytest.mark.parametrize(
+    ("beside", "named", "ignored"),
+    [
+        ({"tools": [TOOL]}, None, False),
+        ({"functions": [TOOL]}, None, False),
+        ({"functions": json.dumps([TOOL]), "tools": None}, "functions", False),
+        ({"api": [TOOL], "tools": "no tools"}, "api", False),
+        ({"functions": ["def f(x): ..."]}, "", True),
+        ({}, None, True),
+    ],
+)
+def test_tools_are_read_as_of_a_row_that_is_sampled_from(tmp_path, task, beside, named, ignored):
+    """Where a training row had its tools under another name, a question with them was asked without."""
+    row = QUESTION | {"question": "1 + 1?"} | beside
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    options = {} if named is None else {"tools": named}
+    (problem,) = problems_of(Task(task, path=str(tmp_path / "rows.jsonl"), options=options))
+    own = Source("s", columns=Columns(tools=named or None), ignore=["tools", "functions"] if ignored else [])
+    assert problem.tools == to_prompt(row, own, "s:1").tools
+    assert problem.tools == ([] if ignored else [{"type": "function", "function": TOOL}])
+
+
+def test_the_name_of_a_column_is_no_setting(tmp_path, file):
+    """Older scores keep their hash, and the same tools under another name are the same task."""
+    hashes = set()
+    for name in ("tools", "api"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(QUESTION | {name: [TOOL]}) + "\n")
+        hashes.add(task_hash(Task("math", path=str(tmp_path / f"{name}.jsonl"), options={"tools": name})))
+    assert len(hashes) == 1 and task_hash(Task("math", path=file)) not in hashes
+
+
+@pytest.mark.parametrize(
+    ("beside", "options", "words"),
+    [
+        ({"functions": ["f"]}, {}, "column 'functions', tool 0: must be an object with name and parameters;"),
+        ({"tools": "[{"}, {}, "bad_tools: .*is not JSON;"),
+        ({"tols": [TOOL]}, {"tools": "tool"}, "has no column 'tool' .*did you mean 'tols'"),
+    ],
+)
+def test_tools_that_cannot_be_read_name_the_option(tmp_path, beside, options, words):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(QUESTION | beside) + "\n")
+    advice = "set options.tools of task math to the name of the column, or to '' where there is none$"
+    with pytest.raises(RequestError, match=f"rows.jsonl:1: .*{words}.*{advice}"):
+        problems_of(Task("math", path=str(tmp_path / "rows.jsonl"), options=options))
 
 
 @pytest.mark.parametrize(

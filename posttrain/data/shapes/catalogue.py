@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from posttrain.data.shapes.columns import is_tokenised
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.shapes.prompts import (
@@ -24,7 +25,6 @@ from posttrain.data.shapes.rows import to_example
 from posttrain.data.shapes.tokenised import (
     TokenExample,
     fit_tokenised,
-    is_tokenised,
     read_tokenised,
     refuse_both,
     refuse_tokenised,

@@ -1,14 +1,15 @@
 """Which `columns` a recipe should name where a row has no column of a usual name.
 
 A guess by short names (`q`, `a`), by likeness, or because there is no other column of texts. It only words an
-error: a guess is never read by itself. Left out: the usual names (rows.py).
+error: a guess is never read by itself. Left out: the usual names (columns.py).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
 from typing import Any
+
+from posttrain.data.shapes.columns import EXAMPLE, USUAL, usual_names
 
 SHORT = {
     "prompt": ("q", "ques", "input", "source", "user", "human", "request", "ask"),
@@ -19,18 +20,10 @@ ALIKE = 0.6
 """Likeness of two names (difflib's ratio) from which one is proposed for the other."""
 
 
-def not_found(
-    row: dict[str, Any],
-    what: str,
-    found: dict[str, str],
-    usual: dict[str, Collection[str]],
-    source: str,
-    where: str,
-) -> str:
-    """The sentence that the row of `source` has no column with the `what`; `found` and `usual` as in
-    `columns_hint`."""
+def not_found(row: dict[str, Any], what: str, found: dict[str, str], source: str, where: str) -> str:
+    """The sentence that the row of `source` has no column with the `what`; `found` as in `columns_hint`."""
     has = ", ".join(map(str, row)) or "no column at all"
-    if hint := columns_hint(row, found, usual):
+    if hint := columns_hint(row, found):
         return f"{where}: it is not known which columns of source {source!r} are meant; it has {has}{hint}"
     return (
         f"{where}: no column with the {what} was found; the row has {has}. "
@@ -38,12 +31,12 @@ def not_found(
     )
 
 
-def columns_hint(row: dict[str, Any], found: dict[str, str], usual: dict[str, Collection[str]]) -> str:
+def columns_hint(row: dict[str, Any], found: dict[str, str]) -> str:
     """`; did you mean columns: {prompt: q, completion: a}?`, or nothing where no column fits.
 
-    `found` has the columns of the keys that are known already, `usual` the usual names for each key.
+    `found` has the columns of the keys that are known already.
     """
-    read = {name for names in usual.values() for name in names} | set(found.values())
+    read = usual_names(*EXAMPLE) | set(found.values())
     free = {str(name): value for name, value in row.items() if name not in read}
     names = [name for name, value in free.items() if isinstance(value, str) and value.strip()]
     missing = [key for key in ("prompt", "completion") if key not in found]
@@ -55,7 +48,7 @@ def columns_hint(row: dict[str, Any], found: dict[str, str], usual: dict[str, Co
     else:
         for key in missing:
             left = [name for name in names if name not in proposed.values()]
-            if name := _named_like(left, {*SHORT[key], *usual[key]}):
+            if name := _named_like(left, {*SHORT[key], *USUAL[key]}):
                 proposed[key] = name
         rest = [name for name in names if name not in proposed.values()]
         still = [key for key in missing if key not in proposed]

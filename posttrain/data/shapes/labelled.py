@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from posttrain.data.shapes.columns import column
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 from posttrain.types import Example
 
-LABEL = "label"
 WORDS = {
     "true": True,
     "1": True,
@@ -38,7 +38,7 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
         RequestError: there is no label column, the label is not true or false, and as `to_example`.
         RowError: no_label, and as `to_example`.
     """
-    name = source.columns.label or LABEL
+    name = column(row, source, "label") or "label"
     if name not in row:
         paired = "chosen" in row and "rejected" in row
         advice = (

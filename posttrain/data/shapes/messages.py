@@ -98,7 +98,7 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
     found: list[Message] = []
     calling = False
     for index, turn in enumerate(turns):
-        made = _message(turn, f"{where}, message {index}", kept)
+        made = read_message(turn, f"{where}, message {index}", kept)
         called, calling = calling, speaker(turn) in CALLING and "tool_calls" in made
         if called and calling and _one_turn(found[-1], made):
             found[-1]["tool_calls"] += made["tool_calls"]
@@ -171,7 +171,8 @@ def reasoning(turn: Message) -> str:
     return next((turn[key] for key in REASONING if key in turn), "")
 
 
-def _message(turn: Any, where: str, ignore: set[str]) -> Message:
+def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
+    """One message, as of `read_messages`."""
     if turn is None:
         raise RowError("null_message", f"{where} is null")
     if not isinstance(turn, dict):

@@ -15,9 +15,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from posttrain.data.shapes.labelled import LABEL, ending_in_reply, truth
+from posttrain.data.shapes.columns import USUAL, column, find_columns, usual_names
+from posttrain.data.shapes.labelled import ending_in_reply, truth
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
-from posttrain.data.shapes.rows import SPELLINGS, ignored_columns, to_example
+from posttrain.data.shapes.reply import given_columns, refuse_untrained
+from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -25,12 +27,11 @@ from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
 SIDES = ("chosen", "rejected")
-LISTS = ("completions", "responses")
+ASKED = ("prompt", "messages")
+"""What the column with the prompt beside the replies may mean: a text, or a conversation without its last
+reply."""
 TEXTS = ("response", "completion", "text", "content")
-RATINGS = ("overall_score", "rating", "score")
-"""Usual names: of the list of rated replies, of the text of an entry, of its rating."""
-PARALLEL = ("ratings", "scores")
-"""Usual names of a list of ratings beside a list of texts."""
+"""Usual keys of the text of an entry in a list of rated replies. That of its rating is as of a column."""
 
 
 def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example, Example]:
@@ -38,16 +39,18 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
 
     Raises:
         RequestError: a column does not exist, or contains neither text nor messages.
-        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, and those of
-            `to_example`.
+        RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, empty, and those
+            of `to_example`.
     """
     ignored = ignored_columns(row, source)
+    flags = given_columns(row, source, "trained")
+    refuse_untrained(flags, source, where)
     row = _of_ratings(row, source, where)
-    names = [getattr(source.columns, side) or side for side in SIDES]
+    names = [column(row, source, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
         if name not in row:
             advice = f"name the column under columns.{side}"
-            if LABEL in row:
+            if column(row, source, "label") in row:
                 advice += "; single replies with a label need preference.loss: kto"
             raise RequestError(
                 f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
@@ -62,7 +65,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
     chosen.ignored = tuple(sorted({*chosen.ignored, *ignored}))
     # each side was read without the column of the other
-    read = {*names, *(f"{side}_is_prefix" for side in SIDES)}
+    read = {*names, *flags, *(f"{side}_is_prefix" for side in SIDES)}
     chosen.unused = rejected.unused = tuple(
         key for key in chosen.unused if key in rejected.unused and key not in read
     )
@@ -103,9 +106,10 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
         value = read_messages(value, f"{where}: column {name!r}")
     if not isinstance(value, str | list):
         raise RequestError(f"{where}: {name!r} must be text or messages, not {type(value).__name__}")
-    prompt = _prompt_column(row, source)
+    find_columns(row, source, where, ASKED)
+    prompt = column(row, source, *ASKED)
     opening = _opening(row, prompt, where)
-    taken = {*SPELLINGS["completion"], *SPELLINGS["messages"], *SPELLINGS["text"]} - {prompt}
+    taken = usual_names("completion", "messages", "text") - {prompt}
     kept = {k: v for k, v in row.items() if k not in taken}
     columns = replace(source.columns, completion=None, messages=None, text=None)
     if isinstance(value, list) and not _is_reply(value):
@@ -113,9 +117,8 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
         if opening is not None and not _opens_with(value, opening, where):
             raise RowError("prompt_mismatch", f"{name!r} does not begin with what is in {prompt!r}")
         kept = {k: v for k, v in kept.items() if k != prompt} | {"messages": value}
-        return ending_in_reply(
-            to_example(kept, replace(source, format="messages", columns=replace(columns, prompt=None)), where)
-        )
+        mapped = replace(source, format="messages", columns=replace(columns, prompt=None))
+        return ending_in_reply(to_example(kept, mapped, where, trained=False))
     if prompt is None:
         raise RequestError(
             f"{where}: {name!r} is a reply, and no column with the prompt was found; the row has "
@@ -125,14 +128,9 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     mapped = replace(source, format="prompt_completion", columns=named)
     if source.columns.prompt is None and not isinstance(row[prompt], list):
         mapped = replace(mapped, columns=columns)  # found by its usual name, which has a meaning of its own
-    return ending_in_reply(to_example(kept | {prompt: opening, "completion": value}, mapped, where))
-
-
-def _prompt_column(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column with the prompt beside the replies: text, or a conversation without its last reply."""
-    if source.columns.prompt or source.columns.messages:
-        return source.columns.prompt or source.columns.messages
-    return next((n for what in ("prompt", "messages") for n in SPELLINGS[what] if n in row), None)
+    return ending_in_reply(
+        to_example(kept | {prompt: opening, "completion": value}, mapped, where, trained=False)
+    )
 
 
 def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
@@ -173,13 +171,14 @@ def _reply(example: Example) -> Any:
 
 def _rated_column(row: dict[str, Any], source: schema.Source) -> str | None:
     """The column of `row` that lists rated replies, if it is a row of that kind."""
-    names = (source.columns.completion,) if source.columns.completion else LISTS
-    return next((n for n in names if isinstance(row.get(n), list)), None)
+    named = source.columns.completion
+    return next((n for n in ([named] if named else USUAL["replies"]) if isinstance(row.get(n), list)), None)
 
 
 def _loose_rating(row: dict[str, Any], source: schema.Source) -> str | None:
     """The column with the rating of a row that has a single reply."""
-    names = (source.columns.rating,) if source.columns.rating else RATINGS
+    named = source.columns.rating
+    names = [named] if named else USUAL["rating"]
     return next((n for n in names if isinstance(row.get(n), int | float | str)), None)
 
 
@@ -218,7 +217,7 @@ def _rated(
     if all(isinstance(entry, dict) for entry in entries):
         first = entries[0]
         text = next((n for n in TEXTS if n in first), None)
-        score = named or next((n for n in RATINGS if n in first), None)
+        score = named or next((n for n in USUAL["rating"] if n in first), None)
         if text is None or score is None or score not in first:
             wanted = "text (" + ", ".join(TEXTS) + ")" if text is None else "rating"
             wanted = f"rating {named!r}" if text is not None and named else wanted
@@ -227,11 +226,11 @@ def _rated(
                 "name the rating under columns.rating"
             )
         return [(_number(e.get(score), f"{place}, {score!r}"), e.get(text)) for e in entries]
-    scores = named or next((n for n in PARALLEL if isinstance(row.get(n), list)), None)
+    scores = named or next((n for n in USUAL["ratings"] if isinstance(row.get(n), list)), None)
     if scores is None or not isinstance(row.get(scores), list):
         raise RequestError(
-            f"{place} has replies without ratings; write objects with {TEXTS[0]} and {RATINGS[1]}, or add a "
-            f"list {PARALLEL[0]!r} beside it (name another one under columns.rating)"
+            f"{place} has replies without ratings; write objects with {TEXTS[0]} and {USUAL['rating'][1]}, "
+            f"or add a list {USUAL['ratings'][0]!r} beside it (name another one under columns.rating)"
         )
     if len(row[scores]) != len(entries):
         raise RequestError(

@@ -16,9 +16,10 @@ import numpy as np
 
 from posttrain.base.files import plain
 from posttrain.data.encode import ids_of
+from posttrain.data.shapes.columns import column, filled, form_of, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
-from posttrain.data.shapes.rows import SPELLINGS, filled, ignored_columns, to_example
+from posttrain.data.shapes.rows import BESIDE, ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
 from posttrain.data.table_writer import TableWriter
@@ -36,7 +37,7 @@ REPLY, STANDS_IN = ".", "<reply>"
 """Placeholders of the reply and of its column while the columns of a prompt are mapped."""
 LAST = "last reply"
 """What is counted as ignored where a conversation ends in a reply."""
-NOT_ASKED = {n for what in ("messages", "completion", "text", "p") for n in SPELLINGS[what]}
+NOT_ASKED = usual_names("messages", "completion", "text", "p")
 """Columns that are never part of the prompt."""
 
 
@@ -48,30 +49,28 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
             an assistant's turn, which sampling would have to continue.
         RowError: no_prompt, and those of `to_example`.
     """
-    named, whole = source.columns, False
-    messages = named.messages or next((n for n in SPELLINGS["messages"] if n in row), None)
-    if named.prompt and not named.messages and source.format == "auto":
-        messages = None  # named columns come first
-    if source.format == "messages" or (source.format == "auto" and messages is not None):
-        whole = True
+    named = source.columns
+    messages, asked = (column(row, source, what) for what in ("messages", "prompt"))
+    has = [what for what, name in (("messages", messages), ("prompt", asked)) if name is not None]
+    whole = form_of(has, source) == "messages"
+    if whole:
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
         mapped = replace(
             source, format="messages", roles="loose", columns=replace(columns, messages=messages)
         )
-        example = to_example(turns | _beside(row, source), mapped, where)
+        example = to_example(turns | _beside(row, source), mapped, where, trained=False)
         last = (LAST,) if _has_reply(row.get(messages)) else ()
         example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
     else:
-        asked = named.prompt or next((n for n in SPELLINGS["prompt"] if n in row), None)
         if asked is None:
             known = {"completion": ""}  # which is not asked for
-            raise RequestError(not_found(row, "prompt", known, SPELLINGS, source.name, where))
+            raise RequestError(not_found(row, "prompt", known, source.name, where))
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
         columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)
         mapped = replace(source, format="prompt_completion", roles="loose", columns=columns)
-        example = to_example(kept | {STANDS_IN: reply}, mapped, where)
+        example = to_example(kept | {STANDS_IN: reply}, mapped, where, trained=False)
     example.completion = None
     example.unused = ()  # rewards read every column
     if example.messages is not None:
@@ -267,8 +266,7 @@ class PromptTable(TokenTable):
 
 def _beside(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
     """The columns of a prompt that are not messages."""
-    names = {source.columns.system, source.columns.tools}
-    names |= {name for what in ("system", "tools", "template_options") for name in SPELLINGS[what]}
+    names = {source.columns.system, source.columns.tools, *usual_names("system", *BESIDE)}
     return {name: row[name] for name in names if name in row}
 
 

@@ -1,20 +1,29 @@
-"""The shape `rows`: a row is one example. Finds which column is the prompt, the completion, the conversation.
+"""The shape `rows`: a row is one example, a prompt with its completion, a conversation or a text.
 
-A row is a dict of columns as the source has it; an `Example` is what its columns mean. Columns named in
-`source.columns` come first; the others are found by their usual names below. A row that lacks a value is
-dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out: how
-messages and tools are spelt (messages.py, tools.py), several reference completions.
+A row is a dict of columns as the source has it; an `Example` is what its columns mean. A row that lacks a
+value is dropped and counted (`RowError`); a data set whose columns do not fit is a `RequestError`. Left out:
+which column means what (columns.py), how messages and tools are spelt (messages.py, tools.py), several
+reference completions.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any
 
+from posttrain.data.shapes.columns import (
+    EXAMPLE,
+    PARTS,
+    SAID,
+    column,
+    filled,
+    find_columns,
+    form_of,
+    refuse_misspelt,
+    usual_names,
+)
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import (
-    ALMOST,
     TRANSCRIPT,
     checked_text,
     listed,
@@ -23,61 +32,48 @@ from posttrain.data.shapes.messages import (
     read_prompt,
     speaker,
 )
+from posttrain.data.shapes.reply import completed, given_columns, read_reply, refuse_untrained
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
-SPELLINGS = {
-    "messages": ("messages", "conversations", "conversation"),
-    "prompt": ("prompt", "instruction", "question", "problem", "query"),
-    "completion": ("completion", "output", "response", "solution", "answer", "answers"),
-    "text": ("text",),
-    "system": ("system", "system_prompt"),
-    "answer": ("answer",),
-    "p": ("p",),
-    "tools": ("tools", "functions"),
-    "template_options": ("chat_template_kwargs",),
-}
-"""What a column may mean -> its usual names."""
-PARTS = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "text": ("text",),
-}
-"""Form of a row -> what it consists of."""
-ALWAYS = ("system", "answer", "p", "tools", "template_options")
 BESIDE = ("tools", "template_options")
 """What a row says to the template beside its messages."""
-KNOWN = {name for names in SPELLINGS.values() for name in names}
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
 
-def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Example:
+def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: bool = True) -> Example:
     """The example that `row` means.
 
     Conversations, and prompts with a system message or tools, become `messages`; other prompts become
     `prompt` and `completion`; plain text becomes a `completion` with an empty prompt. An `answer` is kept as
-    text.
+    text. `trained`: the row is an example of its own, so columns may say something of its reply (reply.py).
 
     Raises:
         RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1], a
-            column is named almost like one that is read.
+            column is named almost like one that is read, and those of `read_reply` and its neighbours.
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
     ignored = set(ignored_columns(row, source))
     row = {key: value for key, value in row.items() if key not in source.ignore}
-    found = _columns(row, source, where)
+    found = find_columns(row, source, where)
+    kind = form_of(found, source) or "text"
+    said = SAID if trained and kind == "prompt_completion" else ()
+    refuse_misspelt(row, found, (*EXAMPLE, *said), source, where)
     system = _system(row, found, source, where)
-    kind = _kind(row, found, source, where)
+    for what in PARTS[kind]:
+        if what not in found:
+            raise RequestError(not_found(row, what, found, source.name, where))
+    given = given_columns(row, source, *said, *(("trained",) if trained else ()))
+    refuse_untrained(given, source, where)
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
-    if "tools" in found:
-        example.tools = read_tools(row[found["tools"]], f"{where}: column {found['tools']!r}", source.ignore)
-    example.template_options = _options(row, found, where)
+    example.tools = tools_of(row, source, where)
+    example.template_options = options_of(row, source, where)
     if kind == "messages":
         value = row[found["messages"]]
         if value is None:
@@ -85,7 +81,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         messages = read_messages(value, f"{where}: column {found['messages']!r}", set(source.ignore))
         ignored |= {key for key in source.ignore if _in_messages(value, key)}
     elif kind == "prompt_completion":
-        messages = _turns(row, found, source, where)
+        messages = _turns(row, found, read_reply(given, source, where), source, where)
         values = [row[found[part]] for part in PARTS[kind]]
         ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
     else:
@@ -115,25 +111,35 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str) -> Exampl
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
     example.ignored = tuple(sorted(ignored))
-    used = {found[what] for what in (*ALWAYS, *PARTS[kind]) if what in found}
+    whole = {part for parts in PARTS.values() for part in parts} - {*PARTS[kind]}
+    used = {name for what, name in found.items() if what not in whole} | {*given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
     example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
     return example
 
 
-def read_beside(row: dict[str, Any], where: str) -> tuple[list[Tool], dict[str, Any]]:
-    """(tools, template options) in the columns `tools` and `chat_template_kwargs` of `row`.
+def tools_of(row: dict[str, Any], source: schema.Source, where: str) -> list[Tool]:
+    """The tools that `row` declares. Raises RequestError, RowError (bad_tools)."""
+    name = find_columns(row, source, where, ["tools"]).get("tools")
+    return [] if name is None else read_tools(row[name], f"{where}: column {name!r}", source.ignore)
 
-    Raises RequestError, RowError (bad_tools).
-    """
-    tools = read_tools(row.get("tools"), f"{where}: column 'tools'")
-    return tools, _options(row, {"template_options": "chat_template_kwargs"}, where)
+
+def options_of(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
+    """What `row` hands to the template besides messages and tools. Raises RequestError."""
+    name = column(row, source, "template_options")
+    value = None if name is None else row[name]
+    if not filled(value):
+        return {}
+    if not isinstance(value, dict):
+        raise RequestError(f"{where}: column {name!r} must be an object, not {type(value).__name__}")
+    return {key: each for key, each in value.items() if each is not None}  # parquet fills up what is missing
 
 
 def is_conversation(row: dict[str, Any]) -> bool:
-    """Whether a row has messages, tools or options of the template."""
-    beside = {name for what in BESIDE for name in SPELLINGS[what]}
+    """Whether a row has messages, tools or options of the template, or columns that say something of its
+    reply."""
+    beside = usual_names(*BESIDE, *SAID, "trained")
     for name, value in row.items():
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
@@ -148,68 +154,11 @@ def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
     return [key for key in source.ignore if filled(row.get(key))]
 
 
-def filled(value: Any) -> bool:
-    """Whether a value of a row has content."""
-    return value not in (None, "", [], {})
-
-
-def _columns(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, str]:
-    """The column for each key of `SPELLINGS` that the row has."""
-    found = {}
-    for what, spellings in SPELLINGS.items():
-        named = getattr(source.columns, what, None)
-        if named is not None and named not in row:
-            raise RequestError(
-                f"{where}: source {source.name!r} has no column {named!r} "
-                f"(columns.{what}){did_you_mean(named, row)}"
-            )
-        column = named or next((spelling for spelling in spellings if spelling in row), None)
-        if column is not None:
-            found[what] = column
-    _refuse_misspelt(row, found, source, where)
-    return found
-
-
-def _refuse_misspelt(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> None:
-    """Raises `RequestError` where a column has almost the name of one that would be read."""
-    missing = [name for what, names in SPELLINGS.items() if what not in found for name in names]
-    for column in row:
-        if column in KNOWN or column in found.values():
-            continue
-        near = difflib.get_close_matches(str(column), missing, 1, ALMOST)
-        if near and filled(row[column]):
-            raise RequestError(
-                f"{where}: column {column!r} of source {source.name!r} is not read; did you mean {near[0]!r}?"
-                f" Rename it, or set ignore: [{column}] on the source (under data.sources)"
-            )
-
-
-def _kind(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str:
-    named = source.columns
-    if source.format != "auto":
-        kind = source.format
-    elif named.messages:
-        kind = "messages"
-    elif named.prompt or named.completion:
-        kind = "prompt_completion"
-    elif named.text:
-        kind = "text"
-    elif "messages" in found:
-        kind = "messages"
-    elif "prompt" in found:
-        kind = "prompt_completion"
-    elif "text" in found or not {"prompt", "completion"} & set(found):
-        kind = "text"
-    else:
-        kind = "prompt_completion"
-    for what in PARTS[kind]:
-        if what not in found:
-            raise RequestError(not_found(row, what, found, SPELLINGS, source.name, where))
-    return kind
-
-
-def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> list[Message]:
-    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them."""
+def _turns(
+    row: dict[str, Any], found: dict[str, str], added: dict[str, Any], source: schema.Source, where: str
+) -> list[Message]:
+    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them. `added`: what
+    other columns say of the reply."""
     prompt, completion = row[found["prompt"]], row[found["completion"]]
     ignore = set(source.ignore)
     if isinstance(prompt, list):
@@ -220,10 +169,14 @@ def _turns(row: dict[str, Any], found: dict[str, str], source: schema.Source, wh
             text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
-        return [*asked, message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
-    if isinstance(completion, list):
-        return asked + read_messages(completion, f"{where}: completion", ignore)
-    return [*asked, message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+        replies = [message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
+    elif isinstance(completion, list):
+        replies = read_messages(completion, f"{where}: completion", ignore)
+    elif added.get("tool_calls") and not filled(completion):
+        replies = [message("assistant", "")]
+    else:
+        replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+    return asked + completed(replies, added, where)
 
 
 def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:
@@ -243,18 +196,6 @@ def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, w
     """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
     return checked_text(value, where, found["system"]) if value else source.system
-
-
-def _options(row: dict[str, Any], found: dict[str, str], where: str) -> dict[str, Any]:
-    """What the row hands to the template besides messages and tools."""
-    value = row.get(found["template_options"]) if "template_options" in found else None
-    if not filled(value):
-        return {}
-    if not isinstance(value, dict):
-        raise RequestError(
-            f"{where}: column {found['template_options']!r} must be an object, not {type(value).__name__}"
-        )
-    return {key: each for key, each in value.items() if each is not None}  # parquet fills up what is missing
 
 
 def _in_messages(value: Any, key: str) -> bool:

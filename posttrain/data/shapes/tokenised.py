@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from posttrain.data.fit import fitted
-from posttrain.data.shapes.rows import SPELLINGS, filled, probability
+from posttrain.data.shapes.columns import filled, find_columns, is_tokenised
+from posttrain.data.shapes.rows import probability
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.errors import RequestError, did_you_mean
@@ -39,17 +40,6 @@ class TokenExample(Example):
 
     input_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     trained: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-
-
-def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:
-    """Whether `row` is read as tokens: by `format`, or because it has `input_ids` and no text."""
-    if source.format != "auto":
-        return source.format == "tokens"
-    named = source.columns
-    if IDS not in row or IDS in source.ignore or named.messages or named.prompt or named.text:
-        return False
-    usual = (name for what in ("messages", "prompt", "text") for name in SPELLINGS[what])
-    return not any(filled(row.get(name)) for name in (*usual, "chosen"))
 
 
 def refuse_both(row: dict[str, Any], source: schema.Source, where: str) -> None:
@@ -118,15 +108,11 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
             f"{where}: token {length + int(late[0])} is trained by {named}, but its {ATTENTION!r} is 0; "
             f"padding is cut off: write {IGNORED} into {LABELS!r} (0 into a mask) there"
         )
-    column = source.columns.p or "p"
-    if source.columns.p and column not in row:
-        raise RequestError(
-            f"{where}: source {source.name!r} has no column {column!r} (columns.p){did_you_mean(column, row)}"
-        )
-    used = {IDS, column, *read}
+    found = find_columns(row, source, where, ["p"])
+    used = {IDS, *found.values(), *read}
     return TokenExample(
         where=where,
-        p=probability(row, {"p": column} if column in row else {}, where),
+        p=probability(row, found, where),
         ignored=ignored,
         unused=tuple(key for key, value in row.items() if key not in used and filled(value)),
         input_ids=ids[:length],

@@ -24,7 +24,7 @@ class EvalTask(Protocol):
     """Whether the task uses `path` of the recipe."""
     Options: ClassVar[type]
     options: Any
-    """An `Options`; every field of it enters the settings hash."""
+    """An `Options`; every field of it enters the settings hash, but for `tools`, a column of the problems."""
 
     def __init__(self, task: schema.Task, options: Any) -> None: ...
 

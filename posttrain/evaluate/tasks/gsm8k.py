@@ -29,6 +29,8 @@ class Gsm8k(Questions):
         """Added after each question, on a line of its own. Empty: the question alone, as in training rows."""
         extract: Literal["any", "last_number", "boxed"] = "any"
         """Where the final number is looked for, see rewards/math/extract.py."""
+        tools: str | None = None
+        """Column of the tools, as of `math`."""
         subset: str = "main"
         """Hub only."""
         split: str = "test"

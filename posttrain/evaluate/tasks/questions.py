@@ -2,7 +2,7 @@
 exactly.
 
 Reads any file or hub data set with a column of questions and one of answers; the defaults are those of MATH.
-Columns `tools` and `chat_template_kwargs` are given to the template, as in training rows.
+Columns with tools and `chat_template_kwargs` are given to the template, as in training rows.
 Left out: several reference answers, few-shot prompts.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from posttrain.data.shapes.rows import read_beside
+from posttrain.data.shapes.columns import USUAL
+from posttrain.data.shapes.rows import options_of, tools_of
 from posttrain.data.sources import list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -31,6 +32,8 @@ class Columns:
     """Column of the reference answer."""
     prompt: str = ""
     """Added after each question, on a line of its own. Empty: the question alone, as in training rows."""
+    tools: str | None = None
+    """Column of the tools. Not set: `tools`, else `functions`. Empty: none is read."""
     subset: str | None = None
     """Hub only."""
     split: str = "test"
@@ -47,7 +50,12 @@ class Questions:
     def __init__(self, task: schema.Task, options: Any) -> None:
         self.options, self.name = options, task.name
         self.source = schema.Source(
-            name=task.name, path=task.path or self.hub, subset=options.subset, split=options.split
+            name=task.name,
+            path=task.path or self.hub,
+            columns=schema.Columns(tools=options.tools or None),
+            subset=options.subset,
+            split=options.split,
+            ignore=[*USUAL["tools"]] if options.tools == "" else [],
         )
 
     def check(self) -> None:
@@ -60,10 +68,14 @@ class Questions:
             question, answer = (self._text(row, which, where) for which in ("question", "answer"))
             messages = [{"role": "user", "content": question + suffix}]
             gold = self._gold(answer, where)
+            kept = {name: value for name, value in row.items() if name not in self.source.ignore}
             try:
-                tools, options = read_beside(row, where)
-            except RowError as error:
-                raise RequestError(f"{where}: {error}") from error
+                tools = tools_of(kept, self.source, where)
+            except (RequestError, RowError) as error:
+                place = f"{where}: " if isinstance(error, RowError) else ""
+                advice = f"{self._advice('tools')}, or to '' where there is none"
+                raise RequestError(f"{place}{error}; {advice}") from error
+            options = options_of(kept, self.source, where)
             found.append(
                 Problem(
                     id=f"{index:05d}", messages=messages, answer=gold, tools=tools, template_options=options
@@ -77,8 +89,10 @@ class Questions:
         return answer
 
     def _text(self, row: dict[str, Any], which: str, where: str) -> str:
-        advice = f"set options.{which} of task {self.name} to the name of the column"
-        return text_of(row, getattr(self.options, which), where, advice).strip()
+        return text_of(row, getattr(self.options, which), where, self._advice(which)).strip()
+
+    def _advice(self, which: str) -> str:
+        return f"set options.{which} of task {self.name} to the name of the column"
 
 
 def text_of(row: dict[str, Any], column: str, where: str, advice: str) -> str:

@@ -16,7 +16,7 @@ from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Data, Loss, Source
-from tests.data.tokens import BYTES, ids_of, prepare_source
+from tests.data.tokens import BYTES, byte_tokenizer, ids_of, prepare_source
 
 ROWS = SHAPES["rows"]
 IDS = [10, 20, 30, 40, 50]
@@ -84,6 +84,15 @@ def tokens_of(row, segment="completion", source=None, **data):
             [0, 1, 1, 1, 1],
         ),
         ({"position_ids": [0, 1, 2, 3, 4], "seq_lengths": [5]}, IDS, [-100, *IDS[1:]], [0, 1, 1, 1, 1]),
+        ({"words": [1] * 6, "tags": ["a"] * 4}, IDS, [-100, *IDS[1:]], [0, 1, 1, 1, 1]),
+        ({"position_ids": 5, "seq_lengths": "23"}, IDS, [-100, *IDS[1:]], [0, 1, 1, 1, 1]),
+        (
+            {"token_type_ids": [0] * 5, "special_tokens_mask": [1, 0, 0, 0, 1]},
+            IDS,
+            [-100, *IDS[1:]],
+            [0, 1, 1, 1, 1],
+        ),
+        ({"input_ids": [0, 0]}, [0, 0], [-100, 0], [0, 1]),  # the first id of a vocabulary
     ],
 )
 def test_what_is_trained(beside, ids, labels, segments):
@@ -107,8 +116,41 @@ def test_a_probability_and_what_is_not_read_beside_the_tokens():
     assert tokens_of(row | {"p": 0.5}).p == 0.5
     assert example({"input_ids": IDS, "weight": 0.5}, columns=Columns(p="weight")).p == 0.5
     assert example(row, ignore=["labels"]).trained.all()
+    assert example(row, ignore=["other", "tags", "no", "id"], columns=Columns(p="rate")).ignored == (
+        "id",
+        "tags",
+    )
     with pytest.raises(RequestError, match=r"has no column 'rat' \(columns.p\) \(did you mean 'rate'"):
         example(row, columns=Columns(p="rat"))
+
+
+def test_options_of_a_generator_are_its_own():
+    made = Source(name="s", generator="mine:rows", options={"size": 3})
+    assert ROWS.read({"input_ids": IDS}, made, "s[0]")[0].input_ids.tolist() == IDS
+
+
+def test_an_example_is_not_changed_by_tokenising_it():
+    found = example({"input_ids": IDS})
+    for _ in range(2):
+        ROWS.tokenize(found, BYTES, Data(sources=[]), Loss(segment="token"))
+        assert found.trained.all()
+
+
+def test_a_token_that_is_added_later_is_one_of_the_tokenizer():
+    tokenizer = byte_tokenizer()
+    for size in (SIZE, SIZE + 1):
+        found = example({"input_ids": [10, SIZE]})
+        if size == SIZE:
+            with pytest.raises(RequestError, match=f"but the ids of the tokenizer are 0 to {SIZE - 1}"):
+                ROWS.tokenize(found, tokenizer, Data(sources=[]), Loss())
+        tokenizer.add_tokens(["<later>"])
+    assert ROWS.tokenize(found, tokenizer, Data(sources=[]), Loss()).input_ids.tolist() == [10, SIZE]
+
+
+@pytest.mark.parametrize("row", [{"input_ids": []}, {"input_ids": None}])
+def test_a_row_without_tokens_names_their_column(row):
+    with pytest.raises(RowError, match="^empty: column 'input_ids' is empty$"):
+        tokens_of(row)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +198,12 @@ def test_length_is_limited_as_of_other_rows():
             "tokenised with another tokenizer",
         ),
         ({"input_ids": [10, -1]}, {}, r"input_ids\[1\] = -1, but the ids"),
+        ({"input_ids": [10, -1, -2]}, {}, r"input_ids\[1\] = -1, but the ids"),
+        ({"input_ids": [-(2**70), 2**65]}, {}, rf"has a number beyond 64 bits: -{2**70}"),
+        ({"labels": [True] * 5}, {}, r"'labels' must be a list of whole numbers, not bool"),
+        ({"labels": [-100, -100, -100, -100, 51]}, {}, r"labels\[4\] = 51, but input_ids\[4\] = 50"),
+        ({"labels": [20, 99, -100, -100, -100]}, {}, r"labels\[0\] = 20, but input_ids\[0\] = 10"),
+        ({"completion_mask": [0, 3, 2, 1, 1]}, {}, r"must be 0 or 1 .* not 3 \(entry 1\)"),
         ({"input_ids": [10, 2**40]}, {}, rf"input_ids\[1\] = {2**40}, but the ids"),
         ({"input_ids": [10, 2**70]}, {}, rf"'input_ids' has a number beyond 64 bits: {2**70}"),
         ({"input_ids": [10, 2.0]}, {}, r"'input_ids' must be a list of whole numbers, not float \(2.0\)"),
@@ -163,6 +211,7 @@ def test_length_is_limited_as_of_other_rows():
         ({"input_ids": [10, None]}, {}, r"must be a list of whole numbers, not NoneType \(None\)"),
         ({"input_ids": [[10, 20]]}, {}, r"must be a list of whole numbers, not list \(\[10, 20\]\)"),
         ({"input_ids": "[10, 20]"}, {}, r"must be a list of whole numbers, not str \('\[10, 20\]'\)"),
+        ({"input_ids": "1" * 99}, {}, r"must be a list of whole numbers, not str \('1{59}\)$"),
         ({"input_ids": 10}, {}, r"must be a list of whole numbers, not int \(10\)"),
         ({"labels": IDS[:4]}, {}, "'input_ids' has 5 entries, but 'labels' has 4"),
         ({"completion_mask": []}, {}, "has 5 entries, but 'completion_mask' has 0"),
@@ -208,7 +257,10 @@ def test_length_is_limited_as_of_other_rows():
         ({"weights": {"0": 1}}, {}, "column 'weights' may say"),
         ({"token_weight": 0.5}, {}, "column 'token_weight' may say"),
         ({"Labels": [1]}, {}, "column 'Labels' may say .* .did you mean 'labels'"),
-        ({"cu_seqlens": [0, 2, 5]}, {}, "column 'cu_seqlens' may say"),
+        *(
+            ({name: [1, 2]}, {}, f"column '{name}' may say")
+            for name in ("cu_seqlens", "seq_lens", "advantages", "logprobs", "ref_log_prob", "mean_loss")
+        ),
         ({"num_tokens": [2, 3]}, {}, "column 'num_tokens' may say"),
         ({"num_tokens": 9}, {}, "column 'num_tokens' may say"),
         (
@@ -289,6 +341,22 @@ def test_a_row_of_text_and_of_labelled_tokens_is_refused(row, source, words):
     assert example(row, format="tokens").input_ids.tolist() == IDS
 
 
+@pytest.mark.parametrize(
+    ("beside", "source"),
+    [
+        ({"labels": IDS}, {"format": "text"}),
+        ({"labels": IDS}, {"ignore": ["input_ids"]}),
+        ({"labels": IDS}, {"ignore": ["labels"]}),
+        ({"labels": IDS, "input_ids": []}, {}),
+        ({"labels": None, "completion_mask": []}, {}),
+        ({}, {}),
+    ],
+)
+def test_text_beside_tokens_that_select_nothing_is_trained(beside, source):
+    """`labels` without tokens are a column like others, and tokens without labels leave nothing out."""
+    assert example({"text": "t", "input_ids": IDS} | beside, **source).completion == "t"
+
+
 @pytest.mark.parametrize("shape", ["pairs", "labelled", "prompts"])
 @pytest.mark.parametrize(
     ("row", "source"),
@@ -296,7 +364,7 @@ def test_a_row_of_text_and_of_labelled_tokens_is_refused(row, source, words):
         ({"input_ids": IDS, "labels": IDS, "label": True}, {}),
         ({"prompt": "p", "chosen": "c", "rejected": "r"}, {"format": "tokens"}),
         ({"chosen_input_ids": IDS, "rejected_input_ids": IDS}, {}),
-        ({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS}, {}),
+        *(({name: IDS}, {}) for name in ("chosen_ids", "prompt_input_ids", "prompt_ids")),
     ],
 )
 def test_other_stages_say_that_only_sft_reads_tokens(shape, row, source):

@@ -1,0 +1,144 @@
+"""Which column of a row means what: the one table of usual names, and what comes first.
+
+A column that `source.columns` names counts before all others, and no usual name stands in for it where a row
+lacks it. Otherwise the first usual name that the row has counts. A new name of a column is one word in
+`USUAL`. Left out: what the values mean (rows.py and its neighbours), which columns an error proposes
+(hints.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+from typing import Any
+
+from posttrain.data.shapes.messages import ALMOST, CALLS, FLAGS, REASONING
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe import schema
+
+USUAL = {
+    # one example
+    "messages": ("messages", "conversations", "conversation"),
+    "prompt": ("prompt", "instruction", "question", "problem", "query"),
+    "completion": ("completion", "output", "response", "solution", "answer", "answers"),
+    "text": ("text",),
+    "system": ("system", "system_prompt"),
+    "answer": ("answer",),
+    "p": ("p",),
+    "tools": ("tools", "functions"),
+    "template_options": ("chat_template_kwargs",),
+    # as keys of the message of a reply
+    "reasoning": REASONING,
+    "calls": CALLS,
+    "trained": FLAGS,
+    # replies that are compared or judged
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "replies": ("completions", "responses"),
+    "rating": ("overall_score", "rating", "score"),
+    "ratings": ("ratings", "scores"),
+    "label": ("label",),
+    # rows that are tokenised already
+    "tokens": ("input_ids",),
+}
+"""What a column may mean -> its usual names, the first of which counts first."""
+EXAMPLE = ("messages", "prompt", "completion", "text", "system", "answer", "p", "tools", "template_options")
+"""What the columns of one example may mean."""
+SAID = ("reasoning", "calls")
+"""What they may mean beside a prompt and its completion. All columns of these names count, as do flags."""
+PARTS = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "text": ("text",),
+}
+"""Form of a row -> what it consists of."""
+NAMED_FIRST = ("messages", "prompt", "completion", "text")
+"""Which meaning decides the form, where `source.columns` names several."""
+FOUND_FIRST = ("messages", "prompt", "text", "completion")
+"""Which one, where none is named: a completion without a prompt is not trained where there is a text."""
+FORMS = {part: form for form, parts in PARTS.items() for part in parts}
+
+
+def column(row: dict[str, Any], source: schema.Source, *meanings: str) -> str | None:
+    """The column of `row` with one of `meanings`, the first that there is; None where there is none. A column
+    that is named may be missing in the row."""
+    named = (getattr(source.columns, what, None) for what in meanings)
+    usual = (name for what in meanings for name in USUAL[what] if name in row)
+    return next(filter(None, named), None) or next(usual, None)
+
+
+def find_columns(
+    row: dict[str, Any], source: schema.Source, where: str, meanings: Iterable[str] = EXAMPLE
+) -> dict[str, str]:
+    """The column for each of `meanings` that the row has.
+
+    Raises RequestError where the source names a column that the row lacks.
+    """
+    found = {}
+    for what in meanings:
+        name = column(row, source, what)
+        if name is not None and name not in row:
+            raise RequestError(
+                f"{where}: source {source.name!r} has no column {name!r} "
+                f"(columns.{what}){did_you_mean(name, row)}"
+            )
+        if name is not None:
+            found[what] = name
+    return found
+
+
+def form_of(has: Collection[str], source: schema.Source) -> str | None:
+    """The form of a row with columns of the meanings `has`: what `source.format` says, else by the columns
+    that the source names, else by those of usual names. None where no column decides it."""
+    if source.format != "auto":
+        return source.format
+    named = (FORMS[what] for what in NAMED_FIRST if what in has and getattr(source.columns, what))
+    found = (FORMS[what] for what in FOUND_FIRST if what in has)
+    return next(named, None) or next(found, None)
+
+
+def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:
+    """Whether `row` is read as tokens: by `format`, or because it has `input_ids` and no text."""
+    if source.format != "auto":
+        return source.format == "tokens"
+    (ids,) = USUAL["tokens"]
+    if ids not in row or ids in source.ignore:
+        return False
+    texts = ("messages", "prompt", "text")
+    if any(getattr(source.columns, what) for what in texts) or filled(row.get(column(row, source, "chosen"))):
+        return False
+    return not any(filled(row.get(name)) for name in usual_names(*texts))
+
+
+def refuse_misspelt(
+    row: dict[str, Any], found: dict[str, str], meanings: Iterable[str], source: schema.Source, where: str
+) -> None:
+    """Raises `RequestError` where a column has almost the name of one that would be read as one of
+    `meanings`; `found` has those that are."""
+    meanings = (*meanings,)
+    missing = tuple(name for what in meanings if what not in found for name in USUAL[what])
+    known = {*usual_names(*meanings), *found.values()}
+    for name in row:
+        near = _near(str(name), missing) if name not in known else None
+        if near and filled(row[name]):
+            raise RequestError(
+                f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}?"
+                f" Rename it, or set ignore: [{name}] on the source (under data.sources)"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _near(name: str, names: tuple[str, ...]) -> str | None:
+    """The one of `names` that `name` almost is."""
+    return next(iter(difflib.get_close_matches(name, names, 1, ALMOST)), None)
+
+
+def usual_names(*meanings: str) -> set[str]:
+    """All usual names of columns with `meanings`."""
+    return {name for what in meanings for name in USUAL[what]}
+
+
+def filled(value: Any) -> bool:
+    """Whether a value of a row has content."""
+    return value not in (None, "", [], {})

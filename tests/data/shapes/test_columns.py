@@ -1,0 +1,178 @@
+"""The one table of columns: what comes first, in every shape and where the forms of files are compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.data.forms import forms_of
+from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.shapes.columns import EXAMPLE, PARTS, SAID, USUAL, column, form_of, is_tokenised
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+
+WHERE = "rows.jsonl:7"
+IDS = [10, 20]
+
+
+def source(format="auto", ignore=(), **named) -> Source:
+    return Source(name="s", path="rows.jsonl", format=format, ignore=[*ignore], columns=Columns(**named))
+
+
+def read(shape, row, **more):
+    return SHAPES[shape].read(row, source(**more), WHERE)
+
+
+ORDER = {
+    "messages": ["messages", "conversations", "conversation"],
+    "prompt": ["prompt", "instruction", "question", "problem", "query"],
+    "completion": ["completion", "output", "response", "solution", "answer", "answers"],
+    "text": ["text"],
+    "system": ["system", "system_prompt"],
+    "answer": ["answer"],
+    "p": ["p"],
+    "tools": ["tools", "functions"],
+    "template_options": ["chat_template_kwargs"],
+    "reasoning": ["reasoning_content", "reasoning", "thinking"],
+    "calls": ["tool_calls", "function_call"],
+    "trained": ["weight", "train", "training", "loss", "trained"],
+    "chosen": ["chosen"],
+    "rejected": ["rejected"],
+    "replies": ["completions", "responses"],
+    "rating": ["overall_score", "rating", "score"],
+    "ratings": ["ratings", "scores"],
+    "label": ["label"],
+    "tokens": ["input_ids"],
+}
+"""Written once more by hand: a name that moves changes what recipes train that name no columns."""
+
+
+@pytest.mark.parametrize("what", ORDER)
+def test_the_named_column_then_the_first_usual_name_that_is_there(what):
+    names = ORDER[what]
+    row = dict.fromkeys(("mine", *reversed(names)), "")
+    assert column({"mine": "x"}, source(), what) is None
+    for k, name in enumerate(names):
+        assert column(dict.fromkeys(reversed(names[k:]), ""), source(), what) == name
+    if what in Columns.__dataclass_fields__:
+        assert column(row, source(**{what: "mine"}), what) == "mine"
+        del row["mine"]
+        assert column(row, source(**{what: "mine"}), what) == "mine", "no usual name stands in for it"
+
+
+def test_of_several_meanings_a_named_one_comes_first():
+    row = {"prompt": "p", "messages": "m", "talk": "t"}
+    assert column(row, source(), "prompt", "messages") == "prompt"
+    assert column(row, source(messages="talk"), "prompt", "messages") == "talk"
+    assert column(row, source(messages="talk", prompt="messages"), "prompt", "messages") == "messages"
+
+
+def test_every_meaning_is_one_of_an_example_a_reply_a_pair_or_tokens():
+    others = {"chosen", "rejected", "replies", "rating", "ratings", "label", "trained", "tokens"}
+    assert {*EXAMPLE, *SAID, *others} == set(USUAL) == set(ORDER) and {
+        p for ps in PARTS.values() for p in ps
+    } < {*EXAMPLE}
+
+
+@pytest.mark.parametrize(
+    ("has", "more", "form"),
+    [
+        # columns that are found: messages, a prompt, a text, and only then a completion
+        (["messages", "prompt", "completion", "text"], {}, "messages"),
+        (["prompt", "completion", "text"], {}, "prompt_completion"),
+        (["text", "completion"], {}, "text"),
+        (["completion"], {}, "prompt_completion"),
+        ([], {}, None),
+        # columns that are named: before all others, and a completion before a text
+        (["messages", "prompt", "text"], {"text": "t"}, "text"),
+        (["messages", "prompt", "text"], {"prompt": "p", "text": "t"}, "prompt_completion"),
+        (["messages", "completion", "text"], {"completion": "c", "text": "t"}, "prompt_completion"),
+        (["messages", "prompt", "text"], {"messages": "m", "prompt": "p"}, "messages"),
+        (["prompt"], {"text": "t"}, "prompt_completion"),  # named, but not there
+        (["messages"], {"format": "text"}, "text"),
+    ],
+)
+def test_what_decides_the_form(has, more, form):
+    assert form_of(has, source(**more)) == form
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "form", "turns"),
+    [
+        ({"t": "x", "c": "y", "prompt": "p"}, {"text": "t", "completion": "c"}, "a prompt", ("p", "y")),
+        ({"text": "x", "output": "y"}, {}, "text", ("", "x")),
+        ({"t": "x", "prompt": "p", "completion": "c"}, {"text": "t"}, "text", ("", "x")),
+    ],
+)
+def test_files_are_compared_by_the_form_that_is_trained(row, more, form, turns):
+    """Where a source named a text and a completion, files of it counted as texts and were read as prompts."""
+    assert forms_of(row, source(**more)) == {form}
+    (found,) = read("rows", row, **more)
+    assert (found.prompt, found.completion) == turns
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "tokens"),
+    [
+        ({"input_ids": IDS}, {}, True),
+        ({"input_ids": IDS, "text": "", "messages": None, "prompt": [], "chosen": {}}, {}, True),
+        ({"input_ids": IDS, "completion": "c", "answer": "3"}, {}, True),
+        ({"input_ids": IDS, "question": "q"}, {}, False),
+        ({"input_ids": IDS, "conversations": [1]}, {}, False),
+        ({"input_ids": IDS, "text": "t"}, {}, False),
+        ({"input_ids": IDS, "chosen": "c"}, {}, False),
+        ({"input_ids": IDS, "better": "c"}, {"chosen": "better"}, False),
+        ({"input_ids": IDS, "better": ""}, {"chosen": "better"}, True),
+        ({"input_ids": IDS}, {"messages": "m"}, False),
+        ({"input_ids": IDS}, {"prompt": "m"}, False),
+        ({"input_ids": IDS}, {"text": "m"}, False),
+        ({"input_ids": IDS}, {"ignore": ["input_ids"]}, False),
+        ({"text": "t"}, {}, False),
+        ({"text": "t"}, {"format": "tokens"}, True),
+        ({"input_ids": IDS}, {"format": "text"}, False),
+    ],
+)
+def test_when_a_row_is_tokens(row, more, tokens):
+    assert is_tokenised(row, source(**more)) == tokens
+    if tokens:
+        assert forms_of(row, source(**more)) == {"tokens" if "input_ids" in row else "other columns"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("what", ["prompt", "messages"])
+def test_a_named_column_that_is_missing_is_a_sentence_in_every_shape(shape, what):
+    """Of pairs, `messages` was a KeyError, and `prompt` a row with an empty prompt."""
+    row = {"chosen": "c", "rejected": "r", "completion": "c", "label": 1, "text": "t"}
+    with pytest.raises(RequestError, match=rf"^{WHERE}: source 's' has no column 'asked' \(columns.{what}\)"):
+        read(shape, row, **{what: "asked"})
+
+
+def test_named_sides_beside_tokens_are_a_pair():
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    other = [talk[0], {"role": "assistant", "content": "b"}]
+    row = {"better": talk, "worse": other, "input_ids": IDS}
+    pair = read("pairs", row, chosen="better", rejected="worse")
+    assert [side.messages for side in pair] == [talk, other]
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "near"),
+    [
+        ("rows", {"prompt": "p", "compeltion": "c"}, "completion"),
+        ("rows", {"prompt": "p", "completion": "c", "sytem": "s"}, "system"),
+        ("pairs", {"prompt": "p", "chosen": "c", "rejected": "r", "tool": "[]"}, "tools"),
+        ("labelled", {"prompt": "p", "completion": "c", "label": 1, "chat_template_kwarg": "{}"}, "chat_t"),
+        ("prompts", {"prompt": "p", "systm": "s"}, "system"),
+    ],
+)
+def test_a_column_that_is_almost_read_is_refused_where_it_has_content(shape, row, near):
+    *_, wrong = row
+    with pytest.raises(
+        RequestError, match=rf"column '{wrong}' of source 's' is not read; did you mean '{near}.*\[{wrong}\]"
+    ):
+        read(shape, row)
+    if wrong != "compeltion":
+        for empty in (None, "", [], {}):
+            assert read(shape, row | {wrong: empty})
+        assert read(shape, row, ignore=[wrong])
+        if shape != "prompts":  # which read no answer here
+            assert read(shape, row, answer=wrong), "it is read as what it is named"

@@ -1,0 +1,202 @@
+"""Columns that say something of the reply, as the same keys of its message do: reasoning, calls, flags."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.shapes.rows import is_conversation
+from posttrain.data.tokens import RowError
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+from tests.data.tokens import HERMES, byte_tokenizer, row_of, trained
+
+USER, SAID = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
+TEXTS = {"prompt": "2+2?", "completion": "4"}
+TURNS = {"prompt": [USER], "completion": [SAID]}
+PAIR = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+OTHER = {"type": "function", "function": {"name": "sub", "arguments": {}}}
+
+
+def read(row, shape="rows", **more):
+    return SHAPES[shape].read(row, Source(name="s", path="rows.jsonl", **more), "rows.jsonl:7")[0]
+
+
+def said(row, **data) -> str:
+    """What is trained of `row`."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = HERMES
+    return trained(row_of(read(row), "tokenizer", tokenizer, **data), tokenizer)
+
+
+@pytest.mark.parametrize("row", [TEXTS, TURNS, {"question": "2+2?", "answer": "4"}])
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_beside_the_completion_is_trained_as_that_of_its_message(row, key):
+    assert said(row | {key: "two and two"}) == "<think>two and two</think>4<|im_end|>"
+    as_message = read({"messages": [USER, SAID | {key: "two and two"}]})
+    found = read(row | {key: "two and two"})
+    assert found.messages == as_message.messages and found.unused == ()
+    quiet = read(row | {key: "x"}, ignore=[key])
+    assert quiet.messages == read(row).messages and quiet.ignored == (key,)
+    for empty in ("", " \n", None):
+        assert read(row | {key: empty}).messages == read(row).messages
+
+
+def test_calls_beside_the_completion():
+    tools = {"tools": [{"name": "add"}]}
+    call = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call><|im_end|>'
+    for key in ("tool_calls", "function_call"):
+        for value in ([CALL], json.dumps([CALL]), CALL["function"]):
+            for completion in ("", None, []):
+                row = {"prompt": "2+2?", "completion": completion, key: value} | tools
+                if completion != []:
+                    assert said(row) == call
+    assert read(TEXTS | tools | {"tool_calls": [CALL]}).messages[1]["content"] == "4"
+    for nothing in ("[]", []):
+        assert read(TEXTS | {"tool_calls": nothing}).completion == "4"
+        with pytest.raises(RowError, match="no_completion"):
+            read({"prompt": "p", "completion": "", "tool_calls": nothing})
+    with pytest.raises(RowError, match="bad_call"):
+        read(TEXTS | {"tool_calls": "[{"})
+
+
+@pytest.mark.parametrize("thought", ["Hm.", " Hm.\n"])
+def test_a_reply_that_says_it_itself_has_it_once(thought):
+    inside = {"prompt": "p", "completion": "<think>\nHm.\n</think>\n\n4", "reasoning": thought}
+    assert read(inside).completion == inside["completion"] and read(inside).unused == ()
+    beside = {"prompt": [USER], "completion": [SAID | {"thinking": "Hm."}], "reasoning": thought}
+    assert read(beside).messages == [USER, SAID | {"thinking": "Hm."}]
+    calls = {"prompt": [USER], "completion": [SAID | {"tool_calls": [CALL]}], "tool_calls": [CALL]}
+    assert read(calls).messages == [USER, SAID | {"tool_calls": [CALL]}]
+    assert read({"query": "q", "answers": json.dumps([CALL]), "tool_calls": [CALL]}).messages[1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [CALL],
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (
+            {"prompt": "p", "completion": "<think>a</think>4", "reasoning": "b"},
+            "'reasoning' and the reply",
+        ),
+        ({"prompt": "p", "completion": "a</think>4", "reasoning": "b"}, "'reasoning' and the reply itself"),
+        (
+            {"prompt": [USER], "completion": [SAID | {"thinking": "a"}], "reasoning": "b"},
+            "column 'reasoning' and the reply itself differ; keep one, or set ignore: .reasoning.$",
+        ),
+        ({"query": "q", "answers": json.dumps([OTHER]), "tool_calls": [CALL]}, "'tool_calls' and the reply"),
+        (TEXTS | {"reasoning": "a", "thinking": "b"}, "different reasoning under reasoning and thinking"),
+        (
+            {"prompt": [USER], "completion": [SAID, USER, SAID], "reasoning": "a"},
+            "column 'reasoning' stands beside a completion of 2 replies; write it into the message that it "
+            "belongs to, or set ignore: .reasoning.$",
+        ),
+        (
+            TEXTS | {"reasoning": 4},
+            "column 'reasoning' must be text, not 4; set ignore: .reasoning. on source 's' if it means "
+            "something else$",
+        ),
+        (TEXTS | {"thinking": True}, "column 'thinking' must be text, not True; set ignore: .thinking."),
+        (TEXTS | {"tool_calls": 3}, "column 'tool_calls' must be calls of tools, not 3; set ignore: .tool_c"),
+        (TEXTS | {"reasonings": "x"}, "'reasonings' .* did you mean 'reasoning'.*ignore: .reasonings."),
+        (TEXTS | {"tool_call": "x"}, "column 'tool_call' .* did you mean 'tool_calls'"),
+    ],
+)
+def test_what_a_column_of_the_reply_cannot_be(row, words):
+    with pytest.raises(RequestError, match=f"^rows.jsonl:7: .*{words}"):
+        read(row)
+
+
+def test_a_thought_that_the_template_leaves_out_is_named():
+    with pytest.raises(RequestError, match="message 1 .assistant.: template 'tokenizer' does not render"):
+        tokenizer = byte_tokenizer()
+        tokenizer.chat_template = HERMES.replace("m.reasoning_content", "m.nothing")
+        row_of(read(TEXTS | {"reasoning_content": "x"}), "tokenizer", tokenizer)
+
+
+EVERY = [
+    ("rows", TEXTS),
+    ("rows", TURNS),
+    ("rows", {"messages": [USER, SAID]}),
+    ("rows", {"text": "4"}),
+    ("pairs", PAIR),
+    ("pairs", {"chosen": [USER, SAID], "rejected": [USER, SAID | {"content": "5"}]}),
+    ("pairs", {"prompt": "p", "completions": [{"text": "5", "rating": 9}, {"text": "6", "rating": 2}]}),
+    ("labelled", TEXTS | {"label": True}),
+]
+
+
+@pytest.mark.parametrize(("shape", "row"), EVERY)
+@pytest.mark.parametrize("flag", ["weight", "train", "training", "loss", "trained"])
+def test_a_row_of_weight_0_is_not_trained(shape, row, flag):
+    for no in (0, False, 0.0, "0", "false", " False "):
+        with pytest.raises(RowError, match=f"^empty: column '{flag}' says that the row is not trained"):
+            read(row | {flag: no}, shape)
+    for yes in (1, True, 1.0, "1", "true", None, ""):
+        found = read(row | {flag: yes}, shape)
+        assert found.unused == () and found.messages == read(row, shape).messages
+    for other in (0.37, 2, -1, "high", [0, 1], float("nan")):
+        with pytest.raises(
+            RequestError,
+            match=rf"^rows.jsonl:7: column '{flag}' must be 0 or 1 \(false or true\), not .*; set ignore: "
+            rf"\[{flag}\] on source 's' if it means something else$",
+        ):
+            read(row | {flag: other}, shape)
+        assert read(row | {flag: other}, shape, ignore=[flag]).ignored == (flag,)
+
+
+def test_only_the_reply_gets_what_columns_say_of_it():
+    talk = [{"role": "user", "content": "u"}, SAID, USER]
+    row = {"prompt": talk, "completion": [SAID], "reasoning": "r"}
+    assert read(row).messages == [*talk, SAID | {"reasoning": "r"}]
+    answered = [SAID | {"tool_calls": [CALL]}, {"role": "tool", "content": "4"}]
+    found = read({"prompt": [USER], "completion": answered, "reasoning": "r"})
+    assert found.messages == [USER, answered[0] | {"reasoning": "r"}, answered[1]]
+    several = {"prompt": [USER], "completion": [SAID, USER, SAID], "weight": 1}
+    assert read(several).messages == [USER, SAID, USER, SAID]
+
+
+def test_flags_that_contradict_each_other():
+    words = "columns 'weight' and 'loss' contradict each other; keep one, or set ignore: .loss. on source 's'"
+    with pytest.raises(RequestError, match=f"^rows.jsonl:7: {words}$"):
+        read(TEXTS | {"loss": 0, "weight": 1})
+    assert read(TEXTS | {"loss": 1, "weight": True}).completion == "4"
+
+
+def test_a_column_is_what_the_source_names_it():
+    rated = {"prompt": "p", "completions": ["5", "6"], "loss": [0.2, 0.7]}
+    assert read(rated, "pairs", columns=Columns(rating="loss")).completion == "6"
+    assert read(TEXTS | {"weight": 0.5}, columns=Columns(p="weight")).p == 0.5
+    assert read(TEXTS | {"train": "bad"}, "labelled", columns=Columns(label="train")).p == 0
+    found = read({"prompt": "p", "reasoning": "r"}, columns=Columns(completion="reasoning"))
+    assert found.completion == "r" and found.messages is None
+
+
+def test_where_it_is_not_known_which_reply_is_meant_it_is_counted():
+    beside = {"reasoning": "r", "tool_calls": [CALL]}
+    assert read(PAIR | beside, "pairs").unused == ("reasoning", "tool_calls")
+    assert read({"messages": [USER, SAID]} | beside).unused == ("reasoning", "tool_calls")
+    assert read({"text": "t"} | beside).unused == ("reasoning", "tool_calls")
+
+
+def test_prompts_have_nothing_to_train_and_leave_their_columns_to_rewards():
+    beside = {"reasoning": "r", "weight": 0.37, "tool_calls": 3, "weights": [1]}
+    for row, found in (({"prompt": "p"}, "p"), ({"messages": [USER, SAID]}, None)):
+        assert read(row | beside, "prompts").prompt == found
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "tool_calls", "weight", "train", "loss"])
+def test_tables_of_such_rows_are_named_after_how_they_are_read(name):
+    assert is_conversation(TEXTS | {name: 1}) and not is_conversation(TEXTS | {"weights": 1})
+
+
+def test_a_row_without_such_columns_is_what_it_was():
+    """`gloss` and `strain` are words, not misspelt flags."""
+    found = read(TEXTS | {"reason": "r", "gloss": "w", "strain": 0})
+    assert (found.prompt, found.completion) == ("2+2?", "4") and found.unused == ("reason", "gloss", "strain")
