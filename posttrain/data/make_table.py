@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.encode import one_core
+from posttrain.data.encode import all_at_once, one_core
 from posttrain.data.in_order import in_order, processes
 from posttrain.data.lost import COUNTED, Lost
 from posttrain.data.order import key_of, permute_array
@@ -29,8 +29,9 @@ from posttrain.data.shapes.catalogue import Shape
 from posttrain.data.sources import Rows
 from posttrain.data.table_writer import PARTIAL, Packed, TableWriter, pack
 from posttrain.data.tokens import RefusedRow, RowError, TokenRow, without_place
-from posttrain.errors import RequestError
+from posttrain.errors import PosttrainError, RequestError
 from posttrain.recipe import schema
+from posttrain.types import Example
 
 CHUNK = 64
 """Rows that a process takes at a time."""
@@ -208,11 +209,26 @@ def _made(
 ) -> Made:
     """The work of a process."""
     made = Made(chunk[0][0], len(chunk))
+    read = [_read(each, source, data, shape) for each in chunk]
+    works = [
+        shape.tokenizing(part, tokenizer, data, loss)
+        for each in read
+        if not isinstance(each, PosttrainError)
+        for part in each[1]
+    ]
+    all_tokens = iter(all_at_once(works, tokenizer))
     tokens: list[TokenRow] = []
     origins: list[int] = []
-    for number, where, row in chunk:
+    for (number, where, row), each in zip(chunk, read, strict=True):
         try:
-            examples, found, beside = _made_of(number, where, row, source, data, loss, tokenizer, shape)
+            if isinstance(each, PosttrainError):
+                raise each
+            examples, parts = each
+            found = list(islice(all_tokens, len(parts)))
+            for failed in found:
+                if isinstance(failed, PosttrainError):
+                    raise failed
+            beside = shape.beside(examples, row, source)
         except RowError as error:
             made.lost.append((error.reason, where, error.detail))
             continue
@@ -225,22 +241,29 @@ def _made(
         tokens += found
         origins += [number] * len(found)
         made.kept += 1
-        made.tokenised += any(each.tokenised for each in found)
+        made.tokenised += any(row.tokenised for row in found)
         if beside is not None:
             made.beside.append(beside)
-        for name in ("ignored", "unused"):
-            made.found[name].update({key for example in examples for key in getattr(example, name)})
-        made.found["control_tokens"].update({token for each in found for token in each.control_tokens})
-        if any(each.truncated for each in found):
+        said = {name: {key for each in examples for key in getattr(each, name)} for name in COUNTED[:2]}
+        said[COUNTED[2]] = {token for each in found for token in each.control_tokens}
+        for name in COUNTED:
+            if said[name]:
+                made.found[name].update(said[name])
+        if any(row.truncated for row in found):
             made.lost.append(("truncated", where, f"cut to {data.max_length} tokens"))
     made.packed = pack(tokens, origins) if tokens else None
     return made
 
 
-def _made_of(number, where, row, source, data, loss, tokenizer, shape: Shape):
-    """(examples, their tokens, what the table keeps beside them) of a row. Raises RowError, RequestError."""
-    if isinstance(row, Broken):
-        raise RequestError(row.error)
-    examples = shape.read(row, source, where)
-    tokens = [shape.tokenize(each, tokenizer, data, loss) for each in shape.parts(examples, data)]
-    return examples, tokens, shape.beside(examples, row, source)
+def _read(
+    numbered: tuple[int, str, dict[str, Any]], source: schema.Source, data: schema.Data, shape: Shape
+) -> tuple[tuple[Example, ...], tuple[Example, ...]] | RowError | RequestError:
+    """The examples that a row means, and those that are tokenised; or why there are none."""
+    _, where, row = numbered
+    try:
+        if isinstance(row, Broken):
+            raise RequestError(row.error)
+        examples = shape.read(row, source, where)
+        return examples, shape.parts(examples, data)
+    except (RowError, RequestError) as error:
+        return error

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from posttrain.data.encode import Encoded, encode, ids_of
+from posttrain.data.encode import Asking, Encoded, alone, ids_of
 from posttrain.data.fit import fitted
+from posttrain.data.segments import segment_numbers
 from posttrain.data.template import Template, load_template
 from posttrain.data.texts import texts
 from posttrain.data.tokenizers import decode, unicode_form
@@ -39,12 +40,17 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
         RequestError: the example is too long and `data.overlong` is `error`; the tokenizer is slow; the
             template gives no usable mask.
     """
+    return alone(tokenizing(example, tokenizer, data, loss), tokenizer)
+
+
+def tokenizing(example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> Asking[TokenRow]:
+    """`tokenize_example` as work that may be done together with that of others."""
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError(
             "the tokenizer is a slow one; masks need the character offsets of a fast tokenizer"
         )
     text, turns, cut = _render(example, tokenizer, data)
-    found = encode(text, cut, tokenizer)
+    found = yield text, cut
     if found.decoded != text:
         _prove_text(text, found.starts, found.ends)
     _refuse_unknown(text, found, tokenizer)
@@ -55,7 +61,7 @@ def tokenize_example(example: Example, tokenizer, data: schema.Data, loss: schem
     for turn, inside in zip(turns, _inside(turns, found), strict=True):
         _prove_turn(text, turn, inside, found, tokenizer)
         trained[inside] = True
-        numbers = _segment_numbers(text, turn, found.starts[inside], found.ends[inside], loss)
+        numbers = segment_numbers(text, turn, found.starts[inside], found.ends[inside], loss)
         segment_ids[inside] = np.where(numbers > 0, numbers + segments, 0)
         segments = int(segment_ids[inside].max(initial=segments))
 
@@ -257,45 +263,3 @@ def _prove_turn(text: str, turn: Turn, inside: slice, found: Encoded, tokenizer)
         raise RowError(
             "mask_mismatch", f"the trained tokens end with {got[-60:]!r}, not with {expected[-60:]!r}"
         )
-
-
-def _segment_numbers(
-    text: str, turn: Turn, starts: np.ndarray, ends: np.ndarray, loss: schema.Loss
-) -> np.ndarray:
-    """Segment numbers [T] of the tokens of a turn, from their first and one-past-last characters [T].
-
-    `token`: each token is a segment. `completion`: the turn is one. `step`: a segment begins after each
-    delimiter, which belongs to the step it ends; the end of turn belongs to the last step. `answer`: 1 for
-    the tokens that reach past the last marker, end of turn included, and 0 before. Numbers start at 1 and
-    rise, with gaps where one token contains two delimiters.
-
-    Raises:
-        RowError: no_answer_marker.
-        RequestError: the segment needs a marker or a delimiter, and none is set.
-    """
-    if loss.segment == "token":
-        return np.arange(1, len(starts) + 1)
-    if loss.segment == "step":
-        if not loss.step_delimiter:
-            raise RequestError("loss.step_delimiter is empty, but loss.segment is 'step'")
-        return np.searchsorted(_step_starts(text, turn, loss.step_delimiter), starts, "right") + 1
-    if loss.segment == "answer":
-        if not loss.answer_marker:
-            raise RequestError("loss.segment 'answer' needs loss.answer_marker")
-        at = text.rfind(loss.answer_marker, turn.begin, turn.content_end)
-        if at < 0:
-            raise RowError("no_answer_marker", f"a trained turn has no {loss.answer_marker!r}")
-        # a token across the end of the marker already contains part of the answer
-        return (ends > at + len(loss.answer_marker)).astype(np.int64)
-    return np.ones(len(starts), dtype=np.int64)
-
-
-def _step_starts(text: str, turn: Turn, delimiter: str) -> list[int]:
-    """Where the second and later steps begin; a delimiter at the end of the content begins no step."""
-    found, at = [], text.find(delimiter, turn.begin, turn.content_end)
-    while at >= 0:
-        after = at + len(delimiter)
-        if after < turn.content_end:
-            found.append(after)
-        at = text.find(delimiter, after, turn.content_end)
-    return found

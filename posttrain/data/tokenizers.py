@@ -174,6 +174,7 @@ class TokenBytes:
     lengths: np.ndarray
 
     def of(self, ids: list[int]) -> bytes:
+        """The bytes of `ids`."""
         table = self.table
         try:
             return b"".join([table[i] for i in ids])

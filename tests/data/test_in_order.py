@@ -121,21 +121,21 @@ def test_a_killed_process_loses_what_was_not_kept_and_nothing_else(tmp_path, mon
     path.write_text("".join(json.dumps({"prompt": f"{i}", "completion": "b"}) + "\n" for i in range(700)))
     tables(path, tmp_path / "whole", num_proc=2)
     monkeypatch.setattr(making, "KEEP_S", 0.0)
-    made, parent = making._made_of, os.getpid()
+    read, parent = making._read, os.getpid()
 
-    def dying(number, *rest):
-        if number == 400 and os.getpid() != parent:
+    def dying(numbered, *rest):
+        if numbered[0] == 400 and os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return made(number, *rest)
+        return read(numbered, *rest)
 
-    monkeypatch.setattr(making, "_made_of", dying)
+    monkeypatch.setattr(making, "_read", dying)
     with pytest.raises(WorkError, match="was killed .* set data.num_proc to fewer") as found:
         tables(path, tmp_path / "cut", num_proc=2)
     assert "space" not in str(found.value)
     (part,) = (tmp_path / "cut" / "tables").glob(".partial-*")
     assert (part / IDS).stat().st_size > 0
     seen = []
-    monkeypatch.setattr(making, "_made_of", lambda number, *rest: seen.append(number) or made(number, *rest))
+    monkeypatch.setattr(making, "_read", lambda each, *rest: seen.append(each[0]) or read(each, *rest))
     tables(path, tmp_path / "cut", num_proc=1)
     assert seen[0] == 384, "the chunk of 64 with row 400"
     assert content(tmp_path / "cut") == content(tmp_path / "whole")

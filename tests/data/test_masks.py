@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.data import tokenize as module
+from posttrain.data import encode as module
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.sources import open_rows
 from posttrain.data.template import Turn, load_template
@@ -21,27 +21,27 @@ from tests.data.tokens import BPE, BYTES, STYLES, ids_of, pair, row_of, trained
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_wrong_span_cannot_leave(monkeypatch, shift):
     """Tokens moved by one character against the spans, as a faulty offset would: the proof sees it."""
-    encode = module.encode
+    encode_all = module.encode_all
 
-    def moved(text, cut, tokenizer):
-        found = encode(text, cut, tokenizer)
-        return replace(found, starts=found.starts + shift, ends=found.ends + shift)
+    def moved(texts, tokenizer):
+        found = encode_all(texts, tokenizer)
+        return [replace(each, starts=each.starts + shift, ends=each.ends + shift) for each in found]
 
-    monkeypatch.setattr(module, "encode", moved)
+    monkeypatch.setattr(module, "encode_all", moved)
     with pytest.raises(RowError, match="mask_mismatch: the trained tokens end with .*, not with 'Hello"):
         row_of([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
 
 
 def test_ids_that_are_not_the_text_cannot_leave(monkeypatch):
-    encode = module.encode
+    encode_all = module.encode_all
 
-    def wrong(text, cut, tokenizer):
-        found = encode(text, cut, tokenizer)
+    def wrong(texts, tokenizer):
+        (found,) = encode_all(texts, tokenizer)
         ids = found.ids.copy()
         ids[-2] = 65  # the end of turn becomes an `A`
-        return replace(found, ids=ids)
+        return [replace(found, ids=ids)]
 
-    monkeypatch.setattr(module, "encode", wrong)
+    monkeypatch.setattr(module, "encode_all", wrong)
     with pytest.raises(
         RowError, match=r"mask_mismatch: the trained tokens end with 'HelloA', not with 'Hello<\|im_end"
     ):

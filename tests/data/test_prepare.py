@@ -63,7 +63,7 @@ def test_rows_are_prepared_once_and_then_read(data, source, tokenizer, monkeypat
     seen = []
     first = prepare_source(source, data, Loss(), tokenizer, progress=lambda *a: seen.append(a))
     assert seen[-1] == ("numbers", 40, 40)
-    monkeypatch.setattr(catalogue, "tokenize_example", None)  # a second pass would fail
+    monkeypatch.setattr(catalogue, "tokenizing", None)  # a second pass would fail
     again = prepare_source(source, data, Loss(), tokenizer)
     assert again.fingerprint == first.fingerprint and len(again) == 40
     assert again.stats["rows_read"] == again.stats["rows_kept"] == again.stats["segments"] == 40
@@ -299,7 +299,7 @@ def test_a_full_disk_is_said_and_cleaned_and_forgotten(data, source, tokenizer, 
 
 
 def test_a_defect_reaches_those_who_wait(data, source, tokenizer, monkeypatch):
-    monkeypatch.setattr(catalogue, "tokenize_example", lambda *_: 1 / 0)
+    monkeypatch.setattr(catalogue, "tokenizing", lambda *_: 1 / 0)
     monkeypatch.setattr(make_once, "POLL", 0.05)
     _, waiting = start(data, source, tokenizer, is_main=False)
     time.sleep(0.3)

@@ -75,7 +75,7 @@ def test_a_row_of_5_megabytes_is_neither_rendered_nor_tokenised(shape, data, tmp
         seen.append(example.where)
         return original[name](example, *rest)
 
-    original = {name: getattr(catalogue, name) for name in ("tokenize_example", "tokenize_prompt")}
+    original = {name: getattr(catalogue, name) for name in ("tokenizing", "tokenizing_prompt")}
     for name in original:
         monkeypatch.setattr(catalogue, name, lambda *each, name=name: tokenize(name, *each))
     more = {"completion": "c", "label": True} if shape != "pairs" else {"chosen": "c", "rejected": "r"}

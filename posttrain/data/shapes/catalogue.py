@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from posttrain.data.encode import Asking, alone
 from posttrain.data.shapes.columns import is_tokenised
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
@@ -19,7 +20,7 @@ from posttrain.data.shapes.prompts import (
     PromptTable,
     columns_line,
     to_prompt,
-    tokenize_prompt,
+    tokenizing_prompt,
 )
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.shapes.tokenised import (
@@ -33,7 +34,7 @@ from posttrain.data.shapes.turn_order import end_in_reply
 from posttrain.data.table import PairTable, Table, TokenTable
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.texts import check_texts, control_tokens
-from posttrain.data.tokenize import each_turn, tokenize_example
+from posttrain.data.tokenize import each_turn, tokenizing
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.recipe import schema
 from posttrain.types import Example
@@ -58,8 +59,12 @@ class Shape(Protocol):
         they cannot or must not be tokenised."""
         ...
 
+    def tokenizing(self, example: Example, tokenizer, data, loss) -> Asking[TokenRow]:
+        """Makes the tokens of one example. Raises RequestError, RowError."""
+        ...
+
     def tokenize(self, example: Example, tokenizer, data: schema.Data, loss: schema.Loss) -> TokenRow:
-        """The tokens of one example. Raises RequestError, RowError."""
+        """The same by itself."""
         ...
 
     def beside(self, examples: Examples, row: dict[str, Any], source: schema.Source) -> bytes | None:
@@ -97,12 +102,15 @@ class RowShape:
             raise RowError("empty", "the conversation has no assistant turn to train on")
         return found
 
-    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
+    def tokenizing(self, example, tokenizer, data, loss) -> Asking[TokenRow]:
         if isinstance(example, TokenExample):
             return fit_tokenised(example, tokenizer, data, loss)
-        row = tokenize_example(example, tokenizer, data, loss)
+        row = yield from tokenizing(example, tokenizer, data, loss)
         row.control_tokens = control_tokens(example, tokenizer)
         return row
+
+    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
+        return alone(self.tokenizing(example, tokenizer, data, loss), tokenizer)
 
     def beside(self, examples, row, source) -> bytes | None:
         return None
@@ -117,8 +125,8 @@ class RowShape:
 class ReplyShape(RowShape):
     """Rows whose log-probability is that of a whole reply: all that is trained is one segment."""
 
-    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
-        row = super().tokenize(example, tokenizer, data, loss)
+    def tokenizing(self, example, tokenizer, data, loss) -> Asking[TokenRow]:
+        row = yield from super().tokenizing(example, tokenizer, data, loss)
         row.segment_ids = (row.labels != IGNORED).astype(np.int32)
         return row
 
@@ -161,8 +169,8 @@ class PromptShape(RowShape):
     def parts(self, examples, data) -> Examples:
         return _checked(examples, data)
 
-    def tokenize(self, example, tokenizer, data, loss) -> TokenRow:
-        row = tokenize_prompt(example, tokenizer, data)
+    def tokenizing(self, example, tokenizer, data, loss) -> Asking[TokenRow]:
+        row = yield from tokenizing_prompt(example, tokenizer, data)
         row.control_tokens = control_tokens(example, tokenizer)
         return row
 

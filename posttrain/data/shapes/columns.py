@@ -75,14 +75,24 @@ def find_columns(
 
     Raises RequestError where the source names a column that the row lacks.
     """
-    found = {}
-    for what in meanings:
-        name = column(row, source, what)
-        if name is not None and name not in row:
+    meanings = (*meanings,)
+    named = tuple(getattr(source.columns, what, None) for what in meanings)
+    found = _find(tuple(row), named, meanings)
+    for what, name in found.items():
+        if name not in row:
             raise RequestError(
                 f"{where}: source {source.name!r} has no column {name!r} "
                 f"(columns.{what}){did_you_mean(name, row)}"
             )
+    return {**found}
+
+
+@lru_cache(maxsize=1024)
+def _find(names: tuple[str, ...], named: tuple[str | None, ...], meanings: tuple[str, ...]) -> dict[str, str]:
+    """As `find_columns`, from the `names` of a row's columns; rows of a source have the same ones."""
+    found = {}
+    for what, own in zip(meanings, named, strict=True):
+        name = own or next((each for each in USUAL[what] if each in names), None)
         if name is not None:
             found[what] = name
     return found
@@ -116,12 +126,8 @@ def refuse_misspelt(
 ) -> None:
     """Raises `RequestError` where a column has almost the name of one that would be read as one of
     `meanings`; `found` has those that are."""
-    meanings = (*meanings,)
-    missing = tuple(name for what in meanings if what not in found for name in USUAL[what])
-    known = {*usual_names(*meanings), *found.values()}
-    for name in row:
-        near = _near(str(name), missing) if name not in known else None
-        if near and filled(row[name]):
+    for name, near in _misspelt(tuple(row), tuple(found.items()), (*meanings,)):
+        if filled(row[name]):
             raise RequestError(
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}?"
                 f" Rename it, or set ignore: [{name}] on the source (under data.sources)"
@@ -129,9 +135,17 @@ def refuse_misspelt(
 
 
 @lru_cache(maxsize=1024)
-def _near(name: str, names: tuple[str, ...]) -> str | None:
-    """The one of `names` that `name` almost is."""
-    return next(iter(difflib.get_close_matches(name, names, 1, ALMOST)), None)
+def _misspelt(
+    names: tuple[str, ...], found: tuple[tuple[str, str], ...], meanings: tuple[str, ...]
+) -> list[tuple[str, str]]:
+    """Each of `names` that is almost one which would be read, with that one."""
+    read = dict(found)
+    missing = [name for what in meanings if what not in read for name in USUAL[what]]
+    known = {*usual_names(*meanings), *read.values()}
+    near = {
+        name: difflib.get_close_matches(str(name), missing, 1, ALMOST) for name in names if name not in known
+    }
+    return [(name, found[0]) for name, found in near.items() if found]
 
 
 def usual_names(*meanings: str) -> set[str]:

@@ -43,8 +43,6 @@ ROLES = {
 SPELLINGS = (("role", "content"), ("from", "value"))
 """Keys of who speaks and what, of OpenAI and of ShareGPT."""
 PLAIN = set(SPELLINGS[0])
-USUAL = ("system", "developer", "user", "assistant", "tool")
-"""Roles as they are spelt here."""
 CALLING = ("function_call", "tool_call")
 """Roles whose content is a call, or a list of calls, as JSON text."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -178,9 +176,9 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
     if not isinstance(turn, dict):
         raise RequestError(f"{where}: must be an object with role and content")
     if len(turn) == 2 and turn.keys() == PLAIN and not (PLAIN & ignore):
-        said = turn["content"]
-        if isinstance(said, str) and said.isascii() and turn["role"] in USUAL:  # most are, and it is quick
-            return message(turn["role"], said)
+        role, said = turn["role"], turn["content"]
+        if isinstance(said, str) and said.isascii() and role in ("user", "assistant"):  # most are: be quick
+            return message(role, said)
     given = {key: value for key, value in turn.items() if key not in ignore}
     who, what = _one_spelling(given, where)
     role = _role(given, who, where)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.files import plain
-from posttrain.data.encode import ids_of
+from posttrain.data.encode import Asking, alone
 from posttrain.data.shapes.columns import column, filled, form_of, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
@@ -132,10 +132,13 @@ def tokenize_prompt(example: Example, tokenizer: Any, data: schema.Data) -> Toke
         RowError: overlong, empty, template_error.
         RequestError: the prompt is too long and `data.overlong` is `error`.
     """
+    return alone(tokenizing_prompt(example, tokenizer, data), tokenizer)
+
+
+def tokenizing_prompt(example: Example, tokenizer: Any, data: schema.Data) -> Asking[TokenRow]:
+    """`tokenize_prompt` as work that may be done together with that of others."""
     text = prompt_text(example, load_template(data.template, tokenizer, data.template_options))
-    ids = np.array(ids_of(text, tokenizer), np.int32)
-    if not len(ids):
-        raise RowError("empty", "the prompt has no token")
+    ids = (yield text, None).ids
     if len(ids) > data.max_length:
         if data.overlong == "error":
             raise RequestError(
