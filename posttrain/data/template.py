@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.kept import OPENED, Render, refuse_left_out, refuse_lost_calls
+from posttrain.data.kept import OPENED, Render, refuse_left_out, refuse_lost
 from posttrain.data.rendering import CALL, PROBE, render, renderer, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
@@ -84,7 +84,7 @@ class Template:
         `rendering.render` and kept.py."""
         rendered = self._renderer(tools, options)
         text = rendered(messages, True)
-        refuse_lost_calls(rendered, messages, asks=True)
+        refuse_lost(rendered, messages, asks=True)
         refuse_left_out(messages, text)
         return text
 

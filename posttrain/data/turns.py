@@ -19,7 +19,7 @@ from posttrain.data.kept import (
     Render,
     refuse_changed,
     refuse_left_out,
-    refuse_lost_calls,
+    refuse_lost,
     refuse_twice,
 )
 from posttrain.data.rendering import PROBE
@@ -55,7 +55,7 @@ def find_turns(
         RowError: template_error, no_thought.
     """
     text = render(messages, False)
-    refuse_lost_calls(render, messages)
+    refuse_lost(render, messages)
     spoken = [k for k, turn in enumerate(messages) if turn["role"] == "assistant"]
     spoken = spoken[-1:] if last_only else spoken
     turns = []
