@@ -42,7 +42,7 @@ def refuse_left_out(messages: list[Message], text: str) -> None:
             raise RowError("template_error", f"the template leaves out message {k} ({turn['role']})")
 
 
-def refuse_lost_calls(render: Render, messages: list[Message], asks: bool = False) -> None:
+def refuse_lost(render: Render, messages: list[Message], asks: bool = False) -> None:
     """Raises `RowError` (template_error) where not every call of a turn, trained or not, or not the text
     beside its calls is rendered, with `asks` in a prompt for a reply, or a turn is lost whose words stand
     elsewhere."""

@@ -33,7 +33,8 @@ REASONS: dict[str, Reason] = {
     ),
     "empty": Reason(
         "no text, or no token that is trained",
-        "fill it in, name another column under `data.sources.columns`, or check `data.train_on`",
+        "fill it in, name another column under `data.sources.columns`, or check `data.train_on` and the "
+        "flags (`weight`, `train`, `loss`)",
     ),
     "no_assistant_turn": Reason(
         "the conversation has no reply, or does not end in one where it must",

@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.kept import OPENED, Render, refuse_left_out, refuse_lost_calls
+from posttrain.data.kept import Render, refuse_left_out, refuse_lost
 from posttrain.data.rendering import CALL, PROBE, render, renderer, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
@@ -84,7 +84,7 @@ class Template:
         `rendering.render` and kept.py."""
         rendered = self._renderer(tools, options)
         text = rendered(messages, True)
-        refuse_lost_calls(rendered, messages, asks=True)
+        refuse_lost(rendered, messages, asks=True)
         refuse_left_out(messages, text)
         return text
 
@@ -108,10 +108,7 @@ class Template:
         """What the prompt `asked` of `example` opens of a reply, such as `<think>`, so that a reply as it is
         sampled says it only behind this. Raises `RowError`."""
         rendered = self._renderer(example.tools, example.template_options)
-        prompt = rendered(asked, True)
-        if prompt.rstrip().endswith(OPENED):
-            return prompt[prompt.rindex(OPENED) :]
-        return opened_by(rendered, asked, prompt)
+        return opened_by(rendered, asked, rendered(asked, True))
 
     @property
     def calls_end(self) -> dict[int, str]:

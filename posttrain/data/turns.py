@@ -19,7 +19,7 @@ from posttrain.data.kept import (
     Render,
     refuse_changed,
     refuse_left_out,
-    refuse_lost_calls,
+    refuse_lost,
     refuse_twice,
 )
 from posttrain.data.rendering import PROBE
@@ -32,6 +32,8 @@ REMEDY = (
     "Write the thought into the reply, set data.template_options (often enable_thinking: false), or choose "
     "another data.template"
 )
+BRACKETS = ("<", "[")
+"""What a mark begins with: one that opens a thought shares it with the one that closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def find_turns(
         RowError: template_error, no_thought.
     """
     text = render(messages, False)
-    refuse_lost_calls(render, messages)
+    refuse_lost(render, messages)
     spoken = [k for k, turn in enumerate(messages) if turn["role"] == "assistant"]
     spoken = spoken[-1:] if last_only else spoken
     turns = []
@@ -83,13 +85,8 @@ def find_turns(
 def _refuse_unthought(name: str, prompt: str, messages: list[Message], k: int) -> None:
     """Raises `RowError` where the template opens a thought in `prompt`, and reply `k` has none: whether the
     template then leaves it open, out, or writes an empty one, the model would learn not to think."""
-    if (
-        not prompt.rstrip().endswith(OPENED)
-        or reasoning(messages[k])
-        or THOUGHT.search(messages[k]["content"])
-    ):
-        return
-    if not k or not messages[k - 1]["content"].rstrip().endswith(OPENED):
+    thinks = reasoning(messages[k]) or THOUGHT.search(messages[k]["content"])
+    if _opens_thought(prompt, messages[:k]) and not thinks:
         raise _no_thought(name, OPENED)
 
 
@@ -134,8 +131,18 @@ def _behind(
 def opened_by(render: Render, asked: list[Message], prompt: str) -> str:
     """What `prompt`, the rendering of `asked` that generation starts from, has behind the header of a reply
     and a conversation has not: an opened thought, or nothing."""
+    if _opens_thought(prompt, asked):
+        return prompt[prompt.rindex(OPENED) :]
     bare = render([*asked, {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
-    return prompt[len(os.path.commonprefix([prompt, bare])) :]
+    same = os.path.commonprefix([prompt, bare])
+    if same != prompt and same.endswith(BRACKETS):
+        same = same[:-1]
+    return prompt[len(same) :]
+
+
+def _opens_thought(prompt: str, asked: list[Message]) -> bool:
+    """Whether the template opens a thought at the end of `prompt`, and no message of `asked` does."""
+    return prompt.rstrip().endswith(OPENED) and not (asked and asked[-1]["content"].rstrip().endswith(OPENED))
 
 
 def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool) -> None:

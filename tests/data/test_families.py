@@ -258,6 +258,7 @@ def test_the_switch_of_a_system_message_is_read_not_written():
         ("llama3", "reasoning", "the thought in the text, as `<think>...</think>`"),
         (f"{STAND_IN}magistral", "reasoning", "the thought in the text, as `[THINK]...[/THINK]`"),
         ("qwen3_8", "thought", "the thought as `reasoning_content`"),
+        (f"{STAND_IN}deepseek_v3_1", "thought", "`data.template_options: {thinking: true}`"),
         (
             "qwen3_5_nothink",
             "reasoning",

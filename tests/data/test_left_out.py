@@ -7,7 +7,7 @@ from copy import deepcopy
 
 import pytest
 
-from posttrain.data.kept import refuse_changed, refuse_left_out, refuse_lost_calls, refuse_twice
+from posttrain.data.kept import refuse_changed, refuse_left_out, refuse_lost, refuse_twice
 from posttrain.data.tokens import RowError
 
 
@@ -114,7 +114,7 @@ ONE, TWO, THREE = [call()], [call(), call()], [call(a=2), call(a=2), call(a=2)]
 def test_every_call_and_the_text_beside_it_is_kept(calls, content, drop, said, after):
     """In an earlier turn as in the last."""
     messages = [ASKED, turn("assistant", content, tool_calls=calls), *after * [turn("assistant", "It.")]]
-    assert error_of(refuse_lost_calls, without(drop), messages) == (said and f"template_error: {said}")
+    assert error_of(refuse_lost, without(drop), messages) == (said and f"template_error: {said}")
 
 
 def test_a_call_that_is_lost_behind_one_that_is_kept():
@@ -126,40 +126,74 @@ def test_a_call_that_is_lost_behind_one_that_is_kept():
         return rendered([*seen[:3], first_call(seen[3])])
 
     said = "template_error: the template renders 1 of 2 calls of message 3"
-    assert error_of(refuse_lost_calls, render, messages) == said
+    assert error_of(refuse_lost, render, messages) == said
 
 
 @pytest.mark.parametrize(("more", "asks"), [((), False), ((False,), False), ((True,), True)])
 def test_what_is_rendered_with_marks(more, asks):
-    """Only arguments, and the text behind a thought, are others."""
+    """First only texts that would not be missed, then only arguments and the text behind a thought."""
     calls = [call("add", a=2) | {"type": "function"}, call("add", a=2)]
     messages = [ASKED, turn("assistant", "4</think>\n4", tool_calls=calls, weight=0)]
     before, seen = deepcopy(messages), []
 
     def render(marked, asked):
-        seen.extend(deepcopy(marked))
+        seen.append(deepcopy(marked))
         assert asked == asks
         return rendered(marked)
 
-    refuse_lost_calls(render, messages, *more)
-    assert messages == before and seen[0] == ASKED
-    content, marked = seen[1].pop("content"), seen[1].pop("tool_calls")
+    refuse_lost(render, messages, *more)
+    [[hidden, reply], [asked, turn_that_calls]] = seen
+    assert messages == before and reply == messages[1] and asked == ASKED
+    assert hidden.pop("content") not in ("", "It?") and hidden == {"role": "user"}
+    content, marked = turn_that_calls.pop("content"), turn_that_calls.pop("tool_calls")
     assert content.startswith("4</think>\n") and not content.endswith("4")
-    assert seen[1] == {"role": "assistant", "weight": 0}
+    assert turn_that_calls == {"role": "assistant", "weight": 0}
     found = [each["function"].pop("arguments") for each in marked]
     assert all(isinstance(each, dict) for each in found) and found[0] != found[1]
     assert marked == [{"id": "c", "type": "function", "function": {"name": "add"}}, marked[1]]
 
 
-def test_calls_are_rendered_once_more_only_where_there_are_some():
-    refuse_lost_calls(None, [ASKED, turn("assistant", "4"), turn("assistant", "4", tool_calls=[])])
+LONG = "Is it four or so"
+"""Of 16 characters: nothing else says it by chance."""
+
+
+@pytest.mark.parametrize(
+    ("messages", "marked"),
+    [
+        ([turn("user", LONG), turn("assistant", "4"), turn("assistant", "4", tool_calls=[])], []),
+        ([turn("user", LONG[:-1]), turn("assistant", "4")], [0]),
+        ([turn("user", f" {LONG[:-1]}\n"), turn("assistant", "4")], [0]),
+        ([turn("user", LONG), turn("assistant", f"{LONG}? 4")], [0]),
+        ([turn("system", LONG), turn("user", LONG), turn("assistant", "4")], [0, 1]),
+        ([turn("user", LONG), turn("assistant", "4"), turn("tool", "4"), turn("tool", " ")], [2]),
+    ],
+)
+def test_a_conversation_is_rendered_once_more_only_where_a_turn_would_not_be_missed(messages, marked):
+    seen = []
+
+    def render(others, asks):
+        seen.append([k for k, each in enumerate(others) if each != messages[k]])
+        return rendered(others)
+
+    refuse_lost(render, messages)
+    assert seen == ([marked] if marked else [])
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+def test_a_turn_is_not_lost_because_another_says_its_words(role):
+    messages = [turn("user", LONG), turn(role, "4"), turn("assistant", "It is 4.")]
+    lossy = without(lambda each: each | {"content": ""} if each["role"] == role else each)
+    assert error_of(refuse_lost, lossy, messages) == (
+        f"template_error: the template leaves out message 1 ({role})"
+    )
+    assert error_of(refuse_lost, rendered, messages) is None
 
 
 def test_a_template_that_reads_arguments_fails_with_marks():
     def render(messages, asks):
         raise RowError("template_error", "no argument a")
 
-    refuse_lost_calls(render, [ASKED, turn("assistant", "It", tool_calls=TWO)])
+    refuse_lost(render, [ASKED, turn("assistant", "It", tool_calls=TWO)])
 
 
 # ---- a turn that is trained --------------------------------------------------------------------------------

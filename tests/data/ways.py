@@ -71,6 +71,7 @@ AS_IT_IS = Way("")
 EACH = Way("`data.train_on: each`", train_on="each")
 OFF = Way("`data.template_options: {enable_thinking: false}`", options={"enable_thinking": False})
 BOTH = Way(f"{OFF.said} and {EACH.said}", train_on="each", options=OFF.options)
+THINKING = "`data.template_options: {thinking: true}`"
 OTHER = Way("none but another template, such as `data.template: chatml`", template=f"{OWN}chatml")
 WAYS = (
     EACH,
@@ -80,6 +81,12 @@ WAYS = (
     Way("the thought in the text, as `[THINK]...[/THINK]`", _in_text("[THINK]", "[/THINK]"), mark="[THINK]"),
     Way("the thought in the text, as `<think>...</think>`", _in_text("<think>\n", "\n</think>\n\n")),
     Way("the thought as `reasoning_content`", _apart),
+    Way(THINKING, options={"thinking": True}),
+    Way(
+        f"the thought in the text, as `<think>...</think>`, and {THINKING}",
+        _in_text("<think>\n", "\n</think>\n\n"),
+        options={"thinking": True},
+    ),
     Way("`ignore: [reasoning_content]` of the source: without the thought", ignore=("reasoning_content",)),
     OTHER,
 )

@@ -37,6 +37,9 @@ REPLY, STANDS_IN = ".", "<reply>"
 """Placeholders of the reply and of its column while the columns of a prompt are mapped."""
 LAST = "last reply"
 """What is counted as ignored where a conversation ends in a reply."""
+DECIDE = ("messages", "prompt", "completion")
+"""What decides whether a row is a conversation, as for sft; the completion only where it is named, because
+messages and prompts come before it."""
 NOT_ASKED = usual_names("messages", "completion", "text", "p")
 """Columns that are never part of the prompt."""
 
@@ -50,9 +53,9 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         RowError: no_prompt, and those of `to_example`.
     """
     named = source.columns
-    messages, asked = (column(row, source, what) for what in ("messages", "prompt"))
-    has = [what for what, name in (("messages", messages), ("prompt", asked)) if name is not None]
-    whole = form_of(has, source) == "messages"
+    found = {what: column(row, source, what) for what in DECIDE}
+    messages, asked = found["messages"], found["prompt"]
+    whole = form_of([what for what, name in found.items() if name is not None], source) == "messages"
     if whole:
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
@@ -64,7 +67,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
     else:
         if asked is None:
-            known = {"completion": ""}  # which is not asked for
+            known = {"completion": named.completion or ""}  # which is not asked for
             raise RequestError(not_found(row, "prompt", known, source.name, where))
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY

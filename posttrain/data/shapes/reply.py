@@ -23,6 +23,12 @@ KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tool
 """Meaning of a column -> its types, and what it has to be."""
 
 
+class Said(dict[str, Any]):
+    """Keys of a message that columns say, with their values; `columns`: key -> the column that says it."""
+
+    columns: dict[str, str]
+
+
 def given_columns(row: dict[str, Any], source: schema.Source, *meanings: str) -> dict[str, Any]:
     """The columns of `row` with content that have one of `meanings`. One that the source names is what it is
     named, and one that it ignores is none."""
@@ -56,7 +62,7 @@ def refuse_untrained(given: dict[str, Any], source: schema.Source, where: str) -
         raise RowError("empty", f"column {[*said][0]!r} says that the row is not trained")
 
 
-def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
+def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said:
     """The reasoning and the calls in `given`, columns from `given_columns`, as keys of a message.
 
     Raises:
@@ -70,26 +76,31 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> dict
                 raise _not_meant(name, must, given[name], source, where)
             turn |= {name: given[name]} if name in given else {}
     found = read_message(turn, where, set())
-    return {key: value for key, value in found.items() if value and key not in ("role", "content")}
+    said = Said({key: value for key, value in found.items() if value and key not in ("role", "content")})
+    calls = next((name for name in USUAL["calls"] if name in given), "")
+    said.columns = {key: calls if key == "tool_calls" else key for key in said}
+    return said
 
 
-def completed(turns: list[Message], added: dict[str, Any], where: str) -> list[Message]:
+def completed(turns: list[Message], added: Said, where: str) -> list[Message]:
     """`turns`, the messages of a completion, with what is `added`, from `read_reply`, to the reply in them.
 
     Raises RequestError where there are several replies, or the reply says something else itself.
     """
     replies = [turn for turn in turns if turn["role"] == "assistant"]
     if len(replies) > 1 and added:
+        name = added.columns[[*added][0]]
         raise RequestError(
-            f"{where}: column {[*added][0]!r} stands beside a completion of {len(replies)} replies; write it "
-            f"into the message that it belongs to, or set ignore: [{[*added][0]}]"
+            f"{where}: column {name!r} stands beside a completion of {len(replies)} replies; write it "
+            f"into the message that it belongs to, or set ignore: [{name}]"
         )
     for reply in replies:
         own = {key: _own(reply, key) for key in added}
         for key, value in added.items():
             if own[key] and own[key] != (value.strip() if isinstance(value, str) else value):
+                name = added.columns[key]
                 raise RequestError(
-                    f"{where}: column {key!r} and the reply itself differ; keep one, or set ignore: [{key}]"
+                    f"{where}: column {name!r} and the reply itself differ; keep one, or set ignore: [{name}]"
                 )
         new = {key: value for key, value in added.items() if not own[key]}
         turns = [turn | new if turn is reply else turn for turn in turns]

@@ -103,6 +103,9 @@ def test_a_reply_that_is_cut_off_is_counted(row, counted):
         ({"messages": [USER]}, {"system": "s"}, [SYSTEM, USER]),
         ({"messages": [USER], "p": 0.5}, {"p": "p"}, [USER]),
         ({"prompt": "q", "messages": [USER]}, {"format": "prompt_completion"}, "q"),
+        ({"prompt": "q", "messages": [USER], "c": "4"}, {"completion": "c"}, "q"),  # as for sft
+        ({"prompt": "q", "messages": [USER]}, {"completion": "c"}, "q"),
+        ({"prompt": "q", "messages": [USER], "c": "4"}, {"completion": "c", "messages": "messages"}, [USER]),
         ({"prompt": "q", "messages": [USER]}, {"format": "messages", "prompt": "prompt"}, [USER]),
     ],
 )
@@ -140,6 +143,11 @@ def test_rows_that_ask_nothing_are_dropped_by_reason(row, reason):
         ({"prompt": "q"}, {"prompt": "promt"}, "no column 'promt'.*did you mean 'prompt'"),
         ({"messages": [USER]}, {"messages": "message"}, "no column 'message'.*did you mean"),
         ({"prompt": "q"}, {"format": "messages"}, "with the messages was found"),
+        (
+            {"messages": [USER], "c": "4"},
+            {"completion": "c"},
+            "with the prompt was found; the row has messages, c",
+        ),
         ({"messages": ["hello"]}, {}, "message 0: must be an object"),
         ({"messages": [3]}, {}, "message 0: must be an object"),
         ({"messages": {"role": "user"}}, {}, "column 'messages' is dict, not a list"),

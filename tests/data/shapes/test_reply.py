@@ -91,6 +91,14 @@ def test_a_reply_that_says_it_itself_has_it_once(thought):
             "column 'reasoning' and the reply itself differ; keep one, or set ignore: .reasoning.$",
         ),
         ({"query": "q", "answers": json.dumps([OTHER]), "tool_calls": [CALL]}, "'tool_calls' and the reply"),
+        (
+            {"prompt": [USER], "completion": [SAID | {"tool_calls": [CALL]}], "function_call": OTHER},
+            "column 'function_call' and the reply itself differ; keep one, or set ignore: .function_call.$",
+        ),
+        (
+            {"prompt": [USER], "completion": [SAID, USER, SAID], "function_call": CALL},
+            "'function_call' stands beside a completion of 2 replies; write it .* ignore: .function_call.$",
+        ),
         (TEXTS | {"reasoning": "a", "thinking": "b"}, "different reasoning under reasoning and thinking"),
         (
             {"prompt": [USER], "completion": [SAID, USER, SAID], "reasoning": "a"},
@@ -111,6 +119,11 @@ def test_a_reply_that_says_it_itself_has_it_once(thought):
 def test_what_a_column_of_the_reply_cannot_be(row, words):
     with pytest.raises(RequestError, match=f"^rows.jsonl:7: .*{words}"):
         read(row)
+
+
+def test_the_advice_about_calls_that_differ_leads_away():
+    row = {"prompt": [USER], "completion": [SAID | {"tool_calls": [CALL]}], "function_call": OTHER}
+    assert read(row, ignore=["function_call"]).messages[1]["tool_calls"] == [CALL]
 
 
 def test_a_thought_that_the_template_leaves_out_is_named():
