@@ -2,7 +2,8 @@
 
 What stands in the text is looked for as it is, white space aside, and as JSON and Python spell it. Calls, and
 turns whose words may stand elsewhere, are looked for by a second rendering with a mark in each. Left out:
-reasoning of turns that are not trained, which many templates drop on purpose; keys (rendering.py).
+reasoning of turns that are not trained, which many templates drop on purpose; which keys a template renders
+(rendering.py), of which only the refusal is here.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from posttrain.data.rendering import PROBE
-from posttrain.data.shapes.messages import reasoning
+from posttrain.data.shapes.messages import reasoning, says_nothing
 from posttrain.data.tokens import RowError
-from posttrain.types import Message
+from posttrain.errors import RequestError
+from posttrain.types import Example, Message
 
 OPENED, CLOSED = "<think>", "</think>"
 THOUGHT = re.compile(r"</?think>")
@@ -25,6 +28,47 @@ TELLING = 16
 """From so many characters, what no other turn says stands in a text only if its turn does."""
 Render = Callable[[list[Message], bool], str]
 """(messages, add_generation_prompt) -> text, by one template with its tools and options."""
+
+
+def refuse_unrendered(example: Example, template: Any, messages: list[Message]) -> None:
+    """Raises `RequestError` where `template`, a `Template`, leaves out a key of a message, the tools, or an
+    option."""
+    left_out = template.unrendered(example, messages)
+    if left_out is None:
+        return
+    k, key = left_out
+    where = example.where if k is None else f"{example.where}, message {k} ({messages[k]['role']})"
+    names = _to_ignore(example, template, messages)
+    spelt = " (or what the file calls it)" if {"tools", "tool_calls"} & {*names} else ""
+    ignore = f", or set ignore: [{', '.join(names)}]{spelt} on the source (under data.sources)"
+    raise RequestError(
+        f"{where}: template {template.name!r} does not render {key!r}; choose another data.template"
+        f"{ignore if names else ''}"
+    )
+
+
+def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list[str]:
+    """All that a source has to ignore, so that the template renders the row; nothing where that would drop
+    it: a reply that only calls would say nothing, and a tool would answer no call."""
+    names = []
+    try:
+        while left_out := template.unrendered(example, messages):
+            k, key = left_out
+            if k is not None:
+                messages = [{name: each for name, each in turn.items() if name != key} for turn in messages]
+            elif key == "tools" and example.tools:
+                example = replace(example, tools=[])
+            else:
+                key, example = "chat_template_kwargs", replace(example, template_options={})
+            names.append(key)
+        template.render(messages, False, example.tools, example.template_options)
+    except RowError:
+        return []
+    for turn in messages:
+        silent = turn["role"] == "assistant" and turn.get("trained", True) and says_nothing(turn)
+        if silent or (turn["role"] == "tool" and "tool_calls" in names):
+            return []
+    return names
 
 
 def refuse_left_out(messages: list[Message], text: str) -> None:

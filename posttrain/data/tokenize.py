@@ -16,6 +16,7 @@ import numpy as np
 
 from posttrain.data.encode import Asking, Encoded, alone, ids_of
 from posttrain.data.fit import fitted
+from posttrain.data.kept import refuse_unrendered
 from posttrain.data.segments import segment_numbers
 from posttrain.data.template import Template, load_template
 from posttrain.data.texts import texts
@@ -96,7 +97,7 @@ def prompt_text(example: Example, template: Template) -> str:
     """The text that generation starts from. Raises `RowError`, and `RequestError` where the template leaves
     out something of the prompt."""
     messages = conversation(example)
-    _refuse_unrendered(example, template, messages)
+    refuse_unrendered(example, template, messages)
     return template.asking(messages, example.tools, example.template_options)
 
 
@@ -104,19 +105,6 @@ def _template(data: schema.Data, tokenizer, plain_text: bool = False) -> Templat
     if plain_text:
         return load_template("plain", tokenizer)
     return load_template(data.template, tokenizer, data.template_options)
-
-
-def _refuse_unrendered(example: Example, template: Template, messages: list[Message]) -> None:
-    """Raises `RequestError` where the template leaves out a key of a message, the tools, or an option."""
-    left_out = template.unrendered(example, messages)
-    if left_out is None:
-        return
-    k, key = left_out
-    where = example.where if k is None else f"{example.where}, message {k} ({messages[k]['role']})"
-    raise RequestError(
-        f"{where}: template {template.name!r} does not render {key!r}; choose another data.template, or "
-        f"set ignore: [{key}] on the source (under data.sources)"
-    )
 
 
 def normalised(value: Any, tokenizer) -> Any:
@@ -144,7 +132,7 @@ def _render(example: Example, tokenizer, data: schema.Data) -> tuple[str, list[T
     messages, tools = conversation(example), example.tools
     if not all(map(str.isascii, texts(example))):  # ASCII is the same in every Unicode form
         messages, tools = normalised(messages, tokenizer), normalised(tools, tokenizer)
-    _refuse_unrendered(example, template, messages)
+    refuse_unrendered(example, template, messages)
     try:
         text, turns = template.turns(messages, data.train_on != "assistant", tools, example.template_options)
         text, muted = (

@@ -42,7 +42,7 @@ ROLES = {
 """Usual spellings of a role."""
 SPELLINGS = (("role", "content"), ("from", "value"))
 """Keys of who speaks and what, of OpenAI and of ShareGPT."""
-PLAIN = set(SPELLINGS[0])
+PLAIN = {*SPELLINGS[0]}  # keys of most messages
 CALLING = ("function_call", "tool_call")
 """Roles whose content is a call, or a list of calls, as JSON text."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -175,7 +175,7 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
         raise RowError("null_message", f"{where} is null")
     if not isinstance(turn, dict):
         raise RequestError(f"{where}: must be an object with role and content")
-    if len(turn) == 2 and turn.keys() == PLAIN and not (PLAIN & ignore):
+    if turn.keys() == PLAIN and not PLAIN & ignore:
         role, said = turn["role"], turn["content"]
         if isinstance(said, str) and said.isascii() and role in ("user", "assistant"):  # most are: be quick
             return message(role, said)
