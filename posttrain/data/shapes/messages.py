@@ -175,10 +175,9 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
         raise RowError("null_message", f"{where} is null")
     if not isinstance(turn, dict):
         raise RequestError(f"{where}: must be an object with role and content")
-    if turn.keys() == PLAIN and not PLAIN & ignore:
-        role, said = turn["role"], turn["content"]
-        if isinstance(said, str) and said.isascii() and role in ("user", "assistant"):  # most are: be quick
-            return message(role, said)
+    if turn.keys() == PLAIN and not PLAIN & ignore and turn["role"] in ("user", "assistant"):
+        if isinstance(said := turn["content"], str) and said.isascii():  # most are: be quick
+            return message(turn["role"], said)
     given = {key: value for key, value in turn.items() if key not in ignore}
     who, what = _one_spelling(given, where)
     role = _role(given, who, where)
