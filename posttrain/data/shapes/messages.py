@@ -42,7 +42,6 @@ ROLES = {
 """Usual spellings of a role."""
 SPELLINGS = (("role", "content"), ("from", "value"))
 """Keys of who speaks and what, of OpenAI and of ShareGPT."""
-PLAIN = {*SPELLINGS[0]}  # keys of most messages
 CALLING = ("function_call", "tool_call")
 """Roles whose content is a call, or a list of calls, as JSON text."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
@@ -175,9 +174,10 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
         raise RowError("null_message", f"{where} is null")
     if not isinstance(turn, dict):
         raise RequestError(f"{where}: must be an object with role and content")
-    if turn.keys() == PLAIN and not PLAIN & ignore and turn["role"] in ("user", "assistant"):
-        if isinstance(said := turn["content"], str) and said.isascii():  # most are: be quick
-            return message(turn["role"], said)
+    said = turn.get("content")
+    plain = turn.keys() == {"role", "content"} and turn["role"] in ("user", "assistant")
+    if plain and isinstance(said, str) and said.isascii() and ignore.isdisjoint(turn):  # most are: be quick
+        return message(turn["role"], said)
     given = {key: value for key, value in turn.items() if key not in ignore}
     who, what = _one_spelling(given, where)
     role = _role(given, who, where)
