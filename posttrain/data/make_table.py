@@ -36,7 +36,9 @@ from posttrain.types import Example
 CHUNK = 64
 """Rows that a process takes at a time."""
 MARGIN = 1.05
-"""Of rows read once more where some of the first were dropped."""
+"""Factor on what is still missing after a round, for rows of the next that are dropped, too."""
+REPORT = 256
+"""Rows after which progress is shown."""
 KEEP_S = 10.0
 """Seconds of work that a kill may cost."""
 OLD_S = 7 * 24 * 3600.0
@@ -120,7 +122,7 @@ def make_table(
         for made in _results(rows, work, count, choice, lambda: lost.kept, read):
             _keep(made, writer, beside, lost, source)
             read += made.read
-            if read // 256 > (read - made.read) // 256:
+            if read // REPORT > (read - made.read) // REPORT:
                 report(read)
             if choice is None and time.monotonic() - kept_at > KEEP_S:
                 if beside is not None:
@@ -144,7 +146,7 @@ def refused_rows(
     from row number `begin` on."""
     work, looked_at = partial(_made, source, data, loss, tokenizer, shape), Lost()
     for made in _results(rows, work, processes(data.num_proc), choice, lambda: looked_at.kept, begin):
-        looked_at.kept += made.read
+        looked_at.kept += made.kept + len(made.refused)  # as if these were mended
         yield from (sentence for _, sentence in made.refused)
 
 
@@ -188,7 +190,8 @@ def _weight(item: tuple[int, str, dict[str, Any]]) -> int:
 
 def _keep(made: Made, writer: TableWriter, beside: Any, lost: Lost, source: schema.Source) -> None:
     """Writes the rows of a chunk, and counts what is lost and why."""
-    for number, sentence in made.refused:
+    if made.refused:
+        number, sentence = made.refused[0]
         raise RefusedRow(sentence, source.name, number)
     for each in made.lost:
         lost.add(*each)
@@ -230,7 +233,7 @@ def _made(
                     raise failed
             beside = shape.beside(examples, row, source)
         except RowError as error:
-            made.lost.append((error.reason, where, error.detail))
+            made.lost.append((error.reason, where, without_place(where, error.detail)))
             continue
         except RequestError as error:
             if source.on_error == "stop":

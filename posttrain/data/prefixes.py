@@ -9,6 +9,7 @@ all where a template has no such loop. Left out: the rendering itself (rendering
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -65,24 +66,23 @@ class Beginnings:
     def _tail(self, asks: bool) -> str | None:
         if asks not in self._tails:
             given = self._variables | {ASKS: asks}
-            known = self._marked.known_tails
-            key = self._marked.key(given)
-            if key is None or key not in known:
-                found, end = self._run(given), self._ends[len(self._whole)]
-                same = found is not None and found[1] == self._ends and found[0][:end] == self._text[:end]
-                self._tails[asks] = found[0][end:] if found is not None and same else None
-                if key is None or not same:
-                    return self._tails[asks]
+            known, key = self._marked.known_tails, self._marked.key(given)
+            tail = known.get(key) if key else None
+            self._tails[asks] = self._rendered_tail(given) if tail is None else tail
+            if key and self._tails[asks] is not None:
                 known[key] = self._tails[asks]
-            self._tails[asks] = known[key]
         return self._tails[asks]
+
+    def _rendered_tail(self, given: dict[str, Any]) -> str | None:
+        found, end = self._run(given), self._ends[len(self._whole)]
+        return found[0][end:] if found is not None and found[0][:end] == self._text[:end] else None
 
     def _run(self, given: dict[str, Any]) -> tuple[str, dict[int, int]] | None:
         """The text of the whole, and the ends of its beginnings; None where even that of all messages is not
         known, or the template fails."""
         seen = Watched(given["messages"])
         chunks: list[str] = []
-        watched = {"messages": seen, MARK: lambda message: seen.end(message, len(chunks))}
+        watched = {"messages": seen, MARK: lambda message: seen._end(message, len(chunks))}
         try:
             context = self._marked.template.new_context({**self._globals, **given, **watched}, shared=True)
             for chunk in self._marked.template.root_render_func(context):
@@ -90,16 +90,16 @@ class Beginnings:
         except Exception:  # the plain rendering says what it is
             return None
         lengths = [0, *accumulate(map(len, chunks))]
-        ends = {count: lengths[at] for count, at in seen.ends().items()}
-        return ("".join(chunks), ends) if len(seen.all) in ends else None
+        ends = {count: lengths[at] for count, at in seen._ends_told().items()}
+        return ("".join(chunks), ends) if len(self._whole) in ends else None
 
 
 class Watched(Sequence):
     """The messages of a conversation for a template, which notes the numbers of messages with which it would
-    have seen another conversation."""
+    have seen another conversation. A template reads no name that begins with an underscore."""
 
     def __init__(self, messages: list[Any]) -> None:
-        self.all = messages
+        self._all = messages
         self._numbers = {id(each): number for number, each in enumerate(messages)}
         self._ends: dict[int, int] = {}
         self._told: set[int] = set()
@@ -107,45 +107,44 @@ class Watched(Sequence):
         """The message that the loop is at: a conversation that ends with it is not told from the whole."""
 
     def __bool__(self) -> bool:
-        return bool(self.all)
+        return bool(self._all)
 
     def __len__(self) -> int:
-        self._told.update(range(len(self.all)))
-        return len(self.all)
+        self._told.update(range(len(self._all)))
+        return len(self._all)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int) and index >= 0:
             self._look(index)
-            return self.all[index]
-        return self.all[: len(self)][index]
+            return self._all[index]
+        return self._all[: len(self)][index]
 
     def __iter__(self) -> Iterator[Any]:
-        for number, each in enumerate(self.all):
+        for number, each in enumerate(self._all):
             if number and number - 1 not in self._ends:  # `loop.last` looks ahead, or it is another loop
                 self._look(number)
             self._at = max(self._at, number)
             yield each
-        self._at = 0
 
-    def __eq__(self, other: object) -> bool:
+    def _refuse(self, *_: object) -> Any:
         raise TypeError("the messages can only be read one by one")
 
-    __str__ = __repr__ = __hash__ = __eq__  # type: ignore[assignment]
+    __str__ = __repr__ = __hash__ = __eq__ = _refuse
 
-    def end(self, message: Any, chunks: int) -> str:
+    def _end(self, message: Any, chunks: int) -> str:
         """Notes that a message is written after so many pieces of text; the mark in a template."""
         number = self._numbers.get(id(message))
         if number is not None:
             self._ends[number] = chunks
         return ""
 
-    def ends(self) -> dict[int, int]:
+    def _ends_told(self) -> dict[int, int]:
         """Number of messages -> pieces of text that they have, for those that were not told apart."""
         return {number + 1: at for number, at in self._ends.items() if number + 1 not in self._told}
 
     def _look(self, number: int) -> None:
         """At a message: shorter conversations, but for what lies behind their last message, have none."""
-        self._told.update(range(self._at + 1, min(number, len(self.all) - 1) + 1))
+        self._told.update(range(self._at + 1, min(number, len(self._all) - 1) + 1))
 
 
 @dataclass
@@ -159,34 +158,53 @@ class _Marked:
 
     def key(self, given: dict[str, Any]) -> tuple[Any, ...] | None:
         """Of what stands behind the last message, if that is the same for every conversation."""
-        found = [given.get(name) for name in self.read or ()]
-        plain = self.read is not None and all(isinstance(each, str | bool | None) for each in found)
-        return tuple(found) if plain else None
+        if self.read is None:
+            return None
+        found = [given.get(name) for name in (ASKS, *self.read)]
+        return tuple(found) if all(isinstance(each, str | bool | None) for each in found) else None
 
 
 @lru_cache(maxsize=8)
 def _marked(source: str, environment: Any) -> _Marked | None:
     """The template with a call of `MARK` behind each message; None where its beginnings cannot be told: it
-    has no loop over `messages`, or what follows the loop depends on more than was given or made before."""
+    has no loop over `messages`, or what stands behind the loop reads more than variables that are given or
+    set to a constant, so that it might see what the loop did."""
     from jinja2 import nodes
 
-    body = environment.parse(source).body
+    tree = environment.parse(source)
+    body, stored = tree.body, _stored(tree)
     at = [k for k, node in enumerate(body) if isinstance(node, nodes.For) and _name(node.iter) == "messages"]
-    if len(at) != 1:
+    if not at or "messages" in stored or next(tree.find_all(nodes.Block), None):
         return None
     loop, before, behind = body[at[0]], nodes.Template(body[: at[0] + 1]), nodes.Template(body[at[0] + 1 :])
-    if loop.recursive or loop.else_ or loop.test is not None or _name(loop.target) is None:
+    target, read = _name(loop.target), _names(behind)
+    if loop.recursive or target is None or target in _stored(nodes.Template(loop.body)):
+        return None  # a recursive loop writes into a buffer
+    constants = Counter(
+        _name(node.target) for node in before.find_all(nodes.Assign) if isinstance(node.node, nodes.Const)
+    )
+    made = read & {*stored}
+    if any(stored[name] > constants[name] for name in made) or "messages" in read or ASKS in _names(before):
         return None
-    read = {node.name for node in behind.find_all(nodes.Name)}
-    kept = {node.name for node in before.find_all((nodes.NSRef, nodes.Macro))}  # what outlives a loop
-    if read & (kept | {"messages"}) or any(node.name == ASKS for node in before.find_all(nodes.Name)):
-        return None
-    made = {node.name for node in before.find_all(nodes.Name) if node.ctx == "store"}
-    call = nodes.Call(nodes.Name(MARK, "load"), [nodes.Name(_name(loop.target), "load")], [], None, None)
+    call = nodes.Call(nodes.Name(MARK, "load"), [nodes.Name(target, "load")], [], None, None)
     loop.body.append(nodes.Output([call]))
     whole = nodes.Template(body, lineno=1).set_environment(environment)
-    return _Marked(environment.from_string(whole), None if read & made else tuple(sorted(read)))
+    return _Marked(environment.from_string(whole), None if made else tuple(sorted(read)))
+
+
+def _stored(tree: Any) -> Counter[str]:
+    """Name -> how often `tree` gives it a value."""
+    from jinja2 import nodes
+
+    names = Counter(node.name for node in tree.find_all(nodes.Name) if node.ctx in ("store", "param"))
+    return names + Counter(node.name for node in tree.find_all(nodes.Macro))
+
+
+def _names(tree: Any) -> set[str]:
+    from jinja2 import nodes
+
+    return {node.name for node in tree.find_all(nodes.Name)}
 
 
 def _name(node: Any) -> str | None:
-    return getattr(node, "name", None) if type(node).__name__ == "Name" else None
+    return node.name if type(node).__name__ == "Name" else None

@@ -18,6 +18,7 @@ from posttrain.data.encode import Asking, Encoded, alone, ids_of
 from posttrain.data.fit import fitted
 from posttrain.data.kept import refuse_unrendered
 from posttrain.data.segments import segment_numbers
+from posttrain.data.shapes.messages import reasoning
 from posttrain.data.template import Template, load_template
 from posttrain.data.texts import texts
 from posttrain.data.tokenizers import decode, unicode_form
@@ -177,13 +178,17 @@ def _around(muted: list[Turn], content_end: int, end: int) -> list[Turn]:
 
 
 def _stopped_short(text: str, turns: list[Turn], reply: Message) -> tuple[str, list[Turn]]:
-    """Text and turns up to the end of what `reply` says: what would close its turn is cut off."""
+    """Text and turns up to the end of what `reply` says: what would close its turn is cut off, and behind a
+    thought without a reply what would close the thought."""
     if reply["role"] != "assistant":
         raise RowError("no_assistant_turn", "only an assistant turn can be a prefix")
     last = turns[-1]
     said = text[last.begin : last.content_end]
-    trimmed = reply["content"].strip()
-    kept = next((each for each in (reply["content"], trimmed) if each in said), None)
+    whole = reply["content"] if reply["content"].strip() else reasoning(reply)
+    if reply.get("tool_calls"):
+        whole = said
+    trimmed = whole.strip()
+    kept = next((each for each in (whole, trimmed) if each in said), None)
     if kept is None and trimmed.endswith(said.strip()):
         kept = said.strip()  # the rest is in the prompt, which opens the thought
     if kept is None:

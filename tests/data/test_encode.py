@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from posttrain.data import encode as module
@@ -87,3 +87,31 @@ def test_one_core_leaves_the_variable_as_it_was(before, monkeypatch):
         assert os.environ[module.PARALLEL] == "false"
         raise KeyError
     assert os.environ.get(module.PARALLEL) == before
+
+
+def test_a_text_that_is_normalised_is_still_split():
+    tokenizer = bpe(normalizers.NFC())
+    whole, split = encode("e\u0301 the", None, tokenizer), encode("e\u0301 the", 5, tokenizer)
+    of = tokenizer.backend_tokenizer.encode
+    assert whole.ids.tolist() == of("e\u0301 the", add_special_tokens=False).ids
+    parts = [of(part, add_special_tokens=False).ids for part in ("e\u0301 th", "e")]
+    assert split.ids.tolist() == parts[0] + parts[1] != whole.ids.tolist()
+    assert (split.starts[-1], split.ends[-1]) == (5, 6)
+
+
+def test_a_token_of_spaces_without_width_belongs_before_its_place():
+    tokenizer = bpe(normalizers.NFC())
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    found = encode("e\u0301 \n", None, tokenizer)
+    trimmed = tokenizer.backend_tokenizer.encode("e\u0301 \n", add_special_tokens=False).offsets
+    assert any(a == b for a, b in trimmed)
+    assert found.starts.tolist() == [a - (a == b) for a, b in trimmed]
+
+
+def test_what_an_earlier_call_left_behind_cuts_nothing():
+    tokenizer = bpe()
+    ids = encode("the cat sat", None, tokenizer).ids.tolist()
+    tokenizer("the cat sat", truncation=True, max_length=1, padding="max_length")
+    assert tokenizer.backend_tokenizer.truncation is not None
+    assert encode("the cat sat", None, tokenizer).ids.tolist() == ids
+    assert len(ids) > 1

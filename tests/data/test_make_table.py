@@ -19,6 +19,7 @@ from posttrain.data import make_table as making
 from posttrain.data.in_order import in_order
 from posttrain.data.prepare import build
 from posttrain.data.shapes import catalogue
+from posttrain.data.sources import open_rows
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.recipe.schema import Data, Heldout, Loss, Source
@@ -267,3 +268,27 @@ def test_broken_lines_are_skipped_where_that_is_asked_for(tmp_path, count):
     assert "must be a JSON object" in lost[1]["detail"]
     with pytest.raises(RequestError, match="rows.jsonl:1: broken JSON"):
         tables(path, tmp_path / "d", num_proc=count)
+
+
+def test_refused_rows_of_a_choice_are_those_that_the_run_would_read(tmp_path):
+    """Rows that are dropped are made up for by others, which may be refused, too."""
+    path, choice = tmp_path / "rows.jsonl", making.Choice(20, 0, "s")
+    first = {*next(choice.rounds(60, lambda: 0)).tolist()}
+    dropped = {*sorted(first)[:8]}
+    rows = [{"prompt": "a", "completion": "" if i in dropped else "b"} for i in range(60)]
+    for i in {*range(60)} - first:
+        rows[i]["weight"] = 0.5
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source("s", path=str(path), max_examples=20)
+    data = Data([source], template="chatml", num_proc=1)
+    found = making.refused_rows(
+        open_rows(source),
+        0,
+        source,
+        data,
+        Loss(),
+        load_tokenizer("builtin:bytes"),
+        catalogue.SHAPES["rows"],
+        choice,
+    )
+    assert len([*found]) >= 8

@@ -101,3 +101,24 @@ def test_a_prefix_reaches_the_table_without_an_end(tmp_path):
     (table,) = prepare_sources([source], data, Loss(), BYTES, shape="pairs")
     assert [trained(side) for side in table[0]] == ["It is 4.<|im_end|>", "It is 5.\n"]
     assert [side.segment_ids.max() for side in table[0]] == [1, 1]
+
+
+CALL = [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]
+CALLED = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ({"content": "I call", "tool_calls": CALL}, f"I call\n{CALLED}"),
+        ({"content": "f", "tool_calls": CALL}, f"f\n{CALLED}"),
+        ({"content": "", "tool_calls": CALL}, CALLED),
+        ({"content": "", "reasoning_content": "half a thought"}, "<think>\nhalf a thought"),
+        ({"content": " \n", "reasoning_content": "half a thought"}, "<think>\nhalf a thought"),
+        ({"content": "x", "reasoning_content": "x"}, "<think>\nx\n</think>\n\nx"),
+    ],
+)
+def test_a_prefix_is_all_that_the_reply_says_and_no_more(reply, said):
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", **reply}]
+    row = row_of(Example(messages=messages, partial=True), "chatml")
+    assert BYTES.decode(row.input_ids[row.labels >= 0].tolist()) == said

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posttrain.data import prefixes, rendering
+from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.data.tokens import RowError
 from tests.data import families
@@ -105,12 +106,14 @@ def test_a_template_of_its_own_line_for_the_prompt():
             + ASK,
             {1, 2, 3, 4},
         ),
-        ("{% set all = messages %}" + loop(LINE) + "{{ all | length }}" + ASK, {1, 2, 3, 4}),
-        (loop("{% set m = {'role': 'x', 'content': m['content']} %}" + LINE) + ASK, {1, 2, 3, 4, 5}),
     ],
 )
 def test_what_looks_ahead_is_rendered_by_itself(source, alone):
     assert {count for count, _ in same(source, TALK)} == alone
+
+
+NS = "{% set ns = namespace(n=0) %}"
+COUNTED = loop(LINE + "{% set ns.n = ns.n + 1 %}")
 
 
 @pytest.mark.parametrize(
@@ -118,17 +121,34 @@ def test_what_looks_ahead_is_rendered_by_itself(source, alone):
     [
         loop(LINE) + loop(LINE) + ASK,
         loop(LINE, "messages[1:]") + ASK,
-        loop(LINE, "messages if m is not defined"),
-        "{% set ns = namespace(n=0) %}" + loop(LINE + "{% set ns.n = ns.n + 1 %}") + "{{ ns.n }}" + ASK,
-        "{% set ns = namespace(n=0) %}{% macro f() %}{{ ns.n }}{% endmacro %}"
-        + loop(LINE + "{% set ns.n = ns.n + 1 %}")
-        + "{{ f() }}",
-        loop(LINE) + "{{ messages[-1]['role'] }}" + ASK,
-        loop(LINE + "{% if loop.last %}{{ add_generation_prompt }}{% endif %}"),
-        "{% for m in messages recursive %}" + LINE + "{% endfor %}" + ASK,
-        "{% for m in messages if m['role'] != 'user' %}" + LINE + "{% endfor %}" + ASK,
-        "{% for m in messages %}" + LINE + "{% else %}none{% endfor %}" + ASK,
         "{% if messages %}" + loop(LINE) + "{% endif %}" + ASK,
+        "{% for m in messages recursive %}" + LINE + "{% endfor %}" + ASK,
+        "{% for a, b in messages | items %}{% endfor %}" + ASK,
+        # what stands behind the loop depends on what it did
+        NS + COUNTED + "{{ ns.n }}" + ASK,
+        NS + "{% set other = ns %}" + COUNTED + "{{ other.n }}" + ASK,
+        NS + "{% set a = [ns] %}{% set b = a[0] %}" + COUNTED + "{{ b.n }}" + ASK,
+        NS
+        + "{% macro see(s) %}{% set s.n = s.n + 1 %}{% endmacro %}"
+        + loop(LINE + "{{ see(ns) }}")
+        + "{{ ns.n }}",
+        "{% set q = {'k': messages} %}" + loop(LINE) + loop(LINE, "q.k") + ASK,
+        "{% set roles = messages | map(attribute='role') %}" + loop(LINE) + "{{ (roles | list)[-1] }}",
+        "{% block a %}{{ messages[0]['content'] }}{% endblock %}" + loop(LINE) + "{{ self.a() }}",
+        "{% set messages = messages | reverse | list %}" + loop(LINE) + ASK,
+        "{% set x = 'a' %}{% set x = messages | length %}" + loop(LINE) + "{{ x }}",
+        loop("{% if m['role'] == 'user' %}{% set m = messages[loop.index0 - 1] %}{% endif %}" + LINE) + ASK,
+        loop("{% for m in [m] %}" + LINE + "{% endfor %}") + ASK,
+        NS + "{% macro f() %}{{ ns.n }}{% endmacro %}" + COUNTED + "{{ f() }}",
+        NS + "{% macro f() %}{{ ns.n }}{% endmacro %}{% set g = f %}" + COUNTED + "{{ g() }}",
+        "{% set c = cycler('x', 'y', 'z') %}" + loop(LINE + "{{ c.next() }}") + "{{ c.current }}",
+        "{% set j = joiner('x') %}" + loop(LINE + "{{ j() }}") + "{{ j() }}",
+        loop(LINE) + "{{ messages[-1]['role'] }}" + ASK,
+        "{% set all = messages %}" + loop(LINE) + "{{ all | length }}" + ASK,
+        "{% set all = messages %}" + loop(LINE) + loop(LINE, "all") + ASK,
+        "{% set all %}{{ messages | length }}{% endset %}" + loop(LINE) + "{{ all }}" + ASK,
+        loop(LINE + "{% if loop.last %}{{ add_generation_prompt }}{% endif %}"),
+        # the messages as a whole
         "{{ messages }}" + loop(LINE) + ASK,
         "{{ messages | tojson }}" + loop(LINE) + ASK,
         "{{ messages == [] }}{{ [1] == messages }}" + loop(LINE) + ASK,
@@ -136,6 +156,26 @@ def test_what_looks_ahead_is_rendered_by_itself(source, alone):
     ],
 )
 def test_templates_without_known_beginnings(source):
+    assert {count for count, _ in same(source, TALK)} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for m in messages %}" + LINE + "{% else %}none{% endfor %}" + ASK,
+        NS + COUNTED + ASK,
+        "{% macro f(x) %}{{ x['content'] }}{% endmacro %}" + loop("{{ f(m) }}") + ASK,
+        "{% if who is not defined %}{% set who = 'you' %}{% endif %}" + loop(LINE) + "{{ who }}",
+    ],
+)
+def test_other_templates_with_known_beginnings(source):
+    assert same(source, TALK) == []
+
+
+def test_what_the_loop_writes_for_a_prompt_is_not_left_out():
+    # of the first conversation the loop writes the same with and without a prompt, of the second it does not
+    source = loop(LINE + "{{ 'x' if add_generation_prompt and m['role'] == 'system' }}") + ASK
+    same(source, TALK[1:])
     same(source, TALK)
 
 
@@ -148,6 +188,12 @@ def test_the_end_is_not_taken_from_another_conversation():
     )
     for name in ("x", "y"):
         same(source, [{"role": "system", "content": name}, *TALK[1:]])
+    chosen = (
+        "{% if messages[0]['content'] == 'x' %}{% set who = 'X' %}{% else %}{% set who = 'Y' %}{% endif %}"
+    )
+    for name in ("x", "y"):
+        talk = [{"role": "system", "content": name}, *TALK[1:]]
+        assert same(chosen + loop(LINE) + "{{ who }}", talk) == []
     for option in ("p", "q", ["r"]):
         same(loop(LINE) + "{{ style }}", TALK, options={"style": option})
     for tools in (None, [{"name": "f"}], [{"name": "g"}]):
@@ -182,6 +228,25 @@ def test_any_order_of_any_texts(talk):
 def test_a_failure_is_said_as_by_itself():
     found, _ = beginnings(loop("{{ m['content'] + 1 }}"), TALK)
     assert all("the template fails" in one for one, _ in found)
-    assert prefixes.Watched([1, 2])[0] == 1
-    with pytest.raises(TypeError):
-        str(prefixes.Watched([]))
+    watched = prefixes.Watched([1, 2])
+    assert watched[0] == 1
+    for read in (str, repr, hash, lambda each: each == [1, 2], lambda each: each == [1, 2]):
+        with pytest.raises(TypeError, match="the messages can only be read one by one"):
+            read(watched)
+
+
+def test_a_template_does_not_see_that_it_is_watched():
+    names = ("all", "end", "ends", "look", "_all", "_end", "_told", "_look")
+    same("".join(f"{{{{ messages.{name} is defined }}}}" for name in names) + loop(LINE) + ASK, TALK)
+
+
+def test_a_reply_is_not_trained_with_what_a_tool_said():
+    """The mark of a message that is set to an earlier one would move the end of that one."""
+    body = "<{{ m['role'] }}>{{ m['content'] }}<end>"
+    body += "{% if m['role'] == 'tool' %}{% set m = messages[loop.index0 - 1] %}{% endif %}"
+    tokenizer = load_tokenizer("builtin:bytes")
+    tokenizer.chat_template = loop(body) + "{% if add_generation_prompt %}<assistant>{% endif %}"
+    talk = [("user", "a"), ("assistant", "calls <tool_call>"), ("tool", "a long thing"), ("assistant", "b")]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    text, turns = load_template("tokenizer", tokenizer).turns(messages)
+    assert [text[turn.begin : turn.end] for turn in turns] == ["calls <tool_call><end>", "b<end>"]
