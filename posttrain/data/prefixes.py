@@ -48,7 +48,7 @@ class Beginnings:
         if self._marked is None:
             return self._plain(messages, asks)
         count = len(messages)
-        if not self._whole and not asks and count > 1:
+        if not self._whole and not asks:
             self._take(messages)
         if count in self._ends and all(a is b for a, b in zip(messages, self._whole, strict=False)):
             tail = self._tail(asks)
@@ -67,15 +67,13 @@ class Beginnings:
         if asks not in self._tails:
             given = self._variables | {ASKS: asks}
             known, key = self._marked.known_tails, self._marked.key(given)
-            tail = known.get(key) if key else None
-            self._tails[asks] = self._rendered_tail(given) if tail is None else tail
-            if key and self._tails[asks] is not None:
-                known[key] = self._tails[asks]
+            tail = known.get(key) if key is not None else None
+            if tail is None and (found := self._run(given)) is not None:
+                tail = found[0][self._ends[len(self._whole)] :]
+            self._tails[asks] = tail
+            if key is not None and tail is not None:
+                known[key] = tail
         return self._tails[asks]
-
-    def _rendered_tail(self, given: dict[str, Any]) -> str | None:
-        found, end = self._run(given), self._ends[len(self._whole)]
-        return found[0][end:] if found is not None and found[0][:end] == self._text[:end] else None
 
     def _run(self, given: dict[str, Any]) -> tuple[str, dict[int, int]] | None:
         """The text of the whole, and the ends of its beginnings; None where even that of all messages is not
@@ -90,7 +88,7 @@ class Beginnings:
         except Exception:  # the plain rendering says what it is
             return None
         lengths = [0, *accumulate(map(len, chunks))]
-        ends = {count: lengths[at] for count, at in seen._ends_told().items()}
+        ends = {count: lengths[at] for count, at in seen._known_ends().items()}
         return ("".join(chunks), ends) if len(self._whole) in ends else None
 
 
@@ -121,7 +119,7 @@ class Watched(Sequence):
 
     def __iter__(self) -> Iterator[Any]:
         for number, each in enumerate(self._all):
-            if number and number - 1 not in self._ends:  # `loop.last` looks ahead, or it is another loop
+            if number - 1 not in self._ends:  # `loop.last` looks ahead, or it is another loop
                 self._look(number)
             self._at = max(self._at, number)
             yield each
@@ -138,7 +136,7 @@ class Watched(Sequence):
             self._ends[number] = chunks
         return ""
 
-    def _ends_told(self) -> dict[int, int]:
+    def _known_ends(self) -> dict[int, int]:
         """Number of messages -> pieces of text that they have, for those that were not told apart."""
         return {number + 1: at for number, at in self._ends.items() if number + 1 not in self._told}
 
@@ -157,10 +155,10 @@ class _Marked:
     known_tails: dict[tuple[Any, ...], str] = field(default_factory=dict)
 
     def key(self, given: dict[str, Any]) -> tuple[Any, ...] | None:
-        """Of what stands behind the last message, if that is the same for every conversation."""
+        """Of a prompt behind the last message, if that is the same for every conversation."""
         if self.read is None:
             return None
-        found = [given.get(name) for name in (ASKS, *self.read)]
+        found = [given.get(name) for name in self.read]
         return tuple(found) if all(isinstance(each, str | bool | None) for each in found) else None
 
 

@@ -86,6 +86,7 @@ def test_a_template_of_its_own_line_for_the_prompt():
         # told apart from the whole is what looks ahead, and only that
         (loop(LINE + "{% if m['role'] == 'user' and loop.last %}!{% endif %}") + ASK, {2, 4}),
         (loop(LINE + "{{ messages[loop.index0 + 1]['role'] if m['role'] == 'user' }}") + ASK, {2, 4}),
+        (loop(LINE + "{{ (messages[loop.index0 + 1] | default({}))['role'] }}") + ASK, {1, 2, 3, 4}),
         (loop(LINE + "{{ messages[loop.index0 - 1]['role'] if not loop.first }}") + ASK, set()),
         (loop(LINE + "{{ (loop.previtem | default({}))['role'] }}") + ASK, set()),
         (loop(LINE + "{{ loop.nextitem['role'] if m['role'] == 'user' }}") + ASK, {2, 4}),
