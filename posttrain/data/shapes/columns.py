@@ -56,6 +56,12 @@ NAMED_FIRST = ("messages", "prompt", "completion", "text")
 """Which meaning decides the form, where `source.columns` names several."""
 FOUND_FIRST = ("messages", "prompt", "text", "completion")
 """Which one, where none is named: a completion without a prompt is not trained where there is a text."""
+MAY_MEAN = {
+    "messages": tuple(what for what in EXAMPLE if what not in ("prompt", "completion", "text")),
+    "prompt_completion": tuple(what for what in EXAMPLE if what != "text"),
+    "text": EXAMPLE,  # which is also what a row is where no column decides
+}
+"""Form of a row -> what another column of it would mean under a usual name, by `FOUND_FIRST`."""
 FORMS = {part: form for form, parts in PARTS.items() for part in parts}
 
 

@@ -32,12 +32,19 @@ def refuse_misspelt(
     """Raises `RequestError` where a column has almost the name of one that would be read as one of
     `meanings`; `found` has those that are."""
     meanings = (*meanings,)
-    near = _misspelt(tuple(row), (*vars(source.columns).items(), *found.items()), meanings)
-    near = [each for each in near if filled(row[each[0]])]
+    near = _misspelt(tuple(row), tuple(found.items()), meanings)
+    if not near:  # as in most rows
+        return
+    own = vars(source.columns)
+    near = [
+        (name, what, usual)
+        for name, what, usual in near
+        if filled(row[name]) and name not in own.values() and own.get(what) is None
+    ]
     if not near:
         return
     name, what, usual = near[0]
-    named = {what: name for name, what, _ in reversed(near) if what in vars(source.columns)}
+    named = {what: name for name, what, _ in reversed(near) if what in own}
     if named.keys() & {"prompt", "completion"}:
         named = propose(row, found | named) | named
         if not {"prompt", "completion"} <= {*found, *named}:
@@ -53,15 +60,15 @@ def refuse_misspelt(
 
 @lru_cache(maxsize=1024)
 def _misspelt(
-    names: tuple[str, ...], found: tuple[tuple[str, str | None], ...], meanings: tuple[str, ...]
+    names: tuple[str, ...], found: tuple[tuple[str, str], ...], meanings: tuple[str, ...]
 ) -> list[tuple[str, str, str]]:
     """Each of `names` that is almost one which would be read, with the meaning and the name of that one."""
-    read = {what: name for what, name in found if name is not None}
+    read = dict(found)
     missing: dict[str, str] = {}
     for what in meanings:
         for name in USUAL[what] if what not in read else ():
             missing.setdefault(name, what)
-    known = {*usual_names(*meanings), *read.values()}
+    known = {*usual_names(*EXAMPLE, *meanings), *read.values()}
     near = {name: almost(name, missing) for name in names if name not in known}
     return [(name, missing[usual], usual) for name, usual in near.items() if usual is not None]
 

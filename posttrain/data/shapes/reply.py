@@ -40,8 +40,8 @@ class Said(dict[str, Any]):
 def given_columns(row: dict[str, Any], source: schema.Source, *meanings: str) -> dict[str, Any]:
     """The columns of `row` with content that have one of `meanings`. One that the source names for something
     else is that, and one that it ignores is none."""
-    names = [name for what in meanings for name in _names(what, source) if name in row]
-    if not names:
+    names = _there(tuple(row), meanings, source.columns.reasoning)
+    if not names:  # as in most rows
         return {}
     others = _taken(source, meanings)
     return {name: row[name] for name in names if name not in others and _says(row[name])}
@@ -78,6 +78,8 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
                 f"Rename it, or set ignore: [{name}] on the source (under data.sources)"
             )
     given = given_columns(row, source, "trained")
+    if not given:
+        return given
     said = {}
     for name, value in given.items():
         if _flag(value) not in (0, 1):  # true and false are equal to them
@@ -100,6 +102,8 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
         RequestError: a column is neither text nor calls, its text is a setting and no thought, or two differ.
         RowError: bad_text, bad_call.
     """
+    if not given:
+        return Said()
     turn, columns = {"role": "assistant", "content": ""}, {}
     for what, (types, must) in KINDS.items():
         for name in _names(what, source):
@@ -111,10 +115,8 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
                 raise _not_meant(name, "a thought", given[name], source, where)
             key = name if name in USUAL[what] else USUAL[what][0]
             turn[key], columns[key] = given[name], name
-    said = Said()
-    if columns:
-        found = read_message(turn, where, set())
-        said |= {key: value for key, value in found.items() if value and key not in ("role", "content")}
+    found = read_message(turn, where, set())
+    said = Said({key: value for key, value in found.items() if value and key not in ("role", "content")})
     calls = next((name for key, name in columns.items() if key in USUAL["calls"]), "")
     said.columns = {key: calls if key == "tool_calls" else columns[key] for key in said}
     return said
@@ -125,8 +127,10 @@ def completed(turns: list[Message], added: Said, source: schema.Source, where: s
 
     Raises RequestError where there are several such replies, or the reply says something else itself.
     """
+    if not added:
+        return turns
     replies = [turn for turn in turns if turn["role"] == "assistant" and turn.get("trained", True)]
-    if not added or not replies or any(_differing(reply, added) == [] for reply in replies):
+    if not replies or any(_differing(reply, added) == [] for reply in replies):
         return turns
     if len(replies) > 1:
         name = added.columns[[*added][0]]
@@ -143,6 +147,14 @@ def completed(turns: list[Message], added: Said, source: schema.Source, where: s
                 f"{where}: column {name!r} and the reply itself differ; keep one, or {_without(name, source)}"
             )
     return [turn | {key: added[key] for key in new} if turn is reply else turn for turn in turns]
+
+
+@lru_cache(maxsize=1024)
+def _there(names: tuple[str, ...], meanings: tuple[str, ...], thought: str | None) -> list[str]:
+    """Those of a row's `names` with one of `meanings`, in the order of `USUAL`; `thought`: the name of the
+    column of reasoning, if the source says it."""
+    known = (USUAL[what] if what != "reasoning" or thought is None else (thought,) for what in meanings)
+    return [name for each in known for name in each if name in names]
 
 
 def _names(what: str, source: schema.Source) -> tuple[str, ...]:

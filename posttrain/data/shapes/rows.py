@@ -13,7 +13,7 @@ from typing import Any
 
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import (
-    EXAMPLE,
+    MAY_MEAN,
     PARTS,
     SAID,
     column,
@@ -64,7 +64,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     found = find_columns(row, source, where)
     kind = form_of(found, source) or "text"
     said = SAID if trained and kind == "prompt_completion" else ()
-    refuse_misspelt(row, found, (*EXAMPLE, *said), source, where)
+    refuse_misspelt(row, found, (*MAY_MEAN[kind], *said), source, where)
     system = _system(row, found, source, where)
     for what in PARTS[kind]:
         if what not in found:

@@ -229,3 +229,13 @@ def test_an_object_of_nulls_is_no_content_in_columns_as_in_messages():
     row = {"prompt": "p", "completion": "c", "tool_calls": nulls, "meta": nulls, "systm": nulls}
     (found,) = read("rows", row)
     assert found.completion == "c" and found.unused == ()
+
+
+@pytest.mark.parametrize("name", ["Question", "Response", "texts"])
+def test_beside_messages_no_other_form_is_meant(name):
+    """Their usual names are not read there either."""
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    assert read("rows", {"messages": talk, name: "x"})[0].unused == (name,)
+    for part in ("mesages", "Conversations"):
+        with pytest.raises(RequestError, match=f"column '{part}' of source 's' is not read; did you mean"):
+            read("rows", {part: talk, "prompt": "p", "completion": "c"})
