@@ -239,3 +239,9 @@ def test_beside_messages_no_other_form_is_meant(name):
     for part in ("mesages", "Conversations"):
         with pytest.raises(RequestError, match=f"column '{part}' of source 's' is not read; did you mean"):
             read("rows", {part: talk, "prompt": "p", "completion": "c"})
+
+
+def test_what_a_source_names_is_not_misspelt():
+    row = {"prompt": "p", "completion": "c", "systm": "s", "reasonings": "r", "cot": ""}
+    (found,) = read("rows", row, rating="systm", reasoning="cot")
+    assert found.completion == "c" and found.unused == ("systm", "reasonings")
