@@ -72,9 +72,26 @@ def row_of(value: Any, where: str) -> dict[str, Any] | Broken:
     return Broken(f"{where}: a row must be a JSON object, not {type_name(value)}")
 
 
+NAMES = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+
+
 def type_name(value: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "a truth value", type(None): "null"}
-    return names.get(type(value), "a number")
+    """What JSON calls the type of `value`; of other types, which Parquet and generators may have, its own
+    name."""
+    return NAMES.get(type(value), f"a value of type {type(value).__name__}")
+
+
+def described(value: Any) -> str:
+    """The type of a value and how it begins: `a number (3)`."""
+    return type_name(value) if value is None else f"{type_name(value)} ({repr(value)[:60]})"
 
 
 def _twice(where: str, key: str) -> Broken:

@@ -36,6 +36,8 @@ class Columns:
     """The ratings of a list of replies: a key of its entries, or a column with a list of numbers."""
     tools: str | None = None
     """Tools that the assistant may call: a list, or JSON text."""
+    reasoning: str | None = None
+    """What is thought before the reply. Default: `reasoning_content`, `reasoning` or `thinking`."""
     p: str | None = None
     """External success probability in [0, 1], for `loss.p: external`."""
     rewards: str | None = None

@@ -139,8 +139,8 @@ ROLES = "(one of: assistant, developer, system, tool, user)"
             said([{"type": "text", "text": "a"}, {"type": "image"}]),
             f"refused: {AT} 1: has a part of type 'image'; only text can be trained",
         ),
-        (said([["a"]]), f"refused: {AT} 1: has a part of type 'list'; only text can be trained"),
-        (said({"a": 1}), f"refused: {AT} 1: 'content' must be text, not dict ({{'a': 1}})"),
+        (said([["a"]]), f"refused: {AT} 1: has a part that is an array; only text can be trained"),
+        (said({"a": 1}), f"refused: {AT} 1: 'content' must be text, not an object ({{'a': 1}})"),
         ({"messages": [[USER, SAID]]}, f"refused: {AT} 0: must be an object with role and content"),
         (
             {"prompt": ["p"], "completion": "c"},

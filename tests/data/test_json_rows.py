@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.data.json_rows import Broken, parse_array, parse_line
+from posttrain.data.json_rows import Broken, described, parse_array, parse_line
 from posttrain.data.sources import open_rows
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
@@ -110,3 +111,21 @@ def test_it_is_told_exactly(tree, space):
     assert found is twice and value == json.loads(text)
     if not twice:
         assert row == value
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "null"),
+        (True, "a truth value (True)"),
+        (3, "a number (3)"),
+        (0.5, "a number (0.5)"),
+        ("a", "a string ('a')"),
+        ([1], "an array ([1])"),
+        ({}, "an object ({})"),
+        (b"a", "a value of type bytes (b'a')"),
+        (date(2020, 1, 2), "a value of type date (datetime.date(2020, 1, 2))"),
+    ],
+)
+def test_a_value_in_words(value, words):
+    assert described(value) == words

@@ -8,12 +8,11 @@ lacks it. Otherwise the first usual name that the row has counts. A new name of 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.messages import ALMOST, CALLS, FLAGS, REASONING
+from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, filled
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 
@@ -57,6 +56,12 @@ NAMED_FIRST = ("messages", "prompt", "completion", "text")
 """Which meaning decides the form, where `source.columns` names several."""
 FOUND_FIRST = ("messages", "prompt", "text", "completion")
 """Which one, where none is named: a completion without a prompt is not trained where there is a text."""
+MAY_MEAN = {
+    "messages": tuple(what for what in EXAMPLE if what not in ("prompt", "completion", "text")),
+    "prompt_completion": tuple(what for what in EXAMPLE if what != "text"),
+    "text": EXAMPLE,  # which is also what a row is where no column decides
+}
+"""Form of a row -> what another column of it would mean under a usual name, by `FOUND_FIRST`."""
 FORMS = {part: form for form, parts in PARTS.items() for part in parts}
 
 
@@ -121,38 +126,6 @@ def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:
     return not any(filled(row.get(name)) for name in usual_names(*texts))
 
 
-def refuse_misspelt(
-    row: dict[str, Any], found: dict[str, str], meanings: Iterable[str], source: schema.Source, where: str
-) -> None:
-    """Raises `RequestError` where a column has almost the name of one that would be read as one of
-    `meanings`; `found` has those that are."""
-    for name, near in _misspelt(tuple(row), tuple(found.items()), (*meanings,)):
-        if filled(row[name]):
-            raise RequestError(
-                f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}?"
-                f" Rename it, or set ignore: [{name}] on the source (under data.sources)"
-            )
-
-
-@lru_cache(maxsize=1024)
-def _misspelt(
-    names: tuple[str, ...], found: tuple[tuple[str, str], ...], meanings: tuple[str, ...]
-) -> list[tuple[str, str]]:
-    """Each of `names` that is almost one which would be read, with that one."""
-    read = dict(found)
-    missing = [name for what in meanings if what not in read for name in USUAL[what]]
-    known = {*usual_names(*meanings), *read.values()}
-    near = {
-        name: difflib.get_close_matches(str(name), missing, 1, ALMOST) for name in names if name not in known
-    }
-    return [(name, found[0]) for name, found in near.items() if found]
-
-
 def usual_names(*meanings: str) -> set[str]:
     """All usual names of columns with `meanings`."""
     return {name for what in meanings for name in USUAL[what]}
-
-
-def filled(value: Any) -> bool:
-    """Whether a value of a row has content."""
-    return value not in (None, "", [], {})

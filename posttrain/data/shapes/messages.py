@@ -8,14 +8,15 @@ must render them (rendering.py); one that is almost a key of these is refused. L
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.tools import filled, parsed, read_calls, refuse_unread
+from posttrain.data.json_rows import described, type_name
+from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, filled
+from posttrain.data.shapes.tools import parsed, refuse_unread, same_calls
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.types import Message
@@ -44,21 +45,11 @@ SPELLINGS = (("role", "content"), ("from", "value"))
 """Keys of who speaks and what, of OpenAI and of ShareGPT."""
 CALLING = ("function_call", "tool_call")
 """Roles whose content is a call, or a list of calls, as JSON text."""
-REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Usual keys of what an assistant thinks before it answers."""
-FLAGS = ("weight", "train", "training", "loss", "trained")
-"""Usual keys that say whether an assistant's turn is trained."""
-CALLS = ("tool_calls", "function_call")
-LINKS = ("tool_call_id", "name", "id")
-"""Keys that tie a tool's answer to its call. Many templates say it by the order alone, so that none has to be
-rendered."""
 RENDERED = ("function_calls", "functions")
 """Calls and tools as the text that templates of OLMo 3 render."""
 SIGNED = ("signature", "closed")
 """Keys of a thinking part that say nothing which could be trained."""
 KNOWN = (*SPELLINGS[0], *SPELLINGS[1], *REASONING, *FLAGS, *CALLS, *LINKS, *RENDERED)
-ALMOST = 0.86
-"""Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
 TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 """HH-RLHF has a whole dialogue in one string."""
 
@@ -90,7 +81,7 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
     turns = listed(value)
     if not isinstance(turns, list):
         known = "; an object needs lists of one length, role among them" if isinstance(turns, dict) else ""
-        raise RequestError(f"{where} is {type(turns).__name__}, not a list of messages{known}")
+        raise RequestError(f"{where} is {type_name(turns)}, not a list of messages{known}")
     kept = ignore or set()
     found: list[Message] = []
     calling = False
@@ -148,8 +139,7 @@ def checked_text(value: Any, where: str, column: str) -> str:
         RowError: bad_text.
     """
     if not isinstance(value, str):
-        shown = repr(value)[:60]
-        raise RequestError(f"{where}: {column!r} must be text, not {type(value).__name__} ({shown})")
+        raise RequestError(f"{where}: {column!r} must be text, not {described(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -182,8 +172,8 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
     who, what = _one_spelling(given, where)
     role = _role(given, who, where)
     others = {key: value for key, value in given.items() if key not in (who, what) and filled(value)}
-    calls = next((others.pop(key) for key in CALLS if key in others), None)
-    if what not in given and calls is None:
+    called = {key: others.pop(key) for key in CALLS if key in others}
+    if what not in given and not called:
         raise RequestError(f"{where}: {what!r} is missing{did_you_mean(what, given)}")
     for key in others:
         if near := _near(key):
@@ -192,14 +182,14 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
             )
     value = given.get(what)
     if given[who] in CALLING and filled(value):
-        if calls is not None:
+        if called:
             raise RequestError(f"{where}: has calls under {what!r} and under another key; keep one")
-        calls, value = value, ""
+        called, value = {what: value}, ""
     found = _content(value, role, where, what, ignore)
-    if calls is not None:
+    if called:
         if role != "assistant":
             raise RequestError(f"{where}: a {role} message cannot call a tool")
-        found["tool_calls"] = read_calls(calls, where, ignore)
+        found["tool_calls"] = same_calls(called, where, ignore)
     if value is None and role != "assistant":
         raise RowError("null_message", f"{where}: {what!r} is null")
     thoughts = {key: checked_text(others.pop(key), where, key) for key in REASONING if key in others}
@@ -241,8 +231,7 @@ def _one_spelling(given: dict[str, Any], where: str) -> tuple[str, str]:
 @lru_cache(maxsize=256)
 def _near(key: str) -> str | None:
     """The key of a message that `key` is almost, if it is none itself."""
-    found = [] if key in KNOWN else difflib.get_close_matches(key, KNOWN, 1, ALMOST)
-    return found[0] if found else None
+    return None if key in KNOWN else almost(key, KNOWN)
 
 
 def _role(turn: dict[str, Any], name: str, where: str) -> str:
@@ -265,8 +254,8 @@ def _content(value: Any, role: str, where: str, name: str, ignore: Collection[st
         return message(role, checked_text(value, where, name))
     said, thought = [], []
     for part in value:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind == "str":
+        kind = part.get("type") if isinstance(part, dict) else type_name(part)
+        if isinstance(part, str):
             if role == "tool":
                 raise RequestError(
                     f"{where}: {name!r} is a list of texts; write what the tool returned as one text"
@@ -281,7 +270,8 @@ def _content(value: Any, role: str, where: str, name: str, ignore: Collection[st
             nested = inner if isinstance(inner, list) else [{"type": "text", "text": inner}]
             thought.append(_content(nested, role, where, "thinking", ignore)["content"])
         else:
-            raise RequestError(f"{where}: has a part of type {kind!r}; only text can be trained")
+            kind = f"of type {kind!r}" if isinstance(part, dict) else f"that is {kind}"
+            raise RequestError(f"{where}: has a part {kind}; only text can be trained")
     found = message(role, "".join(said))
     return found | {"thinking": "".join(thought)} if thought else found
 

@@ -15,10 +15,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL, column, find_columns, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
-from posttrain.data.shapes.reply import given_columns, refuse_untrained
+from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
@@ -43,8 +44,12 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
             of `to_example`.
     """
     ignored = ignored_columns(row, source)
-    flags = given_columns(row, source, "trained")
-    refuse_untrained(flags, source, where)
+    if source.columns.reasoning is not None:
+        raise RequestError(
+            f"{where}: source {source.name!r} names columns.reasoning, but of a pair it is not known which "
+            "reply was thought about so; write it into the message of the reply, and leave the key out"
+        )
+    flags = refuse_untrained(row, source, where)
     row = _of_ratings(row, source, where)
     names = [column(row, source, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
@@ -105,7 +110,7 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     if isinstance(value, str) and TRANSCRIPT.match(value):
         value = read_messages(value, f"{where}: column {name!r}")
     if not isinstance(value, str | list):
-        raise RequestError(f"{where}: {name!r} must be text or messages, not {type(value).__name__}")
+        raise RequestError(f"{where}: {name!r} must be text or messages, not {type_name(value)}")
     find_columns(row, source, where, ASKED)
     prompt = column(row, source, *ASKED)
     opening = _opening(row, prompt, where)

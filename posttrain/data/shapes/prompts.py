@@ -16,9 +16,11 @@ import numpy as np
 
 from posttrain.base.files import plain
 from posttrain.data.encode import Asking, alone
-from posttrain.data.shapes.columns import column, filled, form_of, usual_names
+from posttrain.data.json_rows import type_name
+from posttrain.data.shapes.columns import column, form_of, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
+from posttrain.data.shapes.names import filled
 from posttrain.data.shapes.rows import BESIDE, ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
@@ -68,7 +70,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     else:
         if asked is None:
             known = {"completion": named.completion or ""}  # which is not asked for
-            raise RequestError(not_found(row, "prompt", known, source.name, where))
+            raise RequestError(not_found(row, "prompt", known, source, where, trained=False))
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
         reply = [{"role": "assistant", "content": REPLY}] if isinstance(row.get(asked), list) else REPLY
         columns = replace(named, messages=None, text=None, completion=STANDS_IN, answer=None, p=None)
@@ -284,5 +286,5 @@ def _text(answer: Any, where: str) -> str | None:
     if isinstance(answer, list) and answer and not any(isinstance(a, list | dict) for a in answer):
         return ", ".join(str(item) for item in answer)
     raise RequestError(
-        f"{where}: answer is {type(answer).__name__}; it must be text, a number or a list of these"
+        f"{where}: answer is {type_name(answer)}; it must be text, a number or a list of these"
     )

@@ -2,25 +2,33 @@
 is trained.
 
 They mean what the same keys of an assistant's message mean. Their names are common words, and a data set may
-have a rating or a loss under them: a value that is no flag, thought or call is refused by name. Left out:
-columns beside a conversation or a pair but for the flags, because it is not known which reply is meant.
+have a rating, a loss or a setting (`on`, `high`) under them: a value that is no flag, thought or call is
+refused by name. Beside a conversation a thought is that of its only reply. Left out: thoughts and calls
+beside a pair, because it is not known which reply is meant.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.columns import USUAL, filled
+from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
+from posttrain.data.shapes.names import FLAGS, almost, filled
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Message
 
-FLAGS = {"0": 0, "1": 1, "false": False, "true": True}
+SPELT = {"0": 0, "1": 1, "false": False, "true": True}
 """How texts spell a flag; CSV has nothing else."""
 KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tools")}
 """Meaning of a column -> its types, and what it has to be."""
+LABELS = {
+    *("on", "off", "yes", "no", "true", "false", "none", "null", "n/a"),
+    *("low", "medium", "high", "enabled", "disabled", "auto"),
+}
+"""Texts that say whether or how much is thought, and are no thought."""
 
 
 class Said(dict[str, Any]):
@@ -30,29 +38,53 @@ class Said(dict[str, Any]):
 
 
 def given_columns(row: dict[str, Any], source: schema.Source, *meanings: str) -> dict[str, Any]:
-    """The columns of `row` with content that have one of `meanings`. One that the source names is what it is
-    named, and one that it ignores is none."""
-    others = {*vars(source.columns).values(), *source.ignore}
-    names = [name for what in meanings for name in USUAL[what] if name in row and name not in others]
-    return {name: row[name] for name in names if filled(row[name]) and str(row[name]).strip()}
+    """The columns of `row` with content that have one of `meanings`. One that the source names for something
+    else is that, and one that it ignores is none."""
+    names = _there(tuple(row), meanings, source.columns.reasoning)
+    if not names:  # as in most rows
+        return {}
+    others = _taken(source, meanings)
+    return {name: row[name] for name in names if name not in others and _says(row[name])}
 
 
-def refuse_untrained(given: dict[str, Any], source: schema.Source, where: str) -> None:
-    """Checks the flags in `given`, columns from `given_columns`.
+def said_columns(row: dict[str, Any], form: str, source: schema.Source, where: str) -> dict[str, Any]:
+    """The columns of `row`, which has that form, that say something of its reply, for `read_reply`. Beside a
+    conversation it is a thought alone, and settings under the usual names are none.
+
+    Raises RequestError where `columns.reasoning` is not in the row, or there is no reply.
+    """
+    own = source.columns.reasoning
+    if own is not None:
+        find_columns(row, source, where, ["reasoning"])
+        if form == "text":
+            raise RequestError(f"{where}: plain text cannot have reasoning (columns.reasoning: {own})")
+    if form == "prompt_completion":
+        return given_columns(row, source, *SAID)
+    given = given_columns(row, source, "reasoning") if form == "messages" else {}
+    return given if own is not None else {name: value for name, value in given.items() if _is_thought(value)}
+
+
+def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
+    """The flags of `row`, which say that it is trained.
 
     Raises:
-        RequestError: a flag is neither 0 nor 1, or two contradict each other.
+        RequestError: a flag is neither 0 nor 1, two contradict each other, or the name of one is misspelt.
         RowError: empty, where they say that the row is not trained.
     """
+    for name, near in _almost_flags(tuple(row)):
+        if _flag(row[name]) in (0, 1) and name not in _taken(source, ()):
+            raise RequestError(
+                f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
+                f"Rename it, or set ignore: [{name}] on the source (under data.sources)"
+            )
+    given = given_columns(row, source, "trained")
+    if not given:
+        return given
     said = {}
-    for name in USUAL["trained"]:
-        if name not in given:
-            continue
-        value = given[name]
-        value = FLAGS.get(value.strip().lower(), value) if isinstance(value, str) else value
-        if value not in (0, 1):  # true and false are equal to them
+    for name, value in given.items():
+        if _flag(value) not in (0, 1):  # true and false are equal to them
             raise _not_meant(name, "0 or 1 (false or true)", value, source, where)
-        said[name] = bool(value)
+        said[name] = bool(_flag(value))
     if len({*said.values()}) > 1:
         raise RequestError(
             f"{where}: columns {' and '.join(map(repr, said))} contradict each other; keep one, or set "
@@ -60,51 +92,105 @@ def refuse_untrained(given: dict[str, Any], source: schema.Source, where: str) -
         )
     if not all(said.values()):
         raise RowError("empty", f"column {[*said][0]!r} says that the row is not trained")
+    return given
 
 
 def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said:
-    """The reasoning and the calls in `given`, columns from `given_columns`, as keys of a message.
+    """The reasoning and the calls in `given`, columns from `said_columns`, as keys of a message.
 
     Raises:
-        RequestError: a column is neither text nor calls, or two differ.
+        RequestError: a column is neither text nor calls, its text is a setting and no thought, or two differ.
         RowError: bad_text, bad_call.
     """
-    turn = {"role": "assistant", "content": ""}
+    if not given:
+        return Said()
+    turn, columns = {"role": "assistant", "content": ""}, {}
     for what, (types, must) in KINDS.items():
-        for name in USUAL[what]:
-            if name in given and not isinstance(given[name], types):
+        for name in _names(what, source):
+            if name not in given:
+                continue
+            if not isinstance(given[name], types):
                 raise _not_meant(name, must, given[name], source, where)
-            turn |= {name: given[name]} if name in given else {}
+            if what == "reasoning" and not _is_thought(given[name]):
+                raise _not_meant(name, "a thought", given[name], source, where)
+            key = name if name in USUAL[what] else USUAL[what][0]
+            turn[key], columns[key] = given[name], name
     found = read_message(turn, where, set())
     said = Said({key: value for key, value in found.items() if value and key not in ("role", "content")})
-    calls = next((name for name in USUAL["calls"] if name in given), "")
-    said.columns = {key: calls if key == "tool_calls" else key for key in said}
+    calls = next((name for key, name in columns.items() if key in USUAL["calls"]), "")
+    said.columns = {key: calls if key == "tool_calls" else columns[key] for key in said}
     return said
 
 
-def completed(turns: list[Message], added: Said, where: str) -> list[Message]:
-    """`turns`, the messages of a completion, with what is `added`, from `read_reply`, to the reply in them.
+def completed(turns: list[Message], added: Said, source: schema.Source, where: str) -> list[Message]:
+    """`turns` with what is `added`, from `read_reply`, to the reply in them that is trained.
 
-    Raises RequestError where there are several replies, or the reply says something else itself.
+    Raises RequestError where there are several such replies, or the reply says something else itself.
     """
-    replies = [turn for turn in turns if turn["role"] == "assistant"]
-    if len(replies) > 1 and added:
+    if not added:
+        return turns
+    replies = [turn for turn in turns if turn["role"] == "assistant" and turn.get("trained", True)]
+    if not replies or any(_differing(reply, added) == [] for reply in replies):
+        return turns
+    if len(replies) > 1:
         name = added.columns[[*added][0]]
         raise RequestError(
-            f"{where}: column {name!r} stands beside a completion of {len(replies)} replies; write it "
-            f"into the message that it belongs to, or set ignore: [{name}]"
+            f"{where}: column {name!r} stands beside {len(replies)} replies; write it into the message that "
+            f"it belongs to, or {_without(name, source)}"
         )
-    for reply in replies:
-        own = {key: _own(reply, key) for key in added}
-        for key, value in added.items():
-            if own[key] and own[key] != (value.strip() if isinstance(value, str) else value):
-                name = added.columns[key]
-                raise RequestError(
-                    f"{where}: column {name!r} and the reply itself differ; keep one, or set ignore: [{name}]"
-                )
-        new = {key: value for key, value in added.items() if not own[key]}
-        turns = [turn | new if turn is reply else turn for turn in turns]
-    return turns
+    (reply,) = replies
+    new = _differing(reply, added)
+    for key in new:
+        if _own(reply, key):
+            name = added.columns[key]
+            raise RequestError(
+                f"{where}: column {name!r} and the reply itself differ; keep one, or {_without(name, source)}"
+            )
+    return [turn | {key: added[key] for key in new} if turn is reply else turn for turn in turns]
+
+
+@lru_cache(maxsize=1024)
+def _there(names: tuple[str, ...], meanings: tuple[str, ...], thought: str | None) -> list[str]:
+    """Those of a row's `names` with one of `meanings`, in the order of `USUAL`; `thought`: the name of the
+    column of reasoning, if the source says it."""
+    known = (USUAL[what] if what != "reasoning" or thought is None else (thought,) for what in meanings)
+    return [name for each in known for name in each if name in names]
+
+
+def _names(what: str, source: schema.Source) -> tuple[str, ...]:
+    """The names of columns that mean `what`: the one that the source names, or the usual ones."""
+    own = getattr(source.columns, what, None)
+    return USUAL[what] if own is None else (own,)
+
+
+def _taken(source: schema.Source, meanings: tuple[str, ...]) -> set[str | None]:
+    """The columns that the source ignores, or names for something else than `meanings`."""
+    return {*source.ignore, *(name for what, name in vars(source.columns).items() if what not in meanings)}
+
+
+def _says(value: Any) -> bool:
+    return filled(value) and not (isinstance(value, str) and not value.strip())
+
+
+def _flag(value: Any) -> Any:
+    return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=1024)
+def _almost_flags(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Each of `names` that is almost the name of a flag, with that one."""
+    near = {name: almost(name, FLAGS) for name in names if name not in FLAGS}
+    return [(name, flag) for name, flag in near.items() if flag is not None]
+
+
+def _is_thought(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower() not in LABELS
+
+
+def _differing(reply: Message, added: Said) -> list[str]:
+    """The keys of `added` that `reply` does not say itself, or says otherwise."""
+    said = {key: value.strip() if isinstance(value, str) else value for key, value in added.items()}
+    return [key for key, value in said.items() if _own(reply, key) != value]
 
 
 def _own(reply: Message, key: str) -> Any:
@@ -117,6 +203,11 @@ def _own(reply: Message, key: str) -> Any:
 
 def _not_meant(name: str, must: str, value: Any, source: schema.Source, where: str) -> RequestError:
     return RequestError(
-        f"{where}: column {name!r} must be {must}, not {repr(value)[:60]}; set ignore: [{name}] on source "
-        f"{source.name!r} if it means something else"
+        f"{where}: column {name!r} must be {must}, not {repr(value)[:60]}; {_without(name, source)} on "
+        f"source {source.name!r} if it means something else"
     )
+
+
+def _without(name: str, source: schema.Source) -> str:
+    """What to do so that the column is not read."""
+    return "leave out columns.reasoning" if name == source.columns.reasoning else f"set ignore: [{name}]"

@@ -11,18 +11,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import (
-    EXAMPLE,
+    MAY_MEAN,
     PARTS,
     SAID,
     column,
-    filled,
     find_columns,
     form_of,
-    refuse_misspelt,
     usual_names,
 )
-from posttrain.data.shapes.hints import not_found
+from posttrain.data.shapes.hints import not_found, refuse_misspelt
 from posttrain.data.shapes.messages import (
     TRANSCRIPT,
     checked_text,
@@ -32,7 +31,8 @@ from posttrain.data.shapes.messages import (
     read_prompt,
     speaker,
 )
-from posttrain.data.shapes.reply import completed, given_columns, read_reply, refuse_untrained
+from posttrain.data.shapes.names import filled
+from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
@@ -64,31 +64,22 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     found = find_columns(row, source, where)
     kind = form_of(found, source) or "text"
     said = SAID if trained and kind == "prompt_completion" else ()
-    refuse_misspelt(row, found, (*EXAMPLE, *said), source, where)
+    refuse_misspelt(row, found, (*MAY_MEAN[kind], *said), source, where)
     system = _system(row, found, source, where)
     for what in PARTS[kind]:
         if what not in found:
-            raise RequestError(not_found(row, what, found, source.name, where))
-    given = given_columns(row, source, *said, *(("trained",) if trained else ()))
-    refuse_untrained(given, source, where)
+            raise RequestError(not_found(row, what, found, source, where))
+    flags = refuse_untrained(row, source, where) if trained else {}
+    given = said_columns(row, kind, source, where) if trained else {}
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
     example.tools = tools_of(row, source, where)
     example.template_options = options_of(row, source, where)
-    if kind == "messages":
-        value = row[found["messages"]]
-        if value is None:
-            raise RowError("no_messages", f"column {found['messages']!r} is empty")
-        messages = read_messages(value, f"{where}: column {found['messages']!r}", set(source.ignore))
-        ignored |= {key for key in source.ignore if _in_messages(value, key)}
-    elif kind == "prompt_completion":
-        messages = _turns(row, found, read_reply(given, source, where), source, where)
-        values = [row[found[part]] for part in PARTS[kind]]
-        ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
-    else:
-        if system or example.tools:
-            what = "a system message" if system else "tools"
-            raise RequestError(f"{where}: plain text cannot have {what}")
-        messages = [message("assistant", _filled(row, found["text"], where, "empty"))]
+    if kind == "text" and (system or example.tools):
+        what = "a system message" if system else "tools"
+        raise RequestError(f"{where}: plain text cannot have {what}")
+    messages = _messages_of(kind, row, found, read_reply(given, source, where), source, where)
+    values = [row[found[part]] for part in PARTS[kind]] if kind != "text" else []
+    ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
     if source.options.get("strip_calculator"):
         for turn in messages:
             if turn["role"] == "assistant":
@@ -112,7 +103,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
         example.completion = messages[-1]["content"]
     example.ignored = tuple(sorted(ignored))
     whole = {part for parts in PARTS.values() for part in parts} - {*PARTS[kind]}
-    used = {name for what, name in found.items() if what not in whole} | {*given}
+    used = {name for what, name in found.items() if what not in whole} | {*flags, *given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
     example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
@@ -132,7 +123,7 @@ def options_of(row: dict[str, Any], source: schema.Source, where: str) -> dict[s
     if not filled(value):
         return {}
     if not isinstance(value, dict):
-        raise RequestError(f"{where}: column {name!r} must be an object, not {type(value).__name__}")
+        raise RequestError(f"{where}: column {name!r} must be an object, not {type_name(value)}")
     return {key: each for key, each in value.items() if each is not None}  # parquet fills up what is missing
 
 
@@ -154,11 +145,25 @@ def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
     return [key for key in source.ignore if filled(row.get(key))]
 
 
-def _turns(
-    row: dict[str, Any], found: dict[str, str], added: dict[str, Any], source: schema.Source, where: str
+def _messages_of(
+    kind: str, row: dict[str, Any], found: dict[str, str], added: Said, source: schema.Source, where: str
 ) -> list[Message]:
-    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them. `added`: what
-    other columns say of the reply."""
+    """The messages of a row of the form `kind`. `added`: what other columns say of the reply."""
+    if kind == "text":
+        return [message("assistant", _filled(row, found["text"], where, "empty"))]
+    if kind == "prompt_completion":
+        return _turns(row, found, added, source, where)
+    value = row[found["messages"]]
+    if value is None:
+        raise RowError("no_messages", f"column {found['messages']!r} is empty")
+    turns = read_messages(value, f"{where}: column {found['messages']!r}", set(source.ignore))
+    return completed(turns, added, source, where)
+
+
+def _turns(
+    row: dict[str, Any], found: dict[str, str], added: Said, source: schema.Source, where: str
+) -> list[Message]:
+    """The turns of a prompt/completion row; either may be a list of messages, as TRL has them."""
     prompt, completion = row[found["prompt"]], row[found["completion"]]
     ignore = set(source.ignore)
     if isinstance(prompt, list):
@@ -170,13 +175,13 @@ def _turns(
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
         replies = [message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
-    elif isinstance(completion, list):
-        replies = read_messages(completion, f"{where}: completion", ignore)
     elif added.get("tool_calls") and not filled(completion):
         replies = [message("assistant", "")]
+    elif isinstance(completion, list):
+        replies = read_messages(completion, f"{where}: completion", ignore)
     else:
         replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
-    return asked + completed(replies, added, where)
+    return asked + completed(replies, added, source, where)
 
 
 def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from posttrain.data.fit import fitted
-from posttrain.data.shapes.columns import filled, find_columns, is_tokenised
+from posttrain.data.json_rows import described
+from posttrain.data.shapes.columns import find_columns, is_tokenised
+from posttrain.data.shapes.names import filled
 from posttrain.data.shapes.rows import probability
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
@@ -169,10 +171,8 @@ def _numbers(row: dict[str, Any], name: str, where: str) -> np.ndarray:
     entries = value if isinstance(value, list) else [value]
     other = [each for each in entries if type(each) not in kinds] if entries is value else entries
     if other:
-        raise RequestError(
-            f"{where}: {name!r} must be a list of whole numbers, not {type(other[0]).__name__} "
-            f"({repr(other[0])[:60]})"
-        )
+        found = f"{'one with ' if entries is value else ''}{described(other[0])}"
+        raise RequestError(f"{where}: {name!r} must be a list of whole numbers, not {found}")
     try:
         return np.array(value, np.int64)
     except OverflowError:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from posttrain.data.shapes.names import filled
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 
@@ -19,21 +20,6 @@ ARGUMENTS = ("arguments", "parameters", "input")
 """Usual keys of the arguments of a call."""
 HARMLESS = ("id", "index", "type", "strict")
 """Keys of a call, a tool or a part of a text that say nothing which could be trained."""
-
-
-def filled(value: Any) -> bool:
-    """Whether a value of a message has content. An object of nulls has none: columns of objects fill up what
-    is missing."""
-    if not isinstance(value, dict):
-        return value is not None and value not in ("", [])
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, dict):
-            left += each.values()
-        elif each is not None:
-            return True
-    return False
 
 
 def refuse_unread(
@@ -122,6 +108,17 @@ def read_calls(value: Any, where: str, ignore: Collection[str] = ()) -> list[dic
     """
     found = parsed(value, where) if isinstance(value, str) else value
     return [_call(call, where, ignore) for call in (found if isinstance(found, list) else [found])]
+
+
+def same_calls(given: dict[str, Any], where: str, ignore: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The calls that a message has under the keys of `given`, one or several. Raises as `read_calls`, and
+    RequestError where two keys have different ones, ids aside."""
+    read = {key: read_calls(value, where, ignore) for key, value in given.items()}
+    first, *others = ([call["function"] for call in calls] for calls in read.values())
+    if any(other != first for other in others):
+        keys = " and ".join(map(repr, read))
+        raise RequestError(f"{where}: {keys} differ; keep one, or set ignore: [{[*read][-1]}]")
+    return next(iter(read.values()))
 
 
 def parsed(text: str, where: str, reason: str = "bad_call") -> Any:

@@ -104,7 +104,7 @@ def test_what_decides_the_form(has, more, form):
     ],
 )
 def test_files_are_compared_by_the_form_that_is_trained(row, more, form, turns):
-    """Where a source named a text and a completion, files of it counted as texts and were read as prompts."""
+    """A completion that is named comes before a text that is named, in both."""
     assert forms_of(row, source(**more)) == {form}
     (found,) = read("rows", row, **more)
     assert (found.prompt, found.completion) == turns
@@ -140,7 +140,7 @@ def test_when_a_row_is_tokens(row, more, tokens):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("what", ["prompt", "messages"])
 def test_a_named_column_that_is_missing_is_a_sentence_in_every_shape(shape, what):
-    """Of pairs, `messages` was a KeyError, and `prompt` a row with an empty prompt."""
+    """Also where the shape has other columns in its place, as pairs have."""
     row = {"chosen": "c", "rejected": "r", "completion": "c", "label": 1, "text": "t"}
     with pytest.raises(RequestError, match=rf"^{WHERE}: source 's' has no column 'asked' \(columns.{what}\)"):
         read(shape, row, **{what: "asked"})
@@ -174,5 +174,74 @@ def test_a_column_that_is_almost_read_is_refused_where_it_has_content(shape, row
         for empty in (None, "", [], {}):
             assert read(shape, row | {wrong: empty})
         assert read(shape, row, ignore=[wrong])
-        if shape != "prompts":  # which read no answer here
+        if shape != "prompts":  # which leave the answer to rewards
             assert read(shape, row, answer=wrong), "it is read as what it is named"
+
+
+@pytest.mark.parametrize(
+    ("row", "near", "columns"),
+    [
+        ({"Question": "q", "Answer": "a"}, "question", {"prompt": "Question", "completion": "Answer"}),
+        (
+            {"Question": "q", "Complex_CoT": "t", "Response": "a"},
+            "question",
+            {"prompt": "Question", "completion": "Response"},
+        ),
+        ({"promtp": "q", "gold": "a"}, "prompt", {"prompt": "promtp", "completion": "gold"}),
+        ({"prompt": "q", "compeltion": "a"}, "completion", {"completion": "compeltion"}),
+        ({"prompt": "q", "completion": "a", "System": "s"}, "system", {"system": "System"}),
+        ({"prompt": "q", "completion": "a", "reasonings": "r"}, "reasoning", {"reasoning": "reasonings"}),
+    ],
+)
+def test_the_columns_that_a_misspelt_name_leads_to_can_be_read(row, near, columns):
+    with pytest.raises(RequestError) as error:
+        read("rows", row)
+    name = next(name for name in row if name in columns.values())
+    written = ", ".join(f"{what}: {own}" for what, own in columns.items())
+    assert str(error.value) == (
+        f"{WHERE}: column {name!r} of source 's' is not read; did you mean {near!r}? Set columns: "
+        f"{{{written}}} on the source (under data.sources), or ignore: [{name}]"
+    )
+    (found,) = read("rows", row, **columns)
+    assert "q" in str(found.prompt or found.messages) and "a" in str(found.completion or found.messages)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "completion": "c", "tool_call": "x"},  # no key of columns
+        {"Question": "q", "text": "t"},  # no completion would be found
+    ],
+)
+def test_where_no_column_can_be_named_it_is_renamed_or_ignored(row):
+    with pytest.raises(RequestError, match=r"Rename it, or set ignore: \[\w+\] on the source .under data"):
+        read("rows", row)
+
+
+@pytest.mark.parametrize("name", ["stool", "gloss", "strain", "P", "mean"])
+def test_words_that_are_no_misspelling(name):
+    assert read("rows", {"prompt": "p", "completion": "c", name: 0})[0].unused == (name,)
+
+
+def test_an_object_of_nulls_is_no_content_in_columns_as_in_messages():
+    """Parquet has one where a row has no object."""
+    nulls = {"name": None, "arguments": {"a": None}}
+    row = {"prompt": "p", "completion": "c", "tool_calls": nulls, "meta": nulls, "systm": nulls}
+    (found,) = read("rows", row)
+    assert found.completion == "c" and found.unused == ()
+
+
+@pytest.mark.parametrize("name", ["Question", "Response", "texts"])
+def test_beside_messages_no_other_form_is_meant(name):
+    """Their usual names are not read there either."""
+    talk = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    assert read("rows", {"messages": talk, name: "x"})[0].unused == (name,)
+    for part in ("mesages", "Conversations"):
+        with pytest.raises(RequestError, match=f"column '{part}' of source 's' is not read; did you mean"):
+            read("rows", {part: talk, "prompt": "p", "completion": "c"})
+
+
+def test_what_a_source_names_is_not_misspelt():
+    row = {"prompt": "p", "completion": "c", "systm": "s", "reasonings": "r", "cot": ""}
+    (found,) = read("rows", row, rating="systm", reasoning="cot")
+    assert found.completion == "c" and found.unused == ("systm", "reasonings")

@@ -42,6 +42,10 @@ def hint(row, read=to_example, **source) -> str:
         ({"request": "2+2?", "output": "4"}, "{prompt: request}"),
         ({"story": "Once.", "id": 3}, "{text: story}"),
         ({"dialog": TALK, "id": "x"}, "{messages: dialog}"),
+        # messages that end in a question have their reply in another column
+        ({"input": TALK[:1], "output": "4"}, "{prompt: input}"),
+        ({"dialog": TALK[:1], "gold": "4"}, "{prompt: dialog, completion: gold}"),
+        ({"dialog": TALK[:1], "id": 3}, ""),
         # nothing is proposed where it is not known which of them is meant, or they have no text
         ({"alpha": "x", "beta": "y", "gamma": "z"}, ""),
         ({"q": 1, "a": 2}, ""),
@@ -65,8 +69,43 @@ def test_what_is_proposed_can_be_read():
     [
         ({"q": "2+2?", "a": "4"}, "{prompt: q}"),
         ({"dialog": TALK, "answer": "4"}, "{messages: dialog}"),
+        ({"dialog": TALK[:1], "answer": "4"}, "{prompt: dialog}"),
+        ({"chosen": TALK, "rejected": TALK}, "{messages: chosen}"),
         ({"completion": "c", "answer": "4"}, ""),
     ],
 )
 def test_stages_that_sample_are_told_the_prompt(row, want):
     assert hint(row, to_prompt) == want
+
+
+def test_messages_that_are_asked_can_be_read_beside_their_reply():
+    row = {"input": TALK[:1], "output": "a"}
+    found = to_example(row, Source(name="s", path="f", columns=Columns(prompt="input")), "f:1")
+    assert found.messages == TALK
+
+
+HH = "\n\nHuman: u\n\nAssistant: a"
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": "u", "chosen": "a", "rejected": "b"}, {"completion": "chosen"}),
+        ({"q": "u", "chosen": "a", "rejected": "b"}, {"prompt": "q", "completion": "chosen"}),
+        ({"prompt": TALK[:1], "chosen": TALK[1:], "rejected": TALK[1:]}, {"completion": "chosen"}),
+        ({"prompt": "u", "chosen": TALK, "rejected": TALK}, {"messages": "chosen"}),
+        ({"chosen": TALK, "rejected": TALK}, {"messages": "chosen"}),
+        ({"chosen": HH, "rejected": HH}, {"messages": "chosen"}),
+    ],
+)
+def test_pairs_are_told_from_single_replies(row, columns):
+    with pytest.raises(RequestError) as error:
+        to_example(row, Source(name="s", path="f"), "f:1")
+    written = ", ".join(f"{what}: {name}" for what, name in columns.items())
+    assert str(error.value) == (
+        f"f:1: source 's' has pairs, not single replies; the row has {', '.join(row)}. Set stage: dpo, or "
+        f"columns: {{{written}}} on the source to train the better reply alone"
+    )
+    found = to_example(row, Source(name="s", path="f", columns=Columns(**columns)), "f:1")
+    assert (found.messages or [{"content": found.prompt}, {"content": found.completion}])[1]["content"] == "a"
+    assert (found.messages or [{"content": found.prompt}])[0]["content"] == "u"

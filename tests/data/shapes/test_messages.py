@@ -97,6 +97,10 @@ def test_roles():
         ("tool_call", "tool_calls"),
         ("function_cal", "function_call"),
         ("weights", "weight"),
+        ("weigth", "weight"),
+        ("Weight", "weight"),
+        ("trian", "train"),
+        ("Reasoning", "reasoning"),
     ],
 )
 def test_a_key_that_is_almost_one_of_these(key, near):
@@ -107,7 +111,7 @@ def test_a_key_that_is_almost_one_of_these(key, near):
 
 def test_other_keys_are_left_to_the_template():
     """OLMo 3 has calls and tools as text under keys of its own."""
-    turns = [{**USER, "functions": "f", "mood": "x"}, said("", function_calls="f()")]
+    turns = [{**USER, "functions": "f", "mood": "x", "gloss": 0, "strain": 1}, said("", function_calls="f()")]
     assert read(*turns) == turns
     row = {"messages": [*turns, {"role": "environment", "content": "4"}, said()]}
     assert len(to_example(row, Source(name="s", path="p"), "r:1").messages) == 4
@@ -159,13 +163,13 @@ def test_keys_that_are_ignored_in_columns_are_counted():
     [
         (
             COLUMNS | {"role": ["user"]},
-            "is dict, not a list of messages; an object needs lists of one length",
+            "is an object, not a list of messages; an object needs lists of one length",
         ),
         ({"role": "user", "content": "q"}, "an object needs lists of one length"),
-        ("[" * 3000, "is str, not a list of messages"),
-        ('[{"role": "user"', "is str, not a list of messages"),
-        ('[{"role": "user", "content": "q", "content": "EVIL"}]', "is str, not a list of messages"),
-        ("hello", "is str, not a list of messages"),
+        ("[" * 3000, "is a string, not a list of messages"),
+        ('[{"role": "user"', "is a string, not a list of messages"),
+        ('[{"role": "user", "content": "q", "content": "EVIL"}]', "is a string, not a list of messages"),
+        ("hello", "is a string, not a list of messages"),
     ],
 )
 def test_what_is_no_list(value, match):

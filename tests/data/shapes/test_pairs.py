@@ -101,7 +101,7 @@ def test_pairs_that_teach_nothing_are_dropped(row, reason):
             {"prompt": "p", "completion": "c", "label": 1},
             "single replies with a label need preference.loss: kto",
         ),
-        ({"prompt": "p", "chosen": "c", "rejected": 3}, "'rejected' must be text or messages, not int"),
+        ({"prompt": "p", "chosen": "c", "rejected": 3}, "'rejected' must be text or messages, not a number"),
         ({"chosen": "c", "rejected": "r"}, "no column with the prompt was found"),
         ({"chosen": [{"role": "x", "content": "c"}], "rejected": [bot("r")]}, "unknown role 'x'"),
     ],

@@ -51,9 +51,7 @@ def test_calls_beside_the_completion():
     for key in ("tool_calls", "function_call"):
         for value in ([CALL], json.dumps([CALL]), CALL["function"]):
             for completion in ("", None, []):
-                row = {"prompt": "2+2?", "completion": completion, key: value} | tools
-                if completion != []:
-                    assert said(row) == call
+                assert said({"prompt": "2+2?", "completion": completion, key: value} | tools) == call
     assert read(TEXTS | tools | {"tool_calls": [CALL]}).messages[1]["content"] == "4"
     for nothing in ("[]", []):
         assert read(TEXTS | {"tool_calls": nothing}).completion == "4"
@@ -97,12 +95,12 @@ def test_a_reply_that_says_it_itself_has_it_once(thought):
         ),
         (
             {"prompt": [USER], "completion": [SAID, USER, SAID], "function_call": CALL},
-            "'function_call' stands beside a completion of 2 replies; write it .* ignore: .function_call.$",
+            "'function_call' stands beside 2 replies; write it .* ignore: .function_call.$",
         ),
         (TEXTS | {"reasoning": "a", "thinking": "b"}, "different reasoning under reasoning and thinking"),
         (
             {"prompt": [USER], "completion": [SAID, USER, SAID], "reasoning": "a"},
-            "column 'reasoning' stands beside a completion of 2 replies; write it into the message that it "
+            "column 'reasoning' stands beside 2 replies; write it into the message that it "
             "belongs to, or set ignore: .reasoning.$",
         ),
         (
@@ -119,6 +117,22 @@ def test_a_reply_that_says_it_itself_has_it_once(thought):
 def test_what_a_column_of_the_reply_cannot_be(row, words):
     with pytest.raises(RequestError, match=f"^rows.jsonl:7: .*{words}"):
         read(row)
+
+
+def test_calls_under_both_names_are_the_same():
+    """Ids aside, which only one of the forms has."""
+    both = {"tool_calls": [{"id": "1"} | CALL], "function_call": CALL["function"]}
+    empty = TEXTS | {"completion": ""}
+    for turn in (read(empty | both).messages[1], read({"messages": [USER, SAID | both]}).messages[1]):
+        assert turn["tool_calls"] == [{"id": "1"} | CALL] and "function_call" not in turn
+    differ = "'tool_calls' and 'function_call' differ; keep one, or set ignore: .function_call.$"
+    for row in (
+        empty | both | {"function_call": OTHER},
+        {"messages": [USER, both | SAID | {"function_call": OTHER}]},
+    ):
+        with pytest.raises(RequestError, match=differ):
+            read(row)
+        assert read(row, ignore=["function_call"]).messages[1]["tool_calls"] == both["tool_calls"]
 
 
 def test_the_advice_about_calls_that_differ_leads_away():
@@ -194,8 +208,114 @@ def test_a_column_is_what_the_source_names_it():
 def test_where_it_is_not_known_which_reply_is_meant_it_is_counted():
     beside = {"reasoning": "r", "tool_calls": [CALL]}
     assert read(PAIR | beside, "pairs").unused == ("reasoning", "tool_calls")
-    assert read({"messages": [USER, SAID]} | beside).unused == ("reasoning", "tool_calls")
+    assert read({"messages": [USER, SAID]} | beside).unused == ("tool_calls",)
     assert read({"text": "t"} | beside).unused == ("reasoning", "tool_calls")
+
+
+LABELS = [
+    "on",
+    "Off",
+    " yes",
+    "no",
+    "true",
+    "FALSE",
+    "none",
+    "null",
+    "N/A",
+    "low",
+    "medium",
+    "high\n",
+    "enabled",
+]
+
+
+@pytest.mark.parametrize("label", [*LABELS, "disabled", "auto"])
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_a_setting_is_no_thought(name, label):
+    with pytest.raises(RequestError) as error:
+        read({"prompt": "q", "output": "a", name: label})
+    assert str(error.value) == (
+        f"rows.jsonl:7: column {name!r} must be a thought, not {label!r}; set ignore: [{name}] on source 's' "
+        "if it means something else"
+    )
+    assert read({"prompt": "q", "output": "a", name: label}, ignore=[name]).completion == "a"
+    for talk in ([USER, SAID], [USER, SAID, USER, SAID]):
+        assert read({"messages": talk, name: label}).unused == (name,)
+    assert read(TEXTS | {name: f"{label.strip()}, because"}).messages[1][name] == f"{label.strip()}, because"
+
+
+def test_a_thought_beside_a_conversation_is_that_of_its_only_reply():
+    row = {"messages": [USER, SAID], "reasoning": "two and two"}
+    assert said(row) == "<think>two and two</think>4<|im_end|>"
+    found = read(row)
+    assert found.messages == [USER, SAID | {"reasoning": "two and two"}] and found.unused == ()
+    shown = {"messages": [USER, SAID | {"weight": 0}, USER, SAID], "reasoning": "r"}
+    assert read(shown).messages[3] == SAID | {"reasoning": "r"} and "reasoning" not in read(shown).messages[1]
+    assert read({**row, "label": True}, "labelled").messages == found.messages
+    assert read(row, "prompts").messages == [USER]
+    for other in (True, 3, ["a"], {"effort": "r"}):
+        assert read(row | {"reasoning": other}).unused == ("reasoning",)
+    assert read(row, ignore=["reasoning"]).messages == [USER, SAID]
+
+
+def test_a_thought_beside_several_replies():
+    row = {"messages": [USER, SAID, USER, SAID], "reasoning": "r"}
+    words = (
+        "column 'reasoning' stands beside 2 replies; write it into the message that it belongs to, or set "
+    )
+    with pytest.raises(RequestError, match=f"^rows.jsonl:7: {words}ignore: .reasoning.$"):
+        read(row)
+    assert read(row, ignore=["reasoning"]).messages == row["messages"]
+    itself = [USER, SAID, USER, SAID | {"content": "<think>r</think>4"}]
+    found = read(row | {"messages": itself})
+    assert found.messages == itself and found.unused == (), "one of them says it itself"
+
+
+def test_a_reasoning_column_of_another_name():
+    named = {"columns": Columns(prompt="Question", completion="Response", reasoning="Complex_CoT")}
+    row = {"Question": "2+2?", "Complex_CoT": "two and two", "Response": "4"}
+    found = read(row, **named)
+    assert found.messages == [USER, SAID | {"reasoning_content": "two and two"}] and found.unused == ()
+    other = read(row | {"reasoning": "r"}, **named)
+    assert other.messages == found.messages and other.unused == ("reasoning",), "no usual name stands in"
+    assert read(row | {"Complex_CoT": None}, **named).completion == "4"
+    own = {"columns": Columns(reasoning="thinking")}
+    assert read(TEXTS | {"thinking": "t"}, **own).messages[1] == SAID | {"thinking": "t"}
+    talk = {"messages": [USER, SAID], "Complex_CoT": "t"}
+    assert read(talk, columns=Columns(reasoning="Complex_CoT")).messages[1]["reasoning_content"] == "t"
+
+
+@pytest.mark.parametrize(
+    ("row", "shape", "words"),
+    [
+        (TEXTS, "rows", r"source 's' has no column 'cot' \(columns.reasoning\)"),
+        (TEXTS | {"cot": "on"}, "rows", "'cot' must be a thought, not 'on'; leave out columns.reasoning on"),
+        ({"messages": [USER, SAID], "cot": 3}, "rows", "'cot' must be text, not 3; leave out columns.reason"),
+        ({"messages": [USER, SAID] * 2, "cot": "t"}, "rows", "beside 2 replies; .* leave out columns.reason"),
+        ({"text": "t", "cot": "t"}, "rows", r"plain text cannot have reasoning \(columns.reasoning: cot\)"),
+        (PAIR | {"cot": "t"}, "pairs", "source 's' names columns.reasoning, but of a pair it is not known"),
+    ],
+)
+def test_where_a_named_reasoning_column_cannot_be_used(row, shape, words):
+    with pytest.raises(RequestError, match=f"^rows.jsonl:7: .*{words}"):
+        read(row, shape, columns=Columns(reasoning="cot"))
+
+
+@pytest.mark.parametrize(("shape", "row"), EVERY)
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("Weight", "weight"), ("weigth", "weight"), ("trian", "train"), ("weights", "weight"), ("LOSS", "loss")],
+)
+def test_a_misspelt_flag_is_refused(shape, row, name, near):
+    words = rf"column '{name}' of source 's' is not read; did you mean '{near}'\? Rename it, or set ignore: "
+    for flag in (0, 1, False, True, 0.0, "0", "true", "False"):
+        with pytest.raises(RequestError, match=rf"^rows.jsonl:7: {words}\[{name}\] on the source"):
+            read(row | {name: flag}, shape)
+        assert read(row | {name: flag}, shape, ignore=[name]).ignored == (name,)
+    for other in (0.37, "high", [0, 1], None, 2):
+        assert read(row | {name: other}, shape)
+    if shape == "rows":
+        assert read(row | {name: 0}, shape, columns=Columns(label=name))
 
 
 def test_prompts_have_nothing_to_train_and_leave_their_columns_to_rewards():

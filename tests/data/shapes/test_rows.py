@@ -131,10 +131,10 @@ CHAT = [{"role": "user", "content": "u"}]
         ({"a": 1, "b": 2}, {}, r"with the text was found; the row has a, b\. Name"),
         ({}, {}, r"the row has no column at all"),
         ({"text": "t"}, {"format": "messages"}, r"with the messages was found"),
-        ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not int \(3\)"),
+        ({"prompt": 3, "completion": "c"}, {}, r"'prompt' must be text, not a number \(3\)"),
         ({"prompt": "p", "completion": ["c"]}, {}, r"completion, message 0: must be an object"),
-        ({"instruction": "p", "input": 3, "output": "c"}, {}, r"'input' must be text, not int"),
-        ({"messages": "hello"}, {}, r"column 'messages' is str, not a list"),
+        ({"instruction": "p", "input": 3, "output": "c"}, {}, r"'input' must be text, not a number"),
+        ({"messages": "hello"}, {}, r"column 'messages' is a string, not a list"),
         ({"messages": ["hi"]}, {}, r"message 0: must be an object"),
         (
             {"messages": [*CHAT, {"role": "asistant", "content": "a"}]},
@@ -148,7 +148,7 @@ CHAT = [{"role": "user", "content": "u"}]
             {},
             r"'content' is missing \(did you mean 'contents'\?\)",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not NoneType"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, {}, r"must be text, not null$"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
             {},

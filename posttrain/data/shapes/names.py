@@ -1,0 +1,53 @@
+"""Usual names of keys of a message and of columns that say the same; when a name is almost another; when a
+value has content.
+
+Left out: the names of columns (columns.py), what the values mean (messages.py, reply.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from typing import Any
+
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Usual keys of what an assistant thinks before it answers."""
+FLAGS = ("weight", "train", "training", "loss", "trained")
+"""Usual keys that say whether an assistant's turn is trained."""
+CALLS = ("tool_calls", "function_call")
+"""Usual keys of the calls of an assistant."""
+LINKS = ("tool_call_id", "name", "id")
+"""Keys that tie a tool's answer to its call. Many templates say it by the order alone, so that none has to be
+rendered."""
+ALMOST = 0.86
+"""Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
+
+
+def almost(name: object, known: Collection[str]) -> str | None:
+    """The one of `known` that `name` is almost: in other case, with the letters behind the first in another
+    order, or by likeness. Many words are like a flag (`gloss`, `strain`): of those only a plural is."""
+    word = str(name).casefold()
+    if len(word) < 2:
+        return None
+    letters = sorted(word)
+    for each in known:
+        plural = each in FLAGS and word == f"{each}s"
+        if plural or (word[0] == each[0].casefold() and letters == sorted(each.casefold())):
+            return each
+    near = difflib.get_close_matches(str(name), [each for each in known if each not in FLAGS], 1, ALMOST)
+    return near[0] if near else None
+
+
+def filled(value: Any) -> bool:
+    """Whether a value of a row or of a message has content. An object of nulls has none: columns of objects
+    fill up what is missing."""
+    if not isinstance(value, dict):
+        return value is not None and value not in ("", [])
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            left += each.values()
+        elif each is not None:
+            return True
+    return False
