@@ -147,7 +147,7 @@ def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, wor
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([], ["rollouts: 1 prompts x 16 completions every 1 step(s)"]),
+        ([], ["rollouts: 1 prompt x 16 completions every step"]),
         (
             [
                 "rollout={num_generations: 8, steps_per_generation: 2, max_new_tokens: 64}",
@@ -156,7 +156,7 @@ def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, wor
                 "train.max_steps=9",
             ],
             [
-                "rollouts: 4 prompts x 8 completions every 4 step(s)",
+                "rollouts: 4 prompts x 8 completions every 4 steps",
                 "checkpoints: every 8 steps, not 5",
                 "steps: 12",
             ],
@@ -186,7 +186,7 @@ LONG = {"prompt": "x" * 200, "answer": "2"}
         (
             [],
             [
-                "1 of 4 rows (25.0%) are dropped",
+                "1 of 4 rows (25.0%) is dropped",
                 "more than data.max_drop_share",
                 "rows.jsonl:3: overlong",
                 "raise data.max_length (now 128)",
