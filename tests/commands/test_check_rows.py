@@ -1,4 +1,4 @@
-"""What `posttrain check --rows` says beside what is trained: rows that are refused, columns that are not used."""
+"""What `posttrain check --rows` says beside what is trained: refused rows, columns that are not used."""
 
 from __future__ import annotations
 
