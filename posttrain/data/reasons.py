@@ -76,7 +76,8 @@ REASONS: dict[str, Reason] = {
     "unreadable": Reason("the row does not fit; only with `on_error: skip`", "repair the row"),
     "no_thought": Reason(
         "a prompt opens a thought, and the reply has none",
-        "write the thought into the reply, or, where the template can, turn it off with `data.template_options`",
+        "write the thought into the reply, or, where the template can, turn it off with "
+        "`data.template_options`",
     ),
     "bad_text": Reason("an unpaired surrogate", "repair the encoding of the file"),
     "no_p": Reason("the column `p` is empty", "run `posttrain pass-rate`, or remove the row"),
