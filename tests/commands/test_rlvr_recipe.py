@@ -177,6 +177,38 @@ def test_a_row_that_names_a_verifier_the_recipe_lacks(rlvr, call, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "override", "said"),
+    [
+        (
+            {"question": "1 + 1?", "ground_truth": "2"},
+            "answer: ground_truth",
+            "needs column 'answer'; the row has ground_truth, question. "
+            "Set columns: {answer: ground_truth} on the source",
+        ),
+        (
+            {"prompt": "1 + 1?", "q": 2},
+            "answer: q",
+            "needs column 'answer'; the row has prompt, q. Set columns: {answer: q} on the source",
+        ),
+        (
+            {"prompt": "1 + 1?", "source": "s", "reward_model": {"style": "rule", "ground_truth": "2"}},
+            None,
+            "needs column 'answer'; the row has prompt, reward_model, source. Rewards read columns only: "
+            "write 'ground_truth' of 'reward_model' as a column 'answer'",
+        ),
+    ],
+)
+def test_where_the_answer_stands_under_another_name(rlvr, call, tmp_path, row, override, said):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    call("check", rlvr).refuses(f"rows.jsonl:1: reward 'math' {said}")
+    if override:
+        assert call("check", rlvr, f"data.sources.0.columns={{{override}}}").code == 0
+    else:
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"answer": "2"}) + "\n")
+        assert call("check", rlvr).code == 0
+
+
 LONG = {"prompt": "x" * 200, "answer": "2"}
 
 
