@@ -209,6 +209,11 @@ def test_where_the_answer_stands_under_another_name(rlvr, call, tmp_path, row, o
         assert call("check", rlvr).code == 0
 
 
+def test_a_missing_list_says_what_is_in_it(rlvr, call):
+    rlvr.write_text(rlvr.read_text().replace("rewards:", "reward:"))
+    call("check", rlvr).refuses("rewards is missing; it takes a list of sections with the keys name, ")
+
+
 LONG = {"prompt": "x" * 200, "answer": "2"}
 
 
