@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST = 12
+"""Names that a message lists."""
+
 
 class PosttrainError(Exception):
     """A failure that is shown to the user as a message, without a traceback."""
@@ -30,10 +33,20 @@ class RequestError(PosttrainError):
 
 def did_you_mean(word: object, options: Iterable[object]) -> str:
     """` (did you mean 'x'?)` if an option is similar to `word`; else at most 12 options; else nothing."""
-    names = sorted(str(option) for option in options)
+    names = sorted(map(str, options))
+    if near := _like(word, names):
+        return near
+    return f" (one of: {', '.join(names)})" if 0 < len(names) <= MOST else ""
+
+
+def what_is_there(word: object, found: Iterable[object], where: str = "the row") -> str:
+    """As `did_you_mean`, of `found`, which are not allowed but there: `; the row has a, b`."""
+    names = sorted(map(str, found))
+    if near := _like(word, names):
+        return near
+    return f"; {where} has {', '.join(names)}" if 0 < len(names) <= MOST else ""
+
+
+def _like(word: object, names: list[str]) -> str:
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean {near[0]!r}?)"
-    if names and len(names) <= 12:
-        return f" (one of: {', '.join(names)})"
-    return ""
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -182,6 +182,12 @@ def size_text(count: int) -> str:
     return f"{count / 2**10:.1f} KiB"
 
 
+def counted(n: int, unit: str) -> str:
+    """`1 row`, `7,473 rows`, `2 sides of pairs`: the plural of the first word."""
+    first, *rest = unit.split()
+    return " ".join([f"{n:,}", first if n == 1 else f"{first}s", *rest])
+
+
 def sync(path: str | Path) -> None:
     """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)

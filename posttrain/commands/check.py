@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from posttrain.base.files import plain
+from posttrain.base.files import counted, plain
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, add_recipe, console, positive
 from posttrain.data import readers
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
     """Checks the recipe or pipeline and prints what it resolves to.
 
     Raises:
-        RequestError: what is wrong with it, all at once.
+        RequestError: what is wrong with it, all at once; or with `--rows` a row that is shown.
     """
     recipe = load(options.recipe, options.overrides)
     asked = _Asked(options.ranks, options.rows, options.all)
@@ -78,6 +78,11 @@ def run(options: argparse.Namespace) -> None:
         facts = _check_stage(recipe, (), options.recipe, asked, out)
     if options.json:
         print(json.dumps(facts))
+    stages = facts["stages"].values() if isinstance(recipe, Pipeline) else [facts]
+    if shown := [row for stage in stages for row in stage.get("rows", ())]:
+        from posttrain.commands.preview import refuse_shown
+
+        refuse_shown(shown)
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def _check_stage(
         console.print(_plan_text(planned, recipe))
     else:
         arithmetic = _sampling(recipe, counted)
-        console.print(Text("sampling: {prompts} prompts x {samples} completions".format(**arithmetic)))
+        console.print(Text(_sampling_text(**arithmetic)))
     facts = {
         "recipe": as_written(recipe),
         "plan": arithmetic,
@@ -180,6 +185,11 @@ def _sampling(recipe: SampleRecipe, counted: dict[str, int | None]) -> dict[str,
     if recipe.max_prompts is not None and prompts is not None:
         prompts = min(prompts, recipe.max_prompts)
     return {"prompts": "all" if prompts is None else prompts, "samples": recipe.rollout.num_generations}
+
+
+def _sampling_text(prompts: int | str, samples: int) -> str:
+    asked = f"{prompts} prompts" if isinstance(prompts, str) else counted(prompts, "prompt")
+    return f"sampling: {asked} x {counted(samples, 'completion')}"
 
 
 def _rows(recipe: Recipe, coming: Collection[str], n: int, console: Console) -> list[dict[str, Any]]:
@@ -240,7 +250,8 @@ def _source_table(
 def _rollout_lines(recipe: RlvrRecipe) -> list[str]:
     n, every = recipe.rollout.num_generations, rhythm(recipe)
     batch = recipe.train.global_batch_size * recipe.rollout.steps_per_generation
-    found = [f"rollouts: {batch // n} prompts x {n} completions every {every} step(s)"]
+    asked = f"{counted(batch // n, 'prompt')} x {counted(n, 'completion')}"
+    found = [f"rollouts: {asked} every {'step' if every == 1 else f'{every} steps'}"]
     save = recipe.checkpoints.save_steps
     if save is not None and save % every:
         found.append(
@@ -251,9 +262,9 @@ def _rollout_lines(recipe: RlvrRecipe) -> list[str]:
 
 def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
     prompts = isinstance(recipe, RlvrRecipe)
-    what = "completions" if prompts else "examples"
+    what = "completion" if prompts else "example"
     lines = [
-        f"batch: {p.global_batch_size} {what} a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
+        f"batch: {counted(p.global_batch_size, what)} a step = {p.micro_batch} (micro) x {p.ranks} (ranks) "
         f"x {p.accumulation} (accumulation)",
         f"at most {p.tokens_per_step_at_most:,} tokens a step",
     ]
@@ -262,7 +273,7 @@ def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
     else:
         bound = "" if recipe.train.max_steps else ", at most: rows may still be dropped"
         examples = (
-            f" ({p.examples_per_epoch:,} {'prompts' if prompts else 'examples'} an epoch{bound})"
+            f" ({counted(p.examples_per_epoch, 'prompt' if prompts else 'example')} an epoch{bound})"
             if p.examples_per_epoch is not None
             else ""
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from posttrain.base.files import counted
 from posttrain.base.printable import printable
 from posttrain.data.reasons import REASONS
 from posttrain.report.tables import short
@@ -58,11 +59,11 @@ def closing(facts: dict[str, Any]) -> str:
     """`prepared: 7,473 rows, 1.2 M tokens (of which 300 k trained), 234 steps`."""
     trained = facts["trained_tokens"]
     parts = [
-        _counted(facts["rows"], _unit(facts)),
+        counted(facts["rows"], _unit(facts)),
         f"{amount(facts['tokens'])} tokens" + (f" (of which {amount(trained)} trained)" if trained else ""),
-        _counted(facts["steps"], "step")
+        counted(facts["steps"], "step")
         if facts["samples"] is None
-        else f"{_counted(facts['examples_total'], 'prompt')} x {facts['samples']} completions to sample",
+        else f"{counted(facts['examples_total'], 'prompt')} x {facts['samples']} completions to sample",
     ]
     return f"prepared: {', '.join(parts)}"
 
@@ -73,7 +74,7 @@ def histogram(facts: dict[str, Any], source: dict[str, Any], width: int, blocks:
     found, limit = source["lengths"], facts["max_length"]
     mark = f" <- data.max_length {limit:,}"
     unit = "side of pairs" if facts["shape"] == "pairs" else _unit(facts)
-    head = f"lengths of {source['name']}: {_counted(found['count'], unit)}, {found['shortest']:,} to "
+    head = f"lengths of {source['name']}: {counted(found['count'], unit)}, {found['shortest']:,} to "
     head += f"{found['longest']:,} tokens, median {found['median']:,.0f}"
     longer = [
         (n, words)
@@ -112,12 +113,6 @@ def amount(n: int) -> str:
         return f"{n:,}"
     scaled, unit = next((n / s, u) for s, u in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if n >= s)
     return f"{scaled:.1f} {unit}" if scaled < 10 else f"{scaled:.0f} {unit}"
-
-
-def _counted(n: int, unit: str) -> str:
-    """`1 row`, `7,473 rows`; the plural of the first word."""
-    first, *rest = unit.split()
-    return " ".join([f"{n:,}", first if n == 1 else f"{first}s", *rest])
 
 
 def _rows_kept(source: dict[str, Any]) -> int:
@@ -169,13 +164,13 @@ def _beside(facts: dict[str, Any]) -> Iterable[str]:
     for source in _sources(facts):
         for what, words in BESIDE.items():
             if source[what]:
-                counts = ", ".join(f"{key} ({_counted(n, 'row')})" for key, n in source[what].items())
+                counts = ", ".join(f"{key} ({counted(n, 'row')})" for key, n in source[what].items())
                 yield f"{source['name']}: {words} {counts}"
         if source["tokenised"]:
-            yield f"{source['name']}: tokenised already ({_counted(source['tokenised'], 'row')})"
+            yield f"{source['name']}: tokenised already ({counted(source['tokenised'], 'row')})"
     if held := facts.get("heldout"):
         parts = ", ".join(f"{part['name']} {part['examples']:,}" for part in held["sources"])
-        yield f"held out, never trained on: {_counted(held['examples'], _unit(facts))} ({parts})"
+        yield f"held out, never trained on: {counted(held['examples'], _unit(facts))} ({parts})"
 
 
 def _lost(sources: list[dict[str, Any]]) -> Iterable[tuple[str, str, int, float, list[dict[str, str]]]]:

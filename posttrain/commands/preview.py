@@ -2,18 +2,20 @@
 
 Context is dim, trained tokens are coloured, by segment where the loss has segments. Without colours
 (NO_COLOR, a pipe, a dumb terminal) trained text is in brackets. Of a prompt, of which nothing is trained, the
-answer that rewards see is shown. Control characters are spelt out. Left out: the model; only its tokenizer
-is loaded.
+answer that rewards see is shown. A row that a run would refuse is named, and those behind it are shown, too.
+Control characters are spelt out. Left out: the model; only its tokenizer is loaded.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from posttrain.base.files import counted
 from posttrain.base.printable import printable
 from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import SHAPES
@@ -44,29 +46,33 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
     """Prints the first `n` rows of every source and returns them; needs the tokenizer, not the model.
 
     `start` is the model that `model.init` stands for; its tokenizer is used where the recipe names none. A
-    returned row is {"source", "where"} with either {"dropped": reason} or {"tokens", "trained", "segments",
-    "control_tokens", "spans": [[text, segment]]}, the segments as in `Span`. A preference pair gives one row
-    for each `side`; a labelled reply has its label as `side`; a prompt has the `answer` that rewards see.
+    returned row is {"source", "where"} with one of {"refused": sentence}, {"dropped": reason} and {"tokens",
+    "trained", "segments", "control_tokens", "unused": [column], "spans": [[text, segment]]}, the segments as
+    in `Span`. A preference pair gives one row for each `side`; a labelled reply has its label as `side`; a
+    prompt has the `answer` that rewards see.
     """
     tokenizer, _ = load_text(recipe.model, recipe.data.template, start, recipe.data.template_options)
     coloured = console.color_system is not None and not console.no_color
     prompts, numbered = shape_of(recipe) == "prompts", _has_segments(getattr(recipe, "loss", Loss()))
-    shown = []
+    shown: list[dict[str, Any]] = []
     for source in recipe.data.sources:
         console.rule(Text(f"source {source.name}"))
-        for where, row in itertools.islice(iter(open_rows(source)), n):
+        unused: dict[str, None] = {}
+        for where, row in itertools.islice(iter(open_rows(replace(source, on_error="skip"))), n):
             console.print(Text(printable(where), style="dim"))
             facts = {"source": source.name, "where": where}
             try:
-                rows = _tokenized(recipe, row, source, where, tokenizer)
+                rows, columns = _tokenized(recipe, row, source, where, tokenizer)
+                if prompts:
+                    facts["answer"] = reward_example(columns_of(row, source), where).answer
             except (RowError, RequestError) as error:
-                if source.on_error == "stop" and not isinstance(error, RowError):
-                    raise
-                shown.append(facts | {"dropped": str(error)})
-                console.print(Text(printable(f"dropped: {_said(error, where)}"), style="red"))
+                what = "dropped" if isinstance(error, RowError) or source.on_error == "skip" else "refused"
+                said = _said(error, where, what)
+                shown.append(facts | {what: str(error) if what == "refused" else said})
+                console.print(Text(printable(f"{what}: {said}"), style="red"))
                 continue
-            if prompts:
-                facts["answer"] = reward_example(columns_of(row, source), where).answer
+            unused |= dict.fromkeys(columns)
+            facts["unused"] = columns
             for side, tokenized in rows:
                 shown.append(facts | ({"side": side} if side else {}) | _counts(tokenized, tokenizer))
                 safe = [(printable(text), mark) for text, mark in spans(tokenized, tokenizer, numbered)]
@@ -75,9 +81,21 @@ def preview(recipe: Recipe, start: str, n: int, console: Console) -> list[dict[s
                 console.print(Text(printable(f"{side}: {counts}" if side else counts), style="dim"))
                 if spelt := ", ".join(tokenized.control_tokens):
                     console.print(Text(printable(f"its text spells {spelt} and becomes it"), style="yellow"))
+        if unused:
+            console.print(Text(printable(f"not used: {', '.join(unused)}"), style="yellow"))
     if not prompts:
         console.print(_legend(coloured, numbered))
     return shown
+
+
+def refuse_shown(shown: list[dict[str, Any]]) -> None:
+    """Raises `RequestError` where a run would refuse one of the rows that `preview` gave."""
+    found = [row["refused"] for row in shown if "refused" in row]
+    if len(found) > 1:
+        others = counted(len(found) - 1, "other row")
+        found[0] += f"\n{others} of these {'is' if len(found) == 2 else 'are'} refused, too"
+    if found:
+        raise RequestError(found[0])
 
 
 def _has_segments(loss: Loss) -> bool:
@@ -86,37 +104,43 @@ def _has_segments(loss: Loss) -> bool:
     return loss.segment != "token" and (loss.name, loss.segment) != ("cross_entropy", "completion")
 
 
-def _said(error: RowError | RequestError, where: str) -> str:
-    """Reason and detail, as they are counted."""
+def _said(error: RowError | RequestError, where: str, what: str) -> str:
+    """Reason and detail, as they are counted; the place of the row stands above."""
     if isinstance(error, RowError):
-        return str(error)
-    return f"unreadable: {without_place(where, str(error))}"
+        return ": ".join(filter(None, (error.reason, without_place(where, error.detail))))
+    said = without_place(where, str(error))
+    return said if what == "refused" else f"unreadable: {said}"
 
 
 def _counted(facts: dict[str, Any], prompt: bool, numbered: bool) -> str:
     if prompt:
         answer = facts["answer"]
-        return f"prompt of {facts['tokens']} tokens; " + (
+        return f"prompt of {counted(facts['tokens'], 'token')}; " + (
             "no answer for the rewards" if answer is None else f"the answer that rewards see: {answer}"
         )
-    counts = f"{facts['tokens']} tokens, {facts['trained']} trained"
-    return f"{counts}, {facts['segments']} segment(s)" if numbered else counts
+    counts = f"{counted(facts['tokens'], 'token')}, {facts['trained']} trained"
+    return f"{counts}, {counted(facts['segments'], 'segment')}" if numbered else counts
 
 
 def _tokenized(
     recipe: Recipe, row: dict[str, Any], source: Source, where: str, tokenizer: Any
-) -> list[tuple[str, TokenRow]]:
-    """(side, tokens) of what one row is trained as. Raises `RowError` where the row is dropped."""
+) -> tuple[list[tuple[str, TokenRow]], list[str]]:
+    """(side, tokens) of what one row is trained as, and its columns that nothing reads. Raises `RowError`
+    where the row is dropped, `RequestError` where it is refused."""
     if isinstance(row, Broken):
         raise RequestError(row.error)
     kind = shape_of(recipe)
     loss = getattr(recipe, "loss", Loss())
-    examples = SHAPES[kind].parts(SHAPES[kind].read(row, source, where), recipe.data)
-    rows = [SHAPES[kind].tokenize(example, tokenizer, recipe.data, loss) for example in examples]
+    read = SHAPES[kind].read(row, source, where)
+    unused = [*dict.fromkeys(name for example in read for name in example.unused)]
+    rows = [
+        SHAPES[kind].tokenize(example, tokenizer, recipe.data, loss)
+        for example in SHAPES[kind].parts(read, recipe.data)
+    ]
     sides = SIDES if kind == "pairs" else ("",) * len(rows)
     if kind == "labelled":
         sides = ("good",) if rows[0].p else ("bad",)
-    return list(zip(sides, rows, strict=True))
+    return list(zip(sides, rows, strict=True)), unused
 
 
 def _counts(row: TokenRow, tokenizer: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from posttrain.base.printable import printable
 from posttrain.base.progress import ProgressBars
 from posttrain.data import readers
 from posttrain.data.shapes.prompts import reward_example
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError, did_you_mean, what_is_there
 from posttrain.rewards.engine.batch import score_batch
 from posttrain.rewards.registry import Bound, bind, failed
 from posttrain.types import Example, Verdict
@@ -76,11 +76,11 @@ def read_rows(
     for where, row in readers.read(path):
         for name, own in (columns or {}).items():
             if own not in row:
-                raise RequestError(f"{where}: no column {own!r}{did_you_mean(own, row)}")
+                raise RequestError(f"{where}: no column {own!r}{what_is_there(own, row)}")
             row[name] = row[own]
         text = row.pop(completion, None)
         if not isinstance(text, str):
-            near = did_you_mean(completion, row) if text is None else f": {type(text).__name__}"
+            near = what_is_there(completion, row) if text is None else f": {type(text).__name__}"
             raise RequestError(f"{where}: needs a column {completion!r} with text{near}")
         completions.append(text)
         examples.append(reward_example(row, where))

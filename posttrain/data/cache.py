@@ -19,7 +19,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import cache_home, size_text
+from posttrain.base.files import cache_home, counted, size_text
 from posttrain.base.progress import ProgressBars
 from posttrain.data.lost import SHOWN
 from posttrain.data.make_once import make_once, wait_for
@@ -222,18 +222,27 @@ def _check_drops(name: str, data: schema.Data, loss: schema.Loss, table: Table) 
     if kept and count <= data.max_drop_share * read:
         return
     reasons = ", ".join(f"{n} {reason}" for reason, n in lost.most_common())
-    advice = [text for r, _ in lost.most_common() if (text := remedy(r, data, loss))]
     if kept:
-        advice.append("allow it with data.max_drop_share")
+        allow = ". Or allow it with data.max_drop_share"
         excess = f"more than data.max_drop_share = {data.max_drop_share:g}"
     else:
-        advice = advice or ["check data.sources.columns"]
-        excess = "so none is left to train on"
-    said = f"source {name!r}: {count} of {read} rows ({count / max(read, 1):.1%}) are dropped or truncated, "
-    said += f"{excess}: {reasons}. "
-    remedies = f"Remedy: {'; or '.join(dict.fromkeys(advice))}"
+        allow, excess = "", "so none is left to train on"
+    said = f"source {name!r}: {count} of {counted(read, 'row')} ({count / max(read, 1):.1%}) "
+    said += f"{'is' if count == 1 else 'are'} dropped or truncated, {excess}: {reasons}. "
+    remedies = _remedies([reason for reason, _ in lost.most_common()], data, loss) + allow
     first = f"First: {'; '.join(_first_lost(stats))}. "
     raise TooManyDropped(said + first + remedies, said + remedies, name, table)
+
+
+def _remedies(reasons: Sequence[str], data: schema.Data, loss: schema.Loss) -> str:
+    """What to do about `reasons`; where there are several, each remedy behind those that it is for."""
+    advice: dict[str, list[str]] = {}
+    for reason in reasons:
+        if text := remedy(reason, data, loss):
+            advice.setdefault(text, []).append(reason)
+    if len(advice) < 2:
+        return f"Remedy: {next(iter(advice), 'check data.sources.columns')}"
+    return "Remedies: " + "; ".join(f"{', '.join(of)}: {text}" for text, of in advice.items())
 
 
 def _first_lost(stats: dict[str, Any]) -> list[str]:

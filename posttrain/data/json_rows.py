@@ -66,9 +66,9 @@ def entry(value: Any, where: str) -> dict[str, Any] | Broken:
 
 
 def row_of(value: Any, where: str) -> dict[str, Any] | Broken:
-    """`value` if it is an object."""
+    """`value` if it is an object with content."""
     if isinstance(value, dict):
-        return value
+        return value or Broken(f"{where}: the row is an empty object")
     return Broken(f"{where}: a row must be a JSON object, not {type_name(value)}")
 
 

@@ -8,6 +8,7 @@ reasoning of turns that are not trained, which many templates drop on purpose; w
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.rendering import PROBE
-from posttrain.data.shapes.messages import reasoning, says_nothing
+from posttrain.data.shapes.messages import FLAGS, KNOWN, reasoning, says_nothing
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Example, Message
@@ -24,6 +25,12 @@ OPENED, CLOSED = "<think>", "</think>"
 THOUGHT = re.compile(r"</?think>")
 SWITCH = re.compile(r"/(?:no_)?think\b|/system_override\b")
 """What SmolLM3's template reads in a system message, and does not write."""
+OTHER_NAMES = {"tools": "functions", "tool_calls": "function_call"}
+"""What is read under another name, too; which one a row has is not known here."""
+JSON_ONCE = 3
+"""Of `_spellings`, the first so many: as it is, and as JSON."""
+LIKE_A_FLAG = 0.75
+"""Likeness of two names (difflib's ratio) from which one may be meant as the other."""
 TELLING = 16
 """From so many characters, what no other turn says stands in a text only if its turn does."""
 Render = Callable[[list[Message], bool], str]
@@ -38,19 +45,44 @@ def refuse_unrendered(example: Example, template: Any, messages: list[Message]) 
         return
     k, key = left_out
     where = example.where if k is None else f"{example.where}, message {k} ({messages[k]['role']})"
-    names = _to_ignore(example, template, messages)
-    spelt = " (or what the file calls it)" if {"tools", "tool_calls"} & {*names} else ""
-    ignore = f", or set ignore: [{', '.join(names)}]{spelt} on the source (under data.sources)"
     raise RequestError(
         f"{where}: template {template.name!r} does not render {key!r}; choose another data.template"
-        f"{ignore if names else ''}"
+        f"{_advice(example, template, messages)}"
     )
+
+
+def _advice(example: Example, template: Any, messages: list[Message]) -> str:
+    """What else can be done, as the end of a sentence; nothing where nothing can."""
+    names = _to_ignore(example, template, messages)
+    for name in names:
+        if _like_a_flag(name):  # the reply that it masks would be trained
+            return f". Where {name!r} says whether a reply is trained, rename it to 'weight', with 0 or 1"
+    if not names:
+        return ""
+    said = f", or set ignore: [{', '.join(names)}] on the source (under data.sources)"
+    for name in names:
+        if all(turn.get(name, 0) in (0, 1) for turn in messages) and any(name in turn for turn in messages):
+            said += f"; but where {name!r} says whether a reply is trained, rename it to 'weight'"
+    if others := [OTHER_NAMES[name] for name in names if name in OTHER_NAMES]:
+        said += f"; what the file names otherwise ({', '.join(others)}) is ignored by its name there"
+    if "thinking" in names:
+        said += "; parts of type 'thinking' cannot be ignored: remove them"
+    return said
+
+
+def _like_a_flag(name: str) -> bool:
+    """Whether a name is almost that of a flag, or has one as a word: `weigth`, `loss_mask`."""
+    if name in KNOWN:
+        return False
+    near = difflib.get_close_matches(name.lower(), FLAGS, 1, LIKE_A_FLAG)
+    return bool(near) or not {*FLAGS, "mask", "masked"}.isdisjoint(re.split("[^a-z]+", name.lower()))
 
 
 def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list[str]:
     """All that a source has to ignore, so that the template renders the row; nothing where that would drop
     it: a reply that only calls would say nothing, and a tool would answer no call."""
-    names = []
+    names: list[str] = []
+    given = messages
     try:
         while left_out := template.unrendered(example, messages):
             k, key = left_out
@@ -64,16 +96,18 @@ def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list
         template.render(messages, False, example.tools, example.template_options)
     except RowError:
         return []
-    for turn in messages:
+    for turn, before in zip(messages, given, strict=True):
         silent = turn["role"] == "assistant" and turn.get("trained", True) and says_nothing(turn)
-        if silent or (turn["role"] == "tool" and "tool_calls" in names):
+        # a call in place of a text may be the content of a message, which cannot be ignored
+        uncalled = "tool_calls" in before and "tool_calls" not in turn and not turn["content"].strip()
+        if silent or uncalled or (turn["role"] == "tool" and "tool_calls" in names):
             return []
     return names
 
 
 def refuse_left_out(messages: list[Message], text: str) -> None:
     """Raises `RowError` (template_error) where `text` lacks what a message says, be it trained or not."""
-    got = None
+    squeezed = ""
     for k, turn in enumerate(messages):
         said = turn["role"] == "assistant"
         content = _behind_thought(turn["content"]) if said else turn["content"].strip()
@@ -81,8 +115,10 @@ def refuse_left_out(messages: list[Message], text: str) -> None:
             continue
         if turn["role"] in ("system", "developer"):
             content = SWITCH.sub("", content)
-        got = _squeezed(text) if got is None else got
-        if not any(_squeezed(each) in got for each in _spellings(content)[: 1 if said else 3]):
+        squeezed = squeezed or _squeezed(text)
+        # a reply is trained as it is; what is asked or returned may be written as JSON
+        spellings = [content] if said else _spellings(content)[:JSON_ONCE]
+        if not any(_squeezed(each) in squeezed for each in spellings):
             raise RowError("template_error", f"the template leaves out message {k} ({turn['role']})")
 
 
@@ -154,7 +190,7 @@ def _behind_thought(content: str) -> str:
 
 def refuse_changed(turn: Message, said: str, k: int) -> None:
     """Raises `RowError` where the text of a turn lacks what its message says; white space may differ."""
-    got = ""
+    squeezed = ""
     wanted: list[list[str]] = [[each] for each in (*THOUGHT.split(turn["content"]), reasoning(turn))]
     for call in turn.get("tool_calls", ()):
         inner = call["function"]
@@ -162,8 +198,8 @@ def refuse_changed(turn: Message, said: str, k: int) -> None:
     for spellings in wanted:
         if spellings[0].strip() in said:
             continue
-        got = got or _squeezed(said)
-        if not any(_squeezed(each) in got for each in spellings):
+        squeezed = squeezed or _squeezed(said)
+        if not any(_squeezed(each) in squeezed for each in spellings):
             raise RowError("template_error", f"the template changes the text of message {k}")
 
 

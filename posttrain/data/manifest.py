@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import write_json
+from posttrain.base.files import counted, write_json
 from posttrain.data.prepare import Prepared
 from posttrain.data.table import Table
 from posttrain.recipe import schema
@@ -118,9 +118,9 @@ def summary(account: dict[str, Any]) -> list[str]:
     for source in account["sources"]:
         read, dropped, examples = source["rows_read"], source["dropped"], source["rows_kept"]
         kept = read - sum(dropped.values())
-        parts = [f"source {source['name']!r}: {kept:,} of {read:,} rows kept"]
+        parts = [f"source {source['name']!r}: {kept:,} of {counted(read, 'row')} kept"]
         if examples != kept:  # data.train_on: each
-            parts[0] += f" as {examples:,} examples"
+            parts[0] += f" as {counted(examples, 'example')}"
         for what, count in [*dropped.items(), ("truncated", source["truncated"])]:
             if count:
                 parts.append(f"{count:,} {what} ({count / read:.2%})")
@@ -131,6 +131,6 @@ def summary(account: dict[str, Any]) -> list[str]:
             parts.append(f"{source['tokenised']:,} tokenised already")
         lines.append("; ".join(parts))
         if spelt := source["control_tokens"]:
-            rows = ", ".join(f"{token} in {n:,} rows" for token, n in spelt.items())
+            rows = ", ".join(f"{token} in {counted(n, 'row')}" for token, n in spelt.items())
             lines.append(f"source {source['name']!r}: texts spell control tokens and become them: {rows}")
     return lines

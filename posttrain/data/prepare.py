@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from posttrain.data.cache import Progress, TooManyDropped, prepare_sources
 from posttrain.data.make_table import Choice
 from posttrain.data.mixture import MixedSource, Mixture
 from posttrain.data.order import key_of, permute_array, schedule
-from posttrain.data.refusals import Refusals, Unprepared
+from posttrain.data.refusals import Unprepared, refusals
 from posttrain.data.table import JoinedTable, SubsetTable, Table, TokenTable
 from posttrain.data.tokens import TokenRow
 from posttrain.errors import RequestError, did_you_mean
@@ -80,7 +81,7 @@ def build(
     except RequestError as error:
         if not is_main:
             raise
-        look = Refusals(every, data, loss, tokenizer, progress, shape, choices)
+        look = partial(refusals, every, data, loss, tokenizer, progress, shape, choices)
         raise Unprepared(error, look) from error
     _check_p(every, prepared, loss)
     if is_main:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 BOM = b"\xef\xbb\xbf"
 HEAD = 1 << 20
 """Bytes of a JSON array in which its first row is looked for."""
+OTHER_SEPARATORS = (";", "\t", "|")
+"""What stands between the cells of files that are named `.csv` and have no commas."""
+WRAPS = ("data", "rows", "examples", "instances", "items", "records", "train")
+"""Keys under which a file that is one object may have its rows."""
 T = TypeVar("T")
 
 
@@ -127,7 +131,10 @@ def _chosen(items: Iterable[T], only: np.ndarray | range | None) -> Iterator[T]:
 def _jsonl(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
     for number, line in _chosen(_lines(path), only):
         where = f"{path}:{number}"
-        yield where, _unbroken(parse_line(line, where), keep_broken)
+        row = parse_line(line, where)
+        if number == 1 and isinstance(row, Broken) and line.startswith(b"["):
+            row = Broken(f"{row.error}; a file that is an array is named .json")
+        yield where, _unbroken(row, keep_broken)
 
 
 def _unbroken(row: dict[str, Any] | Broken, keep_broken: bool) -> dict[str, Any]:
@@ -153,15 +160,29 @@ def _json(path: File, only: np.ndarray | range | None = None, keep_broken: bool 
 
 
 def _refuse_one_object(path: File, line: bytes) -> None:
-    """Raises RequestError unless the first line of a file is a value of its own."""
+    """Raises RequestError unless the first line of a file is a row of its own."""
     try:
-        json.loads(line)
+        value = json.loads(line)
+        if not _wrapped(value):
+            return
     except (ValueError, RecursionError):
         value, _ = _parse_at_once(path)
-        raise RequestError(
-            f"{path}: contains {'one object' if isinstance(value, dict) else type_name(value)}; "
-            "rows must be an array of objects, or one object per line"
-        ) from None
+    if key := _wrapped(value):
+        raise RequestError(f"{path}: the rows stand under {key!r}; write them, an array, as the whole file")
+    raise RequestError(
+        f"{path}: contains {'one object' if isinstance(value, dict) else type_name(value)}; "
+        "rows must be an array of objects, or one object per line"
+    )
+
+
+def _wrapped(value: Any) -> str | None:
+    """The key under which `value`, an object, has a list of rows; None where it has none, or is a row: a list
+    of messages is a column."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        rows = isinstance(inner, list) and inner and isinstance(inner[0], dict)
+        if rows and (key in WRAPS or len(value) == 1) and not {"role", "from"} & inner[0].keys():
+            return key
+    return None
 
 
 def _parse_at_once(path: File) -> tuple[Any, bool]:
@@ -194,6 +215,7 @@ def _csv_rows(path: File) -> Iterator[Row]:
             header = next(reader, None)
             if header is None:
                 return
+            _refuse_other_separator(path, header)
             if len(set(header)) < len(header) or "" in header:
                 raise RequestError(f"{path}:1: the header has a repeated or an empty column name")
             for cells in reader:
@@ -209,6 +231,16 @@ def _csv_rows(path: File) -> Iterator[Row]:
             raise RequestError(f"{path}:{_bad_line(path)}: not UTF-8; convert the file to UTF-8") from None
         except csv.Error as error:
             raise RequestError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
+
+
+def _refuse_other_separator(path: File, header: list[str]) -> None:
+    """Raises RequestError where the cells of `header` seem to be separated by something else than commas."""
+    found = [mark for mark in OTHER_SEPARATORS if len(header) == 1 and mark in header[0]]
+    if found:
+        raise RequestError(
+            f"{path}:1: the header is the one column {header[0]!r}; is the separator {found[0]!r}? Write the "
+            "file with commas"
+        )
 
 
 def _bad_line(path: File) -> int:

@@ -42,16 +42,29 @@ REASONS: dict[str, Reason] = {
     ),
     **dict.fromkeys(
         ("no_messages", "null_message"),
-        Reason("the conversation, a message or its content is null", "fill it in, or remove the row"),
+        Reason(
+            "the conversation, a message, or what a message other than a reply says is null",
+            "fill it in, or remove the row",
+        ),
     ),
-    "empty_reply": Reason("a reply says nothing", "remove it, or set its `weight` to 0"),
+    "empty_reply": Reason(
+        "a reply says nothing, or is null",
+        "write the reply, or remove the row; where it has other replies, this one may have `weight: 0`",
+    ),
     **dict.fromkeys(
-        ("two_users", "two_replies", "assistant_first", "late_system"),
-        Reason("turns out of order", "set `data.sources.roles` to `join` or `loose`"),
+        ("two_users", "two_replies"),
+        Reason("two messages of one role in a row", "write `roles: join` (or `loose`) on the source"),
+    ),
+    **dict.fromkeys(
+        ("assistant_first", "late_system"),
+        Reason(
+            "a reply before any question, or a system message that is not the first",
+            "write `roles: loose` on the source, or repair the row",
+        ),
     ),
     "tool_order": Reason(
         "a tool answers no call, or another one (`tool_call_id`), or a call has no answer",
-        "complete the row, or set `data.sources.roles` to `loose`",
+        "complete the row, or write `roles: loose` on the source",
     ),
     **dict.fromkeys(
         ("bad_call", "bad_tools"),
@@ -63,7 +76,8 @@ REASONS: dict[str, Reason] = {
     "unreadable": Reason("the row does not fit; only with `on_error: skip`", "repair the row"),
     "no_thought": Reason(
         "a prompt opens a thought, and the reply has none",
-        "write the thought into the reply, or set `data.template_options`",
+        "write the thought into the reply, or, where the template can, turn it off with "
+        "`data.template_options`",
     ),
     "bad_text": Reason("an unpaired surrogate", "repair the encoding of the file"),
     "no_p": Reason("the column `p` is empty", "run `posttrain pass-rate`, or remove the row"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, zip_longest
 from typing import Any
 
@@ -39,54 +39,48 @@ class Unprepared(RequestError):
         return "\n".join(self._look(self._first))
 
 
-@dataclass(frozen=True)
-class Refusals:
-    """Looks for what the sources of a run are refused for; the fields are arguments of `prepare_sources`."""
-
-    sources: Sequence[schema.Source]
-    data: schema.Data
-    loss: schema.Loss
-    tokenizer: Any
-    progress: Progress | None
-    shape: str
-    choices: Sequence[Choice | None]
-
-    def __call__(self, first: RequestError) -> list[str]:
-        """`first`: with what `prepare_sources` refused."""
-        found: list[str] = []
-        for source, choice in zip_longest(self.sources, self.choices):
-            problem = first
-            if not isinstance(first, RefusedRow) or first.source != source.name:
-                try:
-                    self._prepare(source, choice)
-                    continue
-                except TooManyDropped as error:  # its table is made: no row of it is refused
-                    found.append(str(error))
-                    continue
-                except RequestError as error:
-                    problem = error
-            found += self._of(source, choice, problem)
-        return list(dict.fromkeys(found))
-
-    def _prepare(self, source: schema.Source, choice: Choice | None) -> None:
-        prepare_sources(
-            [source], self.data, self.loss, self.tokenizer, True, self.progress, self.shape, [choice]
-        )
-
-    def _of(self, source: schema.Source, choice: Choice | None, problem: RequestError) -> list[str]:
-        """What is said of one source, which `problem` refuses."""
-        begin = problem.number if isinstance(problem, RefusedRow) else 0
+def refusals(
+    sources: Sequence[schema.Source],
+    data: schema.Data,
+    loss: schema.Loss,
+    tokenizer: Any,
+    progress: Progress | None,
+    shape: str,
+    choices: Sequence[Choice | None],
+    first: RequestError,
+) -> list[str]:
+    """What the sources of a run are refused for. `first` is the error that `prepare_sources` raised; it had
+    the other arguments, too."""
+    found: list[str] = []
+    for source, choice in zip_longest(sources, choices):
+        problem = first
+        if not isinstance(first, RefusedRow) or first.source != source.name:
+            try:
+                prepare_sources([source], data, loss, tokenizer, True, progress, shape, [choice])
+                continue
+            except TooManyDropped as error:  # its table is made: no row of it is refused
+                found.append(str(error))
+                continue
+            except RequestError as error:
+                problem = error
         log.info("source %r is refused; its other rows are looked at", source.name)
-        found: list[str] = []
-        try:
-            rows = open_rows(replace(source, on_error="skip"))  # broken lines are rows
-            given = (source, self.data, self.loss, self.tokenizer, SHAPES[self.shape], choice)
-            for sentence in islice(refused_rows(rows, begin, *given), MOST):
-                found.append(sentence)
-        except RequestError as error:  # a file that cannot be read on
-            found.append(str(error))
-        said = list(dict.fromkeys(found)) or [str(problem)]  # what names no row is the same of all
-        return said if len(said) == 1 else [*said[:SHOWN], _summary(source.name, len(found))]
+        found += _of_source(source, (data, loss, tokenizer, SHAPES[shape], choice), problem)
+    return list(dict.fromkeys(found))
+
+
+def _of_source(source: schema.Source, given: tuple, problem: RequestError) -> list[str]:
+    """What is said of one source, which `problem` refuses; `given` are the last arguments of
+    `refused_rows`."""
+    begin = problem.number if isinstance(problem, RefusedRow) else 0
+    found: list[str] = []
+    try:
+        rows = open_rows(replace(source, on_error="skip"))  # broken lines are rows
+        for sentence in islice(refused_rows(rows, begin, source, *given), MOST):
+            found.append(sentence)
+    except RequestError as error:  # a file that cannot be read on
+        found.append(str(error))
+    said = list(dict.fromkeys(found)) or [str(problem)]  # what names no row is the same of all
+    return said if len(said) == 1 else [*said[:SHOWN], _summary(source.name, len(found))]
 
 
 def _summary(name: str, count: int) -> str:
@@ -95,4 +89,4 @@ def _summary(name: str, count: int) -> str:
         said += f", of which the first {SHOWN} are named"
     if count == MOST:
         said += "; the rows behind them were not looked at"
-    return f"{said}; repair them, or set on_error: skip of the source, which drops them"
+    return f"{said}; repair them, or set on_error: skip on the source, which drops them"

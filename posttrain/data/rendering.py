@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime
 from functools import cache, lru_cache
@@ -20,6 +20,7 @@ from typing import Any
 from posttrain.data.prefixes import Beginnings
 from posttrain.data.shapes.messages import LINKS, REASONING, reasoning
 from posttrain.data.tokens import RowError
+from posttrain.data.variables import read_first
 from posttrain.types import Message
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ PROBE = "Zq7"
 """A text that no template contains."""
 VARIABLES = {"messages", "tools", "documents", "add_generation_prompt"}
 """What every template is given."""
+SWITCHES = ("enable_thinking", "thinking")
+"""Usual variables that turn thinking off where they are false."""
 
 
 def render(
@@ -187,16 +190,20 @@ def arguments_as_text(source: str, tokenizer: Any) -> bool:
 
 @lru_cache(maxsize=8)
 def variables(source: str) -> frozenset[str]:
-    """Names that the template reads besides messages and tools; empty where it cannot be parsed."""
-    from jinja2 import Environment, TemplateSyntaxError, meta
+    """Names that the template reads besides messages and tools, and does not set before; empty where it
+    cannot be parsed."""
+    from jinja2 import TemplateSyntaxError
 
     try:
-        found = meta.find_undeclared_variables(
-            Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
-        )
-    except TemplateSyntaxError:  # `{% generation %}` is transformers' own
-        found = set(re.findall(r"\b[a-z_]\w*\b", source))
-    return frozenset(found) - VARIABLES
+        return read_first(source, _compiled(source).environment) - VARIABLES
+    except TemplateSyntaxError:
+        return frozenset()
+
+
+def thinking_switch(source: str, chosen: Collection[str]) -> str | None:
+    """The variable by which the template is told not to think; None if it has none or it is `chosen`
+    already."""
+    return next((name for name in SWITCHES if name in variables(source) and name not in chosen), None)
 
 
 TOOL = {

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.kept import Render, refuse_left_out, refuse_lost
-from posttrain.data.rendering import CALL, PROBE, render, renderer, unrendered, variables
+from posttrain.data.rendering import CALL, PROBE, render, renderer, thinking_switch, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
 from posttrain.data.turns import Turn, closing, find_turns, opened_by
@@ -99,7 +99,8 @@ class Template:
         `RequestError` and `RowError`, see `turns.find_turns`. The last trained turn is tokenised apart from
         its prompt, as it is sampled; earlier ones are not, and a token may cross their beginning."""
         ends = (self.end_of_turn, *filter(None, [self.end_of_call]))
-        return find_turns(self.name, self._renderer(tools, options), ends, messages, last_only)
+        switch = thinking_switch(self.source, {*self.options, *(options or {})})
+        return find_turns(self.name, self._renderer(tools, options), ends, messages, last_only, switch)
 
     def _renderer(self, tools: list[dict[str, Any]] | None, options: dict[str, Any] | None) -> Render:
         return renderer(self.source, self.tokenizer, tools, options)

@@ -28,10 +28,6 @@ from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Message
 
-REMEDY = (
-    "Write the thought into the reply, set data.template_options (often enable_thinking: false), or choose "
-    "another data.template"
-)
 BRACKETS = ("<", "[")
 """What a mark begins with: one that opens a thought shares it with the one that closes it."""
 
@@ -46,11 +42,17 @@ class Turn:
 
 
 def find_turns(
-    name: str, render: Render, ends: tuple[str, ...], messages: list[Message], last_only: bool
+    name: str,
+    render: Render,
+    ends: tuple[str, ...],
+    messages: list[Message],
+    last_only: bool,
+    switch: str | None = None,
 ) -> tuple[str, list[Turn]]:
     """The full text, and the assistant turns in it that are trained, or only the last one.
 
-    `ends` are the texts that may close a turn; `name` is that of the template, for messages.
+    `ends` are the texts that may close a turn. For messages: `name` is that of the template, `switch` that of
+    its variable that turns thinking off where it is false.
 
     Raises:
         RequestError: an earlier rendering is not a prefix of a later one, which data.train_on can mend.
@@ -65,15 +67,15 @@ def find_turns(
         if not messages[k].get("trained", True):
             continue
         prompt = render(messages[:k], True)
-        _refuse_unthought(name, prompt, messages, k)
+        _refuse_unthought(name, prompt, messages, k, switch)
         last = k + 1 == len(messages)
         upto = text if last else render(messages[: k + 1], False)
         if last and not upto.startswith(prompt):
             text = upto = _thought_before(render, messages, prompt, upto) or _behind(
-                name, render, ends, messages, prompt, upto
+                name, render, ends, messages, prompt, upto, switch
             )
-        _prefix(name, prompt, upto, k, "the prompt that generation would start from", last)
-        _prefix(name, upto, text, k, "the conversation up to this turn", last)
+        _prefix(name, prompt, upto, k, "the prompt that generation would start from", last, switch)
+        _prefix(name, upto, text, k, "the conversation up to this turn", last, switch)
         turn = _turn(name, ends, len(prompt), upto, k)
         refuse_twice(prompt, upto[turn.begin : turn.content_end], k)
         refuse_changed(messages[k], upto[turn.begin : turn.content_end], k)
@@ -82,19 +84,24 @@ def find_turns(
     return text, turns
 
 
-def _refuse_unthought(name: str, prompt: str, messages: list[Message], k: int) -> None:
+def _remedy(switch: str | None) -> str:
+    off = f"set data.template_options: {{{switch}: false}}, " if switch else ""
+    return f"Write the thought into the reply, {off}or choose another data.template"
+
+
+def _refuse_unthought(name: str, prompt: str, messages: list[Message], k: int, switch: str | None) -> None:
     """Raises `RowError` where the template opens a thought in `prompt`, and reply `k` has none: whether the
     template then leaves it open, out, or writes an empty one, the model would learn not to think."""
     thinks = reasoning(messages[k]) or THOUGHT.search(messages[k]["content"])
     if _opens_thought(prompt, messages[:k]) and not thinks:
-        raise _no_thought(name, OPENED)
+        raise _no_thought(name, OPENED, switch)
 
 
-def _no_thought(name: str, mark: str) -> RowError:
+def _no_thought(name: str, mark: str, switch: str | None) -> RowError:
     return RowError(
         "no_thought",
         f"a prompt of template {name!r} opens {mark!r}, and the reply does not begin with it: the model "
-        f"would be trained on what it never sees. {REMEDY}",
+        f"would be trained on what it never sees. {_remedy(switch)}",
     )
 
 
@@ -111,7 +118,13 @@ def _thought_before(render: Render, messages: list[Message], prompt: str, text: 
 
 
 def _behind(
-    name: str, render: Render, ends: tuple[str, ...], messages: list[Message], prompt: str, text: str
+    name: str,
+    render: Render,
+    ends: tuple[str, ...],
+    messages: list[Message],
+    prompt: str,
+    text: str,
+    switch: str | None,
 ) -> str:
     """The last turn put behind a `prompt` that opens a thought, as it is sampled; `text` as it is where the
     prompt does not."""
@@ -121,7 +134,7 @@ def _behind(
     if not mark or not text.startswith(header):
         return text
     if not reply["content"].lstrip().startswith(mark):
-        raise _no_thought(name, mark)
+        raise _no_thought(name, mark, switch)
     said = reply["content"].lstrip().removeprefix(mark)
     if opened.endswith("\n"):
         said = said.removeprefix("\n")
@@ -145,7 +158,7 @@ def _opens_thought(prompt: str, asked: list[Message]) -> bool:
     return prompt.rstrip().endswith(OPENED) and not (asked and asked[-1]["content"].rstrip().endswith(OPENED))
 
 
-def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool) -> None:
+def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool, switch: str | None) -> None:
     if text.startswith(start):
         return
     same = next((i for i, (a, b) in enumerate(zip(start, text, strict=False)) if a != b), None)
@@ -158,7 +171,7 @@ def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool) -> 
         raise RowError(
             "template_error",
             f"template {name!r} writes a reply otherwise than it asks for one, so the trained tokens cannot "
-            f"be found. {found}. {REMEDY}",
+            f"be found. {found}. {_remedy(switch)}",
         )
     raise RequestError(
         f"template {name!r} drops or changes earlier turns (many drop earlier thoughts), so the trained "

@@ -105,11 +105,17 @@ def _describe(hint: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_describe(arg) for arg in typing.get_args(hint))
     if origin is list:
-        return f"a list of {_describe(typing.get_args(hint)[0])}"
+        (inner,) = typing.get_args(hint)
+        sections = dataclasses.is_dataclass(inner)
+        return f"a list of {_keys_of('sections', inner) if sections else _describe(inner)}"
     if dataclasses.is_dataclass(hint):
-        return "a section with keys " + ", ".join(f.name for f in dataclasses.fields(hint))
+        return _keys_of("a section", hint)
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
     return names.get(hint, "null" if hint is type(None) else "a mapping")
+
+
+def _keys_of(what: str, cls: type) -> str:
+    return f"{what} with the keys {', '.join(f.name for f in dataclasses.fields(cls))}"
 
 
 def shown(value: Any) -> str:

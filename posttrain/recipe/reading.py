@@ -17,6 +17,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from posttrain.base.files import counted
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError, did_you_mean
 
@@ -90,7 +91,26 @@ def apply_override(config: Any, override: str, path: Path | str) -> None:
     except Unfit as unfit:
         raise RequestError(f"cannot apply {override!r} to {path}: {unfit}") from None
     except (OmegaConfBaseException, IndexError, ValueError, TypeError, RecursionError) as error:
-        raise RequestError(f"cannot apply {override!r} to {path}: {_first_line(error)}") from None
+        why = _misses_list(config, key.split(".")) or _first_line(error)
+        raise RequestError(f"cannot apply {override!r} to {path}: {why}") from None
+
+
+def _misses_list(config: Any, keys: list[str]) -> str | None:
+    """What is wrong where one of `keys` on the way into `config` does not name an entry of a list."""
+    node = OmegaConf.to_container(config, resolve=False)
+    for depth, key in enumerate(keys):
+        if isinstance(node, list):
+            before = ".".join(keys[:depth])
+            if not key.isdigit():
+                return f"{before} is a list; write {'.'.join([before, '0', *keys[depth:]])}"
+            if int(key) >= len(node):
+                return f"{before} has {counted(len(node), 'item')}, numbered from 0"
+            node = node[int(key)]
+        elif isinstance(node, dict) and key in node:
+            node = node[key]
+        else:
+            return None
+    return None
 
 
 def parsed(text: str) -> Any:

@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 from posttrain.base.registry import Registry, import_path
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError, did_you_mean, what_is_there
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.rewards.catalogue import MODULES
 from posttrain.types import Example, Verdict
@@ -101,6 +101,14 @@ class Spec:
         return tuple(p.name for p in read if p.name in names)
 
 
+class LacksColumn(RequestError):
+    """A row has no `column`, which a reward needs."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 @dataclass(frozen=True, eq=False)
 class Bound:
     """A reward with a value for every option; what the engine runs."""
@@ -117,9 +125,9 @@ class Bound:
         where = f"{example.where}: " if example.where else ""
         for column in self.spec.columns:
             if not any(has_column(example, name) for name in column.split("|")):
-                near = did_you_mean(column.partition("|")[0], example.extra)
+                near = what_is_there(column.partition("|")[0], example.extra)
                 wanted = " or ".join(repr(name) for name in column.split("|"))
-                raise RequestError(f"{where}reward {self.name!r} needs column {wanted}{near}")
+                raise LacksColumn(f"{where}reward {self.name!r} needs column {wanted}{near}", column)
 
     def check_row(self, example: Example) -> None:
         """Raises `RequestError` if a row lacks a column or cannot be scored, as its content is malformed."""

@@ -20,6 +20,7 @@ from posttrain.base.files import refuse_unwritable
 from posttrain.base.process import why_on_cpu
 from posttrain.data.readers import Broken
 from posttrain.data.shapes.catalogue import SHAPES, Shape
+from posttrain.data.shapes.columns import usual_names
 from posttrain.data.shapes.prompts import Asked, columns_of
 from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
@@ -31,6 +32,7 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
 from posttrain.rewards.compose import Composite
+from posttrain.rewards.registry import LacksColumn
 from posttrain.rundir import adapters
 from posttrain.rundir.adapter_fit import refuse_unfit
 from posttrain.rundir.checkpoints import resolve
@@ -42,6 +44,8 @@ MODELS = (
     ("pairing", "teacher"),
 )
 """Section and key of every value that names a model."""
+GOLD = ("answer", "ground_truth", "gold", "final_answer", "target", "solution", "label", "reference")
+"""Names under which data sets have the answer that rewards read, or a part of a column."""
 LOOKED = 100
 """Rows among which, with `on_error: skip`, one must fit."""
 
@@ -183,8 +187,24 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
         where, row = first_row(open_rows(source))
         try:
             rewards.check_rows([Asked(where, "", columns_of(row, source)).example()])
+        except LacksColumn as error:
+            advice = _where_the_answer_is(row, source) if error.column == "answer" else ""
+            problems.add(f"data.sources[{i}]", f"{error}{advice}")
         except RequestError as error:
             problems.add(f"data.sources[{i}]", str(error))
+
+
+def _where_the_answer_is(row: dict[str, Any], source: Source) -> str:
+    """What to do where `row` has no column `answer`, as the end of a sentence."""
+    asked = {*usual_names("prompt", "messages"), source.columns.prompt, source.columns.messages}
+    values = {name: value for name, value in row.items() if name not in asked}
+    for name, value in values.items():
+        if isinstance(value, dict) and (inner := next((key for key in GOLD if key in value), None)):
+            return f". Rewards read columns only: write {inner!r} of {name!r} as a column 'answer'"
+    single = [name for name, value in values.items() if isinstance(value, str | int | float)]
+    usual = [name for name in GOLD if name in single]
+    own = usual[0] if usual else single[0] if len(single) == 1 else "..."
+    return f". Set columns: {{answer: {own}}} on the source" if single else ""
 
 
 def _first_row(source: Source, shape: Shape) -> None:

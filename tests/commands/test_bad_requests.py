@@ -17,7 +17,10 @@ WRONG_RECIPES = {
     "both lengths": (["train.num_train_epochs=1"], ["exactly one of num_train_epochs and max_steps"]),
     "bf16 and fp16": (["train.bf16=true", "train.fp16=true"], ["cannot both be true"]),
     "two starts": (["model.init=x/y"], ["exactly one of init"]),
-    "index out of range": (["data.sources.3.path=x"], ["'data.sources.3.path=x'", "out of range"]),
+    "index out of range": (
+        ["data.sources.3.path=x"],
+        ["'data.sources.3.path=x'", "data.sources has 1 item, numbered from 0"],
+    ),
     "no sign": (["train.max_steps"], ["an override is written key=value"]),
     "no source": (["data.sources=[]"], ["add at least one source"]),
     "folder name": (["name=../x"], ["cannot be a folder name"]),

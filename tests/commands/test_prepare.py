@@ -178,7 +178,7 @@ def test_rows_in_the_tables_are_not_repeated_below_them(call, plain_recipe, tmp_
         "source 'rows': 6 of 7 rows (85.7%) are dropped or truncated, more than data.max_drop_share = 0.05: "
     )
     said += "6 no_completion. "
-    remedy = "Remedy: fill it in, or name another column under data.sources.columns; or allow it with "
+    remedy = "Remedy: fill it in, or name another column under data.sources.columns. Or allow it with "
     remedy += "data.max_drop_share"
     first = f"First: {path}:1, :2, :3, :4, :5: no_completion: column 'completion' is empty. "
     assert refusal(call("run", plain_recipe, given)) == f"error: {said}{first}{remedy}"

@@ -42,7 +42,7 @@ def test_every_refused_row_is_named(call, plain_recipe, several, tmp_path, proce
     assert numbered(several, found) == [100, 200, 250, 290]
     assert found[2] == f"{several}:250: one object has the key 'prompt' twice; keep one of them"
     (last,) = found[4:]
-    assert last.startswith("source 'rows': 4 rows are refused; repair them, or set on_error: skip of")
+    assert last.startswith("source 'rows': 4 rows are refused; repair them, or set on_error: skip on")
     assert not tables(tmp_path) and not list((tmp_path / "cache" / "tables").glob(".partial-*"))
     assert lines(call("prepare", plain_recipe, *given)) == found
     facts = facts_of(call("prepare", plain_recipe, *given, "data.sources.0.on_error=skip", "--json"))
@@ -73,7 +73,7 @@ def test_what_is_said_is_bounded(call, plain_recipe, tmp_path, monkeypatch):
     assert numbered(path, found) == [*range(2, 22)]
     assert found[20:] == [
         "source 'rows': 60 rows are refused, of which the first 20 are named; repair them, or set on_error: "
-        "skip of the source, which drops them"
+        "skip on the source, which drops them"
     ]
     monkeypatch.setattr(refusals, "MOST", 30)
     found = lines(call("prepare", plain_recipe, f"data.sources.0.path={path}"))

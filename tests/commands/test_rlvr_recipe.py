@@ -147,7 +147,7 @@ def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, wor
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([], ["rollouts: 1 prompts x 16 completions every 1 step(s)"]),
+        ([], ["rollouts: 1 prompt x 16 completions every step"]),
         (
             [
                 "rollout={num_generations: 8, steps_per_generation: 2, max_new_tokens: 64}",
@@ -156,7 +156,7 @@ def test_settings_that_exclude_each_other_are_refused(rlvr, call, overrides, wor
                 "train.max_steps=9",
             ],
             [
-                "rollouts: 4 prompts x 8 completions every 4 step(s)",
+                "rollouts: 4 prompts x 8 completions every 4 steps",
                 "checkpoints: every 8 steps, not 5",
                 "steps: 12",
             ],
@@ -177,6 +177,43 @@ def test_a_row_that_names_a_verifier_the_recipe_lacks(rlvr, call, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "override", "said"),
+    [
+        (
+            {"question": "1 + 1?", "ground_truth": "2"},
+            "answer: ground_truth",
+            "needs column 'answer'; the row has ground_truth, question. "
+            "Set columns: {answer: ground_truth} on the source",
+        ),
+        (
+            {"prompt": "1 + 1?", "q": 2},
+            "answer: q",
+            "needs column 'answer'; the row has prompt, q. Set columns: {answer: q} on the source",
+        ),
+        (
+            {"prompt": "1 + 1?", "source": "s", "reward_model": {"style": "rule", "ground_truth": "2"}},
+            None,
+            "needs column 'answer'; the row has prompt, reward_model, source. Rewards read columns only: "
+            "write 'ground_truth' of 'reward_model' as a column 'answer'",
+        ),
+    ],
+)
+def test_where_the_answer_stands_under_another_name(rlvr, call, tmp_path, row, override, said):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    call("check", rlvr).refuses(f"rows.jsonl:1: reward 'math' {said}")
+    if override:
+        assert call("check", rlvr, f"data.sources.0.columns={{{override}}}").code == 0
+    else:
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"answer": "2"}) + "\n")
+        assert call("check", rlvr).code == 0
+
+
+def test_a_missing_list_says_what_is_in_it(rlvr, call):
+    rlvr.write_text(rlvr.read_text().replace("rewards:", "reward:"))
+    call("check", rlvr).refuses("rewards is missing; it takes a list of sections with the keys name, ")
+
+
 LONG = {"prompt": "x" * 200, "answer": "2"}
 
 
@@ -186,7 +223,7 @@ LONG = {"prompt": "x" * 200, "answer": "2"}
         (
             [],
             [
-                "1 of 4 rows (25.0%) are dropped",
+                "1 of 4 rows (25.0%) is dropped",
                 "more than data.max_drop_share",
                 "rows.jsonl:3: overlong",
                 "raise data.max_length (now 128)",

@@ -249,7 +249,7 @@ def test_eval_of_a_model_that_is_no_run(call, run_copy, tiny, tmp_path):
         (["tiny", *TASK, "limit=x"], ["limit must be a whole number, not 'x'"]),
         (["tiny", *TASK, "limit=["], ["limit must be a whole number"]),
         (["tiny", *TASK, "limit=0"], ["limit = 0 must be at least 1"]),
-        (["tiny", *TASK, "k.7=2"], ["'k.7=2'", "out of range"]),
+        (["tiny", *TASK, "k.7=2"], ["'k.7=2'", "k has 1 item, numbered from 0"]),
         (["tiny", *TASK, "limit"], ["written key=value"]),
         (["tiny", "--task", "gsm8k", "path=rows.jsonl", "k=[1,2]"], ["needs at least 2 samples"]),
         (["tiny", "--task", "gsm8k", "path=/nope.jsonl"], ["/nope.jsonl"]),

@@ -80,6 +80,70 @@ def test_entries_of_an_array_that_are_no_rows_are_skipped(tmp_path):
         rows(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.jsonl", f"{GOOD} {GOOD}\n", ":1: broken JSON: Extra data at column 36"),
+        (
+            "a.jsonl",
+            f"[{GOOD}]\n",
+            ":1: a row must be a JSON object, not an array; a file that is an array is named .json",
+        ),
+        (
+            "a.jsonl",
+            f"[\n{GOOD}\n]\n",
+            ":1: broken JSON: Expecting value at column 2; a file that is an array is named .json",
+        ),
+        ("a.jsonl", f"{GOOD}\n[3]\n", ":2: a row must be a JSON object, not an array"),
+        ("a.jsonl", f"{GOOD}\n{{}}\n", ":2: the row is an empty object"),
+        (
+            "a.json",
+            f'{{"data": [{GOOD}]}}',
+            ": the rows stand under 'data'; write them, an array, as the whole file",
+        ),
+        (
+            "a.json",
+            f'{{\n"v": 1, "data": [{GOOD}]}}',
+            ": the rows stand under 'data'; write them, an array, as the whole file",
+        ),
+        (
+            "a.json",
+            f'{{"mine": [{GOOD}]}}',
+            ": the rows stand under 'mine'; write them, an array, as the whole file",
+        ),
+        (
+            "a.json",
+            '{\n"mine": 1}',
+            ": contains one object; rows must be an array of objects, or one object per line",
+        ),
+        (
+            "a.csv",
+            "q;a\n1;2\n",
+            ":1: the header is the one column 'q;a'; is the separator ';'? Write the file with commas",
+        ),
+        (
+            "a.csv",
+            "q\ta\n1\t2\n",
+            ":1: the header is the one column 'q\\ta'; is the separator '\\t'? Write the file with commas",
+        ),
+    ],
+)
+def test_files_of_another_form_are_told(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError) as refused:
+        rows(tmp_path / name)
+    assert str(refused.value) == f"{tmp_path / name}{said}"
+
+
+def test_what_looks_like_another_form_and_is_none(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for row in ({"messages": turns}, {"prompt": "a", "responses": [{"text": "b", "rating": 1}]}):
+        (tmp_path / "a.json").write_text(json.dumps(row))
+        assert rows(tmp_path / "a.json") == [row]
+    (tmp_path / "a.csv").write_text("text\na;b\n")
+    assert rows(tmp_path / "a.csv") == [{"text": "a;b"}]
+
+
 TREES = st.recursive(
     st.none() | st.integers(-9, 9) | st.text('a":\\ {,', max_size=4),
     lambda inner: (

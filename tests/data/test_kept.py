@@ -195,12 +195,25 @@ def test_a_template_that_wants_a_user(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["qwen3_5_think", "qwen3_6", "qwen3_8", "nemotron_3_nano", "deepseek_r1_distill", "deepseekv3"]
+    ("name", "switch"),
+    [
+        *dict.fromkeys(["qwen3_5_think", "qwen3_6", "qwen3_8", "nemotron_3_nano"], "enable_thinking").items(),
+        *dict.fromkeys(["deepseek_r1_distill", "deepseekv3"]).items(),  # which always think
+    ],
 )
-def test_a_reply_without_a_thought_behind_a_prompt_that_opens_one(name):
-    with pytest.raises(RowError, match=r"^no_thought: .*enable_thinking: false") as caught:
-        rows_of(name, {"messages": [USER, SAID]})
-    assert "Write the thought into the reply" in str(caught.value)
+def test_a_reply_without_a_thought_behind_a_prompt_that_opens_one(name, switch):
+    """A switch is proposed where the template has one that is not set, and it helps."""
+    row = {"messages": [USER, SAID]}
+    with pytest.raises(RowError) as caught:
+        rows_of(name, row)
+    proposed = f"set data.template_options: {{{switch}: false}}, " if switch else ""
+    said = str(caught.value)
+    assert said.startswith("no_thought: ")
+    assert said.endswith(f"Write the thought into the reply, {proposed}or choose another data.template")
+    if switch:
+        assert rows_of(name, row, **{"options": {switch: False}})
+        with pytest.raises(RowError, match=r"Write the thought into the reply, or choose another"):
+            rows_of(name, row | {"chat_template_kwargs": {switch: True}})
 
 
 def test_a_prompt_that_the_user_ends_with_a_thought():

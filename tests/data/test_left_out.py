@@ -274,3 +274,14 @@ def test_a_thought_is_opened_once(prompt, said, twice):
         "'reasoning_content', without <think>"
     )
     assert error_of(refuse_twice, prompt, said, 3) == (want if twice else None)
+
+
+def test_a_thought_behind_one_that_the_prompt_has_closed():
+    want = (
+        "template_error: the prompt has closed the thought of message 1, which opens one behind it; leave "
+        "out the thought, or the option that turns thinking off"
+    )
+    closed = "A: <think>\n\n</think>\n\n"
+    assert error_of(refuse_twice, closed, "<think>so</think>4", 1) == want
+    assert error_of(refuse_twice, closed, "4", 1) is None
+    assert error_of(refuse_twice, f"{closed}Well: ", "<think>so</think>4", 1) is None

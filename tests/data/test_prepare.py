@@ -143,7 +143,7 @@ def test_too_many_drops_say_what_where_and_what_to_do(data, tokenizer, tmp_path)
     text = str(error.value)
     assert "source 'mixed': 7 of 12 rows (58.3%)" in text
     assert "6 overlong, 1 no_completion" in text and "data.max_drop_share = 0.05" in text
-    assert f"First: {path}:3, :4, :5, :6, :7: overlong: 322 tokens. Remedy: " in text
+    assert f"First: {path}:3, :4, :5, :6, :7: overlong: 322 tokens. Remedies: overlong: " in text
     assert "raise data.max_length (now 200)" in text and "overlong: truncate" in text
     # The limit is no part of the table: allowing the drops costs no second pass.
     table = prepare_source(source, replace(data, max_drop_share=0.6), Loss(), tokenizer)

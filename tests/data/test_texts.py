@@ -192,7 +192,7 @@ def test_the_account_says_it(data, tmp_path):
     assert account["sources"][0]["control_tokens"] == {"<eos>": 1}
     assert summary(account) == [
         "source 's': 2 of 2 rows kept",
-        "source 's': texts spell control tokens and become them: <eos> in 1 rows",
+        "source 's': texts spell control tokens and become them: <eos> in 1 row",
     ]
     del prepared.tables[0].stats["control_tokens"]  # a table that an earlier version made
     account = manifest(prepared, 1)

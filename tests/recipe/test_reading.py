@@ -61,6 +61,9 @@ def test_what_yaml_can_hold_and_a_recipe_cannot(recipe, old, new, expected):
         ("train.max_steps=010", "YAML reads 010 as an octal number (8)"),
         ("name=a\udcff", r"name contains '\udcff', which no text file can hold"),
         ("train.seed=" + "[" * 5000, "cannot apply"),
+        ("data.sources.roles=join", "data.sources is a list; write data.sources.0.roles"),
+        ("data.sources.columns.prompt=q", "data.sources is a list; write data.sources.0.columns.prompt"),
+        ("data.sources.7.roles=join", "data.sources has 1 item, numbered from 0"),
     ],
 )
 def test_overrides_too(recipe, override, expected):

@@ -15,7 +15,7 @@ from posttrain.data.shapes.columns import USUAL
 from posttrain.data.shapes.rows import options_of, tools_of
 from posttrain.data.sources import list_files, open_rows
 from posttrain.data.tokens import RowError
-from posttrain.errors import RequestError, did_you_mean
+from posttrain.errors import RequestError, what_is_there
 from posttrain.evaluate.tasks.base import TASKS
 from posttrain.recipe import schema
 from posttrain.rewards import bind
@@ -100,7 +100,7 @@ def text_of(row: dict[str, Any], column: str, where: str, advice: str) -> str:
     value = row.get(column)
     if isinstance(value, str) and value.strip():
         return value
-    why = f"is {value!r}" if column in row else f"is missing{did_you_mean(column, row)}"
+    why = f"is {value!r}" if column in row else f"is missing{what_is_there(column, row)}"
     raise RequestError(f"{where}: column {column!r} {why}; {advice}")
 
 

@@ -267,7 +267,7 @@ def test_a_prompt_at_the_limit_is_kept_and_one_above_is_not(data):
     data.max_drop_share = 0.05
     with pytest.raises(
         RequestError,
-        match=r"1 of 10 rows \(10.0%\) are dropped.*1 overlong.*p.jsonl:10: overlong: 101 tokens",
+        match=r"1 of 10 rows \(10.0%\) is dropped.*1 overlong.*p.jsonl:10: overlong: 101 tokens",
     ):
         prepared(data)
     data.overlong = "error"

@@ -419,7 +419,7 @@ def test_a_row_is_trained_as_the_text_that_it_was_made_from(tmp_path):
     account = manifest(build(data, Loss(), BYTES), 3)
     assert [s["tokenised"] for s in account["sources"]] == [0, 2]
     assert summary(account) == [
-        "source 'text': 1 of 1 rows kept",
+        "source 'text': 1 of 1 row kept",
         "source 'tokens': 2 of 2 rows kept; 2 tokenised already",
     ]
 
