@@ -133,7 +133,8 @@ def _key(
 ) -> str:
     """The name of a table: the hash of what decides its content."""
     looked_at = islice(rows, LOOKED_AT)
-    told = source.columns.tools is not None or any(is_conversation(row) for _, row in looked_at)
+    named = source.columns.tools or source.columns.reasoning
+    told = named is not None or any(is_conversation(row) for _, row in looked_at)
     templates, written = [], ()
     for name in (data.template, "plain"):
         try:

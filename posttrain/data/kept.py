@@ -145,25 +145,42 @@ def refuse_lost(render: Render, messages: list[Message], asks: bool = False) -> 
 
 
 def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
-    """Raises `RowError` where a turn that is no reply is lost, and its text is short or is said by another
-    turn, too: what a tool returned (4) would not be missed beside a reply (It is 4.)."""
-    said = "\0".join(turn["content"] for turn in messages)
-    unsure = {
-        k: turn | {"content": _mark(k, "text")}
-        for k, turn in enumerate(messages)
-        if turn["role"] != "assistant"
-        and (text := turn["content"].strip())
-        and (len(text) < TELLING or said.count(text) > 1)
-    }
+    """Raises `RowError` where a turn that is not trained is lost, and its text is short or is said elsewhere,
+    too: what a tool returned (4) would not be missed beside a reply (It is 4.)."""
+    unsure = {k: turn | {"content": _mark(k, "text")} for k, turn in _unsure(messages)}
     if not unsure:
         return
     try:
         shown = render([unsure.get(k, turn) for k, turn in enumerate(messages)], asks)
-    except RowError:  # the template reads the text; `refuse_left_out` looks for it nevertheless
-        return
-    for k in unsure:
-        if _mark(k, "text") not in shown:
+    except RowError:  # the template reads the text
+        shown = ""
+    for k, other in unsure.items():
+        if _mark(k, "text") not in shown and _same_without(render, messages, k, other, asks):
             raise RowError("template_error", f"the template leaves out message {k} ({messages[k]['role']})")
+
+
+def _unsure(messages: list[Message]) -> Iterator[tuple[int, Message]]:
+    """The turns, by number, that would not be missed in a text."""
+    tools = any(turn["role"] == "tool" for turn in messages)
+    spelt = _squeezed if tools else str  # replies quote what a tool returned as they like
+    said = spelt("\0".join(f"{turn['content']}\0{reasoning(turn)}" for turn in messages))
+    for k, turn in enumerate(messages):
+        text = spelt(turn["content"].strip())
+        proved = turn["role"] == "assistant" and (
+            turn.get("trained", True) or turn.get("tool_calls") or THOUGHT.search(text)
+        )
+        if text and not proved and (len(turn["content"].strip()) < TELLING or said.count(text) > 1):
+            yield k, turn
+
+
+def _same_without(render: Render, messages: list[Message], k: int, other: Message, asks: bool) -> bool:
+    """Whether the text is the same with another message `k`, also where the template writes it in its own
+    way (in capitals, cut, as a number)."""
+    changed = [*messages[:k], other, *messages[k + 1 :]]
+    try:
+        return render(changed, asks) == render(messages, asks)
+    except RowError:  # the template reads the text
+        return False
 
 
 def _marked(k: int, turn: Message) -> Message:

@@ -189,6 +189,52 @@ def test_a_turn_is_not_lost_because_another_says_its_words(role):
     assert error_of(refuse_lost, rendered, messages) is None
 
 
+QUOTED_TOOL = '{"temperature": 21, "unit": "C"}'
+
+
+@pytest.mark.parametrize(
+    ("lost", "reply"),
+    [
+        (turn("tool", QUOTED_TOOL), turn("assistant", '{"temperature":21,"unit":"C"}')),
+        (turn("tool", QUOTED_TOOL), turn("assistant", "21", reasoning_content=f"It says {QUOTED_TOOL}")),
+        (turn("assistant", "4", trained=False), turn("assistant", "It is 4.")),
+        (turn("assistant", LONG, trained=False), turn("assistant", f"You asked: {LONG}")),
+    ],
+)
+def test_a_turn_that_another_quotes_in_its_own_way_is_not_lost(lost, reply):
+    messages = [turn("user", "What is the weather like?"), lost, turn("user", "And now, please?"), reply]
+    who = lost["role"], lost.get("trained")
+    lossy = without(
+        lambda each: each | {"content": ""} if (each["role"], each.get("trained")) == who else each
+    )
+    assert error_of(refuse_lost, lossy, messages) == (
+        f"template_error: the template leaves out message 1 ({lost['role']})"
+    )
+    assert error_of(refuse_lost, rendered, messages) is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        str.lower,
+        str.upper,
+        lambda text: text[:2],
+        lambda text: " ".join(text),
+        lambda text: f"<mode {len(text)}>",
+    ],
+)
+def test_a_turn_that_the_template_writes_in_its_own_way_is_not_lost(written):
+    messages = [turn("system", "2+2="), turn("user", "Seven?"), turn("assistant", "It is 4.")]
+    assert (
+        error_of(
+            refuse_lost,
+            lambda each, asks: rendered([m | {"content": written(m["content"])} for m in each]),
+            messages,
+        )
+        is None
+    )
+
+
 def test_a_template_that_reads_arguments_fails_with_marks():
     def render(messages, asks):
         raise RowError("template_error", "no argument a")
