@@ -56,10 +56,13 @@ TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 
 def read_prompt(text: str, where: str) -> list[Message] | None:
     """The messages of a prompt that is an HH-RLHF transcript, without the bare `Assistant:` that it may end
-    in; None for other texts."""
+    in; None for other texts. Raises as `read_messages`, and RowError (no_prompt) where nobody says anything.
+    """
     if not TRANSCRIPT.match(text):
         return None
     turns = read_messages(text, where)
+    if not any(turn["content"] for turn in turns):
+        raise RowError("no_prompt", "the transcript has no text")
     return turns[:-1] if turns[-1] == message("assistant", "") else turns
 
 

@@ -18,7 +18,14 @@ from typing import Any
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL, column, find_columns, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
-from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
+from posttrain.data.shapes.messages import (
+    ROLES,
+    TRANSCRIPT,
+    message,
+    read_messages,
+    read_prompt,
+    speaker,
+)
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING
@@ -63,6 +70,9 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     chosen, rejected = (
         _side(row, name, side, source, where) for side, name in zip(SIDES, names, strict=True)
     )
+    if (chosen.messages is None) != (rejected.messages is None):  # a thought or a flag on one side
+        for side in (chosen, rejected):
+            _as_conversation(side)
     if _prompt(chosen) != _prompt(rejected):
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
     if _reply(chosen) == _reply(rejected):
@@ -160,6 +170,13 @@ def _opens_with(messages: list[Any], opening: Any, where: str) -> bool:
     return opening in (None, "") or any(
         t["content"].strip() == str(opening).strip() for t in turns if t["role"] == "user"
     )
+
+
+def _as_conversation(example: Example) -> None:
+    """Makes messages of `prompt` and `completion`, so that it compares with those of the other side."""
+    if example.messages is None:
+        example.messages = [message("user", example.prompt), message("assistant", example.completion)]
+        example.prompt = example.completion = None
 
 
 def _prompt(example: Example) -> str | list[Message] | None:
