@@ -281,7 +281,7 @@ def _content(value: Any, role: str, where: str, name: str, ignore: Collection[st
 
 def _trained(turn: dict[str, Any], where: str) -> bool:
     """Whether the flags of a message let it be trained."""
-    said = {key: turn[key] for key in FLAGS if turn.get(key) is not None}
+    said = {key: turn[key] for key in FLAGS if filled(turn.get(key))}
     for key, value in said.items():
         if value not in (0, 1):  # true and false are equal to them
             raise RequestError(

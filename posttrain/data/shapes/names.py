@@ -7,6 +7,7 @@ Left out: the names of columns (columns.py), what the values mean (messages.py, 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -39,8 +40,10 @@ def almost(name: object, known: Collection[str]) -> str | None:
 
 
 def filled(value: Any) -> bool:
-    """Whether a value of a row or of a message has content. An object of nulls has none: columns of objects
-    fill up what is missing."""
+    """Whether a value of a row or of a message has content. NaN has none, which pandas writes where a number
+    is missing, nor has an object of nulls: columns of objects fill up what is missing."""
+    if isinstance(value, float):
+        return not math.isnan(value)
     if not isinstance(value, dict):
         return value is not None and value not in ("", [])
     left = [value]

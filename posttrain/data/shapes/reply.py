@@ -20,8 +20,8 @@ from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Message
 
-SPELT = {"0": 0, "1": 1, "false": False, "true": True}
-"""How texts spell a flag; CSV has nothing else."""
+SPELT = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": False, "true": True}
+"""How texts spell a flag, for CSV has nothing else; pandas writes a column with gaps as 1.0."""
 KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tools")}
 """Meaning of a column -> its types, and what it has to be."""
 LABELS = {
