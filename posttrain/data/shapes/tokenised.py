@@ -73,9 +73,10 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
     """The tokens of `row` without right padding, and which of them are trained.
 
     Raises:
-        RequestError: a flag is neither 0 nor 1, a column is not a list of whole numbers or has another length, a label is not its token,
-            a mask has other values than 0 and 1, padding is not at the end, the row is packed, a list beside
-            the tokens is not read, the source has a `system` message or options.
+        RequestError: a flag is neither 0 nor 1, a column is not a list of whole numbers or has another
+            length, a label is not its token, a mask has other values than 0 and 1, padding is not at the end,
+            the row is packed, a list beside the tokens is not read, the source has a `system` message or
+            options.
         RowError: empty (also where a flag says that the row is not trained), no_p.
     """
     for key, value in (("system", source.system), ("options", not source.generator and source.options)):
