@@ -24,7 +24,6 @@ from posttrain.data.shapes.columns import (
 from posttrain.data.shapes.hints import not_found, refuse_misspelt
 from posttrain.data.shapes.messages import (
     TRANSCRIPT,
-    checked_text,
     listed,
     message,
     read_messages,
@@ -32,7 +31,7 @@ from posttrain.data.shapes.messages import (
     says_nothing,
     speaker,
 )
-from posttrain.data.shapes.names import filled
+from posttrain.data.shapes.names import checked_text, filled
 from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed

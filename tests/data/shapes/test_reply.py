@@ -236,7 +236,7 @@ def test_a_setting_is_no_thought(name, label):
         read({"prompt": "q", "output": "a", name: label})
     assert str(error.value) == (
         f"rows.jsonl:7: column {name!r} must be a thought, not {label!r}; set ignore: [{name}] on source 's' "
-        "if it means something else"
+        "if it means something else, or on_error: skip where only a few rows have it"
     )
     assert read({"prompt": "q", "output": "a", name: label}, ignore=[name]).completion == "a"
     for talk in ([USER, SAID], [USER, SAID, USER, SAID]):
