@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from posttrain.data.shapes.pairs import TEXTS
+from posttrain.data.shapes.rated import TEXTS
 
 EMPTY = ("arguments", "parameters", "properties")
 CALLED = {*EMPTY, "tools", "tool_calls", "tool_call", "function_call", "function"}

@@ -14,8 +14,9 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
-from posttrain.data.json_rows import described, type_name
-from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, filled
+from posttrain.data.json_rows import type_name
+from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, checked_text, filled
+from posttrain.data.shapes.thoughts import one_thought
 from posttrain.data.shapes.tools import parsed, refuse_unread, same_calls
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -56,10 +57,13 @@ TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 
 def read_prompt(text: str, where: str) -> list[Message] | None:
     """The messages of a prompt that is an HH-RLHF transcript, without the bare `Assistant:` that it may end
-    in; None for other texts."""
+    in; None for other texts. Raises as `read_messages`, and RowError (no_prompt) where nobody says anything.
+    """
     if not TRANSCRIPT.match(text):
         return None
     turns = read_messages(text, where)
+    if not any(turn["content"] for turn in turns):
+        raise RowError("no_prompt", "the transcript has no text")
     return turns[:-1] if turns[-1] == message("assistant", "") else turns
 
 
@@ -80,8 +84,7 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
         return [message(role, part.strip()) for role, part in zip(roles, parts[1::2], strict=True)]
     turns = listed(value)
     if not isinstance(turns, list):
-        known = "; an object needs lists of one length, role among them" if isinstance(turns, dict) else ""
-        raise RequestError(f"{where} is {type_name(turns)}, not a list of messages{known}")
+        raise RequestError(f"{where} is {type_name(turns)}, not a list of messages{_why_not(turns)}")
     kept = ignore or set()
     found: list[Message] = []
     calling = False
@@ -112,6 +115,18 @@ def listed(value: Any) -> Any:
     return [dict(zip(columns, each, strict=True)) for each in zip(*lists, strict=True)]
 
 
+def _why_not(value: Any) -> str:
+    """Why `listed` found no list in `value`, behind a sentence that says so."""
+    if isinstance(value, dict):
+        return "; an object needs lists of one length, role among them"
+    try:
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            parsed(value, "as JSON")
+    except RowError as error:
+        return f"; {error.detail}"
+    return ""
+
+
 def speaker(turn: Any) -> str | None:
     """Who speaks in a message of a data set, as it spells it; None where it does not say."""
     if not isinstance(turn, dict):
@@ -129,22 +144,6 @@ def _one_turn(first: Message, second: Message) -> bool:
 
 def message(role: str, content: str) -> Message:
     return {"role": role, "content": content}
-
-
-def checked_text(value: Any, where: str, column: str) -> str:
-    """`value`, which is text that can be encoded.
-
-    Raises:
-        RequestError: it is not text.
-        RowError: bad_text.
-    """
-    if not isinstance(value, str):
-        raise RequestError(f"{where}: {column!r} must be text, not {described(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RowError("bad_text", f"{column!r} contains half a character (a lone surrogate)") from error
-    return value
 
 
 def says_nothing(turn: Message) -> bool:
@@ -189,17 +188,12 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
     if called:
         if role != "assistant":
             raise RequestError(f"{where}: a {role} message cannot call a tool")
-        found["tool_calls"] = same_calls(called, where, ignore)
+        if calls := same_calls(called, where, ignore):  # templates may ask whether there is the key
+            found["tool_calls"] = calls
     if value is None and role != "assistant":
         raise RowError("null_message", f"{where}: {what!r} is null")
-    thoughts = {key: checked_text(others.pop(key), where, key) for key in REASONING if key in others}
-    in_parts = found.pop("thinking", None)
-    said = {*thoughts.values()} | ({in_parts} if in_parts else set())
-    if len(said) > 1:
-        places = [*thoughts, *([f"parts of {what}"] if in_parts else [])]
-        raise RequestError(f"{where}: has different reasoning under {' and '.join(places)}")
-    if said:
-        found[next(iter(thoughts), "thinking")] = said.pop()
+    thoughts = {key: others.pop(key) for key in REASONING if key in others}
+    found |= one_thought(thoughts, found.pop("thinking", ""), where, what)
     if not _trained(given, where):
         found["trained"] = False
     return found | {key: value for key, value in others.items() if key not in FLAGS}
@@ -278,7 +272,7 @@ def _content(value: Any, role: str, where: str, name: str, ignore: Collection[st
 
 def _trained(turn: dict[str, Any], where: str) -> bool:
     """Whether the flags of a message let it be trained."""
-    said = {key: turn[key] for key in FLAGS if turn.get(key) is not None}
+    said = {key: turn[key] for key in FLAGS if filled(turn.get(key))}
     for key, value in said.items():
         if value not in (0, 1):  # true and false are equal to them
             raise RequestError(

@@ -1,5 +1,5 @@
 """Usual names of keys of a message and of columns that say the same; when a name is almost another; when a
-value has content.
+value has content, or is text.
 
 Left out: the names of columns (columns.py), what the values mean (messages.py, reply.py).
 """
@@ -7,8 +7,13 @@ Left out: the names of columns (columns.py), what the values mean (messages.py, 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection
 from typing import Any
+
+from posttrain.data.json_rows import described
+from posttrain.data.tokens import RowError
+from posttrain.errors import RequestError
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Usual keys of what an assistant thinks before it answers."""
@@ -39,8 +44,10 @@ def almost(name: object, known: Collection[str]) -> str | None:
 
 
 def filled(value: Any) -> bool:
-    """Whether a value of a row or of a message has content. An object of nulls has none: columns of objects
-    fill up what is missing."""
+    """Whether a value of a row or of a message has content. NaN has none, which pandas writes where a number
+    is missing, nor has an object of nulls: columns of objects fill up what is missing."""
+    if isinstance(value, float):
+        return not math.isnan(value)
     if not isinstance(value, dict):
         return value is not None and value not in ("", [])
     left = [value]
@@ -51,3 +58,19 @@ def filled(value: Any) -> bool:
         elif each is not None:
             return True
     return False
+
+
+def checked_text(value: Any, where: str, column: str) -> str:
+    """`value`, which is text that can be encoded.
+
+    Raises:
+        RequestError: it is not text.
+        RowError: bad_text.
+    """
+    if not isinstance(value, str):
+        raise RequestError(f"{where}: {column!r} must be text, not {described(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("bad_text", f"{column!r} contains half a character (a lone surrogate)") from error
+    return value

@@ -5,20 +5,26 @@ conversations under `chosen` and `rejected`, HH-RLHF transcripts, and lists of r
 best and a lower one are taken. With `rejected_is_prefix: true` (or `chosen_is_prefix`) that side is a prefix
 of a solution, for example up to its first wrong step (arXiv 2406.14532), and gets no end of turn. A pair
 without a difference, with an empty side or with two different prompts is dropped and counted. Left out:
-unpaired rows with a label (labelled.py).
+which of the rated replies (rated.py), unpaired rows with a label (labelled.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from dataclasses import replace
 from typing import Any
 
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.columns import USUAL, column, find_columns, usual_names
+from posttrain.data.shapes.columns import column, find_columns, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
-from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, read_messages, read_prompt, speaker
+from posttrain.data.shapes.messages import (
+    ROLES,
+    TRANSCRIPT,
+    message,
+    read_messages,
+    read_prompt,
+    speaker,
+)
+from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.turn_order import OPENING
@@ -27,12 +33,9 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 from posttrain.types import Example, Message
 
-SIDES = ("chosen", "rejected")
 ASKED = ("prompt", "messages")
 """What the column with the prompt beside the replies may mean: a text, or a conversation without its last
 reply."""
-TEXTS = ("response", "completion", "text", "content")
-"""Usual keys of the text of an entry in a list of rated replies. That of its rating is as of a column."""
 
 
 def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Example, Example]:
@@ -43,14 +46,14 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
         RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, empty, and those
             of `to_example`.
     """
-    ignored = ignored_columns(row, source)
+    ignored = {*ignored_columns(row, source), *ignored_in_entries(row, source)}
     if source.columns.reasoning is not None:
         raise RequestError(
             f"{where}: source {source.name!r} names columns.reasoning, but of a pair it is not known which "
             "reply was thought about so; write it into the message of the reply, and leave the key out"
         )
     flags = refuse_untrained(row, source, where)
-    row = _of_ratings(row, source, where)
+    row, unused = of_ratings(row, source, where)
     names = [column(row, source, side) or side for side in SIDES]
     for side, name in zip(SIDES, names, strict=True):
         if name not in row:
@@ -63,36 +66,21 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     chosen, rejected = (
         _side(row, name, side, source, where) for side, name in zip(SIDES, names, strict=True)
     )
+    if (chosen.messages is None) != (rejected.messages is None):  # a thought or a flag on one side
+        for side in (chosen, rejected):
+            _as_conversation(side)
     if _prompt(chosen) != _prompt(rejected):
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
     if _reply(chosen) == _reply(rejected):
         raise RowError("equal_pair", "chosen and rejected are the same")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
-    chosen.ignored = tuple(sorted({*chosen.ignored, *ignored}))
+    chosen.ignored = tuple(sorted(ignored | {*chosen.ignored}))
     # each side was read without the column of the other
     read = {*names, *flags, *(f"{side}_is_prefix" for side in SIDES)}
-    chosen.unused = rejected.unused = tuple(
+    chosen.unused = rejected.unused = unused + tuple(
         key for key in chosen.unused if key in rejected.unused and key not in read
     )
     return chosen, rejected
-
-
-def _of_ratings(row: dict[str, Any], source: schema.Source, where: str) -> dict[str, Any]:
-    """A row of rated replies with `chosen` and `rejected` in place of its list; any other row as it is."""
-    if "chosen" in row or source.columns.chosen or source.columns.rejected:
-        return row
-    column = _rated_column(row, source)
-    if column is not None:
-        sides = _best_and_lower(row, column, source, where)
-        return {k: v for k, v in row.items() if k != column} | dict(zip(SIDES, sides, strict=True))
-    rating = _loose_rating(row, source)
-    if rating is not None:
-        raise RequestError(
-            f"{where}: source {source.name!r} has one rated reply per row ({rating!r}), and rows of the same "
-            "prompt are not grouped. Put the replies to a prompt into one row, completions: "
-            "[{text, rating}, ...], or label each reply and set preference.loss: kto"
-        )
-    return row
 
 
 def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
@@ -162,6 +150,13 @@ def _opens_with(messages: list[Any], opening: Any, where: str) -> bool:
     )
 
 
+def _as_conversation(example: Example) -> None:
+    """Makes messages of `prompt` and `completion`, so that it compares with those of the other side."""
+    if example.messages is None:
+        example.messages = [message("user", example.prompt), message("assistant", example.completion)]
+        example.prompt = example.completion = None
+
+
 def _prompt(example: Example) -> str | list[Message] | None:
     return example.prompt if example.messages is None else example.messages[:-1]
 
@@ -172,89 +167,3 @@ def _reply(example: Example) -> Any:
         return (example.completion or "").strip()
     last = example.messages[-1]
     return {**last, "content": last["content"].strip()} if len(last) > 2 else last["content"].strip()
-
-
-def _rated_column(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column of `row` that lists rated replies, if it is a row of that kind."""
-    named = source.columns.completion
-    return next((n for n in ([named] if named else USUAL["replies"]) if isinstance(row.get(n), list)), None)
-
-
-def _loose_rating(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column with the rating of a row that has a single reply."""
-    named = source.columns.rating
-    names = [named] if named else USUAL["rating"]
-    return next((n for n in names if isinstance(row.get(n), int | float | str)), None)
-
-
-def _best_and_lower(row: dict[str, Any], column: str, source: schema.Source, where: str) -> tuple[Any, Any]:
-    """(chosen, rejected) replies of the list in `column`: text or messages.
-
-    Chosen is a reply of the highest rating, rejected one of a strictly lower rating; both are drawn by a hash
-    of the list, so the choice is always the same. Replies whose rating is not a number (UltraFeedback has
-    N/A) are left out.
-
-    Raises:
-        RequestError: the list has no known form.
-        RowError: no_rating (fewer than two rated replies), rating_tie (all rated the same).
-    """
-    rated = [(score, reply) for score, reply in _rated(row, column, source, where) if score is not None]
-    if len(rated) < 2:
-        raise RowError("no_rating", f"{len(rated)} of the replies in {column!r} have a rating")
-    top = max(score for score, _ in rated)
-    best, lower = ([r for s, r in rated if (s == top) == is_top] for is_top in (True, False))
-    if not lower:
-        raise RowError("rating_tie", f"all {len(rated)} replies in {column!r} are rated {top:g}")
-    draw = hashlib.sha256(repr(rated).encode("utf-8", "surrogatepass")).digest()
-    return tuple(
-        each[int.from_bytes(draw[at : at + 8], "big") % len(each)] for at, each in ((0, best), (8, lower))
-    )
-
-
-def _rated(
-    row: dict[str, Any], column: str, source: schema.Source, where: str
-) -> list[tuple[float | None, Any]]:
-    """(rating or None, reply) of each entry."""
-    entries, named = row[column], source.columns.rating
-    place = f"{where}: column {column!r}"
-    if not entries:
-        return []
-    if all(isinstance(entry, dict) for entry in entries):
-        first = entries[0]
-        text = next((n for n in TEXTS if n in first), None)
-        score = named or next((n for n in USUAL["rating"] if n in first), None)
-        if text is None or score is None or score not in first:
-            wanted = "text (" + ", ".join(TEXTS) + ")" if text is None else "rating"
-            wanted = f"rating {named!r}" if text is not None and named else wanted
-            raise RequestError(
-                f"{place}: its entries have {', '.join(map(str, first))}, but no {wanted}; "
-                "name the rating under columns.rating"
-            )
-        return [(_number(e.get(score), f"{place}, {score!r}"), e.get(text)) for e in entries]
-    scores = named or next((n for n in USUAL["ratings"] if isinstance(row.get(n), list)), None)
-    if scores is None or not isinstance(row.get(scores), list):
-        raise RequestError(
-            f"{place} has replies without ratings; write objects with {TEXTS[0]} and {USUAL['rating'][1]}, "
-            f"or add a list {USUAL['ratings'][0]!r} beside it (name another one under columns.rating)"
-        )
-    if len(row[scores]) != len(entries):
-        raise RequestError(
-            f"{place} has {len(entries)} replies, but {scores!r} has {len(row[scores])} ratings"
-        )
-    numbers = [_number(value, f"{where}: column {scores!r}") for value in row[scores]]
-    return list(zip(numbers, entries, strict=True))
-
-
-def _number(value: Any, place: str) -> float | None:
-    """A finite rating, or None where the value stands for no rating."""
-    if isinstance(value, bool):
-        raise RequestError(
-            f"{place} is {value}, not a rating; rows with a true or false label need preference.loss: kto"
-        )
-    try:
-        number = float(value)
-    except OverflowError:
-        raise RequestError(f"{place} is {str(value)[:20]}..., too large for a rating") from None
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

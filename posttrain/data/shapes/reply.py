@@ -14,21 +14,17 @@ from typing import Any
 
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
-from posttrain.data.shapes.names import FLAGS, almost, filled
+from posttrain.data.shapes.names import FLAGS, almost, checked_text, filled
+from posttrain.data.shapes.thoughts import is_label, read_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Message
 
-SPELT = {"0": 0, "1": 1, "false": False, "true": True}
-"""How texts spell a flag; CSV has nothing else."""
+SPELT = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": False, "true": True}
+"""How texts spell a flag, for CSV has nothing else; pandas writes a column with gaps as 1.0."""
 KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tools")}
 """Meaning of a column -> its types, and what it has to be."""
-LABELS = {
-    *("on", "off", "yes", "no", "true", "false", "none", "null", "n/a"),
-    *("low", "medium", "high", "enabled", "disabled", "auto"),
-}
-"""Texts that say whether or how much is thought, and are no thought."""
 
 
 class Said(dict[str, Any]):
@@ -111,10 +107,13 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
                 continue
             if not isinstance(given[name], types):
                 raise _not_meant(name, must, given[name], source, where)
-            if what == "reasoning" and not _is_thought(given[name]):
-                raise _not_meant(name, "a thought", given[name], source, where)
+            value = given[name]
+            if what == "reasoning":
+                remedy = f"{_without(name, source)} on source {source.name!r}"
+                text = checked_text(value, where, name)
+                value = read_thought(text, f"{where}: column {name!r}", remedy)
             key = name if name in USUAL[what] else USUAL[what][0]
-            turn[key], columns[key] = given[name], name
+            turn[key], columns[key] = value, name
     found = read_message(turn, where, set())
     said = Said({key: value for key, value in found.items() if value and key not in ("role", "content")})
     calls = next((name for key, name in columns.items() if key in USUAL["calls"]), "")
@@ -184,7 +183,7 @@ def _almost_flags(names: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _is_thought(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().lower() not in LABELS
+    return isinstance(value, str) and not is_label(value)
 
 
 def _differing(reply: Message, added: Said) -> list[str]:

@@ -24,14 +24,14 @@ from posttrain.data.shapes.columns import (
 from posttrain.data.shapes.hints import not_found, refuse_misspelt
 from posttrain.data.shapes.messages import (
     TRANSCRIPT,
-    checked_text,
     listed,
     message,
     read_messages,
     read_prompt,
+    says_nothing,
     speaker,
 )
-from posttrain.data.shapes.names import filled
+from posttrain.data.shapes.names import checked_text, filled
 from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
@@ -49,8 +49,9 @@ CALCULATOR = re.compile(r"<<[^>\n]*>>")
 def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: bool = True) -> Example:
     """The example that `row` means.
 
-    Conversations, and prompts with a system message or tools, become `messages`; other prompts become
-    `prompt` and `completion`; plain text becomes a `completion` with an empty prompt. An `answer` is kept as
+    A prompt and a completion that are texts become `prompt` and `completion`; with a system message or tools
+    beside them, as messages and as conversations they become `messages`; plain text becomes a `completion`
+    with an empty prompt. An `answer` is kept as
     text. `trained`: the row is an example of its own, so columns may say something of its reply (reply.py).
 
     Raises:
@@ -84,12 +85,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
         for turn in messages:
             if turn["role"] == "assistant":
                 turn["content"] = CALCULATOR.sub("", turn["content"])
-    texts = kind == "text" or (
-        kind == "prompt_completion"
-        and not isinstance(row[found["prompt"]], list)
-        and len(messages) == 2
-        and set(messages[1]) == {"role", "content"}
-    )
+    texts = kind == "text" or (kind == "prompt_completion" and _are_texts(values, messages))
     if not texts or system or example.tools:
         if not any(turn["role"] == "assistant" for turn in messages):
             raise RowError("no_assistant_turn", "the conversation has no assistant message")
@@ -182,6 +178,17 @@ def _turns(
     else:
         replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
     return asked + completed(replies, added, source, where)
+
+
+def _are_texts(values: list[Any], messages: list[Message]) -> bool:
+    """Whether a row of a prompt and a completion, whose `values` became `messages`, is one question and its
+    reply, both texts with content: of these there is no order of turns to check."""
+    return (
+        all(isinstance(value, str) for value in values)
+        and [turn["role"] for turn in messages] == ["user", "assistant"]
+        and messages[1].keys() == {"role", "content"}
+        and not says_nothing(messages[1])
+    )
 
 
 def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:

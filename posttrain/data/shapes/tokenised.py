@@ -19,6 +19,7 @@ from posttrain.data.fit import fitted
 from posttrain.data.json_rows import described
 from posttrain.data.shapes.columns import find_columns, is_tokenised
 from posttrain.data.shapes.names import filled
+from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import probability
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.data.tokens import IGNORED, RowError, TokenRow
@@ -72,10 +73,11 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
     """The tokens of `row` without right padding, and which of them are trained.
 
     Raises:
-        RequestError: a column is not a list of whole numbers or has another length, a label is not its token,
-            a mask has other values than 0 and 1, padding is not at the end, the row is packed, a list beside
-            the tokens is not read, the source has a `system` message or options.
-        RowError: empty, no_p.
+        RequestError: a flag is neither 0 nor 1, a column is not a list of whole numbers or has another
+            length, a label is not its token, a mask has other values than 0 and 1, padding is not at the end,
+            the row is packed, a list beside the tokens is not read, the source has a `system` message or
+            options.
+        RowError: empty (also where a flag says that the row is not trained), no_p.
     """
     for key, value in (("system", source.system), ("options", not source.generator and source.options)):
         if value:
@@ -84,6 +86,8 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
             )
     ignored = tuple(sorted(key for key in source.ignore if filled(row.get(key))))
     row = {key: value for key, value in row.items() if key not in source.ignore}
+    # a list under such a name says something of each token, which `_refuse_unread` refuses
+    flags = refuse_untrained({k: v for k, v in row.items() if not isinstance(v, list)}, source, where)
     if IDS not in row:
         raise RequestError(f"{where}: source {source.name!r} has no column {IDS!r}{did_you_mean(IDS, row)}")
     read = {name: _numbers(row, name, where) for name in (IDS, LABELS, ATTENTION, *MASKS) if name in row}
@@ -94,7 +98,8 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
         if name != LABELS and not np.isin(values, (0, 1)).all():
             raise RequestError(f"{where}: {name!r} must be 0 or 1 everywhere, not {_odd(values)}")
     _refuse_packed(row, where)
-    _refuse_unread({k: v for k, v in row.items() if k != source.columns.p}, len(ids), where)
+    other = {k: v for k, v in row.items() if k not in flags and k != source.columns.p}
+    _refuse_unread(other, len(ids), where)
     trained = np.ones(len(ids), bool)
     if LABELS in read:
         _check_labels(ids, read[LABELS], where)
@@ -111,7 +116,7 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
             f"padding is cut off: write {IGNORED} into {LABELS!r} (0 into a mask) there"
         )
     found = find_columns(row, source, where, ["p"])
-    used = {IDS, *found.values(), *read}
+    used = {IDS, *found.values(), *read, *flags}
     return TokenExample(
         where=where,
         p=probability(row, found, where),

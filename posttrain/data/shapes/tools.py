@@ -100,13 +100,16 @@ def read_calls(value: Any, where: str, ignore: Collection[str] = ()) -> list[dic
     """Tool calls as templates take them, `{"type": "function", "function": {"name", "arguments"}}`,
     `arguments` an object.
 
-    `value` is one call or a list of them, or either as JSON text; a call may also be `{"name", "arguments"}`.
+    `value` is one call or a list of them, or either as JSON text, of which `null` is no call; a call may also
+    be `{"name", "arguments"}`.
 
     Raises:
         RequestError: a key of a call is not read, or it has two different arguments.
         RowError: bad_call.
     """
     found = parsed(value, where) if isinstance(value, str) else value
+    if found is None:
+        return []
     return [_call(call, where, ignore) for call in (found if isinstance(found, list) else [found])]
 
 

@@ -167,8 +167,15 @@ def test_keys_that_are_ignored_in_columns_are_counted():
         ),
         ({"role": "user", "content": "q"}, "an object needs lists of one length"),
         ("[" * 3000, "is a string, not a list of messages"),
-        ('[{"role": "user"', "is a string, not a list of messages"),
-        ('[{"role": "user", "content": "q", "content": "EVIL"}]', "is a string, not a list of messages"),
+        (
+            '[{"role": "user"',
+            'is a string, not a list of messages; as JSON: \'[{"role": "user"\' is not JSON',
+        ),
+        (
+            '[{"role": "user", "content": "q", "content": "EVIL"}]',
+            "is a string, not a list of messages; as JSON: "
+            '\'[{"role": "user", "content": "q", "content": "EVIL"}]\': key \'content\' stands there twice',
+        ),
         ("hello", "is a string, not a list of messages"),
     ],
 )
@@ -176,6 +183,16 @@ def test_what_is_no_list(value, match):
     with pytest.raises(RequestError) as caught:
         read_messages(value, "r:1")
     assert match in str(caught.value)
+
+
+def test_nan_is_no_flag_and_null_is_no_call():
+    for flag in ("weight", "train", "loss"):
+        assert read(said() | {flag: float("nan")}) == [said()]
+    for key in ("tool_calls", "function_call"):
+        for nothing in ("null", " null ", "[]"):
+            assert read(said() | {key: nothing}) == [said()]
+            found = to_example({"prompt": "p", "completion": "c", key: nothing}, Source(name="s"), "r:1")
+            assert (found.completion, found.messages) == ("c", None)
 
 
 # parts

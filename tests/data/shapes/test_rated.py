@@ -136,3 +136,89 @@ def test_what_is_no_row_of_rated_replies(row, columns, sentence):
 def test_pairs_that_are_there_go_before_ratings():
     row = {"prompt": "p", "chosen": "c", "rejected": "r", "completions": replies(1, 2), "score": 3}
     assert pair(row) == ("c", "r")
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+FIVE, SIX = {"text": "5", "rating": 9}, {"text": "6", "rating": 2}
+
+
+def sides(*entries, **more):
+    source = Source(name="s", path="rated.jsonl", **more)
+    return to_pair({"prompt": "p", "completions": [*entries]}, source, WHERE)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_an_entry_is_a_reply_with_its_thought(key):
+    chosen, rejected = sides(FIVE | {key: "t"}, SIX | {key: None})
+    user = {"role": "user", "content": "p"}
+    assert chosen.messages == [user, {"role": "assistant", "content": "5", key: "t"}]
+    assert rejected.messages == [user, {"role": "assistant", "content": "6"}]
+    assert chosen.unused == rejected.unused == () == chosen.ignored
+    quiet = sides(FIVE | {key: "t"}, SIX, ignore=[key])
+    assert [side.completion for side in quiet] == ["5", "6"] and quiet[0].ignored == (key,)
+
+
+def test_an_entry_is_a_reply_with_its_calls():
+    for text in ("", None):
+        chosen, rejected = sides({"text": text, "rating": 9, "tool_calls": [CALL]}, SIX)
+        assert chosen.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+        assert rejected.messages[1] == {"role": "assistant", "content": "6"}
+
+
+@pytest.mark.parametrize("flag", ["weight", "train", "training", "loss", "trained"])
+def test_an_entry_of_weight_0_is_not_chosen_from(flag):
+    seven = {"text": "7", "rating": 5}
+    for no in (0, False, 0.0):
+        for best in (FIVE, {"text": [{"role": "assistant", "content": "5"}], "rating": 9}):
+            found = sides(
+                best | {flag: no, "reasoning": "t"} if best is FIVE else best | {flag: no}, seven, SIX
+            )
+            assert [side.completion for side in found] == ["7", "6"]
+        with pytest.raises(
+            RowError, match="^no_rating: 1 of the replies in 'completions' have a rating and are"
+        ):
+            sides(FIVE, SIX | {flag: no})
+    for yes in (1, True, None, float("nan")):
+        found = sides(FIVE | {flag: yes}, SIX)
+        assert [side.completion for side in found] == ["5", "6"] and found[0].unused == ()
+    place = "rated.jsonl:3: column 'completions', entry 1"
+    with pytest.raises(RequestError, match=f"^{place}: '{flag}' must be 0 or 1 .false or true., not 0.5"):
+        sides(FIVE, SIX | {flag: 0.5})
+    assert [side.completion for side in sides(FIVE, SIX | {flag: 0.5}, ignore=[flag])] == ["5", "6"]
+    rated = {"completions": [{"text": "5", flag: 0.2}, {"text": "6", flag: 0}]}
+    assert pair({"prompt": "p"} | rated, rating=flag) == ("5", "6"), "it is the rating"
+
+
+def test_what_nothing_reads_of_an_entry_is_counted():
+    chosen, rejected = sides(FIVE | {"model": "m", "critique": "bad", "note": ""}, SIX | {"model": "n"})
+    assert chosen.unused == rejected.unused == ("completions.model", "completions.critique")
+    assert sides(FIVE | {"model": "m"}, SIX, ignore=["model"])[0].ignored == ("model",)
+    row = {"prompt": "p", "completions": ["5", "6"], "ratings": [2, 1], "scores": [1, 2]}
+    assert to_pair(row, Source(name="s", path="rated.jsonl"), WHERE)[0].unused == ("scores",)
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        (
+            {"weigth": 0},
+            "key 'weigth' is not read; did you mean 'weight'. Rename it, or set ignore: .weigth.",
+        ),
+        ({"reasonings": "t"}, "key 'reasonings' is not read; did you mean 'reasoning'"),
+        ({"reasoning": 3}, "'reasoning' must be text, not a number"),
+        ({"role": "judge"}, "unknown role 'judge'"),
+        (
+            {"text": [{"role": "assistant", "content": "5"}], "thinking": "t"},
+            "'thinking' stands beside messages; write it into the message that it belongs to, or set ignore",
+        ),
+    ],
+)
+def test_what_an_entry_cannot_say(entry, sentence):
+    with pytest.raises(RequestError, match=f"^rated.jsonl:3: column 'completions', entry 0: {sentence}"):
+        sides(FIVE | entry, SIX)
+
+
+def test_only_an_assistant_replies_in_an_entry():
+    assert [side.completion for side in sides(FIVE | {"role": "assistant"}, SIX)] == ["5", "6"]
+    with pytest.raises(RowError, match="no_assistant_turn"):
+        sides(FIVE | {"role": "user"}, SIX)

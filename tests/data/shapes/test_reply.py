@@ -162,13 +162,13 @@ EVERY = [
 @pytest.mark.parametrize(("shape", "row"), EVERY)
 @pytest.mark.parametrize("flag", ["weight", "train", "training", "loss", "trained"])
 def test_a_row_of_weight_0_is_not_trained(shape, row, flag):
-    for no in (0, False, 0.0, "0", "false", " False "):
+    for no in (0, False, 0.0, "0", "0.0", "false", " False "):
         with pytest.raises(RowError, match=f"^empty: column '{flag}' says that the row is not trained"):
             read(row | {flag: no}, shape)
-    for yes in (1, True, 1.0, "1", "true", None, ""):
+    for yes in (1, True, 1.0, "1", "1.0", "true", None, "", float("nan")):
         found = read(row | {flag: yes}, shape)
         assert found.unused == () and found.messages == read(row, shape).messages
-    for other in (0.37, 2, -1, "high", [0, 1], float("nan")):
+    for other in (0.37, 2, -1, "high", "0.5", [0, 1]):
         with pytest.raises(
             RequestError,
             match=rf"^rows.jsonl:7: column '{flag}' must be 0 or 1 \(false or true\), not .*; set ignore: "
@@ -236,7 +236,7 @@ def test_a_setting_is_no_thought(name, label):
         read({"prompt": "q", "output": "a", name: label})
     assert str(error.value) == (
         f"rows.jsonl:7: column {name!r} must be a thought, not {label!r}; set ignore: [{name}] on source 's' "
-        "if it means something else"
+        "if it means something else, or on_error: skip where only a few rows have it"
     )
     assert read({"prompt": "q", "output": "a", name: label}, ignore=[name]).completion == "a"
     for talk in ([USER, SAID], [USER, SAID, USER, SAID]):

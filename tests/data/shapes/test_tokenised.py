@@ -433,3 +433,22 @@ def test_labels_mean_what_they_mean_to_trl(beside):
     batch = DataCollatorForLanguageModeling(pad_token_id=0)([{"input_ids": IDS} | beside])
     row = tokens_of({"input_ids": IDS} | beside)
     assert batch["labels"][0, 1:].tolist() == row.labels[1:].tolist()
+
+
+@pytest.mark.parametrize("flag", ["weight", "train", "training", "loss", "trained"])
+def test_a_flag_of_0_drops_a_row_of_tokens(flag):
+    row = {"input_ids": [1, 2, 3], "labels": [1, 2, 3]}
+    for no in (0, False, 0.0, "0"):
+        with pytest.raises(RowError, match=f"^empty: column '{flag}' says that the row is not trained"):
+            example(row | {flag: no})
+    for yes in (1, True, 1.0, None, float("nan")):
+        found = example(row | {flag: yes})
+        assert found.trained.all() and found.unused == ()
+    for other in (0.5, 3, "high"):  # 3 is the number of tokens
+        with pytest.raises(RequestError, match=f"^t.jsonl:7: column '{flag}' must be 0 or 1 .* ignore: "):
+            example(row | {flag: other})
+        assert example(row | {flag: other}, ignore=[flag]).ignored == (flag,)
+    with pytest.raises(RequestError, match=f"column '{flag}' has an entry for each token and is not read"):
+        example(row | {flag: [0, 1, 1]})
+    with pytest.raises(RequestError, match="column 'weigth' of source 's' is not read; did you mean"):
+        example(row | {"weigth": 0})

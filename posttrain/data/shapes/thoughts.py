@@ -1,0 +1,70 @@
+"""What an assistant thinks, as the text that a template writes between its marks.
+
+A data set may have a setting under such a key (`on`, `high`), or the marks themselves: the first is refused,
+and marks around the whole thought are taken off, because the template writes them. Left out: a thought that
+is written into the text of a reply, which is text like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from posttrain.data.shapes.names import checked_text
+from posttrain.errors import RequestError
+
+LABELS = {
+    *("on", "off", "yes", "no", "true", "false", "none", "null", "n/a"),
+    *("low", "medium", "high", "enabled", "disabled", "auto"),
+}
+"""Texts that say whether or how much is thought, and are no thought."""
+OPEN, CLOSE = "<think>", "</think>"
+WRAPPED = re.compile(rf"\s*{OPEN}\n*(.*?)\n*{CLOSE}\s*", re.DOTALL)
+REMEDY = "or on_error: skip where only a few rows have it"
+
+
+def is_label(text: str) -> bool:
+    return text.strip().lower() in LABELS
+
+
+def read_thought(text: str, place: str, ignore: str) -> str:
+    """The thought in `text`, without marks around it.
+
+    `ignore`: what to do where it means something else. Raises RequestError where it is a label, or has a mark
+    that would end the thought before its end.
+    """
+    if is_label(text):
+        raise RequestError(
+            f"{place} must be a thought, not {text!r}; {ignore} if it means something else, {REMEDY}"
+        )
+    wrapped = WRAPPED.fullmatch(text) if CLOSE in text else None
+    thought = wrapped[1] if wrapped else text
+    if CLOSE in thought or thought.lstrip().startswith(OPEN):
+        mark = CLOSE if CLOSE in thought else OPEN
+        raise RequestError(
+            f"{place} has {mark} in the thought, a mark that the template writes: {text[:60]!r}. Write the "
+            f"thought alone, or {ignore}, {REMEDY}"
+        )
+    return thought
+
+
+def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str) -> dict[str, str]:
+    """What a message thinks, under the key that says it; empty where it does not think.
+
+    `given`: its keys of `REASONING`; `in_parts`: what parts of its `content` think, which is under `thinking`
+    where no key says the same. Raises RequestError as `read_thought`, and where two differ; RowError
+    (bad_text).
+    """
+    if not given and not in_parts:  # as in most messages
+        return {}
+    thoughts = {}
+    for key, value in given.items():
+        text = checked_text(value, where, key)
+        thoughts[key] = read_thought(text, f"{where}: {key!r}", f"set ignore: [{key}]")
+    if in_parts:
+        place = f"parts of {content}"
+        thoughts[place] = read_thought(in_parts, f"{where}: {place}", "leave the part out")
+    thoughts = {key: thought for key, thought in thoughts.items() if thought}
+    if len({*thoughts.values()}) > 1:
+        raise RequestError(f"{where}: has different reasoning under {' and '.join(thoughts)}")
+    return {key if key in given else "thinking": thought for key, thought in [*thoughts.items()][:1]}

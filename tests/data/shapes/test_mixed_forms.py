@@ -1,0 +1,105 @@
+"""Rows of which one column is text and another messages: every check of messages holds, and they compare."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.tokens import RowError
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Source
+from tests.data.tokens import HERMES, byte_tokenizer, row_of, trained
+
+USER, SAID = {"role": "user", "content": "u"}, {"role": "assistant", "content": "x"}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+
+
+def read(row, shape="rows", **more):
+    return SHAPES[shape].read(row, Source(name="s", path="rows.jsonl", **more), "rows.jsonl:7")
+
+
+def dropped(row, shape="rows", **more) -> str:
+    with pytest.raises(RowError) as caught:
+        read(row, shape, **more)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("shape", ["rows", "labelled"])
+@pytest.mark.parametrize("beside", [{}, {"reasoning": "t"}, {"tool_calls": [CALL]}])
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+def test_only_an_assistant_replies_to_a_text(shape, beside, role):
+    row = {"completion": [{"role": role, "content": "x"}], "label": 1} | beside
+    assert dropped({"prompt": "u"} | row, shape) == "no_assistant_turn"
+    assert dropped({"prompt": [USER]} | row, shape) == "no_assistant_turn"
+
+
+@pytest.mark.parametrize("content", ["", None, "  \n"])
+def test_an_empty_reply_to_a_text_is_dropped(content):
+    for reply in ({"role": "assistant", "content": content}, {"from": "gpt", "value": content}):
+        for shape in ("rows", "labelled"):
+            assert dropped({"prompt": "u", "completion": [reply], "label": 1}, shape) == "empty_reply"
+        assert dropped({"prompt": "u", "chosen": [reply], "rejected": "x"}, "pairs") == "empty_reply"
+        assert dropped({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs") == "empty_reply"
+
+
+def test_a_reply_as_messages_is_a_conversation_and_two_texts_are_none():
+    (found,) = read({"prompt": "u", "completion": [SAID]})
+    assert found.messages == [USER, SAID] and found.prompt is None
+    for prompt in ("u", "\n\nHuman: u\n\nAssistant:"):
+        (found,) = read({"prompt": prompt, "completion": "x"})
+        assert (found.messages, found.prompt, found.completion) == (None, "u", "x")
+    only_marks = {"prompt": "u", "completion": "<<1+1=2>>"}
+    assert dropped(only_marks, options={"strip_calculator": True}) == "empty_reply"
+
+
+@pytest.mark.parametrize("prompt", ["\n\nHuman:\n\nAssistant:", "\n\nHuman: ", "\n\nAssistant:"])
+def test_a_transcript_without_text_is_no_prompt(prompt):
+    row = {"prompt": prompt, "completion": "b", "label": 1, "chosen": "c", "rejected": "d"}
+    for shape in ("rows", "labelled", "pairs", "prompts"):
+        assert dropped(row, shape) == "no_prompt"
+
+
+def test_what_an_assistant_says_in_a_transcript_is_no_question():
+    row = {"prompt": "\n\nAssistant: hello", "completion": "b", "label": 1, "chosen": "c", "rejected": "d"}
+    for shape in ("rows", "labelled", "pairs"):
+        assert dropped(row, shape) == "assistant_first"
+    with pytest.raises(RequestError, match="the prompt ends with an assistant message"):
+        read(row, "prompts")
+    (found,) = read(row, roles="loose")
+    assert found.messages == [{"role": "assistant", "content": "hello"}, SAID | {"content": "b"}]
+
+
+@pytest.mark.parametrize("asked", ["u", [USER]])
+@pytest.mark.parametrize(
+    ("more", "more_of_rejected"),
+    [
+        ({"reasoning_content": "t"}, {}),
+        ({"reasoning_content": "t"}, {"reasoning_content": None}),
+        ({}, {"reasoning_content": "t"}),
+        ({"tool_calls": [CALL]}, {}),
+        ({"mood": "glad"}, {}),
+    ],
+)
+def test_sides_that_say_different_things_answer_the_same_prompt(asked, more, more_of_rejected):
+    row = {"prompt": asked, "chosen": [SAID | more], "rejected": [SAID | {"content": "c"} | more_of_rejected]}
+    chosen, rejected = read(row, "pairs")
+    assert chosen.messages == [USER, SAID | more]
+    kept = {key: value for key, value in more_of_rejected.items() if value}
+    assert rejected.messages == [USER, SAID | {"content": "c"} | kept]
+    text = read(row | {"rejected": "c"}, "pairs")
+    assert [side.messages for side in text] == [chosen.messages, [USER, SAID | {"content": "c"}]]
+
+
+def test_sides_of_two_forms_are_trained_and_compared():
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = HERMES
+    thought = SAID | {"reasoning_content": "t"}
+    sides = read({"prompt": "u", "chosen": [thought], "rejected": "c"}, "pairs")
+    rows = [row_of(side, "tokenizer", tokenizer) for side in sides]
+    assert [trained(row, tokenizer) for row in rows] == ["<think>t</think>x<|im_end|>", "c<|im_end|>"]
+    assert dropped({"prompt": "u", "chosen": [SAID], "rejected": "x"}, "pairs") == "equal_pair"
+    other = [{"role": "user", "content": "v"}, SAID]
+    assert dropped({"prompt": "u", "chosen": other, "rejected": "c"}, "pairs") == "prompt_mismatch"
+    muted = read({"prompt": "u", "chosen": [SAID | {"weight": 0}], "rejected": [SAID]}, "pairs")
+    with pytest.raises(RowError, match="empty"):
+        row_of(muted[0], "tokenizer", tokenizer)

@@ -1,0 +1,95 @@
+"""Thoughts with the marks of a template around them, and settings under their keys, wherever they stand."""
+
+from __future__ import annotations
+
+import pytest
+
+from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.errors import RequestError
+from posttrain.recipe.schema import Columns, Source
+from tests.data.tokens import HERMES, byte_tokenizer, row_of, trained
+
+USER, SAID = {"role": "user", "content": "u"}, {"role": "assistant", "content": "4"}
+KEYS = ["reasoning_content", "reasoning", "thinking"]
+
+
+def read(row, shape="rows", **more):
+    return SHAPES[shape].read(row, Source(name="s", path="rows.jsonl", **more), "rows.jsonl:7")[0]
+
+
+def rows_of(key, thought):
+    """Rows that say the same: in a message, in the columns beside texts, beside messages."""
+    yield {"messages": [USER, SAID | {key: thought}]}, "rows"
+    yield {"prompt": "u", "completion": "4", key: thought}, "rows"
+    yield {"prompt": "u", "completion": [SAID | {key: thought}]}, "rows"
+    yield {"messages": [USER, SAID], key: thought}, "rows"
+    yield {"prompt": "u", "chosen": [SAID | {key: thought}], "rejected": "5"}, "pairs"
+    best = {"text": "4", "rating": 2, key: thought}
+    yield {"prompt": "u", "completions": [best, {"text": "5", "rating": 1}]}, "pairs"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_marks_around_a_whole_thought_are_taken_off(key):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = HERMES
+    for thought in ("<think>t</think>", " <think>\nt\n</think>\n\n", "t"):
+        for row, shape in rows_of(key, thought):
+            found = read(row, shape)
+            assert found.messages == [USER, SAID | {key: "t"}]
+            assert trained(row_of(found, "tokenizer", tokenizer), tokenizer) == "<think>t</think>4<|im_end|>"
+    assert read({"messages": [USER, SAID | {key: "<think>\n\n</think>"}]}).messages == [USER, SAID]
+    text = {"prompt": "u", "completion": "<think>t</think>4", key: "<think>t</think>"}
+    assert read(text).completion == text["completion"], "the reply says it itself"
+    about = "write <think> first\nthen"
+    assert read({"messages": [USER, SAID | {key: about}]}).messages[1][key] == about
+
+
+def test_marks_around_a_thinking_part():
+    for part, wanted in (("<think>t</think>", {"thinking": "t"}), ("<think></think>", {})):
+        parts = [{"type": "thinking", "thinking": part}, {"type": "text", "text": "4"}]
+        assert read({"messages": [USER, SAID | {"content": parts}]}).messages == [USER, SAID | wanted]
+    parts = [{"type": "thinking", "thinking": "a</think>b"}]
+    with pytest.raises(RequestError, match="message 1: parts of content has </think> in the thought"):
+        read({"messages": [USER, SAID | {"content": parts}]})
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    ("thought", "mark"),
+    [
+        ("a</think>b", "</think>"),
+        ("t</think>", "</think>"),
+        ("<think>a</think>b</think>", "</think>"),
+        ("<think>a</think>4", "</think>"),
+        ("<think>a", "<think>"),
+    ],
+)
+def test_a_mark_that_would_end_the_thought_is_refused(key, thought, mark):
+    for row, shape in rows_of(key, thought):
+        with pytest.raises(RequestError) as error:
+            read(row, shape)
+        said = str(error.value)
+        assert said.startswith("rows.jsonl:7: ") and f"{key!r} has {mark} in the thought" in said
+        assert repr(thought) in said and f"ignore: [{key}]" in said and "on_error: skip" in said
+        assert read(row, shape, ignore=[key]).ignored == (key,)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("label", ["off", "None", " HIGH\n", "n/a"])
+def test_a_setting_in_a_message_is_no_thought(key, label):
+    row = {"messages": [USER, SAID | {key: label}]}
+    with pytest.raises(RequestError) as error:
+        read(row)
+    assert str(error.value) == (
+        f"rows.jsonl:7: column 'messages', message 1: {key!r} must be a thought, not {label!r}; set ignore: "
+        f"[{key}] if it means something else, or on_error: skip where only a few rows have it"
+    )
+    assert read(row, ignore=[key]).messages == [USER, SAID]
+
+
+def test_a_named_column_is_refused_by_its_name():
+    row = {"prompt": "u", "completion": "4", "cot": "a</think>b"}
+    with pytest.raises(RequestError, match="^rows.jsonl:7: column 'cot' has </think> .*columns.reasoning on"):
+        read(row, columns=Columns(reasoning="cot"))
+    found = read(row | {"cot": "<think>a</think>"}, columns=Columns(reasoning="cot"))
+    assert found.messages[1]["reasoning_content"] == "a"
