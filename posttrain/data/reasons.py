@@ -90,7 +90,7 @@ REASONS: dict[str, Reason] = {
         "the two sides have different prompts", "give both the same messages before the last reply"
     ),
     "no_rating": Reason(
-        "fewer than two replies have a number as rating",
+        "fewer than two replies have a number as rating and no flag of 0",
         "name the rating under `data.sources.columns.rating`",
     ),
     "rating_tie": Reason("all replies have the same rating", "remove it: no side is better"),
