@@ -19,6 +19,8 @@ REASONING = ("reasoning_content", "reasoning", "thinking")
 """Usual keys of what an assistant thinks before it answers."""
 FLAGS = ("weight", "train", "training", "loss", "trained")
 """Usual keys that say whether an assistant's turn is trained."""
+SPELT = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": False, "true": True}
+"""How texts spell a flag, for CSV has nothing else; pandas writes a column with gaps as 1.0."""
 CALLS = ("tool_calls", "function_call")
 """Usual keys of the calls of an assistant."""
 LINKS = ("tool_call_id", "name", "id")

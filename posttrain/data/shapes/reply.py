@@ -14,15 +14,13 @@ from typing import Any
 
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
-from posttrain.data.shapes.names import FLAGS, almost, checked_text, filled
+from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, filled
 from posttrain.data.shapes.thoughts import is_label, read_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Message
 
-SPELT = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": False, "true": True}
-"""How texts spell a flag, for CSV has nothing else; pandas writes a column with gaps as 1.0."""
 KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tools")}
 """Meaning of a column -> its types, and what it has to be."""
 

@@ -7,19 +7,19 @@ is written into the text of a reply, which is text like any other.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from posttrain.data.shapes.names import checked_text
+from posttrain.data.shapes.names import SPELT, checked_text
 from posttrain.errors import RequestError
 
 LABELS = {
-    *("on", "off", "yes", "no", "true", "false", "none", "null", "n/a"),
-    *("low", "medium", "high", "enabled", "disabled", "auto"),
+    *SPELT,
+    *("on", "off", "yes", "no", "none", "null", "nan", "n/a", "{}", "[]", "-"),
+    *("minimal", "low", "medium", "high", "xhigh", "max", "concise", "detailed", "auto"),
+    *("enable", "enabled", "disable", "disabled", "think", "no_think", "/think", "/no_think"),
 }
 """Texts that say whether or how much is thought, and are no thought."""
 OPEN, CLOSE = "<think>", "</think>"
-WRAPPED = re.compile(rf"\s*{OPEN}\n*(.*?)\n*{CLOSE}\s*", re.DOTALL)
 REMEDY = "or on_error: skip where only a few rows have it"
 
 
@@ -37,8 +37,9 @@ def read_thought(text: str, place: str, ignore: str) -> str:
         raise RequestError(
             f"{place} must be a thought, not {text!r}; {ignore} if it means something else, {REMEDY}"
         )
-    wrapped = WRAPPED.fullmatch(text) if CLOSE in text else None
-    thought = wrapped[1] if wrapped else text
+    thought, bare = text, text.strip()
+    if bare.startswith(OPEN) and bare.endswith(CLOSE):
+        thought = bare[len(OPEN) : -len(CLOSE)].strip("\n")
     if CLOSE in thought or thought.lstrip().startswith(OPEN):
         mark = CLOSE if CLOSE in thought else OPEN
         raise RequestError(
@@ -65,6 +66,6 @@ def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str) 
         place = f"parts of {content}"
         thoughts[place] = read_thought(in_parts, f"{where}: {place}", "leave the part out")
     thoughts = {key: thought for key, thought in thoughts.items() if thought}
-    if len({*thoughts.values()}) > 1:
+    if len({thought.strip() for thought in thoughts.values()}) > 1:
         raise RequestError(f"{where}: has different reasoning under {' and '.join(thoughts)}")
     return {key if key in given else "thinking": thought for key, thought in [*thoughts.items()][:1]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.shapes.names import SPELT
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
 from tests.data.tokens import HERMES, byte_tokenizer, row_of, trained
@@ -75,7 +76,9 @@ def test_a_mark_that_would_end_the_thought_is_refused(key, thought, mark):
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("label", ["off", "None", " HIGH\n", "n/a"])
+@pytest.mark.parametrize(
+    "label", ["off", "None", " HIGH\n", "n/a", "1", "0.0", "nan", "xhigh", "/no_think", "{}"]
+)
 def test_a_setting_in_a_message_is_no_thought(key, label):
     row = {"messages": [USER, SAID | {key: label}]}
     with pytest.raises(RequestError) as error:
@@ -93,3 +96,31 @@ def test_a_named_column_is_refused_by_its_name():
         read(row, columns=Columns(reasoning="cot"))
     found = read(row | {"cot": "<think>a</think>"}, columns=Columns(reasoning="cot"))
     assert found.messages[1]["reasoning_content"] == "a"
+
+
+@pytest.mark.parametrize("flag", [*SPELT, "TRUE", "nan", "minimal", "max", "concise", "disable", "-", "[]"])
+@pytest.mark.parametrize("key", KEYS)
+def test_a_flag_of_a_csv_is_no_thought(key, flag):
+    with pytest.raises(
+        RequestError, match=f"column {key!r} must be a thought, not {flag!r}".replace("[", ".")
+    ):
+        read({"prompt": "hi", "completion": "yo", key: flag})
+    assert read({"messages": [USER, SAID], key: flag}).messages == [USER, SAID], "a setting of the row"
+
+
+def test_many_line_breaks_in_a_thought():
+    breaks = "\n" * 10_000
+    for thought, wanted in (
+        (f"<think>{breaks}x{breaks}</think>{breaks}", "x"),
+        (f"<think>{breaks}x{breaks}y</think>", f"x{breaks}y"),
+    ):
+        assert read({"messages": [USER, SAID | {"reasoning": thought}]}).messages[1]["reasoning"] == wanted
+    with pytest.raises(RequestError, match="has </think> in the thought"):
+        read({"messages": [USER, SAID | {"reasoning": f"<think>{breaks}x</think>y"}]})
+
+
+def test_thoughts_that_differ_in_space_alone_are_one():
+    said = SAID | {"reasoning": "x\n", "thinking": "x"}
+    assert read({"messages": [USER, said]}).messages == [USER, SAID | {"reasoning": "x\n"}]
+    with pytest.raises(RequestError, match="different reasoning under reasoning and thinking"):
+        read({"messages": [USER, said | {"thinking": "y"}]})
