@@ -114,15 +114,14 @@ def _rated(row: dict[str, Any], column: str, source: schema.Source, where: str) 
     if not entries:
         return []
     if all(isinstance(entry, dict) for entry in entries):
-        first = entries[0]
-        text, score = _keys(first, source)
-        if text is None or score is None or score not in first:
-            wanted = "text (" + ", ".join(TEXTS) + ")" if text is None else "rating"
-            wanted = f"rating {named!r}" if text is not None and named else wanted
-            raise RequestError(
-                f"{place}: its entries have {', '.join(map(str, first))}, but no {wanted}; "
-                "name the rating under columns.rating"
-            )
+        text, score = _keys(entries, source)
+        has = [*dict.fromkeys(key for entry in entries for key in entry)]
+        there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
+        if text is None and not all(any(filled(entry.get(key)) for key in CALLS) for entry in entries):
+            raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
+        if score not in has:
+            wanted = f"rating {named!r}" if named else "rating"
+            raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
         found = []
         for index, entry in enumerate(entries):
             number = _number(entry.get(score), f"{place}, {score!r}")
@@ -145,7 +144,7 @@ def _rated(row: dict[str, Any], column: str, source: schema.Source, where: str) 
 
 
 def _reply(
-    entry: dict[str, Any], text: str, score: str, place: str, source: schema.Source
+    entry: dict[str, Any], text: str | None, score: str, place: str, source: schema.Source
 ) -> tuple[Any, bool]:
     """(what an entry replies, whether it is trained): its text or messages, or where it says more than these
     a list of one message."""
@@ -177,15 +176,16 @@ def _reply(
 
 def _unread(entries: list[Any], source: schema.Source) -> list[str]:
     """The keys with content of `entries` that nothing reads, each once."""
-    read = {*_keys(entries[0], source), *SAYS, "role", *source.ignore}
+    read = {*_keys(entries, source), *SAYS, "role", *source.ignore}
     found = (key for entry in entries for key, value in entry.items() if key not in read and filled(value))
     return [*dict.fromkeys(found)]
 
 
-def _keys(entry: dict[str, Any], source: schema.Source) -> tuple[str | None, str | None]:
-    """The keys of the text and of the rating of an entry."""
-    text = next((name for name in TEXTS if name in entry), None)
-    score = source.columns.rating or next((name for name in USUAL["rating"] if name in entry), None)
+def _keys(entries: list[Any], source: schema.Source) -> tuple[str | None, str | None]:
+    """The keys of the text and of the rating of `entries`, of which some may lack them: one only calls."""
+    has = {key for entry in entries for key in entry}
+    text = next((name for name in TEXTS if name in has), None)
+    score = source.columns.rating or next((name for name in USUAL["rating"] if name in has), None)
     return text, score
 
 

@@ -99,12 +99,12 @@ def test_rows_that_teach_nothing_are_dropped(completions, reason):
         (
             {"completions": [{"response": "x", "stars": 4}]},
             {},
-            "have response, stars, but no rating; name the rating under",
+            "have response, stars, but no rating; name the rating under columns.rating$",
         ),
         (
             {"completions": [{"answer": "x", "rating": 4}]},
             {},
-            "but no text .response, completion, text, content",
+            "answer, rating, but no text .response, .*, content.; write what each replies under response$",
         ),
         ({"completions": replies(1, 2)}, {"rating": "stars"}, "but no rating 'stars'"),
         ({"completions": replies(1, 10**400)}, {}, "'overall_score' is 10{19}[.]{3}, too large for a rating"),
@@ -163,6 +163,20 @@ def test_an_entry_is_a_reply_with_its_calls():
         chosen, rejected = sides({"text": text, "rating": 9, "tool_calls": [CALL]}, SIX)
         assert chosen.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
         assert rejected.messages[1] == {"role": "assistant", "content": "6"}
+
+
+def test_entries_that_only_call_have_no_text():
+    calls = {"rating": 9, "tool_calls": [CALL]}
+    other = {"rating": 2, "function_call": {"name": "sub", "arguments": {}}}
+    for entries in ((calls, SIX), (SIX, calls), (other, calls)):
+        chosen, rejected = sides(*entries)
+        assert chosen.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+        assert rejected.messages[1]["content"] == ("6" if SIX in entries else "")
+        assert chosen.unused == rejected.unused == ()
+    unrated = {"text": "7"}
+    assert [side.completion for side in sides(unrated, FIVE, SIX)] == ["5", "6"], "as a null rating"
+    with pytest.raises(RequestError, match="have rating, tool_calls, answer, but no text .*under response$"):
+        sides(calls, {"rating": 2, "answer": "6"})
 
 
 @pytest.mark.parametrize("flag", ["weight", "train", "training", "loss", "trained"])
