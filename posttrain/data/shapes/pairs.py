@@ -22,11 +22,14 @@ from posttrain.data.shapes.messages import (
     message,
     read_messages,
     read_prompt,
+    reasoning,
     speaker,
 )
+from posttrain.data.shapes.names import REASONING
 from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
+from posttrain.data.shapes.thoughts import split_thought
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -162,8 +165,12 @@ def _prompt(example: Example) -> str | list[Message] | None:
 
 
 def _reply(example: Example) -> Any:
-    """What the last reply says: its text, with reasoning and calls where it has them."""
-    if example.messages is None:
-        return (example.completion or "").strip()
-    last = example.messages[-1]
-    return {**last, "content": last["content"].strip()} if len(last) > 2 else last["content"].strip()
+    """What the last reply means, wherever it says it: thought, text, calls without ids, other keys."""
+    last = {} if example.messages is None else example.messages[-1]
+    text = example.completion if example.messages is None else last["content"]
+    thought, said = reasoning(last).strip(), (text or "").strip()
+    if not thought:
+        thought, said = split_thought(said)
+    calls = [call["function"] for call in last.get("tool_calls", ())]
+    others = {key: last[key] for key in last.keys() - {"role", "content", "tool_calls", *REASONING}}
+    return thought, said, calls, others

@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
 from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, filled
-from posttrain.data.shapes.thoughts import is_label, read_thought
+from posttrain.data.shapes.thoughts import CLOSE, is_label, read_thought, split_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -187,15 +187,16 @@ def _is_thought(value: Any) -> bool:
 def _differing(reply: Message, added: Said) -> list[str]:
     """The keys of `added` that `reply` does not say itself, or says otherwise."""
     said = {key: value.strip() if isinstance(value, str) else value for key, value in added.items()}
-    return [key for key, value in said.items() if _own(reply, key) != value]
+    opened, mark, _ = reply["content"].partition(CLOSE)  # a thought whose opening mark is in the prompt
+    before = opened.strip() if mark else None
+    return [key for key, value in said.items() if value not in (_own(reply, key), before)]
 
 
 def _own(reply: Message, key: str) -> Any:
-    """What `reply` has itself of what the column `key` says: calls, or a thought, also one in its text."""
+    """What `reply` has itself of what the column `key` says: calls, or a thought, which may open its text."""
     if key in USUAL["calls"]:
         return reply.get(key)
-    text, mark, _ = reply["content"].partition("</think>")
-    return (reasoning(reply) or (text.replace("<think>", "") if mark else "")).strip()
+    return reasoning(reply).strip() or split_thought(reply["content"])[0]
 
 
 def _not_meant(name: str, must: str, value: Any, source: schema.Source, where: str) -> RequestError:

@@ -49,6 +49,16 @@ def read_thought(text: str, place: str, ignore: str) -> str:
     return thought
 
 
+def split_thought(text: str) -> tuple[str, str]:
+    """(the thought that a reply begins with, without its marks, what it says then), each without space around
+    it."""
+    said = text.strip()
+    if said.startswith(OPEN) and CLOSE in said:
+        thought, _, rest = said.removeprefix(OPEN).partition(CLOSE)
+        return thought.strip(), rest.strip()
+    return "", said
+
+
 def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str) -> dict[str, str]:
     """What a message thinks, under the key that says it; empty where it does not think.
 

@@ -111,6 +111,37 @@ def test_rows_that_are_no_pairs_are_refused(row, sentence):
         pair(row)
 
 
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+OTHER = {"type": "function", "function": {"name": "add", "arguments": {"a": 3}}}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "same", "other"),
+    [
+        (bot("4") | {"reasoning": "t"}, bot("4") | {"thinking": " t\n"}, bot("4") | {"thinking": "s"}),
+        (bot("4") | {"reasoning": "t"}, bot("<think>\nt\n</think>\n\n4"), bot("<think>s</think>4")),
+        (bot("<think>t</think>4"), bot("<think>\nt\n</think>\n\n4"), bot("t</think>4")),
+        (
+            bot("") | {"tool_calls": [CALL | {"id": "a"}]},
+            bot("") | {"tool_calls": [CALL | {"id": "b"}]},
+            bot("") | {"tool_calls": [OTHER | {"id": "a"}]},
+        ),
+        (
+            bot("") | {"tool_calls": [CALL | {"id": "a"}]},
+            bot("") | {"function_call": CALL["function"]},
+            bot("") | {"tool_calls": [CALL, CALL]},
+        ),
+        (bot("4") | {"mood": "x"}, bot("4 ") | {"mood": "x"}, bot("4") | {"mood": "y"}),
+        (bot("4"), bot("<think></think>4"), bot("4") | {"reasoning": "t"}),
+    ],
+)
+def test_sides_that_mean_the_same_are_no_pair(chosen, same, other):
+    for sides in ((chosen, same), (same, chosen)):
+        with pytest.raises(RowError, match="^equal_pair"):
+            pair({"prompt": "p"} | dict(zip(("chosen", "rejected"), ([side] for side in sides), strict=True)))
+    assert pair({"prompt": "p", "chosen": [chosen], "rejected": [other]})[1].messages[1] == other
+
+
 def test_real_preference_sets(data_dir):
     """1,100 alpaca rows, some with the same reply twice; 2,312 transcripts, some of which differ early."""
     rows = json.loads((data_dir / "preference_small" / "instruction-data-with-preference.json").read_text())

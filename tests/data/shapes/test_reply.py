@@ -76,6 +76,17 @@ def test_a_reply_that_says_it_itself_has_it_once(thought):
     }
 
 
+def test_a_mark_in_a_reply_begins_no_thought():
+    for text in ("Use `</think>` to close.", "Between <think> and </think> it thinks."):
+        assert read({"prompt": "p", "completion": text, "reasoning": "b"}).messages[1] == {
+            "role": "assistant",
+            "content": text,
+            "reasoning": "b",
+        }
+    opened = {"prompt": "p", "completion": "b\n</think>\n4", "reasoning": "b"}
+    assert read(opened).completion == opened["completion"], "the prompt has the mark that opens it"
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
@@ -83,7 +94,6 @@ def test_a_reply_that_says_it_itself_has_it_once(thought):
             {"prompt": "p", "completion": "<think>a</think>4", "reasoning": "b"},
             "'reasoning' and the reply",
         ),
-        ({"prompt": "p", "completion": "a</think>4", "reasoning": "b"}, "'reasoning' and the reply itself"),
         (
             {"prompt": [USER], "completion": [SAID | {"thinking": "a"}], "reasoning": "b"},
             "column 'reasoning' and the reply itself differ; keep one, or set ignore: .reasoning.$",
