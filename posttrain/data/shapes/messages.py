@@ -115,6 +115,19 @@ def listed(value: Any) -> Any:
     return [dict(zip(columns, each, strict=True)) for each in zip(*lists, strict=True)]
 
 
+def messages_in(value: Any) -> Any:
+    """A column that may be a text, as a list of messages where it is the JSON text of one, as in CSV; else as
+    it is. Each object needs who speaks and what, for other JSON is a text to train."""
+    turns = listed(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else None
+    if not isinstance(turns, list) or not turns:
+        return value
+    return turns if all(speaker(turn) is not None and _has_said(turn) for turn in turns) else value
+
+
+def _has_said(turn: dict[str, Any]) -> bool:
+    return any(who in turn and what in turn for who, what in SPELLINGS) or any(key in turn for key in CALLS)
+
+
 def _why_not(value: Any) -> str:
     """Why `listed` found no list in `value`, behind a sentence that says so."""
     if isinstance(value, dict):

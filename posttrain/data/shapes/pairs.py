@@ -20,6 +20,7 @@ from posttrain.data.shapes.messages import (
     ROLES,
     TRANSCRIPT,
     message,
+    messages_in,
     read_messages,
     read_prompt,
     reasoning,
@@ -95,7 +96,7 @@ def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
 
 
 def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, where: str) -> Example:
-    value = row[name]
+    value = messages_in(row[name])
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         raise RowError(f"no_{side}", f"column {name!r} is empty")
     if isinstance(value, str) and TRANSCRIPT.match(value):
@@ -130,8 +131,8 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
 
 
 def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
-    """The value of the prompt's column, a transcript as messages."""
-    value = None if prompt is None else row.get(prompt)
+    """The value of the prompt's column, a transcript or JSON text of messages as messages."""
+    value = None if prompt is None else messages_in(row.get(prompt))
     turns = read_prompt(value, f"{where}: column {prompt!r}") if isinstance(value, str) else None
     return value if turns is None else turns
 

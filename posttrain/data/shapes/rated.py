@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from posttrain.data.shapes.columns import USUAL
-from posttrain.data.shapes.messages import read_message, speaker
+from posttrain.data.shapes.messages import messages_in, read_message, speaker
 from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, almost, filled
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -148,7 +148,7 @@ def _reply(
 ) -> tuple[Any, bool]:
     """(what an entry replies, whether it is trained): its text or messages, or where it says more than these
     a list of one message."""
-    reply, ignore = entry.get(text), {*source.ignore} - {"role", "content"}
+    reply, ignore = messages_in(entry.get(text)), {*source.ignore} - {"role", "content"}
     given = {k: v for k, v in entry.items() if filled(v) and k not in (text, score) and k not in ignore}
     for key, value in given.items():
         near = _near(key)

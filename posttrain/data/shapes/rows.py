@@ -26,6 +26,7 @@ from posttrain.data.shapes.messages import (
     TRANSCRIPT,
     listed,
     message,
+    messages_in,
     read_messages,
     read_prompt,
     says_nothing,
@@ -67,6 +68,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     said = SAID if trained and kind == "prompt_completion" else ()
     refuse_misspelt(row, found, (*MAY_MEAN[kind], *said), source, where)
     system = _system(row, found, source, where)
+    if kind == "prompt_completion":
+        row |= {found[part]: messages_in(row[found[part]]) for part in PARTS[kind] if part in found}
     for what in PARTS[kind]:
         if what not in found:
             raise RequestError(not_found(row, what, found, source, where))

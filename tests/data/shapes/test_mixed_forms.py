@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from posttrain.data.shapes.catalogue import SHAPES
@@ -50,6 +52,56 @@ def test_a_reply_as_messages_is_a_conversation_and_two_texts_are_none():
         assert (found.messages, found.prompt, found.completion) == (None, "u", "x")
     only_marks = {"prompt": "u", "completion": "<<1+1=2>>"}
     assert dropped(only_marks, options={"strip_calculator": True}) == "empty_reply"
+
+
+@pytest.mark.parametrize("shape", ["rows", "labelled", "pairs", "prompts"])
+def test_json_text_of_messages_is_messages(shape):
+    """As CSV has the columns of a conversation."""
+    other = {"role": "assistant", "content": "y"}
+    asked, said, worse = (
+        ([USER], json.dumps([USER])),
+        ([SAID], json.dumps([SAID])),
+        ([other], json.dumps([other])),
+    )
+    for row in (
+        {"prompt": asked, "completion": said, "chosen": said, "rejected": worse},
+        {"prompt": ([{"from": "human", "value": "u"}], ' [{"from": "human", "value": "u"}]\n')}
+        | {"completion": ("x", "x"), "chosen": said, "rejected": ("y", "y")},
+        {"prompt": ("u", "u"), "completion": said, "chosen": ("x", "x"), "rejected": worse},
+    ):
+        plain, text = ({key: each[i] for key, each in row.items()} | {"label": 1} for i in (0, 1))
+        found, wanted = read(text, shape), read(plain, shape)
+        assert [(each.messages, each.prompt, each.completion) for each in found] == [
+            (each.messages, each.prompt, each.completion) for each in wanted
+        ]
+    whole = {"prompt": "u", "chosen": json.dumps([USER, SAID]), "rejected": json.dumps([USER, other])}
+    assert [each.messages for each in read(whole, "pairs")] == [[USER, SAID], [USER, other]]
+    rated = [{"text": json.dumps([SAID]), "rating": 2}, {"text": "y", "rating": 1, "reasoning": "t"}]
+    assert read({"prompt": "u", "completions": rated}, "pairs")[0].messages == [USER, SAID]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"from": "Paris", "to": "Rome"}]',
+        '[{"name": "u", "content": "c"}]',
+        "[1, 2]",
+        "[]",
+        "[x](y)",
+        "[USER]",
+    ]
+    + [
+        '[{"role": "user", "content": "u"}, 3]',
+        '{"role": "user", "content": "u"}',
+        '[{"role": "user"',
+        '["a"]',
+    ],
+)
+def test_other_json_stays_text(text):
+    (found,) = read({"prompt": text, "completion": text})
+    assert (found.messages, found.prompt, found.completion) == (None, text, text)
+    chosen, _ = read({"prompt": text, "chosen": text, "rejected": "x"}, "pairs")
+    assert (chosen.messages, chosen.prompt, chosen.completion) == (None, text, text)
 
 
 @pytest.mark.parametrize("prompt", ["\n\nHuman:\n\nAssistant:", "\n\nHuman: ", "\n\nAssistant:"])
