@@ -145,9 +145,9 @@ def refuse_lost(render: Render, messages: list[Message], asks: bool = False) -> 
 
 
 def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
-    """Raises `RowError` where a turn that is not trained is lost, and its text is short or is said elsewhere,
-    too: what a tool returned (4) would not be missed beside a reply (It is 4.)."""
-    unsure = {k: turn | {"content": _mark(k, "text")} for k, turn in _unsure(messages)}
+    """Raises `RowError` where a turn is lost whose text is short or is said elsewhere, too: what a tool
+    returned (4) would not be missed beside a reply (It is 4.)."""
+    unsure = dict(_unsure(messages))
     if not unsure:
         return
     try:
@@ -160,17 +160,20 @@ def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
 
 
 def _unsure(messages: list[Message]) -> Iterator[tuple[int, Message]]:
-    """The turns, by number, that would not be missed in a text."""
-    tools = any(turn["role"] == "tool" for turn in messages)
-    spelt = _squeezed if tools else str  # replies quote what a tool returned as they like
-    said = spelt("\0".join(f"{turn['content']}\0{reasoning(turn)}" for turn in messages))
+    """The turns, by number, that would not be missed in a text, with a mark in place of what they say; where
+    there are calls all turns, because arguments and answers are quoted in many spellings. A last reply that
+    is trained is proved by `refuse_changed`, the text beside calls by `refuse_lost`."""
+    called = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in messages)
+    said = "" if called else _squeezed("\0".join(f"{m['content']}\0{reasoning(m)}" for m in messages))
     for k, turn in enumerate(messages):
-        text = spelt(turn["content"].strip())
-        proved = turn["role"] == "assistant" and (
-            turn.get("trained", True) or turn.get("tool_calls") or THOUGHT.search(text)
-        )
-        if text and not proved and (len(turn["content"].strip()) < TELLING or said.count(text) > 1):
-            yield k, turn
+        content, reply = turn["content"].strip(), turn["role"] == "assistant"
+        if reply:
+            content = _behind_thought(content)
+            if turn.get("tool_calls") or (k + 1 == len(messages) and turn.get("trained", True)):
+                continue
+        if content and (called or len(content) < TELLING or said.count(_squeezed(content)) > 1):
+            before = turn["content"][: turn["content"].rindex(content)] if reply else ""
+            yield k, turn | {"content": before + _mark(k, "text")}
 
 
 def _same_without(render: Render, messages: list[Message], k: int, other: Message, asks: bool) -> bool:

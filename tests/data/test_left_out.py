@@ -160,12 +160,15 @@ LONG = "Is it four or so"
 @pytest.mark.parametrize(
     ("messages", "marked"),
     [
-        ([turn("user", LONG), turn("assistant", "4"), turn("assistant", "4", tool_calls=[])], []),
+        ([turn("user", LONG), turn("assistant", LONG[::-1]), turn("assistant", "4", tool_calls=[])], []),
+        ([turn("user", LONG), turn("assistant", "4"), turn("user", LONG[::-1]), turn("assistant", "5")], [1]),
+        ([turn("user", LONG), turn("assistant", "4", trained=False)], [1]),
+        ([turn("user", LONG), turn("user", LONG.replace(" ", "\n")), turn("assistant", "4")], [0, 1]),
         ([turn("user", LONG[:-1]), turn("assistant", "4")], [0]),
         ([turn("user", f" {LONG[:-1]}\n"), turn("assistant", "4")], [0]),
         ([turn("user", LONG), turn("assistant", f"{LONG}? 4")], [0]),
         ([turn("system", LONG), turn("user", LONG), turn("assistant", "4")], [0, 1]),
-        ([turn("user", LONG), turn("assistant", "4"), turn("tool", "4"), turn("tool", " ")], [2]),
+        ([turn("user", LONG), turn("assistant", "4"), turn("tool", "4"), turn("tool", " ")], [0, 1, 2]),
     ],
 )
 def test_a_conversation_is_rendered_once_more_only_where_a_turn_would_not_be_missed(messages, marked):
@@ -197,7 +200,12 @@ QUOTED_TOOL = '{"temperature": 21, "unit": "C"}'
     [
         (turn("tool", QUOTED_TOOL), turn("assistant", '{"temperature":21,"unit":"C"}')),
         (turn("tool", QUOTED_TOOL), turn("assistant", "21", reasoning_content=f"It says {QUOTED_TOOL}")),
+        (
+            turn("tool", 'he said "yes, do it" twice'),
+            turn("assistant", r'{"text": "he said \"yes, do it\" twice"}'),
+        ),
         (turn("assistant", "4", trained=False), turn("assistant", "It is 4.")),
+        (turn("assistant", "<think>a</think>4", trained=False), turn("assistant", "It is 4.")),
         (turn("assistant", LONG, trained=False), turn("assistant", f"You asked: {LONG}")),
     ],
 )
@@ -331,3 +339,18 @@ def test_a_thought_behind_one_that_the_prompt_has_closed():
     assert error_of(refuse_twice, closed, "<think>so</think>4", 1) == want
     assert error_of(refuse_twice, closed, "4", 1) is None
     assert error_of(refuse_twice, f"{closed}Well: ", "<think>so</think>4", 1) is None
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_an_earlier_reply_is_not_lost(asks):
+    """Under `train_on: last` and in a prompt nothing else looks at it."""
+    messages = [turn("user", LONG), turn("assistant", "4"), turn("user", "Is 2+2 4, really?")]
+    messages += [] if asks else [turn("assistant", "Yes")]
+
+    def last_only(each, asks):
+        return rendered([m for m in each if m["role"] != "assistant" or m is each[-1]])
+
+    assert error_of(refuse_lost, last_only, messages, asks) == (
+        "template_error: the template leaves out message 1 (assistant)"
+    )
+    assert error_of(refuse_lost, rendered, messages, asks) is None

@@ -184,10 +184,10 @@ def test_a_template_that_does_not_say_where_a_turn_ends(caplog):
     assert "the end of an assistant turn is not known: template 'tokenizer': nothing closes" in caplog.text
 
 
-def test_a_template_that_drops_earlier_turns_is_refused():
+def test_a_template_that_changes_earlier_turns_is_refused():
     template = own(
-        "{% for m in messages %}{% if loop.last or m.role == 'user' %}<{{ m.role }}>{{ m.content }}"
-        "<end>{% endif %}{% endfor %}" + ASK
+        "{% for m in messages %}<{{ m.role }}>"
+        "{{ m.content if loop.last or m.role == 'user' else m.content | upper }}<end>{% endfor %}" + ASK
     )
     with pytest.raises(RequestError) as caught:
         template.turns(TALK[1:])
@@ -195,9 +195,17 @@ def test_a_template_that_drops_earlier_turns_is_refused():
     assert message.startswith("template 'tokenizer' drops or changes earlier turns")
     assert "At message 1 (assistant)" in message
     assert "data.train_on: each or last" in message
-    assert "is not a prefix" in message and "'assistant>Hello<end>'" in message and "'user>Bye" in message
+    assert "is not a prefix" in message and "'ello<end>'" in message and "'ELLO<end><user>Bye" in message
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_a_template_that_drops_earlier_replies_loses_them(last_only):
+    template = own(
+        "{% for m in messages %}{% if loop.last or m.role == 'user' %}<{{ m.role }}>{{ m.content }}"
+        "<end>{% endif %}{% endfor %}" + ASK
+    )
     with pytest.raises(RowError, match=r"template_error: the template leaves out message 1 \(assistant\)"):
-        template.turns(TALK[1:4] + [{"role": "assistant", "content": "x"}], last_only=True)
+        template.turns(TALK[1:4] + [{"role": "assistant", "content": "x"}], last_only)
 
 
 def test_a_template_that_opens_a_thought_is_refused():
