@@ -163,14 +163,14 @@ def test_a_row_that_will_be_skipped_says_so(call, plain_recipe, tmp_path):
     given = (f"data.sources.0.path={path}", "data.sources.0.on_error=skip", "--rows", "4")
     answer = call("check", plain_recipe, *given)
     assert answer.code == 0, answer
-    assert "dropped: unreadable: 'completion' must be text, not int (3)\n" in answer.out
+    assert "dropped: unreadable: 'completion' must be text, not a number (3)\n" in answer.out
     assert "dropped: unreadable: broken JSON" in answer.out
     assert "dropped: unreadable: message 0 (user): template 'chatml' does not render 'name'" in answer.out
     given = (*given[:2], "data.max_drop_share=0.8", "--json")
     dropped = json.loads(call("prepare", plain_recipe, *given).out)["sources"][0]["dropped_examples"]
     said = [each["detail"] for each in dropped["unreadable"]]
     assert [text.partition(": ")[0] for text in said] == [
-        "'completion' must be text, not int (3)",
+        "'completion' must be text, not a number (3)",
         "broken JSON",
         "message 0 (user)",
     ]

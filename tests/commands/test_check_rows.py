@@ -15,7 +15,7 @@ def test_rows_behind_a_refused_one_are_shown(call, plain_recipe, tmp_path):
     given = ("check", plain_recipe, f"data.sources.0.path={path}", "--rows", "4")
     answer = call(*given)
     assert answer.code == 2 and answer.out.count("[[2<|im_end|>]]") == 2
-    assert answer.out.count("refused: 'completion' must be text, not int (3)\n") == 2
+    assert answer.out.count("refused: 'completion' must be text, not a number (3)\n") == 2
     assert f"error: {path}:2: 'completion' must be text" in answer.err
     assert answer.err.rstrip().endswith("\n1 other row of these is refused, too")
     answer = call(*given, "--json")

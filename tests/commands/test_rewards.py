@@ -85,7 +85,7 @@ def test_long_files_keep_their_order(tmp_path):
             '{"completion": 5, "answer": "5"}',
             "rows.jsonl:1: needs a column 'completion' with text: int",
         ),
-        (["math"], '{"completion": "5", "answer": {"a": 1}}', "rows.jsonl:1: answer is dict"),
+        (["math"], '{"completion": "5", "answer": {"a": 1}}', "rows.jsonl:1: answer is an object"),
         (["math"], '{"completion": "5", "answer": "5"', "rows.jsonl:1"),
         (["math"], b'{"completion": "\xff", "answer": "5"}', "rows.jsonl:1"),
         (["instructions"], '{"completion": "5", "instruction_id_list": ["a"]}', "needs column 'kwargs'"),

@@ -100,7 +100,7 @@ def test_calls_stay_where_only_the_tools_are_left_out(monkeypatch):
     assert '"name": "add"' in verdict("qwen2_5", row, source=source("functions"))[1]
 
 
-@pytest.mark.parametrize("key", ["weigth", "wieght", "loss_mask", "Masked", "trainable", "is_trained"])
+@pytest.mark.parametrize("key", ["loss_mask", "Masked", "trainable", "is_trained"])
 def test_what_may_mask_a_reply_is_not_to_be_ignored(key):
     """It would be trained then."""
     row = {"messages": [USER, REPLY | {key: 0}, *MORE]}
@@ -108,6 +108,9 @@ def test_what_may_mask_a_reply_is_not_to_be_ignored(key):
         f"does not render {key!r}; {OTHER}. Where {key!r} says whether a reply is trained, rename it to "
         "'weight', with 0 or 1"
     )
+    for misspelt in ("weigth", "wieght", "Weight"):
+        row = {"messages": [USER, REPLY | {misspelt: 0}, *MORE]}
+        assert verdict("llama3", row)[1].endswith("is not read; did you mean 'weight'? Rename it")
     renamed = {"messages": [USER, REPLY | {"weight": 0}, *MORE]}
     assert REPLY["content"] not in verdict("llama3", renamed)[1]
 

@@ -189,9 +189,8 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
         raise RequestError(f"{where}: {what!r} is missing{did_you_mean(what, given)}")
     for key in others:
         if near := _near(key):
-            raise RequestError(
-                f"{where}: key {key!r} is not read; did you mean {near!r}? Rename it, or set ignore: [{key}]"
-            )
+            ignore = "" if near in FLAGS else f", or set ignore: [{key}]"  # which would train the reply
+            raise RequestError(f"{where}: key {key!r} is not read; did you mean {near!r}? Rename it{ignore}")
     value = given.get(what)
     if given[who] in CALLING and filled(value):
         if called:
