@@ -219,7 +219,6 @@ def _serve(work: Callable, connection: Connection, inherited: list[Connection], 
     die_with_parent(parent)
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     for other in inherited:
         other.close()
     with suppress(EOFError, OSError):  # the process that reads is gone

@@ -17,11 +17,11 @@ from typing import Any
 
 from posttrain.data.rendering import PROBE
 from posttrain.data.shapes.messages import FLAGS, KNOWN, reasoning, says_nothing
+from posttrain.data.shapes.thoughts import CLOSE, OPEN
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Example, Message
 
-OPENED, CLOSED = "<think>", "</think>"
 THOUGHT = re.compile(r"</?think>")
 SWITCH = re.compile(r"/(?:no_)?think\b|/system_override\b")
 """What SmolLM3's template reads in a system message, and does not write."""
@@ -145,8 +145,8 @@ def refuse_lost(render: Render, messages: list[Message], asks: bool = False) -> 
 
 
 def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
-    """Raises `RowError` where a turn is lost whose text is short or is said elsewhere, too: what a tool
-    returned (4) would not be missed beside a reply (It is 4.)."""
+    """Raises `RowError` where the template drops a turn whose text is short or also stands elsewhere: the
+    answer `4` of a tool is found in the reply `It is 4.` even if the tool's own turn is gone."""
     unsure = dict(_unsure(messages))
     if not unsure:
         return
@@ -172,8 +172,7 @@ def _unsure(messages: list[Message]) -> Iterator[tuple[int, Message]]:
             if turn.get("tool_calls") or (k + 1 == len(messages) and turn.get("trained", True)):
                 continue
         if content and (called or len(content) < TELLING or said.count(_squeezed(content)) > 1):
-            before = turn["content"][: turn["content"].rindex(content)] if reply else ""
-            yield k, turn | {"content": before + _mark(k, "text")}
+            yield k, turn | {"content": _with_mark(k, turn["content"]) if reply else _mark(k, "text")}
 
 
 def _same_without(render: Render, messages: list[Message], k: int, other: Message, asks: bool) -> bool:
@@ -194,14 +193,17 @@ def _marked(k: int, turn: Message) -> Message:
         call | {"function": call["function"] | {"arguments": {"x": _mark(k, i)}}}
         for i, call in enumerate(turn["tool_calls"])
     ]
-    content = turn["content"]
-    if said := _behind_thought(content):
-        content = content[: content.rindex(said)] + _mark(k, "text")
-    return turn | {"content": content, "tool_calls": calls}
+    return turn | {"content": _with_mark(k, turn["content"]), "tool_calls": calls}
 
 
 def _mark(k: int, what: int | str) -> str:
     return f"{PROBE}n{k}n{what}n"
+
+
+def _with_mark(k: int, content: str) -> str:
+    """The content of a reply with a mark in place of what it says behind a thought, if it says anything."""
+    said = _behind_thought(content)
+    return content[: content.rindex(said)] + _mark(k, "text") if said else content
 
 
 def _behind_thought(content: str) -> str:
@@ -225,19 +227,19 @@ def refuse_changed(turn: Message, said: str, k: int) -> None:
 
 def refuse_twice(prompt: str, said: str, k: int) -> None:
     """Raises `RowError` where the turn opens a thought that `prompt` opens, or has closed, before it."""
-    if OPENED not in said:
+    if OPEN not in said:
         return
-    if prompt.rstrip().endswith(CLOSED):
+    if prompt.rstrip().endswith(CLOSE):
         raise RowError(
             "template_error",
             f"the prompt has closed the thought of message {k}, which opens one behind it; leave out the "
             "thought, or the option that turns thinking off",
         )
-    if prompt.rstrip().endswith(OPENED):
+    if prompt.rstrip().endswith(OPEN):
         raise RowError(
             "template_error",
             f"the template opens the thought of message {k} twice; write it under 'reasoning_content', "
-            f"without {OPENED}",
+            f"without {OPEN}",
         )
 
 

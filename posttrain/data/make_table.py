@@ -109,7 +109,7 @@ def make_table(
     began, kept_at = time.perf_counter(), time.monotonic()
     remove_old(folder.parent)
     lost, read, report = Lost(), 0, reporting()
-    with TableWriter(folder, resumable=True) as writer, one_core():
+    with TableWriter(folder, resumable=True) as writer:
         beside = shape.writer(writer)
         if writer.kept is not None and (choice is not None or not lost.take_up(writer.kept)):
             writer.begin_again()
@@ -219,7 +219,8 @@ def _made(
         if not isinstance(each, PosttrainError)
         for part in each[1]
     ]
-    all_tokens = iter(all_at_once(works, tokenizer))
+    with one_core():
+        all_tokens = iter(all_at_once(works, tokenizer))
     tokens: list[TokenRow] = []
     origins: list[int] = []
     for (number, where, row), each in zip(chunk, read, strict=True):

@@ -69,7 +69,7 @@ def refusals(
 
 
 def _of_source(source: schema.Source, given: tuple, problem: RequestError) -> list[str]:
-    """What is said of one source, which `problem` refuses; `given` are the last arguments of
+    """The sentences for a source that was refused with `problem`; `given`: the last arguments of
     `refused_rows`."""
     begin = problem.number if isinstance(problem, RefusedRow) else 0
     found: list[str] = []

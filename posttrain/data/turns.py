@@ -14,7 +14,6 @@ import os
 from dataclasses import dataclass
 
 from posttrain.data.kept import (
-    OPENED,
     THOUGHT,
     Render,
     refuse_changed,
@@ -24,6 +23,7 @@ from posttrain.data.kept import (
 )
 from posttrain.data.rendering import PROBE
 from posttrain.data.shapes.messages import reasoning
+from posttrain.data.shapes.thoughts import OPEN
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Message
@@ -94,7 +94,7 @@ def _refuse_unthought(name: str, prompt: str, messages: list[Message], k: int, s
     template then leaves it open, out, or writes an empty one, the model would learn not to think."""
     thinks = reasoning(messages[k]) or THOUGHT.search(messages[k]["content"])
     if _opens_thought(prompt, messages[:k]) and not thinks:
-        raise _no_thought(name, OPENED, switch)
+        raise _no_thought(name, OPEN, switch)
 
 
 def _no_thought(name: str, mark: str, switch: str | None) -> RowError:
@@ -145,7 +145,7 @@ def opened_by(render: Render, asked: list[Message], prompt: str) -> str:
     """What `prompt`, the rendering of `asked` that generation starts from, has behind the header of a reply
     and a conversation has not: an opened thought, or nothing."""
     if _opens_thought(prompt, asked):
-        return prompt[prompt.rindex(OPENED) :]
+        return prompt[prompt.rindex(OPEN) :]
     bare = render([*asked, {"role": "assistant", "content": PROBE}], False).rpartition(PROBE)[0]
     same = os.path.commonprefix([prompt, bare])
     if same != prompt and same.endswith(BRACKETS):
@@ -155,7 +155,7 @@ def opened_by(render: Render, asked: list[Message], prompt: str) -> str:
 
 def _opens_thought(prompt: str, asked: list[Message]) -> bool:
     """Whether the template opens a thought at the end of `prompt`, and no message of `asked` does."""
-    return prompt.rstrip().endswith(OPENED) and not (asked and asked[-1]["content"].rstrip().endswith(OPENED))
+    return prompt.rstrip().endswith(OPEN) and not (asked and asked[-1]["content"].rstrip().endswith(OPEN))
 
 
 def _prefix(name: str, start: str, text: str, k: int, what: str, last: bool, switch: str | None) -> None:

@@ -52,8 +52,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
 
     A prompt and a completion that are texts become `prompt` and `completion`; with a system message or tools
     beside them, as messages and as conversations they become `messages`; plain text becomes a `completion`
-    with an empty prompt. An `answer` is kept as
-    text. `trained`: the row is an example of its own, so columns may say something of its reply (reply.py).
+    with an empty prompt. An `answer` is kept as text. `trained`: the row is an example of its own, so columns
+    may say something of its reply (reply.py).
 
     Raises:
         RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1], a
