@@ -14,12 +14,17 @@ from posttrain.recipe import schema
 
 
 def fitted(
-    ids: np.ndarray, trained: np.ndarray, segment_ids: np.ndarray, data: schema.Data, where: str
+    ids: np.ndarray,
+    labels: np.ndarray,
+    segment_ids: np.ndarray,
+    data: schema.Data,
+    where: str,
+    gaps: bool = False,
 ) -> TokenRow:
-    """The row of int32 `ids` [L] that fits into `data.max_length`, by the rule `data.overlong`.
+    """The row of `ids`, `labels` and `segment_ids`, int32 [L] as in `TokenRow`, that fits into
+    `data.max_length`, by the rule `data.overlong`. The first token is made untrained, in place.
 
-    `trained` is bool [L]; the first token is made untrained, in place. `segment_ids` [L] are positive for
-    tokens of a segment, in order and with gaps.
+    `gaps`: the numbers of the segments rise, but some may be left out.
 
     Raises:
         RowError: overlong, empty.
@@ -33,26 +38,24 @@ def fitted(
         )
     if length > data.max_length and data.overlong == "drop":
         raise RowError("overlong", f"{length} tokens")
-    trained[0] = False
-    if not trained.any():
+    gaps = gaps or segment_ids[0] > 0  # of which the first token may be all
+    labels[0], segment_ids[0] = IGNORED, 0
+    if labels.max() < 0:
         raise RowError("empty", "no token is trained")
     if length > data.max_length:
         kept = slice(0, data.max_length)
-        ids, trained, segment_ids = ids[kept], trained[kept], segment_ids[kept]
-        if not trained.any():
+        ids, labels, segment_ids = ids[kept], labels[kept], segment_ids[kept]
+        if labels.max() < 0:
             raise RowError("overlong", f"{length} tokens; after truncation no trained token is left")
     return TokenRow(
         input_ids=ids,
-        labels=np.where(trained, ids, np.int32(IGNORED)),
-        segment_ids=_consecutive(segment_ids * trained),
+        labels=labels,
+        segment_ids=_consecutive(segment_ids) if gaps else segment_ids,
         truncated=length > data.max_length,
     )
 
 
 def _consecutive(segment_ids: np.ndarray) -> np.ndarray:
     """The same segments, numbered 1..S without gaps; 0 stays 0."""
-    inside = segment_ids[segment_ids > 0]
-    if len(inside) and inside[0] == 1 and (inside[1:] - inside[:-1]).max(initial=0) <= 1:
-        return segment_ids
-    used = np.unique(inside)
+    used = np.unique(segment_ids[segment_ids > 0])
     return np.where(segment_ids > 0, np.searchsorted(used, segment_ids) + 1, 0).astype(np.int32)

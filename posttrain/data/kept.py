@@ -105,13 +105,28 @@ def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list
     return names
 
 
+def says_all(messages: list[Message], text: str) -> bool:
+    """Whether each of `messages`, which have nothing but a text, has a place of its own in `text`, in their
+    order: then neither `refuse_lost` nor `refuse_left_out` finds anything, which render once more. False does
+    not say that one is missing."""
+    at = 0
+    for turn in messages:
+        said = turn["content"].strip()
+        if len(turn) > 2 or len(said) < TELLING or (at := text.find(said, at)) < 0:
+            return False
+        at += len(said)
+    return True
+
+
 def refuse_left_out(messages: list[Message], text: str) -> None:
     """Raises `RowError` (template_error) where `text` lacks what a message says, be it trained or not."""
-    squeezed = ""
+    squeezed, at = "", 0
     for k, turn in enumerate(messages):
         said = turn["role"] == "assistant"
         content = _behind_thought(turn["content"]) if said else turn["content"].strip()
-        if content in text:
+        found = text.find(content, at)  # behind the turn before, so that a long text is not searched for each
+        if found >= 0 or content in text:
+            at = max(at, found)
             continue
         if turn["role"] in ("system", "developer"):
             content = SWITCH.sub("", content)
@@ -145,8 +160,8 @@ def refuse_lost(render: Render, messages: list[Message], asks: bool = False) -> 
 
 
 def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
-    """Raises `RowError` where the template drops a turn whose text is short or also stands elsewhere: the
-    answer `4` of a tool is found in the reply `It is 4.` even if the tool's own turn is gone."""
+    """Raises `RowError` where the template drops a turn, also one whose text stands elsewhere: the answer `4`
+    of a tool is found in the reply `It is 4.` even if the tool's own turn is gone."""
     unsure = dict(_unsure(messages))
     if not unsure:
         return
@@ -160,18 +175,15 @@ def _refuse_hidden(render: Render, messages: list[Message], asks: bool) -> None:
 
 
 def _unsure(messages: list[Message]) -> Iterator[tuple[int, Message]]:
-    """The turns, by number, that would not be missed in a text, with a mark in place of what they say; where
-    there are calls all turns, because arguments and answers are quoted in many spellings. A last reply that
-    is trained is proved by `refuse_changed`, the text beside calls by `refuse_lost`."""
-    called = any(turn["role"] == "tool" or turn.get("tool_calls") for turn in messages)
-    said = "" if called else _squeezed("\0".join(f"{m['content']}\0{reasoning(m)}" for m in messages))
+    """The turns, by number, that might not be missed in a text, with a mark in place of what they say. A last
+    reply that is trained is proved by `refuse_changed`, the text beside calls by `refuse_lost`."""
     for k, turn in enumerate(messages):
         content, reply = turn["content"].strip(), turn["role"] == "assistant"
         if reply:
             content = _behind_thought(content)
             if turn.get("tool_calls") or (k + 1 == len(messages) and turn.get("trained", True)):
                 continue
-        if content and (called or len(content) < TELLING or said.count(_squeezed(content)) > 1):
+        if content:
             yield k, turn | {"content": _with_mark(k, turn["content"]) if reply else _mark(k, "text")}
 
 

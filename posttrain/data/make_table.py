@@ -248,11 +248,10 @@ def _made(
         made.tokenised += any(row.tokenised for row in found)
         if beside is not None:
             made.beside.append(beside)
-        said = {name: {key for each in examples for key in getattr(each, name)} for name in COUNTED[:2]}
-        said[COUNTED[2]] = {token for each in found for token in each.control_tokens}
-        for name in COUNTED:
-            if said[name]:
-                made.found[name].update(said[name])
+        noted = {(name, key) for each in examples for name in COUNTED[:2] for key in getattr(each, name)}
+        noted |= {(COUNTED[2], token) for each in found for token in each.control_tokens}
+        for name, key in noted:
+            made.found[name][key] += 1
         if any(row.truncated for row in found):
             made.lost.append(("truncated", where, f"cut to {data.max_length} tokens"))
     made.packed = pack(tokens, origins) if tokens else None

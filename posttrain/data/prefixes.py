@@ -79,10 +79,10 @@ class Beginnings:
         """The text of the whole, and the ends of its beginnings; None where even that of all messages is not
         known, or the template fails."""
         seen = Watched(given["messages"])
-        chunks: list[str] = []
-        watched = {"messages": seen, MARK: lambda message: seen._end(message, len(chunks))}
+        chunks = seen._chunks
         try:
-            context = self._marked.template.new_context({**self._globals, **given, **watched}, shared=True)
+            variables = {**self._globals, **given, "messages": seen}
+            context = self._marked.template.new_context(variables, shared=True)
             for chunk in self._marked.template.root_render_func(context):
                 chunks.append(chunk)
         except Exception:  # the plain rendering says what it is
@@ -101,6 +101,8 @@ class Watched(Sequence):
         self._numbers = {id(each): number for number, each in enumerate(messages)}
         self._ends: dict[int, int] = {}
         self._told: set[int] = set()
+        self._chunks: list[str] = []
+        """The pieces of text that are written so far."""
         self._at = 0
         """The message that the loop is at: a conversation that ends with it is not told from the whole."""
 
@@ -129,12 +131,11 @@ class Watched(Sequence):
 
     __str__ = __repr__ = __hash__ = __eq__ = _refuse
 
-    def _end(self, message: Any, chunks: int) -> str:
-        """Notes that a message is written after so many pieces of text; the mark in a template."""
+    def _end(self, message: Any) -> None:
+        """Notes that a message is written."""
         number = self._numbers.get(id(message))
         if number is not None:
-            self._ends[number] = chunks
-        return ""
+            self._ends[number] = len(self._chunks)
 
     def _known_ends(self) -> dict[int, int]:
         """Number of messages -> pieces of text that they have, for those that were not told apart."""
@@ -167,7 +168,7 @@ def _marked(source: str, environment: Any) -> _Marked | None:
     """The template with a call of `MARK` behind each message; None where its beginnings cannot be told: it
     has no loop over `messages`, or what stands behind the loop reads more than variables that are given or
     set to a constant, so that it might see what the loop did."""
-    from jinja2 import nodes
+    from jinja2 import nodes, pass_context
 
     tree = environment.parse(source)
     body, stored = tree.body, _stored(tree)
@@ -184,10 +185,18 @@ def _marked(source: str, environment: Any) -> _Marked | None:
     made = read & {*stored}
     if any(stored[name] > constants[name] for name in made) or "messages" in read or ASKS in _names(before):
         return None
-    call = nodes.Call(nodes.Name(MARK, "load"), [nodes.Name(target, "load")], [], None, None)
-    loop.body.append(nodes.Output([call]))
-    whole = nodes.Template(body, lineno=1).set_environment(environment)
-    return _Marked(environment.from_string(whole), None if made else tuple(sorted(read)))
+    marking = environment.overlay()
+    marking.filters = {**environment.filters, MARK: pass_context(_mark)}
+    loop.body.append(nodes.Output([nodes.Filter(nodes.Name(target, "load"), MARK, [], [], None, None)]))
+    whole = nodes.Template(body, lineno=1).set_environment(marking)
+    return _Marked(marking.from_string(whole), None if made else tuple(sorted(read)))
+
+
+def _mark(context: Any, message: Any) -> str:
+    """The filter behind each message: a function of the template's variables would pass the sandbox, which
+    takes longer than all else that is watched."""
+    context.parent["messages"]._end(message)
+    return ""
 
 
 def _stored(tree: Any) -> Counter[str]:

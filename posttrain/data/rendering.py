@@ -139,6 +139,9 @@ def _spelt(source: str, messages: list[Message], as_text: bool) -> list[dict[str
     thoughts = [key for key in REASONING if _mentions(source, key)]
     found = []
     for turn in messages:
+        if len(turn) == 2 and turn["content"] is not None and turn["role"] != "developer":
+            found.append({**turn})  # most are
+            continue
         made = {
             key: value
             for key, value in turn.items()

@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.kept import Render, refuse_left_out, refuse_lost
+from posttrain.data.kept import Render, refuse_left_out, refuse_lost, says_all
 from posttrain.data.rendering import CALL, PROBE, render, renderer, thinking_switch, unrendered, variables
 from posttrain.data.tokenizers import add_tokens, load_tokenizer
 from posttrain.data.tokens import RowError
@@ -84,8 +84,9 @@ class Template:
         `rendering.render` and kept.py."""
         rendered = self._renderer(tools, options)
         text = rendered(messages, True)
-        refuse_lost(rendered, messages, asks=True)
-        refuse_left_out(messages, text)
+        if not says_all(messages, text):
+            refuse_lost(rendered, messages, asks=True)
+            refuse_left_out(messages, text)
         return text
 
     def turns(

@@ -77,9 +77,10 @@ def control_tokens(example: Example, tokenizer: Any) -> tuple[str, ...]:
         return ()
     heads, pattern = spelt
     said = "\0".join(texts(example))  # no token spans two texts
-    if not any(head in said for head in heads):
-        return ()
-    return tuple(sorted(set(pattern.findall(said))))
+    for head in heads:
+        if head in said:
+            return tuple(sorted(set(pattern.findall(said))))
+    return ()
 
 
 @functools.lru_cache(maxsize=8)

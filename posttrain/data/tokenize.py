@@ -22,7 +22,7 @@ from posttrain.data.shapes.messages import reasoning
 from posttrain.data.template import Template, load_template
 from posttrain.data.texts import texts
 from posttrain.data.tokenizers import decode, unicode_form
-from posttrain.data.tokens import RowError, TokenRow
+from posttrain.data.tokens import IGNORED, RowError, TokenRow
 from posttrain.data.turns import Turn
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -57,17 +57,17 @@ def tokenizing(example: Example, tokenizer, data: schema.Data, loss: schema.Loss
         _prove_text(text, found.starts, found.ends)
     _refuse_unknown(text, found, tokenizer)
 
-    trained = np.zeros(len(found.ids), dtype=bool)
+    labels = np.full(len(found.ids), IGNORED, dtype=np.int32)
     segment_ids = np.zeros(len(found.ids), dtype=np.int32)
     segments = 0
     for turn, inside in zip(turns, _inside(turns, found), strict=True):
         _prove_turn(text, turn, inside, found, tokenizer)
-        trained[inside] = True
+        labels[inside] = found.ids[inside]
         numbers = segment_numbers(text, turn, found.starts[inside], found.ends[inside], loss)
-        segment_ids[inside] = np.where(numbers > 0, numbers + segments, 0)
-        segments = int(segment_ids[inside].max(initial=segments))
+        segment_ids[inside] = np.where(numbers > 0, numbers + segments, 0) if segments else numbers
+        segments += int(numbers.max(initial=0))
 
-    row = fitted(found.ids, trained, segment_ids, data, example.where)
+    row = fitted(found.ids, labels, segment_ids, data, example.where, gaps=loss.segment == "step")
     row.p = example.p
     return row
 
@@ -237,7 +237,9 @@ def _prove_turn(text: str, turn: Turn, inside: slice, found: Encoded, tokenizer)
     White space at its beginning may be in a token of the prompt, which is not trained; other text may not.
     """
     ids, first = found.ids, inside.start
-    before = int(found.ends[:first].max(initial=0)) if inside.stop > first else 0
+    before = 0
+    if 0 < first < inside.stop:
+        before = int(found.ends[first - 1] if found.rising else found.ends[:first].max())
     if before > turn.begin and (swallowed := text[turn.begin : before].strip()):
         token = tokenizer.convert_ids_to_tokens(int(ids[first - 1]))
         raise RowError(

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,14 +173,25 @@ class TokenBytes:
 
     table: list[bytes]
     lengths: np.ndarray
+    joined: np.ndarray
+    """All of `table`, uint8."""
+    begins: np.ndarray
+    """Where each token begins in `joined`, int64 [V]."""
 
     def of(self, ids: list[int]) -> bytes:
         """The bytes of `ids`."""
-        table = self.table
+        if len(ids) < 2:
+            return b"".join(self.table[i] for i in ids if i < len(self.table))
         try:
-            return b"".join([table[i] for i in ids])
+            return b"".join(itemgetter(*ids)(self.table))  # in half the time of a loop
         except IndexError:  # a model may have more ids than its tokenizer
-            return b"".join([table[i] for i in ids if i < len(table)])
+            return b"".join([self.table[i] for i in ids if i < len(self.table)])
+
+    def spelt(self, ids: np.ndarray) -> bytes:
+        """The same of many ids, which are those of tokens (int [L])."""
+        lengths = self.lengths[ids]
+        ahead = self.begins[ids] - (np.cumsum(lengths) - lengths)
+        return self.joined[np.repeat(ahead, lengths) + np.arange(lengths.sum())].tobytes()
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast) -> TokenBytes | None:
@@ -198,7 +210,8 @@ def _token_bytes(tokenizer: PreTrainedTokenizerFast, size: int) -> TokenBytes | 
     for token, i in backend.get_vocab(with_added_tokens=True).items():
         values = [None] if i in added else [letters.get(letter) for letter in token]
         table[i] = token.encode() if None in values else bytes(values)
-    return TokenBytes(table, np.fromiter(map(len, table), np.int64, len(table)))
+    lengths = np.fromiter(map(len, table), np.int64, len(table))
+    return TokenBytes(table, lengths, np.frombuffer(b"".join(table), np.uint8), np.cumsum(lengths) - lengths)
 
 
 def _digits() -> PreTrainedTokenizerFast:

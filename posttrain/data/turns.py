@@ -20,6 +20,7 @@ from posttrain.data.kept import (
     refuse_left_out,
     refuse_lost,
     refuse_twice,
+    says_all,
 )
 from posttrain.data.rendering import PROBE
 from posttrain.data.shapes.messages import reasoning
@@ -58,8 +59,10 @@ def find_turns(
         RequestError: an earlier rendering is not a prefix of a later one, which data.train_on can mend.
         RowError: template_error, no_thought.
     """
-    text = render(messages, False)
-    refuse_lost(render, messages)
+    text = plain = render(messages, False)
+    told = says_all(messages, plain)
+    if not told:
+        refuse_lost(render, messages)
     spoken = [k for k, turn in enumerate(messages) if turn["role"] == "assistant"]
     spoken = spoken[-1:] if last_only else spoken
     turns = []
@@ -80,7 +83,8 @@ def find_turns(
         refuse_twice(prompt, upto[turn.begin : turn.content_end], k)
         refuse_changed(messages[k], upto[turn.begin : turn.content_end], k)
         turns.append(turn)
-    refuse_left_out(messages, text)
+    if not told or text is not plain:
+        refuse_left_out(messages, text)
     return text, turns
 
 

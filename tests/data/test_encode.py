@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from posttrain.data import encode as module
-from posttrain.data.encode import encode, one_core
-from posttrain.data.tokenizers import add_tokens, load_tokenizer
+from posttrain.data.encode import encode, encode_all, one_core
+from posttrain.data.tokenizers import add_tokens, load_tokenizer, token_bytes
+from posttrain.data.tokens import RowError
 
 TEXTS = ["The cat sat, the dog ran: 12 + 12 = 24.", "naïve café, 日本 日本 👍👍 the end\n\n  the"]
 
@@ -115,3 +116,26 @@ def test_what_an_earlier_call_left_behind_cuts_nothing():
     assert tokenizer.backend_tokenizer.truncation is not None
     assert encode("the cat sat", None, tokenizer).ids.tolist() == ids
     assert len(ids) > 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.lists(ALPHABET, max_size=6).map("".join), st.integers(0, 9)), max_size=5))
+def test_many_texts_are_as_each_by_itself(texts):
+    """Also beside one whose tokens have other bytes, and beside one without any token."""
+    for tokenizer in (BPE, BYTES, bpe(normalizers.NFC())):
+        cut = [(text, min(at, len(text))) for text, at in texts]
+        for each, found in zip(cut, encode_all(cut, tokenizer), strict=True):
+            if not each[0]:
+                assert isinstance(found, RowError) and found.reason == "empty"
+                continue
+            alone = encode(*each, tokenizer)
+            for name in ("ids", "starts", "ends"):
+                assert getattr(found, name).tolist() == getattr(alone, name).tolist()
+            assert (found.decoded, found.rising) == (alone.decoded, alone.rising)
+
+
+@given(st.lists(st.integers(0, 255), max_size=9))
+def test_bytes_of_ids(ids):
+    table = token_bytes(BYTES)
+    assert table.of(ids) == bytes(ids) == table.spelt(np.array(ids, np.int32))
+    assert table.of([*ids, 10**6]) == bytes(ids)  # a model may have more ids than its tokenizer

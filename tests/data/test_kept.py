@@ -272,3 +272,18 @@ def test_argument_keys_that_the_tokenizer_makes_one():
     with pytest.raises(RowError, match="bad_call: two keys are the same in NFC"):
         tokenize_example(example, tokenizer, Data([], template="tokenizer"), Loss())
     assert tokenize_example(example, own(HERMES), Data([], template="tokenizer"), Loss())
+
+
+QUIET = HERMES.replace("{%- for m in messages %}", "{%- for m in messages if m.role != 'system' %}")
+
+
+@pytest.mark.parametrize("quote", [json.dumps, str])
+def test_a_turn_that_another_quotes_is_not_lost(quote):
+    """As JSON, which is taken for the turn itself where that is written so."""
+    system = {"role": "system", "content": 'Say "hello there my friend", always.'}
+    reply = {"role": "assistant", "content": quote(system["content"])}
+    row = {"messages": [system, USER, reply]}
+    example, data = to_example(row, Source(name="s", path="x"), "x:1"), Data([], template="tokenizer")
+    assert tokenize_example(example, own(HERMES), data, Loss())
+    with pytest.raises(RowError, match=r"leaves out message 0 \(system\)"):
+        tokenize_example(example, own(QUIET), data, Loss())

@@ -161,8 +161,9 @@ def message(role: str, content: str) -> Message:
 
 def says_nothing(turn: Message) -> bool:
     """Whether a turn has no text, no reasoning, no call, and no key that only the template may know."""
-    others = turn.keys() - {"role", "content", "trained", *LINKS, *REASONING}
-    return not (turn["content"].strip() or reasoning(turn) or any(turn[key] for key in others))
+    if turn["content"].strip() or reasoning(turn):
+        return False
+    return not any(turn[key] for key in turn.keys() - {"role", "content", "trained", *LINKS, *REASONING})
 
 
 def reasoning(turn: Message) -> str:

@@ -9,6 +9,7 @@ reference completions.
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import Any
 
 from posttrain.data.json_rows import type_name
@@ -43,6 +44,8 @@ from posttrain.types import Example, Message
 
 BESIDE = ("tools", "template_options")
 """What a row says to the template beside its messages."""
+OTHER_PARTS = {kind: {*chain(*PARTS.values())} - {*PARTS[kind]} for kind in PARTS}
+"""Form of a row -> what rows of other forms consist of, which it does not use."""
 CALCULATOR = re.compile(r"<<[^>\n]*>>")
 """GSM8K's calculator marks, `<<48/2=24>>`."""
 
@@ -76,8 +79,10 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     flags = refuse_untrained(row, source, where) if trained else {}
     given = said_columns(row, kind, source, where) if trained else {}
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
-    example.tools = tools_of(row, source, where)
-    example.template_options = options_of(row, source, where)
+    if "tools" in found:
+        example.tools = tools_of(row, source, where)
+    if "template_options" in found:
+        example.template_options = options_of(row, source, where)
     if kind == "text" and (system or example.tools):
         what = "a system message" if system else "tools"
         raise RequestError(f"{where}: plain text cannot have {what}")
@@ -101,8 +106,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
     example.ignored = tuple(sorted(ignored))
-    whole = {part for parts in PARTS.values() for part in parts} - {*PARTS[kind]}
-    used = {name for what, name in found.items() if what not in whole} | {*flags, *given}
+    used = {name for what, name in found.items() if what not in OTHER_PARTS[kind]} | {*flags, *given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
     example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))

@@ -156,9 +156,11 @@ def fit_tokenised(example: TokenExample, tokenizer: Any, data: schema.Data, loss
             f"{where}: {IDS}[{i}] = {ids[i]}, but the ids of the tokenizer are 0 to {size - 1}; was the row "
             "tokenised with another tokenizer?"
         )
-    trained = example.trained.copy()
+    trained = example.trained
     begins = trained if loss.segment == "token" else trained & ~np.append(False, trained[:-1])
-    row = fitted(ids.astype(np.int32), trained, np.cumsum(begins, dtype=np.int32), data, where)
+    ids = ids.astype(np.int32)
+    segment_ids = np.cumsum(begins, dtype=np.int32) * trained
+    row = fitted(ids, np.where(trained, ids, np.int32(IGNORED)), segment_ids, data, where)
     return replace(row, p=example.p, tokenised=True)
 
 

@@ -158,8 +158,10 @@ def _is_call(text: str) -> bool:
 def _unwrapped(turn: Message) -> list[Message]:
     """A tool's turn without the marks that the data set put around it, one turn for each answer in it; other
     turns, and those that say more than this, as they are."""
+    if turn["role"] != "tool":
+        return [turn]
     text = turn["content"].strip()
-    if turn["role"] != "tool" or not text.startswith("<tool_response>") or WRAPPED.sub("", text):
+    if not text.startswith("<tool_response>") or WRAPPED.sub("", text):
         return [turn]
     found = WRAPPED.findall(text)
     if len(found) > 1 and turn.keys() - {"role", "content"}:
