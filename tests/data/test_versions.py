@@ -172,7 +172,7 @@ def test_other_tokens_have_another_name(name):
     found = outcomes(name)
     changed = [key for key, each in found.items() if noted["outcomes"].get(key, each) != each]
     assert not changed or noted["version"] != version(name), (
-        f"{len(changed)} rows give other tokens under the same name of a table: raise READER or the shape's key"
+        f"{len(changed)} rows give other tokens under the same name: raise READER or the shape's key"
     )
     assert noted == {"version": version(name), "outcomes": found}, (
         "note what comes out now: python -m tests.data.test_versions"
