@@ -115,7 +115,7 @@ def test_what_may_mask_a_reply_is_not_to_be_ignored(key):
     assert REPLY["content"] not in verdict("llama3", renamed)[1]
 
 
-@pytest.mark.parametrize("key", ["rating", "index", "brains"])
+@pytest.mark.parametrize("key", ["rating", "index", "brains", "gloss"])
 def test_what_is_0_or_1_may_mask_a_reply(key):
     row = {"messages": [USER, REPLY | {key: 0}, *MORE]}
     ignore = f"set ignore: [{key}] on the source (under data.sources)"
