@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
-from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, filled
+from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, filled, like_a_flag
 from posttrain.data.shapes.thoughts import CLOSE, is_label, read_thought, split_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -62,15 +62,23 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
     """The flags of `row`, which say that it is trained.
 
     Raises:
-        RequestError: a flag is neither 0 nor 1, two contradict each other, or the name of one is misspelt.
+        RequestError: a flag is neither 0 nor 1, two contradict each other, the name of one is misspelt, or
+            another column may be a mask.
         RowError: empty, where they say that the row is not trained.
     """
-    for name, near in _almost_flags(tuple(row)):
-        if _flag(row[name]) in (0, 1) and name not in _taken(source, ()):
+    for name, near in _like_flags(tuple(row)):
+        if not _may_mask(row[name]) or name in _taken(source, ()):
+            continue
+        remedy = f"or set ignore: [{name}] on the source (under data.sources)"
+        if near is not None and not isinstance(row[name], list):
             raise RequestError(
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
-                f"Rename it, or set ignore: [{name}] on the source (under data.sources)"
+                f"Rename it, {remedy}"
             )
+        raise RequestError(
+            f"{where}: column {name!r} of source {source.name!r} may say what is trained, and is not read; "
+            f"write it as 'weight', 0 or 1, of the row or of its messages, {remedy}"
+        )
     given = given_columns(row, source, "trained")
     if not given:
         return given
@@ -173,11 +181,16 @@ def _flag(value: Any) -> Any:
     return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
+def _may_mask(value: Any) -> bool:
+    """Whether a value is a flag, or a list of flags."""
+    values = value if isinstance(value, list) and value else [value]
+    return all(_flag(each) in (0, 1) for each in values)
+
+
 @lru_cache(maxsize=1024)
-def _almost_flags(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Each of `names` that is almost the name of a flag, with that one."""
-    near = {name: almost(name, FLAGS) for name in names if name not in FLAGS}
-    return [(name, flag) for name, flag in near.items() if flag is not None]
+def _like_flags(names: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Each of `names` that may be a flag by another name, with the flag that it almost is."""
+    return [(name, almost(name, FLAGS)) for name in names if like_a_flag(name)]
 
 
 def _is_thought(value: Any) -> bool:
