@@ -89,6 +89,11 @@ def filled(value: Any) -> bool:
     return False
 
 
+def says(value: Any) -> bool:
+    """Whether a column has content, of which white space is none."""
+    return filled(value) and not (isinstance(value, str) and not value.strip())
+
+
 def checked_text(value: Any, where: str, column: str) -> str:
     """`value`, which is text that can be encoded.
 

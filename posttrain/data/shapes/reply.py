@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
-from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, filled, like_a_flag
+from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, like_a_flag, says
 from posttrain.data.shapes.thoughts import CLOSE, is_label, read_thought, split_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -38,7 +38,7 @@ def given_columns(row: dict[str, Any], source: schema.Source, *meanings: str) ->
     if not names:  # as in most rows
         return {}
     others = _taken(source, meanings)
-    return {name: row[name] for name in names if name not in others and _says(row[name])}
+    return {name: row[name] for name in names if name not in others and says(row[name])}
 
 
 def said_columns(row: dict[str, Any], form: str, source: schema.Source, where: str) -> dict[str, Any]:
@@ -171,10 +171,6 @@ def _names(what: str, source: schema.Source) -> tuple[str, ...]:
 def _taken(source: schema.Source, meanings: tuple[str, ...]) -> set[str | None]:
     """The columns that the source ignores, or names for something else than `meanings`."""
     return {*source.ignore, *(name for what, name in vars(source.columns).items() if what not in meanings)}
-
-
-def _says(value: Any) -> bool:
-    return filled(value) and not (isinstance(value, str) and not value.strip())
 
 
 def _flag(value: Any) -> Any:

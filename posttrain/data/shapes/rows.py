@@ -32,7 +32,7 @@ from posttrain.data.shapes.messages import (
     says_nothing,
     speaker,
 )
-from posttrain.data.shapes.names import checked_text, filled
+from posttrain.data.shapes.names import checked_text, filled, says
 from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
@@ -105,7 +105,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     used = {name for what, name in found.items() if what not in whole} | {*flags, *given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
-    example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
+    example.unused = tuple(key for key, value in row.items() if key not in used and says(value))
     return example
 
 
