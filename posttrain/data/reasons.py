@@ -48,7 +48,7 @@ REASONS: dict[str, Reason] = {
         ),
     ),
     "empty_reply": Reason(
-        "a reply says nothing, or is null",
+        "a reply says nothing (it may have a thought), or is null",
         "write the reply, or remove the row; where it has other replies, this one may have `weight: 0`",
     ),
     **dict.fromkeys(

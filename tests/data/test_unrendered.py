@@ -12,7 +12,6 @@ from tests.data.tokens import HERMES
 
 TEXT = CALL | {"content": "Let me add."}
 IN_TEXT = {"role": "assistant", "content": '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'}
-THOUGHT = {"role": "assistant", "content": "", "reasoning_content": "Two and two."}
 WITH = {"tools": [TOOL]}
 OTHER = "choose another data.template"
 
@@ -72,7 +71,6 @@ def test_what_to_ignore_leads_away(name, row, missing, ignore, said):
         ("llama3", {"messages": [USER, CALL, ANSWER, REPLY], **WITH}, "empty_reply"),
         ("llama3", {"messages": [USER, CALL], **WITH}, "empty_reply"),
         ("llama3", {"messages": [USER, TEXT, ANSWER, REPLY], **WITH}, "tool_order"),
-        ("llama3", {"messages": [USER, THOUGHT]}, "empty_reply"),
         (
             "gemma3",
             {"messages": [USER, IN_TEXT, {"role": "tool", "content": "4"}, REPLY], **WITH},

@@ -12,7 +12,8 @@ import json
 import re
 from typing import Any
 
-from posttrain.data.shapes.messages import says_nothing
+from posttrain.data.shapes.messages import reasoning, says_nothing
+from posttrain.data.shapes.names import REASONING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Example, Message
@@ -78,6 +79,18 @@ def end_in_reply(example: Example) -> None:
     if last is not None and last + 1 < len(turns):
         example.messages = turns[: last + 1]
         example.ignored = (*example.ignored, BEHIND)
+
+
+def refuse_thoughts_alone(example: Example) -> None:
+    """Raises `RowError` (empty_reply) where a reply of `example` thinks, and then says nothing: it would be
+    trained to end there. A prefix of a reply may end in its thought."""
+    turns = example.messages or []
+    for index, turn in enumerate(turns):
+        if turn["role"] != "assistant" or not reasoning(turn) or not turn.get("trained", True):
+            continue
+        cut = example.partial and index + 1 == len(turns)
+        if not cut and says_nothing({key: each for key, each in turn.items() if key not in REASONING}):
+            raise RowError("empty_reply", f"message {index} (assistant) says nothing behind its thought")
 
 
 def listed_tools(text: str) -> str:

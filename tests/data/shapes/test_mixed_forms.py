@@ -9,7 +9,7 @@ import pytest
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
-from posttrain.recipe.schema import Source
+from posttrain.recipe.schema import Data, Source
 from tests.data.tokens import HERMES, byte_tokenizer, row_of, trained
 
 USER, SAID = {"role": "user", "content": "u"}, {"role": "assistant", "content": "x"}
@@ -42,6 +42,39 @@ def test_an_empty_reply_to_a_text_is_dropped(content):
             assert dropped({"prompt": "u", "completion": [reply], "label": 1}, shape) == "empty_reply"
         assert dropped({"prompt": "u", "chosen": [reply], "rejected": "x"}, "pairs") == "empty_reply"
         assert dropped({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs") == "empty_reply"
+
+
+def parts(row, shape="rows"):
+    return SHAPES[shape].parts(read(row, shape), Data(sources=[]))
+
+
+@pytest.mark.parametrize("content", ["", None, "  \n"])
+def test_a_thought_alone_is_no_reply(content):
+    """As an empty completion beside a column of reasoning is none."""
+    reply = {"role": "assistant", "content": content, "reasoning": "t"}
+    bare = {"role": "assistant", "content": content}
+    rated = [{"text": content, "reasoning": "t", "rating": 2}, {"text": "x", "rating": 1}]
+    for row, shape in (
+        ({"messages": [USER, reply]}, "rows"),
+        ({"messages": [USER, reply, USER, SAID]}, "rows"),
+        ({"messages": [USER, bare], "reasoning": "t"}, "rows"),
+        ({"prompt": "u", "completion": [reply]}, "rows"),
+        ({"prompt": [USER], "completion": [bare], "reasoning": "t"}, "rows"),
+        ({"prompt": "u", "completion": [reply], "label": 1}, "labelled"),
+        ({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs"),
+        ({"prompt": "u", "completions": rated}, "pairs"),
+        ({"messages": [USER, reply, USER]}, "prompts"),
+    ):
+        with pytest.raises(
+            RowError, match=r"^empty_reply: message \d .assistant. says nothing behind its th"
+        ):
+            parts(row, shape)
+    assert dropped({"prompt": "u", "completion": content, "reasoning": "t"}) == "no_completion"
+    assert parts({"messages": [USER, reply | {"weight": 0}, USER, SAID]})
+    answer = {"role": "tool", "content": "4"}
+    assert parts({"messages": [USER, reply | {"tool_calls": [CALL]}, answer, SAID]})
+    cut = {"prompt": "u", "chosen": [SAID], "rejected": [reply], "rejected_is_prefix": True}
+    assert parts(cut, "pairs")[1].messages[1]["reasoning"] == "t", "a prefix may end in its thought"
 
 
 def test_a_reply_as_messages_is_a_conversation_and_two_texts_are_none():
