@@ -27,7 +27,7 @@ REASONS: dict[str, Reason] = {
     **dict.fromkeys(
         ("no_prompt", "no_completion"),
         Reason(
-            "prompt or completion is empty, or a prompt has no message before the reply",
+            "prompt or completion is empty, or no message before the reply says anything",
             "fill it in, or name another column under `data.sources.columns`",
         ),
     ),

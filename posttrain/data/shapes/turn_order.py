@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import takewhile
 from typing import Any
 
 from posttrain.data.shapes.messages import reasoning, says_nothing
@@ -46,11 +47,14 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
     """`messages` as `rule` has them; `tools`: the row declares some.
 
     Raises:
-        RowError: empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
+        RowError: no_prompt, empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
             two_replies, tool_order.
     """
     messages = [part for turn in messages for part in _unwrapped(turn)]
     turns = _joined(messages) if rule == "join" else messages
+    asked = [*takewhile(lambda turn: turn["role"] != "assistant", turns)]
+    if asked and all(map(says_nothing, asked)):
+        raise RowError("no_prompt", "no message before the first reply says anything")
     for index, turn in enumerate(turns):
         if turn["role"] == "assistant" and says_nothing(turn) and turn.get("trained", True):
             raise RowError("empty_reply", f"message {index} (assistant) says nothing")

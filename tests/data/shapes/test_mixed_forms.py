@@ -44,6 +44,21 @@ def test_an_empty_reply_to_a_text_is_dropped(content):
         assert dropped({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs") == "empty_reply"
 
 
+@pytest.mark.parametrize("content", ["", " \n"])
+@pytest.mark.parametrize("roles", ["strict", "join", "loose"])
+def test_an_empty_question_is_none_as_text_or_as_messages(content, roles):
+    silent = {"role": "user", "content": content}
+    for prompt in (content, [silent], [silent | {"role": "system"}, silent], json.dumps([silent])):
+        row = {"prompt": prompt, "completion": "x", "label": 1, "chosen": "x", "rejected": "y"}
+        for shape in ("rows", "labelled", "pairs", "prompts"):
+            assert dropped(row, shape, roles=roles) == "no_prompt"
+    assert dropped({"messages": [silent, SAID]}, roles=roles) == "no_prompt"
+    assert dropped({"messages": [silent]}, "prompts", roles=roles) == "no_prompt"
+    for asked in ([USER, SAID, silent], [{"role": "system", "content": "s"}, silent]):
+        assert read({"messages": [*asked, SAID]}, roles=roles)[0].messages == [*asked, SAID]
+        assert read({"prompt": asked, "completion": "x"}, roles=roles)[0].messages == [*asked, SAID]
+
+
 def parts(row, shape="rows"):
     return SHAPES[shape].parts(read(row, shape), Data(sources=[]))
 
