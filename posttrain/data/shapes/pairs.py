@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.columns import column, find_columns, usual_names
+from posttrain.data.shapes.columns import USUAL, column, find_columns, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
 from posttrain.data.shapes.messages import (
     ROLES,
@@ -123,7 +123,7 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
         )
     named = replace(columns, prompt=prompt)
     mapped = replace(source, format="prompt_completion", columns=named)
-    if source.columns.prompt is None and not isinstance(row[prompt], list):
+    if source.columns.prompt is None and prompt in USUAL["prompt"]:
         mapped = replace(mapped, columns=columns)  # found by its usual name, which has a meaning of its own
     return ending_in_reply(
         to_example(kept | {prompt: opening, "completion": value}, mapped, where, trained=False)

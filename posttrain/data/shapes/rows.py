@@ -35,7 +35,7 @@ from posttrain.data.shapes.messages import (
 from posttrain.data.shapes.names import checked_text, filled, says
 from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
-from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
+from posttrain.data.shapes.turn_order import BETWEEN, OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -169,9 +169,9 @@ def _turns(
         asked = read_messages(prompt, f"{where}: prompt", ignore)
     else:
         text = _filled(row, found["prompt"], where, "no_prompt")
-        if _is_alpaca(found, source) and row.get("input"):
-            text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
+    if _is_alpaca(found, source) and filled(row.get("input")):
+        asked = _with_input(asked, checked_text(row["input"], where, "input"), where)
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
         replies = [message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
     elif added.get("tool_calls") and not filled(completion):
@@ -181,6 +181,18 @@ def _turns(
     else:
         replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
     return asked + completed(replies, added, source, where)
+
+
+def _with_input(asked: list[Message], text: str, where: str) -> list[Message]:
+    """`asked` with Alpaca's `input` behind what the user says last. Raises RequestError where that is not the
+    end."""
+    if not asked or asked[-1]["role"] != "user":
+        raise RequestError(
+            f"{where}: column 'input' stands beside an 'instruction' that does not end with a user's "
+            "message; write it into the message that it belongs to, or set ignore: [input] on the source "
+            "(under data.sources)"
+        )
+    return [*asked[:-1], asked[-1] | {"content": f"{asked[-1]['content']}{BETWEEN}{text}"}]
 
 
 def _are_texts(values: list[Any], messages: list[Message]) -> bool:

@@ -44,6 +44,25 @@ def test_an_empty_reply_to_a_text_is_dropped(content):
         assert dropped({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs") == "empty_reply"
 
 
+@pytest.mark.parametrize("instruction", ["u", [USER], json.dumps([USER]), "\n\nHuman: u\n\nAssistant:"])
+def test_the_input_of_alpaca_stands_behind_the_instruction(instruction):
+    row = {"instruction": instruction, "input": "i", "label": 1, "chosen": "x", "rejected": "y"}
+    for shape in ("rows", "labelled", "pairs", "prompts"):
+        (found, *_) = read(row | {"output": "x"}, shape)
+        turns = found.messages or [{"content": found.prompt}, SAID]
+        assert turns[-1 if shape == "prompts" and found.messages else -2]["content"] == "u\n\ni"
+        assert "input" not in found.unused
+
+
+def test_an_input_behind_no_users_message_is_refused():
+    row = {"instruction": [USER, SAID], "input": "i", "output": "x"}
+    with pytest.raises(RequestError, match="^rows.jsonl:7: column 'input' .* ignore: .input. on the source"):
+        read(row, roles="loose")
+    assert len(read(row, roles="loose", ignore=["input"])[0].messages) == 3
+    with pytest.raises(RequestError, match="'input' must be text, not a number"):
+        read({"instruction": [USER], "input": 0, "output": "x"})
+
+
 @pytest.mark.parametrize("content", ["", " \n"])
 @pytest.mark.parametrize("roles", ["strict", "join", "loose"])
 def test_an_empty_question_is_none_as_text_or_as_messages(content, roles):
