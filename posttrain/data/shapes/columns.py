@@ -103,6 +103,18 @@ def _find(names: tuple[str, ...], named: tuple[str | None, ...], meanings: tuple
     return found
 
 
+def refuse_shared(names: dict[str, str | None], source: schema.Source, where: str) -> None:
+    """Raises `RequestError` where one column would be read as two of `names`, meaning -> column, and so stand
+    in the example twice. Usual names alone never do that."""
+    found: dict[str, str] = {}
+    for what, name in names.items():
+        if name is not None and (other := found.setdefault(name, what)) != what:
+            raise RequestError(
+                f"{where}: column {name!r} of source {source.name!r} is read as {other} and as {what}; name "
+                f"another column under columns.{other} or columns.{what}"
+            )
+
+
 def form_of(has: Collection[str], source: schema.Source) -> str | None:
     """The form of a row with columns of the meanings `has`: what `source.format` says, else by the columns
     that the source names, else by those of usual names. None where no column decides it."""

@@ -17,7 +17,7 @@ import numpy as np
 from posttrain.base.files import plain
 from posttrain.data.encode import Asking, alone
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.columns import column, form_of, usual_names
+from posttrain.data.shapes.columns import column, form_of, refuse_shared, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
 from posttrain.data.shapes.names import filled
@@ -58,6 +58,8 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     found = {what: column(row, source, what) for what in DECIDE}
     messages, asked = found["messages"], found["prompt"]
     whole = form_of([what for what, name in found.items() if name is not None], source) == "messages"
+    own = {"messages": messages} if whole else {"prompt": asked}
+    refuse_shared(own | {"answer": named.answer, "rewards": named.rewards}, source, where)
     if whole:
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)

@@ -19,6 +19,7 @@ from posttrain.data.shapes.columns import (
     column,
     find_columns,
     form_of,
+    refuse_shared,
     usual_names,
 )
 from posttrain.data.shapes.hints import not_found, refuse_misspelt
@@ -57,7 +58,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
 
     Raises:
         RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1], a
-            column is named almost like one that is read, and those of `read_reply` and its neighbours.
+            column is named almost like one that is read, or is read twice, and those of `read_reply` and its
+            neighbours.
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
@@ -73,6 +75,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     for what in PARTS[kind]:
         if what not in found:
             raise RequestError(not_found(row, what, found, source, where))
+    names = {what: found.get(what) for what in (*PARTS[kind], "system", "tools")}
+    refuse_shared(names | {"reasoning": source.columns.reasoning if trained else None}, source, where)
     flags = refuse_untrained(row, source, where) if trained else {}
     given = said_columns(row, kind, source, where) if trained else {}
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
