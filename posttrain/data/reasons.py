@@ -81,6 +81,10 @@ REASONS: dict[str, Reason] = {
     ),
     "bad_text": Reason("an unpaired surrogate", "repair the encoding of the file"),
     "no_p": Reason("the column `p` is empty", "run `posttrain pass-rate`, or remove the row"),
+    "no_answer": Reason(
+        "the column with the answer, which rewards read, is empty, and the row names no `rewards` of its own",
+        "fill it in, remove the row, or, where no reward reads it, write `ignore: [answer]` on the source",
+    ),
     "no_label": Reason("`label` is empty", "label it true or false"),
     **dict.fromkeys(
         ("no_chosen", "no_rejected"), Reason("that side is empty", "complete the pair, or remove it")

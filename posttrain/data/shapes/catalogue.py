@@ -160,7 +160,7 @@ class LabelledShape(ReplyShape):
 class PromptShape(RowShape):
     """A row is a prompt; the table keeps its columns, which rewards read."""
 
-    key = {"prompts": 1}
+    key = {"prompts": 2}
 
     def read(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, filled
+from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, filled, says
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 
@@ -113,6 +113,15 @@ def refuse_shared(names: dict[str, str | None], source: schema.Source, where: st
                 f"{where}: column {name!r} of source {source.name!r} is read as {other} and as {what}; name "
                 f"another column under columns.{other} or columns.{what}"
             )
+
+
+def unanswered(row: dict[str, Any], source: schema.Source) -> str | None:
+    """The column with the answer, where it is there, or named, and empty: rewards would compare with nothing.
+    None also where the row names its own verifiers, as one of code does, which has tests."""
+    name = column(row, source, "answer")
+    if name is None or name in source.ignore or says(row.get(name)):
+        return None
+    return None if filled(row.get(source.columns.rewards or "rewards")) else name
 
 
 def form_of(has: Collection[str], source: schema.Source) -> str | None:
