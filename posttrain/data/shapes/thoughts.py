@@ -60,7 +60,8 @@ def split_thought(text: str) -> tuple[str, str]:
 
 
 def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str) -> dict[str, str]:
-    """What a message thinks, under the key that says it; empty where it does not think.
+    """What a message thinks, under the key that says it; empty where it does not think. White space is no
+    thought: with marks around it a template would train a thought that is empty.
 
     `given`: its keys of `REASONING`; `in_parts`: what parts of its `content` think, which is under `thinking`
     where no key says the same. Raises RequestError as `read_thought`, and where two differ; RowError
@@ -75,7 +76,7 @@ def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str) 
     if in_parts:
         place = f"parts of {content}"
         thoughts[place] = read_thought(in_parts, f"{where}: {place}", "leave the part out")
-    thoughts = {key: thought for key, thought in thoughts.items() if thought}
+    thoughts = {key: thought for key, thought in thoughts.items() if thought.strip()}
     if len({thought.strip() for thought in thoughts.values()}) > 1:
         raise RequestError(f"{where}: has different reasoning under {' and '.join(thoughts)}")
     return {key if key in given else "thinking": thought for key, thought in [*thoughts.items()][:1]}
