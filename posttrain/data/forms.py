@@ -12,7 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.opening import File
-from posttrain.data.shapes.columns import FORMS, PARTS, USUAL, column, form_of, is_tokenised
+from posttrain.data.shapes.columns import (
+    FORMS,
+    PARTS,
+    USUAL,
+    column,
+    form_of,
+    is_tokenised,
+    without_ignored,
+)
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -45,7 +53,7 @@ def check_forms(source: schema.Source, firsts: Iterable[tuple[File, dict[str, An
 
 def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
     """The forms under which a row can be read: the one that `shapes.rows` takes, and that of a pair."""
-    row = {key: value for key, value in row.items() if key not in source.ignore}
+    row, _ = without_ignored(row, source)
     if is_tokenised(row, source):
         return frozenset({"tokens" if "input_ids" in row else "other columns"})
     has = {what for what in FORMS if column(row, source, what) in row}

@@ -89,6 +89,13 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
     return given
 
 
+def may_be_calls(value: Any) -> bool:
+    """Whether a value may be calls: JSON may, be it broken, and a word (`auto`) may not."""
+    if isinstance(value, str):
+        return value.strip()[:1] in ("[", "{") or value.strip() in ("", "null")
+    return value is None or isinstance(value, list | dict)
+
+
 def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said:
     """The reasoning and the calls in `given`, columns from `said_columns`, as keys of a message.
 

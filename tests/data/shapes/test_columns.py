@@ -245,3 +245,38 @@ def test_what_a_source_names_is_not_misspelt():
     row = {"prompt": "p", "completion": "c", "systm": "s", "reasonings": "r", "cot": ""}
     (found,) = read("rows", row, rating="systm", reasoning="cot")
     assert found.completion == "c" and found.unused == ("systm", "reasonings")
+
+
+TURNS = [{"role": "user", "content": "no"}, {"role": "assistant", "content": "No"}]
+ASKED = {"question": "p", "response": "c"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "ignore"),
+    [
+        ("rows", ASKED | {"prompt": "no", "completion": "no"}, ["completion", "prompt"]),
+        ("rows", ASKED | {"messages": TURNS}, ["messages"]),
+        ("rows", ASKED | {"input_ids": IDS, "labels": IDS}, ["input_ids", "labels"]),
+        ("labelled", ASKED | {"label": 1, "messages": TURNS}, ["messages"]),
+        ("prompts", ASKED | {"prompt": "no"}, ["prompt"]),
+        ("prompts", ASKED | {"messages": TURNS}, ["messages"]),
+        ("pairs", ASKED | {"chosen": "c", "rejected": "r", "prompt": "no"}, ["prompt"]),
+        ("pairs", ASKED | {"chosen": "c", "rejected": "r", "messages": TURNS}, ["messages"]),
+    ],
+)
+def test_a_column_behind_an_ignored_one_is_read(shape, row, ignore):
+    first = read(shape, row, ignore=ignore)[0]
+    assert (first.prompt, first.completion or "c") == ("p", "c") and first.ignored == tuple(ignore)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_shape_looks_at_what_is_ignored(shape):
+    """Whatever stands in an ignored column, of any usual name, the row means the same without it."""
+    row = ASKED | {"chosen": "c", "rejected": "r", "label": 1}
+    written = {"completion", "messages"} if shape == "pairs" else set()  # to_pair writes its sides under these
+    for name in {name for names in USUAL.values() for name in names} - row.keys() - written:
+        for value in ("no", 0, [{"text": "x"}], TURNS, "on"):
+            found, plain = (read(shape, each, ignore=[name]) for each in (row | {name: value}, row))
+            assert found[0].ignored == (name,), (name, value)
+            found[0].ignored = plain[0].ignored
+            assert found == plain, (name, value)
