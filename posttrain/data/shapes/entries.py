@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL
-from posttrain.data.shapes.messages import CALLING, messages_in, read_message, speaker
+from posttrain.data.shapes.messages import CALLING, read_message, speaker
 from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, SPELT, almost, filled
 from posttrain.data.shapes.reply import may_be_calls
 from posttrain.data.shapes.tools import parsed
@@ -72,7 +72,7 @@ def read_entry(
         RequestError: a key is misspelt or means something else, or the text is neither text nor messages.
         RowError: no_assistant_turn, and those of `read_message`.
     """
-    reply = messages_in(entry[text]) if text is not None else None
+    reply = entry[text] if text is not None else None
     if speaker(reply) is not None:
         reply = [reply]
     if not isinstance(reply, str | list | None):

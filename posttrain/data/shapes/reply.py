@@ -21,8 +21,19 @@ from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Message
 
-KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tools")}
-"""Meaning of a column -> its types, and what it has to be."""
+
+def may_be_calls(value: Any) -> bool:
+    """Whether a value may be calls: JSON may, be it broken, and a word (`auto`) may not."""
+    if isinstance(value, str):
+        return value.strip()[:1] in ("[", "{") or value.strip() in ("", "null")
+    return value is None or isinstance(value, list | dict)
+
+
+KINDS = {
+    "reasoning": (lambda value: isinstance(value, str), "text"),
+    "calls": (may_be_calls, "calls of tools"),
+}
+"""Meaning of a column -> whether a value may be that, and what it has to be."""
 
 
 class Said(dict[str, Any]):
@@ -67,9 +78,9 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
     """
     for name, near in _almost_flags(tuple(row)):
         if _flag(row[name]) in (0, 1) and name not in _taken(source, ()):
-            raise RequestError(
+            raise RequestError(  # ignored, it would let the row be trained
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
-                f"Rename it, or set ignore: [{name}] on the source (under data.sources)"
+                "Rename it"
             )
     given = given_columns(row, source, "trained")
     if not given:
@@ -89,13 +100,6 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
     return given
 
 
-def may_be_calls(value: Any) -> bool:
-    """Whether a value may be calls: JSON may, be it broken, and a word (`auto`) may not."""
-    if isinstance(value, str):
-        return value.strip()[:1] in ("[", "{") or value.strip() in ("", "null")
-    return value is None or isinstance(value, list | dict)
-
-
 def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said:
     """The reasoning and the calls in `given`, columns from `said_columns`, as keys of a message.
 
@@ -106,11 +110,11 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
     if not given:
         return Said()
     turn, columns = {"role": "assistant", "content": ""}, {}
-    for what, (types, must) in KINDS.items():
+    for what, (is_one, must) in KINDS.items():
         for name in _names(what, source):
             if name not in given:
                 continue
-            if not isinstance(given[name], types):
+            if not is_one(given[name]):
                 raise _not_meant(name, must, given[name], source, where)
             value = given[name]
             if what == "reasoning":
@@ -119,6 +123,13 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
                 value = read_thought(text, f"{where}: column {name!r}", remedy)
             key = name if name in USUAL[what] else USUAL[what][0]
             turn[key], columns[key] = value, name
+    thoughts = {key: turn[key].strip() for key in columns if key in USUAL["reasoning"] and turn[key].strip()}
+    if len({*thoughts.values()}) > 1:
+        first, *others = (columns[key] for key in thoughts)
+        raise RequestError(
+            f"{where}: columns {' and '.join(map(repr, (first, *others)))} have different reasoning; keep "
+            f"one, or set ignore: [{', '.join(others)}] on source {source.name!r}"
+        )
     found = read_message(turn, where, set())
     said = Said({key: value for key, value in found.items() if value and key not in ("role", "content")})
     calls = next((name for key, name in columns.items() if key in USUAL["calls"]), "")

@@ -293,7 +293,6 @@ TURN = {"role": "assistant", "content": "5"}
         {"content": [{"type": "text", "text": "5"}]},
         {"text": TURN},
         {"text": [TURN]},
-        {"text": json.dumps([TURN])},
         {"response": None, "text": "5"},
         {"response": "", "text": "5"},
         {"response": float("nan"), "completion": " ", "content": "5"},
