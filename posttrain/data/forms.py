@@ -21,6 +21,7 @@ from posttrain.data.shapes.columns import (
     is_tokenised,
     without_ignored,
 )
+from posttrain.data.shapes.entries import as_list
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -61,7 +62,7 @@ def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
         return frozenset({WORDS[source.format]})
     form = WORDS.get(form_of(has, replace(source, format="auto")))
     pair = all(column(row, source, side) in row for side in SIDES)
-    pair = pair or any(isinstance(row.get(name), list) for name in USUAL["replies"])
+    pair = pair or any(isinstance(as_list(row.get(name)), list) for name in USUAL["replies"])
     if pair and (form is None or (form == WORDS["prompt_completion"] and "completion" not in has)):
         return frozenset({"chosen and rejected"})
     if form is None:
