@@ -78,7 +78,6 @@ def read_entry(
     if not isinstance(reply, str | list | None):
         raise RequestError(f"{place}: {text!r} must be text or messages, not {type_name(reply)}")
     given = {key: each for key, each in entry.items() if filled(each) and key not in (text, score)}
-    given |= {key: as_flag(given[key]) for key in FLAGS if key in given}
     for key, value in given.items():
         _refuse_other(key, value, place)
     said = {key: given[key] for key in ("role", *SAYS) if key in given}
@@ -163,10 +162,10 @@ def _refuse_other(key: str, value: Any, place: str) -> None:
     elif key in REASONING and not isinstance(value, str):
         must = "text"
     if must:
-        raise RequestError(
-            f"{place}: {key!r} must be {must}, not {repr(value)[:60]}; set ignore: [{key}] if it means "
-            "something else"
-        )
+        # ignored, a text that says 0 would let the reply be trained
+        masks = key in FLAGS and as_flag(value) == 0
+        remedy = "write it as a number" if masks else f"set ignore: [{key}] if it means something else"
+        raise RequestError(f"{place}: {key!r} must be {must}, not {repr(value)[:60]}; {remedy}")
 
 
 def _is_rating(value: Any) -> bool:

@@ -247,12 +247,13 @@ def test_a_remedy_of_an_entry_leads_to_a_pair():
     for key, value in (("loss", 1.3), ("training", "rlhf"), ("reasoning", 3), ("tool_calls", "auto")):
         found = sides(FIVE | {key: value}, SIX, ignore=[key])
         assert [side.completion for side in found] == ["5", "6"] and found[0].ignored == (key,)
-    for no in ("0", " False ", "0.0"):
-        assert [s.completion for s in sides(FIVE | {"weight": no}, {"text": "7", "rating": 5}, SIX)] == [
-            "7",
-            "6",
-        ]
-    assert [s.completion for s in sides(FIVE | {"weight": "1"}, SIX)] == ["5", "6"]
+    for value, remedy in (
+        ("0", "write it as a number"),
+        ("False", "write"),
+        ("1", "set ignore: .weight. if"),
+    ):
+        with pytest.raises(RequestError, match=f"'weight' must be 0 or 1 .*, not '{value}'; {remedy}"):
+            sides(FIVE | {"weight": value}, SIX)
     assert sides(FIVE | {"weigth": 3}, SIX)[0].unused == ("completions.weigth",), "no flag"
 
 
