@@ -12,7 +12,16 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.opening import File
-from posttrain.data.shapes.columns import FORMS, PARTS, USUAL, column, form_of, is_tokenised
+from posttrain.data.shapes.columns import (
+    FORMS,
+    PARTS,
+    USUAL,
+    column,
+    form_of,
+    is_tokenised,
+    without_ignored,
+)
+from posttrain.data.shapes.entries import as_list
 from posttrain.data.shapes.pairs import SIDES
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -45,7 +54,7 @@ def check_forms(source: schema.Source, firsts: Iterable[tuple[File, dict[str, An
 
 def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
     """The forms under which a row can be read: the one that `shapes.rows` takes, and that of a pair."""
-    row = {key: value for key, value in row.items() if key not in source.ignore}
+    row, _ = without_ignored(row, source)
     if is_tokenised(row, source):
         return frozenset({"tokens" if "input_ids" in row else "other columns"})
     has = {what for what in FORMS if column(row, source, what) in row}
@@ -53,7 +62,7 @@ def forms_of(row: dict[str, Any], source: schema.Source) -> frozenset[str]:
         return frozenset({WORDS[source.format]})
     form = WORDS.get(form_of(has, replace(source, format="auto")))
     pair = all(column(row, source, side) in row for side in SIDES)
-    pair = pair or any(isinstance(row.get(name), list) for name in USUAL["replies"])
+    pair = pair or any(isinstance(as_list(row.get(name)), list) for name in USUAL["replies"])
     if pair and (form is None or (form == WORDS["prompt_completion"] and "completion" not in has)):
         return frozenset({"chosen and rejected"})
     if form is None:

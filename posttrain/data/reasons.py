@@ -94,8 +94,9 @@ REASONS: dict[str, Reason] = {
         "the two sides have different prompts", "give both the same messages before the last reply"
     ),
     "no_rating": Reason(
-        "fewer than two replies have a number as rating and no flag of 0",
-        "name the rating under `data.sources.columns.rating`",
+        "fewer than two replies have a number as rating, a text, and no flag of 0",
+        "write numbers as ratings (`4`, not `4/5`), name their key under `data.sources.columns.rating`, or "
+        "remove the row",
     ),
     "rating_tie": Reason("all replies have the same rating", "remove it: no side is better"),
     "overlong": Reason(

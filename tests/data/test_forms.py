@@ -50,6 +50,7 @@ def test_the_shapes_are_listed_with_their_files(tmp_path):
         ({"messages": TALK, "prompt": "x"}, {"conversations": TALK}, True),
         (PAIR, {"chosen": TALK, "rejected": TALK}, True),
         (PAIR, {"prompt": "1+1=", "completions": [{"text": "2", "rating": 1}]}, True),
+        (PAIR, {"prompt": "1+1=", "completions": '[{"text": "2", "rating": 1}]'}, True),  # as in CSV
         (PAIR | {"completion": "2"}, PAIR, True),
         (PAIR | {"completion": "2"}, QUESTION, True),
         ({"q": 1}, {"r": 2}, True),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from posttrain.data.encode import Asking, alone
-from posttrain.data.shapes.columns import is_tokenised
+from posttrain.data.shapes.columns import is_tokenised, without_ignored
 from posttrain.data.shapes.labelled import to_labelled
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.shapes.prompts import (
@@ -86,6 +86,15 @@ class RowShape:
     key: dict[str, Any] = {}
 
     def read(self, row, source, where) -> Examples:
+        """Columns that the source ignores are gone before anything looks for one, in every shape."""
+        used, ignored = without_ignored(row, source)
+        first, *others = self.examples(used, source, where)
+        if ignored:
+            first.ignored = tuple(sorted({*first.ignored, *ignored}))
+        return (first, *others)
+
+    def examples(self, row, source, where) -> Examples:
+        """As `read`, of a row without the columns that the source ignores."""
         if is_tokenised(row, source):
             return (read_tokenised(row, source, where),)
         refuse_both(row, source, where)
@@ -137,9 +146,9 @@ class ReplyShape(RowShape):
 class PairShape(ReplyShape):
     """A row is a chosen and a rejected example."""
 
-    key = {"pairs": 2}
+    key = {"pairs": 3}
 
-    def read(self, row, source, where) -> Examples:
+    def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)
         return to_pair(row, source, where)
 
@@ -152,7 +161,7 @@ class LabelledShape(ReplyShape):
 
     key = {"labelled": 1}
 
-    def read(self, row, source, where) -> Examples:
+    def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)
         return to_labelled(row, source, where)
 
@@ -162,7 +171,7 @@ class PromptShape(RowShape):
 
     key = {"prompts": 2}
 
-    def read(self, row, source, where) -> Examples:
+    def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)
         return (to_prompt(row, source, where),)
 

@@ -65,6 +65,15 @@ MAY_MEAN = {
 FORMS = {part: form for form, parts in PARTS.items() for part in parts}
 
 
+def without_ignored(row: dict[str, Any], source: schema.Source) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(`row` without the columns that the source ignores, those of them that had content). Whatever looks for
+    a column by its usual names looks here, for another one may stand behind an ignored one."""
+    if not source.ignore:
+        return row, ()
+    used = {name: value for name, value in row.items() if name not in source.ignore}
+    return used, tuple(name for name in source.ignore if filled(row.get(name)))
+
+
 def column(row: dict[str, Any], source: schema.Source, *meanings: str) -> str | None:
     """The column of `row` with one of `meanings`, the first that there is; None where there is none. A column
     that is named may be missing in the row."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.data.shapes.columns import column, refuse_shared
+from posttrain.data.shapes.names import SPELT, filled
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -17,16 +18,9 @@ from posttrain.recipe import schema
 from posttrain.types import Example
 
 WORDS = {
-    "true": True,
-    "1": True,
-    "desirable": True,
-    "chosen": True,
-    "good": True,
-    "false": False,
-    "0": False,
-    "undesirable": False,
-    "rejected": False,
-    "bad": False,
+    **{text: bool(flag) for text, flag in SPELT.items()},
+    **dict.fromkeys(("desirable", "chosen", "good"), True),
+    **dict.fromkeys(("undesirable", "rejected", "bad"), False),
 }
 """Usual spellings of a label as text."""
 
@@ -53,7 +47,7 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
     parts = {what: column(row, source, what) for what in ("prompt", "completion", "messages")}
     refuse_shared(parts | {"label": name}, source, where)
     value = row[name]
-    if value is None or value == "":
+    if not filled(value) or (isinstance(value, str) and not value.strip()):
         raise RowError("no_label", f"column {name!r} is empty")
     wanted = truth(value)
     if wanted is None:

@@ -1,64 +1,92 @@
 """Rated replies to one prompt: which of them a pair is made of.
 
-`completions: [{text, rating}, ...]`, or texts with a list of ratings beside them. An entry is a reply: its
-reasoning and its calls are those of its message, and one of weight 0 is not chosen from. Left out: rows of
-the same prompt, which are not grouped.
+`completions: [{text, rating}, ...]`, or texts with a list of ratings beside them. Replies without a rating or
+a text, and those of weight 0, are not chosen from. Left out: what an entry says (entries.py); rows of the
+same prompt, which are not grouped; ranks, of which 1 is the best.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import Any
 
+from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL
-from posttrain.data.shapes.messages import messages_in, read_message, speaker
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, almost, filled
+from posttrain.data.shapes.entries import (
+    TEXTS,
+    as_list,
+    is_blank,
+    is_silent,
+    key_of_rating,
+    key_of_text,
+    number_in,
+    read_entry,
+    unread_keys,
+)
+from posttrain.data.shapes.messages import reasoning
+from posttrain.data.shapes.names import CALLS, REASONING, filled
+from posttrain.data.shapes.thoughts import split_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
 SIDES = ("chosen", "rejected")
-TEXTS = ("response", "completion", "text", "content")
-"""Usual keys of the text of an entry in a list of rated replies. That of its rating is as of a column."""
-SAYS = (*REASONING, *CALLS, *FLAGS)
-"""Keys of an entry that say the same as those of a message."""
+
+
+@dataclass(slots=True)
+class Rated:
+    """The replies of a row."""
+
+    found: list[tuple[float, Any]] = field(default_factory=list)
+    """(rating, reply) of each that can be chosen from."""
+    empty: list[float] = field(default_factory=list)
+    """The ratings of those that say nothing."""
+    unrated: list[Any] = field(default_factory=list)
+    """What stands in place of a rating."""
+    untrained: int = 0
+    """Those with a flag of 0."""
+    null: int = 0
+    unread: list[str] = field(default_factory=list)
+    """Keys of entries that nothing reads."""
 
 
 def of_ratings(
     row: dict[str, Any], source: schema.Source, where: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A row of rated replies with `chosen` and `rejected` in place of its list, and the keys of its entries
-    that are not read; any other row as it is.
+    """A row of rated replies with `chosen` and `rejected` in place of its list, and what of its entries is
+    not used; any other row as it is.
 
     Raises:
         RequestError: the list has no known form, an entry has a key that is misspelt or means something else,
             or the row has a single rated reply.
-        RowError: no_rating, rating_tie, and those of `read_message`.
+        RowError: no_rating, rating_tie, no_chosen, no_rejected, and those of `read_message`.
     """
     if _is_pair(row, source):
         return row, ()
     column = _rated_column(row, source)
-    if column is not None:
-        sides = _best_and_lower(row, column, source, where)
-        objects = isinstance(row[column][0], dict)
-        used = (column, None if objects else _ratings(row, source))
-        unused = tuple(f"{column}.{key}" for key in _unread(row[column], source)) if objects else ()
-        return {k: v for k, v in row.items() if k not in used} | dict(zip(SIDES, sides, strict=True)), unused
-    rating = _loose_rating(row, source)
-    if rating is not None:
-        raise RequestError(
-            f"{where}: source {source.name!r} has one rated reply per row ({rating!r}), and rows of the same "
-            "prompt are not grouped. Put the replies to a prompt into one row, completions: "
-            "[{text, rating}, ...], or label each reply and set preference.loss: kto"
-        )
-    return row, ()
+    if column is None:
+        _refuse_other_forms(row, source, where)
+        return row, ()
+    entries, used = _entries(row[column], source), [column]
+    if any(isinstance(entry, dict) for entry in entries):
+        rated = _of_objects(entries, column, source, where)
+    else:
+        ratings = _ratings(row, source)
+        rated = _of_texts(row, entries, column, ratings, where)
+        used += [ratings] if ratings is not None else []
+    chosen, rejected = _best_and_lower(rated, column, len(entries))
+    unused = [f"{column}.{key}" for key in rated.unread]
+    if rated.empty or rated.null:
+        unused.append(f"{column} (empty)")
+    kept = {name: value for name, value in row.items() if name not in used}
+    return kept | dict(zip(SIDES, (chosen, rejected), strict=True)), tuple(unused)
 
 
 def ignored_in_entries(row: dict[str, Any], source: schema.Source) -> set[str]:
     """The keys of `source.ignore` that have content in the rated replies of `row`."""
-    entries = () if _is_pair(row, source) else row.get(_rated_column(row, source), ())
+    column = None if _is_pair(row, source) or not source.ignore else _rated_column(row, source)
+    entries = () if column is None else as_list(row[column])
     found = (entry for entry in entries if isinstance(entry, dict))
     return {key for entry in found for key in source.ignore if filled(entry.get(key))}
 
@@ -69,148 +97,172 @@ def _is_pair(row: dict[str, Any], source: schema.Source) -> bool:
 
 
 def _rated_column(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column of `row` that lists rated replies, if it is a row of that kind."""
+    """The column of `row` that lists rated replies, if it is a row of that kind: the first that has some."""
+    lists = [name for name in _reply_columns(source) if isinstance(as_list(row.get(name)), list)]
+    return next((name for name in lists if filled(row[name])), None) or next(iter(lists), None)
+
+
+def _reply_columns(source: schema.Source) -> tuple[str, ...]:
     named = source.columns.completion
-    return next((n for n in ([named] if named else USUAL["replies"]) if isinstance(row.get(n), list)), None)
+    return USUAL["replies"] if named is None else (named,)
 
 
-def _loose_rating(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column with the rating of a row that has a single reply."""
+def _refuse_other_forms(row: dict[str, Any], source: schema.Source, where: str) -> None:
+    """Raises `RequestError` where a row that lists no replies has a rating, or a list in a form that is not
+    read."""
+    for name in _reply_columns(source):
+        value = row.get(name)
+        if filled(value) and (isinstance(value, dict) or str(value).lstrip()[:2] in ("[{", "['", '["')):
+            raise RequestError(
+                f"{where}: column {name!r} is neither a list, nor JSON text of one, nor an object of lists "
+                f"of one length: {repr(value)[:60]}; write completions: [{{text, rating}}, ...]"
+            )
     named = source.columns.rating
-    names = [named] if named else USUAL["rating"]
-    return next((n for n in names if isinstance(row.get(n), int | float | str)), None)
-
-
-def _best_and_lower(row: dict[str, Any], column: str, source: schema.Source, where: str) -> tuple[Any, Any]:
-    """(chosen, rejected) replies of the list in `column`: text or messages.
-
-    Chosen is a reply of the highest rating, rejected one of a strictly lower rating; both are drawn by a hash
-    of the list, so the choice is always the same. Replies whose rating is not a number (UltraFeedback has
-    N/A) are left out.
-
-    Raises:
-        RequestError: the list has no known form.
-        RowError: no_rating (fewer than two rated replies), rating_tie (all rated the same).
-    """
-    rated = _rated(row, column, source, where)
-    if len(rated) < 2:
-        raise RowError(
-            "no_rating", f"{len(rated)} of the replies in {column!r} have a rating and are trained"
+    names = USUAL["rating"] if named is None else (named,)
+    rating = next((n for n in names if isinstance(row.get(n), int | float | str) and filled(row[n])), None)
+    if rating is not None:
+        raise RequestError(
+            f"{where}: source {source.name!r} has one rated reply per row ({rating!r}), and rows of the same "
+            "prompt are not grouped. Put the replies to a prompt into one row, completions: "
+            "[{text, rating}, ...], or label each reply and set preference.loss: kto"
         )
-    top = max(score for score, _ in rated)
-    best, lower = ([r for s, r in rated if (s == top) == is_top] for is_top in (True, False))
-    if not lower:
-        raise RowError("rating_tie", f"all {len(rated)} replies in {column!r} are rated {top:g}")
-    draw = hashlib.sha256(repr(rated).encode("utf-8", "surrogatepass")).digest()
-    return tuple(
-        each[int.from_bytes(draw[at : at + 8], "big") % len(each)] for at, each in ((0, best), (8, lower))
-    )
 
 
-def _rated(row: dict[str, Any], column: str, source: schema.Source, where: str) -> list[tuple[float, Any]]:
-    """(rating, reply) of each entry that has a rating and is trained."""
-    entries, named = row[column], source.columns.rating
-    place = f"{where}: column {column!r}"
+def _entries(value: Any, source: schema.Source) -> list[Any]:
+    """The list in `value`, its objects without the keys that the source ignores."""
+    ignore = set(source.ignore)
+    return [
+        {key: each for key, each in entry.items() if key not in ignore} if isinstance(entry, dict) else entry
+        for entry in as_list(value)
+    ]
+
+
+def _of_objects(entries: list[Any], column: str, source: schema.Source, where: str) -> Rated:
+    """The replies in `entries`, objects and nulls."""
+    place, named = f"{where}: column {column!r}", source.columns.rating
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict | None):
+            raise RequestError(
+                f"{place}, entry {index} is {type_name(entry)}, and others are objects; write it as an object"
+            )
+    given = [entry for entry in entries if entry is not None]
+    score = key_of_rating(given, named)
+    has = dict.fromkeys(key for entry in given for key in entry)
+    there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
+    texts = has.keys() & {*TEXTS} - {score}
+    if not texts and not all(any(filled(entry.get(key)) for key in CALLS) for entry in given):
+        raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
+    if score is None or score not in has:
+        wanted = f"rating {named!r}" if named else "rating"
+        raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
+    rated = Rated(null=len(entries) - len(given), unread=unread_keys(given, score))
+    for index, entry in enumerate(entries):
+        if entry is None:
+            continue
+        number = number_in(entry.get(score), f"{place}, {score!r}")
+        if number is None:
+            rated.unrated.append(entry.get(score))
+            continue
+        at = f"{place}, entry {index}"
+        reply, is_trained = read_entry(entry, key_of_text(entry, score), score, at, set(source.ignore))
+        if not is_trained:
+            rated.untrained += 1
+        elif reply is None:
+            rated.empty.append(number)
+        else:
+            rated.found.append((number, reply))
+    return rated
+
+
+def _of_texts(row: dict[str, Any], entries: list[Any], column: str, ratings: str | None, where: str) -> Rated:
+    """The replies in `entries` with the ratings in another column."""
+    place, rated = f"{where}: column {column!r}", Rated()
+    scores = None if ratings is None else as_list(row.get(ratings))
     if not entries:
-        return []
-    if all(isinstance(entry, dict) for entry in entries):
-        text, score = _keys(entries, source)
-        has = [*dict.fromkeys(key for entry in entries for key in entry)]
-        there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
-        if text is None and not all(any(filled(entry.get(key)) for key in CALLS) for entry in entries):
-            raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
-        if score not in has:
-            wanted = f"rating {named!r}" if named else "rating"
-            raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
-        found = []
-        for index, entry in enumerate(entries):
-            number = _number(entry.get(score), f"{place}, {score!r}")
-            if number is not None:
-                reply, is_trained = _reply(entry, text, score, f"{place}, entry {index}", source)
-                found += [(number, reply)] if is_trained else []
-        return found
-    scores = _ratings(row, source)
-    if scores is None or not isinstance(row.get(scores), list):
+        return rated
+    if not isinstance(scores, list):
         raise RequestError(
             f"{place} has replies without ratings; write objects with {TEXTS[0]} and {USUAL['rating'][1]}, "
             f"or add a list {USUAL['ratings'][0]!r} beside it (name another one under columns.rating)"
         )
-    if len(row[scores]) != len(entries):
-        raise RequestError(
-            f"{place} has {len(entries)} replies, but {scores!r} has {len(row[scores])} ratings"
-        )
-    numbers = [_number(value, f"{where}: column {scores!r}") for value in row[scores]]
-    return [(number, reply) for number, reply in zip(numbers, entries, strict=True) if number is not None]
-
-
-def _reply(
-    entry: dict[str, Any], text: str | None, score: str, place: str, source: schema.Source
-) -> tuple[Any, bool]:
-    """(what an entry replies, whether it is trained): its text or messages, or where it says more than these
-    a list of one message."""
-    reply, ignore = messages_in(entry.get(text)), {*source.ignore} - {"role", "content"}
-    given = {k: v for k, v in entry.items() if filled(v) and k not in (text, score) and k not in ignore}
-    for key, value in given.items():
-        near = _near(key)
-        if near and (near not in FLAGS or value in (0, 1)):
-            raise RequestError(
-                f"{place}: key {key!r} is not read; did you mean {near!r}? Rename it, or set ignore: [{key}]"
-            )
-    said = {key: given[key] for key in ("role", *SAYS) if key in given}
-    if not said:  # as in most
-        return reply, True
-    turns = isinstance(reply, list) and bool(reply) and speaker(reply[0]) is not None
-    content = None if turns else reply
-    found = read_message({"role": "assistant", "content": content} | said, place, ignore)
-    is_trained = found.pop("trained", True)
-    more = found.keys() - {"role", "content"}
-    if turns and more:
-        raise RequestError(
-            f"{place}: {min(more)!r} stands beside messages; write it into the message that it belongs to, "
-            f"or set ignore: [{min(more)}]"
-        )
-    if found["role"] != "assistant":
-        raise RowError("no_assistant_turn", f"{place} has the role {found['role']}")
-    return ([found] if more else reply), is_trained
-
-
-def _unread(entries: list[Any], source: schema.Source) -> list[str]:
-    """The keys with content of `entries` that nothing reads, each once."""
-    read = {*_keys(entries, source), *SAYS, "role", *source.ignore}
-    found = (key for entry in entries for key, value in entry.items() if key not in read and filled(value))
-    return [*dict.fromkeys(found)]
-
-
-def _keys(entries: list[Any], source: schema.Source) -> tuple[str | None, str | None]:
-    """The keys of the text and of the rating of `entries`, of which some may lack them: one only calls."""
-    has = {key for entry in entries for key in entry}
-    text = next((name for name in TEXTS if name in has), None)
-    score = source.columns.rating or next((name for name in USUAL["rating"] if name in has), None)
-    return text, score
+    if len(scores) != len(entries):
+        raise RequestError(f"{place} has {len(entries)} replies, but {ratings!r} has {len(scores)} ratings")
+    for value, reply in zip(scores, entries, strict=True):
+        number = number_in(value, f"{where}: column {ratings!r}")
+        if number is None:
+            rated.unrated.append(value)
+        elif is_silent(reply):
+            rated.empty.append(number)
+        else:
+            rated.found.append((number, reply))
+    return rated
 
 
 def _ratings(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column with a list of ratings."""
-    usual = (name for name in USUAL["ratings"] if isinstance(row.get(name), list))
-    return source.columns.rating or next(usual, None)
+    """The column with a list of ratings: the one that is named, else the first usual one with a number."""
+    if source.columns.rating is not None:
+        return source.columns.rating
+    lists = {name: as_list(row.get(name)) for name in USUAL["ratings"]}
+    there = [name for name, each in lists.items() if isinstance(each, list)]
+    rated = (name for name in there if any(not is_blank(value) for value in lists[name]))
+    return next(rated, None) or next(iter(there), None)
 
 
-@lru_cache(maxsize=256)
-def _near(key: str) -> str | None:
-    """The key of `SAYS` that `key` is almost, if it is none itself."""
-    return None if key in SAYS else almost(key, SAYS)
+def _best_and_lower(rated: Rated, column: str, count: int) -> tuple[Any, Any]:
+    """(chosen, rejected) of the `count` replies in `column`: text or messages.
+
+    Chosen is a reply of the highest rating, rejected one of a strictly lower rating that says something else;
+    both are drawn by a hash of the list, so the choice is always the same.
+
+    Raises RowError: no_rating (fewer than two rated replies), rating_tie (all rated the same), no_chosen and
+    no_rejected (one of two rated replies is empty).
+    """
+    found = rated.found
+    if len(found) < 2:
+        raise _too_few(rated, column, count)
+    top = max(score for score, _ in found)
+    best, lower = ([r for s, r in found if (s == top) == is_top] for is_top in (True, False))
+    if not lower:
+        raise RowError("rating_tie", f"all {len(found)} replies in {column!r} are rated {top:g}")
+    draw = hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).digest()
+    low = {_meaning(reply) for reply in lower}
+    chosen = _drawn([reply for reply in best if low != {_meaning(reply)}] or best, draw[:8])
+    others = [reply for reply in lower if _meaning(reply) != _meaning(chosen)]
+    return chosen, _drawn(others or lower, draw[8:16])
 
 
-def _number(value: Any, place: str) -> float | None:
-    """A finite rating, or None where the value stands for no rating."""
-    if isinstance(value, bool):
-        raise RequestError(
-            f"{place} is {value}, not a rating; rows with a true or false label need preference.loss: kto"
-        )
-    try:
-        number = float(value)
-    except OverflowError:
-        raise RequestError(f"{place} is {str(value)[:20]}..., too large for a rating") from None
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+def _drawn(replies: list[Any], draw: bytes) -> Any:
+    return replies[int.from_bytes(draw, "big") % len(replies)]
+
+
+def _too_few(rated: Rated, column: str, count: int) -> RowError:
+    """Why no pair can be made of fewer than two replies."""
+    found, empty = rated.found, rated.empty
+    if len(found) + len(empty) > 1:
+        side = "no_rejected" if found and found[0][0] >= max(empty) else "no_chosen"
+        return RowError(side, f"{len(empty)} of the rated replies in {column!r} are empty")
+    why = []
+    if rated.unrated:
+        why.append(f"{len(rated.unrated)} without a number as rating ({repr(rated.unrated[0])[:20]})")
+    if rated.untrained:
+        why.append(f"{rated.untrained} with a flag of 0")
+    if empty or rated.null:
+        why.append(f"{len(empty) + rated.null} empty")
+    said = f"; {', '.join(why)}" if why else ""
+    return RowError("no_rating", f"{len(found)} of {count} replies in {column!r} can be chosen from{said}")
+
+
+def _meaning(reply: Any) -> str:
+    """What a reply says: its thought, its text, its calls without ids, and what other keys it has."""
+    turn = reply[0] if isinstance(reply, list) and len(reply) == 1 else {"content": reply}
+    if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+        return repr(reply)
+    thought, said = split_thought(turn["content"])
+    thought = str(reasoning(turn) or "").strip() or thought
+    calls = [
+        {key: each for key, each in call.items() if key != "id"} if isinstance(call, dict) else call
+        for call in turn.get("tool_calls") or ()
+    ]
+    read = ("role", "content", "tool_calls", *REASONING)
+    others = {key: each for key, each in turn.items() if key not in read and filled(each)}
+    return repr((thought, said, calls, others))

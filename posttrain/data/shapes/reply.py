@@ -21,8 +21,19 @@ from posttrain.errors import RequestError
 from posttrain.recipe import schema
 from posttrain.types import Message
 
-KINDS = {"reasoning": (str, "text"), "calls": ((str, list, dict), "calls of tools")}
-"""Meaning of a column -> its types, and what it has to be."""
+
+def may_be_calls(value: Any) -> bool:
+    """Whether a value may be calls: JSON may, be it broken, and a word (`auto`) may not."""
+    if isinstance(value, str):
+        return value.strip()[:1] in ("[", "{") or value.strip() in ("", "null")
+    return value is None or isinstance(value, list | dict)
+
+
+KINDS = {
+    "reasoning": (lambda value: isinstance(value, str), "text"),
+    "calls": (may_be_calls, "calls of tools"),
+}
+"""Meaning of a column -> whether a value may be that, and what it has to be."""
 
 
 class Said(dict[str, Any]):
@@ -73,7 +84,7 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
         if near is not None and not isinstance(row[name], list):
             raise RequestError(
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
-                f"Rename it, {remedy}"
+                "Rename it"
             )
         raise RequestError(
             f"{where}: column {name!r} of source {source.name!r} may say what is trained, and is not read; "
@@ -107,11 +118,11 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
     if not given:
         return Said()
     turn, columns = {"role": "assistant", "content": ""}, {}
-    for what, (types, must) in KINDS.items():
+    for what, (is_one, must) in KINDS.items():
         for name in _names(what, source):
             if name not in given:
                 continue
-            if not isinstance(given[name], types):
+            if not is_one(given[name]):
                 raise _not_meant(name, must, given[name], source, where)
             value = given[name]
             if what == "reasoning":
@@ -120,6 +131,13 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
                 value = read_thought(text, f"{where}: column {name!r}", remedy)
             key = name if name in USUAL[what] else USUAL[what][0]
             turn[key], columns[key] = value, name
+    thoughts = {key: turn[key].strip() for key in columns if key in USUAL["reasoning"] and turn[key].strip()}
+    if len({*thoughts.values()}) > 1:
+        first, *others = (columns[key] for key in thoughts)
+        raise RequestError(
+            f"{where}: columns {' and '.join(map(repr, (first, *others)))} have different reasoning; keep "
+            f"one, or set ignore: [{', '.join(others)}] on source {source.name!r}"
+        )
     found = read_message(turn, where, set())
     said = Said({key: value for key, value in found.items() if value and key not in ("role", "content")})
     calls = next((name for key, name in columns.items() if key in USUAL["calls"]), "")

@@ -159,15 +159,19 @@ def test_named_sides_beside_tokens_are_a_pair():
     [
         ("rows", {"prompt": "p", "compeltion": "c"}, "completion"),
         ("rows", {"prompt": "p", "completion": "c", "sytem": "s"}, "system"),
-        ("pairs", {"prompt": "p", "chosen": "c", "rejected": "r", "tool": "[]"}, "tools"),
-        ("labelled", {"prompt": "p", "completion": "c", "label": 1, "chat_template_kwarg": "{}"}, "chat_t"),
+        ("pairs", {"prompt": "p", "chosen": "c", "rejected": "r", "tool": '[{"name": "t"}]'}, "tools"),
+        (
+            "labelled",
+            {"prompt": "p", "completion": "c", "label": 1, "chat_template_kwarg": {"a": 1}},
+            "chat_t",
+        ),
         ("prompts", {"prompt": "p", "systm": "s"}, "system"),
     ],
 )
 def test_a_column_that_is_almost_read_is_refused_where_it_has_content(shape, row, near):
     *_, wrong = row
     with pytest.raises(
-        RequestError, match=rf"column '{wrong}' of source 's' is not read; did you mean '{near}.*\[{wrong}\]"
+        RequestError, match=rf"column '{wrong}' of source 's' is not read; did you mean '{near}"
     ):
         read(shape, row)
     if wrong != "compeltion":
@@ -198,9 +202,11 @@ def test_the_columns_that_a_misspelt_name_leads_to_can_be_read(row, near, column
         read("rows", row)
     name = next(name for name in row if name in columns.values())
     written = ", ".join(f"{what}: {own}" for what, own in columns.items())
+    # where the row would be no example without it, it is not to be ignored
+    or_else = f", or ignore: [{name}]" if {"prompt", "completion"} <= row.keys() else ""
     assert str(error.value) == (
         f"{WHERE}: column {name!r} of source 's' is not read; did you mean {near!r}? Set columns: "
-        f"{{{written}}} on the source (under data.sources), or ignore: [{name}]"
+        f"{{{written}}} on the source (under data.sources){or_else}"
     )
     (found,) = read("rows", row, **columns)
     assert "q" in str(found.prompt or found.messages) and "a" in str(found.completion or found.messages)
@@ -209,13 +215,36 @@ def test_the_columns_that_a_misspelt_name_leads_to_can_be_read(row, near, column
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": "p", "completion": "c", "tool_call": "x"},  # no key of columns
+        {"prompt": "p", "completion": "c", "tool_call": [{"name": "t"}]},  # no key of columns
         {"Question": "q", "text": "t"},  # no completion would be found
     ],
 )
 def test_where_no_column_can_be_named_it_is_renamed_or_ignored(row):
     with pytest.raises(RequestError, match=r"Rename it, or set ignore: \[\w+\] on the source .under data"):
         read("rows", row)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("conversation_id", "1"),
+        ("message", "fix: a bug"),
+        ("mesages", ["a"]),
+        ("Messages", [{"role": "user", "content": "u"}]),  # without a reply
+        ("Conversations", '[{"name": "x"}]'),
+        ("tool", "python"),
+        ("tool", {"a": 1}),
+        ("function", "def f(): pass"),
+        ("tool_call", "auto"),
+        ("reasonings", "on"),
+        ("systems", ["a"]),
+        ("P", 7),
+    ],
+)
+def test_a_value_that_could_not_be_it_is_no_misspelling(name, value):
+    for row in ({"prompt": "p", "completion": "c"}, {"prompt": "p", "chosen": "c", "rejected": "r"}):
+        shape = "pairs" if "chosen" in row else "rows"
+        assert read(shape, row | {name: value})[0].unused == (name,)
 
 
 @pytest.mark.parametrize("name", ["stool", "gloss", "strain", "P", "mean"])
@@ -291,3 +320,39 @@ def test_no_column_is_two_things(shape, row, columns, name, first, second):
 def test_a_completion_may_also_be_the_answer():
     (found,) = read("rows", {"prompt": "u", "x": "4"}, completion="x", answer="x")
     assert (found.completion, found.answer) == ("4", "4")
+
+
+TURNS = [{"role": "user", "content": "no"}, {"role": "assistant", "content": "No"}]
+ASKED = {"question": "p", "response": "c"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "ignore"),
+    [
+        ("rows", ASKED | {"prompt": "no", "completion": "no"}, ["completion", "prompt"]),
+        ("rows", ASKED | {"messages": TURNS}, ["messages"]),
+        ("rows", ASKED | {"input_ids": IDS, "labels": IDS}, ["input_ids", "labels"]),
+        ("labelled", ASKED | {"label": 1, "messages": TURNS}, ["messages"]),
+        ("prompts", ASKED | {"prompt": "no"}, ["prompt"]),
+        ("prompts", ASKED | {"messages": TURNS}, ["messages"]),
+        ("pairs", ASKED | {"chosen": "c", "rejected": "r", "prompt": "no"}, ["prompt"]),
+        ("pairs", ASKED | {"chosen": "c", "rejected": "r", "messages": TURNS}, ["messages"]),
+    ],
+)
+def test_a_column_behind_an_ignored_one_is_read(shape, row, ignore):
+    first = read(shape, row, ignore=ignore)[0]
+    assert (first.prompt, first.completion or "c") == ("p", "c") and first.ignored == tuple(ignore)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_shape_looks_at_what_is_ignored(shape):
+    """Whatever stands in an ignored column, of any usual name, the row means the same without it."""
+    row = ASKED | {"chosen": "c", "rejected": "r", "label": 1}
+    # to_pair writes its sides under these
+    written = {"completion", "messages"} if shape == "pairs" else set()
+    for name in {name for names in USUAL.values() for name in names} - row.keys() - written:
+        for value in ("no", 0, [{"text": "x"}], TURNS, "on"):
+            found, plain = (read(shape, each, ignore=[name]) for each in (row | {name: value}, row))
+            assert found[0].ignored == (name,), (name, value)
+            found[0].ignored = plain[0].ignored
+            assert found == plain, (name, value)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.shapes.prompts import to_prompt
 from posttrain.data.shapes.rows import to_example
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
 
+HH = "\n\nHuman: u\n\nAssistant: a"
 TALK = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 
 
@@ -46,6 +50,18 @@ def hint(row, read=to_example, **source) -> str:
         ({"input": TALK[:1], "output": "4"}, "{prompt: input}"),
         ({"dialog": TALK[:1], "gold": "4"}, "{prompt: dialog, completion: gold}"),
         ({"dialog": TALK[:1], "id": 3}, ""),
+        ({"dialog": json.dumps(TALK), "id": "x"}, "{messages: dialog}"),
+        ({"dialog": HH}, "{messages: dialog}"),
+        ({"dialog": {"role": ["user", "assistant"], "content": ["u", "a"]}}, "{messages: dialog}"),
+        # what is about a row, and what is read as something else, is no reply
+        (
+            {"input": "q", "reasoning_content": "t", "content": "a", "repo_name": "x/y"},
+            "{prompt: input, completion: content}",
+        ),
+        ({"input": "q", "repo_name": "x/y"}, ""),
+        ({"question": "q", "thinking": "t", "user_id": "u"}, ""),
+        ({"question": "q", "dialog": [{"from": "Alice", "value": "x"}]}, ""),
+        ({"question": "q", "gold": [{"text": "x"}]}, ""),
         # nothing is proposed where it is not known which of them is meant, or they have no text
         ({"alpha": "x", "beta": "y", "gamma": "z"}, ""),
         ({"q": 1, "a": 2}, ""),
@@ -84,9 +100,6 @@ def test_messages_that_are_asked_can_be_read_beside_their_reply():
     assert found.messages == TALK
 
 
-HH = "\n\nHuman: u\n\nAssistant: a"
-
-
 @pytest.mark.parametrize(
     ("row", "columns"),
     [
@@ -109,3 +122,23 @@ def test_pairs_are_told_from_single_replies(row, columns):
     found = to_example(row, Source(name="s", path="f", columns=Columns(**columns)), "f:1")
     assert (found.messages or [{"content": found.prompt}, {"content": found.completion}])[1]["content"] == "a"
     assert (found.messages or [{"content": found.prompt}])[0]["content"] == "u"
+
+
+def test_rated_replies_need_a_stage_of_pairs():
+    row = {"prompt": "q", "responses": [{"response": "a", "rating": 1}, {"response": "b", "rating": 2}]}
+    for value in (row["responses"], json.dumps(row["responses"])):
+        with pytest.raises(
+            RequestError, match="has rated replies in column 'responses', not .* Set stage: dpo"
+        ):
+            to_example(row | {"responses": value}, Source(name="s", path="f"), "f:1")
+    assert to_pair(row, Source(name="s", path="f"), "f:1")[0].completion == "b"
+
+
+def test_beside_calls_the_completion_may_be_empty():
+    row = {"prompt": "q", "tool_calls": [{"name": "add", "arguments": {}}]}
+    with pytest.raises(
+        RequestError, match="beside 'tool_calls'.* write a column 'completion' that is empty$"
+    ):
+        to_example(row, Source(name="s", path="f"), "f:1")
+    found = to_example(row | {"completion": None}, Source(name="s", path="f"), "f:1")
+    assert found.messages[1]["tool_calls"][0]["function"]["name"] == "add"

@@ -33,6 +33,8 @@ def labelled(row, **columns):
         ("false", 0.0),
         ("0", 0.0),
         ("rejected", 0.0),
+        ("1.0", 1.0),  # as pandas writes a column with gaps
+        ("0.0", 0.0),
     ],
 )
 def test_spellings_of_a_label(value, want):
@@ -58,6 +60,8 @@ def test_conversations(row):
     ("row", "reason"),
     [
         ({"prompt": "p", "completion": "c", "label": None}, "no_label"),
+        ({"prompt": "p", "completion": "c", "label": float("nan")}, "no_label"),
+        ({"prompt": "p", "completion": "c", "label": " "}, "no_label"),
         ({"prompt": "p", "completion": "", "label": 1}, "no_completion"),
         ({"messages": [*TALK, TALK[0]], "label": 1}, "no_assistant_turn"),
     ],
