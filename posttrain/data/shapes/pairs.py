@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from posttrain.data.cells import refuse_garbled
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import column, find_columns, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
@@ -20,7 +21,6 @@ from posttrain.data.shapes.messages import (
     ROLES,
     TRANSCRIPT,
     message,
-    messages_in,
     read_messages,
     read_prompt,
     reasoning,
@@ -96,9 +96,10 @@ def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
 
 
 def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, where: str) -> Example:
-    value = messages_in(row[name])
+    value = row[name]
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         raise RowError(f"no_{side}", f"column {name!r} is empty")
+    refuse_garbled(value, where, name)
     if isinstance(value, str) and TRANSCRIPT.match(value):
         value = read_messages(value, f"{where}: column {name!r}")
     if not isinstance(value, str | list):
@@ -131,8 +132,9 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
 
 
 def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
-    """The value of the prompt's column, a transcript or JSON text of messages as messages."""
-    value = None if prompt is None else messages_in(row.get(prompt))
+    """The value of the prompt's column, a transcript as messages."""
+    value = None if prompt is None else row.get(prompt)
+    refuse_garbled(value, where, str(prompt))
     turns = read_prompt(value, f"{where}: column {prompt!r}") if isinstance(value, str) else None
     return value if turns is None else turns
 

@@ -12,6 +12,7 @@ import re
 from itertools import chain
 from typing import Any
 
+from posttrain.data.cells import refuse_garbled
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import (
     MAY_MEAN,
@@ -27,7 +28,6 @@ from posttrain.data.shapes.messages import (
     TRANSCRIPT,
     listed,
     message,
-    messages_in,
     read_messages,
     read_prompt,
     says_nothing,
@@ -71,8 +71,6 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     said = SAID if trained and kind == "prompt_completion" else ()
     refuse_misspelt(row, found, (*MAY_MEAN[kind], *said), source, where)
     system = _system(row, found, source, where)
-    if kind == "prompt_completion":
-        row |= {found[part]: messages_in(row[found[part]]) for part in PARTS[kind] if part in found}
     for what in PARTS[kind]:
         if what not in found:
             raise RequestError(not_found(row, what, found, source, where))
@@ -208,6 +206,7 @@ def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
     value = row[column]
     if value is None or (isinstance(value, str) and not value.strip()):
         raise RowError(reason, f"column {column!r} is empty")
+    refuse_garbled(value, where, column)
     return checked_text(value, where, column)
 
 
