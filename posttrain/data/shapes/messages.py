@@ -16,7 +16,7 @@ from typing import Any
 
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, checked_text, filled
-from posttrain.data.shapes.thoughts import one_thought
+from posttrain.data.shapes.thoughts import one_thought, unmarked
 from posttrain.data.shapes.tools import parsed, refuse_unread, same_calls
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -206,7 +206,8 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
     if value is None and role != "assistant":
         raise RowError("null_message", f"{where}: {what!r} is null")
     thoughts = {key: others.pop(key) for key in REASONING if key in others}
-    found |= one_thought(thoughts, found.pop("thinking", ""), where, what)
+    replied = found["content"] if role == "assistant" else ""
+    found |= one_thought(thoughts, found.pop("thinking", ""), where, what, replied)
     if not _trained(given, where):
         found["trained"] = False
     return found | {key: value for key, value in others.items() if key not in FLAGS}
@@ -275,7 +276,7 @@ def _content(value: Any, role: str, where: str, name: str, ignore: Collection[st
             refuse_unread("part of type 'thinking'", part, ("thinking", *SIGNED), where, ignore)
             inner = part.get("thinking")
             nested = inner if isinstance(inner, list) else [{"type": "text", "text": inner}]
-            thought.append(_content(nested, role, where, "thinking", ignore)["content"])
+            thought.append(unmarked(_content(nested, role, where, "thinking", ignore)["content"]))
         else:
             kind = f"of type {kind!r}" if isinstance(part, dict) else f"that is {kind}"
             raise RequestError(f"{where}: has a part {kind}; only text can be trained")
@@ -289,9 +290,11 @@ def _trained(turn: dict[str, Any], where: str) -> bool:
     for key, value in said.items():
         if value not in (0, 1):  # true and false are equal to them
             raise RequestError(
-                f"{where}: {key!r} must be 0 or 1 (false or true), not {value!r}: "
-                "the loss knows no other weight"
+                f"{where}: {key!r} must be 0 or 1 (false or true), not {value!r}: the loss knows no other "
+                f"weight; set ignore: [{key}] if it means something else"
             )
     if len(set(map(bool, said.values()))) > 1:
-        raise RequestError(f"{where}: {' and '.join(said)} contradict each other")
+        raise RequestError(
+            f"{where}: {' and '.join(said)} contradict each other; keep one, or set ignore: [{[*said][-1]}]"
+        )
     return all(said.values())
