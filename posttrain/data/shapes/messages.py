@@ -17,7 +17,7 @@ from typing import Any
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, checked_text, filled
 from posttrain.data.shapes.thoughts import one_thought, unmarked
-from posttrain.data.shapes.tools import parsed, refuse_unread, same_calls
+from posttrain.data.shapes.tools import as_json, parsed, refuse_unread, same_calls
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.types import Message
@@ -149,10 +149,9 @@ def speaker(turn: Any) -> str | None:
 
 def _one_turn(first: Message, second: Message) -> bool:
     """Whether two calls that follow each other are of one turn: the second adds nothing but calls."""
+    said = {key: value for key, value in second.items() if key not in ("content", "tool_calls", "trained")}
     alike = first.get("trained", True) == second.get("trained", True)
-    return alike and all(
-        first.get(key) == value for key, value in second.items() if key not in ("content", "tool_calls")
-    )
+    return alike and as_json({key: first.get(key) for key in said}) == as_json(said)
 
 
 def message(role: str, content: str) -> Message:
@@ -231,7 +230,7 @@ def _one_spelling(given: dict[str, Any], where: str) -> tuple[str, str]:
         both = [given[name], second]
         if name == names[0]:
             both = [ROLES.get(str(each), each) for each in both]
-        if both[0] != both[1]:
+        if as_json(both[0]) != as_json(both[1]):
             raise RequestError(f"{where}: {name!r} and {other!r} differ; keep one, or set ignore: [{other}]")
     return names
 

@@ -31,6 +31,7 @@ from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.thoughts import split_thought
+from posttrain.data.shapes.tools import as_json
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -73,9 +74,9 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     if (chosen.messages is None) != (rejected.messages is None):  # a thought or a flag on one side
         for side in (chosen, rejected):
             _as_conversation(side)
-    if _prompt(chosen) != _prompt(rejected):
+    if as_json(_prompt(chosen)) != as_json(_prompt(rejected)):
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
-    if _reply(chosen) == _reply(rejected):
+    if as_json(_reply(chosen)) == as_json(_reply(rejected)):
         raise RowError("equal_pair", "chosen and rejected are the same")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
     chosen.ignored = tuple(sorted(ignored | {*chosen.ignored}))
@@ -150,7 +151,7 @@ def _opens_with(messages: list[Any], opening: Any, where: str) -> bool:
     turns = [t for t in read_messages(messages, where) if t["role"] not in OPENING]
     if isinstance(opening, list):
         asked = [t for t in read_messages(opening, where) if t["role"] not in OPENING]
-        return turns[: len(asked)] == asked
+        return as_json(turns[: len(asked)]) == as_json(asked)
     return opening in (None, "") or any(
         t["content"].strip() == str(opening).strip() for t in turns if t["role"] == "user"
     )
