@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-from posttrain.data.shapes.messages import ROLES, SPELLINGS, speaker
+from posttrain.data.shapes.messages import ROLES, SPELLINGS, is_message, speaker
 from posttrain.data.shapes.names import CALLS
 from posttrain.data.shapes.tools import parsed
 from posttrain.data.tokens import RowError
@@ -45,7 +45,8 @@ def cell_value(text: str) -> Any:
         found = Garbled(text)
         found.problem = error.detail.removeprefix(": ")
         return found
-    return value if all(map(_is_message, value)) else text
+    known = all(is_message(turn) and speaker(turn) in ROLES for turn in value)
+    return value if known else text
 
 
 def refuse_garbled(value: Any, where: str, column: str) -> None:
@@ -56,13 +57,6 @@ def refuse_garbled(value: Any, where: str, column: str) -> None:
             f"(df[{column!r}].map(json.dumps)), or the rows, texts like this one too, as JSON lines "
             "(df.to_json(path, orient='records', lines=True))"
         )
-
-
-def _is_message(turn: Any) -> bool:
-    """Whether `turn` has a known role and something that it says; other objects are data."""
-    if speaker(turn) not in ROLES:
-        return False
-    return any(who in turn and what in turn for who, what in SPELLINGS) or any(key in turn for key in CALLS)
 
 
 def _was_meant(text: str) -> bool:

@@ -99,7 +99,7 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
 
 
 def listed(value: Any) -> Any:
-    """A conversation as a list of messages, where it is JSON text of a list, or an object of lists of one
+    """A conversation as a list of messages, where it is JSON text, one message, or an object of lists of one
     length, as `datasets` reads a Sequence of objects; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -108,6 +108,8 @@ def listed(value: Any) -> Any:
             return value
     if not isinstance(value, dict) or not {"role", "from"} & value.keys():
         return value
+    if is_message(value):
+        return [value]
     columns = {key: each for key, each in value.items() if each is not None}
     lists = [each for each in columns.values() if isinstance(each, list)]
     if len(lists) < len(columns) or len({len(each) for each in lists}) > 1:
@@ -116,15 +118,15 @@ def listed(value: Any) -> Any:
 
 
 def messages_in(value: Any) -> Any:
-    """A column that may be a text, as a list of messages where it is the JSON text of one, as in CSV; else as
-    it is. Each object needs who speaks and what, for other JSON is a text to train."""
+    """The text of a rated reply as a list of messages, where it is the JSON of one; else as it is."""
     turns = listed(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else None
-    if not isinstance(turns, list) or not turns:
-        return value
-    return turns if all(speaker(turn) is not None and _has_said(turn) for turn in turns) else value
+    return turns if isinstance(turns, list) and turns and all(map(is_message, turns)) else value
 
 
-def _has_said(turn: dict[str, Any]) -> bool:
+def is_message(turn: Any) -> bool:
+    """Whether a value says who speaks, and what."""
+    if speaker(turn) is None:
+        return False
     return any(who in turn and what in turn for who, what in SPELLINGS) or any(key in turn for key in CALLS)
 
 
@@ -293,7 +295,5 @@ def _trained(turn: dict[str, Any], where: str) -> bool:
                 f"weight; set ignore: [{key}] if it means something else"
             )
     if len(set(map(bool, said.values()))) > 1:
-        raise RequestError(
-            f"{where}: {' and '.join(said)} contradict each other; keep one, or set ignore: [{[*said][-1]}]"
-        )
+        raise RequestError(f"{where}: {' and '.join(said)} contradict each other; keep one of them")
     return all(said.values())

@@ -165,7 +165,8 @@ def _turns(
     row: dict[str, Any], found: dict[str, str], added: Said, source: schema.Source, where: str
 ) -> list[Message]:
     """The turns of a prompt/completion row; either may be a list of messages, as TRL has them."""
-    prompt, completion = row[found["prompt"]], row[found["completion"]]
+    values = row[found["prompt"]], row[found["completion"]]
+    prompt, completion = (listed(value) if isinstance(value, dict) else value for value in values)
     ignore = set(source.ignore)
     if isinstance(prompt, list):
         asked = read_messages(prompt, f"{where}: prompt", ignore)
@@ -181,7 +182,9 @@ def _turns(
     elif isinstance(completion, list):
         replies = read_messages(completion, f"{where}: completion", ignore)
     else:
-        replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+        text = _filled(row, found["completion"], where, "no_completion")
+        whole = isinstance(prompt, str) and TRANSCRIPT.match(prompt)  # which is stripped, turn by turn
+        replies = [message("assistant", text.strip() if whole else text)]
     return asked + completed(replies, added, source, where)
 
 

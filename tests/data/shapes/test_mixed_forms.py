@@ -71,6 +71,20 @@ def test_json_text_is_a_text(turns):
     assert read({"prompt": "q", "chosen": "x", "rejected": text}, "pairs")[1].completion == text
 
 
+@pytest.mark.parametrize("shape", ["rows", "labelled"])
+def test_one_message_is_a_list_of_one(shape):
+    for row in ({"prompt": USER, "completion": SAID}, {"prompt": "u", "completion": SAID}):
+        assert read(row | {"label": 1}, shape)[0].messages == [USER, SAID]
+    assert read({"prompt": USER}, "prompts")[0].messages == read({"messages": USER}, "prompts")[0].messages
+
+
+@pytest.mark.parametrize("shape", ["rows", "labelled"])
+def test_a_reply_behind_a_transcript_is_stripped_as_in_one(shape):
+    row = {"prompt": "\n\nHuman: u\n\nAssistant:", "completion": " x\n", "label": 1}
+    assert read(row, shape)[0].completion == "x"
+    assert read(row | {"prompt": "u"}, shape)[0].completion == " x\n"
+
+
 @pytest.mark.parametrize("prompt", ["\n\nHuman:\n\nAssistant:", "\n\nHuman: ", "\n\nAssistant:"])
 def test_a_transcript_without_text_is_no_prompt(prompt):
     row = {"prompt": prompt, "completion": "b", "label": 1, "chosen": "c", "rejected": "d"}

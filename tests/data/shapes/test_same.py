@@ -97,3 +97,49 @@ def test_values_that_are_nested_too_deep_to_compare():
     for _ in range(5000):
         deep = [deep]
     assert dropped({"prompt": "u", "chosen": [SAID | {"z": deep}], "rejected": "b"}) == "bad_call"
+
+
+def talk(*turns, thought="t", key="reasoning", number="a", reply="x", **more):
+    """A conversation with a call and its answer, which ends in `reply`."""
+    called = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [call(1, id=number), call(2, id=f"{number}2")],
+    }
+    answers = [{"role": "tool", "content": "4", "tool_call_id": f"{number}{n}"} for n in turns or ("", 2)]
+    return [USER, called | {key: thought} | more, *answers, SAID | {"content": reply}]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"number": "b"},
+        {"key": "reasoning_content"},
+        {"thought": "\nt "},
+        {"number": "b", "key": "thinking", "thought": "t\n"},
+        {"content": "<think>t</think>", "key": "reasoning", "thought": ""},
+        {"content": " \n"},
+    ],
+)
+def test_prompts_that_mean_the_same(other):
+    """What is rendered is the one prompt of both."""
+    row = {"chosen": talk(), "rejected": talk(reply="y", **other)}
+    for prompt in ({}, {"prompt": talk()[:-1]}, {"prompt": talk(**other)[:-1]}):
+        chosen, rejected = read(row | prompt)
+        assert chosen.messages[:-1] == rejected.messages[:-1] and rejected.messages[-1]["content"] == "y"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [talk(2, ""), talk(thought="s"), talk(content="u"), talk(weight=0), talk(step=1)],
+)
+def test_prompts_that_differ(other):
+    assert dropped({"chosen": talk(reply="y"), "rejected": other}) == "prompt_mismatch"
+    assert dropped({"prompt": other[:-1], "chosen": talk(), "rejected": talk(reply="y")}) == "prompt_mismatch"
+
+
+def test_the_same_text_with_and_without_its_end_is_a_pair():
+    row = {"prompt": "u", "chosen": "x", "rejected": "x", "rejected_is_prefix": True}
+    assert [side.partial for side in read(row)] == [False, True]
+    for both in (True, False):
+        assert dropped(row | {"chosen_is_prefix": both, "rejected_is_prefix": both}) == "equal_pair"
