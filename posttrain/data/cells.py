@@ -53,8 +53,8 @@ def refuse_garbled(value: Any, where: str, column: str) -> None:
     """Raises `RequestError` where a cell was meant as messages."""
     if isinstance(value, Garbled):
         raise RequestError(
-            f"{where}: column {column!r} seems to have messages, but {value.problem}; write them as JSON "
-            f"(df[{column!r}].map(json.dumps)), or the rows, texts like this one too, as JSON lines "
+            f"{where}: column {column!r} seems to have messages, but {value.problem}. Write JSON into it "
+            f"(df[{column!r}].map(json.dumps)), or write JSON lines, where a text stays a text "
             "(df.to_json(path, orient='records', lines=True))"
         )
 

@@ -11,6 +11,7 @@ import pytest
 from posttrain.data.cells import Garbled, cell_value
 from posttrain.data.readers import read
 from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.shapes.rows import is_conversation
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
 
@@ -93,10 +94,11 @@ def test_what_was_meant_as_messages_is_refused_where_it_would_be_trained(text, t
                 SHAPES[shape].read(row, Source(name="s", path="a.csv"), where)
             said = str(caught.value)
             assert said.startswith(f"{where}: column {name!r} seems to have messages, but ")
-            assert f"as JSON (df[{name!r}].map(json.dumps))" in said
-            assert "key 'content' stands there twice" in said or " is not JSON; write" in said
+            assert f"Write JSON into it (df[{name!r}].map(json.dumps)), or write JSON lines" in said
+            assert "key 'content' stands there twice" in said or " is not JSON. Write" in said
     ((where, row),) = rows_of(tmp_path / "a.csv", good | {"other": text})
     (found,) = SHAPES["rows"].read(row, Source(name="s", path="a.csv"), where)
     assert "other" in found.unused, "what is not trained is not looked at"
     assert pickle.loads(pickle.dumps(row["other"])).problem == row["other"].problem
+    assert is_conversation(row), "tables that were made of it as text are not found"
     assert isinstance(row["other"], Garbled) and row["other"] == text

@@ -12,7 +12,7 @@ import re
 from itertools import chain
 from typing import Any
 
-from posttrain.data.cells import refuse_garbled
+from posttrain.data.cells import Garbled, refuse_garbled
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import (
     MAY_MEAN,
@@ -136,7 +136,8 @@ def is_conversation(row: dict[str, Any]) -> bool:
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
         spoken = isinstance(first, dict) if turns is value else speaker(first) is not None
-        if spoken or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
+        told = isinstance(value, Garbled) or (isinstance(value, str) and TRANSCRIPT.match(value))
+        if spoken or told or name in beside:
             return True
     return False
 

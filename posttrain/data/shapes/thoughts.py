@@ -70,7 +70,8 @@ def split_thought(text: str) -> tuple[str, str]:
 
 def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str, text: str) -> dict[str, str]:
     """What a message thinks, under the key that says it; empty where it does not think, or its text says the
-    same itself.
+    same itself. White space is no thought: with marks around it a template would train a thought that is
+    empty.
 
     `given`: its keys of `REASONING`; `in_parts`: what parts of its `content` think, which is under `thinking`
     where no key says the same; `text`: what it replies, which may begin with a thought. Raises RequestError
@@ -90,7 +91,7 @@ def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str, 
     if in_parts:
         place = f"parts of {content}"
         thoughts[place] = read_thought(in_parts, f"{where}: {place}", "leave the part out")
-    thoughts = {key: thought for key, thought in thoughts.items() if thought}
+    thoughts = {key: thought for key, thought in thoughts.items() if thought.strip()}
     said, mark, _ = text.strip().partition(CLOSE)
     opened, said = said.startswith(OPEN), said.removeprefix(OPEN).strip()
     # the mark that opens it may be in the prompt; a text that only has the other one may speak of it
