@@ -35,7 +35,7 @@ from posttrain.data.tokenizers import backend_rules, unicode_form
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
 
-READER = 4
+READER = 5
 """As `CODE`, of rows that are conversations."""
 CODE = 1
 """Raise this when the same rows give other tokens: tables of older code are then no longer found."""

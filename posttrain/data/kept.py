@@ -8,7 +8,6 @@ reasoning of turns that are not trained, which many templates drop on purpose; w
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 from posttrain.data.rendering import PROBE
-from posttrain.data.shapes.messages import FLAGS, KNOWN, reasoning, says_nothing
+from posttrain.data.shapes.messages import reasoning, says_nothing
+from posttrain.data.shapes.names import like_a_flag
 from posttrain.data.shapes.thoughts import CLOSE, OPEN
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -29,8 +29,6 @@ OTHER_NAMES = {"tools": "functions", "tool_calls": "function_call"}
 """What is read under another name, too; which one a row has is not known here."""
 JSON_ONCE = 3
 """Of `_spellings`, the first so many: as it is, and as JSON."""
-LIKE_A_FLAG = 0.75
-"""Likeness of two names (difflib's ratio) from which one may be meant as the other."""
 TELLING = 16
 """From so many characters, what no other turn says stands in a text only if its turn does."""
 Render = Callable[[list[Message], bool], str]
@@ -55,7 +53,7 @@ def _advice(example: Example, template: Any, messages: list[Message]) -> str:
     """What else can be done, as the end of a sentence; nothing where nothing can."""
     names = _to_ignore(example, template, messages)
     for name in names:
-        if _like_a_flag(name):  # the reply that it masks would be trained
+        if like_a_flag(name):  # the reply that it masks would be trained
             return f". Where {name!r} says whether a reply is trained, rename it to 'weight', with 0 or 1"
     if not names:
         return ""
@@ -69,14 +67,6 @@ def _advice(example: Example, template: Any, messages: list[Message]) -> str:
     if "thinking" in names:
         said += "; where a thought is a part of type 'thinking', remove the part instead"
     return said
-
-
-def _like_a_flag(name: str) -> bool:
-    """Whether a name is almost that of a flag, or has one as a word: `weigth`, `loss_mask`."""
-    if name in KNOWN:
-        return False
-    near = difflib.get_close_matches(name.lower(), FLAGS, 1, LIKE_A_FLAG)
-    return bool(near) or not {*FLAGS, "mask", "masked"}.isdisjoint(re.split("[^a-z]+", name.lower()))
 
 
 def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list[str]:

@@ -141,13 +141,14 @@ def make_table(
 
 def refused_rows(
     rows: Rows, begin: int, source: schema.Source, data: schema.Data, loss, tokenizer, shape: Shape, choice
-) -> Iterator[str]:
-    """The sentence of every row that ends the run, of those that `make_table` reads first; without `choice`
-    from row number `begin` on."""
-    work, looked_at = partial(_made, source, data, loss, tokenizer, shape), Lost()
-    for made in _results(rows, work, processes(data.num_proc), choice, lambda: looked_at.kept, begin):
-        looked_at.kept += made.kept + len(made.refused)  # as if these were mended
-        yield from (sentence for _, sentence in made.refused)
+) -> Iterator[Made]:
+    """What becomes of the rows that `make_table` reads, a chunk at a time, where it goes on behind those that
+    end the run; without `choice` from row number `begin` on."""
+    work = partial(_made, source, data, loss, tokenizer, shape)
+    of_use: Counter[str] = Counter()
+    for made in _results(rows, work, processes(data.num_proc), choice, of_use.total, begin):
+        of_use.update(kept=made.kept, refused=len(made.refused))  # as if these were mended
+        yield made
 
 
 def remove_old(folder: Path) -> None:

@@ -27,7 +27,7 @@ REASONS: dict[str, Reason] = {
     **dict.fromkeys(
         ("no_prompt", "no_completion"),
         Reason(
-            "prompt or completion is empty, or a prompt has no message before the reply",
+            "prompt or completion is empty, or no message before the reply says anything",
             "fill it in, or name another column under `data.sources.columns`",
         ),
     ),
@@ -48,7 +48,7 @@ REASONS: dict[str, Reason] = {
         ),
     ),
     "empty_reply": Reason(
-        "a reply says nothing, or is null",
+        "a reply says nothing (it may have a thought), or is null",
         "write the reply, or remove the row; where it has other replies, this one may have `weight: 0`",
     ),
     **dict.fromkeys(
@@ -81,6 +81,10 @@ REASONS: dict[str, Reason] = {
     ),
     "bad_text": Reason("an unpaired surrogate", "repair the encoding of the file"),
     "no_p": Reason("the column `p` is empty", "run `posttrain pass-rate`, or remove the row"),
+    "no_answer": Reason(
+        "the column with the answer, which rewards read, is empty, and the row names no `rewards` of its own",
+        "fill it in, remove the row, or, where no reward reads it, write `ignore: [answer]` on the source",
+    ),
     "no_label": Reason("`label` is empty", "label it true or false"),
     **dict.fromkeys(
         ("no_chosen", "no_rejected"), Reason("that side is empty", "complete the pair, or remove it")

@@ -65,7 +65,7 @@ def tokenizing(example: Example, tokenizer, data: schema.Data, loss: schema.Loss
         labels[inside] = found.ids[inside]
         numbers = segment_numbers(text, turn, found.starts[inside], found.ends[inside], loss)
         segment_ids[inside] = np.where(numbers > 0, numbers + segments, 0) if segments else numbers
-        segments += int(numbers.max(initial=0))
+        segments += int(numbers[-1] if found.rising and len(numbers) else numbers.max(initial=0))
 
     row = fitted(found.ids, labels, segment_ids, data, example.where, gaps=loss.segment == "step")
     row.p = example.p

@@ -47,7 +47,7 @@ MODELS = (
 GOLD = ("answer", "ground_truth", "gold", "final_answer", "target", "solution", "label", "reference")
 """Names under which data sets have the answer that rewards read, or a part of a column."""
 LOOKED = 100
-"""Rows among which, with `on_error: skip`, one must fit."""
+"""Rows among which one must fit, with `on_error: skip`, and one that is kept is looked for."""
 
 
 def preflight(
@@ -184,7 +184,7 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
     for i, source in enumerate(recipe.data.sources):
         if not files.get(source.name) and not source.generator:
             continue
-        where, row = first_row(open_rows(source))
+        where, row = _first_kept(source, SHAPES[shape_of(recipe)])
         try:
             rewards.check_rows([Asked(where, "", columns_of(row, source)).example()])
         except LacksColumn as error:
@@ -192,6 +192,16 @@ def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: P
             problems.add(f"data.sources[{i}]", f"{error}{advice}")
         except RequestError as error:
             problems.add(f"data.sources[{i}]", str(error))
+
+
+def _first_kept(source: Source, shape: Shape) -> tuple[str, dict[str, Any]]:
+    """The first of the first rows that is not dropped, else the first of all."""
+    rows = open_rows(source)
+    for where, row in islice(rows, LOOKED):
+        with contextlib.suppress(RowError, RequestError):  # what is refused is said elsewhere
+            shape.read(row, source, where)
+            return where, row
+    return first_row(rows)
 
 
 def _where_the_answer_is(row: dict[str, Any], source: Source) -> str:

@@ -73,11 +73,51 @@ def test_what_is_said_is_bounded(call, plain_recipe, tmp_path, monkeypatch):
     assert numbered(path, found) == [*range(2, 22)]
     assert found[20:] == [
         "source 'rows': 60 rows are refused, of which the first 20 are named; repair them, or set on_error: "
-        "skip on the source, which drops them"
+        "skip on the source, which drops such rows"
     ]
     monkeypatch.setattr(refusals, "MOST", 30)
+    write(path, [GOOD] + [WRONG] * 600)  # a chunk has 64 rows
     found = lines(call("prepare", plain_recipe, f"data.sources.0.path={path}"))
-    assert "30 rows are refused, of which the first 20 are named; the rows behind them were not" in found[20]
+    assert "64 rows are refused, of which the first 20 are named; the rows behind them were not" in found[20]
+
+
+SILENT, LONG = GOOD | {"completion": ""}, GOOD | {"completion": "x" * 400}
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "said"),
+    [
+        (
+            [SILENT, WRONG, GOOD, LONG, SILENT, WRONG],
+            ["data.sources.0.max_examples=6"],
+            "2 rows are refused; of the others 3 would be dropped (no_completion 2, overlong 1); repair "
+            "them,",
+        ),
+        (
+            [SILENT, WRONG, GOOD, LONG, SILENT, WRONG],
+            [],
+            "2 rows are refused; of the rows behind the first of them 2 would be dropped (no_completion 1, "
+            "overlong 1); repair them,",
+        ),
+        (
+            [GOOD, WRONG, SILENT],
+            [],
+            "a row is refused; of the rows behind it 1 would be dropped (no_completion 1); repair it,",
+        ),
+        (
+            [GOOD, WRONG, LONG, SILENT],
+            ["data.overlong=truncate", "data.sources.0.max_examples=4"],
+            "a row is refused; of the others 1 would be dropped (no_completion 1) and 1 would be cut "
+            "(truncated); repair it,",
+        ),
+    ],
+)
+def test_rows_that_would_be_dropped_are_counted_by_reason(call, plain_recipe, tmp_path, rows, given, said):
+    path = write(tmp_path / "mixed.jsonl", rows)
+    settings = [f"data.sources.0.path={path}", "data.max_length=200", *given]
+    found = lines(call("prepare", plain_recipe, *settings))
+    assert numbered(path, found[:-1]) == [n for n, row in enumerate(rows, 1) if row is WRONG]
+    assert found[-1].startswith(f"source 'rows': {said} or set on_error: skip on the source")
 
 
 def test_of_max_examples_the_rows_that_are_read(call, plain_recipe, tmp_path):

@@ -56,6 +56,13 @@ def test_wrong_rewards(rlvr, call, overrides, words):
     call("check", rlvr, *overrides).refuses(*words)
 
 
+@pytest.mark.parametrize("answer", [None, "", " "])
+def test_a_first_row_that_is_dropped_does_not_decide(rlvr, call, tmp_path, answer):
+    rows = "".join(json.dumps(ROW | {"answer": each}) + "\n" for each in (answer, ROW["answer"]))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    assert call("check", rlvr).code == 0
+
+
 def test_a_gold_answer_that_cannot_be_judged_names_its_row(rlvr, call, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROW | {"answer": ""}) + "\n")
     call("check", rlvr).refuses("rows.jsonl:1: reward 'math'")

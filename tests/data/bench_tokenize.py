@@ -109,7 +109,7 @@ def main() -> None:
     marks = (Path(trl.__file__).parent / "chat_templates/qwen2_5_training.jinja").read_text("utf-8")
     print("| turns | tokens a row | tokenizer | table | ratio | processes | faster | masks of transformers |")
     print("|---|---|---|---|---|---|---|---|")
-    for turns, count in ((1, 7000), (4, 3000), (16, 800)):
+    for turns, count in ((1, 20000), (4, 8000), (16, 2000)):
         made = conversations(rows, turns, count)
         texts = [template.render(each) for each in made]
         with tempfile.TemporaryDirectory() as folder:

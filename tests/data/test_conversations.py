@@ -162,8 +162,11 @@ def test_a_prompt_that_opens_a_thought(hermes):
     assert said(row, hermes) == "so</think>4<|im_end|>"
     row = {"messages": [USER, {"role": "assistant", "content": "<think>so</think>4"}]}
     assert said(row, hermes) == "so</think>4<|im_end|>"
-    with pytest.raises(RowError, match="no_thought"):
-        said({"messages": [USER, {"role": "assistant", "content": "4"}]}, hermes)
+    for blank in ({}, {"reasoning_content": " \n"}):
+        reply = {"role": "assistant", "content": "4"}
+        for row in ({"messages": [USER, reply | blank]}, {"messages": [USER, reply]} | blank):
+            with pytest.raises(RowError, match="no_thought"):
+                said(row, hermes)
 
 
 @pytest.mark.parametrize("form", [normalizers.NFC(), normalizers.NFKC()])

@@ -262,7 +262,7 @@ def test_the_switch_of_a_system_message_is_read_not_written():
         (
             "qwen3_5_nothink",
             "reasoning",
-            "`ignore: [reasoning_content]` of the source: without the thought",
+            "`ignore: [reasoning_content]` on the source: without the thought",
         ),
         ("gemma3", "tools", "none but another template, such as `data.template: chatml`"),
     ],

@@ -12,7 +12,6 @@ from tests.data.tokens import HERMES
 
 TEXT = CALL | {"content": "Let me add."}
 IN_TEXT = {"role": "assistant", "content": '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>'}
-THOUGHT = {"role": "assistant", "content": "", "reasoning_content": "Two and two."}
 WITH = {"tools": [TOOL]}
 OTHER = "choose another data.template"
 
@@ -75,7 +74,6 @@ def test_what_to_ignore_leads_away(name, row, missing, ignore, said):
         ("llama3", {"messages": [USER, CALL, ANSWER, REPLY], **WITH}, "empty_reply"),
         ("llama3", {"messages": [USER, CALL], **WITH}, "empty_reply"),
         ("llama3", {"messages": [USER, TEXT, ANSWER, REPLY], **WITH}, "tool_order"),
-        ("llama3", {"messages": [USER, THOUGHT]}, "empty_reply"),
         (
             "gemma3",
             {"messages": [USER, IN_TEXT, {"role": "tool", "content": "4"}, REPLY], **WITH},
@@ -118,7 +116,7 @@ def test_what_may_mask_a_reply_is_not_to_be_ignored(key):
     assert REPLY["content"] not in verdict("llama3", renamed)[1]
 
 
-@pytest.mark.parametrize("key", ["rating", "index", "brains"])
+@pytest.mark.parametrize("key", ["rating", "index", "brains", "gloss"])
 def test_what_is_0_or_1_may_mask_a_reply(key):
     row = {"messages": [USER, REPLY | {key: 0}, *MORE]}
     ignore = f"set ignore: [{key}] on the source (under data.sources)"

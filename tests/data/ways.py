@@ -87,7 +87,7 @@ WAYS = (
         _in_text("<think>\n", "\n</think>\n\n"),
         options={"thinking": True},
     ),
-    Way("`ignore: [reasoning_content]` of the source: without the thought", ignore=("reasoning_content",)),
+    Way("`ignore: [reasoning_content]` on the source: without the thought", ignore=("reasoning_content",)),
     OTHER,
 )
 """In the order in which they are tried."""

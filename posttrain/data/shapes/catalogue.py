@@ -30,7 +30,7 @@ from posttrain.data.shapes.tokenised import (
     refuse_both,
     refuse_tokenised,
 )
-from posttrain.data.shapes.turn_order import end_in_reply
+from posttrain.data.shapes.turn_order import end_in_reply, refuse_thoughts_alone
 from posttrain.data.table import PairTable, Table, TokenTable
 from posttrain.data.table_writer import TableWriter
 from posttrain.data.texts import check_texts, control_tokens
@@ -160,7 +160,7 @@ class LabelledShape(ReplyShape):
 class PromptShape(RowShape):
     """A row is a prompt; the table keeps its columns, which rewards read."""
 
-    key = {"prompts": 1}
+    key = {"prompts": 2}
 
     def read(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)
@@ -187,6 +187,7 @@ class PromptShape(RowShape):
 def _checked(examples: Examples, data: schema.Data) -> Examples:
     for example in examples:
         check_texts(example, data)
+        refuse_thoughts_alone(example)
     return examples
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, filled
+from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, filled, says
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 
@@ -101,6 +101,27 @@ def _find(names: tuple[str, ...], named: tuple[str | None, ...], meanings: tuple
         if name is not None:
             found[what] = name
     return found
+
+
+def refuse_shared(names: dict[str, str | None], source: schema.Source, where: str) -> None:
+    """Raises `RequestError` where one column would be read as two of `names`, meaning -> column, and so stand
+    in the example twice. Usual names alone never do that."""
+    found: dict[str, str] = {}
+    for what, name in names.items():
+        if name is not None and (other := found.setdefault(name, what)) != what:
+            raise RequestError(
+                f"{where}: column {name!r} of source {source.name!r} is read as {other} and as {what}; name "
+                f"another column under columns.{other} or columns.{what}"
+            )
+
+
+def unanswered(row: dict[str, Any], source: schema.Source) -> str | None:
+    """The column with the answer, where it is there, or named, and empty: rewards would compare with nothing.
+    None also where the row names its own verifiers, as one of code does, which has tests."""
+    name = column(row, source, "answer")
+    if name is None or name in source.ignore or says(row.get(name)):
+        return None
+    return None if filled(row.get(source.columns.rewards or "rewards")) else name
 
 
 def form_of(has: Collection[str], source: schema.Source) -> str | None:

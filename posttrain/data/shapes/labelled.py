@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from posttrain.data.shapes.columns import column
+from posttrain.data.shapes.columns import column, refuse_shared
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -35,7 +35,8 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
     """The example of `row`, its label in `p`.
 
     Raises:
-        RequestError: there is no label column, the label is not true or false, and as `to_example`.
+        RequestError: there is no label column, it has something else, too, the label is not true or false,
+            and as `to_example`.
         RowError: no_label, and as `to_example`.
     """
     name = column(row, source, "label") or "label"
@@ -49,6 +50,8 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
         raise RequestError(
             f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
         )
+    parts = {what: column(row, source, what) for what in ("prompt", "completion", "messages")}
+    refuse_shared(parts | {"label": name}, source, where)
     value = row[name]
     if value is None or value == "":
         raise RowError("no_label", f"column {name!r} is empty")

@@ -1,5 +1,5 @@
-"""Usual names of keys of a message and of columns that say the same; when a name is almost another; when a
-value has content, or is text.
+"""Usual names of keys of a message and of columns that say the same; when a name is almost another, or may
+be a flag; when a value has content, or is text.
 
 Left out: the names of columns (columns.py), what the values mean (messages.py, reply.py).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -26,6 +27,15 @@ CALLS = ("tool_calls", "function_call")
 LINKS = ("tool_call_id", "name", "id")
 """Keys that tie a tool's answer to its call. Many templates say it by the order alone, so that none has to be
 rendered."""
+MASKS = {"mask", "masks", "masked"}
+"""Words of a name that may say what is trained, whatever its other words are."""
+NOT_TRAINING = {"attention", "special", "pad", "padding"}
+"""Words of masks that say nothing of it."""
+BESIDE_FLAGS = {
+    *("is", "be", "do", "to", "on", "should", "use", "trainable"),
+    *("assistant", "completion", "reply", "response", "turn", "message", "row", "sample", "example", "token"),
+}
+"""Words that a name may have beside a flag, and still be one."""
 ALMOST = 0.86
 """Likeness of two names (difflib's ratio) from which one is taken for a misspelling of the other."""
 
@@ -45,6 +55,23 @@ def almost(name: object, known: Collection[str]) -> str | None:
     return near[0] if near else None
 
 
+def like_a_flag(name: object) -> bool:
+    """Whether a key or a column may say what is trained, and is none of `FLAGS`: `almost` one (`weigth`), a
+    mask (`loss_mask`), or a flag among words that go with it (`is_trained`, `sample_weight`).
+
+    Other words make another thing of it: `weight_decay`, `training_step`, `loss_scale`; `gloss` and `strain`
+    are words of their own. A name alone is not enough where a number or a text is usual under it: who asks
+    looks at the value, too.
+    """
+    if name in FLAGS:
+        return False
+    words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", str(name))}
+    if words & MASKS:
+        return not words & NOT_TRAINING
+    flag = bool(words & {*FLAGS, "trainable"}) and words <= {*FLAGS, *BESIDE_FLAGS}
+    return flag or almost(name, FLAGS) is not None
+
+
 def filled(value: Any) -> bool:
     """Whether a value of a row or of a message has content. NaN has none, which pandas writes where a number
     is missing, nor has an object of nulls: columns of objects fill up what is missing."""
@@ -60,6 +87,11 @@ def filled(value: Any) -> bool:
         elif each is not None:
             return True
     return False
+
+
+def says(value: Any) -> bool:
+    """Whether a column has content, of which white space is none."""
+    return filled(value) and not (isinstance(value, str) and not value.strip())
 
 
 def checked_text(value: Any, where: str, column: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from posttrain.data.cells import refuse_garbled
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.columns import column, find_columns, usual_names
+from posttrain.data.shapes.columns import USUAL, column, find_columns, refuse_shared, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
 from posttrain.data.shapes.messages import (
     ROLES,
@@ -69,6 +69,8 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
             raise RequestError(
                 f"{where}: source {source.name!r} has no column {name!r}{did_you_mean(name, row)}; {advice}"
             )
+    asked = {what: column(row, source, what) for what in ASKED}
+    refuse_shared({**asked, **dict(zip(SIDES, names, strict=True))}, source, where)
     chosen, rejected = (
         _side(row, name, side, source, where) for side, name in zip(SIDES, names, strict=True)
     )
@@ -132,7 +134,7 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
         )
     named = replace(columns, prompt=prompt)
     mapped = replace(source, format="prompt_completion", columns=named)
-    if source.columns.prompt is None and not isinstance(row[prompt], list):
+    if source.columns.prompt is None and prompt in USUAL["prompt"]:
         mapped = replace(mapped, columns=columns)  # found by its usual name, which has a meaning of its own
     return ending_in_reply(
         to_example(kept | {prompt: opening, "completion": value}, mapped, where, trained=False)

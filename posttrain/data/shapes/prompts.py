@@ -17,7 +17,7 @@ import numpy as np
 from posttrain.base.files import plain
 from posttrain.data.encode import Asking, alone
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.columns import column, form_of, usual_names
+from posttrain.data.shapes.columns import column, form_of, refuse_shared, unanswered, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
 from posttrain.data.shapes.names import filled
@@ -52,12 +52,16 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     Raises:
         RequestError: there is no column with a prompt, it contains neither text nor messages, or it ends with
             an assistant's turn, which sampling would have to continue.
-        RowError: no_prompt, and those of `to_example`.
+        RowError: no_prompt, no_answer, and those of `to_example`.
     """
     named = source.columns
+    if (empty := unanswered(row, source)) is not None:
+        raise RowError("no_answer", f"column {empty!r} is empty")
     found = {what: column(row, source, what) for what in DECIDE}
     messages, asked = found["messages"], found["prompt"]
     whole = form_of([what for what, name in found.items() if name is not None], source) == "messages"
+    own = {"messages": messages} if whole else {"prompt": asked}
+    refuse_shared(own | {"answer": named.answer, "rewards": named.rewards}, source, where)
     if whole:
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)

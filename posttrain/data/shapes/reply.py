@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
-from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, filled
+from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, like_a_flag, says
 from posttrain.data.shapes.thoughts import CLOSE, is_label, read_thought, split_thought
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -38,7 +38,7 @@ def given_columns(row: dict[str, Any], source: schema.Source, *meanings: str) ->
     if not names:  # as in most rows
         return {}
     others = _taken(source, meanings)
-    return {name: row[name] for name in names if name not in others and _says(row[name])}
+    return {name: row[name] for name in names if name not in others and says(row[name])}
 
 
 def said_columns(row: dict[str, Any], form: str, source: schema.Source, where: str) -> dict[str, Any]:
@@ -62,15 +62,23 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
     """The flags of `row`, which say that it is trained.
 
     Raises:
-        RequestError: a flag is neither 0 nor 1, two contradict each other, or the name of one is misspelt.
+        RequestError: a flag is neither 0 nor 1, two contradict each other, the name of one is misspelt, or
+            another column may be a mask.
         RowError: empty, where they say that the row is not trained.
     """
-    for name, near in _almost_flags(tuple(row)):
-        if _flag(row[name]) in (0, 1) and name not in _taken(source, ()):
+    for name, near in _like_flags(tuple(row)):
+        if not _may_mask(row[name]) or name in _taken(source, ()):
+            continue
+        remedy = f"or set ignore: [{name}] on the source (under data.sources)"
+        if near is not None and not isinstance(row[name], list):
             raise RequestError(
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
-                f"Rename it, or set ignore: [{name}] on the source (under data.sources)"
+                f"Rename it, {remedy}"
             )
+        raise RequestError(
+            f"{where}: column {name!r} of source {source.name!r} may say what is trained, and is not read; "
+            f"write it as 'weight', 0 or 1, of the row or of its messages, {remedy}"
+        )
     given = given_columns(row, source, "trained")
     if not given:
         return given
@@ -165,19 +173,20 @@ def _taken(source: schema.Source, meanings: tuple[str, ...]) -> set[str | None]:
     return {*source.ignore, *(name for what, name in vars(source.columns).items() if what not in meanings)}
 
 
-def _says(value: Any) -> bool:
-    return filled(value) and not (isinstance(value, str) and not value.strip())
-
-
 def _flag(value: Any) -> Any:
     return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
+def _may_mask(value: Any) -> bool:
+    """Whether a value is a flag, or a list of flags."""
+    values = value if isinstance(value, list) and value else [value]
+    return all(_flag(each) in (0, 1) for each in values)
+
+
 @lru_cache(maxsize=1024)
-def _almost_flags(names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Each of `names` that is almost the name of a flag, with that one."""
-    near = {name: almost(name, FLAGS) for name in names if name not in FLAGS}
-    return [(name, flag) for name, flag in near.items() if flag is not None]
+def _like_flags(names: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Each of `names` that may be a flag by another name, with the flag that it almost is."""
+    return [(name, almost(name, FLAGS)) for name in names if like_a_flag(name)]
 
 
 def _is_thought(value: Any) -> bool:

@@ -21,6 +21,7 @@ from posttrain.data.shapes.columns import (
     column,
     find_columns,
     form_of,
+    refuse_shared,
     usual_names,
 )
 from posttrain.data.shapes.hints import not_found, refuse_misspelt
@@ -33,10 +34,10 @@ from posttrain.data.shapes.messages import (
     says_nothing,
     speaker,
 )
-from posttrain.data.shapes.names import checked_text, filled
+from posttrain.data.shapes.names import checked_text, filled, says
 from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
-from posttrain.data.shapes.turn_order import OPENING, ordered, refuse_listed
+from posttrain.data.shapes.turn_order import BETWEEN, OPENING, ordered, refuse_listed
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -60,7 +61,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
 
     Raises:
         RequestError: a named column or a role does not exist, a value is not text, `p` is outside [0, 1], a
-            column is named almost like one that is read, and those of `read_reply` and its neighbours.
+            column is named almost like one that is read, or is read twice, and those of `read_reply` and its
+            neighbours.
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
@@ -74,6 +76,8 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     for what in PARTS[kind]:
         if what not in found:
             raise RequestError(not_found(row, what, found, source, where))
+    names = {what: found.get(what) for what in (*PARTS[kind], "system", "tools")}
+    refuse_shared(names | {"reasoning": source.columns.reasoning if trained else None}, source, where)
     flags = refuse_untrained(row, source, where) if trained else {}
     given = said_columns(row, kind, source, where) if trained else {}
     example = Example(where=where, answer=_answer(row, found, where), p=probability(row, found, where))
@@ -107,7 +111,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     used = {name for what, name in found.items() if what not in OTHER_PARTS[kind]} | {*flags, *given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
-    example.unused = tuple(key for key, value in row.items() if key not in used and filled(value))
+    example.unused = tuple(key for key, value in row.items() if key not in used and says(value))
     return example
 
 
@@ -173,9 +177,9 @@ def _turns(
         asked = read_messages(prompt, f"{where}: prompt", ignore)
     else:
         text = _filled(row, found["prompt"], where, "no_prompt")
-        if _is_alpaca(found, source) and row.get("input"):
-            text = f"{text}\n\n{checked_text(row['input'], where, 'input')}"
         asked = read_prompt(text, f"{where}: prompt") or [message("user", text)]
+    if _is_alpaca(found, source) and filled(row.get("input")):
+        asked = _with_input(asked, checked_text(row["input"], where, "input"), where)
     if found["completion"] == "answers" and not source.columns.completion:  # xLAM: the calls as JSON
         replies = [message("assistant", "") | {"tool_calls": read_calls(completion, where, ignore)}]
     elif added.get("tool_calls") and not filled(completion):
@@ -187,6 +191,18 @@ def _turns(
         whole = isinstance(prompt, str) and TRANSCRIPT.match(prompt)  # which is stripped, turn by turn
         replies = [message("assistant", text.strip() if whole else text)]
     return asked + completed(replies, added, source, where)
+
+
+def _with_input(asked: list[Message], text: str, where: str) -> list[Message]:
+    """`asked` with Alpaca's `input` behind what the user says last. Raises RequestError where that is not the
+    end."""
+    if not asked or asked[-1]["role"] != "user":
+        raise RequestError(
+            f"{where}: column 'input' stands beside an 'instruction' that does not end with a user's "
+            "message; write it into the message that it belongs to, or set ignore: [input] on the source "
+            "(under data.sources)"
+        )
+    return [*asked[:-1], asked[-1] | {"content": f"{asked[-1]['content']}{BETWEEN}{text}"}]
 
 
 def _are_texts(values: list[Any], messages: list[Message]) -> bool:

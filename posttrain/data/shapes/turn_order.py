@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import takewhile
 from typing import Any
 
-from posttrain.data.shapes.messages import says_nothing
+from posttrain.data.shapes.messages import reasoning, says_nothing
+from posttrain.data.shapes.names import REASONING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Example, Message
@@ -45,11 +47,14 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
     """`messages` as `rule` has them; `tools`: the row declares some.
 
     Raises:
-        RowError: empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
+        RowError: no_prompt, empty_reply; if `rule` is not loose also late_system, assistant_first, two_users,
             two_replies, tool_order.
     """
     messages = [part for turn in messages for part in _unwrapped(turn)]
     turns = _joined(messages) if rule == "join" else messages
+    asked = [*takewhile(lambda turn: turn["role"] != "assistant", turns)]
+    if asked and all(map(says_nothing, asked)):
+        raise RowError("no_prompt", "no message before the first reply says anything")
     for index, turn in enumerate(turns):
         if turn["role"] == "assistant" and says_nothing(turn) and turn.get("trained", True):
             raise RowError("empty_reply", f"message {index} (assistant) says nothing")
@@ -78,6 +83,18 @@ def end_in_reply(example: Example) -> None:
     if last is not None and last + 1 < len(turns):
         example.messages = turns[: last + 1]
         example.ignored = (*example.ignored, BEHIND)
+
+
+def refuse_thoughts_alone(example: Example) -> None:
+    """Raises `RowError` (empty_reply) where a reply of `example` thinks, and then says nothing: it would be
+    trained to end there. A prefix of a reply may end in its thought."""
+    turns = example.messages or []
+    for index, turn in enumerate(turns):
+        if turn["role"] != "assistant" or not reasoning(turn) or not turn.get("trained", True):
+            continue
+        cut = example.partial and index + 1 == len(turns)
+        if not cut and says_nothing({key: each for key, each in turn.items() if key not in REASONING}):
+            raise RowError("empty_reply", f"message {index} (assistant) says nothing behind its thought")
 
 
 def listed_tools(text: str) -> str:

@@ -245,3 +245,49 @@ def test_what_a_source_names_is_not_misspelt():
     row = {"prompt": "p", "completion": "c", "systm": "s", "reasonings": "r", "cot": ""}
     (found,) = read("rows", row, rating="systm", reasoning="cot")
     assert found.completion == "c" and found.unused == ("systm", "reasonings")
+
+
+REPLY = ("completion", "reasoning")
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "columns", "name", "first", "second"),
+    [
+        ("rows", {"q": "u", "a": "x"}, {"prompt": "q", "completion": "a", "reasoning": "a"}, "a", *REPLY),
+        ("rows", {"prompt": "u", "completion": "x"}, {"reasoning": "completion"}, "completion", *REPLY),
+        (
+            "rows",
+            {"prompt": "u", "completion": "x"},
+            {"reasoning": "prompt"},
+            "prompt",
+            "prompt",
+            "reasoning",
+        ),
+        ("rows", {"output": "u", "x": "x"}, {"prompt": "output"}, "output", "prompt", "completion"),
+        ("rows", {"prompt": "u", "completion": "x"}, {"system": "prompt"}, "prompt", "prompt", "system"),
+        ("rows", {"messages": []}, {"tools": "messages"}, "messages", "messages", "tools"),
+        (
+            "labelled",
+            {"prompt": "u", "x": "1"},
+            {"label": "x", "completion": "x"},
+            "x",
+            "completion",
+            "label",
+        ),
+        ("pairs", {"prompt": "u", "x": "1"}, {"chosen": "x", "rejected": "x"}, "x", "chosen", "rejected"),
+        ("pairs", {"prompt": "u", "rejected": "1"}, {"chosen": "prompt"}, "prompt", "prompt", "chosen"),
+        ("prompts", {"prompt": "u"}, {"answer": "prompt"}, "prompt", "prompt", "answer"),
+    ],
+)
+def test_no_column_is_two_things(shape, row, columns, name, first, second):
+    words = (
+        f"{WHERE}: column '{name}' of source 's' is read as {first} and as {second}; name another column "
+        f"under columns.{first} or columns.{second}"
+    )
+    with pytest.raises(RequestError, match=f"^{words}$"):
+        read(shape, row, **columns)
+
+
+def test_a_completion_may_also_be_the_answer():
+    (found,) = read("rows", {"prompt": "u", "x": "4"}, completion="x", answer="x")
+    assert (found.completion, found.answer) == ("4", "4")

@@ -9,7 +9,7 @@ import pytest
 from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
-from posttrain.recipe.schema import Source
+from posttrain.recipe.schema import Data, Source
 from tests.data.tokens import HERMES, byte_tokenizer, row_of, trained
 
 USER, SAID = {"role": "user", "content": "u"}, {"role": "assistant", "content": "x"}
@@ -42,6 +42,73 @@ def test_an_empty_reply_to_a_text_is_dropped(content):
             assert dropped({"prompt": "u", "completion": [reply], "label": 1}, shape) == "empty_reply"
         assert dropped({"prompt": "u", "chosen": [reply], "rejected": "x"}, "pairs") == "empty_reply"
         assert dropped({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs") == "empty_reply"
+
+
+@pytest.mark.parametrize("instruction", ["u", [USER], USER, "\n\nHuman: u\n\nAssistant:"])
+def test_the_input_of_alpaca_stands_behind_the_instruction(instruction):
+    row = {"instruction": instruction, "input": "i", "label": 1, "chosen": "x", "rejected": "y"}
+    for shape in ("rows", "labelled", "pairs", "prompts"):
+        (found, *_) = read(row | {"output": "x"}, shape)
+        turns = found.messages or [{"content": found.prompt}, SAID]
+        assert turns[-1 if shape == "prompts" and found.messages else -2]["content"] == "u\n\ni"
+        assert "input" not in found.unused
+
+
+def test_an_input_behind_no_users_message_is_refused():
+    row = {"instruction": [USER, SAID], "input": "i", "output": "x"}
+    with pytest.raises(RequestError, match="^rows.jsonl:7: column 'input' .* ignore: .input. on the source"):
+        read(row, roles="loose")
+    assert len(read(row, roles="loose", ignore=["input"])[0].messages) == 3
+    with pytest.raises(RequestError, match="'input' must be text, not a number"):
+        read({"instruction": [USER], "input": 0, "output": "x"})
+
+
+@pytest.mark.parametrize("content", ["", " \n"])
+@pytest.mark.parametrize("roles", ["strict", "join", "loose"])
+def test_an_empty_question_is_none_as_text_or_as_messages(content, roles):
+    silent = {"role": "user", "content": content}
+    for prompt in (content, [silent], [silent | {"role": "system"}, silent], silent):
+        row = {"prompt": prompt, "completion": "x", "label": 1, "chosen": "x", "rejected": "y"}
+        for shape in ("rows", "labelled", "pairs", "prompts"):
+            assert dropped(row, shape, roles=roles) == "no_prompt"
+    assert dropped({"messages": [silent, SAID]}, roles=roles) == "no_prompt"
+    assert dropped({"messages": [silent]}, "prompts", roles=roles) == "no_prompt"
+    for asked in ([USER, SAID, silent], [{"role": "system", "content": "s"}, silent]):
+        assert read({"messages": [*asked, SAID]}, roles=roles)[0].messages == [*asked, SAID]
+        assert read({"prompt": asked, "completion": "x"}, roles=roles)[0].messages == [*asked, SAID]
+
+
+def parts(row, shape="rows"):
+    return SHAPES[shape].parts(read(row, shape), Data(sources=[]))
+
+
+@pytest.mark.parametrize("content", ["", None, "  \n"])
+def test_a_thought_alone_is_no_reply(content):
+    """As an empty completion beside a column of reasoning is none."""
+    reply = {"role": "assistant", "content": content, "reasoning": "t"}
+    bare = {"role": "assistant", "content": content}
+    rated = [{"text": content, "reasoning": "t", "rating": 2}, {"text": "x", "rating": 1}]
+    for row, shape in (
+        ({"messages": [USER, reply]}, "rows"),
+        ({"messages": [USER, reply, USER, SAID]}, "rows"),
+        ({"messages": [USER, bare], "reasoning": "t"}, "rows"),
+        ({"prompt": "u", "completion": [reply]}, "rows"),
+        ({"prompt": [USER], "completion": [bare], "reasoning": "t"}, "rows"),
+        ({"prompt": "u", "completion": [reply], "label": 1}, "labelled"),
+        ({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs"),
+        ({"prompt": "u", "completions": rated}, "pairs"),
+        ({"messages": [USER, reply, USER]}, "prompts"),
+    ):
+        with pytest.raises(
+            RowError, match=r"^empty_reply: message \d .assistant. says nothing behind its th"
+        ):
+            parts(row, shape)
+    assert dropped({"prompt": "u", "completion": content, "reasoning": "t"}) == "no_completion"
+    assert parts({"messages": [USER, reply | {"weight": 0}, USER, SAID]})
+    answer = {"role": "tool", "content": "4"}
+    assert parts({"messages": [USER, reply | {"tool_calls": [CALL]}, answer, SAID]})
+    cut = {"prompt": "u", "chosen": [SAID], "rejected": [reply], "rejected_is_prefix": True}
+    assert parts(cut, "pairs")[1].messages[1]["reasoning"] == "t", "a prefix may end in its thought"
 
 
 def test_a_reply_as_messages_is_a_conversation_and_two_texts_are_none():

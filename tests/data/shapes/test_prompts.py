@@ -355,3 +355,28 @@ def test_prompts_mix_like_rows(data):
     order = [found.mixture[i] for i in range(20)]
     assert {row for _, row in order[:10]} == set(range(10)) == {row for _, row in order[10:]}
     assert order[:10] != order[10:] and found.heldout_table is None
+
+
+@pytest.mark.parametrize("empty", [None, "", " \n", [], float("nan")])
+def test_a_row_without_its_answer_is_dropped(empty):
+    """A reward would compare with nothing, or fail for every completion."""
+    for row, columns in (
+        ({"prompt": "q", "answer": empty}, Columns()),
+        ({"prompt": "q", "gold": empty}, Columns(answer="gold")),
+        ({"prompt": "q", "answer": "4"}, Columns(answer="gold")),
+        ({"messages": [{"role": "user", "content": "q"}], "answer": empty}, Columns()),
+    ):
+        with pytest.raises(RowError, match=r"^no_answer: column '(answer|gold)' is empty$"):
+            to_prompt(row, Source(name="s", path="f", columns=columns), "f:1")
+
+
+def test_a_row_may_do_without_an_answer():
+    """Where it has no such column, no reward reads it, or its own verifiers need none; 0 is an answer."""
+    for row, more in (
+        ({}, {}),
+        ({"answer": 0}, {}),
+        ({"answer": None}, {"ignore": ["answer"]}),
+        ({"answer": None, "rewards": "code", "tests": "t"}, {}),
+        ({"answer": None, "kind": ["code"]}, {"columns": Columns(rewards="kind")}),
+    ):
+        assert to_prompt({"prompt": "q"} | row, Source(name="s", path="f", **more), "f:1").prompt == "q"

@@ -322,10 +322,35 @@ def test_a_misspelt_flag_is_refused(shape, row, name, near):
         with pytest.raises(RequestError, match=rf"^rows.jsonl:7: {words}\[{name}\] on the source"):
             read(row | {name: flag}, shape)
         assert read(row | {name: flag}, shape, ignore=[name]).ignored == (name,)
-    for other in (0.37, "high", [0, 1], None, 2):
+    for other in (0.37, "high", [], [0, 2], None, 2):
         assert read(row | {name: other}, shape)
+    with pytest.raises(RequestError, match=f"column '{name}' of source 's' may say what is trained"):
+        read(row | {name: [0, 1]}, shape)  # of a conversation's messages
     if shape == "rows":
         assert read(row | {name: 0}, shape, columns=Columns(label=name))
+
+
+@pytest.mark.parametrize(("shape", "row"), EVERY)
+@pytest.mark.parametrize(
+    "name", ["is_trained", "loss_mask", "lossMask", "train_mask", "assistant_masks", "trainable", "Masked"]
+)
+def test_what_may_be_a_mask_is_not_passed_over(shape, row, name):
+    words = (
+        rf"^rows.jsonl:7: column '{name}' of source 's' may say what is trained, and is not read; write it "
+        rf"as 'weight', 0 or 1, of the row or of its messages, or set ignore: \[{name}\] on the source "
+    )
+    for value in (0, 1, True, "0", "True", [0, 1], [False]):
+        with pytest.raises(RequestError, match=words):
+            read(row | {name: value}, shape)
+        assert read(row | {name: value}, shape, ignore=[name]).ignored == (name,)
+    for other in (None, 0.5, "[MASK]", [], [0, 7]):
+        assert read(row | {name: other}, shape)
+    assert read(row, shape) == read(row | {name: None}, shape)
+
+
+def test_a_named_mask_is_something_else():
+    assert read(TEXTS | {"answer_mask": "0"}, columns=Columns(answer="answer_mask")).answer == "0"
+    assert read({"prompt": "p", "loss_mask": [0]}, "prompts").prompt == "p", "rewards read every column"
 
 
 def test_prompts_have_nothing_to_train_and_leave_their_columns_to_rewards():
@@ -340,6 +365,8 @@ def test_tables_of_such_rows_are_named_after_how_they_are_read(name):
 
 
 def test_a_row_without_such_columns_is_what_it_was():
-    """`gloss` and `strain` are words, not misspelt flags."""
-    found = read(TEXTS | {"reason": "r", "gloss": "w", "strain": 0})
-    assert (found.prompt, found.completion) == ("2+2?", "4") and found.unused == ("reason", "gloss", "strain")
+    """`gloss` and `strain` are words, not misspelt flags; a mask of padding or a weight in kg is no flag."""
+    others = {"reason": "r", "gloss": "w", "strain": 0, "loss_scale": 1, "weight_kg": 1, "training_step": 0}
+    others |= {"weight_decay": 0, "split_train": 1, "attention_mask": [1, 1], "special_tokens_mask": [0, 1]}
+    found = read(TEXTS | others)
+    assert (found.prompt, found.completion) == ("2+2?", "4") and found.unused == (*others,)

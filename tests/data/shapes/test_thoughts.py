@@ -46,6 +46,21 @@ def test_marks_around_a_whole_thought_are_taken_off(key):
     assert read({"messages": [USER, SAID | {key: about}]}).messages[1][key] == about
 
 
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("blank", [" ", "\n", " \n\t", "<think>\n \n</think>", "\u3000"])
+def test_white_space_is_no_thought(key, blank):
+    """Trained, it would teach to open a thought and think nothing."""
+    for row, shape in rows_of(key, blank):
+        found = read(row, shape)
+        turns = found.messages or [USER, {"role": "assistant", "content": found.completion}]
+        assert turns == [USER, SAID] and found.unused == ()
+    other = "thinking" if key == "reasoning" else "reasoning"
+    assert read({"messages": [USER, SAID | {key: blank, other: "t"}]}).messages == [USER, SAID | {other: "t"}]
+    parts = [{"type": "thinking", "thinking": blank}, {"type": "text", "text": "4"}]
+    assert read({"messages": [USER, SAID | {"content": parts}]}).messages == [USER, SAID]
+    assert read({"messages": [USER | {key: blank}, SAID]}).messages == [USER, SAID]
+
+
 def test_marks_around_a_thinking_part():
     for part, wanted in (("<think>t</think>", {"thinking": "t"}), ("<think></think>", {})):
         parts = [{"type": "thinking", "thinking": part}, {"type": "text", "text": "4"}]
