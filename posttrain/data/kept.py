@@ -58,19 +58,21 @@ def _advice(example: Example, template: Any, messages: list[Message]) -> str:
     if not names:
         return ""
     said = f", or set ignore: [{', '.join(names)}] on the source (under data.sources)"
-    for name in names:
-        if all(turn.get(name, 0) in (0, 1) for turn in messages) and any(name in turn for turn in messages):
-            said += f"; but where {name!r} says whether a reply is trained, rename it to 'weight'"
+    there = [name for name in names if any(name in turn for turn in messages)]
+    if flags := [name for name in there if all(turn.get(name, 0) in (0, 1) for turn in messages)]:
+        which = " or ".join(map(repr, flags))
+        said += f"; but where {which} says whether a reply is trained, rename it to 'weight'"
     if others := [OTHER_NAMES[name] for name in names if name in OTHER_NAMES]:
         said += f"; what the file names otherwise ({', '.join(others)}) is ignored by its name there"
     if "thinking" in names:
-        said += "; parts of type 'thinking' cannot be ignored: remove them"
+        said += "; where a thought is a part of type 'thinking', remove the part instead"
     return said
 
 
 def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list[str]:
     """All that a source has to ignore, so that the template renders the row; nothing where that would drop
-    it: a reply that only calls would say nothing, and a tool would answer no call."""
+    it: a reply that only calls would say nothing, a tool would answer no call, and a prompt that opens a
+    thought would get a reply without one."""
     names: list[str] = []
     given = messages
     try:
@@ -83,7 +85,12 @@ def _to_ignore(example: Example, template: Any, messages: list[Message]) -> list
             else:
                 key, example = "chat_template_kwargs", replace(example, template_options={})
             names.append(key)
-        template.render(messages, False, example.tools, example.template_options)
+        refuse_left_out(messages, template.render(messages, False, example.tools, example.template_options))
+        for k, (turn, before) in enumerate(zip(messages, given, strict=True)):
+            if reasoning(before) and not reasoning(turn) and not THOUGHT.search(turn["content"]):
+                asked = template.render(messages[:k], True, example.tools, example.template_options)
+                if turn.get("trained", True) and asked.rstrip().endswith(OPEN):
+                    return []
     except RowError:
         return []
     for turn, before in zip(messages, given, strict=True):

@@ -2,9 +2,9 @@
 
 A row is a dict of columns; `where` is `file:line` or `file[index]`. JSONL, CSV, Parquet and Arrow are
 streamed; a JSON array is parsed at once, because `json` has no other way. CSV is read by the standard
-library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero. A broken file is a
-`RequestError` that names the file and the line. Left out: Parquet and Arrow (columnar.py), which files make
-up a source, what the columns mean, and how JSON becomes a row (json_rows.py).
+library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero, but for one with messages
+(cells.py). A broken file is a `RequestError` that names the file and the line. Left out: Parquet and Arrow
+(columnar.py), which files make up a source, what the columns mean, and how JSON becomes a row (json_rows.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from posttrain.data import columnar
+from posttrain.data.cells import cell_value
 from posttrain.data.columnar import Row, arrow_count, arrow_rows, parquet_file, parquet_rows
 from posttrain.data.json_rows import DECODER, Broken, entry, parse_array, parse_line, row_of, type_name
 from posttrain.data.opening import File, compression, open_bytes, readable
@@ -203,7 +204,7 @@ def _parse_at_once(path: File) -> tuple[Any, bool]:
 
 
 def _csv(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
-    """Rows under a header line; every cell is text."""
+    """Rows under a header line; every cell is text, or messages."""
     yield from _chosen(_csv_rows(path), only)
 
 
@@ -226,7 +227,7 @@ def _csv_rows(path: File) -> Iterator[Row]:
                     raise RequestError(
                         f"{where}: {len(cells)} cells, but the header has {len(header)} columns"
                     )
-                yield where, dict(zip(header, cells, strict=True))
+                yield where, dict(zip(header, map(cell_value, cells), strict=True))
         except UnicodeDecodeError:
             raise RequestError(f"{path}:{_bad_line(path)}: not UTF-8; convert the file to UTF-8") from None
         except csv.Error as error:

@@ -68,6 +68,9 @@ def test_what_to_ignore_leads_away(name, row, missing, ignore, said):
 @pytest.mark.parametrize(
     ("name", "row", "reason"),
     [
+        ("deepseek_r1_distill", {"messages": [USER, REPLY | {"reasoning_content": "r"}]}, "no_thought"),
+        ("deepseekv3", {"messages": [USER, REPLY | {"reasoning_content": "r"}, *MORE]}, "no_thought"),
+        ("idefics3", {"messages": [USER, REPLY | {"reasoning_content": "r"}]}, "template_error"),
         ("llama3", {"messages": [USER, CALL, ANSWER, REPLY], **WITH}, "empty_reply"),
         ("llama3", {"messages": [USER, CALL], **WITH}, "empty_reply"),
         ("llama3", {"messages": [USER, TEXT, ANSWER, REPLY], **WITH}, "tool_order"),
@@ -121,13 +124,18 @@ def test_what_is_0_or_1_may_mask_a_reply(key):
     assert verdict("llama3", row)[1].endswith(ignore + but)
     row = {"messages": [USER, REPLY | {key: 7}, *MORE]}
     assert verdict("llama3", row)[1].endswith(ignore)
+    row = {"messages": [USER, REPLY | {key: 0, "mood": 1, "step": 2}, *MORE]}
+    assert verdict("llama3", row)[1].endswith(
+        f"set ignore: [{key}, mood, step] on the source (under data.sources); but where {key!r} or 'mood' "
+        "says whether a reply is trained, rename it to 'weight'"
+    )
 
 
 def test_thoughts_in_parts_cannot_be_ignored():
     parts = [{"type": "thinking", "thinking": "Two."}, {"type": "text", "text": "It is 4."}]
     row = {"messages": [USER, {"role": "assistant", "content": parts}]}
     refusal = verdict("llama3", row)[1]
-    assert refusal.endswith("; parts of type 'thinking' cannot be ignored: remove them")
+    assert refusal.endswith("; where a thought is a part of type 'thinking', remove the part instead")
     assert "does not render 'thinking'" in verdict("llama3", row, source=source("thinking"))[1]
     row = {"messages": [USER, REPLY | {"thinking": "Two."}]}
     assert verdict("llama3", row)[1] == refusal

@@ -16,8 +16,8 @@ from typing import Any
 
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, checked_text, filled
-from posttrain.data.shapes.thoughts import one_thought
-from posttrain.data.shapes.tools import parsed, refuse_unread, same_calls
+from posttrain.data.shapes.thoughts import one_thought, unmarked
+from posttrain.data.shapes.tools import as_json, parsed, refuse_unread, same_calls
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.types import Message
@@ -99,7 +99,7 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
 
 
 def listed(value: Any) -> Any:
-    """A conversation as a list of messages, where it is JSON text of a list, or an object of lists of one
+    """A conversation as a list of messages, where it is JSON text, one message, or an object of lists of one
     length, as `datasets` reads a Sequence of objects; anything else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
@@ -108,6 +108,8 @@ def listed(value: Any) -> Any:
             return value
     if not isinstance(value, dict) or not {"role", "from"} & value.keys():
         return value
+    if is_message(value):
+        return [value]
     columns = {key: each for key, each in value.items() if each is not None}
     lists = [each for each in columns.values() if isinstance(each, list)]
     if len(lists) < len(columns) or len({len(each) for each in lists}) > 1:
@@ -116,15 +118,15 @@ def listed(value: Any) -> Any:
 
 
 def messages_in(value: Any) -> Any:
-    """A column that may be a text, as a list of messages where it is the JSON text of one, as in CSV; else as
-    it is. Each object needs who speaks and what, for other JSON is a text to train."""
+    """The text of a rated reply as a list of messages, where it is the JSON of one; else as it is."""
     turns = listed(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else None
-    if not isinstance(turns, list) or not turns:
-        return value
-    return turns if all(speaker(turn) is not None and _has_said(turn) for turn in turns) else value
+    return turns if isinstance(turns, list) and turns and all(map(is_message, turns)) else value
 
 
-def _has_said(turn: dict[str, Any]) -> bool:
+def is_message(turn: Any) -> bool:
+    """Whether a value says who speaks, and what."""
+    if speaker(turn) is None:
+        return False
     return any(who in turn and what in turn for who, what in SPELLINGS) or any(key in turn for key in CALLS)
 
 
@@ -149,10 +151,9 @@ def speaker(turn: Any) -> str | None:
 
 def _one_turn(first: Message, second: Message) -> bool:
     """Whether two calls that follow each other are of one turn: the second adds nothing but calls."""
+    said = {key: value for key, value in second.items() if key not in ("content", "tool_calls", "trained")}
     alike = first.get("trained", True) == second.get("trained", True)
-    return alike and all(
-        first.get(key) == value for key, value in second.items() if key not in ("content", "tool_calls")
-    )
+    return alike and as_json({key: first.get(key) for key in said}) == as_json(said)
 
 
 def message(role: str, content: str) -> Message:
@@ -206,7 +207,8 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
     if value is None and role != "assistant":
         raise RowError("null_message", f"{where}: {what!r} is null")
     thoughts = {key: others.pop(key) for key in REASONING if key in others}
-    found |= one_thought(thoughts, found.pop("thinking", ""), where, what)
+    replied = found["content"] if role == "assistant" else ""
+    found |= one_thought(thoughts, found.pop("thinking", ""), where, what, replied)
     if not _trained(given, where):
         found["trained"] = False
     return found | {key: value for key, value in others.items() if key not in FLAGS}
@@ -230,7 +232,7 @@ def _one_spelling(given: dict[str, Any], where: str) -> tuple[str, str]:
         both = [given[name], second]
         if name == names[0]:
             both = [ROLES.get(str(each), each) for each in both]
-        if both[0] != both[1]:
+        if as_json(both[0]) != as_json(both[1]):
             raise RequestError(f"{where}: {name!r} and {other!r} differ; keep one, or set ignore: [{other}]")
     return names
 
@@ -275,7 +277,7 @@ def _content(value: Any, role: str, where: str, name: str, ignore: Collection[st
             refuse_unread("part of type 'thinking'", part, ("thinking", *SIGNED), where, ignore)
             inner = part.get("thinking")
             nested = inner if isinstance(inner, list) else [{"type": "text", "text": inner}]
-            thought.append(_content(nested, role, where, "thinking", ignore)["content"])
+            thought.append(unmarked(_content(nested, role, where, "thinking", ignore)["content"]))
         else:
             kind = f"of type {kind!r}" if isinstance(part, dict) else f"that is {kind}"
             raise RequestError(f"{where}: has a part {kind}; only text can be trained")
@@ -289,9 +291,9 @@ def _trained(turn: dict[str, Any], where: str) -> bool:
     for key, value in said.items():
         if value not in (0, 1):  # true and false are equal to them
             raise RequestError(
-                f"{where}: {key!r} must be 0 or 1 (false or true), not {value!r}: "
-                "the loss knows no other weight"
+                f"{where}: {key!r} must be 0 or 1 (false or true), not {value!r}: the loss knows no other "
+                f"weight; set ignore: [{key}] if it means something else"
             )
     if len(set(map(bool, said.values()))) > 1:
-        raise RequestError(f"{where}: {' and '.join(said)} contradict each other")
+        raise RequestError(f"{where}: {' and '.join(said)} contradict each other; keep one of them")
     return all(said.values())

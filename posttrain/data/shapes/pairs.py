@@ -13,14 +13,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from posttrain.data.cells import refuse_garbled
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL, column, find_columns, refuse_shared, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
 from posttrain.data.shapes.messages import (
     ROLES,
     TRANSCRIPT,
+    listed,
     message,
-    messages_in,
     read_messages,
     read_prompt,
     reasoning,
@@ -31,6 +32,7 @@ from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
 from posttrain.data.shapes.thoughts import split_thought
+from posttrain.data.shapes.tools import as_json
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -75,11 +77,14 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
     if (chosen.messages is None) != (rejected.messages is None):  # a thought or a flag on one side
         for side in (chosen, rejected):
             _as_conversation(side)
-    if _prompt(chosen) != _prompt(rejected):
+    one, other = (_turns(side) for side in (chosen, rejected))
+    if as_json(_meaning(one[:-1])) != as_json(_meaning(other[:-1])):
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
-    if _reply(chosen) == _reply(rejected):
-        raise RowError("equal_pair", "chosen and rejected are the same")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
+    if as_json(_meaning(one[-1:])) == as_json(_meaning(other[-1:])) and chosen.partial == rejected.partial:
+        raise RowError("equal_pair", "chosen and rejected are the same")
+    if rejected.messages is not None:  # one prompt, where both mean the same
+        rejected.messages = [*one[:-1], other[-1]]
     chosen.ignored = tuple(sorted(ignored | {*chosen.ignored}))
     # each side was read without the column of the other
     read = {*names, *flags, *(f"{side}_is_prefix" for side in SIDES)}
@@ -98,9 +103,10 @@ def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
 
 
 def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, where: str) -> Example:
-    value = messages_in(row[name])
+    value = listed(row[name]) if isinstance(row[name], dict) else row[name]
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         raise RowError(f"no_{side}", f"column {name!r} is empty")
+    refuse_garbled(value, where, name)
     if isinstance(value, str) and TRANSCRIPT.match(value):
         value = read_messages(value, f"{where}: column {name!r}")
     if not isinstance(value, str | list):
@@ -110,10 +116,13 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     opening = _opening(row, prompt, where)
     taken = usual_names("completion", "messages", "text") - {prompt}
     kept = {k: v for k, v in row.items() if k not in taken}
+    if isinstance(value, str) and isinstance(row.get(prompt), str) and TRANSCRIPT.match(row[prompt]):
+        value = value.strip()  # as of a whole transcript
     columns = replace(source.columns, completion=None, messages=None, text=None)
     if isinstance(value, list) and not _is_reply(value):
         # a whole conversation: a prompt beside it is the same, or it is not known which is meant
-        if opening is not None and not _opens_with(value, opening, where):
+        value = _with_system(value, opening, where, {*source.ignore})
+        if value is None:
             raise RowError("prompt_mismatch", f"{name!r} does not begin with what is in {prompt!r}")
         kept = {k: v for k, v in kept.items() if k != prompt} | {"messages": value}
         mapped = replace(source, format="messages", columns=replace(columns, prompt=None))
@@ -133,8 +142,10 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
 
 
 def _opening(row: dict[str, Any], prompt: str | None, where: str) -> Any:
-    """The value of the prompt's column, a transcript or JSON text of messages as messages."""
-    value = None if prompt is None else messages_in(row.get(prompt))
+    """The value of the prompt's column, a transcript as messages."""
+    value = None if prompt is None else row.get(prompt)
+    refuse_garbled(value, where, str(prompt))
+    value = listed(value) if isinstance(value, dict) else value
     turns = read_prompt(value, f"{where}: column {prompt!r}") if isinstance(value, str) else None
     return value if turns is None else turns
 
@@ -145,15 +156,23 @@ def _is_reply(messages: list[Any]) -> bool:
     return isinstance(first, dict) and ROLES.get(str(speaker(first))) == "assistant"
 
 
-def _opens_with(messages: list[Any], opening: Any, where: str) -> bool:
-    """Whether a conversation begins with the prompt `opening`, text or messages; system messages aside."""
-    turns = [t for t in read_messages(messages, where) if t["role"] not in OPENING]
-    if isinstance(opening, list):
-        asked = [t for t in read_messages(opening, where) if t["role"] not in OPENING]
-        return turns[: len(asked)] == asked
-    return opening in (None, "") or any(
-        t["content"].strip() == str(opening).strip() for t in turns if t["role"] == "user"
-    )
+def _with_system(messages: list[Any], opening: Any, where: str, ignore: set[str]) -> list[Any] | None:
+    """A conversation that begins with the prompt `opening`, text or messages, and the system messages of that
+    prompt where it has none itself; None where it begins otherwise."""
+    turns = read_messages(messages, where, ignore)
+    spoken = [turn for turn in turns if turn["role"] not in OPENING]
+    if not isinstance(opening, list):
+        asked = {turn["content"].strip() for turn in spoken if turn["role"] == "user"}
+        return messages if opening in (None, "") or str(opening).strip() in asked else None
+    given = read_messages(opening, where, ignore)
+    asked = [turn for turn in given if turn["role"] not in OPENING]
+    first = [turn for turn in given if turn["role"] in OPENING]
+    own = [turn for turn in turns if turn["role"] in OPENING]
+    if as_json(_meaning(spoken[: len(asked)])) != as_json(_meaning(asked)):
+        return None
+    if not first or as_json(_meaning(own[: len(first)])) == as_json(_meaning(first)):
+        return messages
+    return [*opening[: len(first)], *messages] if not own and given[: len(first)] == first else None
 
 
 def _as_conversation(example: Example) -> None:
@@ -163,17 +182,27 @@ def _as_conversation(example: Example) -> None:
         example.prompt = example.completion = None
 
 
-def _prompt(example: Example) -> str | list[Message] | None:
-    return example.prompt if example.messages is None else example.messages[:-1]
+def _turns(example: Example) -> list[Message]:
+    if example.messages is not None:
+        return example.messages
+    return [message("user", example.prompt or ""), message("assistant", example.completion or "")]
 
 
-def _reply(example: Example) -> Any:
-    """What the last reply means, wherever it says it: thought, text, calls without ids, other keys."""
-    last = {} if example.messages is None else example.messages[-1]
-    text = example.completion if example.messages is None else last["content"]
-    thought, said = reasoning(last).strip(), (text or "").strip()
-    if not thought:
-        thought, said = split_thought(said)
-    calls = [call["function"] for call in last.get("tool_calls", ())]
-    others = {key: last[key] for key in last.keys() - {"role", "content", "tool_calls", *REASONING}}
-    return thought, said, calls, others
+def _meaning(turns: list[Message]) -> list[Any]:
+    """What each of `turns` says, wherever it says it: role, thought, text, calls, other keys. A call and its
+    answers are tied by its number, not by an id."""
+    numbers: dict[Any, int] = {}
+    found = []
+    for turn in turns:
+        thought, said = reasoning(turn).strip(), turn["content"].strip()
+        if not thought and turn["role"] == "assistant":
+            thought, said = split_thought(said)
+        calls = turn.get("tool_calls", ())
+        numbers |= {call["id"]: len(numbers) + k for k, call in enumerate(calls) if "id" in call}
+        others = {key: each for key, each in turn.items() if key not in ("role", "content", "tool_calls")}
+        others = {key: each for key, each in others.items() if key not in REASONING}
+        for key in ("tool_call_id", "id"):
+            if isinstance(others.get(key), str):
+                others[key] = numbers.get(others[key], others[key])
+        found.append([turn["role"], thought, said, [call["function"] for call in calls], others])
+    return found

@@ -12,6 +12,7 @@ import re
 from itertools import chain
 from typing import Any
 
+from posttrain.data.cells import Garbled, refuse_garbled
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import (
     MAY_MEAN,
@@ -28,7 +29,6 @@ from posttrain.data.shapes.messages import (
     TRANSCRIPT,
     listed,
     message,
-    messages_in,
     read_messages,
     read_prompt,
     says_nothing,
@@ -73,8 +73,6 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     said = SAID if trained and kind == "prompt_completion" else ()
     refuse_misspelt(row, found, (*MAY_MEAN[kind], *said), source, where)
     system = _system(row, found, source, where)
-    if kind == "prompt_completion":
-        row |= {found[part]: messages_in(row[found[part]]) for part in PARTS[kind] if part in found}
     for what in PARTS[kind]:
         if what not in found:
             raise RequestError(not_found(row, what, found, source, where))
@@ -142,7 +140,8 @@ def is_conversation(row: dict[str, Any]) -> bool:
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
         spoken = isinstance(first, dict) if turns is value else speaker(first) is not None
-        if spoken or (isinstance(value, str) and TRANSCRIPT.match(value)) or name in beside:
+        told = isinstance(value, Garbled) or (isinstance(value, str) and TRANSCRIPT.match(value))
+        if spoken or told or name in beside:
             return True
     return False
 
@@ -171,7 +170,8 @@ def _turns(
     row: dict[str, Any], found: dict[str, str], added: Said, source: schema.Source, where: str
 ) -> list[Message]:
     """The turns of a prompt/completion row; either may be a list of messages, as TRL has them."""
-    prompt, completion = row[found["prompt"]], row[found["completion"]]
+    values = row[found["prompt"]], row[found["completion"]]
+    prompt, completion = (listed(value) if isinstance(value, dict) else value for value in values)
     ignore = set(source.ignore)
     if isinstance(prompt, list):
         asked = read_messages(prompt, f"{where}: prompt", ignore)
@@ -187,7 +187,9 @@ def _turns(
     elif isinstance(completion, list):
         replies = read_messages(completion, f"{where}: completion", ignore)
     else:
-        replies = [message("assistant", _filled(row, found["completion"], where, "no_completion"))]
+        text = _filled(row, found["completion"], where, "no_completion")
+        whole = isinstance(prompt, str) and TRANSCRIPT.match(prompt)  # which is stripped, turn by turn
+        replies = [message("assistant", text.strip() if whole else text)]
     return asked + completed(replies, added, source, where)
 
 
@@ -224,6 +226,7 @@ def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
     value = row[column]
     if value is None or (isinstance(value, str) and not value.strip()):
         raise RowError(reason, f"column {column!r} is empty")
+    refuse_garbled(value, where, column)
     return checked_text(value, where, column)
 
 

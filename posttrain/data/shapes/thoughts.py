@@ -7,8 +7,10 @@ is written into the text of a reply, which is text like any other.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from posttrain.data.json_rows import described
 from posttrain.data.shapes.names import SPELT, checked_text
 from posttrain.errors import RequestError
 
@@ -20,6 +22,7 @@ LABELS = {
 }
 """Texts that say whether or how much is thought, and are no thought."""
 OPEN, CLOSE = "<think>", "</think>"
+IN_TEXT = "in the text"
 REMEDY = "or on_error: skip where only a few rows have it"
 
 
@@ -33,13 +36,11 @@ def read_thought(text: str, place: str, ignore: str) -> str:
     `ignore`: what to do where it means something else. Raises RequestError where it is a label, or has a mark
     that would end the thought before its end.
     """
-    if is_label(text):
+    thought = unmarked(text)
+    if is_label(thought):
         raise RequestError(
             f"{place} must be a thought, not {text!r}; {ignore} if it means something else, {REMEDY}"
         )
-    thought, bare = text, text.strip()
-    if bare.startswith(OPEN) and bare.endswith(CLOSE):
-        thought = bare[len(OPEN) : -len(CLOSE)].strip("\n")
     if CLOSE in thought or thought.lstrip().startswith(OPEN):
         mark = CLOSE if CLOSE in thought else OPEN
         raise RequestError(
@@ -47,6 +48,14 @@ def read_thought(text: str, place: str, ignore: str) -> str:
             f"thought alone, or {ignore}, {REMEDY}"
         )
     return thought
+
+
+def unmarked(text: str) -> str:
+    """A thought without marks around the whole of it."""
+    bare = text.strip()
+    if bare.startswith(OPEN) and bare.endswith(CLOSE):
+        return bare[len(OPEN) : -len(CLOSE)].strip("\n")
+    return text
 
 
 def split_thought(text: str) -> tuple[str, str]:
@@ -59,24 +68,47 @@ def split_thought(text: str) -> tuple[str, str]:
     return "", said
 
 
-def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str) -> dict[str, str]:
-    """What a message thinks, under the key that says it; empty where it does not think. White space is no
-    thought: with marks around it a template would train a thought that is empty.
+def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str, text: str) -> dict[str, str]:
+    """What a message thinks, under the key that says it; empty where it does not think, or its text says the
+    same itself. White space is no thought: with marks around it a template would train a thought that is
+    empty.
 
     `given`: its keys of `REASONING`; `in_parts`: what parts of its `content` think, which is under `thinking`
-    where no key says the same. Raises RequestError as `read_thought`, and where two differ; RowError
-    (bad_text).
+    where no key says the same; `text`: what it replies, which may begin with a thought. Raises RequestError
+    as `read_thought`, and where two differ; RowError (bad_text).
     """
     if not given and not in_parts:  # as in most messages
         return {}
     thoughts = {}
     for key, value in given.items():
-        text = checked_text(value, where, key)
-        thoughts[key] = read_thought(text, f"{where}: {key!r}", f"set ignore: [{key}]")
+        if not isinstance(value, str):
+            raise RequestError(
+                f"{where}: {key!r} must be text, not {described(value)}; set ignore: [{key}] if it means "
+                "something else"
+            )
+        thought = checked_text(value, where, key)
+        thoughts[key] = read_thought(thought, f"{where}: {key!r}", f"set ignore: [{key}]")
     if in_parts:
         place = f"parts of {content}"
         thoughts[place] = read_thought(in_parts, f"{where}: {place}", "leave the part out")
     thoughts = {key: thought for key, thought in thoughts.items() if thought.strip()}
+    said, mark, _ = text.strip().partition(CLOSE)
+    opened, said = said.startswith(OPEN), said.removeprefix(OPEN).strip()
+    # the mark that opens it may be in the prompt; a text that only has the other one may speak of it
+    itself = opened or (bool(mark) and any(said == thought.strip() for thought in thoughts.values()))
+    if itself and thoughts:
+        thoughts[IN_TEXT] = said
     if len({thought.strip() for thought in thoughts.values()}) > 1:
-        raise RequestError(f"{where}: has different reasoning under {' and '.join(thoughts)}")
-    return {key if key in given else "thinking": thought for key, thought in [*thoughts.items()][:1]}
+        raise RequestError(
+            f"{where}: has different reasoning under {' and '.join(thoughts)}; keep one"
+            f"{_ignored(thoughts, given)}"
+        )
+    return {} if itself else {k if k in given else "thinking": each for k, each in [*thoughts.items()][:1]}
+
+
+def _ignored(thoughts: dict[str, str], given: Collection[str]) -> str:
+    """Which keys to ignore so that one of `thoughts` is left, as the end of a sentence; nothing where those
+    differ that are no keys."""
+    fixed = {thought.strip() for key, thought in thoughts.items() if key not in given}
+    keys = [key for key in thoughts if key in given][0 if fixed else 1 :]
+    return f", or set ignore: [{', '.join(keys)}]" if keys and len(fixed) < 2 else ""

@@ -89,7 +89,7 @@ def _refuse_beside(
     for key, value in outer.items():
         if key == "function" or key in HARMLESS or key in ignore or not filled(value):
             continue
-        if key not in inner or inner[key] != value:
+        if key not in inner or as_json(inner[key]) != as_json(value):
             raise RequestError(
                 f"{where}: key {key!r} of a {kind} stands beside 'function', where it is not read. Move it "
                 f"into 'function', or set ignore: [{key}]"
@@ -117,8 +117,7 @@ def same_calls(given: dict[str, Any], where: str, ignore: Collection[str] = ()) 
     """The calls that a message has under the keys of `given`, one or several. Raises as `read_calls`, and
     RequestError where two keys have different ones, ids aside."""
     read = {key: read_calls(value, where, ignore) for key, value in given.items()}
-    first, *others = ([call["function"] for call in calls] for calls in read.values())
-    if any(other != first for other in others):
+    if len({as_json([call["function"] for call in calls]) for calls in read.values()}) > 1:
         keys = " and ".join(map(repr, read))
         raise RequestError(f"{where}: {keys} differ; keep one, or set ignore: [{[*read][-1]}]")
     return next(iter(read.values()))
@@ -140,10 +139,19 @@ def parsed(text: str, where: str, reason: str = "bad_call") -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found and found[key] != value:
+        if key in found and as_json(found[key]) != as_json(value):
             raise ValueError(f"key {key!r} stands there twice")
         found[key] = value
     return found
+
+
+def as_json(value: Any) -> str:
+    """Text that two values have in common where JSON writes them alike, order of keys aside: to Python `true`
+    is 1, and 1 is 1.0. Raises `RowError` (bad_call) where they are nested too deep."""
+    try:
+        return json.dumps(value, sort_keys=True, default=str)
+    except RecursionError:
+        raise RowError("bad_call", "a value is nested too deep") from None
 
 
 def written(value: Any, where: str, reason: str) -> str:

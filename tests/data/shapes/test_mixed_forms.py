@@ -44,7 +44,7 @@ def test_an_empty_reply_to_a_text_is_dropped(content):
         assert dropped({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs") == "empty_reply"
 
 
-@pytest.mark.parametrize("instruction", ["u", [USER], json.dumps([USER]), "\n\nHuman: u\n\nAssistant:"])
+@pytest.mark.parametrize("instruction", ["u", [USER], USER, "\n\nHuman: u\n\nAssistant:"])
 def test_the_input_of_alpaca_stands_behind_the_instruction(instruction):
     row = {"instruction": instruction, "input": "i", "label": 1, "chosen": "x", "rejected": "y"}
     for shape in ("rows", "labelled", "pairs", "prompts"):
@@ -67,7 +67,7 @@ def test_an_input_behind_no_users_message_is_refused():
 @pytest.mark.parametrize("roles", ["strict", "join", "loose"])
 def test_an_empty_question_is_none_as_text_or_as_messages(content, roles):
     silent = {"role": "user", "content": content}
-    for prompt in (content, [silent], [silent | {"role": "system"}, silent], json.dumps([silent])):
+    for prompt in (content, [silent], [silent | {"role": "system"}, silent], silent):
         row = {"prompt": prompt, "completion": "x", "label": 1, "chosen": "x", "rejected": "y"}
         for shape in ("rows", "labelled", "pairs", "prompts"):
             assert dropped(row, shape, roles=roles) == "no_prompt"
@@ -121,54 +121,35 @@ def test_a_reply_as_messages_is_a_conversation_and_two_texts_are_none():
     assert dropped(only_marks, options={"strip_calculator": True}) == "empty_reply"
 
 
-@pytest.mark.parametrize("shape", ["rows", "labelled", "pairs", "prompts"])
-def test_json_text_of_messages_is_messages(shape):
-    """As CSV has the columns of a conversation."""
-    other = {"role": "assistant", "content": "y"}
-    asked, said, worse = (
-        ([USER], json.dumps([USER])),
-        ([SAID], json.dumps([SAID])),
-        ([other], json.dumps([other])),
-    )
-    for row in (
-        {"prompt": asked, "completion": said, "chosen": said, "rejected": worse},
-        {"prompt": ([{"from": "human", "value": "u"}], ' [{"from": "human", "value": "u"}]\n')}
-        | {"completion": ("x", "x"), "chosen": said, "rejected": ("y", "y")},
-        {"prompt": ("u", "u"), "completion": said, "chosen": ("x", "x"), "rejected": worse},
-    ):
-        plain, text = ({key: each[i] for key, each in row.items()} | {"label": 1} for i in (0, 1))
-        found, wanted = read(text, shape), read(plain, shape)
-        assert [(each.messages, each.prompt, each.completion) for each in found] == [
-            (each.messages, each.prompt, each.completion) for each in wanted
-        ]
-    whole = {"prompt": "u", "chosen": json.dumps([USER, SAID]), "rejected": json.dumps([USER, other])}
-    assert [each.messages for each in read(whole, "pairs")] == [[USER, SAID], [USER, other]]
-    rated = [{"text": json.dumps([SAID]), "rating": 2}, {"text": "y", "rating": 1, "reasoning": "t"}]
-    assert read({"prompt": "u", "completions": rated}, "pairs")[0].messages == [USER, SAID]
-
-
 @pytest.mark.parametrize(
-    "text",
-    [
-        '[{"from": "Paris", "to": "Rome"}]',
-        '[{"name": "u", "content": "c"}]',
-        "[1, 2]",
-        "[]",
-        "[x](y)",
-        "[USER]",
-    ]
-    + [
-        '[{"role": "user", "content": "u"}, 3]',
-        '{"role": "user", "content": "u"}',
-        '[{"role": "user"',
-        '["a"]',
-    ],
+    "turns", [[USER, SAID, USER], [SAID], [SAID | {"role": "admin"}], [{"from": "Paris"}]]
 )
-def test_other_json_stays_text(text):
+def test_json_text_is_a_text(turns):
+    """Of messages, too: a judge is asked about conversations, and a completion may be one."""
+    text = json.dumps(turns)
+    row = {"system": "s", "prompt": text, "completion": text, "chosen": text, "rejected": "y", "label": 1}
+    system = {"role": "system", "content": "s"}
+    asked = [system, USER | {"content": text}]
+    for shape in ("rows", "labelled", "pairs"):
+        assert read(row, shape)[0].messages == [*asked, SAID | {"content": text}]
+    assert read(row, "prompts")[0].messages == asked
     (found,) = read({"prompt": text, "completion": text})
     assert (found.messages, found.prompt, found.completion) == (None, text, text)
-    chosen, _ = read({"prompt": text, "chosen": text, "rejected": "x"}, "pairs")
-    assert (chosen.messages, chosen.prompt, chosen.completion) == (None, text, text)
+    assert read({"prompt": "q", "chosen": "x", "rejected": text}, "pairs")[1].completion == text
+
+
+@pytest.mark.parametrize("shape", ["rows", "labelled"])
+def test_one_message_is_a_list_of_one(shape):
+    for row in ({"prompt": USER, "completion": SAID}, {"prompt": "u", "completion": SAID}):
+        assert read(row | {"label": 1}, shape)[0].messages == [USER, SAID]
+    assert read({"prompt": USER}, "prompts")[0].messages == read({"messages": USER}, "prompts")[0].messages
+
+
+@pytest.mark.parametrize("shape", ["rows", "labelled"])
+def test_a_reply_behind_a_transcript_is_stripped_as_in_one(shape):
+    row = {"prompt": "\n\nHuman: u\n\nAssistant:", "completion": " x\n", "label": 1}
+    assert read(row, shape)[0].completion == "x"
+    assert read(row | {"prompt": "u"}, shape)[0].completion == " x\n"
 
 
 @pytest.mark.parametrize("prompt", ["\n\nHuman:\n\nAssistant:", "\n\nHuman: ", "\n\nAssistant:"])

@@ -142,6 +142,47 @@ def test_sides_that_mean_the_same_are_no_pair(chosen, same, other):
     assert pair({"prompt": "p", "chosen": [chosen], "rejected": [other]})[1].messages[1] == other
 
 
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+def test_the_system_message_of_a_prompt_beside_whole_conversations():
+    whole = {"chosen": [user("p"), bot("c")], "rejected": [user("p"), bot("r")]}
+    for opening in ([SYSTEM, user("p")], [SYSTEM]):
+        for side in pair({"prompt": opening} | whole):
+            assert side.messages[:-1] == [SYSTEM, user("p")]
+        both = {key: [SYSTEM, *turns] for key, turns in whole.items()}
+        assert pair({"prompt": opening} | both)[1].messages == both["rejected"]
+        other = {key: [SYSTEM | {"content": "be long"}, *turns] for key, turns in whole.items()}
+        with pytest.raises(RowError, match="prompt_mismatch"):
+            pair({"prompt": opening} | other)
+    theirs = {"from": "system", "value": "be brief", "note": "n"}
+    row = {"messages": [theirs, user("p")]} | whole
+    assert pair(row, ignore=["note"])[0].messages == [SYSTEM, user("p"), bot("c")]
+    assert pair({"prompt": [user("p")]} | both)[0].messages == both["chosen"]
+    with pytest.raises(RowError, match="prompt_mismatch"):  # not known where it would stand
+        pair({"prompt": [user("p"), SYSTEM]} | whole, roles="loose")
+
+
+def test_one_message_is_a_list_of_one():
+    for row in (
+        {"messages": [user("p")], "chosen": bot("c"), "rejected": bot("r")},
+        {"prompt": user("p"), "chosen": bot("c"), "rejected": {"from": "gpt", "value": "r"}},
+        {"prompt": "p", "chosen": bot("c"), "rejected": "r"},
+    ):
+        chosen, rejected = pair(row)
+        assert chosen.messages == [user("p"), bot("c")] and rejected.messages == [user("p"), bot("r")]
+    with pytest.raises(RequestError, match="'chosen' must be text or messages, not an object"):
+        pair({"prompt": "p", "chosen": {"text": "c"}, "rejected": "r"})
+
+
+def test_a_reply_behind_a_transcript_is_stripped_as_in_one():
+    prompt = "\n\nHuman: p\n\nAssistant:"
+    chosen, rejected = pair({"prompt": prompt, "chosen": " c\n", "rejected": f"{prompt} r"})
+    assert chosen.messages == [user("p"), bot("c")] and rejected.messages == [user("p"), bot("r")]
+    chosen, _ = pair({"prompt": "p", "chosen": " c\n", "rejected": "r"})
+    assert chosen.completion == " c\n"
+
+
 def test_real_preference_sets(data_dir):
     """1,100 alpaca rows, some with the same reply twice; 2,312 transcripts, some of which differ early."""
     rows = json.loads((data_dir / "preference_small" / "instruction-data-with-preference.json").read_text())

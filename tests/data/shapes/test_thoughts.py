@@ -18,14 +18,15 @@ def read(row, shape="rows", **more):
     return SHAPES[shape].read(row, Source(name="s", path="rows.jsonl", **more), "rows.jsonl:7")[0]
 
 
-def rows_of(key, thought):
+def rows_of(key, thought, text="4"):
     """Rows that say the same: in a message, in the columns beside texts, beside messages."""
-    yield {"messages": [USER, SAID | {key: thought}]}, "rows"
-    yield {"prompt": "u", "completion": "4", key: thought}, "rows"
-    yield {"prompt": "u", "completion": [SAID | {key: thought}]}, "rows"
-    yield {"messages": [USER, SAID], key: thought}, "rows"
-    yield {"prompt": "u", "chosen": [SAID | {key: thought}], "rejected": "5"}, "pairs"
-    best = {"text": "4", "rating": 2, key: thought}
+    said = SAID | {"content": text}
+    yield {"messages": [USER, said | {key: thought}]}, "rows"
+    yield {"prompt": "u", "completion": text, key: thought}, "rows"
+    yield {"prompt": "u", "completion": [said | {key: thought}]}, "rows"
+    yield {"messages": [USER, said], key: thought}, "rows"
+    yield {"prompt": "u", "chosen": [said | {key: thought}], "rejected": "5"}, "pairs"
+    best = {"text": text, "rating": 2, key: thought}
     yield {"prompt": "u", "completions": [best, {"text": "5", "rating": 1}]}, "pairs"
 
 
@@ -64,6 +65,10 @@ def test_marks_around_a_thinking_part():
     for part, wanted in (("<think>t</think>", {"thinking": "t"}), ("<think></think>", {})):
         parts = [{"type": "thinking", "thinking": part}, {"type": "text", "text": "4"}]
         assert read({"messages": [USER, SAID | {"content": parts}]}).messages == [USER, SAID | wanted]
+    for first, second in (("<think>a</think>", "b"), ("a", "<think>b</think>"), ("<think>a</think>",) * 2):
+        parts = [{"type": "thinking", "thinking": each} for each in (first, second)]
+        row = {"messages": [USER, SAID | {"content": [*parts, {"type": "text", "text": "4"}]}]}
+        assert read(row).messages[1]["thinking"] == ("ab" if "b" in first + second else "aa")
     parts = [{"type": "thinking", "thinking": "a</think>b"}]
     with pytest.raises(RequestError, match="message 1: parts of content has </think> in the thought"):
         read({"messages": [USER, SAID | {"content": parts}]})
@@ -92,7 +97,8 @@ def test_a_mark_that_would_end_the_thought_is_refused(key, thought, mark):
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
-    "label", ["off", "None", " HIGH\n", "n/a", "1", "0.0", "nan", "xhigh", "/no_think", "{}"]
+    "label",
+    ["off", "None", " HIGH\n", "n/a", "1", "0.0", "nan", "xhigh", "/no_think", "{}", "<think>off</think>"],
 )
 def test_a_setting_in_a_message_is_no_thought(key, label):
     row = {"messages": [USER, SAID | {key: label}]}
@@ -109,6 +115,8 @@ def test_a_named_column_is_refused_by_its_name():
     row = {"prompt": "u", "completion": "4", "cot": "a</think>b"}
     with pytest.raises(RequestError, match="^rows.jsonl:7: column 'cot' has </think> .*columns.reasoning on"):
         read(row, columns=Columns(reasoning="cot"))
+    with pytest.raises(RequestError, match="^rows.jsonl:7: column 'cot' must be a thought, not '<think>none"):
+        read(row | {"cot": "<think>none</think>"}, columns=Columns(reasoning="cot"))
     found = read(row | {"cot": "<think>a</think>"}, columns=Columns(reasoning="cot"))
     assert found.messages[1]["reasoning_content"] == "a"
 
@@ -137,5 +145,95 @@ def test_many_line_breaks_in_a_thought():
 def test_thoughts_that_differ_in_space_alone_are_one():
     said = SAID | {"reasoning": "x\n", "thinking": "x"}
     assert read({"messages": [USER, said]}).messages == [USER, SAID | {"reasoning": "x\n"}]
-    with pytest.raises(RequestError, match="different reasoning under reasoning and thinking"):
-        read({"messages": [USER, said | {"thinking": "y"}]})
+    row = {"messages": [USER, said | {"thinking": "y"}]}
+    with pytest.raises(
+        RequestError,
+        match=r"different reasoning under reasoning and thinking; keep one, or set ignore: .thinking.$",
+    ):
+        read(row)
+    assert read(row, ignore=["thinking"]).messages[1]["reasoning"] == "x\n"
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    "text", ["<think>\nh\n</think>\n\n4", "<think>h</think>4", "h</think>4", " h \n</think>4"]
+)
+def test_a_thought_that_the_text_says_too_is_trained_once(key, text):
+    """As of a column beside a completion."""
+    for row, shape in rows_of(key, "h", text):
+        found = read(row, shape)
+        turns = found.messages or [{}, {"role": "assistant", "content": found.completion}]
+        assert turns[1] == SAID | {"content": text}
+    parts = [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": text}]
+    assert read({"messages": [USER, SAID | {"content": parts}]}).messages[1] == SAID | {"content": text}
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("text", ["<think>g</think>4", "<think>\n\n</think>4", "<think>h2"])
+def test_another_thought_in_the_text_is_refused(key, text):
+    """It would be trained behind the first."""
+    reply = SAID | {"content": text, key: "h"}
+    for row, shape in (
+        ({"messages": [USER, reply]}, "rows"),
+        ({"prompt": "u", "completion": [reply]}, "rows"),
+        ({"prompt": "u", "chosen": [reply], "rejected": "5"}, "pairs"),
+        (
+            {
+                "prompt": "u",
+                "completions": [{"text": text, key: "h", "rating": 2}, {"text": "5", "rating": 1}],
+            },
+            "pairs",
+        ),
+    ):
+        with pytest.raises(
+            RequestError,
+            match=f"different reasoning under {key} and in the text; keep one, or set ignore: .{key}.$",
+        ):
+            read(row, shape)
+        found = read(row, shape, ignore=[key])
+        assert text in (found.completion or found.messages[1]["content"])
+    parts = [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": text}]
+    for more, remedy in (({}, "keep one$"), ({key: "k"}, "keep one$")):
+        with pytest.raises(RequestError, match=remedy):
+            read({"messages": [USER, SAID | {"content": parts} | more]})
+
+
+def test_a_text_that_speaks_of_a_mark_has_no_thought():
+    about = "</think> ends a thought"
+    for said in (about, f"The mark {about}"):
+        turn = SAID | {"content": said, "reasoning": "h"}
+        assert read({"messages": [USER, turn]}).messages[1] == turn
+    asked = {"role": "user", "content": "<think>g</think>?", "reasoning": "h"}
+    assert read({"messages": [asked, SAID]}).messages[0] == asked
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", [False, 3, {"a": 1}, ["t"]])
+def test_what_is_no_text_may_be_ignored(key, value):
+    best = {"text": "4", "rating": 2, key: value}
+    for row, shape in (
+        ({"messages": [USER, SAID | {key: value}]}, "rows"),
+        ({"prompt": "u", "completions": [best, {"text": "5", "rating": 1}]}, "pairs"),
+    ):
+        with pytest.raises(
+            RequestError,
+            match=rf"{key!r} must be text, not .*; set ignore: .{key}. if it means something else$",
+        ):
+            read(row, shape)
+        assert (read(row, shape, ignore=[key]).messages or [0, SAID])[1] == SAID
+
+
+@pytest.mark.parametrize("flag", ["weight", "loss", "train", "training", "trained"])
+@pytest.mark.parametrize("value", [1.3, "rlhf", "1"])
+def test_what_is_no_flag_may_be_ignored(flag, value):
+    best = {"text": "4", "rating": 2, flag: value}
+    for row, shape in (
+        ({"messages": [USER, SAID | {flag: value}]}, "rows"),
+        ({"prompt": "u", "completions": [best, {"text": "5", "rating": 1}]}, "pairs"),
+    ):
+        with pytest.raises(
+            RequestError,
+            match=rf"{flag!r} must be 0 or 1 .*; set ignore: .{flag}. if it means something else$",
+        ):
+            read(row, shape)
+        assert (read(row, shape, ignore=[flag]).messages or [0, SAID])[1] == SAID
