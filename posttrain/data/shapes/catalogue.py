@@ -159,7 +159,7 @@ class PairShape(ReplyShape):
 class LabelledShape(ReplyShape):
     """A row is one example; the table keeps its label as `p`."""
 
-    key = {"labelled": 1}
+    key = {"labelled": 2}
 
     def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)

@@ -117,12 +117,6 @@ def listed(value: Any) -> Any:
     return [dict(zip(columns, each, strict=True)) for each in zip(*lists, strict=True)]
 
 
-def messages_in(value: Any) -> Any:
-    """The text of a rated reply as a list of messages, where it is the JSON of one; else as it is."""
-    turns = listed(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else None
-    return turns if isinstance(turns, list) and turns and all(map(is_message, turns)) else value
-
-
 def is_message(turn: Any) -> bool:
     """Whether a value says who speaks, and what."""
     if speaker(turn) is None:

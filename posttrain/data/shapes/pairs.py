@@ -119,6 +119,8 @@ def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, wher
     if isinstance(value, str) and isinstance(row.get(prompt), str) and TRANSCRIPT.match(row[prompt]):
         value = value.strip()  # as of a whole transcript
     columns = replace(source.columns, completion=None, messages=None, text=None)
+    # the side is written under these, which the row itself may have and the source ignore
+    source = replace(source, ignore=[key for key in source.ignore if key not in ("completion", "messages")])
     if isinstance(value, list) and not _is_reply(value):
         # a whole conversation: a prompt beside it is the same, or it is not known which is meant
         value = _with_system(value, opening, where, {*source.ignore})

@@ -15,7 +15,8 @@ from typing import Any
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
 from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, like_a_flag, says
-from posttrain.data.shapes.thoughts import CLOSE, is_label, read_thought, split_thought
+from posttrain.data.shapes.thoughts import CLOSE, OPEN, is_label, read_thought, split_thought
+from posttrain.data.shapes.tools import as_json
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -164,7 +165,8 @@ def completed(turns: list[Message], added: Said, source: schema.Source, where: s
     (reply,) = replies
     new = _differing(reply, added)
     for key in new:
-        if _own(reply, key):
+        # an empty thought that opens the text is one, too: another would stand before it
+        if _own(reply, key) or (key in USUAL["reasoning"] and reply["content"].lstrip().startswith(OPEN)):
             name = added.columns[key]
             raise RequestError(
                 f"{where}: column {name!r} and the reply itself differ; keep one, or {_without(name, source)}"
@@ -216,7 +218,8 @@ def _differing(reply: Message, added: Said) -> list[str]:
     said = {key: value.strip() if isinstance(value, str) else value for key, value in added.items()}
     opened, mark, _ = reply["content"].partition(CLOSE)  # a thought whose opening mark is in the prompt
     before = opened.strip() if mark else None
-    return [key for key, value in said.items() if value not in (_own(reply, key), before)]
+    said_so = {key: {as_json(each) for each in (_own(reply, key), before)} for key in said}
+    return [key for key, value in said.items() if as_json(value) not in said_so[key]]
 
 
 def _own(reply: Message, key: str) -> Any:

@@ -34,7 +34,7 @@ from posttrain.data.shapes.messages import (
     says_nothing,
     speaker,
 )
-from posttrain.data.shapes.names import checked_text, filled, says
+from posttrain.data.shapes.names import checked_text, filled, like_a_flag, says
 from posttrain.data.shapes.reply import Said, completed, read_reply, refuse_untrained, said_columns
 from posttrain.data.shapes.tools import Tool, read_calls, read_tools
 from posttrain.data.shapes.turn_order import BETWEEN, OPENING, ordered, refuse_listed
@@ -133,8 +133,8 @@ def options_of(row: dict[str, Any], source: schema.Source, where: str) -> dict[s
 
 
 def is_conversation(row: dict[str, Any]) -> bool:
-    """Whether a row has messages, tools or options of the template, or columns that say something of its
-    reply."""
+    """Whether a row has messages, or what was meant so, tools or options of the template, or columns that say
+    something of its reply, or may do so."""
     beside = usual_names(*BESIDE, *SAID, "trained")
     for name, value in row.items():
         turns = listed(value)

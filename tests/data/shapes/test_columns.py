@@ -348,9 +348,7 @@ def test_a_column_behind_an_ignored_one_is_read(shape, row, ignore):
 def test_no_shape_looks_at_what_is_ignored(shape):
     """Whatever stands in an ignored column, of any usual name, the row means the same without it."""
     row = ASKED | {"chosen": "c", "rejected": "r", "label": 1}
-    # to_pair writes its sides under these
-    written = {"completion", "messages"} if shape == "pairs" else set()
-    for name in {name for names in USUAL.values() for name in names} - row.keys() - written:
+    for name in {name for names in USUAL.values() for name in names} - row.keys():
         for value in ("no", 0, [{"text": "x"}], TURNS, "on"):
             found, plain = (read(shape, each, ignore=[name]) for each in (row | {name: value}, row))
             assert found[0].ignored == (name,), (name, value)

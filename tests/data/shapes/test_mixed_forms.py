@@ -88,6 +88,7 @@ def test_a_thought_alone_is_no_reply(content):
     reply = {"role": "assistant", "content": content, "reasoning": "t"}
     bare = {"role": "assistant", "content": content}
     rated = [{"text": content, "reasoning": "t", "rating": 2}, {"text": "x", "rating": 1}]
+    assert dropped({"prompt": "u", "completions": rated}, "pairs") == "no_chosen"
     for row, shape in (
         ({"messages": [USER, reply]}, "rows"),
         ({"messages": [USER, reply, USER, SAID]}, "rows"),
@@ -96,7 +97,6 @@ def test_a_thought_alone_is_no_reply(content):
         ({"prompt": [USER], "completion": [bare], "reasoning": "t"}, "rows"),
         ({"prompt": "u", "completion": [reply], "label": 1}, "labelled"),
         ({"prompt": "u", "chosen": [SAID], "rejected": [reply]}, "pairs"),
-        ({"prompt": "u", "completions": rated}, "pairs"),
         ({"messages": [USER, reply, USER]}, "prompts"),
     ):
         with pytest.raises(

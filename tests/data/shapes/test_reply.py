@@ -19,6 +19,7 @@ TURNS = {"prompt": [USER], "completion": [SAID]}
 PAIR = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
 OTHER = {"type": "function", "function": {"name": "sub", "arguments": {}}}
+ONE, TRUE = ({"type": "function", "function": {"name": "add", "arguments": {"a": a}}} for a in (1, True))
 
 
 def read(row, shape="rows", **more):
@@ -95,10 +96,18 @@ def test_a_mark_in_a_reply_begins_no_thought():
             "'reasoning' and the reply",
         ),
         (
+            {"prompt": "p", "completion": "<think></think>4", "reasoning": "b"},
+            "'reasoning' and the reply",
+        ),
+        (
             {"prompt": [USER], "completion": [SAID | {"thinking": "a"}], "reasoning": "b"},
             "column 'reasoning' and the reply itself differ; keep one, or set ignore: .reasoning.$",
         ),
         ({"query": "q", "answers": json.dumps([OTHER]), "tool_calls": [CALL]}, "'tool_calls' and the reply"),
+        (
+            {"prompt": [USER], "completion": [SAID | {"tool_calls": [ONE]}], "tool_calls": [TRUE]},
+            "'tool_calls' and the reply",
+        ),
         (
             {"prompt": [USER], "completion": [SAID | {"tool_calls": [CALL]}], "function_call": OTHER},
             "column 'function_call' and the reply itself differ; keep one, or set ignore: .function_call.$",
