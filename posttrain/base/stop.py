@@ -1,7 +1,7 @@
 """Signals: Ctrl-C, SIGTERM and Slurm's SIGUSR1 set a flag; the loop that reads it saves its work and ends.
 
-Long work calls `check_stop` between its batches. Left out: how training ranks agree on the flag
-(training/trainer.py), and ranks that are lost (training/peers.py).
+Long work calls `check_stop` between its batches, or is `left_at_once`. Left out: how training ranks agree
+on the flag (training/trainer.py) and learn of it (training/peers.py).
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class StopRequest:
         """Whether nothing can be saved any more, because a rank is lost; a signal is then no request."""
         self.ending = False
         """The work has ended, and how is being recorded: signals are ignored."""
+        self.discarded = False
+        """Nothing is kept of what is done now: the first signal raises KeyboardInterrupt."""
         self._first: tuple[str, float] | None = None
         self._before: dict[int, Any] = {}
         self._outer: StopRequest | None = None
@@ -71,7 +73,7 @@ class StopRequest:
         if self.ending:
             return
         second = self.requested and number == signal.SIGINT
-        immediate = second or not self.can_save
+        immediate = second or not self.can_save or (self.discarded and not self.requested)
         if self.is_void():
             if immediate:
                 raise KeyboardInterrupt
@@ -97,6 +99,46 @@ def check_stop() -> None:
     """Raises `Stopped` where this process was asked to stop; called between the batches of long work."""
     if _current is not None and _current.requested:
         raise Stopped(f"stopped by {_current._first[0]}")
+
+
+@contextlib.contextmanager
+def left_at_once() -> Iterator[None]:
+    """For a call that takes long and cannot ask `check_stop`, as the loading of a model: a signal ends it.
+
+    Only where nothing of it is kept, and the process then ends. Raises `Stopped`.
+    """
+    request = _current
+    if request is None or not request.can_save:  # a signal raises KeyboardInterrupt anyway
+        yield
+        return
+    request.discarded = True
+    try:
+        check_stop()
+        yield
+    except KeyboardInterrupt:
+        check_stop()
+        raise
+    finally:
+        request.discarded = False
+
+
+def leave_signals_to_parent(_worker: int = 0) -> None:
+    """In a worker process: only its parent ends it.
+
+    Launchers and terminals send a signal to the whole process group, Slurm to every process of a job. A
+    worker that ends with it would fail the step that its parent finishes before it saves.
+    """
+    for number in {*SIGNALS} - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    # SIGTERM is also how a parent ends a worker that is left over; a handler is not told who sent it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

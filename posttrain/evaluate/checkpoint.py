@@ -21,7 +21,7 @@ import torch
 from posttrain.base.disk import why_unwritten
 from posttrain.base.files import write_text
 from posttrain.base.process import local_rank
-from posttrain.base.stop import Stopped, check_stop
+from posttrain.base.stop import Stopped, check_stop, left_at_once
 from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import PosttrainError, WorkError
@@ -92,17 +92,17 @@ def _score(
     missing: list[Task] = []
     subject = None
     with exchange.attempt(tasks):
-        digest, stored = _digest(path), store.rows()
+        with left_at_once():
+            digest, stored = _digest(path), store.rows()
         for task in tasks:
-            with exchange.attempt([task]):
+            with exchange.attempt([task]), left_at_once():
                 if not has_task(stored, digest or name, task):
                     missing.append(task)
     if not missing:
         return new
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
-        with exchange.attempt(missing):
-            check_stop()
+        with exchange.attempt(missing), left_at_once():
             tokenizer = load_tokenizer(tokenizer_place(path))
             model = load_scored(path, device)
             subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)

@@ -79,6 +79,15 @@ def refuse_unsupported_head(model: nn.Module) -> None:
         )
 
 
+def refuse_untested_family(model_type: str) -> None:
+    """Raises `RequestError` for a model whose weights are sharded before its logits can be measured."""
+    if model_type not in KNOWN:
+        raise RequestError(
+            f"the logits of {model_type} cannot be checked while its weights are sharded; use "
+            f"launch/zero2.yaml or launch/ddp.yaml, or one of the tested families: {', '.join(KNOWN)}"
+        )
+
+
 @torch.no_grad()
 def refuse_other_logits(model: nn.Module) -> None:
     """Raises `RequestError` if the model's own logits differ from those of the fused head.
@@ -89,11 +98,7 @@ def refuse_other_logits(model: nn.Module) -> None:
     """
     config = model.config.get_text_config()
     if any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters()):
-        if config.model_type not in KNOWN:
-            raise RequestError(
-                f"the logits of {config.model_type} cannot be checked while its weights are sharded; use "
-                f"launch/zero2.yaml or launch/ddp.yaml, or one of the tested families: {', '.join(KNOWN)}"
-            )
+        refuse_untested_family(config.model_type)
         return
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(1, 9, device=embedding.device)[None] % len(embedding)  # [1, 8]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from posttrain.errors import RequestError
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe
+from posttrain.recipe.schedule_rules import parts_that_do_not_fit
 from posttrain.recipe.schema import Train
 
 STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
@@ -92,6 +93,9 @@ def rows_needed(recipe: Recipe, steps: int) -> int:
 def steps_of(recipe: Recipe, rows: int) -> int:
     """Optimizer steps of a run on a mixture of `rows`: `max_steps`, or the epochs, rounded up to whole
     batches.
+
+    Raises:
+        RequestError: the parts of the schedule do not fit into them.
     """
     train = recipe.train
     if train.max_steps is not None:
@@ -100,4 +104,9 @@ def steps_of(recipe: Recipe, rows: int) -> int:
     if isinstance(recipe, RlvrRecipe):
         examples *= recipe.rollout.num_generations * recipe.policy.num_iterations
     exact = examples / train.global_batch_size
-    return aligned(max(1, math.ceil(round(exact, 6))), rhythm(recipe))
+    steps = aligned(max(1, math.ceil(round(exact, 6))), rhythm(recipe))
+    if sentence := parts_that_do_not_fit(train, steps):
+        raise RequestError(
+            f"{sentence} the {steps} steps of train.num_train_epochs = {train.num_train_epochs:g}"
+        )
+    return steps

@@ -64,10 +64,30 @@ def model(recipe: Recipe, problems: Problems) -> None:
         problems.add(
             "model.quantization", "model.quantization freezes the weights; it needs model.lora to train"
         )
+    _flash(recipe, problems)
     if m.lora is not None:
         problems.require_above("model.lora.r", m.lora.r)
         _lora_options(m.lora, problems)
         _adapted_head(m.lora, problems)
+
+
+def _flash(recipe: Recipe, problems: Problems) -> None:
+    """Flash attention takes half precision only: from the weights, or from mixed precision."""
+    m, at = recipe.model, "model.attention"
+    wide = m.dtype in ("auto", "float32") and m.quantization is None  # quantised weights compute in bfloat16
+    if not m.attention.startswith("flash_attention") or not wide:
+        return
+    if not isinstance(recipe, TrainRecipe):
+        remedy = "set model.dtype: bfloat16"
+    elif recipe.train.bf16 or recipe.train.fp16:
+        return
+    else:
+        remedy = "set train.bf16: true"
+    problems.add(
+        at,
+        f"{at} = {m.attention} takes bfloat16 and float16 only, and model.dtype = {m.dtype} computes in "
+        f"float32; {remedy}, or model.attention: sdpa",
+    )
 
 
 def _from_config(m: Model, config: FromConfig, problems: Problems) -> None:

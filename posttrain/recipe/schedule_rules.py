@@ -14,6 +14,7 @@ from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_source import enum_values, schedule_arguments
 from posttrain.recipe.recipes import TrainRecipe
+from posttrain.recipe.schema import Train
 from posttrain.recipe.values import require
 
 NEEDED = {
@@ -42,6 +43,8 @@ ARGUMENTS = {
 """Argument of a schedule -> what it must be for rates between 0 and `train.learning_rate`."""
 MOST_CYCLES = 1000
 """Of a cosine; with about as many steps as cycles the rates would be noise."""
+USUAL_NAMES = {"wsd": "warmup_stable_decay"}
+"""Name that papers give to a schedule -> that of transformers."""
 WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
 BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a metric of the library's evaluation loop, which does not run here."""
@@ -65,7 +68,7 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
     extra = "train.extra.lr_scheduler_kwargs"
     known = enum_values("trainer_utils.py", "SchedulerType")
     if name not in known:
-        near = did_you_mean(name, known - set(BY_EVALUATION))
+        near = did_you_mean(USUAL_NAMES.get(name, name), known - set(BY_EVALUATION))
         problems.add(at, f"{at} = {name!r} is not a schedule of transformers{near}")
         return
     if name in BY_EVALUATION:
@@ -81,8 +84,8 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
         problems.add(
             at, f"{at} = inverse_sqrt needs train.warmup_steps or {extra}.timescale, its scale in steps"
         )
-    if name == "warmup_stable_decay" and t.max_steps is not None:
-        _stable(t, given, problems)
+    if t.max_steps is not None and (sentence := parts_that_do_not_fit(t, t.max_steps)):
+        problems.add(at, f"{sentence} train.max_steps = {t.max_steps}")
     needed = NEEDED.get(name, ())
     if needed and len(set(needed) & set(given)) != 1:
         problems.add(
@@ -114,16 +117,24 @@ def _argument(at: str, key: str, value: Any, learning_rate: float, problems: Pro
         problems.add(at, f"{at} = {value:g} must be at most {MOST_CYCLES}")
 
 
-def _stable(t: Any, given: dict[str, Any], problems: Problems) -> None:
-    """The three parts of warmup_stable_decay must fit into the run."""
-    decay, steps = given.get("num_decay_steps"), t.max_steps
-    warmup = t.warmup_steps if t.warmup_steps >= 1 else steps * t.warmup_steps
-    if isinstance(decay, int) and warmup + decay > steps:
-        problems.add(
-            "train.lr_scheduler_type",
-            f"train.lr_scheduler_type = warmup_stable_decay: {warmup:g} steps of warm-up and "
-            f"num_decay_steps = {decay} are more than train.max_steps = {steps}",
-        )
+def parts_that_do_not_fit(train: Train, steps: int) -> str:
+    """The beginning of a sentence about a warmup_stable_decay whose parts are more, or fewer, than `steps`;
+    else empty. transformers would begin in the middle of the decay, or train the rest at the least rate."""
+    given = train.extra.get("lr_scheduler_kwargs") or {}
+    decay, stable = given.get("num_decay_steps"), given.get("num_stable_steps")
+    if train.lr_scheduler_type != "warmup_stable_decay" or not isinstance(decay, int):
+        return ""
+    warmup = train.warmup_steps if train.warmup_steps >= 1 else steps * train.warmup_steps
+    parts = f"{warmup:g} steps of warm-up and num_decay_steps = {decay}"
+    if isinstance(stable, int):
+        parts = f"{warmup:g} steps of warm-up, num_stable_steps = {stable} and num_decay_steps = {decay}"
+    if warmup + decay > steps:
+        how = "more"
+    elif isinstance(stable, int) and warmup + stable + decay < steps:
+        how = "fewer"
+    else:
+        return ""
+    return f"train.lr_scheduler_type = warmup_stable_decay: {parts} are {how} than"
 
 
 def optimizer(recipe: TrainRecipe, problems: Problems) -> None:

@@ -1,16 +1,14 @@
 """Checks of a recipe before anything is loaded: tasks, files, first rows, rewards, GPUs, start model,
 lengths.
 
-Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Left
-out: whatever needs the hub or a tokenizer; only the first row of a source is read.
+Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Loggers
+are in `loggers.py`. Left out: whatever needs the hub or a tokenizer; only the first row of a source is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
-import os
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
@@ -36,6 +34,7 @@ from posttrain.rewards.registry import LacksColumn
 from posttrain.rundir import adapters
 from posttrain.rundir.adapter_fit import refuse_unfit
 from posttrain.rundir.checkpoints import resolve
+from posttrain.stages.loggers import loggers
 
 MODELS = (
     ("model", "init"),
@@ -83,7 +82,7 @@ def preflight(
             for path, message in check_task(task, f"evaluate.tasks[{i}]"):
                 problems.add(path, message)
         _metrics(recipe, problems)
-        _installed(recipe.train.report_to, problems)
+        loggers(recipe.train.report_to, problems)
     _lengths(recipe, _folders(recipe, coming, problems)["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""
@@ -246,31 +245,6 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
             near = did_you_mean(by.metric, metrics(tasks[by.task]))
             at = f"{place}.metric"
             problems.add(at, f"{at} = {by.metric!r} is not a metric of task {by.task}{near}")
-
-
-NEEDS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "azure_ml": (("azureml",),),
-    "dagshub": (("dagshub",), ("mlflow",)),
-    "flyte": (("flytekit",),),
-    "tensorboard": (("tensorboard", "tensorboardX"),),
-}
-"""Logger -> the packages that it needs, each with its alternatives, where that is not the one of its name."""
-SERVER = "KUBEFLOW_TRAINER_SERVER_URL"
-
-
-def _installed(names: list[str], problems: Problems) -> None:
-    """Whether the packages of loggers are installed; kubeflow's is a server that the environment names."""
-    at = "train.report_to"
-    for name in names:
-        if name == "kubeflow":
-            if SERVER not in os.environ:
-                problems.add(at, f"{at}: kubeflow needs the environment variable {SERVER}, which is not set")
-            continue
-        for packages in () if name in ("all", "none") else NEEDS.get(name, ((name,),)):
-            if all(importlib.util.find_spec(package) is None for package in packages):
-                problems.add(
-                    at, f"{at}: {name} needs the package {' or '.join(packages)}, which is not installed"
-                )
 
 
 def _start(

@@ -47,7 +47,7 @@ from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCal
 from posttrain.training.defaults import refuse_moved_defaults, used_classes
 from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
-from posttrain.training.launcher import refuse_launcher
+from posttrain.training.launcher import refuse_launcher, refuse_sharded_family
 from posttrain.training.parts import Parts, PromptParts, RowParts
 from posttrain.training.peers import watched
 from posttrain.training.trainer import RunTrainer
@@ -79,6 +79,7 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     if isinstance(recipe, SftRecipe):
         refuse_backend(recipe.loss, "cpu" if on_cpu else "cuda")
     preflight(recipe, on_cpu=lambda: "torch finds none" if on_cpu else None)
+    refuse_sharded_family(recipe.model)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
     with StopRequest() as stop, claimed(run, recipe, refusals=True):
         try:

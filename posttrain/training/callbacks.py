@@ -100,7 +100,7 @@ class ScoreCallback(TrainerCallback):
         self.trainer, self.evaluate, self.checkpoints, self.score = trainer, evaluate, checkpoints, score
         self.passed = ""
         self.abandoned = False
-        """Whether scoring ended before its end, because this process was asked to stop."""
+        """Whether a checkpoint was not scored, or not to the end, because a rank was asked to stop."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         with self.trainer.untimed():
@@ -173,7 +173,12 @@ class ScoreCallback(TrainerCallback):
             raise Stopped(f"stopped{what}; {ckpt.how_to_resume(trainer.run.checkpoints)}")
 
     def _score(self, path: Path, step: int) -> None:
+        """Collective. Not begun where a rank was asked to stop: launchers and schedulers wait for seconds,
+        and the run scores the checkpoint when it is resumed."""
         if self.score is None:
+            return
+        if self.trainer.on_any_rank(self.trainer.stop.requested):
+            self.abandoned = True
             return
         try:
             self.score(path, step)

@@ -1,20 +1,26 @@
 """Settings of the launcher (the accelerate config, its environment, a DeepSpeed config) that would decide a
-number without the recipe.
+number without the recipe, or under which the model cannot be trained.
 
 Left out: FSDP's own settings (engines.py).
 """
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from transformers import TrainingArguments
+from transformers import PretrainedConfig, TrainingArguments
 
+from posttrain.base.process import flag
 from posttrain.errors import RequestError
-from posttrain.recipe.schema import Train
+from posttrain.models.logits import refuse_untested_family
+from posttrain.recipe.schema import Model, Train
+from posttrain.rundir.adapters import CONFIG as ADAPTER_CONFIG
+from posttrain.rundir.checkpoints import resolve
 
 OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 """Sections of a DeepSpeed config that would take the place of a key of the recipe."""
@@ -35,6 +41,51 @@ def refuse_launcher(train: Train) -> None:
             f"the accelerate config has dynamo_backend: {compiler}; remove dynamo_config: torch.compile is "
             "not tested with the fused head"
         )
+
+
+def refuse_sharded_family(model: Model) -> None:
+    """Under ZeRO-3, raises `RequestError` for a family that would be refused once its weights are loaded.
+
+    A start from an adapter passes: its base is merged before it is sharded, and can be measured. So does a
+    config that cannot be read here; whoever loads the model says why.
+    """
+    if zero_stage() != 3:
+        return
+    if model.from_config is not None:
+        at, config = "model.from_config.model_type", {"model_type": model.from_config.model_type}
+    else:
+        at, config = f"model.init = {model.init}", _config_of(model)
+    found = (config.get("text_config") or config).get("model_type")
+    if found is None:
+        return
+    try:
+        refuse_untested_family(found)
+    except RequestError as error:
+        raise RequestError(f"{at}: under ZeRO-3, {error}") from None
+
+
+def _config_of(model: Model) -> dict[str, Any]:
+    """config.json of the start model; empty of an adapter, or where it cannot be read."""
+    place = str(resolve(str(model.init))[0])
+    if (Path(place) / ADAPTER_CONFIG).is_file():
+        return {}
+    try:
+        return PretrainedConfig.get_config_dict(place, revision=model.revision or "main")[0]
+    except (OSError, ValueError):
+        return {}
+
+
+def zero_stage() -> int | None:
+    """The stage of ZeRO that the launcher asks for; None without DeepSpeed."""
+    if not flag("ACCELERATE_USE_DEEPSPEED"):
+        return None
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+    if not file:
+        return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))  # accelerate's default
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not a file: accelerate takes its text, or says what is wrong
 
 
 def refuse_deepspeed(config: dict[str, Any], train: TrainingArguments) -> None:

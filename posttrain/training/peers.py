@@ -5,6 +5,9 @@ socket. So every rank puts its process into the store of the process group, and,
 thread looks at the store and at the processes of its own host twice a second. Left out: a rank of another
 host that is killed and cannot say so (there the launcher ends the ranks), and the time before the process
 group exists, while rows are prepared.
+
+A signal may reach one rank only. The thread tells the others, which would otherwise finish what they have
+begun, the scores of a checkpoint or a batch of completions, while that rank waits.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from posttrain.base.disk import no_space
 from posttrain.base.exit_codes import say_error
 from posttrain.base.process import rank, runs, world_size
-from posttrain.base.stop import StopRequest
+from posttrain.base.stop import StopRequest, stop_main_thread
 from posttrain.errors import PosttrainError, WorkError
 
 POLL_S = 0.5
@@ -35,6 +38,7 @@ GRACE_S = 3.0
 PATIENCE_S = 5.0
 """Seconds after an error that a lost rank may have caused in which the loss may show."""
 LOST = "lost"
+ASKED = "asked to stop"
 _blocks = count()
 """Of `watched` in this process: each has keys of its own in the store."""
 
@@ -44,10 +48,11 @@ class PeerLost(WorkError):
 
 
 class Peers:
-    """The other ranks. `end(sentence)` ends this process, whatever its main thread does."""
+    """The other ranks. `end(sentence)` ends this process, whatever its main thread does; `stop` is the
+    request to this rank."""
 
-    def __init__(self, store: dist.Store, end: Callable[[str], None]) -> None:
-        self.store, self.end = store, end
+    def __init__(self, store: dist.Store, end: Callable[[str], None], stop: StopRequest) -> None:
+        self.store, self.end, self.stop = store, end, stop
         self.own = {"pid": os.getpid(), "host": socket.gethostname(), "begun": psutil.Process().create_time()}
         self.store.set(str(rank()), json.dumps(self.own))
         self.unknown = set(range(world_size())) - {rank()}
@@ -126,6 +131,18 @@ class Peers:
             sentence = self._look()
             if sentence is not None and not self.leaving.wait(GRACE_S):
                 self.end(sentence)
+            with contextlib.suppress(RuntimeError):
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Asks the other ranks to stop where this one was asked, and this one where another was.
+
+        While nothing can be saved yet, a signal ends its rank at once, and the others learn of the loss.
+        """
+        if self.stop.requested:
+            self.store.set(ASKED, "")
+        elif self.stop.can_save and self.store.check([ASKED]):
+            stop_main_thread()
 
 
 def described(number: int, process: dict) -> str:
@@ -156,7 +173,7 @@ def watched(
         os._exit(1)
 
     store = dist.PrefixStore(f"posttrain/{next(_blocks)}", _get_default_store().clone())
-    peers = Peers(store, end)
+    peers = Peers(store, end, stop)
     stop.is_void = peers.gone
     try:
         yield

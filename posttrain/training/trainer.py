@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from posttrain.base.files import append_jsonl
-from posttrain.base.stop import Stopped
+from posttrain.base.stop import Stopped, leave_signals_to_parent
 from posttrain.errors import RequestError
 from posttrain.rundir.checkpoints import how_to_resume, last_resumable
 from posttrain.training.engines import refuse_pretence
@@ -75,6 +75,7 @@ class RunTrainer(MetricsLog, CheckpointWriter):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and not self.args.use_cpu,
             drop_last=True,
+            worker_init_fn=leave_signals_to_parent,
         )
         return self.accelerator.prepare(loader)
 

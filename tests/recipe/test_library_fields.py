@@ -77,6 +77,7 @@ def test_train_extra_takes_what_the_table_leaves_open(started, tmp_path, stage):
         ("eval_steps", "held-out rows are measured by our own loop; see evaluate.heldout"),
         ("padding_free", "use data.padding_free instead"),
         ("torch_compile", "it is not tested with the fused head"),
+        ("debug", "it cannot read what the fused head returns; guard.on_nan and guard.on_spike watch every"),
     ],
 )
 def test_the_reason_is_the_fields_own(started, field, reason):

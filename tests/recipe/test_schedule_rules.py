@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
 from posttrain.recipe.library_source import enum_values, integration_names, schedule_arguments
+from posttrain.recipe.plan import steps_of
 from posttrain.recipe.schedule_rules import ARGUMENTS, BY_EVALUATION, WITHOUT_ARGUMENTS
 
 
@@ -59,6 +60,14 @@ def kwargs(**given) -> str:
             ],
             "2 steps of warm-up and num_decay_steps = 4 are more than train.max_steps = 5",
         ),
+        (
+            [
+                "train.lr_scheduler_type=warmup_stable_decay",
+                kwargs(num_decay_steps=2, num_stable_steps=2),
+            ],
+            "0 steps of warm-up, num_stable_steps = 2 and num_decay_steps = 2 are fewer than train.max_steps",
+        ),
+        (["train.lr_scheduler_type=wsd"], "not a schedule of transformers (did you mean 'warmup_stable_dec"),
         (["train.lr_scheduler_type=polynomial"], "polynomial needs train.extra.lr_scheduler_kwargs.lr_end"),
         (["train.lr_scheduler_type=inverse_sqrt"], "inverse_sqrt needs train.warmup_steps or"),
         (
@@ -103,6 +112,18 @@ def kwargs(**given) -> str:
 def test_what_is_refused(started, overrides, sentence):
     with pytest.raises(RequestError, match=re.escape(sentence)):
         load_stage(started, overrides, "sft")
+
+
+def test_parts_of_a_schedule_are_compared_with_the_steps_of_the_epochs(started):
+    """`posttrain check` counts rows, and a run does before the model is loaded."""
+    wsd = ["train.lr_scheduler_type=warmup_stable_decay", "train.max_steps=null", "train.num_train_epochs=1"]
+    recipe = load_stage(started, [*wsd, kwargs(num_decay_steps=4)], "sft")
+    batch = recipe.train.global_batch_size
+    assert steps_of(recipe, 4 * batch) == 4
+    with pytest.raises(
+        RequestError, match="num_decay_steps = 4 are more than the 3 steps of train.num_train_"
+    ):
+        steps_of(recipe, 3 * batch)
 
 
 WITH_FLOOR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")

@@ -13,7 +13,8 @@ from transformers.integrations import integration_utils
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
 from posttrain.recipe.build import Problems
-from posttrain.stages.preflight import SERVER, _installed, preflight
+from posttrain.stages.loggers import SERVER, SWITCHES, loggers
+from posttrain.stages.preflight import preflight
 from tests.tiny import RECIPE, tiny_model, write_rows
 
 AT_IMPORT = {"comet_ml", "neptune"}
@@ -42,7 +43,8 @@ def installed(monkeypatch):
     def only(*names: str) -> None:
         def find(name: str, package: str | None = None):
             top = name.partition(".")[0]
-            return (True if top in names else None) if top in packages else plain(name, package)
+            there = SimpleNamespace(origin=f"{top}/__init__.py")
+            return (there if top in names else None) if top in packages else plain(name, package)
 
         monkeypatch.setattr(importlib.util, "find_spec", find)
 
@@ -52,7 +54,7 @@ def installed(monkeypatch):
 
 
 def accepted(logger: str) -> bool:
-    _installed([logger], problems := Problems())
+    loggers([logger], problems := Problems())
     return not problems
 
 
@@ -85,6 +87,25 @@ def test_what_is_missing_is_named(recipe, installed, logger, words):
     installed()
     with pytest.raises(RequestError, match=f"train.report_to: {words}"):
         preflight(load_stage(recipe, [f"train.report_to=[{logger}]"], "sft"))
+
+
+@pytest.mark.parametrize("logger", sorted(SWITCHES))
+def test_a_logger_that_the_environment_switches_off(installed, monkeypatch, logger):
+    installed(logger)
+    monkeypatch.setenv(SERVER, "http://trainer")
+    available = getattr(integration_utils, f"is_{logger}_available")
+    for value, there in (("FALSE", True), ("true", False)):
+        monkeypatch.setenv(SWITCHES[logger], value)
+        assert accepted(logger) == available() == there
+
+
+def test_a_folder_with_the_name_of_a_package_is_none(recipe, tmp_path, monkeypatch):
+    """wandb writes its runs into one; a stage that is started beside it finds it first on its path."""
+    (tmp_path / "here" / "trackio" / "run-1").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    assert integration_utils.is_trackio_available(), "transformers takes it for the package"
+    with pytest.raises(RequestError, match="the package trackio, which is not installed .*here/trackio only"):
+        preflight(load_stage(recipe, ["train.report_to=[trackio]"], "sft"))
 
 
 def test_a_stage_that_has_asked_torch_is_believed(recipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +13,18 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
+from posttrain import sft
 from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
-from posttrain.recipe.schema import Train
-from posttrain.training.launcher import keep_precision, refuse_deepspeed, refuse_launcher
+from posttrain.recipe.schema import FromConfig, Model, Train
+from posttrain.training.launcher import (
+    keep_precision,
+    refuse_deepspeed,
+    refuse_launcher,
+    refuse_sharded_family,
+)
 from tests.models.test_head import FAMILIES, model_of
+from tests.tiny import RECIPE, tiny_model, write_rows
 
 
 def test_a_precision_that_the_recipe_does_not_ask_for(monkeypatch):
@@ -32,6 +40,51 @@ def test_a_precision_that_the_recipe_does_not_ask_for(monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     with pytest.raises(RequestError, match="dynamo_backend: inductor"):
         refuse_launcher(Train(1e-3, 8))
+
+
+@pytest.fixture
+def zero3(monkeypatch):
+    """What the processes of `accelerate launch --config_file launch/zero3.yaml` are told."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+
+
+def experts(folder: Path) -> Path:
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 8}
+    return tiny_model(folder, kind="qwen3_moe", **sizes)
+
+
+def test_a_family_that_zero3_cannot_have_is_refused_before_rows_are_read(tmp_path, zero3, capsys):
+    """It was, once rows were tokenised and the weights loaded."""
+    rows, path = write_rows(tmp_path / "rows.jsonl", 8), tmp_path / "case.yaml"
+    path.write_text(RECIPE.format(out=tmp_path, model=experts(tmp_path / "moe"), rows=rows))
+    assert sft.main([str(path)]) == 2
+    sentence = (
+        f"model.init = {tmp_path}/moe: under ZeRO-3, the logits of qwen3_moe cannot be checked while its"
+    )
+    said = capsys.readouterr().err
+    assert sentence in said and "use launch/zero2.yaml or launch/ddp.yaml" in said
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "case").exists()
+
+
+def test_what_is_not_refused_under_zero3(tmp_path, zero3, monkeypatch):
+    untested = Model(from_config=FromConfig("qwen3_moe"))
+    with pytest.raises(RequestError, match="model.from_config.model_type: under ZeRO-3, .* of qwen3_moe"):
+        refuse_sharded_family(untested)
+    refuse_sharded_family(Model(from_config=FromConfig("llama")))
+    refuse_sharded_family(Model(init=str(tiny_model(tmp_path / "llama"))))
+    adapter = experts(tmp_path / "adapter")
+    (adapter / "adapter_config.json").touch()
+    refuse_sharded_family(Model(init=str(adapter)))  # its base is merged, and measured, before it is sharded
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    refuse_sharded_family(untested)
+    config = tmp_path / "deepspeed.json"
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(config))
+    config.write_text('{"zero_optimization": {"stage": 3}}')
+    with pytest.raises(RequestError, match="under ZeRO-3"):
+        refuse_sharded_family(untested)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    refuse_sharded_family(untested)
 
 
 # ---- DeepSpeed ---------------------------------------------------------------------------------------------

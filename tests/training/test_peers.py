@@ -45,8 +45,8 @@ def come(store, process, host: str = HOST, begun: float | None = None) -> None:
     store.set("1", json.dumps({"pid": process.pid, "host": host, "begun": begun}))
 
 
-def watching(store, end=lambda sentence: None) -> Peers:
-    found = Peers(store, end)
+def watching(store, end=lambda sentence: None, stop: StopRequest | None = None) -> Peers:
+    found = Peers(store, end, stop or StopRequest())
     time.sleep(0.2)
     return found
 
@@ -143,6 +143,25 @@ def test_a_rank_that_fails_says_why(block, error, told):
     ):
         raise error
     assert block.get("lost").decode() == f"rank 0 (process {os.getpid()} on host {HOST}) {told}"
+
+
+def test_a_signal_to_one_rank_is_one_to_all(store, other):
+    come(store, other)
+    with StopRequest() as stop:
+        stop.can_save = True
+        peers = watching(store, stop=stop)
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.2)
+        assert store.check([module.ASKED]), "the others are told"
+        peers.leaving.set()
+    with StopRequest() as stop:  # as on another rank
+        peers = watching(store, stop=stop)
+        assert not stop.requested, "nothing can be saved yet, and a signal would interrupt"
+        stop.can_save = True
+        time.sleep(0.2)
+        assert stop.requested
+        peers.leaving.set()
 
 
 def test_a_rank_alone_has_no_peers():
