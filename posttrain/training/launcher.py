@@ -10,14 +10,18 @@ import os
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainingArguments
 
+from posttrain.base.process import flag
 from posttrain.errors import RequestError
-from posttrain.recipe.schema import Train
+from posttrain.recipe.schema import Model, Train
 
 OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 """Sections of a DeepSpeed config that would take the place of a key of the recipe."""
+
+GATHERED = "stage3_gather_16bit_weights_on_model_save"
 
 
 def refuse_launcher(train: Train) -> None:
@@ -34,6 +38,24 @@ def refuse_launcher(train: Train) -> None:
         raise RequestError(
             f"the accelerate config has dynamo_backend: {compiler}; remove dynamo_config: torch.compile is "
             "not tested with the fused head"
+        )
+
+
+def refuse_unsaved_weights(model: Model) -> None:
+    """Raises `RequestError` for a ZeRO-3 config under which checkpoints would hold no weights.
+
+    accelerate writes it so unless asked. Adapters are gathered whatever it says.
+    """
+    if not flag("ACCELERATE_USE_DEEPSPEED") or model.lora is not None:
+        return
+    try:
+        zero = DeepSpeedPlugin().deepspeed_config["zero_optimization"]  # with what the config file says
+    except (ValueError, OSError) as error:
+        raise RequestError(f"the DeepSpeed config cannot be used: {str(error).splitlines()[0]}") from error
+    if zero.get("stage") == 3 and not zero.get(GATHERED):
+        raise RequestError(
+            "under this ZeRO-3 config checkpoints would hold no weights; set zero3_save_16bit_model: true in "
+            f"the accelerate config, or zero_optimization.{GATHERED}: true in the DeepSpeed config file"
         )
 
 
