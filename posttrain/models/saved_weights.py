@@ -93,7 +93,8 @@ def _wanted(model: nn.Module) -> tuple[Shapes, set[str]]:
         first = seen.setdefault(id(value), name)
         (state if first == name else second)[name] = meta
     if isinstance(model, PeftModel):
-        plain = get_peft_model_state_dict(model, state, model.active_adapters[0], save_embedding_layers=False)
+        name = model.active_adapters[0]
+        plain = get_peft_model_state_dict(model, state | second, name, save_embedding_layers=False)
         return _shapes(plain), set(values)  # peft adds a frozen head or embedding below an adapter
     for name in getattr(model, "_keys_to_ignore_on_save", None) or ():
         second |= {name: state.pop(name)} if name in state else {}

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from posttrain.models.saved_weights import refuse_other_weights
+from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
 from posttrain.rundir.proof import Damaged
 from tests.tiny import tiny_model
 
@@ -46,17 +46,44 @@ def test_shards_are_read_together_and_none_may_be_missing(tmp_path):
         refuse_other_weights(model, folder)
 
 
-@pytest.mark.parametrize("saved", [None, ["lm_head"], ["embed_tokens", "lm_head"]])
-@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "lm_head"]])
-def test_an_adapter(tmp_path, targets, saved):
-    """peft writes a frozen head below an adapter besides; what is trained must be there."""
-    if saved and "lm_head" in targets:
-        targets = ["q_proj"]
-    base = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "m"))
-    model = get_peft_model(base, LoraConfig(r=4, target_modules=targets, modules_to_save=saved))
+ADAPTERS = {
+    "plain": {},
+    "all": {"target_modules": "all-linear"},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "saved": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "norm": {"modules_to_save": ["norm"]},
+    "tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "dora": {"use_dora": True},
+    "biases": {"bias": "all"},
+    "tokens": {"trainable_token_indices": [1, 2]},
+    "experts": {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
+}
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter(tmp_path, name, tie):
+    """peft writes a frozen head or embedding below an adapter besides; what is trained must be there, and is
+    taken up."""
+    kind = {"kind": "qwen3_moe"} | EXPERTS if name == "experts" else {}
+    place = tiny_model(tmp_path / "m", tie=tie, **kind)
+
+    def made():
+        base = AutoModelForCausalLM.from_pretrained(place)
+        return get_peft_model(base, LoraConfig(**{"r": 4, "target_modules": ["q_proj"]} | ADAPTERS[name]))
+
+    model, again = made(), made()
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data.normal_()
     model.save_pretrained(tmp_path / "a")
     refuse_other_weights(model, tmp_path / "a")
-    trained = next(name for name in load_file(tmp_path / "a/adapter_model.safetensors") if "lora_A" in name)
+    take_up_weights(again, tmp_path / "a")
+    other = again.state_dict()
+    assert all(value.equal(other[key]) for key, value in model.state_dict().items())
+    trained = next(key for key in load_file(tmp_path / "a/adapter_model.safetensors") if "lora_A" in key)
     changed(tmp_path / "a", lambda w: w.pop(trained))
-    with pytest.raises(Damaged, match=f"its files lack {trained}"):
-        refuse_other_weights(model, tmp_path / "a")
+    for call in (refuse_other_weights, take_up_weights):
+        with pytest.raises(Damaged, match="its files lack .*lora_A"):
+            call(made(), tmp_path / "a")
