@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,29 @@ def test_two_processes_score_as_one(cases, launch, tmp_path, engine):
         assert {key[0] for key in ours} == {"step-000000", "step-000001", "step-000002"}
         assert ours == pytest.approx(theirs, rel=1e-5), name
         assert not (run / "unscored.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_scoring_that_fails_on_every_checkpoint_fails_the_run(root, recipe, environment):
+    """On both ranks, with the exit code and the sentence of a failed run."""
+    folder = recipe.parent
+    problem = {"question": "Count. " * 600, "answer": "#### 7"}  # longer than the model
+    (folder / "long.jsonl").write_text(json.dumps(problem) + "\n")
+    task = {"name": "gsm8k", "path": str(folder / "long.jsonl")}
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    launcher += ["--config_file", str(root / "launch" / "cpu2.yaml"), "--main_process_port", "0"]
+    settings = [*SETTINGS, "train.per_device_train_batch_size=2", f"evaluate.tasks={json.dumps([task])}"]
+    done = subprocess.run(
+        [*launcher, "-m", "posttrain.sft", str(recipe), *settings],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        cwd=folder,
+    )
+    assert done.returncode == 1
+    assert "error: trained to the end; scoring of step-000002 on gsm8k failed: " in done.stderr
+    info = json.loads((folder / "case" / "run.json").read_text())
+    assert info["status"] == "failed" and "2 more failed" in info["error"]
+    assert not (folder / "case" / "scores.jsonl").exists()
