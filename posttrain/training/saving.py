@@ -50,7 +50,9 @@ class CheckpointWriter:
             tmp.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         facts = self.checkpoint_facts(resumable)  # collective
-        self._together(final, tmp, lambda: self._write_checkpoint(tmp, resumable))
+        # ranks meet in between: one that failed would leave the others waiting in what they save together
+        self._together(final, tmp, lambda: self._write_weights(tmp))
+        self._together(final, tmp, lambda: self._write_state(tmp, resumable))
         self._together(final, tmp, lambda: ckpt.finish(tmp, final, facts) if main else None)
 
     def _together(self, final: Path, tmp: Path, write: Callable[[], None]) -> None:
@@ -108,26 +110,25 @@ class CheckpointWriter:
         with with_generation_config(self.model, folder):
             super()._save(output_dir, state_dict)
 
-    def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
+    def _write_weights(self, folder: Path) -> None:
+        """Raises `WorkError` unless the files written to `folder` are those of the whole model.
+
+        The library writes none, with a warning, where the engine's weights cannot be gathered.
+        """
         self.save_model(str(folder), _internal_call=True)
         if self.args.should_save:
-            self._prove_weights(folder)
+            try:
+                refuse_other_weights(self.model, folder)
+            except Damaged as problem:
+                raise WorkError(str(problem)) from None
+
+    def _write_state(self, folder: Path, resumable: bool) -> None:
         if resumable:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
         if self.args.should_save:
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-
-    def _prove_weights(self, folder: Path) -> None:
-        """Raises `WorkError` unless the files written to `folder` are those of a whole model.
-
-        The library writes none, with a warning, where the engine's weights cannot be gathered.
-        """
-        try:
-            refuse_other_weights(self.model, folder)
-        except Damaged as problem:
-            raise WorkError(str(problem)) from None
 
     def checkpoint_facts(self, resumable: bool) -> dict[str, Any]:
         """checkpoint.json, without what `ckpt.finish` adds. Collective."""
