@@ -6,9 +6,7 @@ Left out: the forward under training (`head.py`); the adapter that a stage train
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,11 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.integrations import deepspeed
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from posttrain.base.unsharded import unsharded_loading
 from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.data.tokenizers import vocabulary_size
 from posttrain.errors import RequestError
@@ -156,7 +154,7 @@ def _load_merged(place: str, revision: str | None, options: dict[str, Any], **ar
     if adapter is None:
         with proved(place):
             return load_whole(place, revision=revision or "main", **arguments, **options)
-    with unsharded_loading():
+    with unsharded_loading():  # DeepSpeed shards the weights when the trainer sets up its engine
         base = _load_merged(adapter.base, adapter.revision, adapter.options | options, **arguments)
         if getattr(base, "is_quantized", False):
             raise quantized_base_error(place, adapter.base)
@@ -176,20 +174,6 @@ def load_whole(place: str | Path, **arguments: Any) -> nn.Module:
     model, found = AutoModelForCausalLM.from_pretrained(place, **(arguments | REPORTED))
     refuse_partial(place, found)
     return model
-
-
-@contextlib.contextmanager
-def unsharded_loading() -> Iterator[None]:
-    """Under ZeRO-3, `from_pretrained` returns whole weights in here; otherwise each rank would get a part.
-
-    DeepSpeed shards them when the trainer sets up its engine.
-    """
-    config = deepspeed._hf_deepspeed_config_weak_ref  # there is no function that returns it
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _adapter(place: str, revision: str | None) -> Adapter | None:
@@ -246,25 +230,28 @@ def _resize(model: nn.Module, tokenizer: Any, config: Model, seed: int) -> None:
 
 
 def load_scored(path: str | Path, device: str) -> nn.Module:
-    """A checkpoint for inference, on `device`: eval mode, weights in the saved type.
+    """A checkpoint for inference, on `device`: eval mode, whole weights in the saved type.
 
     An adapter is attached to its base, not merged, so that in half precision no update of a weight is rounded
     away; a base that is an adapter itself is merged in float32 for the same reason. Raises `RequestError` if
     it cannot be loaded.
     """
-    place = str(path)
-    stored = {"dtype": "auto", "trust_remote_code": False}  # not None: transformers would ask at the terminal
     try:
-        adapter = _adapter(place, None)
-        if adapter is None:
-            model = _load_merged(place, None, {}, **stored)
-        else:
-            chained = _adapter(adapter.base, adapter.revision) is not None
-            stored |= {"dtype": torch.float32} if chained else {}
-            base = _load_merged(adapter.base, adapter.revision, adapter.options, **stored)
-            take_generation_config(base, place)
-            with proved(place):
-                model = attach(base, place, None)
+        with unsharded_loading():  # it is no part of the engine that may train in this process
+            model = _for_inference(str(path))
     except LOADING as error:
         raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
     return model.eval().to(device)
+
+
+def _for_inference(place: str) -> nn.Module:
+    stored = {"dtype": "auto", "trust_remote_code": False}  # not None: transformers would ask at the terminal
+    adapter = _adapter(place, None)
+    if adapter is None:
+        return _load_merged(place, None, {}, **stored)
+    chained = _adapter(adapter.base, adapter.revision) is not None
+    stored |= {"dtype": torch.float32} if chained else {}
+    base = _load_merged(adapter.base, adapter.revision, adapter.options, **stored)
+    take_generation_config(base, place)
+    with proved(place):
+        return attach(base, place, None)

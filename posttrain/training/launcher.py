@@ -6,12 +6,12 @@ Left out: FSDP's own settings (engines.py).
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PretrainedConfig, TrainingArguments
 
@@ -24,6 +24,8 @@ from posttrain.rundir.checkpoints import resolve
 
 OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 """Sections of a DeepSpeed config that would take the place of a key of the recipe."""
+
+GATHERED = "stage3_gather_16bit_weights_on_model_save"
 
 
 def refuse_launcher(train: Train) -> None:
@@ -43,13 +45,26 @@ def refuse_launcher(train: Train) -> None:
         )
 
 
+def refuse_unsaved_weights(model: Model) -> None:
+    """Raises `RequestError` for a ZeRO-3 config under which checkpoints would hold no weights.
+
+    accelerate writes it so unless asked. Adapters are gathered whatever it says.
+    """
+    zero = _zero()
+    if model.lora is None and zero.get("stage") == 3 and not zero.get(GATHERED):
+        raise RequestError(
+            "under this ZeRO-3 config checkpoints would hold no weights; set zero3_save_16bit_model: true in "
+            f"the accelerate config, or zero_optimization.{GATHERED}: true in the DeepSpeed config file"
+        )
+
+
 def refuse_sharded_family(model: Model) -> None:
     """Under ZeRO-3, raises `RequestError` for a family that would be refused once its weights are loaded.
 
     A start from an adapter passes: its base is merged before it is sharded, and can be measured. So does a
     config that cannot be read here; whoever loads the model says why.
     """
-    if zero_stage() != 3:
+    if _zero().get("stage") != 3:
         return
     if model.from_config is not None:
         at, config = "model.from_config.model_type", {"model_type": model.from_config.model_type}
@@ -75,17 +90,15 @@ def _config_of(model: Model) -> dict[str, Any]:
         return {}
 
 
-def zero_stage() -> int | None:
-    """The stage of ZeRO that the launcher asks for; None without DeepSpeed."""
+def _zero() -> dict[str, Any]:
+    """Section `zero_optimization` of the DeepSpeed config, of the launcher's environment and the file that this
+    names; empty without DeepSpeed. Raises `RequestError` where accelerate cannot use it."""
     if not flag("ACCELERATE_USE_DEEPSPEED"):
-        return None
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-    if not file:
-        return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))  # accelerate's default
+        return {}
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))["zero_optimization"]["stage"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # not a file: accelerate takes its text, or says what is wrong
+        return DeepSpeedPlugin().deepspeed_config["zero_optimization"]
+    except (ValueError, OSError) as error:
+        raise RequestError(f"the DeepSpeed config cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def refuse_deepspeed(config: dict[str, Any], train: TrainingArguments) -> None:

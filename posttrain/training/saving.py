@@ -22,7 +22,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from posttrain.base.disk import no_space, why_unwritten
 from posttrain.errors import WorkError
 from posttrain.models.generation_config import with_generation_config
+from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.proof import Damaged
 
 WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
 """What is raised where a file cannot be written."""
@@ -48,7 +50,9 @@ class CheckpointWriter:
             tmp.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         facts = self.checkpoint_facts(resumable)  # collective
-        self._together(final, tmp, lambda: self._write_checkpoint(tmp, resumable))
+        # ranks meet in between: one that failed would leave the others waiting in what they save together
+        self._together(final, tmp, lambda: self._write_weights(tmp))
+        self._together(final, tmp, lambda: self._write_state(tmp, resumable))
         self._together(final, tmp, lambda: ckpt.finish(tmp, final, facts) if main else None)
 
     def _together(self, final: Path, tmp: Path, write: Callable[[], None]) -> None:
@@ -74,11 +78,19 @@ class CheckpointWriter:
         raise WorkError(f"{final} could not be written: {where}{found[number]}; {resume}") from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As in the library, which leaves weights that it does not find as they are: those of the start
+        model. Under FSDP2 `model` is the sharded one, whose own file is read, whole or not at all."""
         with _readable(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self.is_fsdp_enabled:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+            else:
+                take_up_weights(self.model, resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
+            if checkpoint is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+                # beside frozen weights, these engines leave out what their files lack
+                refuse_other_weights(self.model, Path(checkpoint))
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint):
@@ -98,8 +110,19 @@ class CheckpointWriter:
         with with_generation_config(self.model, folder):
             super()._save(output_dir, state_dict)
 
-    def _write_checkpoint(self, folder: Path, resumable: bool) -> None:
+    def _write_weights(self, folder: Path) -> None:
+        """Raises `WorkError` unless the files written to `folder` are those of the whole model.
+
+        The library writes none, with a warning, where the engine's weights cannot be gathered.
+        """
         self.save_model(str(folder), _internal_call=True)
+        if self.args.should_save:
+            try:
+                refuse_other_weights(self.model, folder)
+            except Damaged as problem:
+                raise WorkError(str(problem)) from None
+
+    def _write_state(self, folder: Path, resumable: bool) -> None:
         if resumable:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
@@ -125,13 +148,13 @@ class CheckpointWriter:
 @contextlib.contextmanager
 def _readable(checkpoint: str | None) -> Iterator[None]:
     """Turns errors from damaged files of a checkpoint into a sentence that names it and what to do."""
+    remedy = "Remove that folder to resume from the checkpoint before it, or to start over"
     try:
         yield
     except torch.OutOfMemoryError:
         raise
+    except Damaged as problem:
+        raise WorkError(f"{checkpoint} cannot be resumed: {problem}. {remedy}") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise WorkError(
-            f"{checkpoint} is damaged and cannot be resumed: {reason}. "
-            "Remove that folder to resume from the checkpoint before it, or to start over"
-        ) from error
+        raise WorkError(f"{checkpoint} is damaged and cannot be resumed: {reason}. {remedy}") from error

@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.integrations import deepspeed
 
+from posttrain.base.unsharded import unsharded_loading
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError
 from posttrain.models.adapter_targets import refuse_missing_modules
 from posttrain.models.adapters import lora_config, refused_by_peft
-from posttrain.models.load import commit_of, load_model, load_scored, unsharded_loading
+from posttrain.models.load import commit_of, load_model, load_scored
 from posttrain.recipe.library_fields import table
 from posttrain.recipe.rules import LORA_INITS
 from posttrain.recipe.schema import Lora, Model

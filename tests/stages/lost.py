@@ -52,7 +52,7 @@ def lose(how: str, at: str) -> None:
 
     owner, name, after = {
         "step": (RunTrainer, "training_step", 3),
-        "save": (RunTrainer, "_write_checkpoint", 1),
+        "save": (RunTrainer, "_write_weights", 1),
         "load": (train, "load_model", 1),
         "score": (load, "load_scored", 1),
     }[at]

@@ -108,7 +108,8 @@ def main(cases: str, out: str) -> int:
             if case.get("again"):
                 if rank() == 0:
                     last = all_complete(run.checkpoints)[-1].path
-                    (last / "model.safetensors").rename(run.path / "first.safetensors")
+                    (file,) = [f for f in last.glob("*.safetensors") if "model" in f.name]
+                    file.rename(run.path / "first.safetensors")
                     shutil.rmtree(last)
                 dist.barrier()
                 trainers.clear()

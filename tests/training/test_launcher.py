@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +17,14 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 from posttrain import sft
 from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
-from posttrain.recipe.schema import FromConfig, Model, Train
+from posttrain.recipe.schema import FromConfig, Lora, Model, Train
 from posttrain.training.launcher import (
+    GATHERED,
     keep_precision,
     refuse_deepspeed,
     refuse_launcher,
     refuse_sharded_family,
+    refuse_unsaved_weights,
 )
 from tests.models.test_head import FAMILIES, model_of
 from tests.tiny import RECIPE, tiny_model, write_rows
@@ -47,6 +50,7 @@ def zero3(monkeypatch):
     """What the processes of `accelerate launch --config_file launch/zero3.yaml` are told."""
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL", "true")
 
 
 def experts(folder: Path) -> Path:
@@ -201,3 +205,57 @@ def test_what_enters_the_head_under_fsdp2_is_not_rounded(alone, kind, cast):
     coef = output(model, p=torch.tensor([0.9973])).coef.item()
     expected = output(plain, p=torch.tensor([0.99609375 if cast else 0.9973])).coef.item()
     assert coef == pytest.approx(expected, rel=1e-5)
+
+
+# ---- weights that nobody gathers ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """`asked(**settings)`: the environment that `accelerate launch` makes of a `deepspeed_config`."""
+
+    def ask(**settings) -> None:
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        for name, value in settings.items():
+            monkeypatch.setenv(f"ACCELERATE_DEEPSPEED_{name.upper()}", str(value).lower())
+
+    return ask
+
+
+REFUSED = r"no weights; set zero3_save_16bit_model: true in the accelerate config, or zero_optimization\."
+
+
+@pytest.mark.parametrize("given", [{}, {"zero3_save_16bit_model": False}])
+def test_zero3_as_accelerate_writes_it_is_refused(asked, given):
+    asked(zero_stage=3, zero3_init=True, **given)
+    with pytest.raises(RequestError, match=REFUSED):
+        refuse_unsaved_weights(Model(init="m"))
+    refuse_unsaved_weights(Model(init="m", lora=Lora()))
+
+
+def test_zero3_that_gathers_and_other_engines_pass(asked, monkeypatch):
+    refuse_unsaved_weights(Model(init="m"))
+    asked(zero_stage=3, zero3_save_16bit_model=True)
+    refuse_unsaved_weights(Model(init="m"))
+    asked(zero_stage=2, zero3_save_16bit_model=False)
+    refuse_unsaved_weights(Model(init="m"))
+
+
+@pytest.mark.parametrize(
+    ("zero", "refused"),
+    [({}, True), ({GATHERED: False}, True), ({GATHERED: "auto"}, True), ({GATHERED: True}, False)],
+)
+def test_the_file_of_deepspeed_decides(asked, tmp_path, zero, refused):
+    file = tmp_path / "deepspeed.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3} | zero}))
+    asked(config_file=str(file))
+    if not refused:
+        return refuse_unsaved_weights(Model(init="m"))
+    with pytest.raises(RequestError, match=REFUSED):
+        refuse_unsaved_weights(Model(init="m"))
+
+
+def test_a_file_that_is_not_there(asked):
+    asked(config_file="nowhere.json")
+    with pytest.raises(RequestError, match=r"the DeepSpeed config cannot be used: .*nowhere\.json"):
+        refuse_unsaved_weights(Model(init="m"))

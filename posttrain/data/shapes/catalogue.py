@@ -146,7 +146,7 @@ class ReplyShape(RowShape):
 class PairShape(ReplyShape):
     """A row is a chosen and a rejected example."""
 
-    key = {"pairs": 3}
+    key = {"pairs": 2}
 
     def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)
@@ -159,7 +159,7 @@ class PairShape(ReplyShape):
 class LabelledShape(ReplyShape):
     """A row is one example; the table keeps its label as `p`."""
 
-    key = {"labelled": 2}
+    key = {"labelled": 1}
 
     def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)
@@ -169,7 +169,7 @@ class LabelledShape(ReplyShape):
 class PromptShape(RowShape):
     """A row is a prompt; the table keeps its columns, which rewards read."""
 
-    key = {"prompts": 2}
+    key = {"prompts": 1}
 
     def examples(self, row, source, where) -> Examples:
         refuse_tokenised(row, source, where)

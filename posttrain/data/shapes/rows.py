@@ -133,15 +133,21 @@ def options_of(row: dict[str, Any], source: schema.Source, where: str) -> dict[s
 
 
 def is_conversation(row: dict[str, Any]) -> bool:
-    """Whether a row has messages, or what was meant so, tools or options of the template, or columns that say
-    something of its reply, or may do so."""
-    beside = usual_names(*BESIDE, *SAID, "trained")
+    """Whether a row has messages, or what was meant so, tools or options of the template, rated replies, or
+    columns that say something of its reply, or may do so: what is read by rules that have changed."""
+    beside = usual_names(*BESIDE, *SAID, "trained", "replies")
     for name, value in row.items():
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
         spoken = isinstance(first, dict) if turns is value else speaker(first) is not None
-        told = isinstance(value, Garbled) or (isinstance(value, str) and TRANSCRIPT.match(value))
-        if spoken or told or name in beside:
+        said = isinstance(value, Garbled) or (isinstance(value, str) and TRANSCRIPT.match(value))
+        if (
+            spoken
+            or said
+            or name in beside
+            or like_a_flag(str(name))
+            or (name == "answer" and not says(value))
+        ):
             return True
     return False
 

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.base.unsharded import unsharded_loading
 from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
@@ -193,7 +194,7 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     refuse_adapter(path)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        with proved(path):
+        with proved(path), unsharded_loading():
             tokenizer = AutoTokenizer.from_pretrained(path)
             scorer, found = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, **REPORTED)
         scorer = scorer.to(place)
