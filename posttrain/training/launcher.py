@@ -91,8 +91,8 @@ def _config_of(model: Model) -> dict[str, Any]:
 
 
 def _zero() -> dict[str, Any]:
-    """Section `zero_optimization` of the DeepSpeed config, of the launcher's environment and the file that this
-    names; empty without DeepSpeed. Raises `RequestError` where accelerate cannot use it."""
+    """Section `zero_optimization` of the DeepSpeed config, with what the file says that the launcher names;
+    empty without DeepSpeed. Raises `RequestError` where accelerate cannot use it."""
     if not flag("ACCELERATE_USE_DEEPSPEED"):
         return {}
     try:
