@@ -154,8 +154,8 @@ def completed(turns: list[Message], added: Said, source: schema.Source, where: s
     """
     if not added:
         return turns
-    turns = [_cut(turn, added) for turn in turns]
-    replies = [turn for turn in turns if turn["role"] == "assistant" and turn.get("trained", True)]
+    turns = [_cut(turn, added) if _is_trained(turn) else turn for turn in turns]
+    replies = [turn for turn in turns if _is_trained(turn)]
     if not replies or any(_differing(reply, added) == [] for reply in replies):
         return turns
     if len(replies) > 1:
@@ -229,15 +229,20 @@ def _own(reply: Message, key: str) -> Any:
 
 
 def _cut(turn: Message, added: Said) -> Message:
-    """`turn`, a thought of which that is also `added` as `own_thought` has it, if it opens in the prompt."""
+    """A reply with the thought that is `added` under its key, and the text behind it, where the text ends
+    this thought and the prompt would open it; any other as it is."""
     key = next((key for key in added if key in USUAL["reasoning"]), None)
     text = turn["content"]
-    if key is None or turn["role"] != "assistant" or reasoning(turn) or text.lstrip().startswith(OPEN):
+    if key is None or reasoning(turn) or text.lstrip().startswith(OPEN):
         return turn
     found = own_thought(text, {added[key].strip()})
     if found is None or found[0] != added[key].strip():
         return turn
     return turn | {key: added[key], "content": found[1]}
+
+
+def _is_trained(turn: Message) -> bool:
+    return turn["role"] == "assistant" and turn.get("trained", True)
 
 
 def _not_meant(name: str, must: str, value: Any, source: schema.Source, where: str) -> RequestError:

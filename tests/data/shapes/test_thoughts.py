@@ -179,6 +179,9 @@ def test_a_thought_whose_opening_mark_is_in_the_prompt(key, text):
     parts = [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": text}]
     assert read({"messages": [USER, SAID | {"content": parts}]}).messages[1] == SAID | {"thinking": "h"}
     assert read({"prompt": "u", "completion": text}).completion == text, "without a key it may be meant so"
+    shown = [USER, SAID | {"content": text, "weight": 0}, USER, SAID]
+    found = read({"messages": shown, key: "h"}).messages
+    assert found[1]["content"] == text and found[3] == SAID | {key: "h"}, "what is not trained stays as it is"
 
 
 @pytest.mark.parametrize("text", ["h\n</think>\n\n4", "</think>\n4"])
