@@ -86,7 +86,8 @@ NAMES = {
 def type_name(value: Any) -> str:
     """What JSON calls the type of `value`; of other types, which Parquet and generators may have, its own
     name."""
-    return NAMES.get(type(value), f"a value of type {type(value).__name__}")
+    kind = str if isinstance(value, str) else type(value)  # cells of CSV are a kind of text
+    return NAMES.get(kind, f"a value of type {kind.__name__}")
 
 
 def described(value: Any) -> str:

@@ -2,9 +2,10 @@
 
 A row is a dict of columns; `where` is `file:line` or `file[index]`. JSONL, CSV, Parquet and Arrow are
 streamed; a JSON array is parsed at once, because `json` has no other way. CSV is read by the standard
-library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero, but for one with messages
-(cells.py). A broken file is a `RequestError` that names the file and the line. Left out: Parquet and Arrow
-(columnar.py), which files make up a source, what the columns mean, and how JSON becomes a row (json_rows.py).
+library, not by pyarrow: every cell stays text, so an answer `0408` keeps its zero; one with messages carries
+them (cells.py). A broken file is a `RequestError` that names the file and the line. Left out: Parquet and
+Arrow (columnar.py), which files make up a source, what the columns mean, how JSON becomes a row
+(json_rows.py).
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ def _parse_at_once(path: File) -> tuple[Any, bool]:
 
 
 def _csv(path: File, only: np.ndarray | range | None = None) -> Iterator[Row]:
-    """Rows under a header line; every cell is text, or messages."""
+    """Rows under a header line; every cell is text, which may carry messages."""
     yield from _chosen(_csv_rows(path), only)
 
 
@@ -217,8 +218,7 @@ def _csv_rows(path: File) -> Iterator[Row]:
             if header is None:
                 return
             _refuse_other_separator(path, header)
-            if len(set(header)) < len(header) or "" in header:
-                raise RequestError(f"{path}:1: the header has a repeated or an empty column name")
+            _refuse_names(path, header)
             for cells in reader:
                 where = f"{path}:{reader.line_num}"
                 if not cells:
@@ -232,6 +232,17 @@ def _csv_rows(path: File) -> Iterator[Row]:
             raise RequestError(f"{path}:{_bad_line(path)}: not UTF-8; convert the file to UTF-8") from None
         except csv.Error as error:
             raise RequestError(f"{path}:{reader.line_num}: broken CSV: {error}") from None
+
+
+def _refuse_names(path: File, header: list[str]) -> None:
+    """Raises RequestError where a column has no name, or that of another."""
+    if "" in header:
+        raise RequestError(
+            f"{path}:1: column {header.index('') + 1} of the header has no name; name it, or leave it out "
+            "(pandas writes its index so: df.to_csv(path, index=False))"
+        )
+    if twice := next((name for name in header if header.count(name) > 1), None):
+        raise RequestError(f"{path}:1: the header has the column {twice!r} twice; rename one of them")
 
 
 def _refuse_other_separator(path: File, header: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Cells of CSV: what is read as messages, what stays text, and what is refused."""
+"""Cells of CSV: which have messages, what reads them or their text, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pickle
 
 import pytest
 
-from posttrain.data.cells import Garbled, cell_value
+from posttrain.data.cells import Cell, cell_value
 from posttrain.data.readers import read
 from posttrain.data.shapes.catalogue import SHAPES
+from posttrain.data.shapes.prompts import columns_of, reward_example
 from posttrain.data.shapes.rows import is_conversation
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Source
@@ -27,6 +28,14 @@ REPRS = [
     '[{"role": "user", "content": "How\n?"}]',
     '[{"role": "user", "content": "a", "content": "b"}]',
     ' [{"weight": None, "role": "user", "content": "a"}]\n',
+    "{'role': 'assistant', 'content': 'So.'}",
+    "{'content': 'So (it is', 'role': 'assistant'}",
+    "{'role': 'assistant', 'content': 'So', 'at': Timestamp('2024-01-01 00:00:00')}",
+    "{'role': array(['user', 'assistant'], dtype=object), 'content': array(['a', 'b'], dtype=object)}",
+    "{'role': ['user'], 'content': ['a']}",
+    "array([{'role': 'user', 'content': 'a'}], dtype=object)",
+    "({'role': 'user', 'content': 'a'},)",
+    "[{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'weight': Non",
 ]
 TEXTS = [
     *('[{"name": "Ann"}, {"name": "Bo"}]', "[1, 2]", "[]", "[x](y)", "0408", "", "[{", '["a"]', "null"),
@@ -38,7 +47,12 @@ TEXTS = [
     '[{"role": "user", "name": "u"}]',
     '[{"name": "u", "content": "c"}]',
     '[{"role": "user", "content": "u"}] is the list that I would send.',
-    '{"role": "user", "content": "u"}',
+    '{"role": "user", "content": "u"} is it.',
+    "{'role': 'user', 'content': \"it's (\"} isn't it.",
+    '{"role": "admin", "content": "x"}',
+    '{"from": "user"}',
+    '{"role": ["user"], "content": "u"}',
+    '{"prompt": [{"role": "user", "content": "u"}]}',
     "[{'role': 'admin', 'content': 'x'}]",
     "[{'id': 3, 'content': 'user'}]",
     '[{"role": "user"',
@@ -56,11 +70,22 @@ def rows_of(path, *rows):
     return [*read(path)]
 
 
-@pytest.mark.parametrize("turns", [[USER], [USER, SAID], [OTHER], [CALL], [USER, CALL, OTHER]])
-def test_a_list_of_messages(turns, tmp_path):
-    text = f" {json.dumps(turns, indent=1)}\n"
-    ((_, row),) = rows_of(tmp_path / "a.csv", {"prompt": text, "any": text, "n": "[3]"})
-    assert row == {"prompt": turns, "any": turns, "n": "[3]"}
+MESSAGES = [
+    *([turns, turns] for turns in ([USER], [USER, SAID], [OTHER], [CALL], [USER, CALL, OTHER])),
+    [SAID, [SAID]],
+    [OTHER, [OTHER]],
+    [{"role": ["user", "assistant"], "content": ["u", "x"]}, [USER, SAID]],
+]
+"""What a cell says in JSON, and the messages that it has."""
+
+
+@pytest.mark.parametrize("value, turns", MESSAGES)
+def test_messages_beside_their_text(value, turns, tmp_path):
+    text = f" {json.dumps(value, indent=1)}\n"
+    ((_, row),) = rows_of(tmp_path / "a.csv", {"prompt": text, "n": "[3]"})
+    assert row == {"prompt": text, "n": "[3]"}
+    for cell in (row["prompt"], pickle.loads(pickle.dumps(row["prompt"]))):
+        assert isinstance(cell, Cell) and cell.messages == turns and cell == text
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -75,18 +100,45 @@ def test_a_row_is_as_of_json_lines(shape, tmp_path):
         {"prompt": "u", "completion": [SAID], "chosen": "x", "rejected": [OTHER]},
         {"prompt": "u", "completion": "x", "chosen": [USER, SAID], "rejected": [USER, OTHER]},
         {"messages": [USER, SAID], "prompt": "u", "chosen": [USER, SAID], "rejected": [USER, OTHER]},
+        {"prompt": "u", "completion": SAID, "chosen": SAID, "rejected": OTHER},
     ):
         row = {**row, "label": "1"}
-        cells = {key: json.dumps(each) if isinstance(each, list) else each for key, each in row.items()}
+        cells = {
+            key: json.dumps(each) if isinstance(each, list | dict) else each for key, each in row.items()
+        }
         ((_, found),) = rows_of(tmp_path / "a.csv", cells)
-        assert found == row
-        assert SHAPES[shape].read(found, Source(name="s", path="a.csv"), "a.csv:2")
+        source = Source(name="s", path="a.csv")
+        assert SHAPES[shape].read(found, source, "2") == SHAPES[shape].read(row, source, "2")
+        assert reward_example(columns_of(found, source), "2").prompt == reward_example(row, "2").prompt
+
+
+def test_a_text_stays_a_text(tmp_path):
+    text = json.dumps([USER])
+    source = Source(name="s", path="a.csv")
+    cells = {"instruction": "q", "input": text, "output": "c", "system": text, "reasoning": text}
+    ((where, row),) = rows_of(tmp_path / "a.csv", cells)
+    (found,) = SHAPES["rows"].read(row, source, where)
+    system, user, reply = found.messages
+    assert (system["content"], user["content"]) == (text, f"q\n\n{text}") and reply["reasoning"] == text
+    ((where, row),) = rows_of(tmp_path / "b.csv", {"text": text})
+    assert SHAPES["rows"].read(row, source, where)[0].completion == text
+    ((where, row),) = rows_of(tmp_path / "c.csv", {"prompt": "q", "answer": text})
+    assert SHAPES["prompts"].read(row, source, where)[0].prompt == "q"
+    assert reward_example(columns_of(row, source), where).answer == text
+
+
+def test_replies_in_a_cell(tmp_path):
+    entries = [{"role": "assistant", "content": text, "rating": n} for n, text in enumerate("ba")]
+    ((where, found),) = rows_of(tmp_path / "a.csv", {"prompt": "q", "completions": json.dumps(entries)})
+    one, other = SHAPES["pairs"].read(found, Source(name="s", path="a.csv"), where)
+    assert (one.completion, other.completion) == ("a", "b")
 
 
 @pytest.mark.parametrize("text", REPRS)
 def test_what_was_meant_as_messages_is_refused_where_it_would_be_trained(text, tmp_path):
     good = {"prompt": "q", "completion": "c", "chosen": "a", "rejected": "b", "label": "1"}
     uses = {"prompt": ("rows", "labelled", "pairs", "prompts"), "completion": ("rows", "labelled")}
+    uses |= dict.fromkeys(("messages", "conversations"), ("rows", "labelled", "prompts"))
     for name, shapes in (uses | {"chosen": ("pairs",), "rejected": ("pairs",)}).items():
         ((where, row),) = rows_of(tmp_path / "a.csv", good | {name: text})
         for shape in shapes:
@@ -101,4 +153,4 @@ def test_what_was_meant_as_messages_is_refused_where_it_would_be_trained(text, t
     assert "other" in found.unused, "what is not trained is not looked at"
     assert pickle.loads(pickle.dumps(row["other"])).problem == row["other"].problem
     assert is_conversation(row), "tables that were made of it as text are not found"
-    assert isinstance(row["other"], Garbled) and row["other"] == text
+    assert isinstance(row["other"], Cell) and row["other"] == text

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.data.cells import Cell
 from posttrain.data.json_rows import Broken, described, parse_array, parse_line
 from posttrain.data.sources import open_rows
 from posttrain.errors import RequestError
@@ -185,6 +186,7 @@ def test_it_is_told_exactly(tree, space):
         (3, "a number (3)"),
         (0.5, "a number (0.5)"),
         ("a", "a string ('a')"),
+        (Cell("a"), "a string ('a')"),
         ([1], "an array ([1])"),
         ({}, "an object ({})"),
         (b"a", "a value of type bytes (b'a')"),

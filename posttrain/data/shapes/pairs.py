@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from posttrain.data.cells import refuse_garbled
+from posttrain.data.cells import refuse_garbled, with_messages
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL, column, find_columns, refuse_shared, usual_names
 from posttrain.data.shapes.labelled import ending_in_reply, truth
@@ -27,7 +27,7 @@ from posttrain.data.shapes.messages import (
     reasoning,
     speaker,
 )
-from posttrain.data.shapes.names import REASONING
+from posttrain.data.shapes.names import REASONING, says
 from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
@@ -71,6 +71,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
             )
     asked = {what: column(row, source, what) for what in ASKED}
     refuse_shared({**asked, **dict(zip(SIDES, names, strict=True))}, source, where)
+    row = with_messages(row, (*names, *asked.values()))
     chosen, rejected = (
         _side(row, name, side, source, where) for side, name in zip(SIDES, names, strict=True)
     )
@@ -96,7 +97,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
 
 def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
     value = row.get(f"{side}_is_prefix")
-    found = False if value is None else truth(value)
+    found = truth(value) if says(value) else False
     if found is None:
         raise RequestError(f"{where}: {side}_is_prefix must be true or false, not {value!r}")
     return found
@@ -104,7 +105,7 @@ def _is_prefix(row: dict[str, Any], side: str, where: str) -> bool:
 
 def _side(row: dict[str, Any], name: str, side: str, source: schema.Source, where: str) -> Example:
     value = listed(row[name]) if isinstance(row[name], dict) else row[name]
-    if value is None or (isinstance(value, str) and not value.strip()) or value == []:
+    if not says(value):
         raise RowError(f"no_{side}", f"column {name!r} is empty")
     refuse_garbled(value, where, name)
     if isinstance(value, str) and TRANSCRIPT.match(value):

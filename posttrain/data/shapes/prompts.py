@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.files import plain
+from posttrain.data.cells import with_messages
 from posttrain.data.encode import Asking, alone
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import column, form_of, refuse_shared, unanswered, usual_names
@@ -62,6 +63,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
     whole = form_of([what for what, name in found.items() if name is not None], source) == "messages"
     own = {"messages": messages} if whole else {"prompt": asked}
     refuse_shared(own | {"answer": named.answer, "rewards": named.rewards}, source, where)
+    row = with_messages(row, own.values())
     if whole:
         turns = {messages: _with_reply(row[messages])} if messages in row else row
         columns = replace(named, prompt=None, completion=None, text=None, answer=None, p=None)
@@ -73,6 +75,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
     else:
         if asked is None:
+            row = with_messages(row, row)
             known = {"completion": named.completion or ""}  # which is not asked for
             raise RequestError(not_found(row, "prompt", known, source, where, trained=False))
         kept = {k: v for k, v in row.items() if k not in NOT_ASKED or k == asked}
@@ -126,10 +129,12 @@ def _with_reply(turns: Any) -> Any:
 
 
 def columns_of(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
-    """Every column of `row`; the named answer and rewards also under the names that rewards read.
+    """Every column of `row`, of which a prompt may have messages; the named answer and rewards also under the
+    names that rewards read.
 
     The column `rewards` lists the row's own verifiers.
     """
+    row = with_messages(row, [column(row, source, what) for what in ("prompt", "messages")])
     named = {"answer": source.columns.answer, "rewards": source.columns.rewards}
     return row | {name: row.get(own) for name, own in named.items() if own is not None}
 

@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
 from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, like_a_flag, says
-from posttrain.data.shapes.thoughts import CLOSE, OPEN, is_label, read_thought, split_thought
+from posttrain.data.shapes.thoughts import OPEN, is_label, own_thought, read_thought
 from posttrain.data.shapes.tools import as_json
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -147,13 +147,15 @@ def read_reply(given: dict[str, Any], source: schema.Source, where: str) -> Said
 
 
 def completed(turns: list[Message], added: Said, source: schema.Source, where: str) -> list[Message]:
-    """`turns` with what is `added`, from `read_reply`, to the reply in them that is trained.
+    """`turns` with what is `added`, from `read_reply`, to the reply in them that is trained. A reply whose
+    text ends the same thought without the mark that opens it has the thought so, too.
 
     Raises RequestError where there are several such replies, or the reply says something else itself.
     """
     if not added:
         return turns
-    replies = [turn for turn in turns if turn["role"] == "assistant" and turn.get("trained", True)]
+    turns = [_cut(turn, added) if _is_trained(turn) else turn for turn in turns]
+    replies = [turn for turn in turns if _is_trained(turn)]
     if not replies or any(_differing(reply, added) == [] for reply in replies):
         return turns
     if len(replies) > 1:
@@ -166,7 +168,7 @@ def completed(turns: list[Message], added: Said, source: schema.Source, where: s
     new = _differing(reply, added)
     for key in new:
         # an empty thought that opens the text is one, too: another would stand before it
-        if _own(reply, key) or (key in USUAL["reasoning"] and reply["content"].lstrip().startswith(OPEN)):
+        if _own(reply, key) or (key in USUAL["reasoning"] and own_thought(reply["content"], ()) is not None):
             name = added.columns[key]
             raise RequestError(
                 f"{where}: column {name!r} and the reply itself differ; keep one, or {_without(name, source)}"
@@ -216,17 +218,31 @@ def _is_thought(value: Any) -> bool:
 def _differing(reply: Message, added: Said) -> list[str]:
     """The keys of `added` that `reply` does not say itself, or says otherwise."""
     said = {key: value.strip() if isinstance(value, str) else value for key, value in added.items()}
-    opened, mark, _ = reply["content"].partition(CLOSE)  # a thought whose opening mark is in the prompt
-    before = opened.strip() if mark else None
-    said_so = {key: {as_json(each) for each in (_own(reply, key), before)} for key in said}
-    return [key for key, value in said.items() if as_json(value) not in said_so[key]]
+    return [key for key, value in said.items() if as_json(value) != as_json(_own(reply, key))]
 
 
 def _own(reply: Message, key: str) -> Any:
     """What `reply` has itself of what the column `key` says: calls, or a thought, which may open its text."""
     if key in USUAL["calls"]:
         return reply.get(key)
-    return reasoning(reply).strip() or split_thought(reply["content"])[0]
+    return reasoning(reply).strip() or (own_thought(reply["content"], ()) or ("",))[0]
+
+
+def _cut(turn: Message, added: Said) -> Message:
+    """A reply with the thought that is `added` under its key, and the text behind it, where the text ends
+    this thought and the prompt would open it; any other as it is."""
+    key = next((key for key in added if key in USUAL["reasoning"]), None)
+    text = turn["content"]
+    if key is None or reasoning(turn) or text.lstrip().startswith(OPEN):
+        return turn
+    found = own_thought(text, {added[key].strip()})
+    if found is None or found[0] != added[key].strip():
+        return turn
+    return turn | {key: added[key], "content": found[1]}
+
+
+def _is_trained(turn: Message) -> bool:
+    return turn["role"] == "assistant" and turn.get("trained", True)
 
 
 def _not_meant(name: str, must: str, value: Any, source: schema.Source, where: str) -> RequestError:

@@ -12,7 +12,7 @@ import re
 from itertools import chain
 from typing import Any
 
-from posttrain.data.cells import Garbled, refuse_garbled
+from posttrain.data.cells import Cell, refuse_garbled, with_messages
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import (
     MAY_MEAN,
@@ -75,7 +75,11 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     system = _system(row, found, source, where)
     for what in PARTS[kind]:
         if what not in found:
-            raise RequestError(not_found(row, what, found, source, where))
+            raise RequestError(not_found(with_messages(row, row), what, found, source, where))
+    if kind != "text":
+        for part in PARTS[kind]:
+            refuse_garbled(row[found[part]], where, found[part])
+        row = with_messages(row, [found[part] for part in PARTS[kind]])
     names = {what: found.get(what) for what in (*PARTS[kind], "system", "tools")}
     refuse_shared(names | {"reasoning": source.columns.reasoning if trained else None}, source, where)
     flags = refuse_untrained(row, source, where) if trained else {}
@@ -140,14 +144,9 @@ def is_conversation(row: dict[str, Any]) -> bool:
         turns = listed(value)
         first = turns[0] if isinstance(turns, list) and turns else None
         spoken = isinstance(first, dict) if turns is value else speaker(first) is not None
-        said = isinstance(value, Garbled) or (isinstance(value, str) and TRANSCRIPT.match(value))
-        if (
-            spoken
-            or said
-            or name in beside
-            or like_a_flag(str(name))
-            or (name == "answer" and not says(value))
-        ):
+        told = isinstance(value, Cell) or (isinstance(value, str) and TRANSCRIPT.match(value))
+        told = told or name in beside or (name == "answer" and not says(value))
+        if spoken or told or like_a_flag(str(name)):
             return True
     return False
 
@@ -166,7 +165,7 @@ def _messages_of(
     if kind == "prompt_completion":
         return _turns(row, found, added, source, where)
     value = row[found["messages"]]
-    if value is None:
+    if value != [] and not says(value):  # a list of none has no reply
         raise RowError("no_messages", f"column {found['messages']!r} is empty")
     turns = read_messages(value, f"{where}: column {found['messages']!r}", set(source.ignore))
     return completed(turns, added, source, where)
@@ -228,18 +227,17 @@ def _is_alpaca(found: dict[str, str], source: schema.Source) -> bool:
 
 
 def _filled(row: dict[str, Any], column: str, where: str, reason: str) -> str:
-    """The text of a column; a null or blank one drops the row."""
+    """The text of a column; one that is blank, null or NaN drops the row."""
     value = row[column]
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if not says(value):
         raise RowError(reason, f"column {column!r} is empty")
-    refuse_garbled(value, where, column)
     return checked_text(value, where, column)
 
 
 def _system(row: dict[str, Any], found: dict[str, str], source: schema.Source, where: str) -> str | None:
     """The system message of the row, otherwise that of the source."""
     value = row[found["system"]] if "system" in found else None
-    return checked_text(value, where, found["system"]) if value else source.system
+    return checked_text(value, where, found["system"]) if filled(value) else source.system
 
 
 def _in_messages(value: Any, key: str) -> bool:

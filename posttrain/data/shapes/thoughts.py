@@ -68,10 +68,24 @@ def split_thought(text: str) -> tuple[str, str]:
     return "", said
 
 
+def own_thought(text: str, given: Collection[str]) -> tuple[str, str] | None:
+    """(the thought that a reply begins with, what it says then), the first without space around it; None
+    where it begins with none.
+
+    The mark that opens the thought may be in the prompt. A text with the other mark alone may speak of it:
+    that is a thought where the mark ends its line, or what is before it is one of `given`.
+    """
+    said, mark, rest = text.partition(CLOSE)
+    opened, thought = said.lstrip().startswith(OPEN), said.strip().removeprefix(OPEN).strip()
+    ends_line = mark and rest.lstrip(" \t\r")[:1] in ("", "\n")
+    return (thought, rest.lstrip()) if opened or ends_line or (mark and thought in given) else None
+
+
 def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str, text: str) -> dict[str, str]:
     """What a message thinks, under the key that says it; empty where it does not think, or its text says the
-    same itself. White space is no thought: with marks around it a template would train a thought that is
-    empty.
+    same itself. Of a text with the mark alone that ends the same thought, also its `content` behind that:
+    where the prompt opens no thought it would be a reply. White space is no thought: with marks around it a
+    template would train a thought that is empty.
 
     `given`: its keys of `REASONING`; `in_parts`: what parts of its `content` think, which is under `thinking`
     where no key says the same; `text`: what it replies, which may begin with a thought. Raises RequestError
@@ -92,18 +106,18 @@ def one_thought(given: dict[str, Any], in_parts: str, where: str, content: str, 
         place = f"parts of {content}"
         thoughts[place] = read_thought(in_parts, f"{where}: {place}", "leave the part out")
     thoughts = {key: thought for key, thought in thoughts.items() if thought.strip()}
-    said, mark, _ = text.strip().partition(CLOSE)
-    opened, said = said.startswith(OPEN), said.removeprefix(OPEN).strip()
-    # the mark that opens it may be in the prompt; a text that only has the other one may speak of it
-    itself = opened or (bool(mark) and any(said == thought.strip() for thought in thoughts.values()))
-    if itself and thoughts:
-        thoughts[IN_TEXT] = said
+    itself = own_thought(text, {thought.strip() for thought in thoughts.values()}) if thoughts else None
+    if itself is not None:
+        thoughts[IN_TEXT] = itself[0]
     if len({thought.strip() for thought in thoughts.values()}) > 1:
         raise RequestError(
             f"{where}: has different reasoning under {' and '.join(thoughts)}; keep one"
             f"{_ignored(thoughts, given)}"
         )
-    return {} if itself else {k if k in given else "thinking": each for k, each in [*thoughts.items()][:1]}
+    if itself is not None and text.lstrip().startswith(OPEN):
+        return {}
+    found = {key if key in given else "thinking": each for key, each in [*thoughts.items()][:1]}
+    return found if itself is None else found | {"content": itself[1]}
 
 
 def _ignored(thoughts: dict[str, str], given: Collection[str]) -> str:

@@ -13,8 +13,9 @@ import re
 from itertools import takewhile
 from typing import Any
 
-from posttrain.data.shapes.messages import reasoning, says_nothing
+from posttrain.data.shapes.messages import message, reasoning, says_nothing
 from posttrain.data.shapes.names import REASONING
+from posttrain.data.shapes.thoughts import CLOSE
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Example, Message
@@ -86,15 +87,21 @@ def end_in_reply(example: Example) -> None:
 
 
 def refuse_thoughts_alone(example: Example) -> None:
-    """Raises `RowError` (empty_reply) where a reply of `example` thinks, and then says nothing: it would be
-    trained to end there. A prefix of a reply may end in its thought."""
+    """Raises `RowError` (empty_reply) where a reply of `example` thinks, under a key or in its text, and then
+    says nothing: it would be trained to end there. A prefix of a reply may end in its thought."""
     turns = example.messages or []
+    if example.prompt and example.completion:
+        turns = [message("assistant", example.completion)]
     for index, turn in enumerate(turns):
-        if turn["role"] != "assistant" or not reasoning(turn) or not turn.get("trained", True):
+        _, mark, behind = turn["content"].partition(CLOSE)
+        thinks = mark or reasoning(turn)
+        if turn["role"] != "assistant" or not thinks or not turn.get("trained", True):
             continue
+        said = {key: each for key, each in turn.items() if key not in REASONING}
         cut = example.partial and index + 1 == len(turns)
-        if not cut and says_nothing({key: each for key, each in turn.items() if key not in REASONING}):
-            raise RowError("empty_reply", f"message {index} (assistant) says nothing behind its thought")
+        if not cut and says_nothing(said | {"content": behind} if mark else said):
+            which = f"message {index} (assistant)" if example.messages else "the completion"
+            raise RowError("empty_reply", f"{which} says nothing behind its thought")
 
 
 def listed_tools(text: str) -> str:

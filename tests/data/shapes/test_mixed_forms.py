@@ -111,6 +111,31 @@ def test_a_thought_alone_is_no_reply(content):
     assert parts(cut, "pairs")[1].messages[1]["reasoning"] == "t", "a prefix may end in its thought"
 
 
+@pytest.mark.parametrize(
+    "text", ["<think>h</think>", "<think>\nh\n</think>\n\n", "h</think>", "<think></think>"]
+)
+def test_a_thought_alone_in_a_text_is_no_reply(text):
+    reply = SAID | {"content": text}
+    for row, shape in (
+        ({"messages": [USER, reply]}, "rows"),
+        ({"messages": [USER, reply, USER, SAID]}, "rows"),
+        ({"prompt": "u", "completion": text}, "rows"),
+        ({"prompt": "u", "completion": text, "label": 1}, "labelled"),
+        ({"prompt": "u", "completion": [reply], "label": 1}, "labelled"),
+        ({"prompt": "u", "chosen": text, "rejected": "x"}, "pairs"),
+        ({"prompt": "u", "chosen": "x", "rejected": text}, "pairs"),
+    ):
+        with pytest.raises(RowError, match="^empty_reply: .* says nothing behind its thought$"):
+            parts(row, shape)
+    cut = {"prompt": "u", "chosen": "x", "rejected": text, "rejected_is_prefix": True}
+    assert parts(cut, "pairs")[1].completion == text, "a prefix may end in its thought"
+    assert parts({"messages": [USER, reply | {"weight": 0}, USER, SAID]})
+    assert parts({"messages": [USER | {"content": text}, SAID]})
+    assert parts({"messages": [USER, reply | {"tool_calls": [CALL]}]})
+    assert parts({"prompt": "u", "completion": f"{text}x"})
+    assert parts({"text": text})[0].completion == text, "plain text has no replies"
+
+
 def test_a_reply_as_messages_is_a_conversation_and_two_texts_are_none():
     (found,) = read({"prompt": "u", "completion": [SAID]})
     assert found.messages == [USER, SAID] and found.prompt is None

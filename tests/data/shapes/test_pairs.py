@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 
 import pytest
 
@@ -65,11 +66,19 @@ def test_alpaca_input_system_and_named_columns():
     assert pair(row, system="be brief")[0].messages[0] == {"role": "system", "content": "be brief"}
 
 
+@pytest.mark.parametrize("value", [None, "", " ", math.nan])
+def test_a_prefix_that_is_not_said(value):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r", "chosen_is_prefix": value}
+    assert [side.partial for side in pair(row | {"rejected_is_prefix": "1"})] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"prompt": "p", "chosen": "c", "rejected": " c\n"}, "equal_pair"),
         ({"prompt": "p", "chosen": "", "rejected": "r"}, "no_chosen"),
+        ({"prompt": "p", "chosen": math.nan, "rejected": "r"}, "no_chosen"),
+        ({"prompt": math.nan, "chosen": "c", "rejected": "r"}, "no_prompt"),
         ({"prompt": "p", "chosen": "c", "rejected": None}, "no_rejected"),
         ({"chosen": [], "rejected": [user("p"), bot("r")]}, "no_chosen"),
         ({"prompt": "", "chosen": "c", "rejected": "r"}, "no_prompt"),

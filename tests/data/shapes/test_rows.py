@@ -194,6 +194,9 @@ def test_data_that_does_not_fit(row, more, message):
     [
         ({"prompt": "p", "completion": None}, "no_completion"),
         ({"prompt": "p", "completion": " \n"}, "no_completion"),
+        ({"prompt": "p", "completion": math.nan}, "no_completion"),
+        ({"messages": math.nan}, "no_messages"),
+        ({"messages": ""}, "no_messages"),
         ({"question": "p", "answer": ""}, "no_completion"),
         ({"prompt": "", "completion": "c"}, "no_prompt"),
         ({"text": ""}, "empty"),

@@ -155,9 +155,7 @@ def test_thoughts_that_differ_in_space_alone_are_one():
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize(
-    "text", ["<think>\nh\n</think>\n\n4", "<think>h</think>4", "h</think>4", " h \n</think>4"]
-)
+@pytest.mark.parametrize("text", ["<think>\nh\n</think>\n\n4", "<think>h</think>4"])
 def test_a_thought_that_the_text_says_too_is_trained_once(key, text):
     """As of a column beside a completion."""
     for row, shape in rows_of(key, "h", text):
@@ -169,7 +167,43 @@ def test_a_thought_that_the_text_says_too_is_trained_once(key, text):
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("text", ["<think>g</think>4", "<think>\n\n</think>4", "<think>h2"])
+@pytest.mark.parametrize("text", ["h</think>4", " h \n</think>4", "h\n</think>\n\n4", "h</think>\r\n4"])
+def test_a_thought_whose_opening_mark_is_in_the_prompt(key, text):
+    """The prompts of other templates have no such mark: what ends it would be trained as a reply."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = HERMES
+    for row, shape in rows_of(key, "h", text):
+        found = read(row, shape)
+        assert found.messages == [USER, SAID | {key: "h"}] and found.unused == ()
+        assert trained(row_of(found, "tokenizer", tokenizer), tokenizer) == "<think>h</think>4<|im_end|>"
+    parts = [{"type": "thinking", "thinking": "h"}, {"type": "text", "text": text}]
+    assert read({"messages": [USER, SAID | {"content": parts}]}).messages[1] == SAID | {"thinking": "h"}
+    assert read({"prompt": "u", "completion": text}).completion == text, "without a key it may be meant so"
+    shown = [USER, SAID | {"content": text, "weight": 0}, USER, SAID]
+    found = read({"messages": shown, key: "h"}).messages
+    assert found[1]["content"] == text and found[3] == SAID | {key: "h"}, "what is not trained stays as it is"
+
+
+@pytest.mark.parametrize("text", ["h\n</think>\n\n4", "</think>\n4"])
+def test_another_thought_beside_a_column_is_refused(text):
+    for row in ({"prompt": "u", "completion": text}, {"messages": [USER, SAID | {"content": text}]}):
+        with pytest.raises(RequestError, match="column 'reasoning' and the reply itself differ; keep one"):
+            read(row | {"reasoning": "g"})
+        assert read(row | {"reasoning": "g"}, ignore=["reasoning"]).ignored == ("reasoning",)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>g</think>4",
+        "<think>\n\n</think>4",
+        "<think>h2",
+        "g\n</think>\n\n4",
+        "g</think> \n4",
+        "g</think>",
+    ],
+)
 def test_another_thought_in_the_text_is_refused(key, text):
     """It would be trained behind the first."""
     reply = SAID | {"content": text, key: "h"}
