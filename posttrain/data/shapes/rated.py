@@ -17,16 +17,15 @@ from posttrain.data.shapes.entries import (
     TEXTS,
     as_list,
     is_blank,
-    is_silent,
     key_of_rating,
     key_of_text,
+    last_message,
     number_in,
     read_entry,
     unread_keys,
 )
-from posttrain.data.shapes.messages import reasoning
-from posttrain.data.shapes.names import CALLS, REASONING, filled
-from posttrain.data.shapes.thoughts import split_thought
+from posttrain.data.shapes.names import CALLS, filled
+from posttrain.data.shapes.same import is_silent, meaning
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -38,8 +37,8 @@ SIDES = ("chosen", "rejected")
 class Rated:
     """The replies of a row."""
 
-    found: list[tuple[float, Any]] = field(default_factory=list)
-    """(rating, reply) of each that can be chosen from."""
+    found: list[tuple[float, Any, str]] = field(default_factory=list)
+    """(rating, reply, what it says) of each that can be chosen from."""
     empty: list[float] = field(default_factory=list)
     """The ratings of those that say nothing."""
     unrated: list[Any] = field(default_factory=list)
@@ -49,6 +48,17 @@ class Rated:
     null: int = 0
     unread: list[str] = field(default_factory=list)
     """Keys of entries that nothing reads."""
+
+    def add(self, rating: float, reply: Any, place: str, ignore: set[str]) -> None:
+        """A rated reply, text or messages, which is read as in a pair to know what it says. Raises as
+        `last_message`."""
+        last = last_message(reply, place, ignore)
+        if last is None or (last.get("trained", True) and is_silent(last)):
+            self.empty.append(rating)
+        elif not last.get("trained", True):
+            self.untrained += 1
+        else:
+            self.found.append((rating, reply, meaning([last])))
 
 
 def of_ratings(
@@ -73,7 +83,7 @@ def of_ratings(
         rated = _of_objects(entries, column, source, where)
     else:
         ratings = _ratings(row, source)
-        rated = _of_texts(row, entries, column, ratings, where)
+        rated = _of_texts(row, entries, column, ratings, source, where)
         used += [ratings] if ratings is not None else []
     chosen, rejected = _best_and_lower(rated, column, len(entries))
     unused = [f"{column}.{key}" for key in rated.unread]
@@ -156,6 +166,7 @@ def _of_objects(entries: list[Any], column: str, source: schema.Source, where: s
         wanted = f"rating {named!r}" if named else "rating"
         raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
     rated = Rated(null=len(entries) - len(given), unread=unread_keys(given, score))
+    ignore = set(source.ignore)
     for index, entry in enumerate(entries):
         if entry is None:
             continue
@@ -164,17 +175,22 @@ def _of_objects(entries: list[Any], column: str, source: schema.Source, where: s
             rated.unrated.append(entry.get(score))
             continue
         at = f"{place}, entry {index}"
-        reply, is_trained = read_entry(entry, key_of_text(entry, score), score, at, set(source.ignore))
+        reply, is_trained = read_entry(entry, key_of_text(entry, score), score, at, ignore)
         if not is_trained:
             rated.untrained += 1
-        elif reply is None:
-            rated.empty.append(number)
         else:
-            rated.found.append((number, reply))
+            rated.add(number, reply, at, ignore)
     return rated
 
 
-def _of_texts(row: dict[str, Any], entries: list[Any], column: str, ratings: str | None, where: str) -> Rated:
+def _of_texts(
+    row: dict[str, Any],
+    entries: list[Any],
+    column: str,
+    ratings: str | None,
+    source: schema.Source,
+    where: str,
+) -> Rated:
     """The replies in `entries` with the ratings in another column."""
     place, rated = f"{where}: column {column!r}", Rated()
     scores = None if ratings is None else as_list(row.get(ratings))
@@ -187,14 +203,12 @@ def _of_texts(row: dict[str, Any], entries: list[Any], column: str, ratings: str
         )
     if len(scores) != len(entries):
         raise RequestError(f"{place} has {len(entries)} replies, but {ratings!r} has {len(scores)} ratings")
-    for value, reply in zip(scores, entries, strict=True):
+    for index, (value, reply) in enumerate(zip(scores, entries, strict=True)):
         number = number_in(value, f"{where}: column {ratings!r}")
         if number is None:
             rated.unrated.append(value)
-        elif is_silent(reply):
-            rated.empty.append(number)
         else:
-            rated.found.append((number, reply))
+            rated.add(number, reply, f"{place}, entry {index}", set(source.ignore))
     return rated
 
 
@@ -220,15 +234,16 @@ def _best_and_lower(rated: Rated, column: str, count: int) -> tuple[Any, Any]:
     found = rated.found
     if len(found) < 2:
         raise _too_few(rated, column, count)
-    top = max(score for score, _ in found)
-    best, lower = ([r for s, r in found if (s == top) == is_top] for is_top in (True, False))
+    top = max(score for score, _, _ in found)
+    best, lower = ([one for one in found if (one[0] == top) == is_top] for is_top in (True, False))
     if not lower:
         raise RowError("rating_tie", f"all {len(found)} replies in {column!r} are rated {top:g}")
-    draw = hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).digest()
-    low = {_meaning(reply) for reply in lower}
-    chosen = _drawn([reply for reply in best if low != {_meaning(reply)}] or best, draw[:8])
-    others = [reply for reply in lower if _meaning(reply) != _meaning(chosen)]
-    return chosen, _drawn(others or lower, draw[8:16])
+    listed = repr([(score, reply) for score, reply, _ in found])
+    draw = hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()
+    low = {said for _, _, said in lower}
+    _, chosen, meant = _drawn([one for one in best if low != {one[2]}] or best, draw[:8])
+    _, rejected, _ = _drawn([one for one in lower if one[2] != meant] or lower, draw[8:16])
+    return chosen, rejected
 
 
 def _drawn(replies: list[Any], draw: bytes) -> Any:
@@ -250,19 +265,3 @@ def _too_few(rated: Rated, column: str, count: int) -> RowError:
         why.append(f"{len(empty) + rated.null} empty")
     said = f"; {', '.join(why)}" if why else ""
     return RowError("no_rating", f"{len(found)} of {count} replies in {column!r} can be chosen from{said}")
-
-
-def _meaning(reply: Any) -> str:
-    """What a reply says: its thought, its text, its calls without ids, and what other keys it has."""
-    turn = reply[0] if isinstance(reply, list) and len(reply) == 1 else {"content": reply}
-    if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-        return repr(reply)
-    thought, said = split_thought(turn["content"])
-    thought = str(reasoning(turn) or "").strip() or thought
-    calls = [
-        {key: each for key, each in call.items() if key != "id"} if isinstance(call, dict) else call
-        for call in turn.get("tool_calls") or ()
-    ]
-    read = ("role", "content", "tool_calls", *REASONING)
-    others = {key: each for key, each in turn.items() if key not in read and filled(each)}
-    return repr((thought, said, calls, others))

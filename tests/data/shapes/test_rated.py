@@ -136,3 +136,58 @@ def test_what_is_no_row_of_rated_replies(row, columns, sentence):
 def test_pairs_that_are_there_go_before_ratings():
     row = {"prompt": "p", "chosen": "c", "rejected": "r", "completions": replies(1, 2), "score": 3}
     assert pair(row) == ("c", "r")
+
+
+TURN = {"role": "assistant", "content": "a"}
+CALL = {"name": "f", "arguments": {"a": 1, "b": 2}}
+TURNED = {"arguments": {"b": 2, "a": 1}, "name": "f"}
+
+
+@pytest.mark.parametrize(
+    ("best", "same"),
+    [
+        ("a", [{"from": "gpt", "value": "a"}]),
+        ([TURN], [TURN | {"content": [{"type": "text", "text": "a"}]}]),
+        ("a", [{"role": "user", "content": "p"}, TURN]),
+        ("a", "\n\nHuman: p\n\nAssistant: a"),
+        ("<think>t</think>a", [TURN | {"content": [{"type": "thinking", "thinking": "t"}, "a"]}]),
+        ([TURN | {"function_call": CALL}], [TURN | {"tool_calls": [{"function": TURNED, "id": "c"}]}]),
+    ],
+)
+def test_replies_are_compared_by_what_they_are_read_as(best, same):
+    """20 lists, so that a draw between the two lower ones would take the same reply in some."""
+    for i in range(20):
+        for one, other in ((best, same), (same, best)):
+            texts, ratings = [one, other, "6"], [9, 2 + i / 100, 3]
+            entries = [{"text": text, "rating": rating} for text, rating in zip(texts, ratings, strict=True)]
+            for row in ({"completions": texts, "ratings": ratings}, {"completions": entries}):
+                _, rejected = to_pair({"prompt": "p"} | row, Source(name="s", path="rated.jsonl"), WHERE)
+                assert (rejected.completion or rejected.messages[-1]["content"]) == "6"
+
+
+@pytest.mark.parametrize("at", [9, 1])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        [TURN | {"weight": 0}],
+        TURN | {"train": False},
+        [{"role": "user", "content": "p"}, TURN | {"loss": 0}],
+        [TURN | {"content": [{"type": "text", "text": ""}]}],
+        [TURN | {"content": "", "reasoning": "t"}],
+        "<think>t</think>",
+        "\n\nHuman: p\n\nAssistant:",
+        [],
+    ],
+)
+def test_messages_that_train_nothing_are_not_chosen_from(entry, at):
+    for i in range(20):
+        replies = [{"text": text, "rating": 5 - k - i / 100} for k, text in enumerate("56")]
+        assert pair({"prompt": "p", "completions": [{"text": entry, "rating": at}, *replies]}) == ("5", "6")
+    if not isinstance(entry, dict):
+        assert pair({"prompt": "p", "completions": ["5", entry, "6"], "ratings": [5, at, 4]}) == ("5", "6")
+
+
+def test_an_entry_of_messages_ends_in_a_reply():
+    asked = [{"role": "user", "content": "p"}]
+    with pytest.raises(RowError, match="no_assistant_turn: .*'completions', entry 1 does not end in a reply"):
+        pair({"prompt": "p", "completions": ["5", asked, "6"], "ratings": [5, 4, 3]})
