@@ -15,7 +15,7 @@ from typing import Any
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL
 from posttrain.data.shapes.messages import TRANSCRIPT, message, read_message, read_messages, speaker
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, SPELT, almost, filled
+from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, SPELT, almost, filled, like_a_flag
 from posttrain.data.shapes.reply import may_be_calls
 from posttrain.data.shapes.tools import parsed
 from posttrain.data.tokens import RowError
@@ -148,13 +148,19 @@ def last_message(reply: Any, place: str, ignore: set[str]) -> Message | None:
 
 
 def _refuse_other(key: str, value: Any, place: str) -> None:
-    """Raises `RequestError` where a key with content is almost one that is read, or has another value."""
+    """Raises `RequestError` where a key with content is almost one that is read, may say what is
+    trained, or has another value."""
     near = _near(key)
     if near in FLAGS and as_flag(value) in (0, 1):  # ignored, it would let the reply be trained
         raise RequestError(f"{place}: key {key!r} is not read; did you mean {near!r}? Rename it")
     if near is not None and near not in FLAGS:
         raise RequestError(
             f"{place}: key {key!r} is not read; did you mean {near!r}? Rename it, or set ignore: [{key}]"
+        )
+    if like_a_flag(key):
+        raise RequestError(
+            f"{place}: key {key!r} may say what is trained, and is not read; write it as 'weight', 0 or 1, "
+            f"or set ignore: [{key}]"
         )
     must = ""
     if key in FLAGS and value not in (0, 1):
