@@ -119,7 +119,7 @@ def _reply_columns(source: schema.Source) -> tuple[str, ...]:
 
 def _refuse_other_forms(row: dict[str, Any], source: schema.Source, where: str) -> None:
     """Raises `RequestError` where a row that lists no replies has a rating, or a list in a form that is not
-    read."""
+    read, and `RowError` (no_rating) where the list is empty."""
     for name in _reply_columns(source):
         value = row.get(name)
         if filled(value) and (isinstance(value, dict) or str(value).lstrip()[:2] in ("[{", "['", '["')):
@@ -127,6 +127,8 @@ def _refuse_other_forms(row: dict[str, Any], source: schema.Source, where: str) 
                 f"{where}: column {name!r} is neither a list, nor JSON text of one, nor an object of lists "
                 f"of one length: {repr(value)[:60]}; write completions: [{{text, rating}}, ...]"
             )
+    if empty := next((name for name in _reply_columns(source) if name in row and is_blank(row[name])), None):
+        raise RowError("no_rating", f"column {empty!r} is empty")
     named = source.columns.rating
     names = USUAL["rating"] if named is None else (named,)
     rating = next((n for n in names if isinstance(row.get(n), int | float | str) and filled(row[n])), None)
@@ -157,15 +159,9 @@ def _of_objects(entries: list[Any], column: str, source: schema.Source, where: s
             )
     given = [entry for entry in entries if entry is not None]
     score = key_of_rating(given, named)
-    has = dict.fromkeys(key for entry in given for key in entry)
-    there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
-    texts = has.keys() & {*TEXTS} - {score}
-    if not texts and not all(any(filled(entry.get(key)) for key in CALLS) for entry in given):
-        raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
-    if score is None or score not in has:
-        wanted = f"rating {named!r}" if named else "rating"
-        raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
     rated = Rated(null=len(entries) - len(given), unread=unread_keys(given, score))
+    if rated.unread:  # one of which may be meant
+        _refuse_other_keys(given, score, place, named)
     ignore = set(source.ignore)
     for index, entry in enumerate(entries):
         if entry is None:
@@ -183,6 +179,20 @@ def _of_objects(entries: list[Any], column: str, source: schema.Source, where: s
     return rated
 
 
+def _refuse_other_keys(
+    entries: list[dict[str, Any]], score: str | None, place: str, named: str | None
+) -> None:
+    """Raises `RequestError` where no entry has a key of its text, or of its rating."""
+    has = dict.fromkeys(key for entry in entries for key in entry)
+    there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
+    texts = has.keys() & {*TEXTS} - {score}
+    if not texts and not all(any(filled(entry.get(key)) for key in CALLS) for entry in entries):
+        raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
+    if score is None or score not in has:
+        wanted = f"rating {named!r}" if named else "rating"
+        raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
+
+
 def _of_texts(
     row: dict[str, Any],
     entries: list[Any],
@@ -194,8 +204,10 @@ def _of_texts(
     """The replies in `entries` with the ratings in another column."""
     place, rated = f"{where}: column {column!r}", Rated()
     scores = None if ratings is None else as_list(row.get(ratings))
-    if not entries:
-        return rated
+    if all(map(is_blank, entries)):
+        return Rated(null=len(entries))
+    if ratings in row and is_blank(row[ratings]):
+        return Rated(unrated=[None] * len(entries))
     if not isinstance(scores, list):
         raise RequestError(
             f"{place} has replies without ratings; write objects with {TEXTS[0]} and {USUAL['rating'][1]}, "
@@ -219,7 +231,8 @@ def _ratings(row: dict[str, Any], source: schema.Source) -> str | None:
     lists = {name: as_list(row.get(name)) for name in USUAL["ratings"]}
     there = [name for name, each in lists.items() if isinstance(each, list)]
     rated = (name for name in there if any(not is_blank(value) for value in lists[name]))
-    return next(rated, None) or next(iter(there), None)
+    empty = (name for name in USUAL["ratings"] if name in row and is_blank(row[name]))
+    return next(rated, None) or next(iter(there), None) or next(empty, None)
 
 
 def _best_and_lower(rated: Rated, column: str, count: int) -> tuple[Any, Any]:

@@ -191,3 +191,36 @@ def test_an_entry_of_messages_ends_in_a_reply():
     asked = [{"role": "user", "content": "p"}]
     with pytest.raises(RowError, match="no_assistant_turn: .*'completions', entry 1 does not end in a reply"):
         pair({"prompt": "p", "completions": ["5", asked, "6"], "ratings": [5, 4, 3]})
+
+
+@pytest.mark.parametrize("empty", [None, "", " ", float("nan"), {"text": None, "rating": None}, []])
+def test_a_row_without_its_list_is_dropped(empty):
+    for row in (
+        {"completions": empty},
+        {"responses": empty, "score": 3},
+        {"completions": empty, "ratings": []},
+    ):
+        with pytest.raises(RowError, match="^no_rating: "):
+            pair({"prompt": "p"} | row)
+    with pytest.raises(RowError, match="^no_rating: 0 of 2 replies .* 2 without a number as rating"):
+        pair({"prompt": "p", "completions": ["5", "6"], "ratings": empty})
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"completions": [None, None]}, "2 empty"),
+        ({"completions": [None, ""], "ratings": None}, "2 empty"),
+        ({"completions": ["5", "6"], "votes": None}, "2 without a number as rating"),
+        ({"completions": [{"rating": 3}, {"rating": 2, "model": None}]}, "2 of the rated replies"),
+        (
+            {"completions": [{"text": "5"}, {"text": "6", "role": "assistant"}]},
+            "2 without a number as rating",
+        ),
+        ({"completions": [{}, {}]}, "2 without a number as rating"),
+    ],
+)
+def test_a_list_without_texts_or_ratings_is_dropped(row, said):
+    columns = {"rating": "votes"} if "votes" in row else {}
+    with pytest.raises(RowError, match=f"^(no_rating|no_chosen|no_rejected): .*{said}"):
+        pair({"prompt": "p"} | row, **columns)
