@@ -78,6 +78,11 @@ def of_ratings(
     if column is None:
         _refuse_other_forms(row, source, where)
         return row, ()
+    if (named := source.columns.rating) in source.ignore:
+        raise RequestError(
+            f"{where}: source {source.name!r} names {named!r} under columns.rating and under ignore; take it "
+            "out of one of them"
+        )
     entries, used = _entries(row[column], source), [column]
     if any(isinstance(entry, dict) for entry in entries):
         rated = _of_objects(entries, column, source, where)
@@ -277,4 +282,6 @@ def _too_few(rated: Rated, column: str, count: int) -> RowError:
     if empty or rated.null:
         why.append(f"{len(empty) + rated.null} empty")
     said = f"; {', '.join(why)}" if why else ""
+    if len(rated.unrated) + rated.null == count and not any(map(filled, rated.unrated)):
+        said += "; a key or column by another name may be named under columns.rating"
     return RowError("no_rating", f"{len(found)} of {count} replies in {column!r} can be chosen from{said}")

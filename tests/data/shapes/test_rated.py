@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from posttrain.data.reasons import REASONS
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -224,3 +225,31 @@ def test_a_list_without_texts_or_ratings_is_dropped(row, said):
     columns = {"rating": "votes"} if "votes" in row else {}
     with pytest.raises(RowError, match=f"^(no_rating|no_chosen|no_rejected): .*{said}"):
         pair({"prompt": "p"} | row, **columns)
+
+
+def test_a_rating_is_not_named_and_ignored():
+    source = Source(name="s", path="rated.jsonl", columns=Columns(rating="rating"), ignore=["rating"])
+    words = (
+        r"^rated.jsonl:3: source 's' names 'rating' under columns.rating and under ignore; take it out of one"
+    )
+    for row in ({"completions": replies(1, 2)}, {"completions": ["5", "6"], "rating": [1, 2]}):
+        with pytest.raises(RequestError, match=words):
+            to_pair({"prompt": "p"} | row, source, WHERE)
+
+
+def test_what_to_do_where_ratings_are_missing():
+    """Another name helps where there is no value, not where it is no number or the reply is not trained."""
+    advice = "; a key or column by another name may be named under columns.rating"
+    for rows, there in (
+        (["N/A", "N/A"], False),
+        ([[1], [2]], False),
+        (["4/5", None], False),
+        ([None, None], True),
+        ([None, 3], False),
+    ):
+        with pytest.raises(RowError, match="^no_rating") as error:
+            pair({"prompt": "p", "completions": replies(*rows)})
+        assert str(error.value).endswith(advice) == there
+    with pytest.raises(RowError, match="2 with a flag of 0$"):
+        pair({"prompt": "p", "completions": [entry | {"weight": 0} for entry in replies(1, 2)]})
+    assert "columns.rating" not in REASONS["no_rating"].remedy
