@@ -83,7 +83,8 @@ REASONS: dict[str, Reason] = {
     "no_p": Reason("the column `p` is empty", "run `posttrain pass-rate`, or remove the row"),
     "no_answer": Reason(
         "the column with the answer, which rewards read, is empty, and the row names no `rewards` of its own",
-        "fill it in, remove the row, or, where no reward reads it, write `ignore: [answer]` on the source",
+        "fill it in, remove the row, or, where no reward reads it, name the column under `ignore` on the "
+        "source",
     ),
     "no_label": Reason("`label` is empty", "label it true or false"),
     **dict.fromkeys(
@@ -95,8 +96,7 @@ REASONS: dict[str, Reason] = {
     ),
     "no_rating": Reason(
         "fewer than two replies have a number as rating, a text, and no flag of 0",
-        "write numbers as ratings (`4`, not `4/5`), name their key under `data.sources.columns.rating`, or "
-        "remove the row",
+        "rate two replies or more with numbers (`4`, not `4/5`), or remove the row",
     ),
     "rating_tie": Reason("all replies have the same rating", "remove it: no side is better"),
     "overlong": Reason(

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, filled, says
+from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, almost, filled, says
+from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import schema
 
@@ -124,13 +125,25 @@ def refuse_shared(names: dict[str, str | None], source: schema.Source, where: st
             )
 
 
-def unanswered(row: dict[str, Any], source: schema.Source) -> str | None:
-    """The column with the answer, where it is there, or named, and empty: rewards would compare with nothing.
-    None also where the row names its own verifiers, as one of code does, which has tests."""
+def refuse_unanswered(row: dict[str, Any], source: schema.Source, where: str) -> None:
+    """Raises `RowError` (no_answer) where the column with the answer is empty, or named and missing: rewards
+    would compare with nothing. A row that names its own verifiers, as one of code does, has tests instead.
+
+    Raises `RequestError` where the source misspells a usual name that the row has.
+    """
     name = column(row, source, "answer")
     if name is None or name in source.ignore or says(row.get(name)):
-        return None
-    return None if filled(row.get(source.columns.rewards or "rewards")) else name
+        return
+    if filled(row.get(source.columns.rewards or "rewards")):
+        return
+    if name in row:
+        raise RowError("no_answer", f"column {name!r} is empty")
+    if meant := almost(name, [usual for usual in USUAL["answer"] if usual in row]):
+        raise RequestError(
+            f"{where}: source {source.name!r} has no column {name!r} (columns.answer); did you mean "
+            f"{meant!r}?"
+        )
+    raise RowError("no_answer", f"the row has no column {name!r} (columns.answer)")
 
 
 def form_of(has: Collection[str], source: schema.Source) -> str | None:

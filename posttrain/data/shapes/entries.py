@@ -14,12 +14,13 @@ from typing import Any
 
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL
-from posttrain.data.shapes.messages import CALLING, read_message, speaker
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, SPELT, almost, filled
+from posttrain.data.shapes.messages import TRANSCRIPT, message, read_message, read_messages, speaker
+from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, SPELT, almost, filled, like_a_flag
 from posttrain.data.shapes.reply import may_be_calls
 from posttrain.data.shapes.tools import parsed
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
+from posttrain.types import Message
 
 TEXTS = ("response", "completion", "text", "content")
 """Usual keys of the text of an entry; the first that has one counts. That of its rating is as of a column."""
@@ -66,7 +67,7 @@ def read_entry(
     entry: dict[str, Any], text: str | None, score: str, place: str, ignore: set[str]
 ) -> tuple[Any, bool]:
     """(what an entry replies, whether it is trained): its text or messages, or where it says more than these
-    a list of one message; None where it says nothing.
+    a list of one message.
 
     Raises:
         RequestError: a key is misspelt or means something else, or the text is neither text nor messages.
@@ -83,9 +84,9 @@ def read_entry(
     said = {key: given[key] for key in ("role", *SAYS) if key in given}
     turns = isinstance(reply, list) and speaker(reply[0]) is not None
     if not said and (turns or not isinstance(reply, list)):  # as in most
-        return (None if is_silent(reply) else reply), True
-    message = {"role": "assistant", "content": None if turns else reply} | said
-    found = read_message(message, place, ignore - {"role", "content"})
+        return reply, True
+    whole = {"role": "assistant", "content": None if turns else reply} | said
+    found = read_message(whole, place, ignore - {"role", "content"})
     is_trained = found.pop("trained", True)
     more = found.keys() - {"role", "content"}
     if turns and more:
@@ -96,9 +97,7 @@ def read_entry(
     if found["role"] != "assistant":
         raise RowError("no_assistant_turn", f"{place} has the role {found['role']}")
     if turns:
-        return (None if is_silent(reply) else reply), is_trained
-    if not found["content"].strip() and "tool_calls" not in found:
-        return None, is_trained
+        return reply, is_trained
     return ([found] if more else found["content"]), is_trained
 
 
@@ -135,24 +134,33 @@ def is_blank(value: Any) -> bool:
     return not filled(value) or (isinstance(value, str) and not value.strip())
 
 
-def is_silent(reply: Any) -> bool:
-    """Whether a reply, text or messages, has neither a text nor a call at its end."""
-    last = reply[-1] if isinstance(reply, list) and reply else None
-    if speaker(last) is None:
-        return is_blank(reply)
-    return last.get("from") not in CALLING and all(
-        is_blank(last.get(key)) for key in ("content", "value", *CALLS)
-    )
+def last_message(reply: Any, place: str, ignore: set[str]) -> Message | None:
+    """The last message of a reply, text or messages, which is what of it is trained; None where it has none.
+
+    Raises RequestError, RowError (no_assistant_turn), and as `read_messages`.
+    """
+    if isinstance(reply, str) and not TRANSCRIPT.match(reply):
+        return message("assistant", reply)
+    turns = [] if is_blank(reply) else read_messages(reply, place, ignore)
+    if turns and turns[-1]["role"] != "assistant":
+        raise RowError("no_assistant_turn", f"{place} does not end in a reply")
+    return turns[-1] if turns else None
 
 
 def _refuse_other(key: str, value: Any, place: str) -> None:
-    """Raises `RequestError` where a key with content is almost one that is read, or has another value."""
+    """Raises `RequestError` where a key with content is almost one that is read, may say what is
+    trained, or has another value."""
     near = _near(key)
     if near in FLAGS and as_flag(value) in (0, 1):  # ignored, it would let the reply be trained
         raise RequestError(f"{place}: key {key!r} is not read; did you mean {near!r}? Rename it")
     if near is not None and near not in FLAGS:
         raise RequestError(
             f"{place}: key {key!r} is not read; did you mean {near!r}? Rename it, or set ignore: [{key}]"
+        )
+    if like_a_flag(key):
+        raise RequestError(
+            f"{place}: key {key!r} may say what is trained, and is not read; write it as 'weight', 0 or 1, "
+            f"or set ignore: [{key}]"
         )
     must = ""
     if key in FLAGS and value not in (0, 1):

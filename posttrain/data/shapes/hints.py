@@ -137,6 +137,12 @@ def not_found(
             f"{where}: it is not known which columns of source {source.name!r} are meant; it has {has}; did "
             f"you mean {_written(proposed)}?"
         )
+    lists = [name for name in USUAL["replies"] if _is_list(row.get(name))]
+    if trained and what == "completion" and lists:
+        return (
+            f"{where}: source {source.name!r} has lists of replies in column {lists[0]!r}, not single ones; "
+            f"the row has {has}. Write the one to train as text into a column {USUAL[what][0]!r}"
+        )
     if trained and what == "completion" and (calls := next((n for n in CALLS if filled(row.get(n))), None)):
         return (
             f"{where}: no column with the completion was found beside {calls!r}; the row has {has}. Where "
@@ -265,6 +271,11 @@ def _is_whole(talk: list[dict[str, Any]]) -> bool:
 
 def _replies(turn: dict[str, Any]) -> bool:
     return ROLES.get(str(speaker(turn))) == "assistant"
+
+
+def _is_list(value: Any) -> bool:
+    """Whether a column has a list that is no reply itself, as one of messages is."""
+    return isinstance(as_list(value), list) and not _can_be("completion", value)
 
 
 def _is_rated(value: Any) -> bool:

@@ -28,7 +28,12 @@ LINKS = ("tool_call_id", "name", "id")
 """Keys that tie a tool's answer to its call. Many templates say it by the order alone, so that none has to be
 rendered."""
 MASKS = {"mask", "masks", "masked"}
-"""Words of a name that may say what is trained, whatever its other words are."""
+"""Words of a name that may say what is trained, alone or beside the words below. A `face_mask` is none."""
+TRAINING = {
+    *("train", "training", "trained", "trainable", "loss", "label", "labels", "target"),
+    *("assistant", "completion", "reply", "response", "answer", "output"),
+}
+"""Words of what is trained, one of which makes such a mask of any name with a word of `MASKS`."""
 NOT_TRAINING = {"attention", "special", "pad", "padding"}
 """Words of masks that say nothing of it."""
 BESIDE_FLAGS = {
@@ -59,16 +64,16 @@ def like_a_flag(name: object) -> bool:
     """Whether a key or a column may say what is trained, and is none of `FLAGS`: `almost` one (`weigth`), a
     mask (`loss_mask`), or a flag among words that go with it (`is_trained`, `sample_weight`).
 
-    Other words make another thing of it: `weight_decay`, `training_step`, `loss_scale`; `gloss` and `strain`
-    are words of their own. A name alone is not enough where a number or a text is usual under it: who asks
-    looks at the value, too.
+    Weights are among them whatever they are, for one of 0 may be in any row, and other weights than 0 and 1
+    are not trained with: a source has to say that it leaves them out. Other words make another thing of it:
+    `weight_decay`, `training_step`, `loss_scale`, `face_mask`; `gloss` and `strain` are words of their own.
     """
     if name in FLAGS:
         return False
     words = {word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", str(name))}
     if words & MASKS:
-        return not words & NOT_TRAINING
-    flag = bool(words & {*FLAGS, "trainable"}) and words <= {*FLAGS, *BESIDE_FLAGS}
+        return not words & NOT_TRAINING and (bool(words & TRAINING) or words <= MASKS | BESIDE_FLAGS)
+    flag = bool(words & {*FLAGS, "trainable", "weights"}) and words <= {*FLAGS, "weights", *BESIDE_FLAGS}
     return flag or almost(name, FLAGS) is not None
 
 

@@ -24,15 +24,13 @@ from posttrain.data.shapes.messages import (
     message,
     read_messages,
     read_prompt,
-    reasoning,
     speaker,
 )
-from posttrain.data.shapes.names import REASONING, says
+from posttrain.data.shapes.names import says
 from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import ignored_columns, to_example
-from posttrain.data.shapes.thoughts import split_thought
-from posttrain.data.shapes.tools import as_json
+from posttrain.data.shapes.same import meaning
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -79,10 +77,10 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
         for side in (chosen, rejected):
             _as_conversation(side)
     one, other = (_turns(side) for side in (chosen, rejected))
-    if as_json(_meaning(one[:-1])) != as_json(_meaning(other[:-1])):
+    if meaning(one[:-1]) != meaning(other[:-1]):
         raise RowError("prompt_mismatch", "chosen and rejected answer different prompts")
     chosen.partial, rejected.partial = (_is_prefix(row, side, where) for side in SIDES)
-    if as_json(_meaning(one[-1:])) == as_json(_meaning(other[-1:])) and chosen.partial == rejected.partial:
+    if meaning(one[-1:]) == meaning(other[-1:]) and chosen.partial == rejected.partial:
         raise RowError("equal_pair", "chosen and rejected are the same")
     if rejected.messages is not None:  # one prompt, where both mean the same
         rejected.messages = [*one[:-1], other[-1]]
@@ -171,9 +169,9 @@ def _with_system(messages: list[Any], opening: Any, where: str, ignore: set[str]
     asked = [turn for turn in given if turn["role"] not in OPENING]
     first = [turn for turn in given if turn["role"] in OPENING]
     own = [turn for turn in turns if turn["role"] in OPENING]
-    if as_json(_meaning(spoken[: len(asked)])) != as_json(_meaning(asked)):
+    if meaning(spoken[: len(asked)]) != meaning(asked):
         return None
-    if not first or as_json(_meaning(own[: len(first)])) == as_json(_meaning(first)):
+    if not first or meaning(own[: len(first)]) == meaning(first):
         return messages
     return [*opening[: len(first)], *messages] if not own and given[: len(first)] == first else None
 
@@ -189,23 +187,3 @@ def _turns(example: Example) -> list[Message]:
     if example.messages is not None:
         return example.messages
     return [message("user", example.prompt or ""), message("assistant", example.completion or "")]
-
-
-def _meaning(turns: list[Message]) -> list[Any]:
-    """What each of `turns` says, wherever it says it: role, thought, text, calls, other keys. A call and its
-    answers are tied by its number, not by an id."""
-    numbers: dict[Any, int] = {}
-    found = []
-    for turn in turns:
-        thought, said = reasoning(turn).strip(), turn["content"].strip()
-        if not thought and turn["role"] == "assistant":
-            thought, said = split_thought(said)
-        calls = turn.get("tool_calls", ())
-        numbers |= {call["id"]: len(numbers) + k for k, call in enumerate(calls) if "id" in call}
-        others = {key: each for key, each in turn.items() if key not in ("role", "content", "tool_calls")}
-        others = {key: each for key, each in others.items() if key not in REASONING}
-        for key in ("tool_call_id", "id"):
-            if isinstance(others.get(key), str):
-                others[key] = numbers.get(others[key], others[key])
-        found.append([turn["role"], thought, said, [call["function"] for call in calls], others])
-    return found

@@ -18,7 +18,7 @@ from posttrain.base.files import plain
 from posttrain.data.cells import with_messages
 from posttrain.data.encode import Asking, alone
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.columns import column, form_of, refuse_shared, unanswered, usual_names
+from posttrain.data.shapes.columns import column, form_of, refuse_shared, refuse_unanswered, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
 from posttrain.data.shapes.names import filled
@@ -56,8 +56,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         RowError: no_prompt, no_answer, and those of `to_example`.
     """
     named = source.columns
-    if (empty := unanswered(row, source)) is not None:
-        raise RowError("no_answer", f"column {empty!r} is empty")
+    refuse_unanswered(row, source, where)
     found = {what: column(row, source, what) for what in DECIDE}
     messages, asked = found["messages"], found["prompt"]
     whole = form_of([what for what, name in found.items() if name is not None], source) == "messages"

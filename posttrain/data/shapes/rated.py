@@ -17,16 +17,15 @@ from posttrain.data.shapes.entries import (
     TEXTS,
     as_list,
     is_blank,
-    is_silent,
     key_of_rating,
     key_of_text,
+    last_message,
     number_in,
     read_entry,
     unread_keys,
 )
-from posttrain.data.shapes.messages import reasoning
-from posttrain.data.shapes.names import CALLS, REASONING, filled
-from posttrain.data.shapes.thoughts import split_thought
+from posttrain.data.shapes.names import CALLS, filled
+from posttrain.data.shapes.same import is_silent, meaning
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe import schema
@@ -38,8 +37,8 @@ SIDES = ("chosen", "rejected")
 class Rated:
     """The replies of a row."""
 
-    found: list[tuple[float, Any]] = field(default_factory=list)
-    """(rating, reply) of each that can be chosen from."""
+    found: list[tuple[float, Any, str]] = field(default_factory=list)
+    """(rating, reply, what it says) of each that can be chosen from."""
     empty: list[float] = field(default_factory=list)
     """The ratings of those that say nothing."""
     unrated: list[Any] = field(default_factory=list)
@@ -49,6 +48,17 @@ class Rated:
     null: int = 0
     unread: list[str] = field(default_factory=list)
     """Keys of entries that nothing reads."""
+
+    def add(self, rating: float, reply: Any, place: str, ignore: set[str]) -> None:
+        """A rated reply, text or messages, which is read as in a pair to know what it says. Raises as
+        `last_message`."""
+        last = last_message(reply, place, ignore)
+        if last is None or (last.get("trained", True) and is_silent(last)):
+            self.empty.append(rating)
+        elif not last.get("trained", True):
+            self.untrained += 1
+        else:
+            self.found.append((rating, reply, meaning([last])))
 
 
 def of_ratings(
@@ -68,12 +78,17 @@ def of_ratings(
     if column is None:
         _refuse_other_forms(row, source, where)
         return row, ()
+    if (named := source.columns.rating) in source.ignore:
+        raise RequestError(
+            f"{where}: source {source.name!r} names {named!r} under columns.rating and under ignore; take it "
+            "out of one of them"
+        )
     entries, used = _entries(row[column], source), [column]
     if any(isinstance(entry, dict) for entry in entries):
         rated = _of_objects(entries, column, source, where)
     else:
         ratings = _ratings(row, source)
-        rated = _of_texts(row, entries, column, ratings, where)
+        rated = _of_texts(row, entries, column, ratings, source, where)
         used += [ratings] if ratings is not None else []
     chosen, rejected = _best_and_lower(rated, column, len(entries))
     unused = [f"{column}.{key}" for key in rated.unread]
@@ -109,7 +124,7 @@ def _reply_columns(source: schema.Source) -> tuple[str, ...]:
 
 def _refuse_other_forms(row: dict[str, Any], source: schema.Source, where: str) -> None:
     """Raises `RequestError` where a row that lists no replies has a rating, or a list in a form that is not
-    read."""
+    read, and `RowError` (no_rating) where the list is empty."""
     for name in _reply_columns(source):
         value = row.get(name)
         if filled(value) and (isinstance(value, dict) or str(value).lstrip()[:2] in ("[{", "['", '["')):
@@ -117,6 +132,8 @@ def _refuse_other_forms(row: dict[str, Any], source: schema.Source, where: str) 
                 f"{where}: column {name!r} is neither a list, nor JSON text of one, nor an object of lists "
                 f"of one length: {repr(value)[:60]}; write completions: [{{text, rating}}, ...]"
             )
+    if empty := next((name for name in _reply_columns(source) if name in row and is_blank(row[name])), None):
+        raise RowError("no_rating", f"column {empty!r} is empty")
     named = source.columns.rating
     names = USUAL["rating"] if named is None else (named,)
     rating = next((n for n in names if isinstance(row.get(n), int | float | str) and filled(row[n])), None)
@@ -147,15 +164,10 @@ def _of_objects(entries: list[Any], column: str, source: schema.Source, where: s
             )
     given = [entry for entry in entries if entry is not None]
     score = key_of_rating(given, named)
-    has = dict.fromkeys(key for entry in given for key in entry)
-    there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
-    texts = has.keys() & {*TEXTS} - {score}
-    if not texts and not all(any(filled(entry.get(key)) for key in CALLS) for entry in given):
-        raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
-    if score is None or score not in has:
-        wanted = f"rating {named!r}" if named else "rating"
-        raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
     rated = Rated(null=len(entries) - len(given), unread=unread_keys(given, score))
+    if rated.unread:  # one of which may be meant
+        _refuse_other_keys(given, score, place, named)
+    ignore = set(source.ignore)
     for index, entry in enumerate(entries):
         if entry is None:
             continue
@@ -164,22 +176,43 @@ def _of_objects(entries: list[Any], column: str, source: schema.Source, where: s
             rated.unrated.append(entry.get(score))
             continue
         at = f"{place}, entry {index}"
-        reply, is_trained = read_entry(entry, key_of_text(entry, score), score, at, set(source.ignore))
+        reply, is_trained = read_entry(entry, key_of_text(entry, score), score, at, ignore)
         if not is_trained:
             rated.untrained += 1
-        elif reply is None:
-            rated.empty.append(number)
         else:
-            rated.found.append((number, reply))
+            rated.add(number, reply, at, ignore)
     return rated
 
 
-def _of_texts(row: dict[str, Any], entries: list[Any], column: str, ratings: str | None, where: str) -> Rated:
+def _refuse_other_keys(
+    entries: list[dict[str, Any]], score: str | None, place: str, named: str | None
+) -> None:
+    """Raises `RequestError` where no entry has a key of its text, or of its rating."""
+    has = dict.fromkeys(key for entry in entries for key in entry)
+    there = f"{place}: its entries have {', '.join(map(str, has))}, but no"
+    texts = has.keys() & {*TEXTS} - {score}
+    if not texts and not all(any(filled(entry.get(key)) for key in CALLS) for entry in entries):
+        raise RequestError(f"{there} text ({', '.join(TEXTS)}); write what each replies under {TEXTS[0]}")
+    if score is None or score not in has:
+        wanted = f"rating {named!r}" if named else "rating"
+        raise RequestError(f"{there} {wanted}; name the rating under columns.rating")
+
+
+def _of_texts(
+    row: dict[str, Any],
+    entries: list[Any],
+    column: str,
+    ratings: str | None,
+    source: schema.Source,
+    where: str,
+) -> Rated:
     """The replies in `entries` with the ratings in another column."""
     place, rated = f"{where}: column {column!r}", Rated()
     scores = None if ratings is None else as_list(row.get(ratings))
-    if not entries:
-        return rated
+    if all(map(is_blank, entries)):
+        return Rated(null=len(entries))
+    if ratings in row and is_blank(row[ratings]):
+        return Rated(unrated=[None] * len(entries))
     if not isinstance(scores, list):
         raise RequestError(
             f"{place} has replies without ratings; write objects with {TEXTS[0]} and {USUAL['rating'][1]}, "
@@ -187,14 +220,12 @@ def _of_texts(row: dict[str, Any], entries: list[Any], column: str, ratings: str
         )
     if len(scores) != len(entries):
         raise RequestError(f"{place} has {len(entries)} replies, but {ratings!r} has {len(scores)} ratings")
-    for value, reply in zip(scores, entries, strict=True):
+    for index, (value, reply) in enumerate(zip(scores, entries, strict=True)):
         number = number_in(value, f"{where}: column {ratings!r}")
         if number is None:
             rated.unrated.append(value)
-        elif is_silent(reply):
-            rated.empty.append(number)
         else:
-            rated.found.append((number, reply))
+            rated.add(number, reply, f"{place}, entry {index}", set(source.ignore))
     return rated
 
 
@@ -205,7 +236,8 @@ def _ratings(row: dict[str, Any], source: schema.Source) -> str | None:
     lists = {name: as_list(row.get(name)) for name in USUAL["ratings"]}
     there = [name for name, each in lists.items() if isinstance(each, list)]
     rated = (name for name in there if any(not is_blank(value) for value in lists[name]))
-    return next(rated, None) or next(iter(there), None)
+    empty = (name for name in USUAL["ratings"] if name in row and is_blank(row[name]))
+    return next(rated, None) or next(iter(there), None) or next(empty, None)
 
 
 def _best_and_lower(rated: Rated, column: str, count: int) -> tuple[Any, Any]:
@@ -220,15 +252,16 @@ def _best_and_lower(rated: Rated, column: str, count: int) -> tuple[Any, Any]:
     found = rated.found
     if len(found) < 2:
         raise _too_few(rated, column, count)
-    top = max(score for score, _ in found)
-    best, lower = ([r for s, r in found if (s == top) == is_top] for is_top in (True, False))
+    top = max(score for score, _, _ in found)
+    best, lower = ([one for one in found if (one[0] == top) == is_top] for is_top in (True, False))
     if not lower:
         raise RowError("rating_tie", f"all {len(found)} replies in {column!r} are rated {top:g}")
-    draw = hashlib.sha256(repr(found).encode("utf-8", "surrogatepass")).digest()
-    low = {_meaning(reply) for reply in lower}
-    chosen = _drawn([reply for reply in best if low != {_meaning(reply)}] or best, draw[:8])
-    others = [reply for reply in lower if _meaning(reply) != _meaning(chosen)]
-    return chosen, _drawn(others or lower, draw[8:16])
+    listed = repr([(score, reply) for score, reply, _ in found])
+    draw = hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()
+    low = {said for _, _, said in lower}
+    _, chosen, meant = _drawn([one for one in best if low != {one[2]}] or best, draw[:8])
+    _, rejected, _ = _drawn([one for one in lower if one[2] != meant] or lower, draw[8:16])
+    return chosen, rejected
 
 
 def _drawn(replies: list[Any], draw: bytes) -> Any:
@@ -249,20 +282,6 @@ def _too_few(rated: Rated, column: str, count: int) -> RowError:
     if empty or rated.null:
         why.append(f"{len(empty) + rated.null} empty")
     said = f"; {', '.join(why)}" if why else ""
+    if len(rated.unrated) + rated.null == count and not any(map(filled, rated.unrated)):
+        said += "; a key or column by another name may be named under columns.rating"
     return RowError("no_rating", f"{len(found)} of {count} replies in {column!r} can be chosen from{said}")
-
-
-def _meaning(reply: Any) -> str:
-    """What a reply says: its thought, its text, its calls without ids, and what other keys it has."""
-    turn = reply[0] if isinstance(reply, list) and len(reply) == 1 else {"content": reply}
-    if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-        return repr(reply)
-    thought, said = split_thought(turn["content"])
-    thought = str(reasoning(turn) or "").strip() or thought
-    calls = [
-        {key: each for key, each in call.items() if key != "id"} if isinstance(call, dict) else call
-        for call in turn.get("tool_calls") or ()
-    ]
-    read = ("role", "content", "tool_calls", *REASONING)
-    others = {key: each for key, each in turn.items() if key not in read and filled(each)}
-    return repr((thought, said, calls, others))

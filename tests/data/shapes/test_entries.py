@@ -137,7 +137,37 @@ def test_a_remedy_of_an_entry_leads_to_a_pair():
     ):
         with pytest.raises(RequestError, match=f"'weight' must be 0 or 1 .*, not '{value}'; {remedy}"):
             sides(FIVE | {"weight": value}, SIX)
-    assert sides(FIVE | {"weigth": 3}, SIX)[0].unused == ("completions.weigth",), "no flag"
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("is_trained", [False, True, "no"]),
+        ("loss_mask", [0, [0, 0], [1]]),
+        ("train_mask", [[0]]),
+        ("masked", [True]),
+        ("trainable", [0]),
+        ("sample_weight", [0, 1.0, 0.5]),
+        ("token_weights", [[0.5, 1]]),
+        ("weigth", [3]),
+    ],
+)
+def test_what_may_mask_an_entry_is_refused_by_its_name(key, values):
+    place = "rated.jsonl:3: column 'completions', entry 0"
+    for value in values:
+        with pytest.raises(
+            RequestError, match=f"^{place}: key '{key}' may say what is trained, .*'weight', 0"
+        ):
+            sides(FIVE | {key: value}, SIX)
+        found = sides(FIVE | {key: value}, SIX, ignore=[key])
+        assert [side.completion for side in found] == ["5", "6"] and found[0].ignored == (key,)
+    assert sides(FIVE | {key: None}, SIX)[0].unused == ()
+
+
+@pytest.mark.parametrize("key", ["face_mask", "has_mask", "mask_id", "attention_mask", "loss_scale"])
+def test_other_masks_of_an_entry_are_counted(key):
+    for value in (0, 1, [0, 1]):
+        assert sides(FIVE | {key: value}, SIX)[0].unused == (f"completions.{key}",)
 
 
 def both(row, ignore):

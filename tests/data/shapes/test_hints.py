@@ -142,3 +142,22 @@ def test_beside_calls_the_completion_may_be_empty():
         to_example(row, Source(name="s", path="f"), "f:1")
     found = to_example(row | {"completion": None}, Source(name="s", path="f"), "f:1")
     assert found.messages[1]["tool_calls"][0]["function"]["name"] == "add"
+
+
+@pytest.mark.parametrize("value", [[{"response": "x"}], ["x", "y"], {"response": ["x"], "model": ["m"]}])
+def test_a_list_of_replies_cannot_be_named_as_the_completion(value):
+    """The proposed column can be read; the list under `columns.completion` cannot."""
+    for name in ("responses", "completions"):
+        with pytest.raises(RequestError) as error:
+            to_example({"prompt": "q", name: value}, Source(name="s", path="f"), "f:1")
+        assert str(error.value) == (
+            f"f:1: source 's' has lists of replies in column {name!r}, not single ones; the row has prompt, "
+            f"{name}. Write the one to train as text into a column 'completion'"
+        )
+    row = {"prompt": "q", "responses": value, "completion": "x"}
+    assert to_example(row, Source(name="s", path="f"), "f:1").completion == "x"
+    turns = {"prompt": "q", "responses": [{"role": "assistant", "content": "x"}]}
+    with pytest.raises(RequestError, match="Set columns: {completion: responses}"):
+        to_example(turns, Source(name="s", path="f"), "f:1")
+    named = Source(name="s", path="f", columns=Columns(completion="responses"))
+    assert to_example(turns, named, "f:1").messages[-1]["content"] == "x"

@@ -151,6 +151,50 @@ def test_sides_that_mean_the_same_are_no_pair(chosen, same, other):
     assert pair({"prompt": "p", "chosen": [chosen], "rejected": [other]})[1].messages[1] == other
 
 
+def asked(*ids, answers=None, **more):
+    """A prompt with a call and its answer for each of `ids`, in turn, or at once in the order `answers`."""
+    calls = [CALL if one is None else CALL | {"id": one} for one in ids]
+    tied = [{} if one is None else {"tool_call_id": one} for one in ids]
+    returned = [{"role": "tool", "content": "5"} | tie | more for tie in tied]
+    turns = [[bot("") | {"tool_calls": [call]}, answer] for call, answer in zip(calls, returned, strict=True)]
+    if answers is not None:
+        turns = [[bot("") | {"tool_calls": calls}], [returned[k] | {"content": f"{k}"} for k in answers]]
+    return [user("p"), *(turn for each in turns for turn in each)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (asked("a"), asked(None)),
+        (asked("a", "b"), asked("c0", "c1")),
+        (asked("c0", "c0", "c0"), asked("0", "1", "2")),
+        (asked("c0", "c0", "c0"), asked(None, None, None)),
+        (asked("a", name="add"), asked("a")),
+        (asked(None, name="add"), asked("a")),
+        (asked("c", "c", answers=[0, 1]), asked("0", "1", answers=[0, 1])),
+        (asked("a", "b", answers=[1, 0]), asked("0", "1", answers=[1, 0])),
+    ],
+)
+def test_answers_are_tied_to_calls_on_both_sides(one, other):
+    for first, second in ((one, other), (other, one)):
+        chosen, rejected = pair({"chosen": [*first, bot("c")], "rejected": [*second, bot("r")]})
+        assert rejected.messages == [*chosen.messages[:-1], bot("r")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (asked("a", "b", answers=[0, 1]), asked("a", "b", answers=[1, 0])),
+        (asked("a", name="add"), asked("a", name="sub")),
+        (asked("a"), asked("a", "b")),
+    ],
+)
+def test_prompts_with_other_answers_are_others(one, other):
+    for first, second in ((one, other), (other, one)):
+        with pytest.raises(RowError, match="^prompt_mismatch"):
+            pair({"chosen": [*first, bot("c")], "rejected": [*second, bot("r")]})
+
+
 SYSTEM = {"role": "system", "content": "be brief"}
 
 

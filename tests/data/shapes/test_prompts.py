@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from posttrain.data.cache import prepare_sources
 from posttrain.data.manifest import manifest
 from posttrain.data.prepare import build
+from posttrain.data.reasons import REASONS
 from posttrain.data.shapes.prompts import columns_of, to_prompt, tokenize_prompt
 from posttrain.data.template import load_template
 from posttrain.data.tokens import RowError
@@ -363,11 +364,27 @@ def test_a_row_without_its_answer_is_dropped(empty):
     for row, columns in (
         ({"prompt": "q", "answer": empty}, Columns()),
         ({"prompt": "q", "gold": empty}, Columns(answer="gold")),
-        ({"prompt": "q", "answer": "4"}, Columns(answer="gold")),
         ({"messages": [{"role": "user", "content": "q"}], "answer": empty}, Columns()),
     ):
         with pytest.raises(RowError, match=r"^no_answer: column '(answer|gold)' is empty$"):
             to_prompt(row, Source(name="s", path="f", columns=columns), "f:1")
+
+
+def test_a_named_answer_that_is_not_there():
+    """A row may lack it; another spelling of a usual name that the row has is a mistake of the recipe."""
+    row = {"prompt": "q", "answer": "4"}
+    with pytest.raises(RowError, match=r"^no_answer: the row has no column 'gold' \(columns.answer\)$"):
+        to_prompt(row, Source(name="s", path="f", columns=Columns(answer="gold")), "f:1")
+    words = r"^f:1: source 's' has no column 'anwser' \(columns.answer\); did you mean 'answer'\?$"
+    with pytest.raises(RequestError, match=words):
+        to_prompt(row, Source(name="s", path="f", columns=Columns(answer="anwser")), "f:1")
+
+
+def test_the_remedy_of_no_answer_fits_every_name():
+    assert REASONS["no_answer"].remedy.endswith("name the column under `ignore` on the source")
+    for name in ("answer", "gold"):
+        source = Source(name="s", path="f", columns=Columns(answer=name), ignore=[name])
+        assert to_prompt({"prompt": "q", name: None}, source, "f:1").prompt == "q"
 
 
 def test_a_row_may_do_without_an_answer():
