@@ -375,9 +375,13 @@ def test_prompts_have_nothing_to_train_and_leave_their_columns_to_rewards():
         assert read(row | beside, "prompts").prompt == found
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "tool_calls", "weight", "train", "loss"])
+@pytest.mark.parametrize(
+    "name",
+    ["reasoning_content", "thinking", "tool_calls", "weight", "train", "loss", "loss_mask", "completions"],
+)
 def test_tables_of_such_rows_are_named_after_how_they_are_read(name):
-    assert is_conversation(TEXTS | {name: 1}) and not is_conversation(TEXTS | {"weights": 1})
+    assert is_conversation(TEXTS | {name: 1}) and not is_conversation(TEXTS | {"gloss": 1, "answer": "4"})
+    assert is_conversation(TEXTS | {"answer": " "})
 
 
 def test_a_row_without_such_columns_is_what_it_was():
