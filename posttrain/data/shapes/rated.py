@@ -282,6 +282,6 @@ def _too_few(rated: Rated, column: str, count: int) -> RowError:
     if empty or rated.null:
         why.append(f"{len(empty) + rated.null} empty")
     said = f"; {', '.join(why)}" if why else ""
-    if len(rated.unrated) + rated.null == count and not any(map(filled, rated.unrated)):
+    if rated.unrated and len(rated.unrated) + rated.null == count and not any(map(filled, rated.unrated)):
         said += "; a key or column by another name may be named under columns.rating"
     return RowError("no_rating", f"{len(found)} of {count} replies in {column!r} can be chosen from{said}")

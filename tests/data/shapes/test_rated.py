@@ -210,7 +210,7 @@ def test_a_row_without_its_list_is_dropped(empty):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"completions": [None, None]}, "2 empty"),
+        ({"completions": [None, None]}, "2 empty$"),
         ({"completions": [None, ""], "ratings": None}, "2 empty"),
         ({"completions": ["5", "6"], "votes": None}, "2 without a number as rating"),
         ({"completions": [{"rating": 3}, {"rating": 2, "model": None}]}, "2 of the rated replies"),
