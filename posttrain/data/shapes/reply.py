@@ -79,10 +79,12 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
         RowError: empty, where they say that the row is not trained.
     """
     for name, near in _like_flags(tuple(row)):
-        if not _may_mask(row[name]) or name in _taken(source, ()):
+        if not says(row[name]) or name in _taken(
+            source, ()
+        ):  # no value decides: one row may say 0.5, another 1
             continue
         remedy = f"or set ignore: [{name}] on the source (under data.sources)"
-        if near is not None and not isinstance(row[name], list):
+        if near is not None and _flag(row[name]) in (0, 1):
             raise RequestError(
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
                 "Rename it"
@@ -197,12 +199,6 @@ def _taken(source: schema.Source, meanings: tuple[str, ...]) -> set[str | None]:
 
 def _flag(value: Any) -> Any:
     return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
-
-
-def _may_mask(value: Any) -> bool:
-    """Whether a value is a flag, or a list of flags."""
-    values = value if isinstance(value, list) and value else [value]
-    return all(_flag(each) in (0, 1) for each in values)
 
 
 @lru_cache(maxsize=1024)

@@ -338,29 +338,31 @@ def test_a_misspelt_flag_is_refused(shape, row, name, near):
         with pytest.raises(RequestError, match=rf"^rows.jsonl:7: {words}$"):
             read(row | {name: flag}, shape)
         assert read(row | {name: flag}, shape, ignore=[name]).ignored == (name,)
-    for other in (0.37, "high", [], [0, 2], None, 2):
-        assert read(row | {name: other}, shape)
-    with pytest.raises(RequestError, match=f"column '{name}' of source 's' may say what is trained"):
-        read(row | {name: [0, 1]}, shape)  # of a conversation's messages
+    for empty in ([], None, ""):
+        assert read(row | {name: empty}, shape)
+    for other in (0.37, "high", [0, 2], 2, [0, 1]):  # or of a conversation's messages
+        with pytest.raises(RequestError, match=f"column '{name}' of source 's' may say what is trained"):
+            read(row | {name: other}, shape)
     if shape == "rows":
         assert read(row | {name: 0}, shape, columns=Columns(label=name))
 
 
 @pytest.mark.parametrize(("shape", "row"), EVERY)
 @pytest.mark.parametrize(
-    "name", ["is_trained", "loss_mask", "lossMask", "train_mask", "assistant_masks", "trainable", "Masked"]
+    "name",
+    ["is_trained", "lossMask", "train_mask", "assistant_masks", "trainable", "Masked", "sample_weight"],
 )
 def test_what_may_be_a_mask_is_not_passed_over(shape, row, name):
     words = (
         rf"^rows.jsonl:7: column '{name}' of source 's' may say what is trained, and is not read; write it "
         rf"as 'weight', 0 or 1, of the row or of its messages, or set ignore: \[{name}\] on the source "
     )
-    for value in (0, 1, True, "0", "True", [0, 1], [False]):
+    for value in (0, 1, True, "0", "True", [0, 1], [False], 0.5, "[MASK]", [0, 7]):
         with pytest.raises(RequestError, match=words):
             read(row | {name: value}, shape)
         assert read(row | {name: value}, shape, ignore=[name]).ignored == (name,)
-    for other in (None, 0.5, "[MASK]", [], [0, 7]):
-        assert read(row | {name: other}, shape)
+    for empty in (None, "", []):
+        assert read(row | {name: empty}, shape)
     assert read(row, shape) == read(row | {name: None}, shape)
 
 

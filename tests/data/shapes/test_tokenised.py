@@ -264,10 +264,10 @@ def test_length_is_limited_as_of_other_rows():
         ),
         ({"loss_mask": [[0, 0, 1, 1, 1]]}, {}, "column 'loss_mask' has an entry for each token"),
         ({"kept": [[0, 0, 1], [1, 1]]}, {}, "column 'kept' has an entry for each token"),
-        ({"loss_mask": "0,0,1,1,1"}, {}, "column 'loss_mask' may say by its name what is trained and is not"),
+        ({"loss_mask": "0,0,1,1,1"}, {}, "column 'loss_mask' of source 's' may say what is trained"),
         ({"loss_mask": [0, 1]}, {}, "column 'loss_mask' may .* ignore: .loss_mask."),
-        ({"weights": {"0": 1}}, {}, "column 'weights' may say"),
-        ({"token_weight": 0.5}, {}, "column 'token_weight' may say"),
+        ({"weights": {"0": 1}}, {}, "column 'weights' .*may say"),
+        ({"token_weight": 0.5}, {}, "column 'token_weight' .*may say"),
         ({"Labels": [1]}, {}, "column 'Labels' may say .* .did you mean 'labels'"),
         *(
             ({name: [1, 2]}, {}, f"column '{name}' may say")
