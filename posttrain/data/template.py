@@ -155,7 +155,8 @@ def load_template(name: str, tokenizer, options: dict[str, Any] | None = None) -
     else:
         source = _file(name)
     written = json.dumps(options, sort_keys=True) if options else "{}"
-    return _build(name, source, tokenizer, tokenizer.bos_token, tokenizer.eos_token, written)
+    special = tokenizer.special_tokens_map  # quicker than both as attributes, and this is asked for every row
+    return _build(name, source, tokenizer, special.get("bos_token"), special.get("eos_token"), written)
 
 
 def own_template(tokenizer: Any) -> Template | None:

@@ -151,9 +151,13 @@ def form_of(has: Collection[str], source: schema.Source) -> str | None:
     that the source names, else by those of usual names. None where no column decides it."""
     if source.format != "auto":
         return source.format
-    named = (FORMS[what] for what in NAMED_FIRST if what in has and getattr(source.columns, what))
-    found = (FORMS[what] for what in FOUND_FIRST if what in has)
-    return next(named, None) or next(found, None)
+    for what in NAMED_FIRST:
+        if what in has and getattr(source.columns, what):
+            return FORMS[what]
+    for what in FOUND_FIRST:
+        if what in has:
+            return FORMS[what]
+    return None
 
 
 def is_tokenised(row: dict[str, Any], source: schema.Source) -> bool:

@@ -23,6 +23,7 @@ from posttrain.data.shapes.columns import (
     form_of,
     refuse_shared,
     usual_names,
+    without_ignored,
 )
 from posttrain.data.shapes.hints import not_found, refuse_misspelt
 from posttrain.data.shapes.messages import (
@@ -66,8 +67,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
         RowError: no_prompt, no_completion, no_messages, no_assistant_turn, empty, no_p, and those of
             `read_messages`, `read_tools` and `ordered`.
     """
-    ignored = set(ignored_columns(row, source))
-    row = {key: value for key, value in row.items() if key not in source.ignore}
+    row, left_out = without_ignored(row, source)
     found = find_columns(row, source, where)
     kind = form_of(found, source) or "text"
     said = SAID if trained and kind == "prompt_completion" else ()
@@ -94,7 +94,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
         raise RequestError(f"{where}: plain text cannot have {what}")
     messages = _messages_of(kind, row, found, read_reply(given, source, where), source, where)
     values = [row[found[part]] for part in PARTS[kind]] if kind != "text" else []
-    ignored |= {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
+    ignored = {key for key in source.ignore if any(_in_messages(value, key) for value in values)}
     if source.options.get("strip_calculator"):
         for turn in messages:
             if turn["role"] == "assistant":
@@ -111,7 +111,7 @@ def to_example(row: dict[str, Any], source: schema.Source, where: str, trained: 
     else:
         example.prompt = messages[0]["content"] if kind == "prompt_completion" else ""
         example.completion = messages[-1]["content"]
-    example.ignored = tuple(sorted(ignored))
+    example.ignored = tuple(sorted(ignored | {*left_out}))
     used = {name for what, name in found.items() if what not in OTHER_PARTS[kind]} | {*flags, *given}
     if kind == "prompt_completion" and _is_alpaca(found, source):
         used.add("input")
