@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -14,11 +15,14 @@ from safetensors.torch import load_file
 
 from posttrain.base.files import hash_of, read_jsonl
 from posttrain.errors import RequestError
-from posttrain.recipe import load, recipe_hash
+from posttrain.recipe import load, load_stage, recipe_hash
+from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import FACTS, MARKER
 from posttrain.stages.engine_change import Launch, obstacle, refuse_other_engine, saved_under
 from tests.tiny import on_cpu
+from tests.training.rollouts import write_recipe
+from tests.training.test_rlvr_ranks import CASES
 
 ENGINES = {
     "single": (1,),
@@ -194,3 +198,51 @@ def test_zero2_is_resumed_under_zero2_only(recipe, launch, root, environment, tm
     again = read_jsonl(run / "metrics.jsonl")
     for name in ("step", "loss", "grad_norm", "learning_rate"):
         assert [row[name] for row in again] == pytest.approx([row[name] for row in logged], rel=1e-5)
+
+
+SIZES = ["train.per_device_train_batch_size=2", "checkpoints.keep_last=null"]
+SFT = [
+    "train.optim=adamw_torch",
+    "train.learning_rate=1e-3",
+    "train.lr_scheduler_type=linear",
+    "train.logging_steps=2",
+    "checkpoints.save_steps=3",
+]
+
+
+@pytest.mark.slow
+def test_one_process_and_ddp_resume_each_other(recipe, launch, tiny, tmp_path):
+    """SFT and RLVR begun by one process and ended by two, and the reverse, equal the run of one process."""
+    (tmp_path / "sampled").mkdir()
+    sampled = write_recipe(tmp_path / "sampled", tiny)
+    parts = [("sft", recipe, SFT), ("rlvr", sampled, [*CASES["dapo"], "train.max_steps=4"])]
+    cases, wholes = [], {}
+    for stage, path, settings in parts:
+        for name in (f"{stage}-one", f"{stage}-two"):
+            overrides = [f"name={name}", f"output_dir={tmp_path}", *SIZES, *settings]
+            cases.append({"name": name, "stage": stage, "recipe": str(path), "overrides": overrides})
+        run = alone(cases[-2])
+        last = all_complete(run / "checkpoints")[-1].path
+        wholes[stage] = (load_file(last / "model.safetensors"), read_jsonl(run / "metrics.jsonl"))
+        shutil.rmtree(last)
+    launch(cases, "cpu2.yaml")
+    for case in cases:
+        run = tmp_path / case["name"]
+        if case["name"].endswith("two"):
+            shutil.rmtree(all_complete(run / "checkpoints")[-1].path)
+            alone(case)
+        before, last = all_complete(run / "checkpoints")[-2:]
+        sizes = [c.facts()["world_size"] for c in (before, last)]
+        assert sizes == ([2, 1] if case["name"].endswith("two") else [1, 2])
+        weights, logged = wholes[case["stage"]]
+        ended = load_file(last.path / "model.safetensors")
+        assert max(float((ended[k] - weights[k]).abs().max()) for k in weights) <= 1e-5
+        rows = read_jsonl(run / "metrics.jsonl")
+        for name in ("step", "loss", "grad_norm", "learning_rate"):
+            assert [row[name] for row in rows] == pytest.approx([row[name] for row in logged], rel=1e-4)
+
+
+def alone(case: dict) -> Path:
+    """Trains `case` in this process; its run."""
+    stage = importlib.import_module(f"posttrain.{case['stage']}")
+    return stage.train(load_stage(case["recipe"], case["overrides"], case["stage"]), None).path
