@@ -20,6 +20,7 @@ from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import FACTS, MARKER
 from posttrain.stages.engine_change import Launch, obstacle, refuse_other_engine, saved_under
+from tests.stages.damage import edit, flip
 from tests.tiny import on_cpu
 from tests.training.rollouts import write_recipe
 from tests.training.test_rlvr_ranks import CASES
@@ -34,6 +35,16 @@ ENGINES = {
 }
 LAUNCHES = [Launch(engine, processes) for engine, sizes in ENGINES.items() for processes in sizes]
 NAMES = ["one process", "DDP on 2 processes", "DDP on 4 processes", "ZeRO-1 on 1 process"]
+
+
+SIZES = ["train.per_device_train_batch_size=2", "checkpoints.keep_last=null"]
+SFT = [
+    "train.optim=adamw_torch",
+    "train.learning_rate=1e-3",
+    "train.lr_scheduler_type=linear",
+    "train.logging_steps=2",
+    "checkpoints.save_steps=3",
+]
 
 
 @pytest.fixture
@@ -200,14 +211,30 @@ def test_zero2_is_resumed_under_zero2_only(recipe, launch, root, environment, tm
         assert [row[name] for row in again] == pytest.approx([row[name] for row in logged], rel=1e-5)
 
 
-SIZES = ["train.per_device_train_batch_size=2", "checkpoints.keep_last=null"]
-SFT = [
-    "train.optim=adamw_torch",
-    "train.learning_rate=1e-3",
-    "train.lr_scheduler_type=linear",
-    "train.logging_steps=2",
-    "checkpoints.save_steps=3",
-]
+@pytest.mark.slow
+def test_the_one_before_a_damaged_checkpoint_is_of_another_engine(recipe, tmp_path):
+    """Found once the files are read; still nothing is set aside, and no line is removed."""
+    case = {"stage": "sft", "recipe": str(recipe), "overrides": ["name=mixed", *SIZES, *SFT]}
+    run = alone(case)
+    edit(run / "checkpoints" / "step-000003", True, engine="zero2", world_size=2)
+    flip(run / "checkpoints" / "step-000005" / "model.safetensors", 0.5)
+    kept = written(run / "checkpoints"), read_jsonl(run / "metrics.jsonl")
+    with pytest.raises(RequestError, match="step-000003 was saved under ZeRO-2 on 2 .* under one process"):
+        alone(case)
+    assert (written(run / "checkpoints"), read_jsonl(run / "metrics.jsonl")) == kept
+
+
+@pytest.mark.slow
+def test_a_trained_run_lacks_what_another_engine_would_measure(recipe, caplog):
+    heldout = "evaluate.heldout={share: 0.25, every_steps: 3}"
+    overrides = ["name=ended", "train.max_steps=4", heldout, *SIZES]
+    case = {"stage": "sft", "recipe": str(recipe), "overrides": overrides}
+    run = alone(case)
+    (run / "metrics.jsonl").unlink()
+    edit(run / "checkpoints" / "step-000004", True, engine="zero2", world_size=2)
+    alone(case)
+    assert "held-out loss of step-000004 is not measured: it was saved under ZeRO-2" in caplog.text
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.slow
