@@ -67,8 +67,8 @@ def refuse(path: Path, facts: dict[str, Any], recipe: TrainRecipe, steps: int | 
     training cannot go on from it under this launch."""
     if (steps is None or facts["step"] < steps) and (problem := obstacle(path, facts, recipe)):
         raise RequestError(
-            f"{path} {problem}. Start it with the launch config and the number of processes that it was "
-            f"saved with; or begin a new run from its weights alone: name=... model.init={path}"
+            f"{path} {problem}. Resume with the launch config and the number of processes that saved it; or "
+            f"begin a new run from its weights alone: name=... model.init={path}"
         )
 
 

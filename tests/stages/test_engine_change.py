@@ -196,8 +196,8 @@ def test_zero2_is_resumed_under_zero2_only(recipe, launch, root, environment, tm
     said, _, after = done.stderr.partition("error: ")
     assert after.splitlines()[0] == (
         f"{before} was saved under ZeRO-2 on 2 processes and cannot be resumed under DDP on 2 processes: the "
-        "state of the optimizer cannot be taken over. Start it with the launch config and the number of "
-        "processes that it was saved with; or begin a new run from its weights alone: name=... "
+        "state of the optimizer cannot be taken over. Resume with the launch config and the number of "
+        "processes that saved it; or begin a new run from its weights alone: name=... "
         f"model.init={before}"
     )
     assert "Traceback" not in said and re.search(r"exitcode\s*: 2", after)
