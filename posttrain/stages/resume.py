@@ -1,6 +1,7 @@
 """From which checkpoint a run that trains goes on: the newest one whose files are as they were written.
 
-Left out: the proof of a checkpoint (`rundir/proof.py`), rows that changed (`changes.py`).
+Left out: the proof of a checkpoint (`rundir/proof.py`), rows that changed (`changes.py`), another engine
+(`engine_change.py`).
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from posttrain.base.process import rank
 from posttrain.errors import RequestError
+from posttrain.recipe import TrainRecipe
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
+from posttrain.stages import engine_change
 from posttrain.stages.changes import refuse_other_rows
 from posttrain.training.parts import Parts
 from posttrain.training.trainer import RunTrainer
@@ -39,13 +42,16 @@ def _newest_sound(run: RunDir, steps: int) -> Sound:
         return None, {run.checkpoints.name: f"cannot be read ({error.strerror or error})"}
 
 
-def take_up(trainer: RunTrainer, parts: Parts, proof: Future[Sound] | None) -> ckpt.Checkpoint | None:
+def take_up(
+    trainer: RunTrainer, parts: Parts, recipe: TrainRecipe, proof: Future[Sound] | None
+) -> ckpt.Checkpoint | None:
     """The checkpoint to resume from, its state handed to guard and trainer; None for a fresh start.
 
     Collective. Damaged checkpoints after it are set aside.
 
     Raises:
-        RequestError: it belongs to another recipe or other rows, or all that are there are damaged.
+        RequestError: it belongs to another recipe, other rows or another engine, or all that are there are
+            damaged.
     """
     last, damaged = trainer.gather(proof and proof.result())[0]
     if last is None and damaged.keys() - {ckpt.name_of(0)}:  # the start model itself can be saved again
@@ -68,6 +74,7 @@ def take_up(trainer: RunTrainer, parts: Parts, proof: Future[Sound] | None) -> c
                 "or its reference needs; restore it, or start again with another name=..."
             )
         refuse_other_rows(last, parts.prepared)
+        engine_change.refuse(last.path, facts, recipe, trainer.args.max_steps)
         log.info("resuming from %s", last.path)
         parts.guard.load(facts.get("guard", {}))
         trainer.resume_from(facts)

@@ -38,6 +38,7 @@ from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import damage
 from posttrain.rundir.scores import ScoreStore
 from posttrain.stages.changes import refuse_changed_rows
+from posttrain.stages.engine_change import obstacle, refuse_other_engine
 from posttrain.stages.preflight import preflight
 from posttrain.stages.prepared import PreparedRun, prepare_run
 from posttrain.stages.record import claimed, launch_facts, record_failure
@@ -82,6 +83,7 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     preflight(recipe, on_cpu=lambda: "torch finds none" if on_cpu else None)
     refuse_sharded_family(recipe.model)
     run = RunDir(os.path.join(recipe.output_dir, recipe.name))
+    refuse_other_engine(run, recipe)
     with StopRequest() as stop, claimed(run, recipe, refusals=True):
         try:
             _train(recipe, stage, run, make_scorer, stop)
@@ -128,10 +130,10 @@ def _fit(
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
     flow, console, scoring = _add_callbacks(recipe, trainer, data, score)
     trainer.accelerator.wait_for_everyone()
-    last = take_up(trainer, parts, proof)
+    last = take_up(trainer, parts, recipe, proof)
     try:
         stop.can_save = True
-        if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, data.steps):
+        if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, recipe, data.steps):
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # already fully trained; it may have been stopped, or have failed, during scoring
             scoring.catch_up()
@@ -147,12 +149,17 @@ def _fit(
         run.update(status="finished", ended=timestamp(), seconds=round(seconds, 1))
 
 
-def _can_catch_up(trainer: RunTrainer, flow: FlowCallback, last: ckpt.Checkpoint, steps: int) -> bool:
+def _can_catch_up(
+    trainer: RunTrainer, flow: FlowCallback, last: ckpt.Checkpoint, recipe: TrainRecipe, steps: int
+) -> bool:
     """Whether a fully trained run lacks its last held-out pass, and can be taken up once more for it, which
-    needs all files of its checkpoint. Collective."""
+    needs all files of its checkpoint, and the engine that saved them. Collective."""
     if not flow.lacks_heldout(last.step, steps):
         return False
-    problem = damage(last.path, "all") if rank() == 0 else None
+    problem = None
+    if rank() == 0:
+        other = obstacle(last.path, last.facts(), recipe)
+        problem = damage(last.path, "all") or (other and f"it {other}")
     if problem:
         log.warning("the held-out loss of %s is not measured: %s", last.name, problem)
     return not trainer.on_any_rank(problem is not None)

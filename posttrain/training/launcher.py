@@ -15,7 +15,7 @@ from accelerate.utils import DeepSpeedPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PretrainedConfig, TrainingArguments
 
-from posttrain.base.process import flag
+from posttrain.base.process import flag, world_size
 from posttrain.errors import RequestError
 from posttrain.models.logits import refuse_untested_family
 from posttrain.recipe.schema import Model, Train
@@ -69,7 +69,7 @@ def refuse_sharded_family(model: Model) -> None:
     if model.from_config is not None:
         at, config = "model.from_config.model_type", {"model_type": model.from_config.model_type}
     else:
-        at, config = f"model.init = {model.init}", _config_of(model)
+        at, config = f"model.init = {model.init}", start_config(model)
     found = (config.get("text_config") or config).get("model_type")
     if found is None:
         return
@@ -79,7 +79,7 @@ def refuse_sharded_family(model: Model) -> None:
         raise RequestError(f"{at}: under ZeRO-3, {error}") from None
 
 
-def _config_of(model: Model) -> dict[str, Any]:
+def start_config(model: Model) -> dict[str, Any]:
     """config.json of the start model; empty of an adapter, or where it cannot be read."""
     place = str(resolve(str(model.init))[0])
     if (Path(place) / ADAPTER_CONFIG).is_file():
@@ -88,6 +88,15 @@ def _config_of(model: Model) -> dict[str, Any]:
         return PretrainedConfig.get_config_dict(place, revision=model.revision or "main")[0]
     except (OSError, ValueError):
         return {}
+
+
+def engine_asked() -> str:
+    """The engine that the launcher asked for, as `engines.engine` names the one that was set up."""
+    if flag("ACCELERATE_USE_DEEPSPEED"):
+        return f"zero{_zero().get('stage', 0)}"
+    if flag("ACCELERATE_USE_FSDP"):
+        return "fsdp2"
+    return "ddp" if world_size() > 1 else "single"
 
 
 def _zero() -> dict[str, Any]:

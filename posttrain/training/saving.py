@@ -25,6 +25,7 @@ from posttrain.models.generation_config import with_generation_config
 from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.proof import Damaged
+from posttrain.training.engines import engine
 
 WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
 """What is raised where a file cannot be written."""
@@ -141,6 +142,8 @@ class CheckpointWriter:
             "guard": self.guard.state(),
             "window": self.window(),
             "saved": time.time(),
+            "engine": engine(self.args),
+            "world_size": self.args.world_size,
             **self.facts,
         }
 
