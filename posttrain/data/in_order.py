@@ -8,6 +8,7 @@ signals to it. Where there is no fork (macOS, Windows) everything is done here. 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -28,8 +29,8 @@ from posttrain.errors import WorkError
 In, Out = TypeVar("In"), TypeVar("Out")
 MOST = 32
 """Processes at most, unless a number is asked for: one reads the rows and writes the tokens of all."""
-HEAVIEST = 4 << 20
-"""Weight of a chunk, at most."""
+HEAVIEST = 256 << 10
+"""Weight of a chunk, at most: the last ones are not done by one process while the others wait."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Signals that a terminal or Slurm sends to every process; the one that reads decides."""
 
@@ -58,7 +59,7 @@ def in_order(
 
     An error of `items` is raised after the results of what came before it, as if nothing were read ahead.
 
-    At most `count` + 2 chunks are in memory. A chunk that cannot be sent, such as one with a value that is
+    At most `count` + 1 chunks are in memory. A chunk that cannot be sent, such as one with a value that is
     nested too deep, is done in this process.
 
     Raises:
@@ -148,11 +149,10 @@ class _Worker:
             raise _Raised(value)
         return value
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Ends the process, which may be in the middle of a chunk."""
         self.connection.close()
         self.process.kill()
-        self.process.join()
 
 
 class _Raised(Exception):
@@ -165,7 +165,9 @@ def _forked(work: Callable, stream: Iterator[Any], count: int, key: str) -> Iter
     turn = 0
     try:
         for chunk in stream:
-            if len(waiting) == count + 1:  # one more than work at a time: a result waits until it is its turn
+            if (
+                len(waiting) == count
+            ):  # more processes than cores would take turns, and their caches with them
                 yield _taken(work, waiting.popleft())
             if isinstance(chunk, _Failed):
                 waiting.append(chunk)
@@ -175,11 +177,11 @@ def _forked(work: Callable, stream: Iterator[Any], count: int, key: str) -> Iter
             except Exception:
                 waiting.append(chunk)
                 continue
-            if turn == len(workers) and len(workers) <= count:
+            if turn == len(workers):
                 workers.append(_started(work, workers, key))
             workers[turn].send(packed)
             waiting.append(workers[turn])
-            turn = (turn + 1) % (count + 1)
+            turn = (turn + 1) % count
         while waiting:
             yield _taken(work, waiting.popleft())
     except EOFError:
@@ -192,7 +194,9 @@ def _forked(work: Callable, stream: Iterator[Any], count: int, key: str) -> Iter
         raise error from error.__cause__
     finally:
         for worker in workers:
-            worker.close()
+            worker.end()
+        for worker in workers:
+            worker.process.join()
 
 
 def _started(work: Callable, workers: list[_Worker], key: str) -> _Worker:
@@ -221,6 +225,7 @@ def _serve(work: Callable, connection: Connection, inherited: list[Connection], 
         signal.signal(number, signal.SIG_IGN)
     for other in inherited:
         other.close()
+    gc.freeze()  # what is shared is not looked at again, which would copy its pages
     with suppress(EOFError, OSError):  # the process that reads is gone
         while True:
             connection.send_bytes(_answer(work, connection.recv_bytes()))
