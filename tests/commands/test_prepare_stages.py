@@ -73,6 +73,9 @@ def test_rows_of_prompts_are_shown_with_their_answer(call, prompts):
     assert "the answer that rewards see: 1\n" in answer.out
     rows = [{"prompt": "1 + 1?", "answer": said} for said in ("2", None)]
     write(path.parent / "prompts.jsonl", rows)
+    assert "dropped: no_answer: column 'answer' is empty\n" in call("check", path, "--rows", "2").out
+    rows[1]["rewards"] = [{"name": "math", "answer": "2"}]
+    write(path.parent / "prompts.jsonl", rows)
     assert "prompt of 25 tokens; no answer for the rewards\n" in call("check", path, "--rows", "2").out
 
 
