@@ -68,7 +68,9 @@ def exit_code_of(work: Callable[[], Any]) -> int:
 def say_error(reason: object) -> None:
     """Prints `error: <reason>`, and lets torch's launcher, if it started this process, print it as well."""
     text = printable(reason)
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    # in one piece: `print` writes the end of the line by itself, and other ranks write there, too
+    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.flush()
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         about = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}
         with contextlib.suppress(OSError), open(file, "w", encoding="utf-8") as out:
