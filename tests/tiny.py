@@ -143,6 +143,22 @@ def on_cpu(config: Path, folder: Path) -> Path:
     return path
 
 
+def accelerate(
+    config: Path,
+    *command: str,
+    environment: dict[str, str],
+    cwd: Path,
+    processes: int = 2,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess:
+    """`accelerate launch` with a config, at any free port; what it says is kept."""
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    launcher += ["--num_processes", str(processes), "--config_file", str(config), "--main_process_port", "0"]
+    return subprocess.run(
+        [*launcher, *command], env=environment, capture_output=True, text=True, timeout=timeout, cwd=cwd
+    )
+
+
 @pytest.fixture
 def launch(root, environment, tmp_path):
     """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one
@@ -155,27 +171,14 @@ def launch(root, environment, tmp_path):
         asked.write_text(json.dumps(cases))
         out.unlink(missing_ok=True)
         script = [str(root / "tests" / "training" / "cases.py"), str(asked), str(out)]
-        command = [sys.executable]
-        if config is not None:
-            command += [
-                "-m",
-                "accelerate.commands.accelerate_cli",
-                "launch",
-                "--num_processes",
-                str(processes),
-                "--config_file",
-                str(on_cpu(root / "launch" / config, tmp_path)),
-                "--main_process_port",
-                "0",
-            ]
-        done = subprocess.run(
-            [*command, *script],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=tmp_path,
-        )
+        place = {"timeout": timeout, "cwd": tmp_path}
+        if config is None:
+            done = subprocess.run(
+                [sys.executable, *script], env=environment, capture_output=True, text=True, **place
+            )
+        else:
+            file = on_cpu(root / "launch" / config, tmp_path)
+            done = accelerate(file, *script, environment=environment, processes=processes, **place)
         assert out.exists(), done.stderr[-4000:]
         results = json.loads(out.read_text())
         for name, result in results.items():

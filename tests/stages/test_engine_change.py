@@ -6,8 +6,6 @@ import importlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import FACTS, MARKER
 from posttrain.stages.engine_change import Launch, obstacle, refuse_other_engine, saved_under
 from tests.stages.damage import edit, flip
-from tests.tiny import on_cpu
+from tests.tiny import accelerate, on_cpu
 from tests.training.rollouts import write_recipe
 from tests.training.test_rlvr_ranks import CASES
 
@@ -183,16 +181,8 @@ def test_zero2_is_resumed_under_zero2_only(recipe, launch, root, environment, tm
     whole, logged = load_file(last / "model.safetensors"), read_jsonl(run / "metrics.jsonl")
     shutil.rmtree(last)
     kept = written(run)
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file"]
-    command += [str(on_cpu(root / "launch" / "cpu2.yaml", tmp_path)), "--main_process_port", "0"]
-    done = subprocess.run(
-        [*command, "-m", "posttrain.sft", str(recipe), *overrides],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd=tmp_path,
-    )
+    config, command = on_cpu(root / "launch" / "cpu2.yaml", tmp_path), ("-m", "posttrain.sft", str(recipe))
+    done = accelerate(config, *command, *overrides, environment=environment, cwd=tmp_path, timeout=200)
     said, _, after = done.stderr.partition("error: ")
     assert after.splitlines()[0] == (
         f"{before} was saved under ZeRO-2 on 2 processes and cannot be resumed under DDP on 2 processes: the "

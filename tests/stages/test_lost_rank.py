@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import RECIPE, on_cpu
+from tests.tiny import RECIPE, accelerate, on_cpu
 
 BOUND_S = 10.0
 """Seconds from the end of the rank to that of the other: half a second to see it, three in which the main
@@ -93,16 +93,9 @@ def test_under_the_launcher(recipe, root, tmp_path, launch):
     """ZeRO-3, whose collectives run inside forward; the launcher, too, prints the sentence."""
     environment = environment_of(root) | {"LOSE": "kill:step", "DS_SKIP_CUDA_CHECK": "1"}
     del environment["ACCELERATE_USE_CPU"]  # of a launch without a config; with DeepSpeed's it gives DDP
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2"]
-        + ["--config_file", on_cpu(root / "launch" / "zero3.yaml", tmp_path), "--main_process_port", "0"]
-        + [root / "tests/stages/lost.py", recipe, "train.per_device_train_batch_size=2"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        cwd=tmp_path,
-    )
+    command = (str(root / "tests/stages/lost.py"), str(recipe), "train.per_device_train_batch_size=2")
+    config = on_cpu(root / "launch" / "zero3.yaml", tmp_path)
+    done = accelerate(config, *command, environment=environment, cwd=tmp_path, timeout=900)
     assert done.returncode == 1
     (line,) = lines_of(done.stderr)
     assert "error: rank 1 (process " in line and "was killed or crashed" in line

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from posttrain.base.files import read_jsonl
 from posttrain.recipe import load_stage
 from posttrain.stages.launch import scorer_for
 from tests.rewards.test_reward_model import make
-from tests.tiny import RECIPE, tiny_model
+from tests.tiny import RECIPE, accelerate, tiny_model
 from tests.training import rollouts
 from tests.training.preferences import far, weights
 
@@ -106,17 +104,9 @@ def test_scoring_that_fails_on_every_checkpoint_fails_the_run(root, recipe, envi
     problem = {"question": "Count. " * 600, "answer": "#### 7"}  # longer than the model
     (folder / "long.jsonl").write_text(json.dumps(problem) + "\n")
     task = {"name": "gsm8k", "path": str(folder / "long.jsonl")}
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    launcher += ["--config_file", str(root / "launch" / "cpu2.yaml"), "--main_process_port", "0"]
     settings = [*SETTINGS, "train.per_device_train_batch_size=2", f"evaluate.tasks={json.dumps([task])}"]
-    done = subprocess.run(
-        [*launcher, "-m", "posttrain.sft", str(recipe), *settings],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        cwd=folder,
-    )
+    config, command = root / "launch" / "cpu2.yaml", ("-m", "posttrain.sft", str(recipe), *settings)
+    done = accelerate(config, *command, environment=environment, cwd=folder, timeout=200)
     assert done.returncode == 1
     assert "error: trained to the end; scoring of step-000002 on gsm8k failed: " in done.stderr
     info = json.loads((folder / "case" / "run.json").read_text())

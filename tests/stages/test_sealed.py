@@ -6,7 +6,6 @@ The library saves none, with a warning, where ZeRO-3 does not gather them.
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from posttrain import sft
 from posttrain.errors import WorkError
 from posttrain.recipe import load_stage
 from posttrain.training.saving import CheckpointWriter
+from tests.tiny import accelerate
 
 UP = "model.layers.1.mlp.up_proj.weight"
 UNCHECKED = """\
@@ -38,16 +38,7 @@ def ungathered(root, environment, tmp_path) -> Callable[..., subprocess.Complete
     config.write_text(yaml.safe_dump(values))
 
     def run(processes: int, *command: str) -> subprocess.CompletedProcess:
-        launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-        launcher += ["--num_processes", str(processes), "--config_file", str(config)]
-        return subprocess.run(
-            [*launcher, "--main_process_port", "0", *command],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            cwd=tmp_path,
-        )
+        return accelerate(config, *command, environment=environment, cwd=tmp_path, processes=processes)
 
     return run
 

@@ -11,17 +11,8 @@ from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
-from posttrain.recipe.schema import Columns, Source
-
-WHERE = "rated.jsonl:3"
-
-
-def pair(row, **columns):
-    source = Source(name="s", path="rated.jsonl", columns=Columns(**columns))
-    chosen, rejected = to_pair(row, source, WHERE)
-    assert chosen.prompt == rejected.prompt
-    return chosen.completion, rejected.completion
-
+from posttrain.recipe.schema import Source
+from tests.data.shapes.rated_rows import WHERE, pair
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
 FIVE, SIX = {"text": "5", "rating": 9}, {"text": "6", "rating": 2}

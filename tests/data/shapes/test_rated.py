@@ -13,15 +13,7 @@ from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Columns, Source
-
-WHERE = "rated.jsonl:3"
-
-
-def pair(row, **columns):
-    source = Source(name="s", path="rated.jsonl", columns=Columns(**columns))
-    chosen, rejected = to_pair(row, source, WHERE)
-    assert chosen.prompt == rejected.prompt
-    return chosen.completion, rejected.completion
+from tests.data.shapes.rated_rows import WHERE, pair
 
 
 def replies(*ratings, text="response", score="overall_score"):
