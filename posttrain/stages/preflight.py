@@ -197,7 +197,7 @@ def _first_kept(source: Source, shape: Shape) -> tuple[str, dict[str, Any]]:
     """The first of the first rows that is not dropped, else the first of all."""
     rows = open_rows(source)
     for where, row in islice(rows, LOOKED):
-        with contextlib.suppress(RowError, RequestError):  # what is refused is said elsewhere
+        with contextlib.suppress(RowError, RequestError):  # `_first_row` reports what is refused
             shape.read(row, source, where)
             return where, row
     return first_row(rows)

@@ -15,9 +15,19 @@ from typing import Any
 from posttrain.data.json_rows import type_name
 from posttrain.data.shapes.columns import USUAL
 from posttrain.data.shapes.messages import TRANSCRIPT, message, read_message, read_messages, speaker
-from posttrain.data.shapes.names import CALLS, FLAGS, REASONING, SPELT, almost, filled, like_a_flag
+from posttrain.data.shapes.names import (
+    CALLS,
+    FLAGS,
+    REASONING,
+    almost,
+    as_flag,
+    filled,
+    like_a_flag,
+    says,
+    unzipped,
+)
 from posttrain.data.shapes.reply import may_be_calls
-from posttrain.data.shapes.tools import parsed
+from posttrain.data.shapes.tools import from_json
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.types import Message
@@ -31,24 +41,14 @@ SAYS = (*REASONING, *CALLS, *FLAGS)
 def as_list(value: Any) -> Any:
     """A list of replies or of ratings where `value` is JSON text of one, as in CSV, or an object of lists of
     one length, as `datasets` reads a Sequence of objects; else as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            value = parsed(value, "")
-        except RowError:
-            return value
-    if not isinstance(value, dict):
-        return value
-    lists = {key: each for key, each in value.items() if each is not None}
-    if not lists or not all(isinstance(each, list) for each in lists.values()):
-        return value
-    if len({len(each) for each in lists.values()}) > 1:
-        return value
-    return [dict(zip(lists, each, strict=True)) for each in zip(*lists.values(), strict=True)]
+    value = from_json(value)
+    rows = unzipped(value) if isinstance(value, dict) and filled(value) else None
+    return value if rows is None else rows
 
 
 def key_of_text(entry: dict[str, Any], score: str | None) -> str | None:
     """The key that has the text of `entry`, of which others may be there and empty: Parquet fills them up."""
-    has = (name for name in TEXTS if name != score and not is_blank(entry.get(name)))
+    has = (name for name in TEXTS if name != score and says(entry.get(name)))
     return next(has, None)
 
 
@@ -106,7 +106,7 @@ def unread_keys(entries: Iterable[dict[str, Any]], score: str | None) -> list[st
     found: dict[str, None] = {}
     for entry in entries:
         read = (*SAYS, "role", score, key_of_text(entry, score))
-        found |= dict.fromkeys(key for key, value in entry.items() if key not in read and not is_blank(value))
+        found |= dict.fromkeys(key for key, value in entry.items() if key not in read and says(value))
     return [*found]
 
 
@@ -125,15 +125,6 @@ def number_in(value: Any, place: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def as_flag(value: Any) -> Any:
-    """`value`, of which a text may spell a flag."""
-    return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
-
-
-def is_blank(value: Any) -> bool:
-    return not filled(value) or (isinstance(value, str) and not value.strip())
-
-
 def last_message(reply: Any, place: str, ignore: set[str]) -> Message | None:
     """The last message of a reply, text or messages, which is what of it is trained; None where it has none.
 
@@ -141,7 +132,7 @@ def last_message(reply: Any, place: str, ignore: set[str]) -> Message | None:
     """
     if isinstance(reply, str) and not TRANSCRIPT.match(reply):
         return message("assistant", reply)
-    turns = [] if is_blank(reply) else read_messages(reply, place, ignore)
+    turns = read_messages(reply, place, ignore) if says(reply) else []
     if turns and turns[-1]["role"] != "assistant":
         raise RowError("no_assistant_turn", f"{place} does not end in a reply")
     return turns[-1] if turns else None

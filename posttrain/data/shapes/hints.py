@@ -259,7 +259,7 @@ def _talk(value: Any) -> list[dict[str, Any]]:
 
 
 def _has_said(turn: dict[str, Any]) -> bool:
-    """Whether a message has what is said, be it empty beside a call."""
+    """Whether a message has a content, which may be empty, or a call."""
     return any(what in turn for _, what in SPELLINGS) or any(filled(turn.get(key)) for key in CALLS)
 
 

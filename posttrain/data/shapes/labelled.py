@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.data.shapes.columns import column, refuse_shared
-from posttrain.data.shapes.names import SPELT, filled
+from posttrain.data.shapes.names import SPELT, says
 from posttrain.data.shapes.rows import to_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
@@ -47,7 +47,7 @@ def to_labelled(row: dict[str, Any], source: schema.Source, where: str) -> tuple
     parts = {what: column(row, source, what) for what in ("prompt", "completion", "messages")}
     refuse_shared(parts | {"label": name}, source, where)
     value = row[name]
-    if not filled(value) or (isinstance(value, str) and not value.strip()):
+    if not says(value):
         raise RowError("no_label", f"column {name!r} is empty")
     wanted = truth(value)
     if wanted is None:

@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 from posttrain.data.json_rows import type_name
-from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, checked_text, filled
+from posttrain.data.shapes.names import CALLS, FLAGS, LINKS, REASONING, almost, checked_text, filled, unzipped
 from posttrain.data.shapes.thoughts import one_thought, unmarked
-from posttrain.data.shapes.tools import as_json, parsed, refuse_unread, same_calls
+from posttrain.data.shapes.tools import as_json, from_json, parsed, refuse_unread, same_calls
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.types import Message
@@ -101,20 +101,11 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
 def listed(value: Any) -> Any:
     """A conversation as a list of messages, where it is JSON text, one message, or an object of lists of one
     length, as `datasets` reads a Sequence of objects; anything else as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            value = parsed(value, "")
-        except RowError:
-            return value
+    value = from_json(value)
     if not isinstance(value, dict) or not {"role", "from"} & value.keys():
         return value
-    if is_message(value):
-        return [value]
-    columns = {key: each for key, each in value.items() if each is not None}
-    lists = [each for each in columns.values() if isinstance(each, list)]
-    if len(lists) < len(columns) or len({len(each) for each in lists}) > 1:
-        return value
-    return [dict(zip(columns, each, strict=True)) for each in zip(*lists, strict=True)]
+    turns = [value] if is_message(value) else unzipped(value)
+    return value if turns is None else turns
 
 
 def is_message(turn: Any) -> bool:

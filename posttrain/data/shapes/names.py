@@ -77,6 +77,11 @@ def like_a_flag(name: object) -> bool:
     return flag or almost(name, FLAGS) is not None
 
 
+def as_flag(value: Any) -> Any:
+    """`value`, of which a text may spell a flag."""
+    return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
 def filled(value: Any) -> bool:
     """Whether a value of a row or of a message has content. NaN has none, which pandas writes where a number
     is missing, nor has an object of nulls: columns of objects fill up what is missing."""
@@ -97,6 +102,17 @@ def filled(value: Any) -> bool:
 def says(value: Any) -> bool:
     """Whether a column has content, of which white space is none."""
     return filled(value) and not (isinstance(value, str) and not value.strip())
+
+
+def unzipped(columns: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """A list of objects, of an object of lists of one length; None where it is another object. Nulls are no
+    lists of it."""
+    lists = {key: each for key, each in columns.items() if each is not None}
+    if not all(isinstance(each, list) for each in lists.values()):
+        return None
+    if len({len(each) for each in lists.values()}) > 1:
+        return None
+    return [dict(zip(lists, each, strict=True)) for each in zip(*lists.values(), strict=True)]
 
 
 def checked_text(value: Any, where: str, column: str) -> str:

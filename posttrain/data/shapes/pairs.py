@@ -29,7 +29,7 @@ from posttrain.data.shapes.messages import (
 from posttrain.data.shapes.names import says
 from posttrain.data.shapes.rated import SIDES, ignored_in_entries, of_ratings
 from posttrain.data.shapes.reply import refuse_untrained
-from posttrain.data.shapes.rows import ignored_columns, to_example
+from posttrain.data.shapes.rows import to_example
 from posttrain.data.shapes.same import meaning
 from posttrain.data.shapes.turn_order import OPENING
 from posttrain.data.tokens import RowError
@@ -50,7 +50,7 @@ def to_pair(row: dict[str, Any], source: schema.Source, where: str) -> tuple[Exa
         RowError: no_chosen, no_rejected, equal_pair, prompt_mismatch, no_rating, rating_tie, empty, and those
             of `to_example`.
     """
-    ignored = {*ignored_columns(row, source), *ignored_in_entries(row, source)}
+    ignored = ignored_in_entries(row, source)
     if source.columns.reasoning is not None:
         raise RequestError(
             f"{where}: source {source.name!r} names columns.reasoning, but of a pair it is not known which "

@@ -22,7 +22,7 @@ from posttrain.data.shapes.columns import column, form_of, refuse_shared, refuse
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
 from posttrain.data.shapes.names import filled
-from posttrain.data.shapes.rows import BESIDE, ignored_columns, to_example
+from posttrain.data.shapes.rows import BESIDE, to_example
 from posttrain.data.shapes.turn_order import OPENING, ordered
 from posttrain.data.table import TokenTable
 from posttrain.data.table_writer import TableWriter
@@ -71,7 +71,7 @@ def to_prompt(row: dict[str, Any], source: schema.Source, where: str) -> Example
         )
         example = to_example(turns | _beside(row, source), mapped, where, trained=False)
         last = (LAST,) if _has_reply(row.get(messages)) else ()
-        example.ignored = tuple(sorted({*example.ignored, *ignored_columns(row, source)})) + last
+        example.ignored += last
     else:
         if asked is None:
             row = with_messages(row, row)

@@ -16,7 +16,6 @@ from posttrain.data.shapes.columns import USUAL
 from posttrain.data.shapes.entries import (
     TEXTS,
     as_list,
-    is_blank,
     key_of_rating,
     key_of_text,
     last_message,
@@ -24,7 +23,7 @@ from posttrain.data.shapes.entries import (
     read_entry,
     unread_keys,
 )
-from posttrain.data.shapes.names import CALLS, filled
+from posttrain.data.shapes.names import CALLS, filled, says
 from posttrain.data.shapes.same import is_silent, meaning
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
@@ -132,7 +131,7 @@ def _refuse_other_forms(row: dict[str, Any], source: schema.Source, where: str) 
                 f"{where}: column {name!r} is neither a list, nor JSON text of one, nor an object of lists "
                 f"of one length: {repr(value)[:60]}; write completions: [{{text, rating}}, ...]"
             )
-    if empty := next((name for name in _reply_columns(source) if name in row and is_blank(row[name])), None):
+    if empty := next((name for name in _reply_columns(source) if name in row and not says(row[name])), None):
         raise RowError("no_rating", f"column {empty!r} is empty")
     named = source.columns.rating
     names = USUAL["rating"] if named is None else (named,)
@@ -209,9 +208,9 @@ def _of_texts(
     """The replies in `entries` with the ratings in another column."""
     place, rated = f"{where}: column {column!r}", Rated()
     scores = None if ratings is None else as_list(row.get(ratings))
-    if all(map(is_blank, entries)):
+    if not any(map(says, entries)):
         return Rated(null=len(entries))
-    if ratings in row and is_blank(row[ratings]):
+    if ratings in row and not says(row[ratings]):
         return Rated(unrated=[None] * len(entries))
     if not isinstance(scores, list):
         raise RequestError(
@@ -235,8 +234,8 @@ def _ratings(row: dict[str, Any], source: schema.Source) -> str | None:
         return source.columns.rating
     lists = {name: as_list(row.get(name)) for name in USUAL["ratings"]}
     there = [name for name, each in lists.items() if isinstance(each, list)]
-    rated = (name for name in there if any(not is_blank(value) for value in lists[name]))
-    empty = (name for name in USUAL["ratings"] if name in row and is_blank(row[name]))
+    rated = (name for name in there if any(map(says, lists[name])))
+    empty = (name for name in USUAL["ratings"] if name in row and not says(row[name]))
     return next(rated, None) or next(iter(there), None) or next(empty, None)
 
 

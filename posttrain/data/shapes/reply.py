@@ -14,7 +14,7 @@ from typing import Any
 
 from posttrain.data.shapes.columns import SAID, USUAL, find_columns
 from posttrain.data.shapes.messages import read_message, reasoning
-from posttrain.data.shapes.names import FLAGS, SPELT, almost, checked_text, like_a_flag, says
+from posttrain.data.shapes.names import FLAGS, almost, as_flag, checked_text, like_a_flag, says
 from posttrain.data.shapes.thoughts import OPEN, is_label, own_thought, read_thought
 from posttrain.data.shapes.tools import as_json
 from posttrain.data.tokens import RowError
@@ -84,7 +84,7 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
         ):  # no value decides: one row may say 0.5, another 1
             continue
         remedy = f"or set ignore: [{name}] on the source (under data.sources)"
-        if near is not None and _flag(row[name]) in (0, 1):
+        if near is not None and as_flag(row[name]) in (0, 1):
             raise RequestError(
                 f"{where}: column {name!r} of source {source.name!r} is not read; did you mean {near!r}? "
                 "Rename it"
@@ -98,9 +98,9 @@ def refuse_untrained(row: dict[str, Any], source: schema.Source, where: str) -> 
         return given
     said = {}
     for name, value in given.items():
-        if _flag(value) not in (0, 1):  # true and false are equal to them
+        if as_flag(value) not in (0, 1):  # true and false are equal to them
             raise _not_meant(name, "0 or 1 (false or true)", value, source, where)
-        said[name] = bool(_flag(value))
+        said[name] = bool(as_flag(value))
     if len({*said.values()}) > 1:
         raise RequestError(
             f"{where}: columns {' and '.join(map(repr, said))} contradict each other; keep one, or set "
@@ -195,10 +195,6 @@ def _names(what: str, source: schema.Source) -> tuple[str, ...]:
 def _taken(source: schema.Source, meanings: tuple[str, ...]) -> set[str | None]:
     """The columns that the source ignores, or names for something else than `meanings`."""
     return {*source.ignore, *(name for what, name in vars(source.columns).items() if what not in meanings)}
-
-
-def _flag(value: Any) -> Any:
-    return SPELT.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 @lru_cache(maxsize=1024)

@@ -151,11 +151,6 @@ def is_conversation(row: dict[str, Any]) -> bool:
     return False
 
 
-def ignored_columns(row: dict[str, Any], source: schema.Source) -> list[str]:
-    """The columns of `source.ignore` that have content."""
-    return [key for key in source.ignore if filled(row.get(key))]
-
-
 def _messages_of(
     kind: str, row: dict[str, Any], found: dict[str, str], added: Said, source: schema.Source, where: str
 ) -> list[Message]:

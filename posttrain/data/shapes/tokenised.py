@@ -17,7 +17,7 @@ import numpy as np
 
 from posttrain.data.fit import fitted
 from posttrain.data.json_rows import described
-from posttrain.data.shapes.columns import find_columns, is_tokenised
+from posttrain.data.shapes.columns import find_columns, is_tokenised, without_ignored
 from posttrain.data.shapes.names import filled
 from posttrain.data.shapes.reply import refuse_untrained
 from posttrain.data.shapes.rows import probability
@@ -84,8 +84,7 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
             raise RequestError(
                 f"{where}: {key!r} of source {source.name!r} changes texts, but the row is tokenised already"
             )
-    ignored = tuple(sorted(key for key in source.ignore if filled(row.get(key))))
-    row = {key: value for key, value in row.items() if key not in source.ignore}
+    row, ignored = without_ignored(row, source)
     # a list under such a name says something of each token, which `_refuse_unread` refuses
     flags = refuse_untrained({k: v for k, v in row.items() if not isinstance(v, list)}, source, where)
     if IDS not in row:
@@ -120,7 +119,7 @@ def read_tokenised(row: dict[str, Any], source: schema.Source, where: str) -> To
     return TokenExample(
         where=where,
         p=probability(row, found, where),
-        ignored=ignored,
+        ignored=tuple(sorted(ignored)),
         unused=tuple(key for key, value in row.items() if key not in used and filled(value)),
         input_ids=ids[:length],
         trained=trained[:length],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 from posttrain.data.shapes.names import filled
@@ -134,6 +135,14 @@ def parsed(text: str, where: str, reason: str = "bad_call") -> Any:
         raise RowError(reason, f"{where}: {text[:60]!r} is nested too deep") from None
     except ValueError as error:
         raise RowError(reason, f"{where}: {text[:60]!r}: {error}") from error
+
+
+def from_json(value: Any) -> Any:
+    """What a text says as JSON, where it is that of a list or an object; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(RowError):
+            return parsed(value, "")
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

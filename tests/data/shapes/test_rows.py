@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from posttrain.data.shapes.catalogue import SHAPES
 from posttrain.data.shapes.pairs import to_pair
 from posttrain.data.shapes.prompts import to_prompt
 from posttrain.data.shapes.rows import to_example
@@ -224,26 +225,25 @@ def test_rows_to_drop(row, reason):
 
 
 @pytest.mark.parametrize(
-    ("read", "row"),
+    ("shape", "row"),
     [
-        (to_example, {"prompt": CHAT, "completion": [{"role": "assistant", "content": "a", "mood": 1}]}),
-        (to_example, {"messages": [*CHAT, {"role": "assistant", "content": "a", "mood": 1}]}),
-        (to_example, {"prompt": "p", "completion": "c", "mood": 1}),
-        (to_prompt, {"messages": CHAT, "mood": 1}),
-        (to_prompt, {"messages": [CHAT[0] | {"mood": 1}]}),
-        (to_prompt, {"prompt": "p", "mood": 1}),
-        (to_pair, {"prompt": "p", "chosen": "c", "rejected": "d", "mood": 1}),
-        (to_pair, {"prompt": "p", "chosen": "c", "rejected": "d", "text": "t", "mood": 1}),
+        ("rows", {"prompt": CHAT, "completion": [{"role": "assistant", "content": "a", "mood": 1}]}),
+        ("rows", {"messages": [*CHAT, {"role": "assistant", "content": "a", "mood": 1}]}),
+        ("rows", {"prompt": "p", "completion": "c", "mood": 1}),
+        ("prompts", {"messages": CHAT, "mood": 1}),
+        ("prompts", {"messages": [CHAT[0] | {"mood": 1}]}),
+        ("prompts", {"prompt": "p", "mood": 1}),
+        ("pairs", {"prompt": "p", "chosen": "c", "rejected": "d", "mood": 1}),
+        ("pairs", {"prompt": "p", "chosen": "c", "rejected": "d", "text": "t", "mood": 1}),
         (
-            to_pair,
+            "pairs",
             {"prompt": CHAT, "chosen": [{"role": "assistant", "content": "c", "mood": 1}], "rejected": "d"},
         ),
     ],
 )
-def test_what_is_ignored_is_counted_in_every_shape(read, row):
+def test_what_is_ignored_is_counted_in_every_shape(shape, row):
     source = Source(name="s", path="rows.jsonl", ignore=["mood", "never", "text"])
-    found = read(row, source, WHERE)
-    first = found if read is not to_pair else found[0]
+    first = SHAPES[shape].read(row, source, WHERE)[0]
     assert first.ignored == (("mood", "text") if "text" in row else ("mood",))
 
 
