@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from posttrain.data.tokenizers import TokenBytes, decode, token_bytes
+from posttrain.data.tokenizers import UNICODE_FORMS, TokenBytes, decode, token_bytes
 from posttrain.data.tokens import RowError
 from posttrain.errors import PosttrainError, RequestError
 
@@ -152,8 +152,24 @@ def one_core() -> Iterator[None]:
 def _ids_of_all(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> Iterator[list[int]]:
     backend = _backend(tokenizer)
     if os.environ.get(PARALLEL) == "false":  # without offsets, which take a fifth of the time
-        return iter([each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)])
+        with _as_they_are(backend, all(map(str.isascii, texts))):
+            return iter([each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)])
     return iter([backend.encode(text, add_special_tokens=False).ids for text in texts])
+
+
+@contextmanager
+def _as_they_are(backend: Tokenizer, ascii: bool) -> Iterator[None]:
+    """Within it a normaliser that only brings texts into a Unicode form is off if all of them are `ascii`,
+    which every form leaves as it is: looking for that takes it a tenth of the time of tokenising."""
+    normaliser = backend.normalizer
+    if not ascii or type(normaliser).__name__ not in UNICODE_FORMS:
+        yield
+        return
+    backend.normalizer = None
+    try:
+        yield
+    finally:
+        backend.normalizer = normaliser
 
 
 def _by_bytes(texts: list[str], ids: list[list[list[int]]], table: TokenBytes) -> list[Encoded | None]:

@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -115,7 +115,20 @@ def _chunks(items: Iterable[In], size: int, weight: Callable[[In], int]) -> Iter
 def _done(work: Callable[[list[In]], Out], chunk: list[In] | _Failed) -> Out:
     if isinstance(chunk, _Failed):
         raise chunk.error
-    return work(chunk)
+    with _uncollected():
+        return work(chunk)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Within it Python looks for no cycles of objects: a chunk leaves few of them, and many objects."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class _Worker:
@@ -233,7 +246,7 @@ def _serve(work: Callable, connection: Connection, inherited: list[Connection], 
 
 def _answer(work: Callable, chunk: bytes) -> bytes:
     try:
-        return ForkingPickler.dumps((True, work(pickle.loads(chunk))))
+        return ForkingPickler.dumps((True, _done(work, pickle.loads(chunk))))
     except Exception as error:
         return ForkingPickler.dumps((False, _sendable(error)))
 

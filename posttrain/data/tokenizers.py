@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 DIGITS = "0123456789+-*/=() .,"
+UNICODE_FORMS = ("NFC", "NFKC", "NFD", "NFKD")
+"""Forms of a text in Unicode, and normalisers that do nothing but bring it into them."""
 PROBES = (
     "Hello, World! It's 12345 + 678.9 =  ?",
     "\n\n  def f(x):\treturn x**2  # naïve café\r\n",
@@ -124,7 +126,7 @@ def unicode_form(tokenizer: PreTrainedTokenizerFast) -> str | None:
     any."""
     normaliser = tokenizer.backend_tokenizer.normalizer
     described = "" if normaliser is None else normaliser.__getstate__().decode()
-    found = [form for form in ("NFC", "NFKC", "NFD", "NFKD") if f'"{form}"' in described]
+    found = [form for form in UNICODE_FORMS if f'"{form}"' in described]
     return found[0] if len(found) == 1 else None
 
 

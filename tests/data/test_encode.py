@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from posttrain.data import encode as module
@@ -139,3 +148,25 @@ def test_bytes_of_ids(ids):
     table = token_bytes(BYTES)
     assert table.of(ids) == bytes(ids) == table.spelt(np.array(ids, np.int32))
     assert table.of([*ids, 10**6]) == bytes(ids)  # a model may have more ids than its tokenizer
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(ALPHABET, max_size=9).map("".join), min_size=1, max_size=5), st.booleans())
+def test_texts_that_a_unicode_form_leaves_as_they_are(texts, ascii):
+    """The normaliser is off for a batch of ASCII, and only for one."""
+    texts = [text for text in texts if text and (text.isascii() or not ascii)]
+    for form in ("NFC", "NFKC", "NFD", "NFKD"):
+        tokenizer = bpe(getattr(normalizers, form)())
+        tokenizer.add_tokens([AddedToken("the c", normalized=True), AddedToken("\u00e9", normalized=True)])
+        backend = tokenizer.backend_tokenizer
+        expected = [backend.encode(text, add_special_tokens=False).ids for text in texts]
+        with one_core():
+            assert [*module._ids_of_all(texts, tokenizer)] == expected
+        assert type(backend.normalizer).__name__ == form
+
+
+def test_a_normaliser_that_changes_ascii_stays_on():
+    tokenizer = bpe(normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]))
+    with one_core():
+        (found,) = module._ids_of_all(["THE CAT"], tokenizer)
+    assert tokenizer.decode(found) == "the cat"
