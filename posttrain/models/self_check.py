@@ -1,0 +1,57 @@
+"""A forward of a model before it is trained, as the checks of this room need it: in the precision in which
+the run computes, with attention that runs where the weights are.
+
+Left out: what is measured (`logits.py`, `dropout.py`, `documents.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from posttrain.errors import RequestError
+
+MIXED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""accelerate's `mixed_precision` -> the type of autocast; "no" has none."""
+CPU_ATTENTION = (None, "eager", "sdpa")
+"""Implementations of attention that run on a CPU."""
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether the weights are sharded already (ZeRO-3) or not there: no forward before the engine is set up."""
+    return any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters())
+
+
+@contextlib.contextmanager
+def as_trained(model: nn.Module, mixed: str) -> Iterator[torch.device]:
+    """Forwards as under training, but in eval mode; yields the device.
+
+    `mixed` is accelerate's `mixed_precision` of the run. On a CPU, attention kernels for GPUs are replaced by eager attention meanwhile.
+
+    Raises:
+        RequestError: a forward fails (`RuntimeError`), as that of flash attention on float32.
+    """
+    device, chosen = model.get_input_embeddings().weight.device, model.config._attn_implementation
+    training, elsewhere = model.training, device.type == "cpu" and chosen not in CPU_ATTENTION
+    model.eval()
+    try:
+        if elsewhere:
+            model.set_attn_implementation("eager")
+        with torch.autocast(device.type, MIXED.get(mixed), enabled=mixed in MIXED):
+            yield device
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        weights = str(model.dtype).removeprefix("torch.")
+        raise RequestError(
+            f"a forward of {model.config.model_type} fails with model.attention = {chosen}, weights in "
+            f"{weights} and mixed precision {mixed}: {reason}"
+        ) from error
+    finally:
+        if elsewhere:
+            model.set_attn_implementation(chosen)
+        model.train(training)
