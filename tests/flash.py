@@ -81,9 +81,18 @@ def flash(monkeypatch) -> str:
 
     from posttrain.models import self_check
 
-    functions = (flash_attn_func, flash_attn_varlen_func, None, utils._pad_input, utils._unpad_input)
-    monkeypatch.setattr(utils, "_lazy_imports", lambda *args, **kwargs: functions)
+    def functions(implementation: str, *args, **kwargs) -> tuple:
+        if implementation != IMPLEMENTATION:
+            raise ImportError(f"no {implementation}")
+        return flash_attn_func, flash_attn_varlen_func, None, utils._pad_input, utils._unpad_input
+
+    def can_dispatch(model, *args, **kwargs) -> bool:  # it also asks for the package and a GPU
+        if not model._supports_flash_attn:
+            raise ValueError(f"{type(model).__name__} does not support Flash Attention 2 yet.")
+        return True
+
+    monkeypatch.setattr(utils, "_lazy_imports", functions)
     monkeypatch.setattr(utils, "_loaded_implementation", None)
-    monkeypatch.setattr(PreTrainedModel, "_flash_attn_can_dispatch", lambda *args, **kwargs: True)
+    monkeypatch.setattr(PreTrainedModel, "_flash_attn_can_dispatch", can_dispatch)
     monkeypatch.setattr(self_check, "CPU_ATTENTION", (*self_check.CPU_ATTENTION, IMPLEMENTATION))
     return IMPLEMENTATION

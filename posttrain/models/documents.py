@@ -9,10 +9,15 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
-from posttrain.models.self_check import as_trained, is_sharded
+from posttrain.models.self_check import as_trained, attends_elsewhere, is_sharded
 
-KEEPS_DOCUMENTS_APART = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
-"""Model types whose packed documents are independent, whatever the attention and the weights."""
+KEEPS_DOCUMENTS_APART = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi"),
+    *("phi3", "olmo", "olmo2", "olmo3", "olmoe", "granite", "gpt2", "gptj", "gpt_neox", "cohere", "cohere2"),
+    *("glm", "glm4", "smollm3", "starcoder2", "stablelm", "nemotron", "ernie4_5", "exaone4", "helium"),
+)
+"""Model types whose packed documents are independent under eager, SDPA and flash attention. They may differ:
+GPT-BigCode has masks that keep documents apart and no position ids for flash attention; OPT the reverse."""
 LENGTH = 12
 """Tokens of a document of the measurement: more than the width of convolutions in models that have them."""
 
@@ -24,17 +29,18 @@ def refuse_leaking_documents(model: nn.Module, mixed: str = "no") -> None:
     measured on one row with the same document twice, in two ways. The gradient of the second document's
     logits with respect to the embeddings of the first must be exactly 0, as it is whatever the scale of the
     weights: what is masked has a weight of 0, and not a small one. And both must have the same logits, up to
-    rounding: else positions count on. Sharded weights (ZeRO-3) cannot be run before the engine is set up;
-    then only the families of `KEEPS_DOCUMENTS_APART` are accepted.
+    rounding: else positions count on. Weights that are sharded (ZeRO-3), or on a CPU where the attention of
+    the run does not run, cannot be measured; then only families of `KEEPS_DOCUMENTS_APART` are accepted.
 
     `mixed`: accelerate's `mixed_precision` of the run.
     """
     kind = model.config.model_type
-    if is_sharded(model):
+    if is_sharded(model) or attends_elsewhere(model):
         if kind not in KEEPS_DOCUMENTS_APART:
             raise RequestError(
-                f"data.padding_free with ZeRO-3 is tested for {', '.join(KEEPS_DOCUMENTS_APART)} and not for "
-                f"{kind}; set it to false"
+                f"data.padding_free: whether {kind} keeps documents apart cannot be measured before the engine "
+                "is set up; set it to false, or use launch/ddp.yaml, or one of the tested families: "
+                f"{', '.join(KEEPS_DOCUMENTS_APART)}"
             )
         return
     refusal = f"data.padding_free: {kind} lets documents in one row attend to each other; set it to false"

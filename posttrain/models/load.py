@@ -65,6 +65,10 @@ FLASH = (
 complete comes first: 3 and 4 have no dropout."""
 
 
+FLASH_WIDTH = 256
+"""The widest attention head that flash attention takes."""
+
+
 def attention_implementations(choice: str, half: bool) -> list[str]:
     """What to give transformers as `attn_implementation`, each if the model does not support the one before.
 
@@ -111,16 +115,24 @@ def load_model(
             model = load(attention)
             break
         except RequestError as error:
-            if not others or "attention" not in str(error).lower():
+            if not others or ("flash" not in attention and "attention" not in str(error)):
                 raise
             log.info("attention: %s (the model does not support %s)", others[0], attention)
             attention, *others = others
+    if others and "flash" in attention and (width := _head_width(model)) > FLASH_WIDTH:
+        log.info("attention: %s (heads of %d are too wide for %s)", others[0], width, attention)
+        model.set_attn_implementation(others[0])
     if config.tokenizer is not None:
         refuse_swapped_tokenizer(tokenizer, model.config, config.tokenizer, config.trust_remote_code)
         _forget_end_tokens(model)
     _resize(model, tokenizer, config, seed)
     refuse_unsupported_head(model)
     return model
+
+
+def _head_width(model: nn.Module) -> int:
+    """Of the widest attention head; Gemma 4 has two widths."""
+    return max((w for m in model.modules() if isinstance(w := getattr(m, "head_dim", 0), int)), default=0)
 
 
 def _forget_end_tokens(model: nn.Module) -> None:

@@ -21,21 +21,29 @@ CPU_ATTENTION = (None, "eager", "sdpa")
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether the weights are sharded already (ZeRO-3) or not there: no forward before the engine is set up."""
+    """Whether the weights are sharded already (ZeRO-3) or not there: no forward is possible yet."""
     return any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters())
+
+
+def attends_elsewhere(model: nn.Module) -> bool:
+    """Whether the weights are on a CPU where the model's attention does not run, as under FSDP and ZeRO-2 with
+    flash attention before the engine is set up."""
+    place = model.get_input_embeddings().weight.device.type
+    return place == "cpu" and model.config._attn_implementation not in CPU_ATTENTION
 
 
 @contextlib.contextmanager
 def as_trained(model: nn.Module, mixed: str) -> Iterator[torch.device]:
     """Forwards as under training, but in eval mode; yields the device.
 
-    `mixed` is accelerate's `mixed_precision` of the run. On a CPU, attention kernels for GPUs are replaced by eager attention meanwhile.
+    `mixed` is accelerate's `mixed_precision` of the run. Attention that does not run on a CPU is replaced
+    by eager attention there.
 
     Raises:
-        RequestError: a forward fails (`RuntimeError`), as that of flash attention on float32.
+        RequestError: a forward fails in a library, as that of flash attention on float32.
     """
     device, chosen = model.get_input_embeddings().weight.device, model.config._attn_implementation
-    training, elsewhere = model.training, device.type == "cpu" and chosen not in CPU_ATTENTION
+    training, elsewhere = model.training, attends_elsewhere(model)
     model.eval()
     try:
         if elsewhere:
@@ -44,7 +52,7 @@ def as_trained(model: nn.Module, mixed: str) -> Iterator[torch.device]:
             yield device
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, NameError) as error:  # NameError: transformers 5.24 on flash attention in Falcon
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         weights = str(model.dtype).removeprefix("torch.")
         raise RequestError(

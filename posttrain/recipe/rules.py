@@ -2,8 +2,8 @@
 
 A rule is a function that adds problems; `RULES` and `TRAIN_RULES` list them. Here: the rules of the sections
 that most stages have, and of pipelines. `train` and `loss` have theirs in train_rules.py, the sections of
-single stages in stage_rules.py, `model.attention` in attention.py. Left out: names of tasks and rewards, which
-are checked beside their registries; missing files and model sizes (stages/preflight.py).
+single stages in stage_rules.py, `model.attention` in attention.py. Left out: names of tasks and rewards,
+which are checked beside their registries; missing files and model sizes (stages/preflight.py).
 """
 
 from __future__ import annotations
