@@ -38,8 +38,8 @@ def refuse_leaking_documents(model: nn.Module, mixed: str = "no") -> None:
     if is_sharded(model) or attends_elsewhere(model):
         if kind not in KEEPS_DOCUMENTS_APART:
             raise RequestError(
-                f"data.padding_free: whether {kind} keeps documents apart cannot be measured before the engine "
-                "is set up; set it to false, or use launch/ddp.yaml, or one of the tested families: "
+                f"data.padding_free: whether {kind} keeps documents apart cannot be measured before the "
+                "engine is set up; set it to false, or use launch/ddp.yaml, or one of the tested families: "
                 f"{', '.join(KEEPS_DOCUMENTS_APART)}"
             )
         return
