@@ -26,8 +26,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def attends_elsewhere(model: nn.Module) -> bool:
-    """Whether the weights are on a CPU where the model's attention does not run: flash attention under FSDP or
-    ZeRO-2, before the engine is set up."""
+    """Whether the weights are on a CPU, where the model's attention does not run: flash attention under FSDP
+    or ZeRO-2, before the engine is set up."""
     place = model.get_input_embeddings().weight.device.type
     return place == "cpu" and model.config._attn_implementation not in CPU_ATTENTION
 

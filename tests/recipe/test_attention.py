@@ -3,6 +3,8 @@ weights are loaded."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from posttrain.recipe import load
@@ -22,6 +24,7 @@ def kernels(monkeypatch, tmp_path):
     (tmp_path / "site" / "kernels").mkdir(parents=True)
     (tmp_path / "site" / "kernels" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)  # the folder, if something has imported it
 
 
 def test_names(started):
@@ -57,6 +60,7 @@ def test_a_stage_that_samples_has_no_mixed_precision(started, stage):
 def test_kernels_of_the_hub_need_a_package_whose_name_a_folder_has(started, root, monkeypatch):
     asked = [f"model.attention={HUB}", "train.bf16=true"]
     monkeypatch.syspath_prepend(root)
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
     said = fails(started, *asked)
     assert f"model.attention = {HUB} needs the package `kernels`, which is not installed" in said
     assert f"{root}/kernels only has its name" in said
