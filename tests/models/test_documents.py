@@ -131,6 +131,16 @@ def test_what_cannot_be_measured_passes_by_family():
                 refuse_leaking_documents(model, "bf16")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_positions_that_count_on_are_found(dtype):
+    """No gradient shows them: the second document is apart, but not what it is alone."""
+    model = model_of("gpt2", "sdpa", dtype=dtype)
+    assert accepts(model)
+    table = model.transformer.wpe
+    table.forward = lambda at: torch.nn.functional.embedding(torch.arange(at.shape[1])[None], table.weight)
+    assert not accepts(model)
+
+
 def test_logits_that_are_not_finite_cannot_be_measured():
     model = model_of("llama", "sdpa")
     model.get_output_embeddings().weight.data.fill_(torch.inf)
