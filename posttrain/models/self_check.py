@@ -55,9 +55,10 @@ def as_trained(model: nn.Module, mixed: str) -> Iterator[torch.device]:
     except (RuntimeError, NameError) as error:  # NameError: transformers 5.24 on flash attention in Falcon
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         weights = str(model.dtype).removeprefix("torch.")
+        remedy = "" if chosen in (None, "eager", "sdpa") else "; try model.attention: sdpa"
         raise RequestError(
             f"a forward of {model.config.model_type} fails with model.attention = {chosen}, weights in "
-            f"{weights} and mixed precision {mixed}: {reason}"
+            f"{weights} and mixed precision {mixed}: {reason}{remedy}"
         ) from error
     finally:
         if elsewhere:

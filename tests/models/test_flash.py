@@ -36,7 +36,8 @@ def test_a_check_runs_in_the_precision_of_the_run(check, flash):
 def test_a_forward_that_fails_is_one_sentence(check, flash):
     model = model_of("llama", flash).train()
     said = "a forward of llama fails with model.attention = flash_attention_2, weights in float32 and mixed "
-    with pytest.raises(RequestError, match=f"{said}precision no: FlashAttention only support fp16 and bf16"):
+    said += "precision no: FlashAttention only support fp16 and bf16 data type; try model.attention: sdpa"
+    with pytest.raises(RequestError, match=said):
         check(model)
     assert model.training and not model.get_input_embeddings()._forward_hooks
 

@@ -48,3 +48,16 @@ def test_dpo(tmp_path, tiny, flash, reference):
 def test_rlvr(tmp_path, tiny, flash):
     run = rollouts.train(rollouts.write_recipe(tmp_path, tiny), *on(flash), "policy={beta: 0.1}")
     assert len(rollouts.rollouts(run)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more", ["target_modules: [q_proj, embed_tokens]", "modules_to_save: [embed_tokens]"]
+)
+def test_adapters_without_padding(recipe, flash, more):
+    """The check of documents reads the embedding, which peft wraps."""
+    from posttrain.sft import train
+
+    asked = [*on(flash), f"model.lora={{r: 4, {more}}}", "data.padding_free=true"]
+    run = train(load_stage(recipe, [*asked, "train.activation_checkpointing=true"], "sft"))
+    assert len(preferences.rows(run)) == 2
