@@ -7,9 +7,14 @@ Its functions are those of tests/flash.py.
 from __future__ import annotations
 
 import pytest
+import torch
 
-from posttrain.models.load import load_scored
+from posttrain.data.tokenizers import load_tokenizer
+from posttrain.generation.base import Sampling
+from posttrain.generation.local import TransformersGenerator
+from posttrain.models.load import load_model, load_scored
 from posttrain.recipe import load_stage
+from posttrain.recipe.schema import Model
 from tests.training import preferences, rollouts
 
 
@@ -61,3 +66,25 @@ def test_adapters_without_padding(recipe, flash, more):
     asked = [*on(flash), f"model.lora={{r: 4, {more}}}", "data.padding_free=true"]
     run = train(load_stage(recipe, [*asked, "train.activation_checkpointing=true"], "sft"))
     assert len(preferences.rows(run)) == 2
+
+
+@pytest.mark.parametrize(
+    "asked", [{"attention": "flash_attention_2", "dtype": "bfloat16"}, {"attention": "auto"}]
+)
+def test_a_stage_that_samples(tiny, flash, asked, monkeypatch):
+    """Prompts of two lengths; what was sampled has the log-probabilities of a forward without a cache."""
+    monkeypatch.setattr("posttrain.models.load.FLASH", ((flash, lambda: True, 8),))
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    with monkeypatch.context() as gpu:
+        gpu.setattr("torch.cuda.is_available", lambda: True)
+        model = load_model(Model(init=str(tiny), **asked), str(tiny), load_tokenizer(str(tiny)), 0).eval()
+    assert model.config._attn_implementation == ("sdpa" if asked["attention"] == "auto" else flash)
+    prompts = [[5, 6, 7, 8, 9, 10, 11], [12, 13]]
+    generator = TransformersGenerator(model, load_tokenizer(str(tiny)))
+    for made in generator.generate(prompts, 2, Sampling(max_new_tokens=6, batch_size=4), seed=0):
+        prompt = prompts[made.prompt_index]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + made.token_ids])).logits[0].float()
+        log_p = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        wanted = log_p.gather(1, torch.tensor(made.token_ids)[:, None])[:, 0]
+        assert made.log_probs == pytest.approx(wanted.tolist(), abs=0.02)
