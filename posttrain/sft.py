@@ -68,7 +68,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
 
     def setup_loss(self, loss: Loss, sources: list[str], heldout: HeldoutRows | None) -> None:
         """Replaces TRL's fused head with ours; call after `setup_run`."""
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        mixed = self.accelerator.mixed_precision
+        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model, mixed)
         self.loss_arguments = confidence.arguments(loss)
         self.reduction = loss.reduction
         self.external_p = loss.p == "external"

@@ -9,43 +9,73 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
+from posttrain.models.self_check import as_trained, attends_elsewhere, is_sharded
 
-KEEPS_DOCUMENTS_APART = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "olmo2", "granite")
-"""Model types whose packed documents were measured to be independent (to 3e-6, SDPA)."""
+KEEPS_DOCUMENTS_APART = (
+    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi"),
+    *("phi3", "olmo", "olmo2", "olmo3", "olmoe", "granite", "gpt2", "gptj", "gpt_neox", "cohere", "cohere2"),
+    *("glm", "glm4", "smollm3", "starcoder2", "stablelm", "nemotron", "ernie4_5", "exaone4", "helium"),
+)
+"""Model types whose packed documents are independent under eager, SDPA and flash attention. They may differ:
+GPT-BigCode has masks that keep documents apart and no position ids for flash attention; OPT the reverse."""
+LENGTH = 12
+"""Tokens of a document of the measurement: more than the width of convolutions in models that have them."""
 
 
-@torch.no_grad()
-def refuse_leaking_documents(model: nn.Module) -> None:
-    """Raises `RequestError` if a document attends to the one before it although position ids restart.
+def refuse_leaking_documents(model: nn.Module, mixed: str = "no") -> None:
+    """Raises `RequestError` if a document depends on the one before it although position ids restart.
 
-    Some models (learned or no positions, state spaces) ignore the restart in padding-free batches. It is
-    measured: the logits of a document must not depend on what precedes it. Sharded weights (ZeRO-3) cannot be
-    run before the engine is set up; then only the families of `KEEPS_DOCUMENTS_APART` are accepted.
+    Some models (state spaces, convolutions, ALiBi, positions that do not restart) ignore the restart. It is
+    measured on one row with the same document twice, in two ways. The gradient of the second document's
+    logits with respect to the embeddings of the first must be exactly 0, as it is whatever the scale of the
+    weights: what is masked has a weight of 0, and not a small one. And both must have the same logits, up to
+    rounding: else positions count on. Weights that are sharded (ZeRO-3), or on a CPU where the attention of
+    the run does not run, cannot be measured; then only families of `KEEPS_DOCUMENTS_APART` are accepted.
+
+    `mixed`: accelerate's `mixed_precision` of the run.
     """
     kind = model.config.model_type
-    refusal = f"data.padding_free: {kind} lets documents in one row attend to each other; set it to false"
-    if any(hasattr(p, "ds_id") for p in model.parameters()):
+    if is_sharded(model) or attends_elsewhere(model):
         if kind not in KEEPS_DOCUMENTS_APART:
             raise RequestError(
-                f"data.padding_free with ZeRO-3 is tested for {', '.join(KEEPS_DOCUMENTS_APART)} and not for "
-                f"{kind}; set it to false"
+                f"data.padding_free: whether {kind} keeps documents apart cannot be measured before the "
+                "engine is set up; set it to false, or use launch/ddp.yaml, or one of the tested families: "
+                f"{', '.join(KEEPS_DOCUMENTS_APART)}"
             )
         return
-    embedding = model.get_input_embeddings().weight
-    ids = torch.tensor([[1, 2, 3, 2]], device=embedding.device) % len(embedding)
-    positions = torch.arange(4, device=embedding.device).repeat(2)[None]
-    training = model.training
-    model.eval()
+    refusal = f"data.padding_free: {kind} lets documents in one row attend to each other; set it to false"
     try:
-        a, b = (
-            model(input_ids=torch.cat([before, ids], 1), position_ids=positions, use_cache=False)
-            .logits[:, 4:]
-            .float()
-            for before in (ids, (ids + 3) % len(embedding))
-        )
-    except TypeError as error:
+        first, second, leak = _measured(model, mixed)
+    except TypeError as error:  # no position ids
         raise RequestError(refusal) from error
-    finally:
-        model.train(training)
-    if (a - b).abs().max() > 1e-2 * a.abs().max():
+    if not (second.isfinite().all() and leak.isfinite().all()):
+        raise RequestError(
+            f"data.padding_free: the logits of {kind} are not finite, so whether it keeps documents apart "
+            "cannot be measured; set it to false"
+        )
+    if leak.any() or (first - second).abs().max() > 0.1 * first.abs().max():
         raise RequestError(refusal)
+
+
+@torch.enable_grad()
+def _measured(model: nn.Module, mixed: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits [L, V] of the first and the second document, and the gradient [L, H] that must be 0."""
+    embedding, inputs = model.get_input_embeddings(), []
+
+    def as_leaf(module: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
+        inputs.append(out.detach().requires_grad_())
+        return inputs[-1]
+
+    hook = embedding.register_forward_hook(as_leaf)
+    try:
+        with as_trained(model, mixed) as device:
+            steps = torch.arange(LENGTH, device=device).repeat(2)[None]  # [1, 2L]
+            ids = (steps + 1) % len(embedding.weight)
+            logits = model(input_ids=ids, position_ids=steps, use_cache=False).logits[0].float()
+            first, second = logits.split(LENGTH)
+            draw = torch.Generator().manual_seed(0)  # any direction in which the gradient does not cancel
+            direction = torch.randn(second.shape, generator=draw).to(second.device)
+            (gradient,) = torch.autograd.grad((second * direction).sum(), inputs[0])
+    finally:
+        hook.remove()
+    return first.detach(), second.detach(), gradient[0, :LENGTH]

@@ -12,13 +12,16 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
+from posttrain.models.self_check import as_trained, is_sharded
 
 NOISE = ("drop", "jitter")
 """What the attributes are called that hold a probability of dropout, or the size of a router's noise."""
 
 
-def turn_off_dropout(model: nn.Module) -> None:
+def turn_off_dropout(model: nn.Module, mixed: str = "no") -> None:
     """Sets every dropout probability of the modules of `model` to 0; its config stays as it is.
+
+    `mixed`: accelerate's `mixed_precision` of the run.
 
     Raises:
         RequestError: the outputs in training mode still differ from those in eval mode. Measured on a row of
@@ -30,19 +33,16 @@ def turn_off_dropout(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    if any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters()):
+    if is_sharded(model):
         return
     embedding = model.get_input_embeddings().weight
     ids = torch.arange(1, 9, device=embedding.device)[None] % len(embedding)  # [1, 8]
-    training, found = model.training, []
+    found = []
     devices = [embedding.device] if embedding.device.type == "cuda" else []
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            for mode in (True, False):
-                model.train(mode)
-                found.append(model(input_ids=ids, use_cache=False).logits.float())
-    finally:
-        model.train(training)
+    with as_trained(model, mixed), torch.no_grad(), torch.random.fork_rng(devices):
+        for mode in (True, False):
+            model.train(mode)
+            found.append(model(input_ids=ids, use_cache=False).logits.float())
     if (found[0] - found[1]).abs().max() > 1e-3 * found[1].abs().max():
         given = model.config.get_text_config().to_dict()
         names = [k for k, v in given.items() if isinstance(v, float) and v and any(w in k for w in NOISE)]

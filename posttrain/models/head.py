@@ -44,13 +44,13 @@ class FusedOutput(ModelOutput):
     skipped: torch.Tensor | None = None  # [] int64: trained tokens left out by `skip_below`
 
 
-def attach_fused_head(model: nn.Module) -> None:
+def attach_fused_head(model: nn.Module, mixed: str = "no") -> None:
     """Makes `model(..., labels=, segment_ids=, fused={...})` return `FusedOutput` instead of logits.
 
     `fused` contains keyword arguments of `posttrain_kernels.confidence_limited`. With `tokens={...}` instead,
     keyword arguments of `token_log_probs`, the output has no loss and its log-probabilities carry the
     gradient. Without either, the forward is the model's own, so generation is unchanged. Replaces a fused
-    head installed by TRL.
+    head installed by TRL. `mixed`: accelerate's `mixed_precision` of the run.
 
     Raises:
         RequestError: see `refuse_other_logits`; an adapter on the head that is not supported.
@@ -75,7 +75,7 @@ def attach_fused_head(model: nn.Module) -> None:
 
     model.forward = types.MethodType(forward, model)
     _patch(_head(model), logit_view(model.config.get_text_config()))
-    refuse_other_logits(model)
+    refuse_other_logits(model, mixed)
 
 
 def _output(out: LossOutput | TokenOutput, target: torch.Tensor) -> FusedOutput:

@@ -15,7 +15,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_flash_attn_4_available,
+)
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -52,26 +56,53 @@ LOADING = (
 """What `from_pretrained` raises for incomplete or missing models and for arguments it does not accept."""
 
 
-def attention_implementation(choice: str) -> str:
-    """The `attn_implementation` for transformers; the choice of `auto` is logged."""
+FLASH = (
+    ("flash_attention_2", is_flash_attn_2_available, 8),
+    ("flash_attention_3", is_flash_attn_3_available, 8),
+    ("flash_attention_4", is_flash_attn_4_available, 9),
+)
+"""What `auto` looks for: name, whether its package is installed, the GPU's least compute capability. The most
+complete comes first: 3 and 4 have no dropout."""
+
+
+FLASH_WIDTH = 256
+"""The widest attention head that flash attention takes."""
+
+
+def attention_implementations(choice: str, half: bool) -> list[str]:
+    """What to give transformers as `attn_implementation`, each if the model does not support the one before.
+
+    `half`: whether the run computes in half precision. The choice of `auto` is logged.
+    """
     if choice != "auto":
-        return choice
-    flash = torch.cuda.is_available() and is_flash_attn_2_available()
-    picked = "flash_attention_2" if flash else "sdpa"
-    reason = "flash-attn is installed" if flash else "no flash-attn or no GPU"
-    log.info("attention: %s (%s)", picked, reason)
+        return [choice]
+    flash: list[str] = []
+    if not torch.cuda.is_available():
+        reason = "no GPU"
+    elif not half:
+        reason = "flash attention takes bfloat16 and float16 only, and this run computes in float32"
+    else:
+        capability = torch.cuda.get_device_capability()[0]
+        flash = [name for name, installed, least in FLASH if capability >= least and installed()][:1]
+        reason = "its package is installed" if flash else "no flash attention for this GPU is installed"
+    picked = [*flash, "sdpa", "eager"]
+    log.info("attention: %s (%s)", picked[0], reason)
     return picked
 
 
-def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int) -> nn.Module:
+def load_model(
+    config: Model, init: str | Path | None, tokenizer: Any, seed: int, mixed: bool = False
+) -> nn.Module:
     """The causal language model of `config` with an embedding row for every token of `tokenizer`.
 
-    `init` is the resolved path or hub id of trained weights (None with `from_config`).
+    `init` is the resolved path or hub id of trained weights (None with `from_config`). `mixed`: whether the
+    model runs in mixed precision.
 
     Raises:
         RequestError: the model cannot be loaded or built, or the fused head does not support it.
     """
-    attention = attention_implementation(config.attention)
+    half = mixed or config.quantization is not None or _dtype(config) != torch.float32
+    attention, *others = attention_implementations(config.attention, half)
 
     def load(attention: str) -> nn.Module:
         if config.from_config is None:
@@ -79,19 +110,29 @@ def load_model(config: Model, init: str | Path | None, tokenizer: Any, seed: int
         torch.manual_seed(seed)
         return _from_config(config, tokenizer, attention)
 
-    try:
-        model = load(attention)
-    except RequestError as error:
-        if config.attention != "auto" or "attention" not in str(error):
-            raise
-        log.info("attention: eager (the model does not support %s)", attention)
-        model = load("eager")
+    while True:
+        try:
+            model = load(attention)
+            break
+        except RequestError as error:
+            if not others or ("flash" not in attention and "attention" not in str(error)):
+                raise
+            log.info("attention: %s (the model does not support %s)", others[0], attention)
+            attention, *others = others
+    if others and "flash" in attention and (width := _head_width(model)) > FLASH_WIDTH:
+        log.info("attention: %s (heads of %d are too wide for %s)", others[0], width, attention)
+        model.set_attn_implementation(others[0])
     if config.tokenizer is not None:
         refuse_swapped_tokenizer(tokenizer, model.config, config.tokenizer, config.trust_remote_code)
         _forget_end_tokens(model)
     _resize(model, tokenizer, config, seed)
     refuse_unsupported_head(model)
     return model
+
+
+def _head_width(model: nn.Module) -> int:
+    """Of the widest attention head; Gemma 4 has two widths."""
+    return max((w for m in model.modules() if isinstance(w := getattr(m, "head_dim", 0), int)), default=0)
 
 
 def _forget_end_tokens(model: nn.Module) -> None:
@@ -110,7 +151,7 @@ def _from_config(config: Model, tokenizer: Any, attention: str) -> nn.Module:
         return AutoModelForCausalLM.from_config(
             shape, attn_implementation=attention, dtype=_dtype(config), **config.options
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise RequestError(f"model.from_config does not describe a model: {error}") from error
     except Exception as error:  # huggingface_hub's strict dataclasses raise a class of their own
         if "Strict" in type(error).__name__ or "Validation" in type(error).__name__:

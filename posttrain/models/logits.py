@@ -7,14 +7,13 @@ without an output head. Left out: the fused forward itself (`head.py`).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from posttrain.errors import RequestError
+from posttrain.models.self_check import as_trained, is_sharded
 
 MULTIPLIES = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 DIVIDES = ("logits_scaling", "logits_mup_width_multiplier")
@@ -89,15 +88,15 @@ def refuse_untested_family(model_type: str) -> None:
 
 
 @torch.no_grad()
-def refuse_other_logits(model: nn.Module) -> None:
+def refuse_other_logits(model: nn.Module, mixed: str = "no") -> None:
     """Raises `RequestError` if the model's own logits differ from those of the fused head.
 
     Measured on one row of a few tokens, with the input of the head scaled up until the largest logit is
     `PROBE_LOGIT`. Weights that are already sharded (ZeRO-3) cannot be run before the engine is set up; then
-    only `KNOWN` families are accepted.
+    only `KNOWN` families are accepted. `mixed`: accelerate's `mixed_precision` of the run.
     """
     config = model.config.get_text_config()
-    if any(hasattr(p, "ds_id") or p.is_meta for p in model.parameters()):
+    if is_sharded(model):
         refuse_untested_family(config.model_type)
         return
     embedding = model.get_input_embeddings().weight
@@ -105,10 +104,8 @@ def refuse_other_logits(model: nn.Module) -> None:
     factor = 1.0
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda module, args: (args[0] * factor, *args[1:]))
-    training = model.training
-    model.eval()
     try:
-        with _attention_for(model, embedding.device):
+        with as_trained(model, mixed):
             size = float(model(input_ids=ids, use_cache=False).logits.abs().max())
             if not 0 < size < float("inf"):
                 return  # nothing to compare; the training guard stops on NaN
@@ -119,28 +116,14 @@ def refuse_other_logits(model: nn.Module) -> None:
         raise RequestError(f"{config.model_type} cannot be trained with the fused head: {error}") from error
     finally:
         hook.remove()
-        model.train(training)
     log_p = own.log_softmax(1)
     expected = log_p.gather(1, ids[0, 1:, None])[:, 0]
     entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(1)
     worst = max((out.log_probs[0] - expected).abs().max(), (out.entropy[0] - entropy).abs().max())
     # bf16 keeps 8 bits of a logit
-    if not worst <= (1e-3 if embedding.dtype == torch.float32 else 1e-2) * PROBE_LOGIT:
+    exact = embedding.dtype == torch.float32 and mixed == "no"
+    if not worst <= (1e-3 if exact else 1e-2) * PROBE_LOGIT:
         raise RequestError(
             f"{config.model_type} changes its logits in a way that the fused head does not support "
             f"(log-probabilities differ by {float(worst):.2g}), so it cannot be trained"
         )
-
-
-@contextlib.contextmanager
-def _attention_for(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Switches to eager attention on a CPU, where attention kernels for GPUs do not run."""
-    chosen = model.config._attn_implementation
-    if device.type != "cpu" or chosen in (None, "eager", "sdpa"):
-        yield
-        return
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(chosen)

@@ -57,10 +57,10 @@ class Model:
     """Special tokens to add. The embedding grows; new rows are drawn around the mean of the old ones."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights in memory. `auto`: float32, the master weights that mixed precision needs."""
-    attention: Literal[
-        "auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
-    ] = "auto"
-    """`auto`: flash attention if it is installed and there is a GPU, else SDPA; the choice is logged."""
+    attention: str = "auto"
+    """sdpa, eager, flex_attention, flash_attention_2, flash_attention_3, flash_attention_4, or a kernel of
+    the hub (kernels-community/...). `auto`: flash attention where it is installed, the GPU has it and the
+    run computes in half precision, else SDPA; the choice is logged. models/README.md says how to get it."""
     trust_remote_code: bool = False
     lora: Lora | None = None
     quantization: Quantization | None = None

@@ -2,8 +2,8 @@
 
 A rule is a function that adds problems; `RULES` and `TRAIN_RULES` list them. Here: the rules of the sections
 that most stages have, and of pipelines. `train` and `loss` have theirs in train_rules.py, the sections of
-single stages in stage_rules.py. Left out: names of tasks and rewards, which are checked beside their
-registries; missing files and model sizes (stages/preflight.py).
+single stages in stage_rules.py, `model.attention` in attention.py. Left out: names of tasks and rewards,
+which are checked beside their registries; missing files and model sizes (stages/preflight.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from posttrain.errors import RequestError, did_you_mean
+from posttrain.recipe.attention import attention
 from posttrain.recipe.bounds import folder_name, names, numbers
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import refused, require_kinds
@@ -64,30 +65,10 @@ def model(recipe: Recipe, problems: Problems) -> None:
         problems.add(
             "model.quantization", "model.quantization freezes the weights; it needs model.lora to train"
         )
-    _flash(recipe, problems)
     if m.lora is not None:
         problems.require_above("model.lora.r", m.lora.r)
         _lora_options(m.lora, problems)
         _adapted_head(m.lora, problems)
-
-
-def _flash(recipe: Recipe, problems: Problems) -> None:
-    """Flash attention takes half precision only: from the weights, or from mixed precision."""
-    m, at = recipe.model, "model.attention"
-    wide = m.dtype in ("auto", "float32") and m.quantization is None  # quantised weights compute in bfloat16
-    if not m.attention.startswith("flash_attention") or not wide:
-        return
-    if not isinstance(recipe, TrainRecipe):
-        remedy = "set model.dtype: bfloat16"
-    elif recipe.train.bf16 or recipe.train.fp16:
-        return
-    else:
-        remedy = "set train.bf16: true"
-    problems.add(
-        at,
-        f"{at} = {m.attention} takes bfloat16 and float16 only, and model.dtype = {m.dtype} computes in "
-        f"float32; {remedy}, or model.attention: sdpa",
-    )
 
 
 def _from_config(m: Model, config: FromConfig, problems: Problems) -> None:
@@ -253,7 +234,7 @@ def guard(recipe: TrainRecipe, problems: Problems) -> None:
     problems.require_above("guard.window", recipe.guard.window)
 
 
-RULES = (name, names, model, data, rewards, rollout, pairing, keep)
+RULES = (name, names, model, attention, data, rewards, rollout, pairing, keep)
 TRAIN_RULES = (
     loss,
     train,

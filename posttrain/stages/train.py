@@ -125,6 +125,8 @@ def _fit(
     proof = start_proof(run, data.steps)
     parts = _load(recipe, run, data, arguments, stop)
     trainer = _build(recipe, stage, parts)
+    if recipe.data.padding_free:  # now that the model is where it is trained
+        refuse_leaking_documents(trainer.model, trainer.accelerator.mixed_precision)
     if rank() == 0:  # a model that cannot be loaded leaves no run behind
         _record_start(recipe, run, data, arguments)
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
@@ -177,12 +179,11 @@ def _load(
     recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments, stop: StopRequest
 ) -> Parts:
     """Loads the model; all that the stage builds its trainer from."""
-    model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed)
+    mixed = recipe.train.bf16 or recipe.train.fp16
+    model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed, mixed)
     stop_as_trained(model, data.tokenizer, data.template)
     if recipe.model.lora is not None:
         refuse_missing_modules(model, recipe.model.lora)
-    if recipe.data.padding_free:
-        refuse_leaking_documents(model)
     shared: dict[str, Any] = {
         "run": run,
         "tokenizer": data.tokenizer,

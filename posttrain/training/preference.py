@@ -47,8 +47,9 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
 
         `reference`: None where the loss has none.
         """
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
-        turn_off_dropout(self.model)
+        mixed = self.accelerator.mixed_precision
+        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model, mixed)
+        turn_off_dropout(self.model, mixed)
         self.reference, self.heldout, self.stats = reference, heldout, stats
         self.add_callback(ReferenceCallback(self))
 

@@ -208,9 +208,10 @@ def frozen_reference(
     if place is not None:
         where = ckpt.resolve(place)[0]
         model = replace(model, init=place, from_config=None, revision=revision)
-    reference = load_model(replace(model, lora=None), where and str(where), tokenizer, seed)
+    mixed = accelerator.mixed_precision
+    reference = load_model(replace(model, lora=None), where and str(where), tokenizer, seed, mixed != "no")
     reference.requires_grad_(False).eval()
-    attach_fused_head(reference)
+    attach_fused_head(reference, mixed)
     if accelerator.state.deepspeed_plugin is not None:
         return prepare_deepspeed(reference, accelerator)
     if accelerator.is_fsdp2:

@@ -72,8 +72,9 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
 
         `start`: the recipe's section `model`.
         """
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
-        turn_off_dropout(self.model)
+        mixed = self.accelerator.mixed_precision
+        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model, mixed)
+        turn_off_dropout(self.model, mixed)
         self.parts, self.rollout, self.policy = parts, rollout, policy
         self.beta = policy.beta
         own = start.lora is not None and off_is_start(start.lora)

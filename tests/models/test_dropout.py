@@ -45,14 +45,15 @@ def logits(model) -> torch.Tensor:
     return model(input_ids=torch.arange(1, 33)[None], use_cache=False).logits
 
 
+@pytest.mark.parametrize("mixed", ["no", "bf16"])
 @pytest.mark.parametrize("kind", SHAPES)
-def test_training_mode_becomes_eval_mode(kind):
+def test_training_mode_becomes_eval_mode(kind, mixed):
     model = model_of(kind, **SHAPES[kind])
     with torch.no_grad():
         plain = logits(model.eval())
         assert not torch.allclose(logits(model.train()), plain), "the case has no dropout"
         state = torch.random.get_rng_state()
-        turn_off_dropout(model)
+        turn_off_dropout(model, mixed)
         assert torch.equal(torch.random.get_rng_state(), state), "later random numbers do not change"
         assert model.training
         assert torch.equal(logits(model), plain)
@@ -60,9 +61,10 @@ def test_training_mode_becomes_eval_mode(kind):
     assert kept and all(getattr(model.config, k) == v for k, v in kept.items()), "what is saved stays"
 
 
-def test_dropout_that_is_read_from_the_config_is_refused():
+@pytest.mark.parametrize("mixed", ["no", "bf16"])
+def test_dropout_that_is_read_from_the_config_is_refused(mixed):
     model = model_of("persimmon", attention_dropout=0.5, hidden_dropout=0.0)
     with pytest.raises(RequestError, match="persimmon has dropout.*model.options.attention_dropout=0"):
-        turn_off_dropout(model)
+        turn_off_dropout(model, mixed)
     assert model.training
-    turn_off_dropout(model_of("persimmon", attention_dropout=0.0, hidden_dropout=0.0))
+    turn_off_dropout(model_of("persimmon", attention_dropout=0.0, hidden_dropout=0.0), mixed)

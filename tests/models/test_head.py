@@ -135,14 +135,17 @@ def test_logits_that_cannot_be_explained_are_refused(kind):
         columns = model(input_ids=torch.tensor([[1, 2]])).logits.shape[-1]
         if columns == len(model.get_output_embeddings().weight):
             pytest.skip("from transformers 5.24 on it keeps all columns")
-    with pytest.raises(RequestError, match=f"{kind} changes its logits"):
-        attach_fused_head(model)
+    for mixed in ("no", "bf16"):
+        with pytest.raises(RequestError, match=f"{kind} changes its logits"):
+            attach_fused_head(model, mixed)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2", "cohere", "gptj"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_low_precision_is_not_mistaken_for_a_difference(kind):
-    """bf16 logits of size 50 are wrong by up to 0.1: measured, and let pass."""
+    """bf16 logits of size 50 are wrong by up to 0.1: measured, and let pass, of bf16 weights and of fp32
+    weights under autocast."""
     attach_fused_head(model_of(kind, **FAMILIES[kind][0]).bfloat16())
+    attach_fused_head(model_of(kind, **FAMILIES[kind][0]), "bf16")
 
 
 def test_a_field_nobody_knows_is_measured(monkeypatch):
