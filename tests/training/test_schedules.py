@@ -3,20 +3,17 @@ gets."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import trainer_optimizer
-from transformers.training_args import OptimizerNames
 
 from posttrain import sft
 from posttrain.base.files import read_jsonl
 from posttrain.recipe import load_stage
-from posttrain.recipe.schedule_rules import reads
+from posttrain.recipe.optimizers import EXACT
 from posttrain.stages.train import run_training
 from tests.tiny import tiny_model
 
@@ -151,33 +148,9 @@ def test_settings_of_the_optimizers_that_torch_has(tmp_path, optim):
 
     given = TrainingArguments(str(tmp_path), optim=optim, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-5)
     _, options = Trainer.get_optimizer_cls_and_kwargs(given)
-    betas = {"betas": (0.8, 0.9), "eps": 1e-5} if reads(optim, "adam_beta1") else {}
+    betas = {"betas": (0.8, 0.9), "eps": 1e-5} if "betas" in EXACT[optim].reads else {}
     assert {k: v for k, v in options.items() if k in ("betas", "eps")} == betas
     assert "weight_decay" not in options, "it is set by group of parameters"
-
-
-@pytest.mark.parametrize("optim", [o.value for o in OptimizerNames])
-def test_what_an_optimizer_reads_is_what_transformers_passes(optim):
-    """By its source: most of the packages are not installed."""
-    handler = trainer_optimizer._OPTIMIZER_HANDLERS[OptimizerNames(optim)]
-    code = inspect.getsource(handler)
-    low_rank = "_setup_low_rank_optimizer(" in code
-    assert reads(optim, "optim_target_modules") == low_rank
-    assert reads(optim, "weight_decay") == (not low_rank and '"model": ctx.model' not in code)
-    if handler is trainer_optimizer._get_bitsandbytes_optimizer:
-        family = next(f for f in ("ademamix", "adam", "lion", "rmsprop") if f in optim)
-        wanted = {
-            "ademamix": (True, True, True),
-            "adam": (True, True, False),
-            "lion": (True, False, False),
-            "rmsprop": (False, False, True),
-        }[family]
-    elif handler is trainer_optimizer._get_schedule_free_optimizer:
-        wanted = (*[optim != "schedule_free_sgd"] * 2, True)
-    else:
-        wanted = (*["adam_kwargs" in code] * 2, "optim_args" in code)
-    found = tuple(reads(optim, field) for field in ("adam_beta1", "adam_epsilon", "optim_args"))
-    assert found == wanted
 
 
 # ---- types of weights --------------------------------------------------------------------------------------
