@@ -114,9 +114,7 @@ def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]
     the rows were not counted, or one row may give several examples."""
     heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
     share = heldout.share or 0.0 if heldout is not None and heldout.source is None else 0.0
-    several = shape_of(recipe) == "labelled" or (
-        shape_of(recipe) == "rows" and recipe.data.train_on == "each"
-    )
+    several = shape_of(recipe) == "rows" and recipe.data.train_on == "each"
     found: list[int | None] = []
     for source in recipe.data.sources:
         n, cap = rows[source.name], source.max_examples
