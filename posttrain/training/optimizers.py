@@ -6,9 +6,10 @@ Left out: names, packages and arguments (recipe/optimizers.py).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,9 +53,31 @@ def to_evaluation_point(optimizer: Any) -> None:
         optimizer.eval()
 
 
-def loadable(optim: str) -> AbstractContextManager:
-    """While it is entered, torch loads the objects that the state of this optimizer holds."""
+@contextlib.contextmanager
+def loaded_as_saved(optim: str, optimizer: Any) -> Iterator[None]:
+    """While it is entered, `optimizer` (None: one of an engine with files of its own) takes up its state as
+    it was saved: with the objects that it holds, and in its own types.
+
+    torch rounds state to the type of its weight: beside bf16 weights, the fp32 moments of Adafactor.
+    """
     places = OBJECTS.get(optim.partition("_")[0], ())
-    return torch.serialization.safe_globals(
-        [getattr(importlib.import_module(module), name) for module, name in places]
-    )
+    found = [getattr(importlib.import_module(module), name) for module, name in places]
+    plain = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has it
+    with torch.serialization.safe_globals(found), contextlib.ExitStack() as hooks:
+        if isinstance(plain, torch.optim.Optimizer):
+            saved: dict[int, dict[str, Any]] = {}
+            before = plain.register_load_state_dict_pre_hook(lambda _, given: saved.update(given["state"]))
+            after = plain.register_load_state_dict_post_hook(lambda it: _unround(it, saved))
+            hooks.callback(before.remove)
+            hooks.callback(after.remove)
+        yield
+
+
+def _unround(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> None:
+    """Puts back what was loaded in another type; `saved` numbers the weights in the order of the groups."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, state in saved.items():
+        now = optimizer.state[weights[number]]
+        for key, value in state.items():
+            if type(value) is torch.Tensor and key != "step" and now[key].dtype != value.dtype:
+                now[key] = value.to(now[key].device, copy=True)

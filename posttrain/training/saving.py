@@ -26,7 +26,7 @@ from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.proof import Damaged
 from posttrain.training.engines import engine
-from posttrain.training.optimizers import loadable, to_evaluation_point
+from posttrain.training.optimizers import loaded_as_saved, to_evaluation_point
 
 WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
 """What is raised where a file cannot be written."""
@@ -91,10 +91,11 @@ class CheckpointWriter:
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
-            if checkpoint is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            if checkpoint is not None and sharded:
                 # beside frozen weights, these engines leave out what their files lack
                 refuse_other_weights(self.model, Path(checkpoint))
-            with loadable(self.args.optim):
+            with loaded_as_saved(self.args.optim, None if sharded else self.optimizer):
                 super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint):

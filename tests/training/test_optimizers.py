@@ -91,6 +91,14 @@ def test_a_resumed_run_ends_with_the_same_weights(recipe, wide, optim):
     assert len(norms) >= 6 and min(norms) > 0, "the guard and clipping see the gradients"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("optim", ["adafactor", "adamw_torch", "rmsprop"])
+def test_state_keeps_its_type_beside_weights_of_bf16(recipe, optim):
+    """Adafactor's moments are fp32; torch would round them as they are loaded."""
+    whole, again = resumed(recipe, *SIX, f"train.optim={optim}", "model.dtype=bfloat16")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
 class Averaging(torch.optim.Optimizer):
     """Schedule-free SGD (arXiv 2405.15682, eq. 3 to 5), uniform weights; the interface of schedulefree."""
 
