@@ -61,7 +61,9 @@ _FREE = "it keeps two copies of the weights, of which checkpoints hold the one t
 _NORM = "its step depends on the norm of whole weights or gradients"
 _RANK = "it projects whole gradients"
 _TORCHAO = Optimizer(
-    ("torchao>=0.15",), arguments={"bf16_stochastic_round": SWITCH}, whole="its state is in blocks of them"
+    ("torchao>=0.15",),
+    arguments={"bf16_stochastic_round": SWITCH},
+    whole="it was not run there: its state is quantised in blocks of whole weights",
 )
 _GALORE = Optimizer(("galore-torch", "bitsandbytes"), "", GALORE, _RANK, targets=True)
 EXACT: dict[str, Optimizer] = {
