@@ -38,7 +38,8 @@ from posttrain.recipe import (
     load,
     to_yaml,
 )
-from posttrain.recipe.plan import aligned, batch_plan, rhythm, steps_of
+from posttrain.recipe.optimizers import LIMIT, LIMITED
+from posttrain.recipe.plan import aligned, batch_plan, rhythm, shape_of, steps_of
 from posttrain.recipe.schema import Source
 from posttrain.rundir.checkpoints import resolve
 from posttrain.stages.preflight import is_coming, preflight, sources_of
@@ -109,11 +110,22 @@ class Plan:
 
 
 def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]:
-    """Rows of each source in an epoch, None where they were not counted."""
-    return [
-        None if rows[s.name] is None else min(rows[s.name], s.max_examples or rows[s.name])
-        for s in recipe.data.sources
-    ]
+    """Examples of each source in an epoch, at most: rows may still be dropped. None where that is not known:
+    the rows were not counted, or one row may give several examples."""
+    heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
+    share = heldout.share or 0.0 if heldout is not None and heldout.source is None else 0.0
+    several = shape_of(recipe) == "rows" and recipe.data.train_on == "each"
+    found: list[int | None] = []
+    for source in recipe.data.sources:
+        n, cap = rows[source.name], source.max_examples
+        if source.weight == 0:
+            found.append(0)
+        elif several:
+            found.append(cap)
+        else:
+            left = n and n - (max(1, round(share * n)) if share else 0)
+            found.append(left if left is None or cap is None else min(left, cap))
+    return found
 
 
 def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
@@ -121,8 +133,6 @@ def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
     batch = batch_plan(recipe.train, ranks)
     counts = examples_of(recipe, rows)
     examples = None if None in counts else sum(counts)
-    if examples is not None and recipe.evaluate.heldout and recipe.evaluate.heldout.share:
-        examples -= sum(int(n * recipe.evaluate.heldout.share) for n in counts)
     known = recipe.train.max_steps is not None or examples is not None
     steps = steps_of(recipe, examples or 0) if known else None
     longest = recipe.data.max_length
@@ -278,6 +288,8 @@ def _plan_text(p: Plan, recipe: TrainRecipe) -> Text:
             else ""
         )
         lines.append(f"steps: {p.steps:,}{examples}")
+    if recipe.train.optim in LIMITED:
+        lines.append(f"train.optim = {recipe.train.optim}: {LIMIT}")
     if prompts:
         lines += _rollout_lines(recipe)
     return Text("\n".join(lines))

@@ -11,8 +11,7 @@ import math
 from dataclasses import dataclass
 
 from posttrain.errors import RequestError
-from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe
-from posttrain.recipe.schedule_rules import parts_that_do_not_fit
+from posttrain.recipe.recipes import DpoRecipe, Recipe, RlvrRecipe, TrainRecipe
 from posttrain.recipe.schema import Train
 
 STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
@@ -90,23 +89,67 @@ def rows_needed(recipe: Recipe, steps: int) -> int:
     return examples // recipe.policy.num_iterations // recipe.rollout.num_generations
 
 
-def steps_of(recipe: Recipe, rows: int) -> int:
+def steps_of(recipe: TrainRecipe, rows: int) -> int:
     """Optimizer steps of a run on a mixture of `rows`: `max_steps`, or the epochs, rounded up to whole
-    batches.
+    batches, and to whole batches of rollouts.
 
     Raises:
         RequestError: the parts of the schedule do not fit into them.
     """
     train = recipe.train
     if train.max_steps is not None:
-        return aligned(train.max_steps, rhythm(recipe))
-    examples = train.num_train_epochs * rows
-    if isinstance(recipe, RlvrRecipe):
-        examples *= recipe.rollout.num_generations * recipe.policy.num_iterations
-    exact = examples / train.global_batch_size
-    steps = aligned(max(1, math.ceil(round(exact, 6))), rhythm(recipe))
+        steps = planned_steps(recipe)
+    else:
+        examples = train.num_train_epochs * rows
+        if isinstance(recipe, RlvrRecipe):
+            examples *= recipe.rollout.num_generations * recipe.policy.num_iterations
+        exact = examples / train.global_batch_size
+        steps = aligned(max(1, math.ceil(round(exact, 6))), rhythm(recipe))
     if sentence := parts_that_do_not_fit(train, steps):
-        raise RequestError(
-            f"{sentence} the {steps} steps of train.num_train_epochs = {train.num_train_epochs:g}"
-        )
+        raise RequestError(sentence)
     return steps
+
+
+def planned_steps(recipe: TrainRecipe) -> int:
+    """The steps of a run whose recipe says `max_steps`."""
+    return aligned(recipe.train.max_steps, max(1, rhythm(recipe)))
+
+
+def warmup_of(train: Train, steps: int) -> int:
+    """Steps of warm-up in a run of `steps`, as transformers rounds them (`get_warmup_steps`)."""
+    warmup = train.warmup_steps
+    return int(warmup) if warmup >= 1 else math.ceil(steps * warmup)
+
+
+def parts_that_do_not_fit(train: Train, steps: int) -> str:
+    """A sentence about a warmup_stable_decay whose parts are more, or fewer, than `steps`; else empty.
+
+    transformers would begin in the middle of the decay, end before it, or train the rest at the least rate.
+    """
+    given = train.extra.get("lr_scheduler_kwargs") or {}
+    decay, stable = given.get("num_decay_steps"), given.get("num_stable_steps")
+    if train.lr_scheduler_type != "warmup_stable_decay" or not isinstance(decay, int):
+        return ""
+    warmup = warmup_of(train, steps)
+    parts = [f"{warmup} of warm-up", f"num_decay_steps = {decay}"]
+    if isinstance(stable, int):
+        parts.insert(1, f"num_stable_steps = {stable}")
+    left = steps - warmup - decay
+    if left >= 0 and stable in (None, left):
+        return ""
+    if train.max_steps is None:
+        key = f"train.num_train_epochs = {train.num_train_epochs:g}"
+    else:
+        key = f"train.max_steps = {train.max_steps}"
+    if left >= 0:
+        remedy = f"remove num_stable_steps, or set it to {left}"
+    elif warmup <= steps:
+        remedy = f"num_decay_steps can be at most {steps - warmup}"
+        remedy += "" if stable is None else ", and num_stable_steps is what is left: remove it"
+    else:
+        remedy = "lower train.warmup_steps"
+    how = "fewer" if left >= 0 and stable < left else "more"
+    return (
+        f"train.lr_scheduler_type = warmup_stable_decay: its parts, {', '.join(parts)}, are {how} than the "
+        f"{steps} steps of {key}; {remedy}"
+    )

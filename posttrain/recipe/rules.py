@@ -16,8 +16,9 @@ from posttrain.recipe.bounds import folder_name, names, numbers
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_fields import refused, require_kinds
 from posttrain.recipe.library_source import lora_fields, model_fields
+from posttrain.recipe.optimizers import optimizer
 from posttrain.recipe.recipes import Pipeline, Recipe, TrainRecipe
-from posttrain.recipe.schedule_rules import optimizer, schedule
+from posttrain.recipe.schedule_rules import schedule
 from posttrain.recipe.schema import FromConfig, Lora, Model
 from posttrain.recipe.sections import LOWER_IS_BETTER
 from posttrain.recipe.stage_rules import keep, pairing, policy, preference, rewards, rollout

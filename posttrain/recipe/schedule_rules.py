@@ -1,20 +1,21 @@
-"""Rules of `train.lr_scheduler_type` and `train.optim`: names, and settings that the chosen one would ignore
-or cannot do without.
+"""Rules of `train.lr_scheduler_type`: names, and settings that the chosen schedule would ignore or cannot do
+without.
 
-The names and the arguments of schedules are read from transformers' source. What an optimizer reads is listed
-here; a test compares it with transformers' code. Left out: packages that an optimizer needs (found when it is
-created).
+The names and the arguments of schedules are read from transformers' source. Left out: optimizers
+(optimizers.py); whether the parts of a schedule fit into the steps of epochs, which are counted later
+(plan.py).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from posttrain.errors import did_you_mean
 from posttrain.recipe.build import Problems
 from posttrain.recipe.library_source import enum_values, schedule_arguments
+from posttrain.recipe.plan import parts_that_do_not_fit, planned_steps
 from posttrain.recipe.recipes import TrainRecipe
-from posttrain.recipe.schema import Train
 from posttrain.recipe.values import require
 
 NEEDED = {
@@ -49,17 +50,6 @@ WITHOUT_ARGUMENTS = ("constant", "constant_with_warmup")
 BY_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a metric of the library's evaluation loop, which does not run here."""
 
-READS_BETAS = ("adamw", "lion", "ademamix", "apollo", "schedule_free_radam")
-READS_EPSILON = ("adamw", "ademamix", "apollo", "schedule_free_radam")
-READS_NO_BETAS = ("galore", "grokadamw", "adalomo")
-READS_ARGUMENTS = (
-    *("anyprecision", "ademamix", "sgd", "adagrad", "rmsprop", "galore", "apollo", "grokadamw"),
-    *("adamw_torch_4bit", "adamw_torch_8bit", "schedule_free", "stable_adamw"),
-)
-READS_NO_DECAY = ("galore", "apollo", "lomo")
-READS_TARGETS = ("galore", "apollo")
-"""Parts of the names of optimizers, by what they read of `train`."""
-
 
 def schedule(recipe: TrainRecipe, problems: Problems) -> None:
     """A schedule without the settings it needs, or with settings it ignores."""
@@ -84,8 +74,11 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
         problems.add(
             at, f"{at} = inverse_sqrt needs train.warmup_steps or {extra}.timescale, its scale in steps"
         )
-    if t.max_steps is not None and (sentence := parts_that_do_not_fit(t, t.max_steps)):
-        problems.add(at, f"{sentence} train.max_steps = {t.max_steps}")
+    if t.warmup_steps > 1 and not float(t.warmup_steps).is_integer():
+        key = "train.warmup_steps"
+        problems.add(key, f"{key} = {t.warmup_steps:g} must be a whole number of steps, or a share below 1")
+    if name == "warmup_stable_decay":
+        _parts(recipe, given, problems)
     needed = NEEDED.get(name, ())
     if needed and len(set(needed) & set(given)) != 1:
         problems.add(
@@ -98,6 +91,19 @@ def schedule(recipe: TrainRecipe, problems: Problems) -> None:
         else:
             what = f"{at} = {name} does not read it{did_you_mean(key, accepted)}"
             problems.add(f"{extra}.{key}", f"{extra}.{key}: {what}")
+
+
+def _parts(recipe: TrainRecipe, given: dict[str, Any], problems: Problems) -> None:
+    """The parts of warmup_stable_decay, compared with `max_steps`; with the steps of epochs once the rows are
+    counted, and so the stable part cannot be said beside them."""
+    t = recipe.train
+    if t.max_steps is None and "num_stable_steps" in given:
+        at = "train.extra.lr_scheduler_kwargs.num_stable_steps"
+        problems.add(at, f"{at} needs train.max_steps; remove it: it is what warm-up and decay leave")
+    if t.max_steps is not None and t.max_steps > 0 and math.isfinite(t.warmup_steps):
+        sentence = parts_that_do_not_fit(t, planned_steps(recipe))
+        if sentence:
+            problems.add("train.lr_scheduler_type", sentence)
 
 
 def _listed(names: tuple[str, ...], extra: str) -> str:
@@ -115,83 +121,3 @@ def _argument(at: str, key: str, value: Any, learning_rate: float, problems: Pro
         problems.add(at, f"{at} = {value:g} must be below {rate}")
     elif key == "num_cycles" and value > MOST_CYCLES:
         problems.add(at, f"{at} = {value:g} must be at most {MOST_CYCLES}")
-
-
-def parts_that_do_not_fit(train: Train, steps: int) -> str:
-    """The beginning of a sentence about a warmup_stable_decay whose parts are more, or fewer, than `steps`;
-    else empty. transformers would begin in the middle of the decay, or train the rest at the least rate."""
-    given = train.extra.get("lr_scheduler_kwargs") or {}
-    decay, stable = given.get("num_decay_steps"), given.get("num_stable_steps")
-    if train.lr_scheduler_type != "warmup_stable_decay" or not isinstance(decay, int):
-        return ""
-    warmup = train.warmup_steps if train.warmup_steps >= 1 else steps * train.warmup_steps
-    parts = f"{warmup:g} steps of warm-up and num_decay_steps = {decay}"
-    if isinstance(stable, int):
-        parts = f"{warmup:g} steps of warm-up, num_stable_steps = {stable} and num_decay_steps = {decay}"
-    if warmup + decay > steps:
-        how = "more"
-    elif isinstance(stable, int) and warmup + stable + decay < steps:
-        how = "fewer"
-    else:
-        return ""
-    return f"train.lr_scheduler_type = warmup_stable_decay: {parts} are {how} than"
-
-
-def optimizer(recipe: TrainRecipe, problems: Problems) -> None:
-    """An unknown optimizer, or settings of another one."""
-    t, at, name = recipe.train, "train.optim", recipe.train.optim
-    known = enum_values("training_args.py", "OptimizerNames")
-    if name not in known:
-        usual = "adamw_torch" if name in ("adam", "adamw") else name
-        problems.add(at, f"{at} = {name!r} is not an optimizer of transformers{did_you_mean(usual, known)}")
-        return
-    defaults = {
-        f: type(t).__dataclass_fields__[f].default for f in ("adam_beta1", "adam_beta2", "adam_epsilon")
-    }
-    ignored = [
-        f"train.{f}" for f, default in defaults.items() if getattr(t, f) != default and not reads(name, f)
-    ]
-    if t.weight_decay and not reads(name, "weight_decay"):
-        ignored.append("train.weight_decay")
-    ignored += [
-        f"train.extra.{f}"
-        for f in ("optim_args", "optim_target_modules")
-        if t.extra.get(f) is not None and not reads(name, f)
-    ]
-    for key in ignored:
-        problems.add(key, f"{key} is not used by {at} = {name}; remove it")
-    if str(t.extra.get("optim_args") or "").replace(" ", "").find("weight_decay=") >= 0:
-        key = "train.extra.optim_args"
-        problems.add(key, f"{key}: weight_decay is overwritten by train.weight_decay; set that")
-    if name.startswith("schedule_free"):
-        _schedule_free(t, problems)
-
-
-def reads(optim: str, field: str) -> bool:
-    """Whether transformers passes `field` of its arguments to the optimizer `optim`."""
-
-    def one_of(parts: tuple[str, ...]) -> bool:
-        return any(part in optim for part in parts)
-
-    if field in ("adam_beta1", "adam_beta2"):
-        return one_of(READS_BETAS) and not one_of(READS_NO_BETAS)
-    if field == "adam_epsilon":
-        return one_of(READS_EPSILON) and not one_of(READS_NO_BETAS)
-    if field == "weight_decay":
-        return not one_of(READS_NO_DECAY)
-    if field == "optim_args":
-        return one_of(READS_ARGUMENTS)
-    return one_of(READS_TARGETS)
-
-
-def _schedule_free(t: Any, problems: Problems) -> None:
-    """These optimizers warm up by themselves, from `train.warmup_steps` as a number."""
-    if t.lr_scheduler_type != "constant":
-        at = "train.lr_scheduler_type"
-        problems.add(at, f"{at} must be constant with train.optim = {t.optim}, which has its own schedule")
-    if 0 < t.warmup_steps < 1:
-        at = "train.warmup_steps"
-        problems.add(at, f"{at} = {t.warmup_steps:g} must be a number of steps with train.optim = {t.optim}")
-    elif t.warmup_steps and t.optim == "schedule_free_radam":
-        at = "train.warmup_steps"
-        problems.add(at, f"{at} is not used by train.optim = {t.optim}; remove it")

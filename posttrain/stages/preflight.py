@@ -27,6 +27,7 @@ from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
+from posttrain.recipe.optimizers import wanting
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
 from posttrain.rewards.compose import Composite
@@ -83,6 +84,8 @@ def preflight(
                 problems.add(path, message)
         _metrics(recipe, problems)
         loggers(recipe.train.report_to, problems)
+        for sentence in wanting(recipe.train.optim, on_cpu):
+            problems.add("train.optim", sentence)
     _lengths(recipe, _folders(recipe, coming, problems)["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""

@@ -49,6 +49,7 @@ from posttrain.training.defaults import refuse_moved_defaults, used_classes
 from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
 from posttrain.training.launcher import refuse_launcher, refuse_sharded_family, refuse_unsaved_weights
+from posttrain.training.optimizers import refuse_optimizer
 from posttrain.training.parts import Parts, PromptParts, RowParts
 from posttrain.training.peers import watched
 from posttrain.training.trainer import RunTrainer
@@ -76,6 +77,7 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     # Checked in the launcher's environment: accelerate may silently fall back to another engine later.
     refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu)
     refuse_launcher(recipe.train)
+    refuse_optimizer(recipe.train)
     refuse_unsaved_weights(recipe.model)
     refuse_moved_defaults(used_classes(stage.config_class.__name__))
     if isinstance(recipe, SftRecipe):

@@ -17,6 +17,7 @@ from transformers import Trainer
 from posttrain.base.files import append_jsonl
 from posttrain.base.stop import Stopped
 from posttrain.training.hardware import memory_mib
+from posttrain.training.optimizers import to_evaluation_point
 
 
 class MetricsLog:
@@ -49,6 +50,7 @@ class MetricsLog:
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """The stage's held-out metrics, over all held-out rows and ranks, logged as `<prefix>_<name>`."""
         with self.untimed(), self.inference():
+            to_evaluation_point(self.optimizer)
             self.stats["heldout"].reset()
             try:
                 metrics = self.heldout_metrics()

@@ -26,6 +26,7 @@ from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.proof import Damaged
 from posttrain.training.engines import engine
+from posttrain.training.optimizers import loaded_as_saved, to_evaluation_point
 
 WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
 """What is raised where a file cannot be written."""
@@ -50,6 +51,7 @@ class CheckpointWriter:
             shutil.rmtree(tmp, ignore_errors=True)
             tmp.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
+        to_evaluation_point(self.optimizer)
         facts = self.checkpoint_facts(resumable)  # collective
         # ranks meet in between: one that failed would leave the others waiting in what they save together
         self._together(final, tmp, lambda: self._write_weights(tmp))
@@ -89,10 +91,12 @@ class CheckpointWriter:
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
-            if checkpoint is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            if checkpoint is not None and sharded:
                 # beside frozen weights, these engines leave out what their files lack
                 refuse_other_weights(self.model, Path(checkpoint))
-            super()._load_optimizer_and_scheduler(checkpoint)
+            with loaded_as_saved(self.args.optim, None if sharded else self.optimizer):
+                super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint):
         with _readable(checkpoint):

@@ -1,12 +1,11 @@
-"""Schedules and optimizers: a setting that would be ignored, and one that is missing, are found by
-`check`."""
+"""Schedules: a setting that would be ignored, and one that is missing, are found by `check`."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from transformers import SchedulerType
+from transformers import SchedulerType, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.training_args import OptimizerNames
@@ -14,8 +13,9 @@ from transformers.training_args import OptimizerNames
 from posttrain.errors import RequestError
 from posttrain.recipe import load_stage
 from posttrain.recipe.library_source import enum_values, integration_names, schedule_arguments
-from posttrain.recipe.plan import steps_of
+from posttrain.recipe.plan import steps_of, warmup_of
 from posttrain.recipe.schedule_rules import ARGUMENTS, BY_EVALUATION, WITHOUT_ARGUMENTS
+from posttrain.recipe.schema import Train
 
 
 def kwargs(**given) -> str:
@@ -58,14 +58,51 @@ def kwargs(**given) -> str:
                 "train.warmup_steps=2",
                 kwargs(num_decay_steps=4),
             ],
-            "2 steps of warm-up and num_decay_steps = 4 are more than train.max_steps = 5",
+            "its parts, 2 of warm-up, num_decay_steps = 4, are more than the 5 steps of train.max_steps = 5; "
+            "num_decay_steps can be at most 3",
         ),
         (
             [
                 "train.lr_scheduler_type=warmup_stable_decay",
                 kwargs(num_decay_steps=2, num_stable_steps=2),
             ],
-            "0 steps of warm-up, num_stable_steps = 2 and num_decay_steps = 2 are fewer than train.max_steps",
+            "num_stable_steps = 2, num_decay_steps = 2, are fewer than the 5 steps of train.max_steps = 5; "
+            "remove num_stable_steps, or set it to 3",
+        ),
+        (
+            [
+                "train.lr_scheduler_type=warmup_stable_decay",
+                "train.warmup_steps=0.3",  # 1.5 of 5: transformers takes 2
+                kwargs(num_decay_steps=2, num_stable_steps=2),
+            ],
+            "its parts, 2 of warm-up, num_stable_steps = 2, num_decay_steps = 2, are more than the 5 steps",
+        ),
+        (
+            [
+                "train.lr_scheduler_type=warmup_stable_decay",
+                "train.warmup_steps=0.3",
+                kwargs(num_decay_steps=4),
+            ],
+            "2 of warm-up, num_decay_steps = 4, are more than the 5 steps",
+        ),
+        (
+            [
+                "train.lr_scheduler_type=warmup_stable_decay",
+                "train.warmup_steps=7",
+                kwargs(num_decay_steps=0),
+            ],
+            "train.max_steps = 5; lower train.warmup_steps",
+        ),
+        (
+            [
+                *("train.lr_scheduler_type=warmup_stable_decay", "train.max_steps=null"),
+                *("train.num_train_epochs=1", kwargs(num_decay_steps=2, num_stable_steps=2)),
+            ],
+            "num_stable_steps needs train.max_steps; remove it",
+        ),
+        (
+            ["train.lr_scheduler_type=linear", "train.warmup_steps=2.5"],
+            "train.warmup_steps = 2.5 must be a whole number of steps, or a share below 1",
         ),
         (["train.lr_scheduler_type=wsd"], "not a schedule of transformers (did you mean 'warmup_stable_dec"),
         (["train.lr_scheduler_type=polynomial"], "polynomial needs train.extra.lr_scheduler_kwargs.lr_end"),
@@ -76,34 +113,10 @@ def kwargs(**given) -> str:
         ),
         (["train.extra.lr_scheduler_kwargs=3"], "must be a mapping or null, not 3"),
         (
-            ["train.optim=adamw"],
-            "train.optim = 'adamw' is not an optimizer of transformers (did you mean 'adamw_torch'?)",
-        ),
-        (["train.optim=foo"], "train.optim = 'foo' is not an optimizer of transformers"),
-        (["train.adam_beta1=0.8"], "train.adam_beta1 is not used by train.optim = sgd; remove it"),
-        (
-            ["train.optim=lion_32bit", "train.adam_epsilon=1e-6"],
-            "train.adam_epsilon is not used by train.optim",
-        ),
-        (
-            ["train.optim=galore_adamw", "train.weight_decay=0.1"],
-            "train.weight_decay is not used by train.optim",
-        ),
-        (["train.optim=adamw_torch", "train.extra.optim_args=a=1"], "train.extra.optim_args is not used"),
-        (["train.extra.optim_args=weight_decay=0.1"], "weight_decay is overwritten by train.weight_decay"),
-        (["train.extra.optim_target_modules=[x]"], "optim_target_modules is not used by train.optim = sgd"),
-        (
-            ["train.optim=schedule_free_adamw", "train.lr_scheduler_type=cosine"],
-            "must be constant with train.optim = schedule_free_adamw",
-        ),
-        (
-            ["train.optim=schedule_free_adamw", "train.warmup_steps=0.1"],
-            "train.warmup_steps = 0.1 must be a number of steps",
-        ),
-        (
             ["model.lora={r: 4, modules_to_save: [lm_head]}", "model.dtype=float16"],
             "cannot be done in model.dtype = float16",
         ),
+        (["train.optim=foo"], "train.optim = 'foo' is not an optimizer that transformers has"),
         (["train.report_to=[wanbd]"], "unknown integration 'wanbd' (did you mean 'wandb'?)"),
         (["train.report_to=[tensorboard, none]"], "train.report_to: none cannot be combined with others"),
         (["model.lora={r: 4, dropout: 1}"], "model.lora.dropout = 1.0 must be in [0, 1)"),
@@ -121,9 +134,30 @@ def test_parts_of_a_schedule_are_compared_with_the_steps_of_the_epochs(started):
     batch = recipe.train.global_batch_size
     assert steps_of(recipe, 4 * batch) == 4
     with pytest.raises(
-        RequestError, match="num_decay_steps = 4 are more than the 3 steps of train.num_train_"
+        RequestError, match="num_decay_steps = 4, are more than the 3 steps of train.num_train_"
     ):
         steps_of(recipe, 3 * batch)
+
+
+def test_max_steps_are_those_that_a_run_has(started):
+    """An rlvr run ends with a batch of rollouts."""
+    text = started.read_text().replace("stage: sft", "stage: rlvr")
+    started.write_text(
+        text + "rewards: [{name: math}]\nrollout: {num_generations: 4, steps_per_generation: 4}\n"
+    )
+    wsd = ["train.lr_scheduler_type=warmup_stable_decay", "train.max_steps=5"]
+    recipe = load_stage(started, [*wsd, kwargs(num_decay_steps=8)], "rlvr")
+    assert steps_of(recipe, 100) == 8
+    with pytest.raises(RequestError, match="are more than the 8 steps of train.max_steps = 5"):
+        load_stage(started, [*wsd, kwargs(num_decay_steps=9)], "rlvr")
+
+
+def test_warm_up_is_rounded_as_transformers_does(tmp_path):
+    for warmup in (0, 0.01, 0.07, 0.1, 0.3, 0.999, 1, 2):
+        arguments = TrainingArguments(str(tmp_path), warmup_steps=warmup)
+        train = Train(learning_rate=1, global_batch_size=1, warmup_steps=warmup)
+        for steps in (1, 3, 7, 20, 100, 1000):
+            assert warmup_of(train, steps) == arguments.get_warmup_steps(steps), (warmup, steps)
 
 
 WITH_FLOOR = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
@@ -191,8 +225,8 @@ def test_a_schedule_that_is_refused_is_not_suggested(started):
         ["train.lr_scheduler_type=cosine_with_min_lr", "train.learning_rate=0.01", kwargs(min_lr=0.01)],
         ["train.lr_scheduler_type=cosine_with_min_lr", kwargs(min_lr_rate=1, num_cycles=1.5)],
         ["train.lr_scheduler_type=warmup_stable_decay", kwargs(num_decay_steps=2, decay_type="1-sqrt")],
+        ["train.lr_scheduler_type=warmup_stable_decay", kwargs(num_decay_steps=2, num_stable_steps=3)],
         ["train.optim=schedule_free_adamw", "train.warmup_steps=2"],
-        ["train.optim=apollo_adamw", "train.extra={optim_target_modules: [q_proj], optim_args: rank=4}"],
     ],
 )
 def test_what_is_not(started, overrides):

@@ -3,20 +3,21 @@ gets."""
 
 from __future__ import annotations
 
-import inspect
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import trainer_optimizer
-from transformers.training_args import OptimizerNames
+import yaml
+from transformers import SchedulerType, get_scheduler
 
 from posttrain import sft
 from posttrain.base.files import read_jsonl
 from posttrain.recipe import load_stage
-from posttrain.recipe.schedule_rules import reads
+from posttrain.recipe.optimizers import EXACT
+from posttrain.recipe.schedule_rules import BY_EVALUATION
 from posttrain.stages.train import run_training
 from tests.tiny import tiny_model
 
@@ -80,6 +81,42 @@ def test_the_rate_of_every_step(recipe, kind, warmup, count, accumulation):
     assert found == pytest.approx(
         [RATE * share(kind, step, count, STEPS) for step in range(STEPS)], rel=1e-12
     )
+
+
+ARGUMENTS = {
+    "cosine_with_restarts": "num_cycles: 2",
+    "polynomial": "lr_end: 0.001, power: 2",
+    "inverse_sqrt": "timescale: 2",
+    "cosine_with_min_lr": "min_lr: 0.001",
+    "cosine_warmup_with_min_lr": "min_lr_rate: 0.1, warmup_lr_rate: 0.05",
+    "warmup_stable_decay": "num_decay_steps: 3, decay_type: 1-sqrt, min_lr_ratio: 0.1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted({s.value for s in SchedulerType} - set(BY_EVALUATION)))
+def test_every_schedule_has_the_rates_of_transformers(recipe, kind):
+    """With a warm-up of a share, 1.8 of 6 steps, and in a run that is resumed in the middle."""
+    warmup = 0.0 if kind == "constant" else 0.3
+    given = f"{{{ARGUMENTS.get(kind, '')}}}"
+    settings = [
+        *(f"train.lr_scheduler_type={kind}", f"train.warmup_steps={warmup}", f"train.learning_rate={RATE}"),
+        *(f"train.max_steps={STEPS}", "checkpoints={save_steps: 3, keep_last: 9}"),
+        f"train.extra.lr_scheduler_kwargs={given if kind in ARGUMENTS else 'null'}",
+    ]
+    trained(recipe, *settings)
+    shutil.rmtree(recipe.parent / "case" / "checkpoints" / "step-000006")
+    lines, _ = trained(recipe, *settings)
+    found = {line["step"]: line["learning_rate"] for line in lines if line["split"] == "train"}
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
+    own = get_scheduler(kind, optimizer, 2 if warmup else 0, STEPS, yaml.safe_load(given))
+    wanted = []
+    for _ in range(STEPS):
+        wanted.append(own.get_last_lr()[0])
+        optimizer.step()
+        own.step()
+    assert [found[step + 1] for step in range(STEPS)] == wanted
+    assert kind.startswith("constant") or len(set(wanted)) > 2
 
 
 # ---- what the optimizer gets -------------------------------------------------------------------------------
@@ -151,33 +188,9 @@ def test_settings_of_the_optimizers_that_torch_has(tmp_path, optim):
 
     given = TrainingArguments(str(tmp_path), optim=optim, adam_beta1=0.8, adam_beta2=0.9, adam_epsilon=1e-5)
     _, options = Trainer.get_optimizer_cls_and_kwargs(given)
-    betas = {"betas": (0.8, 0.9), "eps": 1e-5} if reads(optim, "adam_beta1") else {}
+    betas = {"betas": (0.8, 0.9), "eps": 1e-5} if "betas" in EXACT[optim].reads else {}
     assert {k: v for k, v in options.items() if k in ("betas", "eps")} == betas
     assert "weight_decay" not in options, "it is set by group of parameters"
-
-
-@pytest.mark.parametrize("optim", [o.value for o in OptimizerNames])
-def test_what_an_optimizer_reads_is_what_transformers_passes(optim):
-    """By its source: most of the packages are not installed."""
-    handler = trainer_optimizer._OPTIMIZER_HANDLERS[OptimizerNames(optim)]
-    code = inspect.getsource(handler)
-    low_rank = "_setup_low_rank_optimizer(" in code
-    assert reads(optim, "optim_target_modules") == low_rank
-    assert reads(optim, "weight_decay") == (not low_rank and '"model": ctx.model' not in code)
-    if handler is trainer_optimizer._get_bitsandbytes_optimizer:
-        family = next(f for f in ("ademamix", "adam", "lion", "rmsprop") if f in optim)
-        wanted = {
-            "ademamix": (True, True, True),
-            "adam": (True, True, False),
-            "lion": (True, False, False),
-            "rmsprop": (False, False, True),
-        }[family]
-    elif handler is trainer_optimizer._get_schedule_free_optimizer:
-        wanted = (*[optim != "schedule_free_sgd"] * 2, True)
-    else:
-        wanted = (*["adam_kwargs" in code] * 2, "optim_args" in code)
-    found = tuple(reads(optim, field) for field in ("adam_beta1", "adam_epsilon", "optim_args"))
-    assert found == wanted
 
 
 # ---- types of weights --------------------------------------------------------------------------------------
