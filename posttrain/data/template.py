@@ -63,6 +63,13 @@ class Template:
         token."""
         return (self.end_ids if len(self.end_ids) == 1 else []) + list(self.calls_end)
 
+    @property
+    def endings(self) -> list[list[int]]:
+        """The ends of a turn and of a call that are several tokens: generation stops behind them."""
+        texts = filter(None, [self.end_of_turn, self.end_of_call])
+        tokens = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return [ids for ids in tokens if len(ids) > 1]
+
     def render(
         self,
         messages: list[Message],

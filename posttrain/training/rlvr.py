@@ -115,7 +115,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             yield self._vllm
             return
         with whole_model(self.model_wrapped, self.accelerator) as model:
-            yield TransformersGenerator(model, self.parts.tokenizer, self.parts.template.stops)
+            template = self.parts.template
+            yield TransformersGenerator(model, self.parts.tokenizer, template.stops, template.endings)
 
     def _next_batch(self) -> list[Inputs]:
         steps = self.rollout.steps_per_generation
