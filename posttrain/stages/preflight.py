@@ -26,10 +26,11 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
 from posttrain.generation.cached import longrope_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
-from posttrain.recipe import Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
+from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
+from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.rewards.compose import Composite
 from posttrain.rewards.registry import LacksColumn
 from posttrain.rundir import adapters
@@ -84,7 +85,7 @@ def preflight(
                 problems.add(path, message)
         _metrics(recipe, problems)
         loggers(recipe.train.report_to, problems)
-    _lengths(recipe, _folders(recipe, coming, problems)["model"], problems)
+    _config(recipe, _folders(recipe, coming, problems)["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""
         raise RequestError("\n".join(f"{prefix}{p}" for p in problems.found))
@@ -137,12 +138,21 @@ def _folders(recipe: Recipe, coming: Collection[str], problems: Problems) -> dic
     }
 
 
-def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
+def _config(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
+    """What the start model's config does not allow."""
     try:
         config = start_values(recipe, folder)
     except RequestError as error:
         problems.add("model", str(error))
         return
+    asked = config | recipe.model.options
+    balanced = asked.get("output_router_logits") and asked.get("router_aux_loss_coef", 1)
+    if isinstance(recipe, DpoRecipe) and balanced:
+        problems.add("model.options", NO_BALANCING)
+    _lengths(recipe, config, problems)
+
+
+def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None:
     new = recipe.rollout.max_new_tokens if isinstance(recipe, RolloutRecipe) else 0
     longest = recipe.data.max_length + new
     besides = f" and rollout.max_new_tokens = {new} are" if new else " is"

@@ -31,7 +31,7 @@ from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
 from posttrain.models.adapters import off_is_start
 from posttrain.models.dropout import turn_off_dropout
-from posttrain.models.head import attach_fused_head
+from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Policy, TrainRollout
 from posttrain.rewards.compose import Composite
@@ -72,7 +72,11 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
 
         `start`: the recipe's section `model`.
         """
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        attach_fused_head(model)
+        # TRL's loss adds it, as a mean over the step's micro-batches
+        self.router_aux_loss_coef = balancing_coefficient(model)
+        self.aux_loss_enabled = self.router_aux_loss_coef != 0
         turn_off_dropout(self.model)
         self.parts, self.rollout, self.policy = parts, rollout, policy
         self.beta = policy.beta
@@ -210,8 +214,9 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         batch_size=None,
         compute_entropy=False,
         **other,
-    ) -> tuple[Tensor, Tensor | None, None]:
-        """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C]."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C], and the
+        load-balancing loss where the model has one."""
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
         labels[:, :-logits_to_keep] = IGNORED
         with self.accelerator.autocast():
@@ -225,7 +230,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
                 tokens={"temperature": self.rollout.temperature},
             )
         kept = slice(-logits_to_keep, None)
-        return out.log_probs[:, kept], out.entropy[:, kept] if compute_entropy else None, None
+        return out.log_probs[:, kept], out.entropy[:, kept] if compute_entropy else None, out.aux_loss
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """TRL's losses do their own counting."""
