@@ -145,8 +145,8 @@ def _config(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
     except RequestError as error:
         problems.add("model", str(error))
         return
-    asked = config | recipe.model.options
-    balanced = asked.get("output_router_logits") and asked.get("router_aux_loss_coef", 1)
+    config |= recipe.model.options
+    balanced = config.get("output_router_logits") and config.get("router_aux_loss_coef", 1)
     if isinstance(recipe, DpoRecipe) and balanced:
         problems.add("model.options", NO_BALANCING)
     _lengths(recipe, config, problems)
@@ -158,7 +158,7 @@ def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None
     besides = f" and rollout.max_new_tokens = {new} are" if new else " is"
     says = f"data.max_length = {recipe.data.max_length}{besides} above the"
     limit, switch = config.get("max_position_embeddings"), longrope_switch(config)
-    if limit is not None and longest > limit:
+    if isinstance(limit, int) and longest > limit:
         problems.add("data.max_length", f"{says} {limit} positions of the model")
     elif new and switch is not None and longest > switch:
         problems.add(
@@ -176,7 +176,7 @@ def start_values(recipe: Recipe, folder: Path | None) -> dict[str, Any]:
         if given is not None and not isinstance(given, int):
             at = "model.from_config.options.max_position_embeddings"
             raise RequestError(f"{at} = {given!r} must be a whole number")
-        return options
+        return dict(options)
     config = folder / "config.json" if folder is not None else None
     if config is None or not config.is_file():
         return {}
