@@ -27,11 +27,25 @@ def has_state(layer_types: Sequence[str] | None) -> bool:
 def longrope_switch(config: Mapping[str, Any]) -> int | None:
     """The longest sequence that has the first factors; None without longrope. `config`: of the text model."""
     ropes = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(ropes, dict):
+        return None
     for rope in (ropes, *ropes.values()):
         if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) in LONGROPE:
             own = config.get("original_max_position_embeddings")
             return rope.get("original_max_position_embeddings") or own
     return None
+
+
+def across_switch(config: Mapping[str, Any], max_length: int, new: int) -> str | None:
+    """Why `new` tokens cannot be sampled behind any prompt of up to `max_length`; None where they can."""
+    switch = longrope_switch(config)
+    if switch is None or max_length + new <= switch:
+        return None
+    return (
+        f"data.max_length = {max_length} and rollout.max_new_tokens = {new} are above the {switch} tokens "
+        "beyond which the model's rotary factors (longrope) change, and with them the probabilities of the "
+        "tokens before"
+    )
 
 
 def refuse_switch(lengths: Sequence[int], new: int, switch: int | None) -> None:
@@ -41,5 +55,5 @@ def refuse_switch(lengths: Sequence[int], new: int, switch: int | None) -> None:
             raise RequestError(
                 f"prompt {i} has {length} tokens and up to {new} more would be sampled, but beyond {switch} "
                 "tokens the model's rotary factors (longrope) change, and with them the probabilities of the "
-                f"tokens before; set max_new_tokens to at most {switch - length}, or leave out such prompts"
+                f"tokens before; keep prompt and max_new_tokens together within {switch}"
             )

@@ -24,7 +24,7 @@ from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.generation.cached import longrope_switch
+from posttrain.generation.cached import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
@@ -157,15 +157,11 @@ def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None
     longest = recipe.data.max_length + new
     besides = f" and rollout.max_new_tokens = {new} are" if new else " is"
     says = f"data.max_length = {recipe.data.max_length}{besides} above the"
-    limit, switch = config.get("max_position_embeddings"), longrope_switch(config)
+    limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and longest > limit:
         problems.add("data.max_length", f"{says} {limit} positions of the model")
-    elif new and switch is not None and longest > switch:
-        problems.add(
-            "data.max_length",
-            f"{says} {switch} tokens beyond which the model's rotary factors (longrope) change, and with "
-            "them the probabilities of the tokens before",
-        )
+    elif new and (why := across_switch(config, recipe.data.max_length, new)):
+        problems.add("data.max_length", why)
 
 
 def start_values(recipe: Recipe, folder: Path | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Left out: sampling and scoring themselves (`rollouts/draw.py`), the recipe of th
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -24,8 +25,9 @@ from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
 from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED
-from posttrain.errors import WorkError
+from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Generator
+from posttrain.generation.cached import across_switch
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
@@ -46,6 +48,8 @@ from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
 from posttrain.training.trainer import RunTrainer
+
+log = logging.getLogger(__name__)
 
 
 class Ticks(torch.utils.data.Dataset):
@@ -74,6 +78,10 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         """
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         attach_fused_head(model)
+        if why := across_switch(
+            vars(model.config.get_text_config()), self.facts["max_length"], rollout.max_new_tokens
+        ):
+            raise RequestError(why)
         # TRL's loss adds it, as a mean over the step's micro-batches
         self.router_aux_loss_coef = balancing_coefficient(model)
         self.aux_loss_enabled = self.router_aux_loss_coef != 0
@@ -98,6 +106,10 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self.stats = {"train": RolloutStats(parts.prepared.names)}
         self._correction, self._compares = "none", False
         if rollout.backend != "transformers":
+            if parts.template.endings:
+                log.warning(
+                    "%r is several tokens: vLLM stops at single tokens only", parts.template.end_of_turn
+                )
             self._vllm = vllm_generator(self, start, self.facts["max_length"], rollout)
             self._correction = rollout.vllm.correction
             self._compares = self._correction != "none" or rollout.vllm.max_logp_diff is not None
