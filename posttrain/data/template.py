@@ -65,10 +65,8 @@ class Template:
 
     @property
     def endings(self) -> list[list[int]]:
-        """The ends of a turn and of a call that are several tokens: generation stops behind them."""
-        texts = filter(None, [self.end_of_turn, self.end_of_call])
-        tokens = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        return [ids for ids in tokens if len(ids) > 1]
+        """The end of turn where it is several tokens, behind which generation stops."""
+        return [self.end_ids] if len(self.end_ids) > 1 else []
 
     def render(
         self,
