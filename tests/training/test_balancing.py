@@ -112,25 +112,29 @@ def test_dpo_refuses_it(models, tmp_path):
     assert not (tmp_path / "dpo" / "case").exists()
 
 
+CASES = (
+    ("sft", "sft", ON),
+    ("rlvr", "rlvr", ON),
+    ("sft-lora", "sft", [*ON, "model.lora={r: 4, target_modules: [q_proj, lm_head]}"]),
+    ("sft-off", "sft", []),
+    ("rlvr-off", "rlvr", []),
+    ("dpo-off", "dpo", []),
+)
+
+
 @pytest.mark.slow
-def test_two_processes_equal_one(models, tmp_path, launch):
+@pytest.mark.parametrize(("config", "count"), [("cpu2.yaml", len(CASES)), ("fsdp2.yaml", 2)])
+def test_two_processes_equal_one(models, tmp_path, launch, config, count):
     """The same micro-batches in one process, two accumulated: the same losses, weights and metrics."""
     cases, asked = {}, []
-    for name, stage, more in (
-        ("sft", "sft", ON),
-        ("sft-lora", "sft", [*ON, "model.lora={r: 4, target_modules: [q_proj, lm_head]}"]),
-        ("sft-off", "sft", []),
-        ("rlvr", "rlvr", ON),
-        ("rlvr-off", "rlvr", []),
-        ("dpo-off", "dpo", []),
-    ):
+    for name, stage, more in CASES[:count]:
         path = recipe_of(stage, tmp_path / name, models["qwen3_moe"])
         overrides = [*STEPS, *more, "train.per_device_train_batch_size=4", "train.learning_rate=0.05"]
         cases[name] = train(stage, path, *overrides)
         asked.append(
             {"name": name, "stage": stage, "recipe": str(path), "overrides": [*overrides, "name=ranks"]}
         )
-    found = launch(asked, "cpu2.yaml")
+    found = launch(asked, config)
     for name, whole in cases.items():
         assert found[name]["world_size"] == 2
         for ours, theirs in zip(rows(found[name]["run"]), rows(whole), strict=True):
