@@ -29,7 +29,7 @@ from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import HeldoutRows
 from posttrain.losses import confidence
 from posttrain.models.adapters import head_without_adapter
-from posttrain.models.head import FusedOutput, attach_fused_head
+from posttrain.models.head import FusedOutput, attach_fused_head, balancing_coefficient
 from posttrain.recipe import SftRecipe
 from posttrain.recipe.schema import Loss
 from posttrain.rundir.directory import RunDir
@@ -42,7 +42,8 @@ from posttrain_kernels import OnHost, count
 
 MODEL_KEYS = ("input_ids", "attention_mask", "position_ids", "labels", "segment_ids")
 ROUTER = ("output_router_logits", "router_aux_loss_coef")
-"""TRL enables the balancing loss of mixture-of-experts models in the config; the old values are restored."""
+"""TRL asks for the load-balancing loss of every mixture of experts in its config; the old values are
+restored, and decide."""
 
 
 class HostCopies:
@@ -69,7 +70,9 @@ class SftTrainer(RunTrainer, SFTTrainer):
     def setup_loss(self, loss: Loss, sources: list[str], heldout: HeldoutRows | None) -> None:
         """Replaces TRL's fused head with ours; call after `setup_run`."""
         mixed = self.accelerator.mixed_precision
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model, mixed)
+        model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        attach_fused_head(model, mixed)
+        self.balancing = balancing_coefficient(model)
         self.loss_arguments = confidence.arguments(loss)
         self.reduction = loss.reduction
         self.external_p = loss.p == "external"
@@ -99,10 +102,17 @@ class SftTrainer(RunTrainer, SFTTrainer):
         return model(**{k: batch[k] for k in MODEL_KEYS if k in batch}, fused=fused)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, since DDP averages."""
+        """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, since DDP averages.
+
+        To it comes the mean over the step's micro-batches of the load-balancing loss, which is a statistic of
+        one micro-batch, times its coefficient.
+        """
         out = self._forward(model, inputs, num_items_in_batch)
         self.stats["train" if model.training else "heldout"].add(out, inputs)
         loss = out.loss if num_items_in_batch is None else out.loss * self.args.world_size
+        if out.aux_loss is not None:
+            micro = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.balancing / micro * out.aux_loss
         return (loss, out) if return_outputs else loss
 
     def extra_metrics(self, mode: str) -> dict[str, float]:
@@ -116,7 +126,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
         return means
 
     def heldout_metrics(self) -> dict[str, float]:
-        """Held-out loss: exact sums over all rows and ranks, not a mean of batch means."""
+        """Held-out loss: exact sums over all rows and ranks, not a mean of batch means; without the
+        load-balancing loss, which is no sum over rows."""
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         rows = [partial(self.heldout.__getitem__, i) for i in range(len(self.heldout))]
         for real, batch in self.dealt(rows):

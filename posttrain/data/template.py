@@ -59,9 +59,13 @@ class Template:
 
     @property
     def stops(self) -> list[int]:
-        """The tokens that generation stops at: those of the ends of a turn and of a call that are one
-        token."""
+        """The ends of a turn and of a call that are one token, at which generation stops."""
         return (self.end_ids if len(self.end_ids) == 1 else []) + list(self.calls_end)
+
+    @property
+    def endings(self) -> list[list[int]]:
+        """The end of turn where it is several tokens, behind which generation stops."""
+        return [self.end_ids] if len(self.end_ids) > 1 else []
 
     def render(
         self,
@@ -138,8 +142,7 @@ class Template:
 def load_template(name: str, tokenizer, options: dict[str, Any] | None = None) -> Template:
     """The template `name`: `tokenizer`, a built-in one, or a path to a .jinja file.
 
-    `options` become defaults of its variables, written into the source, so that a saved checkpoint renders
-    the same.
+    `options` become defaults of its variables in the source, so that a saved checkpoint renders the same.
 
     Built-in templates and files begin with the tokenizer's begin-of-text token where the tokenizer would add
     one to a raw text and the template neither writes it nor declares `no bos`. A rendered text is therefore
@@ -160,8 +163,7 @@ def load_template(name: str, tokenizer, options: dict[str, Any] | None = None) -
 
 
 def own_template(tokenizer: Any) -> Template | None:
-    """The chat template of `tokenizer`; None where there is none, or, with a warning, where its end of turn
-    is not known."""
+    """The chat template of `tokenizer`; None where there is none or, with a warning, no known end."""
     if not tokenizer.chat_template:
         return None
     try:
@@ -187,8 +189,7 @@ def _known() -> dict[str, str]:
 
 
 def _declared(source: str) -> tuple[str, tuple[str, ...], bool]:
-    """The source of a template without its headers, its tokens, and whether it wants no begin-of-text
-    token."""
+    """A template's source without its headers, its tokens, and whether it wants no begin-of-text token."""
     tokens: tuple[str, ...] = ()
     no_bos = False
     while declared := HEADER.match(source):

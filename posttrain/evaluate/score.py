@@ -185,9 +185,7 @@ def _sampled(
 ) -> Plan:
     """Samples of each prompt and their verdicts."""
     template = subject.template
-    if (count := len(template.end_ids)) > 1:
-        log.warning("%r is %d tokens: generation cannot stop at it", template.end_of_turn, count)
-    generator = TransformersGenerator(subject.model, subject.tokenizer, template.stops)
+    generator = TransformersGenerator(subject.model, subject.tokenizer, template.stops, template.endings)
     ids = [subject.tokenizer(row["prompt"], add_special_tokens=False)["input_ids"] for row in asked]
     sampling = Sampling(task.temperature, task.top_p, task.max_new_tokens, task.batch_size)
 

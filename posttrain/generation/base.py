@@ -36,7 +36,8 @@ class Sampling:
 
 @dataclass(slots=True)
 class Completion:
-    """What was sampled from one prompt. With finish `stop`, `token_ids` has the end token, `text` does not.
+    """What was sampled from one prompt. With finish `stop`, `token_ids` has what ended it (an end token, or
+    an end of turn of several tokens), `text` does not.
 
     `log_probs`: natural log-probability of each token. A transformers model gives those of the model itself,
     before temperature and top_p; vLLM those of the distribution that was sampled from.
@@ -70,15 +71,15 @@ class Generator(Protocol):
 
 
 def completion_of(
-    tokenizer: Any, prompt: int, sample: int, ids: list[int], ended: bool, log_probs: list[float] | None
+    tokenizer: Any, prompt: int, sample: int, ids: list[int], ended: int, log_probs: list[float] | None
 ) -> Completion:
-    """The completion with token ids `ids`; `ended` tells whether the last of them is an end token."""
+    """The completion with token ids `ids`; `ended`: how many of them, at the end, are what ended it."""
     text = completion_text(tokenizer, ids, ended)
     return Completion(prompt, sample, text, ids, "stop" if ended else "length", log_probs)
 
 
-def completion_text(tokenizer: Any, ids: list[int], ended: bool = False) -> str:
-    """The text of `ids` without what only ends or pads: the last token where `ended`, and padding.
+def completion_text(tokenizer: Any, ids: list[int], ended: int = 0) -> str:
+    """The text of `ids` without what only ends or pads: the last `ended` tokens, and padding.
 
     Every other token is kept, special ones too: markers such as `<think>` carry meaning. A padding token that
     is also the tokenizer's unknown or begin-of-text token is kept as the latter.

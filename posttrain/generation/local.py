@@ -4,58 +4,80 @@ The loop is our own, on the public methods of transformers' caches: a prompt is 
 and finished sequences leave the batch. `model.generate` does neither. Sampling is by inverse CDF from a
 random stream that belongs to (seed, prompt, sample): the global random state is neither read nor changed, and
 the samples of a prompt do not depend on the other prompts of the call. Of the model's generation config only
-the end tokens are used. Left out: beam search, penalties, constrained decoding, models without a key-value
-cache; vLLM (`vllm.py`).
+the end tokens are used. Left out: beam search, penalties, constrained decoding, models without a cache whose
+rows can be repeated and removed; vLLM (`vllm.py`).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from posttrain.base.stop import check_stop
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
+from posttrain.generation.cached import has_state, longrope_switch, refuse_switch
 
 COMPACT_EVERY = 8
 """Decoding steps between removals of finished sequences, each of which copies the cache, and between looks at
 whether this process was asked to stop."""
 
 
-def batches(lengths: Sequence[int], n: int, batch_size: int) -> list[list[int]]:
+def batches(lengths: Sequence[int], n: int, batch_size: int, kind: Callable = bool) -> list[list[int]]:
     """Indices of prompts in batches of at most `batch_size` sequences, `n` a prompt, at least one prompt.
 
-    Longest prompts first: less padding, and a batch that does not fit in memory fails at once.
+    Longest prompts first: less padding, and a batch that does not fit in memory fails at once. All lengths of
+    a batch have the same `kind`, which may only change where the length does.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     size = max(1, batch_size // n)
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    alike = [list(group) for _, group in groupby(order, key=lambda i: kind(lengths[i]))]
+    return [group[start : start + size] for group in alike for start in range(0, len(group), size)]
 
 
 class TransformersGenerator:
     """A `Generator` on a causal language model of transformers.
 
-    A sequence ends at an end token: the tokenizer's, one of the model's generation config, or one of
-    `stop_token_ids` (a template's end of turn). It also ends, with finish `length`, when the model has no
-    positions left.
+    A sequence ends at an end token (the tokenizer's, those of the model's generation config,
+    `stop_token_ids`), behind one of `endings` (ends of turn of several tokens) and, with finish `length`,
+    when the model has no positions left.
+
+    Prompts of a batch are padded on the left. A layer with a state (a convolution, a state space, linear
+    attention) would read the padding, and a model that is not told positions would count it: such a model
+    gets prompts of one length at a time, and no mask.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, stop_token_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        stop_token_ids: Sequence[int] = (),
+        endings: Sequence[Sequence[int]] = (),
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         stops = end_tokens(model, tokenizer, stop_token_ids)
         self.stops = torch.tensor(stops, dtype=torch.long, device=model.device)
+        self.endings = [torch.tensor(e, dtype=torch.long, device=model.device) for e in endings]
         # the argument is called `cache` from transformers 5.23 on, `past_key_values` before
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         forward = getattr(type(plain), "forward", plain)
         taken = inspect.signature(forward).parameters
         self.cache = "cache" if "cache" in taken else "past_key_values"
-        self.positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        config = model.config.get_text_config()
+        self.positions = getattr(config, "max_position_embeddings", None)
+        self.switch = longrope_switch(vars(config))
+        state = getattr(plain, "_is_stateful", False) or has_state(getattr(config, "layer_types", None))
+        self.alike = state or "position_ids" not in taken  # only prompts of one length in a batch
+        # a step of decoding has no balancing loss
+        self.extra = {"output_router_logits": False} if getattr(config, "output_router_logits", None) else {}
 
     def generate(
         self,
@@ -68,18 +90,21 @@ class TransformersGenerator:
         """See `Generator`.
 
         Raises:
-            RequestError: invalid settings, an empty prompt, or a prompt that fills the model's positions.
+            RequestError: invalid settings, an empty prompt, a prompt that fills the model's positions,
+                completions at which the model's rotary factors would change, a model without a cache.
             WorkError: the model's logits are not finite.
             Stopped: this process was asked to stop; what was sampled is discarded.
         """
         sampling.check(n)
         refuse_prompts(prompts, self.positions, f"the model has {self.positions} positions")
+        lengths = [len(p) for p in prompts]
+        refuse_switch(lengths, sampling.max_new_tokens, self.switch)
         streams = range(len(prompts)) if streams is None else streams
         found: list[Completion] = []
         training = self.model.training
         self.model.eval()
         try:
-            for batch in batches([len(p) for p in prompts], n, sampling.batch_size):
+            for batch in batches(lengths, n, sampling.batch_size, self._kind):
                 uniform = np.stack([_uniform(seed, streams[i], n, sampling) for i in batch])
                 for first in range(0, n, sampling.batch_size):
                     check_stop()
@@ -88,6 +113,12 @@ class TransformersGenerator:
         finally:
             self.model.train(training)
         return sorted(found, key=lambda r: (r.prompt_index, r.sample_index))
+
+    def _kind(self, length: int) -> Any:
+        """Prompts of lengths with the same value may be in one batch."""
+        if self.alike:
+            return length
+        return self.switch is not None and length > self.switch
 
     @torch.inference_mode()
     def _batch(
@@ -102,7 +133,7 @@ class TransformersGenerator:
         n, steps = uniform.shape[1], sampling.max_new_tokens
         logits, cache, mask = self._prefill(prompts)
         if n > 1:
-            cache.batch_repeat_interleave(n)
+            self._select(cache, torch.arange(len(mask), device=mask.device).repeat_interleave(n))
             logits, mask = logits.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
         past = mask.shape[1]
         # [S, T], or [S, 0] if greedy
@@ -112,7 +143,7 @@ class TransformersGenerator:
             logits = logits.float()
             uniforms = draws[state.rows, step : step + 1] if draws.numel() else None
             token = choose(logits, uniforms, sampling)
-            state.add(step, token, logits, self.stops)
+            state.add(step, token, logits, self.stops, self.endings)
             if not state.live.any():
                 break
             due = (step + 1) % COMPACT_EVERY == 0
@@ -120,14 +151,15 @@ class TransformersGenerator:
                 check_stop()
             if due and not state.live.all():
                 kept = state.compact()
-                cache.batch_select_indices(kept)
+                self._select(cache, kept)
                 token = token[kept]
             logits = self.model(
                 input_ids=token[:, None],
-                attention_mask=state.mask[:, : past + step + 1],
+                attention_mask=None if self.alike else state.mask[:, : past + step + 1],
                 position_ids=(state.position - 1)[:, None],
                 use_cache=True,
                 **{self.cache: cache},
+                **self.extra,
             ).logits[:, -1]
         return [
             self._completion(indices[i // n], first + i % n, *row) for i, row in enumerate(state.sequences())
@@ -144,12 +176,27 @@ class TransformersGenerator:
             mask[row, longest - len(prompt) :] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         out = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+            input_ids=ids,
+            attention_mask=None if self.alike else mask,
+            position_ids=positions,
+            use_cache=True,
+            logits_to_keep=1,
+            **self.extra,
         )
         cache = getattr(out, self.cache, None)
         if cache is None:
             raise RequestError(f"{type(self.model).__name__} has no key-value cache, which generation needs")
         return out.logits[:, -1], cache, mask
+
+    def _select(self, cache: Any, rows: Tensor) -> None:
+        """Keeps `rows` of the cache, some of them several times."""
+        # the library's own passes over states
+        own = type(cache).batch_select_indices is not Cache.batch_select_indices
+        try:
+            cache.batch_select_indices(rows) if own else cache.reorder_cache(rows)
+        except (AttributeError, IndexError, TypeError) as error:
+            name = type(self.model).__name__
+            raise RequestError(f"{name}: rows of its cache cannot be repeated or removed: {error}") from error
 
     def _completion(
         self, prompt: int, sample: int, ids: list[int], log_probs: list[float], length: int, stopped: bool
@@ -157,7 +204,10 @@ class TransformersGenerator:
         ids, log_probs = ids[:length], log_probs[:length]
         if not np.isfinite(log_probs).all():
             raise WorkError("the model's logits are not finite, so no completion can be sampled from it")
-        return completion_of(self.tokenizer, prompt, sample, ids, stopped, log_probs)
+        ended = (
+            max((len(e) for e in self.endings if ids[-len(e) :] == e.tolist()), default=1) if stopped else 0
+        )
+        return completion_of(self.tokenizer, prompt, sample, ids, ended, log_probs)
 
 
 @dataclass
@@ -167,7 +217,7 @@ class _Decoding:
     tokens: Tensor  # [S, T] int64
     log_probs: Tensor  # [S, T] fp32
     lengths: Tensor  # [S] int64: tokens sampled
-    stopped: Tensor  # [S] bool: ended by an end token
+    stopped: Tensor  # [S] bool: ended by an end token or an end of several tokens
     rows: Tensor  # [R] int64
     live: Tensor  # [R] bool: not ended yet
     mask: Tensor  # [R, L + T] attention mask; the part of the prompt is padded on the left
@@ -193,13 +243,17 @@ class _Decoding:
             end=end if positions is None else end.clamp(max=positions),
         )
 
-    def add(self, step: int, token: Tensor, logits: Tensor, stops: Tensor) -> None:
+    def add(self, step: int, token: Tensor, logits: Tensor, stops: Tensor, endings: list[Tensor]) -> None:
         """Records token number `step` [R] of each sequence, drawn from `logits` [R, V] fp32."""
         self.tokens[self.rows, step] = token
         chosen = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(1)
         self.log_probs[self.rows, step] = chosen
         self.lengths[self.rows] += self.live
-        ends = torch.isin(token, stops) & self.live
+        ends = torch.isin(token, stops)
+        for ending in endings:
+            if len(ending) <= step + 1:
+                ends |= (self.tokens[self.rows, step + 1 - len(ending) : step + 1] == ending).all(1)
+        ends &= self.live
         self.stopped[self.rows] |= ends
         self.position += self.live  # a finished sequence stays at a position that the model has
         self.live &= ~ends & (self.position < self.end)

@@ -2,8 +2,9 @@
 
 A patch of the `forward` methods of the model and of its output embedding. Because the loss runs inside the
 forward of the head *module*, whatever shards that module (DDP, ZeRO-3, FSDP2, tied or not) gathers and
-releases its weight with its own hooks. Left out: which models the fused head supports (`logits.py`), which
-adapters on the head (`adapters.py`).
+releases its weight with its own hooks. The load-balancing loss of a mixture of experts is that of the model's
+own forward. Left out: which models the fused head supports (`logits.py`), which adapters on the head
+(`adapters.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from posttrain.data.tokens import IGNORED
@@ -37,7 +38,7 @@ class FusedOutput(ModelOutput):
     entropy: torch.Tensor | None = None  # [B, L-1] fp32; likewise
     is_top1: torch.Tensor | None = None  # [B, L-1] bool
     label_mask: torch.Tensor | None = None  # [B, L-1] bool
-    aux_loss: torch.Tensor | None = None
+    aux_loss: torch.Tensor | None = None  # scalar: the load-balancing loss, without its coefficient
     log_z: torch.Tensor | None = None  # [B, L-1] fp32; likewise
     segment_log_probs: torch.Tensor | None = None  # [S] fp32
     coef: torch.Tensor | None = None  # [S] fp32: F, the weight on the cross-entropy gradient
@@ -63,7 +64,8 @@ def attach_fused_head(model: nn.Module, mixed: str = "no") -> None:
         if fused is None and tokens is None:
             return original(*args, **kwargs) if labels is None else original(*args, labels=labels, **kwargs)
         kwargs["use_cache"] = False
-        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]  # [B, L-1, H]
+        hidden, balance = _hidden(self, original, args, kwargs)
+        hidden = hidden[:, :-1]  # [B, L-1, H]
         target = labels[:, 1:]  # [B, L-1]
         call: dict[str, Any] = {"labels": target.reshape(-1)}
         if tokens is None:
@@ -71,11 +73,44 @@ def attach_fused_head(model: nn.Module, mixed: str = "no") -> None:
         else:
             call |= {"function": token_log_probs}
         values = _head(self)(hidden.reshape(-1, hidden.shape[-1]), fused=call | (fused or tokens))
-        return _output(LossOutput(*values) if tokens is None else TokenOutput(*values), target)
+        output = _output(LossOutput(*values) if tokens is None else TokenOutput(*values), target)
+        output.aux_loss = balance
+        return output
 
     model.forward = types.MethodType(forward, model)
     _patch(_head(model), logit_view(model.config.get_text_config()))
     refuse_other_logits(model, mixed)
+
+
+def balancing_coefficient(model: nn.Module) -> float:
+    """The weight of the load-balancing loss of `model`, 0 where its config does not ask for one
+    (`output_router_logits`)."""
+    if not getattr(model.config.get_text_config(), "output_router_logits", None):
+        return 0.0
+    return float(getattr(model, "router_aux_loss_coef", getattr(model, "aux_loss_coef", 0.0)))
+
+
+def _hidden(model: nn.Module, original: Callable, args: Any, kwargs: dict) -> tuple[Tensor, Tensor | None]:
+    """Input of the head [B, L, H], and the load-balancing loss where the config asks for one.
+
+    Each family calls its loss in its own way, so the model's own forward does it; of the logits it computes
+    those of one position.
+    """
+    if not balancing_coefficient(model):
+        return model.base_model(*args, **kwargs).last_hidden_state, None
+    found: list[Tensor] = []
+    hook = model.base_model.register_forward_hook(lambda _, __, out: found.append(out.last_hidden_state))
+    try:
+        out = original(*args, output_router_logits=True, logits_to_keep=1, **kwargs)
+    finally:
+        hook.remove()
+    balance = getattr(out, "aux_loss", None)
+    if not isinstance(balance, Tensor):
+        raise RequestError(
+            f"{model.config.model_type} returns no load-balancing loss; set "
+            "model.options.output_router_logits=false to train without it"
+        )
+    return found[0], balance
 
 
 def _output(out: LossOutput | TokenOutput, target: torch.Tensor) -> FusedOutput:

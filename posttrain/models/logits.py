@@ -1,8 +1,8 @@
 """What a model does to its logits, and whether the fused head computes the same.
 
 The operations are read from the model's config and then measured on a few tokens. Refused with an error that
-names the model: logits that the measurement cannot explain, mixture-of-experts load-balancing losses, models
-without an output head. Left out: the fused forward itself (`head.py`).
+names the model: logits that the measurement cannot explain, models without an output head. Left out: the
+fused forward itself (`head.py`).
 """
 
 from __future__ import annotations
@@ -67,15 +67,9 @@ def logit_view(config: Any) -> dict[str, float]:
 
 def refuse_unsupported_head(model: nn.Module) -> None:
     """Raises `RequestError` if the fused head cannot work for this model; before the model is prepared."""
-    config = model.config.get_text_config()
     head = model.get_output_embeddings()
     if head is None or not hasattr(head, "weight"):
         raise RequestError(f"{type(model).__name__} has no output head with a weight, which training needs")
-    if getattr(config, "output_router_logits", None) and getattr(config, "router_aux_loss_coef", 0):
-        raise RequestError(
-            f"{config.model_type} trains with a load-balancing loss, which is not supported; "
-            "set model.options.output_router_logits=false to train without it"
-        )
 
 
 def refuse_untested_family(model_type: str) -> None:

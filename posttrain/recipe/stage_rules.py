@@ -18,6 +18,12 @@ from posttrain.recipe.recipes import (
 )
 from posttrain.recipe.sections import Preference
 
+NO_BALANCING = (
+    "the model's config asks for a load-balancing loss (output_router_logits), which a dpo stage does not "
+    "have; set model.options.output_router_logits=false"
+)
+"""Said where the config is known, which this room does not read."""
+
 
 def preference(recipe: Recipe, problems: Problems) -> None:
     if not isinstance(recipe, DpoRecipe):

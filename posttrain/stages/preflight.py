@@ -24,12 +24,14 @@ from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
+from posttrain.generation.cached import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
-from posttrain.recipe import Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
+from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems
 from posttrain.recipe.optimizers import wanting
 from posttrain.recipe.plan import shape_of
 from posttrain.recipe.schema import Source
+from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.rewards.compose import Composite
 from posttrain.rewards.registry import LacksColumn
 from posttrain.rundir import adapters
@@ -86,7 +88,7 @@ def preflight(
         loggers(recipe.train.report_to, problems)
         for sentence in wanting(recipe.train.optim, on_cpu):
             problems.add("train.optim", sentence)
-    _lengths(recipe, _folders(recipe, coming, problems)["model"], problems)
+    _config(recipe, _folders(recipe, coming, problems)["model"], problems)
     if problems:
         prefix = f"{where}: " if where else ""
         raise RequestError("\n".join(f"{prefix}{p}" for p in problems.found))
@@ -139,36 +141,47 @@ def _folders(recipe: Recipe, coming: Collection[str], problems: Problems) -> dic
     }
 
 
-def _lengths(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
+def _config(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
+    """What the start model's config does not allow."""
     try:
-        limit = max_positions(recipe, folder)
+        config = start_values(recipe, folder)
     except RequestError as error:
         problems.add("model", str(error))
         return
+    config |= recipe.model.options
+    balanced = config.get("output_router_logits") and config.get("router_aux_loss_coef", 1)
+    if isinstance(recipe, DpoRecipe) and balanced:
+        problems.add("model.options", NO_BALANCING)
+    _lengths(recipe, config, problems)
+
+
+def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None:
     new = recipe.rollout.max_new_tokens if isinstance(recipe, RolloutRecipe) else 0
-    if limit is None or recipe.data.max_length + new <= limit:
-        return
+    longest = recipe.data.max_length + new
     besides = f" and rollout.max_new_tokens = {new} are" if new else " is"
-    problems.add(
-        "data.max_length",
-        f"data.max_length = {recipe.data.max_length}{besides} above the {limit} positions of the model",
-    )
+    says = f"data.max_length = {recipe.data.max_length}{besides} above the"
+    limit = config.get("max_position_embeddings")
+    if isinstance(limit, int) and longest > limit:
+        problems.add("data.max_length", f"{says} {limit} positions of the model")
+    elif new and (why := across_switch(config, recipe.data.max_length, new)):
+        problems.add("data.max_length", why)
 
 
-def max_positions(recipe: Recipe, folder: Path | None) -> int | None:
-    """The model's longest sequence where the recipe or the config in `folder` says it, else None."""
+def start_values(recipe: Recipe, folder: Path | None) -> dict[str, Any]:
+    """What the recipe or the config in `folder` says of the start model; empty where neither does."""
     if recipe.model.from_config is not None:
-        given = recipe.model.from_config.options.get("max_position_embeddings")
+        options = recipe.model.from_config.options
+        given = options.get("max_position_embeddings")
         if given is not None and not isinstance(given, int):
             at = "model.from_config.options.max_position_embeddings"
             raise RequestError(f"{at} = {given!r} must be a whole number")
-        return given
+        return dict(options)
     config = folder / "config.json" if folder is not None else None
     if config is None or not config.is_file():
-        return None
+        return {}
     try:
-        return json.loads(config.read_text(encoding="utf-8")).get("max_position_embeddings")
-    except (ValueError, AttributeError, OSError):
+        return dict(json.loads(config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError):
         raise RequestError(f"{config}: not a model config") from None
 
 

@@ -126,7 +126,7 @@ def load_generator(start: Model, template: str, seed: int, options: dict[str, An
     tokenizer, loaded = load_text(start, template, init and tokenizer_place(init), options)
     model = load_model(replace(start, lora=None), init, tokenizer, seed)
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-    generator = TransformersGenerator(model.eval().to(device), tokenizer, loaded.stops)
+    generator = TransformersGenerator(model.eval().to(device), tokenizer, loaded.stops, loaded.endings)
     return Loaded(generator, tokenizer, loaded, str(init or start.init or "random weights"))
 
 

@@ -28,6 +28,8 @@ LOSS_NAMES = (
     "segment_logp",
     "skipped",
     "segments",
+    "aux_loss",
+    "balanced",
 )
 
 
@@ -119,6 +121,8 @@ class LossStats(Window):
             out.segment_log_probs.sum(),
             out.skipped,
             weight.new_full((), weight.numel(), dtype=torch.float64),
+            weight.new_zeros(()) if out.aux_loss is None else out.aux_loss,
+            weight.new_full((), out.aux_loss is not None),
         ]
         self._add(values, batch)
 
@@ -139,6 +143,8 @@ class LossStats(Window):
             }
         if self.skipping:
             out["skipped_rows"] = v["skipped"] / tokens
+        if v["balanced"]:
+            out["aux_loss"] = v["aux_loss"] / v["balanced"]  # a mean over micro-batches
         return out | about
 
 

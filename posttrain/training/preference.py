@@ -19,8 +19,10 @@ from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from trl import DPOTrainer
 
+from posttrain.errors import RequestError
 from posttrain.models.dropout import turn_off_dropout
-from posttrain.models.head import attach_fused_head
+from posttrain.models.head import attach_fused_head, balancing_coefficient
+from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.training.reference import Key, Reference, without_adapter
 from posttrain.training.trainer import RunTrainer
 
@@ -48,7 +50,10 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         `reference`: None where the loss has none.
         """
         mixed = self.accelerator.mixed_precision
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model, mixed)
+        model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if balancing_coefficient(model):
+            raise RequestError(NO_BALANCING)
+        attach_fused_head(model, mixed)
         turn_off_dropout(self.model, mixed)
         self.reference, self.heldout, self.stats = reference, heldout, stats
         self.add_callback(ReferenceCallback(self))

@@ -9,6 +9,7 @@ Left out: sampling and scoring themselves (`rollouts/draw.py`), the recipe of th
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -24,14 +25,15 @@ from posttrain.base.stop import Stopped
 from posttrain.data.order import key_of
 from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED
-from posttrain.errors import WorkError
+from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Generator
+from posttrain.generation.cached import across_switch
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
 from posttrain.models.adapters import off_is_start
 from posttrain.models.dropout import turn_off_dropout
-from posttrain.models.head import attach_fused_head
+from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Policy, TrainRollout
 from posttrain.rewards.compose import Composite
@@ -46,6 +48,8 @@ from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
 from posttrain.training.trainer import RunTrainer
+
+log = logging.getLogger(__name__)
 
 
 class Ticks(torch.utils.data.Dataset):
@@ -73,7 +77,15 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         `start`: the recipe's section `model`.
         """
         mixed = self.accelerator.mixed_precision
-        attach_fused_head(self.model.get_base_model() if is_peft_model(self.model) else self.model, mixed)
+        model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        attach_fused_head(model, mixed)
+        if why := across_switch(
+            vars(model.config.get_text_config()), self.facts["max_length"], rollout.max_new_tokens
+        ):
+            raise RequestError(why)
+        # TRL's loss adds it, as a mean over the step's micro-batches
+        self.router_aux_loss_coef = balancing_coefficient(model)
+        self.aux_loss_enabled = self.router_aux_loss_coef != 0
         turn_off_dropout(self.model, mixed)
         self.parts, self.rollout, self.policy = parts, rollout, policy
         self.beta = policy.beta
@@ -95,6 +107,10 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         self.stats = {"train": RolloutStats(parts.prepared.names)}
         self._correction, self._compares = "none", False
         if rollout.backend != "transformers":
+            if parts.template.endings:
+                log.warning(
+                    "%r is several tokens: vLLM stops at single tokens only", parts.template.end_of_turn
+                )
             self._vllm = vllm_generator(self, start, self.facts["max_length"], rollout)
             self._correction = rollout.vllm.correction
             self._compares = self._correction != "none" or rollout.vllm.max_logp_diff is not None
@@ -116,7 +132,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             yield self._vllm
             return
         with whole_model(self.model_wrapped, self.accelerator) as model:
-            yield TransformersGenerator(model, self.parts.tokenizer, self.parts.template.stops)
+            template = self.parts.template
+            yield TransformersGenerator(model, self.parts.tokenizer, template.stops, template.endings)
 
     def _next_batch(self) -> list[Inputs]:
         steps = self.rollout.steps_per_generation
@@ -210,8 +227,9 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         batch_size=None,
         compute_entropy=False,
         **other,
-    ) -> tuple[Tensor, Tensor | None, None]:
-        """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C]."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """log p and entropy of completion tokens at the sampling temperature, fp32 [B, C], and the
+        load-balancing loss where the model has one."""
         labels = input_ids.masked_fill(attention_mask == 0, IGNORED)
         labels[:, :-logits_to_keep] = IGNORED
         with self.accelerator.autocast():
@@ -225,7 +243,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
                 tokens={"temperature": self.rollout.temperature},
             )
         kept = slice(-logits_to_keep, None)
-        return out.log_probs[:, kept], out.entropy[:, kept] if compute_entropy else None, None
+        return out.log_probs[:, kept], out.entropy[:, kept] if compute_entropy else None, out.aux_loss
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """TRL's losses do their own counting."""

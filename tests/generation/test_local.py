@@ -183,6 +183,9 @@ class SixthTokenEnds:
         self.eval = lambda: self
         self.train = lambda mode: self
 
+    def forward(self, input_ids, position_ids):
+        """Only its arguments are looked at."""
+
     def __call__(self, input_ids, **_):
         self.calls += 1
         logits = torch.zeros(len(input_ids), 1, 22)

@@ -46,7 +46,7 @@ def test_an_end_of_turn_of_several_tokens_is_told_and_left_out(model, tokenizer,
     file = tmp_path / "words.jinja"
     file.write_text("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n###' }}{% endfor %}")
     template = load_template(str(file), tokenizer)
-    assert len(template.end_ids) == 3 and not template.stops
+    assert len(template.end_ids) == 3 and not template.stops and template.endings == [template.end_ids]
     stop_as_trained(model, tokenizer, template)
     assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
     assert model.generation_config.stop_strings is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import sys
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ from posttrain.recipe.build import Problems
 from posttrain.stages.loggers import SERVER, SWITCHES, loggers
 from posttrain.stages.preflight import preflight
 from tests.tiny import RECIPE, tiny_model, write_rows
+from tests.training.preferences import write_recipe as write_pairs
+from tests.training.rollouts import write_recipe
 
 AT_IMPORT = {"comet_ml", "neptune"}
 """Loggers of which transformers decides once, while it is imported, whether they are there."""
@@ -134,3 +137,39 @@ def test_a_first_row_that_is_skipped_is_none_to_judge_by(recipe, tmp_path):
     rows.write_text("{\n" * 300)
     with pytest.raises(RequestError, match="no row can be read: .*rows.jsonl:1: broken JSON"):
         preflight(load_stage(recipe, [skip], "sft"))
+
+
+# ---- the config of the start model -------------------------------------------------------------------------
+
+
+def changed(folder, **values) -> None:
+    """Writes `values` to the config of the model in `folder`."""
+    path = folder / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_sampling_across_the_switch_of_longrope(tmp_path, key):
+    """Training on rows that cross it is the model's own affair; samples would have other probabilities."""
+    rope = {key: {"rope_type": "longrope"}, "original_max_position_embeddings": 132}
+    path = write_recipe(tmp_path, tiny_model(tmp_path / "model"))
+    changed(tmp_path, **rope)
+    preflight(load_stage(str(path), ["data.max_length=120"], "rlvr"))
+    with pytest.raises(RequestError, match=r"max_length = 121 and .* = 12 are above the 132 tokens beyond"):
+        preflight(load_stage(str(path), ["data.max_length=121"], "rlvr"))
+
+
+def test_longrope_alone_is_no_limit_to_rows(recipe, tmp_path):
+    changed(tmp_path, rope_parameters={"rope_type": "longrope"}, original_max_position_embeddings=16)
+    preflight(load_stage(str(recipe), [], "sft"))
+
+
+def test_a_balancing_loss_in_a_dpo_stage(tmp_path):
+    path = write_pairs(tmp_path, tiny_model(tmp_path / "model"))
+    changed(tmp_path, output_router_logits=True, router_aux_loss_coef=0.1)
+    with pytest.raises(
+        RequestError, match="which a dpo stage does not have; set model.options.output_router_"
+    ):
+        preflight(load_stage(str(path), [], "dpo"))
+    for option in ("output_router_logits: false", "router_aux_loss_coef: 0"):
+        preflight(load_stage(str(path), [f"model.options={{{option}}}"], "dpo"))

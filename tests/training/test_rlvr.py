@@ -400,10 +400,3 @@ def test_gsm8k_prompts(rlvr, data_dir, tmp_path):
             parts = {name: v["value"] for name, v in row["components"].items()}
             want = sum(weight * parts[name] for name, (_, weight) in kinds.items())
             assert row["reward"] == pytest.approx(want) and row["success"] == (parts["math"] == 1)
-
-
-@pytest.mark.slow
-def test_a_mixture_of_experts_trains_without_a_balancing_loss(rlvr, tmp_path):
-    """TRL would add the config's `router_aux_loss_coef` times a loss that our forward does not have."""
-    folder = tiny_model(tmp_path / "model", kind="mixtral", num_local_experts=2, router_aux_loss_coef=0.1)
-    assert "aux_loss" not in rows(train(rlvr, f"model.init={folder}", "train.max_steps=1"))[0]
