@@ -175,11 +175,11 @@ def _in_config(path: Path, recipe: TrainRecipe) -> Iterator[tuple[str, Any]]:
     """As `_in_model`, of the config of the model that is trained, as far as it can be read; a default of the
     library may not be in it."""
     model = recipe.model
-    if model.from_config is not None:
+    saved = (path / CONFIG_NAME).is_file()  # not in a checkpoint of an adapter
+    if model.from_config is not None and not saved:
         yield from model.from_config.options.items()
         return
     with contextlib.suppress(RequestError):  # whoever loads the model says why
-        saved = (path / CONFIG_NAME).is_file()  # not in a checkpoint of an adapter
         place = path if saved else adapters.chain(ckpt.resolve(str(model.init))[0])[-1]
         config = start_config(replace(model, init=str(place)))
         values = config | (config.get("text_config") or {}) | (model.options or {})
