@@ -1,9 +1,9 @@
 """What DeepSpeed and FSDP2 load of a checkpoint to resume a run, compared by name and shape with the model.
 
 Of an adapter both engines take what their own files have and leave the rest as it is; ZeRO lays flat numbers
-over the weights in the order of the model. Only names and shapes are read. Under FSDP2 this was run on
-processes without a GPU only. Left out: the files that
-`from_pretrained` loads (saved_weights.py), which these engines write besides and do not read.
+over the weights in the order of the model. Only names and shapes are read. Under FSDP2 this was run by
+processes without a GPU only. Left out: the files that `from_pretrained` loads (saved_weights.py), which these
+engines write besides and do not read.
 """
 
 from __future__ import annotations
