@@ -50,6 +50,11 @@ class StopRequest:
     def requested(self) -> bool:
         return self._first is not None
 
+    def check(self) -> None:
+        """Raises `Stopped` where the process was asked to stop, or its work has ended."""
+        if self.requested or self.ending:
+            raise Stopped(f"stopped by {self._first[0]}" if self._first else "the work has ended")
+
     def __enter__(self) -> StopRequest:
         global _current
         if threading.current_thread() is threading.main_thread():  # elsewhere Python sets no handlers
@@ -99,6 +104,12 @@ def check_stop() -> None:
     """Raises `Stopped` where this process was asked to stop; called between the batches of long work."""
     if _current is not None and _current.requested:
         raise Stopped(f"stopped by {_current._first[0]}")
+
+
+def stop_check() -> Callable[[], None]:
+    """`check_stop` for long work in a thread, which the interpreter waits for before it exits: it keeps to
+    the request that is in force now, also once the main thread has left it."""
+    return _current.check if _current is not None else lambda: None
 
 
 @contextlib.contextmanager

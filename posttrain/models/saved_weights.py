@@ -3,7 +3,7 @@ shape.
 
 On disk weights may have other names than in the model: transformers keeps the published ones, where an expert
 is a tensor of its own. So a checkpoint is read by the code that loads models, never by `load_state_dict`
-alone. Left out: the files of engines that shard weights (DeepSpeed's, FSDP2's), which those read themselves.
+alone. Left out: the files of engines that shard weights (sharded_weights.py).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def take_up_weights(model: nn.Module, folder: str | Path) -> None:
         Damaged: the files lack a weight of the model, have it in another shape, or have others.
     """
     if isinstance(model, PeftModel):
+        refuse_other_weights(model, Path(folder))  # peft reports no missing bias
         result = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=True)
         found = {"missing_keys": result.missing_keys, "unexpected_keys": result.unexpected_keys}
         _refuse(found | {"mismatched_keys": []})  # peft raises for another shape
@@ -48,7 +49,12 @@ def take_up_weights(model: nn.Module, folder: str | Path) -> None:
         refuse_other_weights(model, Path(folder))
         raise
     _refuse(found)
-    model.load_state_dict(saved.state_dict())
+    own, loaded = model.state_dict(), saved.state_dict()
+    for name in second_names(model):  # of two values the model would take the last
+        first = next(n for n, value in own.items() if value.data_ptr() == own[name].data_ptr())
+        if not torch.equal(loaded[name], loaded[first]):
+            raise Damaged(f"its files have two values of {first} and {name}, which are one weight")
+    model.load_state_dict(loaded)
 
 
 def _refuse(found: dict[str, Any]) -> None:
@@ -64,22 +70,50 @@ def refuse_other_weights(model: nn.Module, folder: Path) -> None:
         Damaged: a weight is missing, has another shape, or does not belong to the model.
     """
     wanted, free = _wanted(model)
-    written = _written(folder, ADAPTER_FILES if isinstance(model, PeftModel) else MODEL_FILES)
+    refuse_others(
+        wanted, _written(folder, ADAPTER_FILES if isinstance(model, PeftModel) else MODEL_FILES), free
+    )
+
+
+def refuse_others(wanted: Shapes, written: Shapes, free: Shapes) -> None:
+    """Raises `Damaged` unless `written` has every weight of `wanted` in its shape, and besides only those of
+    `free`, in theirs."""
+    known = free | wanted
     _refuse(
         {
             "missing_keys": wanted.keys() - written.keys(),
             "mismatched_keys": [
-                (name, written[name], shape)
-                for name, shape in wanted.items()
-                if written.get(name, shape) != shape
+                (name, shape, known[name])
+                for name, shape in written.items()
+                if known.get(name, shape) != shape
             ],
-            "unexpected_keys": {name for name in written.keys() - wanted.keys() if name not in free},
+            "unexpected_keys": written.keys() - known.keys(),
         }
     )
 
 
-def _wanted(model: nn.Module) -> tuple[Shapes, set[str]]:
-    """What the files of `model` must have, and the names that they may have besides."""
+def _wanted(model: nn.Module) -> tuple[Shapes, Shapes]:
+    """What the files of `model` must have, and what they may have besides."""
+    state, second = _named(model)
+    if isinstance(model, PeftModel):
+        name = model.active_adapters[0]
+        plain = get_peft_model_state_dict(model, state | second, name, save_embedding_layers=False)
+        # peft adds a frozen head or embedding below an adapter
+        return _shapes(plain), _shapes(state | second)
+    for name in getattr(model, "_keys_to_ignore_on_save", None) or ():
+        second |= {name: state.pop(name)} if name in state else {}
+    whole = revert_weight_conversion(model, state)
+    return _shapes(whole), _shapes(second)
+
+
+def second_names(model: nn.Module) -> set[str]:
+    """Of weights of `model` that have several names, as a tied head, all names but the one they are saved
+    under."""
+    return set(_named(model)[1])
+
+
+def _named(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights of `model`, without their content, and those of `second_names`."""
     state, second = {}, {}
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     values = model.state_dict(keep_vars=True)  # the parameters themselves: these know their whole shape
@@ -92,14 +126,7 @@ def _wanted(model: nn.Module) -> tuple[Shapes, set[str]]:
         meta = torch.empty(shape, dtype=value.dtype, device="meta")
         first = seen.setdefault(id(value), name)
         (state if first == name else second)[name] = meta
-    if isinstance(model, PeftModel):
-        name = model.active_adapters[0]
-        plain = get_peft_model_state_dict(model, state | second, name, save_embedding_layers=False)
-        return _shapes(plain), set(values)  # peft adds a frozen head or embedding below an adapter
-    for name in getattr(model, "_keys_to_ignore_on_save", None) or ():
-        second |= {name: state.pop(name)} if name in state else {}
-    whole = revert_weight_conversion(model, state)
-    return _shapes(whole), set(second)
+    return state, second
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> Shapes:

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from typing import Any, Literal
 import xxhash
 
 from posttrain.base.files import hash_of, size_text
+from posttrain.base.stop import stop_check
 from posttrain.errors import RequestError
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def digest(path: Path) -> str:
 
     Equal bytes have equal hashes; it is no protection against manipulation.
     """
-    return _weights(path)[0]
+    return _weights(path, stop_check())[0]
 
 
 def seal(folder: Path) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def seal(folder: Path) -> dict[str, Any]:
     return {"digest": total, "files": files}
 
 
-def _weights(folder: Path) -> tuple[str, dict[str, str]]:
+def _weights(folder: Path, between: Callable[[], object] = lambda: None) -> tuple[str, dict[str, str]]:
     """`digest` of the weights in `folder`, and the hash of each of their files as `hash_of` has it."""
     total, hashes = xxhash.xxh3_128(), {}
     for file in sorted({f for pattern in WEIGHTS for f in folder.glob(pattern)}):
@@ -87,6 +88,7 @@ def _weights(folder: Path) -> tuple[str, dict[str, str]]:
             while block := handle.read(BLOCK):
                 own.update(block)
                 total.update(block)
+                between()
         hashes[file.name] = own.hexdigest()
     return total.hexdigest()[:16] if hashes else "", hashes
 
@@ -127,7 +129,11 @@ def damage(folder: Path, part: Part = "all") -> str | None:
 
     A checkpoint of an earlier version has no list; of it, only the presence of its files and the hash of its
     weights are compared, and a warning says so.
+
+    Raises:
+        Stopped: the process was asked to stop, or its work has ended.
     """
+    check = stop_check()
     began = time.perf_counter()
     try:
         facts = proved_facts(folder)
@@ -139,7 +145,7 @@ def damage(folder: Path, part: Part = "all") -> str | None:
             if any(fnmatch.fnmatch(name, pattern) for pattern in LOADED):
                 raise Damaged(f"{name} does not belong to it")
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda item: _compare(folder, *item), files.items()))
+            list(pool.map(lambda item: _compare(folder, *item, check), files.items()))
     except Damaged as found:
         return str(found)
     if part != "text":
@@ -148,12 +154,12 @@ def damage(folder: Path, part: Part = "all") -> str | None:
     return None
 
 
-def _compare(folder: Path, name: str, entry: dict[str, Any]) -> None:
+def _compare(folder: Path, name: str, entry: dict[str, Any], between: Callable[[], object]) -> None:
     size = _size(folder, name)
     if size != entry["bytes"]:
         raise Damaged(f"{name} has {size} bytes, not the {entry['bytes']} that were written")
     try:
-        same = hash_of(folder / name) == entry["xxh3"]
+        same = hash_of(folder / name, between) == entry["xxh3"]
     except OSError as error:
         raise Damaged(f"{name} cannot be read ({error.strerror})") from None
     if not same:
@@ -232,5 +238,9 @@ def proved(folder: str | Path) -> Iterator[None]:
         found = pool.submit(refuse_damaged, folder, "model")
         try:
             yield
-        finally:
+        except KeyboardInterrupt:  # of a signal, which ends the reading, too
+            raise
+        except BaseException:
             found.result()
+            raise
+        found.result()

@@ -18,6 +18,7 @@ from posttrain.base.stop import Stopped
 from posttrain.errors import WorkError
 from posttrain.recipe import Recipe
 from posttrain.rundir.directory import RunDir
+from posttrain.stages.engine_change import OtherLaunch
 from posttrain.training.gates import GateFailed
 from posttrain.training.hardware import commit, hardware, versions
 
@@ -29,7 +30,8 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
     """Locks `run` for `recipe` on the main process; yields whether it already holds a run of this recipe.
 
     Where the block fails, run.json records it, if the run has one: a run that was refused before it first
-    began leaves nothing behind. `refusals`: also where a later start is refused before it has begun.
+    began leaves nothing behind. `refusals`: also where a later start is refused before it has begun; never
+    one under another engine than the run's.
 
     Raises:
         RequestError: another process writes the directory, or it holds a run of another recipe.
@@ -43,7 +45,7 @@ def claimed(run: RunDir, recipe: Recipe, refusals: bool) -> Iterator[bool]:
             yield resumed
         except BaseException as error:
             info = run.info() if main else {}
-            if info and (refusals or info.get("status") == "running"):
+            if info and not isinstance(error, OtherLaunch) and (refusals or info.get("status") == "running"):
                 record_failure(run, error, time.monotonic() - begun)
             raise
     finally:

@@ -74,7 +74,7 @@ def take_up(
                 "or its reference needs; restore it, or start again with another name=..."
             )
         refuse_other_rows(last, parts.prepared)
-        engine_change.refuse(last.path, facts, recipe, trainer.args.max_steps)
+        engine_change.refuse(last.path, facts, recipe, trainer.args.max_steps, trainer.model)
         log.info("resuming from %s", last.path)
         parts.guard.load(facts.get("guard", {}))
         trainer.resume_from(facts)

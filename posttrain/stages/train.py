@@ -129,17 +129,17 @@ def _fit(
     trainer = _build(recipe, stage, parts)
     if recipe.data.padding_free:  # now that the model is where it is trained
         refuse_leaking_documents(trainer.model, trainer.accelerator.mixed_precision)
-    if rank() == 0:  # a model that cannot be loaded leaves no run behind
-        _record_start(recipe, run, data, arguments)
     score = make_scorer(recipe, run, data.template) if make_scorer is not None else None
     flow, console, scoring = _add_callbacks(recipe, trainer, data, score)
-    trainer.accelerator.wait_for_everyone()
     last = take_up(trainer, parts, recipe, proof)
+    if rank() == 0:  # what is refused, or has a model that cannot be loaded, leaves the directory as it was
+        _record_start(recipe, run, data, arguments)
+    trainer.accelerator.wait_for_everyone()
     try:
-        stop.can_save = True
         if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, recipe, data.steps):
             trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # already fully trained; it may have been stopped, or have failed, during scoring
+            stop.can_save = True
             scoring.catch_up()
     finally:
         console.close()
@@ -162,7 +162,7 @@ def _can_catch_up(
         return False
     problem = None
     if rank() == 0:
-        other = obstacle(last.path, last.facts(), recipe)
+        other = obstacle(last.path, last.facts(), recipe, trainer.model)
         problem = damage(last.path, "all") or (other and f"it {other}")
     if problem:
         log.warning("the held-out loss of %s is not measured: %s", last.name, problem)

@@ -50,6 +50,7 @@ class FlowCallback(TrainerCallback):
         self.save_steps, self.every = save_steps, heldout_steps
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.stop.can_save = True  # until here, a signal ends a run that is resumed as it was
         state.logging_steps = args.logging_steps  # not those of the checkpoint: they may change
         self.trainer.stats["train"].since = time.perf_counter()  # loading is not training time
         if self.lacks_heldout(state.global_step, state.max_steps):
@@ -105,6 +106,8 @@ class ScoreCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         with self.trainer.untimed():
             self._begin(state)
+        if self.trainer.on_any_rank(self.trainer.stop.requested):  # before a step is trained for nothing
+            raise Stopped(f"stopped; {ckpt.how_to_resume(self.trainer.run.checkpoints)}")
 
     def _begin(self, state) -> None:
         if state.global_step == 0 and self.score is not None and self.evaluate.at_start:
@@ -120,8 +123,9 @@ class ScoreCallback(TrainerCallback):
 
     def catch_up(self) -> None:
         """What a kill or a failure left undone: scores the checkpoints that lack a score, checks the gates,
-        rotates. Collective."""
-        whole = ckpt.all_complete(self.trainer.run.checkpoints)
+        rotates. Collective: of file systems that show each rank something else, one rank decides."""
+        main = self.trainer.is_world_process_zero()
+        whole = self.trainer.gather(ckpt.all_complete(self.trainer.run.checkpoints) if main else None)[0]
         for checkpoint in whole:
             self._score(checkpoint.path, checkpoint.step)
             if self.score is not None and self.trainer.on_any_rank(self.abandoned):

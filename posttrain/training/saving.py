@@ -8,6 +8,7 @@ gathered, so that `from_pretrained` loads what was saved.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,18 +17,23 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from peft import PeftModel
 from safetensors import SafetensorError
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer import TRAINER_STATE_NAME
 
 from posttrain.base.disk import no_space, why_unwritten
 from posttrain.errors import WorkError
 from posttrain.models.generation_config import with_generation_config
-from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
+from posttrain.models.saved_weights import refuse_other_weights, second_names, take_up_weights
+from posttrain.models.sharded_weights import MODEL, refuse_other_fsdp, refuse_other_zero
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.proof import Damaged
 from posttrain.training.engines import engine
 from posttrain.training.optimizers import loaded_as_saved, to_evaluation_point
 
+log = logging.getLogger(__name__)
 WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
 """What is raised where a file cannot be written."""
 
@@ -39,7 +45,9 @@ class CheckpointWriter:
         """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
         step = self.state.global_step
         final = self.run.checkpoints / ckpt.name_of(step)
-        if ckpt.is_complete(final):
+        if self.gather(ckpt.is_complete(final))[
+            0
+        ]:  # one rank looks: file systems may show each something else
             return
         with self.untimed():
             self._write_whole(final, resumable)
@@ -80,11 +88,33 @@ class CheckpointWriter:
         resume = ckpt.how_to_resume(self.run.checkpoints)
         raise WorkError(f"{final} could not be written: {where}{found[number]}; {resume}") from error
 
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """As in the library, but what DeepSpeed will load is compared with the model first: of an adapter it
+        takes what it finds."""
+        if not self.is_deepspeed_enabled or resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        place = Path(resume_from_checkpoint)
+        if self.is_world_process_zero() and not any(place.glob(MODEL)):  # an earlier version sealed such
+            log.warning(
+                "%s holds the parts of each rank and no whole weights: it is resumed, but cannot be scored, "
+                "exported or started from. DeepSpeed's zero_to_fp32.py makes whole weights of it",
+                place,
+            )
+        with _readable(place):
+            refuse_other_zero(self.model_wrapped, place)
+            adapter = isinstance(self.model, PeftModel)  # its files lack the frozen weights
+            deepspeed_load_checkpoint(self.model_wrapped, str(place), load_module_strict=not adapter)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        self._load_scaler(resume_from_checkpoint)
+        return prepared
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         """As in the library, which leaves weights that it does not find as they are: those of the start
         model. Under FSDP2 `model` is the sharded one, whose own file is read, whole or not at all."""
         with _readable(resume_from_checkpoint):
             if self.is_fsdp_enabled:
+                refuse_other_fsdp(model, Path(resume_from_checkpoint))
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
             else:
                 take_up_weights(self.model, resume_from_checkpoint)
@@ -92,9 +122,6 @@ class CheckpointWriter:
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-            if checkpoint is not None and sharded:
-                # beside frozen weights, these engines leave out what their files lack
-                refuse_other_weights(self.model, Path(checkpoint))
             with loaded_as_saved(self.args.optim, None if sharded else self.optimizer):
                 super()._load_optimizer_and_scheduler(checkpoint)
 
@@ -105,12 +132,12 @@ class CheckpointWriter:
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Adds the generation config, which peft leaves out and transformers may refuse to write.
 
-        The second name of a tied weight is dropped from FSDP2's full state dict: there both names hold a
-        copy, and a checkpoint of any other engine has the weight once.
+        The second name of a tied weight is dropped from a gathered state dict, where it may be a copy: a
+        checkpoint of any engine has the weight once.
         """
-        if state_dict is not None and self.is_fsdp_enabled:
-            tied = getattr(self.model, "all_tied_weights_keys", None) or {}
-            state_dict = {k: v for k, v in state_dict.items() if k not in tied}
+        if state_dict is not None and not isinstance(self.model, PeftModel):
+            second = second_names(self.model)
+            state_dict = {name: value for name, value in state_dict.items() if name not in second}
         folder = Path(output_dir or self.args.output_dir) if self.args.should_save else None
         with with_generation_config(self.model, folder):
             super()._save(output_dir, state_dict)
@@ -153,15 +180,31 @@ class CheckpointWriter:
 
 
 @contextlib.contextmanager
-def _readable(checkpoint: str | None) -> Iterator[None]:
-    """Turns errors from damaged files of a checkpoint into a sentence that names it and what to do."""
-    remedy = "Remove that folder to resume from the checkpoint before it, or to start over"
+def _readable(checkpoint: str | Path | None) -> Iterator[None]:
+    """Turns errors from loading a checkpoint into a sentence that names it and what to do.
+
+    Files whose hashes were compared are not damaged, whatever fails: another version of a library may read
+    them otherwise. A lost rank may fail a load, too; `peers.watched` finds that out by the error's cause.
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, dist.DistError):
         raise
     except Damaged as problem:
-        raise WorkError(f"{checkpoint} cannot be resumed: {problem}. {remedy}") from None
+        raise WorkError(f"{checkpoint} cannot be resumed: {problem}. {_remedy(checkpoint)}") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise WorkError(f"{checkpoint} is damaged and cannot be resumed: {reason}. {remedy}") from error
+        raise WorkError(f"{checkpoint} cannot be resumed: {reason}. {_remedy(checkpoint)}") from error
+
+
+def _remedy(checkpoint: str | Path | None) -> str:
+    folder = Path(checkpoint or "")
+    if isinstance(ckpt.Checkpoint(folder, 0).facts().get("files"), dict):
+        return (
+            "Its files are as they were written: resume with the versions of the libraries that wrote them, "
+            f"or begin a new run from its weights alone: name=... model.init={folder}"
+        )
+    return (
+        "An earlier version saved it without hashes of its files, and one may be damaged: restore it, or "
+        "move the folder to another place to resume from the checkpoint before it"
+    )

@@ -28,6 +28,16 @@ def test_a_tied_weight_is_stored_once(tmp_path, tie):
     refuse_other_weights(model, folder)
     changed(folder, lambda w: w.setdefault("lm_head.weight", w["model.embed_tokens.weight"].clone()))
     refuse_other_weights(model, folder)  # twice does no harm
+    take_up_weights(model, folder)
+    if tie:
+        head = "lm_head.weight"
+        changed(folder, lambda w: w.update({head: w[head][:100].clone()}))
+        with pytest.raises(Damaged, match=r"its files have lm_head\.weight as \[100, 32\] instead of"):
+            refuse_other_weights(model, folder)
+        changed(folder, lambda w: w.update({head: w["model.embed_tokens.weight"] + 1}))
+        refuse_other_weights(model, folder)
+        with pytest.raises(Damaged, match="its files have two values of .*, which are one weight"):
+            take_up_weights(model, folder)
     changed(folder, lambda w: w.pop("model.embed_tokens.weight"))
     with pytest.raises(Damaged, match=r"its files lack model\.embed_tokens\.weight"):
         refuse_other_weights(model, folder)
@@ -56,6 +66,7 @@ ADAPTERS = {
     "tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "dora": {"use_dora": True},
     "biases": {"bias": "all"},
+    "phi": {"bias": "all"},
     "tokens": {"trainable_token_indices": [1, 2]},
     "experts": {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]},
 }
@@ -66,7 +77,7 @@ ADAPTERS = {
 def test_an_adapter(tmp_path, name, tie):
     """peft writes a frozen head or embedding below an adapter besides; what is trained must be there, and is
     taken up."""
-    kind = {"kind": "qwen3_moe"} | EXPERTS if name == "experts" else {}
+    kind = {"kind": "qwen3_moe"} | EXPERTS if name == "experts" else {"kind": "phi"} if name == "phi" else {}
     place = tiny_model(tmp_path / "m", tie=tie, **kind)
 
     def made():
@@ -82,8 +93,14 @@ def test_an_adapter(tmp_path, name, tie):
     take_up_weights(again, tmp_path / "a")
     other = again.state_dict()
     assert all(value.equal(other[key]) for key, value in model.state_dict().items())
-    trained = next(key for key in load_file(tmp_path / "a/adapter_model.safetensors") if "lora_A" in key)
-    changed(tmp_path / "a", lambda w: w.pop(trained))
-    for call in (refuse_other_weights, take_up_weights):
-        with pytest.raises(Damaged, match="its files lack .*lora_A"):
-            call(made(), tmp_path / "a")
+    saved = load_file(tmp_path / "a/adapter_model.safetensors")
+    for what in ("lora_A", "k_proj.bias") if name == "phi" else ("lora_A",):
+        trained = next(key for key in saved if what in key)
+        save_file(saved, tmp_path / "a/adapter_model.safetensors", {"format": "pt"})
+        changed(tmp_path / "a", lambda w, trained=trained: w.pop(trained))
+        for call in (refuse_other_weights, take_up_weights):
+            fresh = made()
+            before = {key: value.clone() for key, value in fresh.state_dict().items()}
+            with pytest.raises(Damaged, match=f"its files lack .*{what}"):
+                call(fresh, tmp_path / "a")
+            assert all(value.equal(before[key]) for key, value in fresh.state_dict().items())

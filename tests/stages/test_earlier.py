@@ -129,7 +129,7 @@ def test_a_run_is_resumed_from_its_checkpoint(earlier, name, caplog):
         ("checkpoint.json", "flip", 2, "checkpoint.json is not JSON"),
         ("optimizer.pt", "empty", 2, "optimizer* is missing or empty"),
         ("trainer_state.json", "flip", 2, "trainer_state.json is not JSON"),
-        ("rng_state.pth", "cut", 1, "is damaged and cannot be resumed"),
+        ("rng_state.pth", "cut", 1, "and one may be damaged: restore it, or move"),
     ],
 )
 def test_a_damaged_checkpoint_without_hashes_is_refused(earlier, file, damage, code, sentence, capsys):

@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from posttrain.base.files import hash_of, read_jsonl
 from posttrain.errors import RequestError
@@ -17,9 +19,16 @@ from posttrain.recipe import load, load_stage, recipe_hash
 from posttrain.rundir.checkpoints import all_complete
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import FACTS, MARKER
-from posttrain.stages.engine_change import Launch, obstacle, refuse_other_engine, saved_under
+from posttrain.stages.engine_change import (
+    Launch,
+    OtherLaunch,
+    obstacle,
+    refuse,
+    refuse_other_engine,
+    saved_under,
+)
 from tests.stages.damage import edit, flip
-from tests.tiny import accelerate, on_cpu
+from tests.tiny import accelerate, on_cpu, tiny_model
 from tests.training.rollouts import write_recipe
 from tests.training.test_rlvr_ranks import CASES
 
@@ -125,6 +134,7 @@ EARLIER = [
     ([*STATES, *PARTS, *RANKS], Launch("zero3", 2)),
     ([STATES[0], PARTS[0], "rng_state.pth"], Launch("zero3", 1)),
     (["optimizer.bin", "pytorch_model_fsdp.bin", *RANKS], Launch("fsdp2", 2)),
+    (["global_step3/mp_rank_00_model_states.pt", *RANKS], Launch("zero0", 2)),
 ]
 
 
@@ -155,9 +165,52 @@ def test_a_checkpoint_of_an_earlier_version(recipe, tmp_path, under, caplog, fil
     refuse_other_engine(run, asked)  # nothing is left to train
 
 
+def test_an_engine_that_no_file_tells(recipe, tmp_path, under):
+    """Then run.json does; where nothing does, it is not guessed."""
+    run, asked = RunDir(tmp_path / "run"), load(recipe)
+    path, old = run.checkpoints / "step-000003", {"step": 3, "resumable": True}
+    (path / "global_step3").mkdir(parents=True)
+    under(Launch("zero2", 2))
+    with pytest.raises(
+        OtherLaunch, match="does not say under which engine it was saved, .*under ZeRO-2 on 2"
+    ):
+        refuse(path, old, asked, 5)
+    refuse(path, old, asked, 3)  # nothing is left to train
+    run.update(engine="zero2", world_size=2)
+    refuse(path, old, asked, 5)
+    run.update(engine="zero3")
+    with pytest.raises(OtherLaunch, match="was saved under ZeRO-3 on 2 processes and cannot"):
+        refuse(path, old, asked, 5)
+
+
+def test_dropout_below_an_adapter(recipe, tmp_path, under):
+    """Of the model that the adapters are on in the end, and, once it is loaded, of the model itself."""
+    place = tiny_model(tmp_path / "base", attention_dropout=0.1)
+    for folder, base in (("first", place), ("second", tmp_path / "first")):
+        model = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(place), LoraConfig(target_modules=["q_proj"])
+        )
+        model.save_pretrained(tmp_path / folder)
+        file = tmp_path / folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(base)}))
+    before, lora = Launch("ddp", 2), "model.lora={r: 4}"
+    under(Launch("single", 1))
+    words = "attention_dropout of the model draws from a random state"
+    for init in (place, tmp_path / "first", tmp_path / "second"):
+        asked = load(recipe, [lora, f"model.init={init}"])
+        assert words in obstacle(tmp_path / "run", facts(before), asked)
+    unknown = load(recipe, [lora, f"model.init={tmp_path / 'gone'}"])
+    assert obstacle(tmp_path / "run", facts(before), unknown) is None
+    assert words in obstacle(tmp_path / "run", facts(before), unknown, model)
+    plain = AutoModelForCausalLM.from_pretrained(place, attention_dropout=0.0)
+    assert obstacle(tmp_path / "run", facts(before), unknown, plain) is None
+    phi = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "phi", kind="phi", resid_pdrop=0.1))
+    assert "(dropout) of the model" in obstacle(tmp_path / "run", facts(before), unknown, phi)
+
+
 def written(folder: Path) -> dict[str, tuple[int, str]]:
-    """Every file below `folder`, when it was written, and its hash."""
-    files = [file for file in folder.rglob("*") if file.is_file()]
+    """Every file below `folder` but locks, when it was written, and its hash."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith(".lock")]
     return {str(file): (file.stat().st_mtime_ns, hash_of(file)) for file in files}
 
 
@@ -208,10 +261,10 @@ def test_the_one_before_a_damaged_checkpoint_is_of_another_engine(recipe, tmp_pa
     run = alone(case)
     edit(run / "checkpoints" / "step-000003", True, engine="zero2", world_size=2)
     flip(run / "checkpoints" / "step-000005" / "model.safetensors", 0.5)
-    kept = written(run / "checkpoints"), read_jsonl(run / "metrics.jsonl")
+    kept = written(run)
     with pytest.raises(RequestError, match="step-000003 was saved under ZeRO-2 on 2 .* under one process"):
         alone(case)
-    assert (written(run / "checkpoints"), read_jsonl(run / "metrics.jsonl")) == kept
+    assert written(run) == kept
 
 
 @pytest.mark.slow

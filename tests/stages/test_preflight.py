@@ -51,6 +51,7 @@ def installed(monkeypatch):
 
         monkeypatch.setattr(importlib.util, "find_spec", find)
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://dagshub.com/someone/something.mlflow")
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=None))
     monkeypatch.delenv(SERVER, raising=False)
     return only
@@ -109,6 +110,53 @@ def test_a_folder_with_the_name_of_a_package_is_none(recipe, tmp_path, monkeypat
     assert integration_utils.is_trackio_available(), "transformers takes it for the package"
     with pytest.raises(RequestError, match="the package trackio, which is not installed .*here/trackio only"):
         preflight(load_stage(recipe, ["train.report_to=[trackio]"], "sft"))
+
+
+@pytest.mark.parametrize("logger", ["mlflow", "tensorboard", "dvclive"])
+def test_all_beside_such_a_folder(recipe, tmp_path, monkeypatch, logger):
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name in LOGGERS else plain(name)
+    )
+    preflight(load_stage(recipe, ["train.report_to=[all]"], "sft"))  # nothing is installed: nothing is asked
+    (tmp_path / "here" / logger / "run-1").mkdir(parents=True)
+    folder = SimpleNamespace(origin=None, submodule_search_locations=[str(tmp_path / "here" / logger)])
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: folder if name == logger else plain(name)
+    )
+    assert getattr(integration_utils, f"is_{logger}_available")(), "transformers takes it for the package"
+    with pytest.raises(RequestError) as caught:
+        preflight(load_stage(recipe, ["train.report_to=[all]"], "sft"))
+    assert f"train.report_to: of all, {logger} needs the package {logger}" in str(caught.value)
+    assert "only has its name); rename the folder, or list the loggers" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("logger", "variable", "value"),
+    [
+        ("comet_ml", "COMET_API_KEY", "key"),
+        ("comet_ml", "COMET_START_ONLINE", "0"),
+        ("dagshub", "MLFLOW_TRACKING_URI", "https://dagshub.com/someone/something.mlflow"),
+    ],
+)
+def test_a_logger_without_its_settings(installed, tmp_path, monkeypatch, logger, variable, value):
+    """They are read when training begins: a traceback, after the model is loaded."""
+    installed(logger, "mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("COMET_API_KEY", "COMET_CONFIG", "COMET_START_ONLINE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    loggers([logger], problems := Problems())
+    assert "needs the environment variable" in str(problems.found[0])
+    monkeypatch.setenv(variable, value)
+    assert accepted(logger)
+    if logger == "dagshub":
+        monkeypatch.setenv(variable, "mlruns")
+        assert not accepted(logger)
+    else:
+        monkeypatch.delenv(variable)
+        (tmp_path / ".comet.config").touch()
+        assert accepted(logger)
 
 
 def test_a_stage_that_has_asked_torch_is_believed(recipe):

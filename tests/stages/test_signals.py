@@ -49,8 +49,12 @@ PHASES = [
     ("sft", "generation", 4, 4),
     ("sft", "report", 1, 4),
     ("dpo", "reference log-probabilities", 1, 0),
+    ("dpo", "training step", 1, 1),
+    ("dpo", "saving", 1, 3),  # without tasks the next step has begun
     ("rlvr", "generation", 3, 2),
     ("rlvr", "rewards", 20, 2),
+    ("rlvr", "training step", 1, 0),  # its rollouts
+    ("rlvr", "saving", 1, 2),
 ]
 
 

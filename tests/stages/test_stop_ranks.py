@@ -3,6 +3,7 @@ checkpoint that is not scored, and the resumed run ends as an undisturbed one.""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,8 +19,11 @@ import pytest
 
 from posttrain.base.stop import StopRequest
 from posttrain.recipe.schema import Evaluate
-from posttrain.rundir.checkpoints import all_complete
+from posttrain.rundir import checkpoints
+from posttrain.rundir.checkpoints import Checkpoint, all_complete
+from posttrain.rundir.directory import RunDir
 from posttrain.training.callbacks import ScoreCallback
+from posttrain.training.saving import CheckpointWriter
 from tests.launch.conftest import wait_until
 from tests.stages.test_signals import scores as scores_of
 from tests.tiny import RECIPE, on_cpu
@@ -141,3 +145,36 @@ def test_a_checkpoint_is_not_scored_where_another_rank_was_asked_to_stop(tmp_pat
     callback = ScoreCallback(trainer, Evaluate(), None, lambda *asked: scored.append(asked))
     callback._score(tmp_path, 1)
     assert callback.abandoned and not scored
+
+
+def test_one_rank_decides_which_checkpoints_lack_a_score(tmp_path):
+    """This one, of a file system that shows it no checkpoint yet, takes part in what the other begins."""
+    decided = [Checkpoint(tmp_path / "checkpoints" / "step-000002", 2)]
+    trainer = SimpleNamespace(
+        run=RunDir(tmp_path),
+        state=SimpleNamespace(global_step=2, max_steps=4),
+        stop=StopRequest(),
+        accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
+        is_world_process_zero=lambda: False,
+        on_any_rank=lambda flag: False,
+        gather=lambda value: [decided, value],
+    )
+    scored = []
+    callback = ScoreCallback(trainer, Evaluate(), None, lambda *asked: scored.append(asked))
+    callback.catch_up()
+    assert scored == [(decided[0].path, 2)]
+
+
+def test_one_rank_decides_whether_a_checkpoint_is_there(tmp_path, monkeypatch):
+    written = []
+    trainer = SimpleNamespace(
+        run=RunDir(tmp_path),
+        state=SimpleNamespace(global_step=2),
+        untimed=contextlib.nullcontext,
+        _write_whole=lambda *asked: written.append(asked),
+    )
+    for others, expected in ((True, 0), (False, 1)):
+        trainer.gather = lambda mine, others=others: [others, mine]
+        monkeypatch.setattr(checkpoints, "is_complete", lambda path, others=others: not others)
+        CheckpointWriter._save_checkpoint(trainer, None)
+        assert len(written) == expected

@@ -45,6 +45,15 @@ def fsdp_on_cpu() -> None:
     stages.refuse_fsdp = lambda model, train, stage, on_cpu: refuse(model, train, stage, False)
 
 
+def earlier(folder: Path) -> None:
+    """Makes a checkpoint one of an earlier version, whose ZeRO-3 might gather nothing."""
+    (folder / "model.safetensors").unlink()
+    facts = json.loads((folder / "checkpoint.json").read_text())
+    new = ("files", "digest", "engine", "world_size")
+    (folder / "checkpoint.json").write_text(json.dumps({k: v for k, v in facts.items() if k not in new}))
+    (folder / "COMPLETE").write_text("")
+
+
 def sharded(weight) -> bool:
     """Whether this rank holds a part only: ZeRO-3 without sharding (a persistent parameter) would prove
     nothing."""
@@ -111,6 +120,8 @@ def main(cases: str, out: str) -> int:
                     (file,) = [f for f in last.glob("*.safetensors") if "model" in f.name]
                     file.rename(run.path / "first.safetensors")
                     shutil.rmtree(last)
+                    if case.get("earlier"):
+                        earlier(all_complete(run.checkpoints)[-1].path)
                 dist.barrier()
                 trainers.clear()
                 run = stage.train(recipe, scorer_for)

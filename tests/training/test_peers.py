@@ -14,7 +14,7 @@ import pytest
 import torch.distributed as dist
 
 from posttrain.base.stop import StopRequest
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, WorkError
 from posttrain.training import peers as module
 from posttrain.training.peers import PeerLost, Peers, watched
 
@@ -110,7 +110,9 @@ def block(store, monkeypatch):
     return dist.PrefixStore("posttrain/0", store)
 
 
-def test_the_error_of_a_collective_becomes_the_sentence(block, other):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_error_of_a_collective_becomes_the_sentence(block, other, wrapped):
+    """Also where it was turned into a sentence about what was being done, such as taking up a checkpoint."""
     with (
         pytest.raises(PeerLost, match=rf"rank 1 \(process {other.pid} on host .*\) was killed.*; go on"),
         StopRequest() as stop,
@@ -123,7 +125,10 @@ def test_the_error_of_a_collective_becomes_the_sentence(block, other):
         other.wait()
         os.kill(os.getpid(), signal.SIGTERM)  # the launcher ends the ranks that are left
         assert not stop.requested
-        raise RuntimeError("gloo: Connection closed by peer")
+        error = RuntimeError("gloo: Connection closed by peer")
+        if wrapped:
+            raise WorkError("step-000003 cannot be resumed") from error
+        raise error
 
 
 @pytest.mark.parametrize(
