@@ -111,7 +111,8 @@ def main(cases: str, out: str) -> int:
                     (file,) = [f for f in last.glob("*.safetensors") if "model" in f.name]
                     file.rename(run.path / "first.safetensors")
                     shutil.rmtree(last)
-                dist.barrier()
+                if dist.is_initialized():
+                    dist.barrier()
                 trainers.clear()
                 run = stage.train(recipe, scorer_for)
             info = run.info()
