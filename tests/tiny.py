@@ -104,6 +104,10 @@ def recipe(tmp_path, tiny, rows_file) -> Path:
 @pytest.fixture
 def environment(root) -> dict[str, str]:
     """Environment of a child process that trains."""
+    return child_environment(root)
+
+
+def child_environment(root: Path) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": f"{root}{os.pathsep}{root / 'kernels'}",
         "CI": "1",

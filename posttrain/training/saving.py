@@ -121,6 +121,11 @@ class CheckpointWriter:
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
+            if checkpoint is not None and self.is_fsdp_enabled and self.args.optim == "sgd":
+                # it has no state, in which torch looks for a device and fails
+                saved = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
+                self.lr_scheduler.load_state_dict(saved)
+                return
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
             with loaded_as_saved(self.args.optim, None if sharded else self.optimizer):
                 super()._load_optimizer_and_scheduler(checkpoint)

@@ -122,7 +122,8 @@ def main(cases: str, out: str) -> int:
                     shutil.rmtree(last)
                     if case.get("earlier"):
                         earlier(all_complete(run.checkpoints)[-1].path)
-                dist.barrier()
+                if dist.is_initialized():
+                    dist.barrier()
                 trainers.clear()
                 run = stage.train(recipe, scorer_for)
             info = run.info()
