@@ -21,7 +21,7 @@ import torch.distributed as dist
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from posttrain.base.disk import no_space, why_unwritten
 from posttrain.errors import WorkError
@@ -121,8 +121,9 @@ class CheckpointWriter:
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
-            if checkpoint is not None and self.is_fsdp_enabled and self.args.optim == "sgd":
-                # it has no state, in which torch looks for a device and fails
+            stateless = self.args.optim == "sgd" and not self.optimizer.defaults["momentum"]
+            if checkpoint is not None and self.is_fsdp_enabled and stateless:
+                # torch looks for a device in the state, and fails where there is none
                 saved = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
                 self.lr_scheduler.load_state_dict(saved)
                 return

@@ -2,7 +2,7 @@
 
     python -m tests.launch.matrix      # writes the matrix below its heading in launch/README.md; half an hour
 
-A cell is four steps of AdamW on a model of two layers, of which the last two are trained a second time from the
+A cell is four steps of AdamW on a model of two layers, of which the last two are trained again from the
 checkpoint between. Two processes are compared with one that has the same batch. FSDP2 runs through
 accelerate's own code on CPU processes, which by itself would run DDP there (`tests/training/cases.py`); every
 parameter is sharded under it and under ZeRO-3. Left out: low precision, adapters, several nodes, GPUs.
