@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import is_peft_model
 from torch import nn
-from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.models.utils import prepare_deepspeed
 
 from posttrain.base.disk import why_unwritten
 from posttrain.base.temporary import remove_abandoned, temporary_name
@@ -34,6 +34,7 @@ from posttrain.recipe.plan import NamedReference
 from posttrain.recipe.schema import Model
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
+from posttrain.training.engines import shard_frozen
 from posttrain.training.parts import RowParts
 
 log = logging.getLogger(__name__)
@@ -214,7 +215,7 @@ def frozen_reference(
     if accelerator.state.deepspeed_plugin is not None:
         return prepare_deepspeed(reference, accelerator)
     if accelerator.is_fsdp2:
-        return prepare_fsdp(reference, accelerator)
+        return shard_frozen(reference, accelerator)
     return accelerator.prepare_model(reference, evaluation_mode=True)
 
 

@@ -42,7 +42,7 @@ def fsdp_on_cpu() -> None:
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     AcceleratorState.__init__ = with_fsdp
-    stages.refuse_fsdp = lambda model, train, stage, on_cpu: refuse(model, train, stage, False)
+    stages.refuse_fsdp = lambda model, train, on_cpu: refuse(model, train, False)
 
 
 def sharded(weight) -> bool:

@@ -135,7 +135,9 @@ def wholes(tmp_path_factory, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3")])
+@pytest.mark.parametrize(
+    ("config", "engine"), [("cpu2.yaml", "ddp"), ("zero3.yaml", "zero3"), ("fsdp2.yaml", "fsdp2")]
+)
 def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
     """Losses to 1e-5, and the same reference log-probabilities, which two processes compute for
     themselves."""
