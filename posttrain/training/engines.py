@@ -97,6 +97,13 @@ def shard_frozen(model: nn.Module, accelerator: Any) -> nn.Module:
     return model
 
 
+def reshard(model: nn.Module) -> None:
+    """Frees the weights of FSDP2 that a forward has left gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 @contextlib.contextmanager
 def whole_model(model: nn.Module, accelerator: Any) -> Iterator[nn.Module]:
     """Yields the unwrapped model with all its weights gathered; `model` is what the engine wraps.

@@ -34,7 +34,7 @@ from posttrain.recipe.plan import NamedReference
 from posttrain.recipe.schema import Model
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
-from posttrain.training.engines import shard_frozen
+from posttrain.training.engines import reshard, shard_frozen
 from posttrain.training.parts import RowParts
 
 log = logging.getLogger(__name__)
@@ -258,8 +258,14 @@ def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
 @contextlib.contextmanager
 def without_adapter(trainer: Any, on: bool) -> Iterator[None]:
     """Disables the adapter of the model, where `on` and it has one."""
-    if on and is_peft_model(trainer.model):
-        with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
-            yield
-    else:
+    if not (on and is_peft_model(trainer.model)):
         yield
+        return
+    # peft takes the gradient from the adapter meanwhile, and FSDP2 would not hear of it from a gathered weight:
+    # an adapter on the head, which stays gathered, would never train again
+    reshard(trainer.model_wrapped)
+    with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+        try:
+            yield
+        finally:
+            reshard(trainer.model_wrapped)
