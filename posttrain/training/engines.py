@@ -83,7 +83,7 @@ def engine(args: Any) -> str:
 
 
 def shard_frozen(model: nn.Module, accelerator: Any) -> nn.Module:
-    """`model`, which does not train, sharded by FSDP2 layer by layer, as accelerate shards the one that trains.
+    """`model`, sharded by FSDP2 layer by layer as accelerate shards the one that trains.
 
     TRL's `prepare_fsdp` makes one unit of it, which every forward gathers whole.
     """

@@ -261,8 +261,8 @@ def without_adapter(trainer: Any, on: bool) -> Iterator[None]:
     if not (on and is_peft_model(trainer.model)):
         yield
         return
-    # peft takes the gradient from the adapter meanwhile, and FSDP2 would not hear of it from a gathered weight:
-    # an adapter on the head, which stays gathered, would never train again
+    # peft switches `requires_grad` of the adapters off and on. FSDP2 copies it from the sharded weight to the
+    # gathered one: switched on while gathered, as the head stays after a forward, an adapter no longer trains
     reshard(trainer.model_wrapped)
     with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
         try:

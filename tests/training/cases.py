@@ -86,8 +86,8 @@ def modes(trainer) -> float:
 
 
 def beside_plain(trainer, checkpoint) -> dict[str, float]:
-    """The loss of one more micro-batch a rank and its gradients, through the model that FSDP2 shards and through
-    the whole model in `checkpoint`: largest relative differences.
+    """The loss of one more micro-batch a rank and its gradients, through the model that FSDP2 shards and
+    through the whole model in `checkpoint`: largest relative differences.
 
     `same`: its weights in the types of FSDP2's forward. `autocast`: in fp32, as one process trains.
     """
@@ -139,7 +139,11 @@ def units(trainer) -> int:
     from torch.distributed.fsdp import FSDPModule
 
     model = getattr(getattr(trainer, "reference", None), "model", None) or getattr(trainer, "ref_model", None)
-    return sum(isinstance(m, FSDPModule) and sharded(next(m.parameters())) for m in model.modules()) if model else 0
+    return (
+        sum(isinstance(m, FSDPModule) and sharded(next(m.parameters())) for m in model.modules())
+        if model
+        else 0
+    )
 
 
 def run_case(case: dict) -> dict:

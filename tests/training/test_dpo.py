@@ -159,8 +159,8 @@ def test_two_processes_equal_one(wholes, launch, tmp_path, config, engine):
 
 
 def equal(run: str, whole) -> int:
-    """Losses and weights of three steps, and the reference log-probabilities that were kept, to 1e-5; how many
-    files of them."""
+    """Losses and weights of three steps and the reference log-probabilities that were kept agree to 1e-5; the
+    number of files of these."""
     ours, theirs = rows(run), rows(whole)
     assert len(ours) == len(theirs) == 3
     for a, b in zip(ours, theirs, strict=True):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -43,8 +44,11 @@ TWO_STEPS = [
     "policy={beta: 0.1}",
     "rollout={num_generations: 4, max_new_tokens: 6, steps_per_generation: 2}",
 ]
-RLVR = {"dapo": test_rlvr_ranks.CASES["dapo"], "lora": [LORA, *TWO_STEPS]}
-STAGES = ("sft", "dpo", "kto", "rlvr")
+RLVR = {"rlvr": test_rlvr_ranks.CASES["dapo"], "rlvr-lora": [LORA, *TWO_STEPS]}
+EXTERNAL = "loss={name: confidence_limited, n: 4, value: surrogate, segment: completion, p: external}"
+PLAIN = {"sft": "tied", "dpo": "live", "kto": "kto", "rlvr": "rlvr"}
+"""The case of each stage whose loss and gradients are compared with those of the whole model; in bf16 those
+named so."""
 
 
 def preference_cases(path: Path, tiny: Path) -> dict[str, list[str]]:
@@ -63,61 +67,47 @@ def preference_cases(path: Path, tiny: Path) -> dict[str, list[str]]:
 
 
 class Launch:
-    """The recipes, the runs of one process, and what the two processes have found."""
+    """Recipes, and what two processes have made of them; `heads`: see sharded_heads.py."""
 
     def __init__(self, folder: Path, tiny: Path, tied: Path, launch) -> None:
-        self.folder, self.tiny, self.wholes = folder, tiny, {}
-        models = {"tied": tied}
+        self.folder, sources = folder, write_rows(folder / "rows.jsonl")
         self.sft = folder / "sft.yaml"
-        self.sft.write_text(
-            RECIPE.format(out=folder, model=tiny, rows=write_rows(folder / "rows.jsonl"))
-        )
+        self.sft.write_text(RECIPE.format(out=folder, model=tiny, rows=sources))
+        written = [json.loads(line) | {"p": p} for line, p in zip(sources.open(), cycle((0.9973, 0.7)))]
+        (folder / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in written))
         for name in ("dpo", "rlvr"):
             (folder / name).mkdir()
         self.dpo = preferences.write_recipe(folder / "dpo", tiny)
         self.rlvr = rollouts.write_recipe(folder / "rlvr", tiny)
-        self.groups = {n: test_equality.of_head(n, models, options) for n, options in SFT.items()}
+        self.groups = {n: test_equality.of_head(n, {"tied": tied}, options) for n, options in SFT.items()}
         self.preferences = preference_cases(self.dpo, tiny)
         self.found = launch([*self.cases()], "fsdp2.yaml")
         self.heads = self.found.pop("heads")
 
-    def cases(self):
+    def cases(self) -> Iterator[dict]:
         for name, options in self.groups.items():
-            yield self.case("sft", name, *test_equality.case(self.sft, name, 2, *options)["overrides"])
+            yield self.case("sft", name, *options)
         yield self.case("sft", "resumed", *test_equality.RESUMED) | {"again": True}
-        own = f"output_dir={self.folder / 'ranks'}", f"data.cache_dir={self.folder / 'ranks' / 'cache'}"
         for name, options in self.preferences.items():
             lost = [str(self.folder / "ranks" / place / "reference") for place in (name, "cache")]
             more = {"again": True, "lose": lost} if name.startswith("resumed") else {}
-            yield self.case("dpo", name, *own, "train.max_steps=3", *options) | more
+            yield self.case("dpo", name, "train.max_steps=3", *options) | more
         for name, options in RLVR.items():
-            yield self.case("rlvr", f"{name}-rlvr", *own, "train.max_steps=4", *options)
-        for precision in ("fp32", "bf16"):
-            for stage in STAGES:
-                options = self.precise(stage, precision)
-                yield self.case(stage, f"{stage}-{precision}", *own, *options) | {"plain": True}
+            yield self.case("rlvr", name, "train.max_steps=4", *options)
+        p = [f"data.sources.0.path={self.folder / 'p.jsonl'}", EXTERNAL]
+        labelled = kto(self.dpo, reference="live")
+        for stage, options in (("sft", p), ("dpo", LIVE), ("kto", labelled), ("rlvr", TWO_STEPS)):
+            bf16 = ["train.bf16=true", "train.max_steps=2", *options]
+            yield self.case("dpo" if stage == "kto" else stage, f"{stage}-bf16", *bf16)
         yield {"name": "heads", "module": "tests.training.sharded_heads"}
 
     def case(self, stage: str, name: str, *overrides: str) -> dict:
-        stage = "dpo" if stage == "kto" else stage
-        recipe = getattr(self, stage)
         settings = [f"name={name}", "train.per_device_train_batch_size=2", *overrides]
-        return {"name": name, "stage": stage, "recipe": str(recipe), "overrides": settings, "engine": "fsdp2"}
-
-    def precise(self, stage: str, precision: str) -> list[str]:
-        """A run of `stage` whose head is given numbers that bf16 would change."""
-        path = self.folder / "p.jsonl"
-        if not path.exists():
-            written = [json.loads(line) for line in (self.folder / "rows.jsonl").read_text().splitlines()]
-            path.write_text("".join(json.dumps(row | {"p": 0.9973 - 0.3 * (i % 2)}) + "\n" for i, row in enumerate(written)))
-        loss = "loss={name: confidence_limited, n: 4, value: surrogate, segment: completion, p: external}"
-        options = {
-            "sft": [loss, f"data.sources.0.path={path}"],
-            "dpo": LIVE,
-            "kto": kto(self.dpo, reference="live"),
-            "rlvr": TWO_STEPS,
-        }[stage]
-        return [*options, "train.max_steps=2", f"train.bf16={str(precision == 'bf16').lower()}"]
+        place = self.folder / "ranks"
+        settings += [f"output_dir={place}", f"data.cache_dir={place / 'cache'}"]
+        recipe = str(getattr(self, stage))
+        plain = name in PLAIN.values() or name.endswith("bf16")
+        return {"name": name, "stage": stage, "recipe": recipe, "overrides": settings, "plain": plain}
 
 
 @pytest.fixture(scope="module")
@@ -178,28 +168,27 @@ def test_a_preference_run_that_lost_its_references_goes_on(ranks, name):
 def test_rlvr_equals_one_process(ranks, name):
     more = (f"name={name}", "train.per_device_train_batch_size=4", "train.max_steps=4")
     whole = rollouts.train(ranks.rlvr, *more, *RLVR[name])
-    test_rlvr_ranks.equal(Path(ranks.found[f"{name}-rlvr"]["run"]), whole.path)
+    test_rlvr_ranks.equal(Path(ranks.found[name]["run"]), whole.path)
 
 
 # ---- precision ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PLAIN)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_and_gradients_are_those_of_the_whole_model(ranks, stage, precision):
     """To 1e-5 of the same types; bf16 by autocast, as under DDP, differs by as much as bf16 is exact."""
-    found = ranks.found[f"{stage}-{precision}"]["plain"]
+    found = ranks.found[f"{stage}-bf16" if precision == "bf16" else PLAIN[stage]]["plain"]
     assert found["same loss"] <= 1e-5 and found["same gradients"] <= 1e-5, found
     limit = 0.05 if precision == "bf16" else 1e-5
     assert found["autocast loss"] <= limit and found["autocast gradients"] <= limit, found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_policy_and_reference_start_as_one(ranks, precision):
-    """A reference that is prepared before the policy had log-probabilities of 8 bits."""
-    dpo, labelled, rlvr = (rows(ranks.found[f"{s}-{precision}"]["run"])[0] for s in STAGES[1:])
+def test_policy_and_reference_start_as_one_in_bf16(ranks):
+    """A reference that is prepared before the policy must have its types."""
+    dpo, labelled, rlvr = (rows(ranks.found[f"{s}-bf16"]["run"])[0] for s in ("dpo", "kto", "rlvr"))
     assert dpo["loss"] == pytest.approx(math.log(2), abs=1e-6) and dpo["rewards/margins"] == 0
     assert labelled["kl"] == 0 and labelled["loss"] == pytest.approx(0.5, abs=1e-6)
     assert rlvr["kl"] == pytest.approx(0, abs=1e-9)
@@ -222,8 +211,8 @@ def test_what_enters_and_leaves_the_head_under_bf16(ranks):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sharded_heads.CASES)
 def test_gradients_of_the_head_equal_one_process(ranks, name):
-    """Grouped with the root, as a unit of its own, and with the last norm (accelerate's way), tied and untied;
-    in bf16 beside bf16 weights whose gradients are summed in fp32."""
+    """Grouped with the root, as a unit of its own, and with the last norm (accelerate's way), tied and
+    untied; in bf16 beside bf16 weights whose gradients are summed in fp32."""
     errors = ranks.heads[name]
     assert errors["sharded"], "whole weights on every rank would prove nothing"
     assert max(errors[key] for key in ("loss", "head", "all")) <= 1e-5, errors
