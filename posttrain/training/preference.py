@@ -36,7 +36,7 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
     """
 
     def __init__(self, **given: Any) -> None:
-        if fsdp_asked() and given["peft_config"] is None:
+        if fsdp_asked() and given.get("peft_config") is None:
             # TRL would load the start model once more and put all of it on each GPU
             sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 8)
             given["ref_model"] = LlamaForCausalLM(

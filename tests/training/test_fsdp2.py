@@ -81,7 +81,7 @@ class Launch:
         self.rlvr = rollouts.write_recipe(folder / "rlvr", tiny)
         self.groups = {n: test_equality.of_head(n, {"tied": tied}, options) for n, options in SFT.items()}
         self.preferences = preference_cases(self.dpo, tiny)
-        self.found = launch([*self.cases()], "fsdp2.yaml")
+        self.found = launch([*self.cases()], "fsdp2.yaml", timeout=600)
         self.heads = self.found.pop("heads")
 
     def cases(self) -> Iterator[dict]:
