@@ -174,6 +174,12 @@ def fused(kind: str):
 IDS = torch.arange(3, 51)[None]
 
 
+def test_weights_that_train_are_fp32_under_fsdp2(alone):
+    """As accelerate has it, whatever they were loaded in."""
+    model = shard(fused("llama").bfloat16())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_log_probabilities_of_fsdp2_are_not_rounded(alone, ours):
     """accelerate's policy for bf16 casts the outputs of the head to bf16, and sums gradients in it."""
