@@ -47,6 +47,7 @@ from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import digest
 from posttrain.stages.launch import launch_training
 from posttrain.stages.train import MakeScorer, TrainStage, run_training
+from posttrain.training.engines import fsdp_asked
 from posttrain.training.kto import KtoTrainer
 from posttrain.training.metrics import PairStats
 from posttrain.training.parts import RowParts
@@ -212,7 +213,8 @@ def _reference_identity(recipe: DpoRecipe, parts: RowParts) -> str:
     files = repr(model.from_config) if place is None else identity(place, revision, commit_of)
     rows = parts.model.config.get_text_config().vocab_size  # those of new tokens are drawn with the seed
     how = (model.options, model.quantization, parts.model.config._attn_implementation, parts.model.dtype)
-    return f"{files} {rows} {train.seed} {how} {train.bf16} {train.fp16}"
+    found = f"{files} {rows} {train.seed} {how} {train.bf16} {train.fp16}"
+    return f"{found} fsdp2" if train.bf16 and fsdp_asked() else found  # bf16 weights, elsewhere autocast
 
 
 def _reference_digest(recipe: DpoRecipe, parts: RowParts) -> str:

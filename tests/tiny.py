@@ -101,7 +101,7 @@ def recipe(tmp_path, tiny, rows_file) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environment(root) -> dict[str, str]:
     """Environment of a child process that trains."""
     return child_environment(root)
@@ -163,10 +163,11 @@ def accelerate(
     )
 
 
-@pytest.fixture
-def launch(root, environment, tmp_path):
+@pytest.fixture(scope="session")
+def launch(root, environment, tmp_path_factory):
     """`launch(cases, config=None)`: results by case name; config is a file of launch/ or None for one
     process."""
+    tmp_path = tmp_path_factory.mktemp("launch")
 
     def run(
         cases: list[dict], config: str | None = None, processes: int = 2, timeout: float = 300

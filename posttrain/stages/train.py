@@ -75,7 +75,7 @@ def run_training(recipe: TrainRecipe, stage: TrainStage, make_scorer: MakeScorer
     """Train `recipe`; returns its run directory. Raises `RequestError` and `WorkError`."""
     on_cpu = trains_on_cpu()
     # Checked in the launcher's environment: accelerate may silently fall back to another engine later.
-    refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu)
+    refuse_fsdp(recipe.model, recipe.train, on_cpu)
     refuse_launcher(recipe.train)
     refuse_optimizer(recipe.train)
     refuse_unsaved_weights(recipe.model)

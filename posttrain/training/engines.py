@@ -1,5 +1,5 @@
-"""Distributed engines: which one a run has, what is refused under FSDP, and a sharded model gathered for
-sampling.
+"""Distributed engines: which one a run has, what is refused under FSDP, a frozen model sharded, and a sharded
+one gathered for sampling.
 
 Of FSDP, torch's `fully_shard` through accelerate is supported, as in launch/fsdp2.yaml. Left out: FSDP1,
 weights offloaded to the host, meshes of more than one dimension, quantised weights, fp16.
@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from accelerate.utils import fsdp2_prepare_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from trl.models.utils import unwrap_model_for_generation
@@ -28,7 +29,7 @@ def fsdp_asked() -> bool:
     return flag("ACCELERATE_USE_FSDP")
 
 
-def refuse_fsdp(model: Model, train: Train, stage: str, on_cpu: bool) -> None:
+def refuse_fsdp(model: Model, train: Train, on_cpu: bool) -> None:
     """Raises `RequestError` for settings of FSDP that cannot work or were never tested."""
     if not fsdp_asked():
         return
@@ -57,7 +58,6 @@ def refuse_fsdp(model: Model, train: Train, stage: str, on_cpu: bool) -> None:
             "parallelism_config must be left out: one mesh of data-parallel ranks only",
         ),
         (model.quantization is not None, "model.quantization is not tested with sharded weights"),
-        (stage == "dpo", f"the {stage} stage is not tested under it; use launch/zero3.yaml"),
         (train.fp16, "train.fp16 is not tested with sharded weights; use train.bf16"),
     ):
         if applies:
@@ -80,6 +80,28 @@ def engine(args: Any) -> str:
     if str(args.distributed_state.distributed_type).endswith("FSDP"):
         return "fsdp2"
     return "ddp" if args.world_size > 1 else "single"
+
+
+def shard_frozen(model: nn.Module, accelerator: Any) -> nn.Module:
+    """`model`, sharded by FSDP2 layer by layer as accelerate shards the one that trains.
+
+    TRL's `prepare_fsdp` makes one unit of it, which every forward gathers whole.
+    """
+    plugin = accelerator.state.fsdp_plugin
+    policy = plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap
+    try:
+        fsdp2_prepare_model(accelerator, model)
+    finally:  # layers of this family would be looked for in the model that trains
+        plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap = policy
+    model.set_reshard_after_forward(True)  # accelerate keeps the head gathered for a backward
+    return model
+
+
+def reshard(model: nn.Module) -> None:
+    """Frees the weights of FSDP2 that a forward has left gathered."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 @contextlib.contextmanager

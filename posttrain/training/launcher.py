@@ -140,7 +140,7 @@ def keep_precision(accelerator: Any, bf16: bool) -> None:
 
     accelerate's policy casts outputs to bf16, and with them the loss and the log-probabilities, and floating
     inputs: a normalizer of 12345 becomes 12352, a success probability of .9973 becomes .9961. Hidden states
-    need no cast between sharded modules, as the embedding's weight is bf16 in its forward. Call before the
+    need no cast between sharded modules, as the embedding's weight is bf16 in its forward. Call before any
     model is prepared.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from transformers import TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl import DPOTrainer
 
 from posttrain.errors import RequestError
 from posttrain.models.dropout import turn_off_dropout
 from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.stage_rules import NO_BALANCING
+from posttrain.training.engines import fsdp_asked
 from posttrain.training.reference import Key, Reference, without_adapter
 from posttrain.training.trainer import RunTrainer
 
@@ -35,6 +36,16 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
 
     A stage's loss overrides `losses` and `measure`; `stats` has a window for each of "train" and "heldout".
     """
+
+    def __init__(self, **given: Any) -> None:
+        if fsdp_asked() and given.get("peft_config") is None:
+            # TRL would load the start model once more and put all of it on each GPU
+            sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 8)
+            given["ref_model"] = LlamaForCausalLM(
+                LlamaConfig(num_hidden_layers=1, num_attention_heads=1, **sizes)
+            )
+        super().__init__(**given)
+        self.ref_model = None
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
         """TRL would do it on the placeholder; see `prepare_reference`."""

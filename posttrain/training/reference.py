@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from accelerate.utils import is_peft_model
 from torch import nn
-from trl.models.utils import prepare_deepspeed, prepare_fsdp
+from trl.models.utils import prepare_deepspeed
 
 from posttrain.base.disk import why_unwritten
 from posttrain.base.temporary import remove_abandoned, temporary_name
@@ -34,6 +34,7 @@ from posttrain.recipe.plan import NamedReference
 from posttrain.recipe.schema import Model
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
+from posttrain.training.engines import reshard, shard_frozen
 from posttrain.training.parts import RowParts
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ def frozen_reference(
     if accelerator.state.deepspeed_plugin is not None:
         return prepare_deepspeed(reference, accelerator)
     if accelerator.is_fsdp2:
-        return prepare_fsdp(reference, accelerator)
+        return shard_frozen(reference, accelerator)
     return accelerator.prepare_model(reference, evaluation_mode=True)
 
 
@@ -258,8 +259,14 @@ def refuse_other_tokenizer(policy: Any, reference: Any, what: str) -> None:
 @contextlib.contextmanager
 def without_adapter(trainer: Any, on: bool) -> Iterator[None]:
     """Disables the adapter of the model, where `on` and it has one."""
-    if on and is_peft_model(trainer.model):
-        with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
-            yield
-    else:
+    if not (on and is_peft_model(trainer.model)):
         yield
+        return
+    # peft switches `requires_grad` of the adapters off and on. FSDP2 copies it from the sharded weight to the
+    # gathered one: switched on while gathered, as the head stays after a forward, an adapter no longer trains
+    reshard(trainer.model_wrapped)
+    with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+        try:
+            yield
+        finally:
+            reshard(trainer.model_wrapped)

@@ -60,6 +60,10 @@ class RunTrainer(MetricsLog, CheckpointWriter):
         refuse_pretence(self.accelerator)
         if plugin is not None:
             refuse_deepspeed(plugin.deepspeed_config, self.args)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Sets FSDP2's precision before any model is prepared: a reference is, before the policy."""
+        super().create_accelerator_and_postprocess()
         keep_precision(self.accelerator, self.args.bf16)
 
     # ---- order of rows -------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_fsdp_beside_what_was_tried_is_refused(tiny_recipe, monkeypatch, changes
     recipe = load_stage(tiny_recipe, overrides, "sft")
     fsdp_environment(monkeypatch, **changes)
     with pytest.raises(RequestError, match=f"FSDP: .*{expected}.*launch/"):
-        engines.refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu=False)
+        engines.refuse_fsdp(recipe.model, recipe.train, on_cpu=False)
 
 
 def test_the_fsdp_file_is_what_is_allowed(tiny_recipe, monkeypatch):
@@ -135,10 +135,10 @@ def test_the_fsdp_file_is_what_is_allowed(tiny_recipe, monkeypatch):
     from posttrain.training import engines
 
     recipe = load_stage(tiny_recipe, [], "sft")
-    engines.refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu=True)  # not asked for
+    engines.refuse_fsdp(recipe.model, recipe.train, on_cpu=True)  # not asked for
     fsdp_environment(monkeypatch)
     assert engines.fsdp_asked()
-    engines.refuse_fsdp(recipe.model, recipe.train, recipe.stage, on_cpu=False)
+    engines.refuse_fsdp(recipe.model, recipe.train, on_cpu=False)
 
 
 @pytest.mark.parametrize("asked", [True, False])

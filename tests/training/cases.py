@@ -3,15 +3,19 @@
     python tests/training/cases.py CASES.json OUT.json
     accelerate launch --config_file ... tests/training/cases.py CASES.json OUT.json
 
-CASES.json: [{"name", "stage" (default sft), "recipe", "overrides": [...], "engine", "again", "modes"}]. All
-cases of one engine share one launch, because starting processes costs more than training them. `again`: the
-last checkpoint is removed and the run started once more, so that it resumes; its weights before that are kept
-as `first.safetensors`. `modes`: under ZeRO-3 also compare gradients through log-probabilities with those of
-the loss.
+CASES.json: [{"name", "stage" (default sft), "recipe", "overrides": [...], "engine", "again", "lose", "modes",
+"plain"}]. All cases of one engine share one launch, because starting processes costs more than training them.
+`again`: the last checkpoint is removed, and the folders that `lose` names, and the run started once more, so
+that it resumes; its weights before that are kept as `first.safetensors`. `modes`: under ZeRO-3 also compare
+gradients through log-probabilities with those of the loss. `plain`: under FSDP2 also compare the last
+model's loss and gradients with those of its checkpoint, see `beside_plain`. {"name", "module"}: `results()`
+of that module.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -41,8 +45,11 @@ def fsdp_on_cpu() -> None:
             self.fsdp_plugin, self.distributed_type = fsdp_plugin, DistributedType.FSDP
             PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
+    import trl.trainer.dpo_trainer
+
+    trl.trainer.dpo_trainer.create_model_from_path = None  # TRL is to load no model
     AcceleratorState.__init__ = with_fsdp
-    stages.refuse_fsdp = lambda model, train, stage, on_cpu: refuse(model, train, stage, False)
+    stages.refuse_fsdp = lambda model, train, on_cpu: refuse(model, train, False)
 
 
 def earlier(folder: Path) -> None:
@@ -87,61 +94,136 @@ def modes(trainer) -> float:
     return max(float((a[n] - b[n]).norm()) / max(float(a[n].norm()), floor) for n in a)
 
 
-def main(cases: str, out: str) -> int:
-    import importlib
+def beside_plain(trainer, checkpoint) -> dict[str, float]:
+    """The loss of one more micro-batch a rank and its gradients, through the model that FSDP2 shards and
+    through the whole model in `checkpoint`: largest relative differences.
 
+    `same`: its weights in the types of FSDP2's forward. `autocast`: in fp32, as one process trains.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+    from transformers import AutoModelForCausalLM
+
+    from posttrain.models.head import attach_fused_head
+    from tests.models.test_head import worst
+
+    inputs, items = getattr(trainer, "_buffered_inputs", None), None
+    if inputs is None:
+        rows = [trainer.train_dataset[2 * trainer.args.process_index + i] for i in (0, 1)]
+        # in bf16 it is 12352
+        inputs, items = trainer._prepare_inputs(trainer.data_collator(rows)), torch.tensor(12345.0).double()
+    else:
+        inputs = inputs[0]
+
+    def through(model, context) -> tuple[float, dict[str, torch.Tensor]]:
+        model.train()
+        model.zero_grad()
+        with context:
+            loss = trainer.compute_loss(model, inputs, num_items_in_batch=items)
+        loss.backward()
+        world, found = trainer.args.world_size, {}
+        for name, p in model.named_parameters():
+            whole = isinstance(p.grad, DTensor)
+            found[name] = p.grad.full_tensor() if whole else trainer.reduce(p.grad.float()) / world
+        return trainer.reduce(loss.detach().double()).item() / world, found
+
+    trainer.model_wrapped.set_requires_gradient_sync(True)
+    loss, gradients = through(trainer.model_wrapped, contextlib.nullcontext())
+    differences = {}
+    for name in ("same", "autocast"):
+        plain = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        attach_fused_head(plain)
+        if name == "same" and trainer.args.bf16:
+            for p in plain.parameters():  # buffers stay fp32
+                p.data = p.data.bfloat16()
+        context = trainer.accelerator.autocast() if name == "autocast" else contextlib.nullcontext()
+        expected, wanted = through(plain, context)
+        differences[f"{name} loss"] = abs(loss - expected) / abs(expected)
+        differences[f"{name} gradients"] = worst(gradients, wanted)
+    return differences
+
+
+def units(trainer) -> int:
+    """Into how many units FSDP2 has cut the reference that runs in every step; 0: there is none."""
+    from torch.distributed.fsdp import FSDPModule
+
+    model = getattr(getattr(trainer, "reference", None), "model", None) or getattr(trainer, "ref_model", None)
+    return (
+        sum(isinstance(m, FSDPModule) and sharded(next(m.parameters())) for m in model.modules())
+        if model
+        else 0
+    )
+
+
+def run_case(case: dict) -> dict:
+    """Trains `case` and says how it went."""
     import torch.distributed as dist
 
     from posttrain.base.process import rank
     from posttrain.recipe import load_stage
     from posttrain.rundir.checkpoints import all_complete
-    from posttrain.stages.launch import scorer_for, setup_logging
+    from posttrain.stages.launch import scorer_for
+
+    name, trainers = case.get("stage", "sft"), []
+    stage = importlib.import_module(f"posttrain.{name}")
+    plain = stage.STAGE
+
+    def kept(recipe, parts):
+        trainers.append(plain.build(recipe, parts))
+        return trainers[-1]
+
+    stage.STAGE = replace(plain, build=kept)
+    try:
+        recipe = load_stage(case["recipe"], case["overrides"], name)
+        run = stage.train(recipe, scorer_for)
+        if case.get("again"):
+            if rank() == 0:
+                last = all_complete(run.checkpoints)[-1].path
+                (file,) = [f for f in last.glob("*.safetensors") if "model" in f.name]
+                file.rename(run.path / "first.safetensors")
+                for place in (last, *case.get("lose", [])):
+                    shutil.rmtree(place)
+                if case.get("earlier"):
+                    earlier(all_complete(run.checkpoints)[-1].path)
+            if dist.is_initialized():
+                dist.barrier()
+            trainers.clear()
+            run = stage.train(recipe, scorer_for)
+    finally:
+        stage.STAGE = plain
+    info, trainer = run.info(), trainers.pop()
+    last = all_complete(run.checkpoints)[-1].path
+    return {
+        "run": str(run.path),
+        "world_size": info["world_size"],
+        "engine": info["engine"],
+        "sharded": all(sharded(weight) for weight in trainer.model.parameters()),
+        "reference_units": units(trainer),
+        "modes": modes(trainer) if case.get("modes") else None,
+        "plain": beside_plain(trainer, last) if case.get("plain") else None,
+    }
+
+
+def main(cases: str, out: str) -> int:
+    from posttrain.base.process import rank, world_size
+    from posttrain.errors import RequestError
+    from posttrain.stages.launch import setup_logging
 
     setup_logging()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         fsdp_on_cpu()
-    results, trainers = {}, []
+    results = {}
     for case in json.loads(Path(cases).read_text()):
-        name = case.get("stage", "sft")
-        stage = importlib.import_module(f"posttrain.{name}")
-        plain = stage.STAGE
-
-        def kept(recipe, parts, build=plain.build):
-            trainers.append(build(recipe, parts))
-            return trainers[-1]
-
-        stage.STAGE = replace(plain, build=kept)
+        name, module = case["name"], case.get("module")
         try:
-            recipe = load_stage(case["recipe"], case["overrides"], name)
-            run = stage.train(recipe, scorer_for)
-            if case.get("again"):
-                if rank() == 0:
-                    last = all_complete(run.checkpoints)[-1].path
-                    (file,) = [f for f in last.glob("*.safetensors") if "model" in f.name]
-                    file.rename(run.path / "first.safetensors")
-                    shutil.rmtree(last)
-                    if case.get("earlier"):
-                        earlier(all_complete(run.checkpoints)[-1].path)
-                if dist.is_initialized():
-                    dist.barrier()
-                trainers.clear()
-                run = stage.train(recipe, scorer_for)
-            info = run.info()
-            trainer = trainers.pop()
-            head = trainer.model.get_output_embeddings()
-            weight = getattr(head, "base_layer", head).weight
-            results[case["name"]] = {
-                "run": str(run.path),
-                "world_size": info["world_size"],
-                "engine": info["engine"],
-                "sharded": sharded(weight),
-                "modes": modes(trainer) if case.get("modes") else None,
-            }
+            results[name] = importlib.import_module(module).results() if module else run_case(case)
         except Exception as error:
             traceback.print_exc()
-            results[case["name"]] = {"error": f"{type(error).__name__}: {error}"}
-        finally:
-            stage.STAGE = plain
+            results[name] = {"error": f"{type(error).__name__}: {error}"}
+            # the other rank may be waiting for this one, unless both refuse
+            if world_size() > 1 and not isinstance(error, RequestError):
+                Path(out).write_text(json.dumps(results))
+                os._exit(1)
     if rank() == 0:
         Path(out).write_text(json.dumps(results))
     return 0

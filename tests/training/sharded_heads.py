@@ -1,28 +1,25 @@
-"""Gradients of the fused head under torch's `fully_shard`, beside those of one process; run by test_fsdp2.py.
-
-    RANK=r WORLD_SIZE=2 python tests/training/sharded_heads.py MEETING_FILE OUT.json
+"""Gradients of the fused head under torch's `fully_shard`, beside those of one process, and what enters and
+leaves it under bf16; a case of test_fsdp2.py, for every rank of its launch.
 
 Gloo on CPU. Every case trains on other rows on each rank, in two micro-batches; the reference sees all four.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import traceback
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from posttrain.models.head import attach_fused_head
 from posttrain_kernels import confidence_limited
 from tests.models.test_head import FAMILIES, adapted, gradients, model_of, worst
+from tests.training import test_launcher as accelerates
 
 V, MICRO = 64, 2
 
@@ -33,7 +30,10 @@ CASES: dict[str, dict[str, Any]] = {
     for sync in ("last", "each")
     if sync == "last" or (tie, unit) in (("untied", "own"), ("tied", "root"))
 } | {
-    "bf16": {"unit": "tail", "policy": torch.bfloat16},
+    "bf16": {"bf16": True},
+    "bf16-tied": {"bf16": True, "tie": True},
+    "bf16-tokens": {"bf16": True, "tokens": True},
+    "bf16-lora": {"bf16": True, "lora": True},
     "bias": {"unit": "own", "kind": "phi"},
     "softcap": {"unit": "tail", "kind": "gemma2", "tie": True},
     "scale": {"unit": "own", "kind": "cohere"},
@@ -78,9 +78,10 @@ def build(case: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
 
 
 def shard(model: nn.Module, base: nn.Module, case: dict[str, Any], mesh) -> None:
+    if case.get("bf16"):
+        accelerates.shard(model)
+        return
     options: dict[str, Any] = {"mesh": mesh}
-    if "policy" in case:
-        options["mp_policy"] = MixedPrecisionPolicy(case["policy"], torch.float32)
     for layer in base.model.layers:
         fully_shard(layer, **options)
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
@@ -99,8 +100,11 @@ def run(name: str, mesh) -> dict[str, Any]:
     batches = [[rows(r, m) for m in range(MICRO)] for r in range(world)]
     count = float(sum((b["labels"][:, 1:] >= 0).sum() for part in batches for b in part))
     model, _ = build(case)
-    total = sum(loss_of(model, b, count, case) for part in batches for b in part)
-    expected = gradients(model, total)
+    if case.get("bf16"):
+        total, expected = in_bf16(model, [b for part in batches for b in part], count, case)
+    else:
+        total = sum(loss_of(model, b, count, case) for part in batches for b in part)
+        expected = gradients(model, total)
 
     model, base = build(case)
     shard(model, base, case, mesh)
@@ -125,6 +129,37 @@ def run(name: str, mesh) -> dict[str, Any]:
         "loss": abs(loss.item() / total.item() - 1),
         "head": worst({k: found[k] for k in head}, {k: expected[k] for k in head}),
         "all": worst(found, expected),
+    }
+
+
+def in_bf16(model: nn.Module, batches: list, count: float, case: dict[str, Any]):
+    """Loss and gradients of bf16 weights, the micro-batches summed in fp32."""
+    for p in model.parameters():
+        p.data = p.data.bfloat16()
+    total, summed = 0.0, {}
+    for data in batches:
+        loss = loss_of(model, data, count, case)
+        total += loss.detach()
+        for name, g in gradients(model, loss).items():
+            summed[name] = summed.get(name, 0.0) + g.float()
+    return total, summed
+
+
+def values(ours: bool) -> dict[str, Any]:
+    """What enters the head and what leaves the model under accelerate's bf16 policy, or `ours`."""
+    model, seen = accelerates.fused("llama"), []
+    nn.init.zeros_(model.lm_head.weight)  # every token has p = 1/64
+    accelerates.shard(model, ours)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+    model.lm_head.register_forward_pre_hook(lambda _, x, more: seen.append(more["fused"]), with_kwargs=True)
+    data, given = rows(dist.get_rank(), 0), {"normalizer": 12345.0, "p": 0.9973, "segment_weights": 0.9973}
+    fused = {k: torch.tensor(v if k == "normalizer" else [v] * 3) for k, v in given.items()}
+    coef = model(**data, fused={"n": 4.0, "num_segments": 3, "value": "surrogate", **fused}).coef
+    log_probs = model(**data, tokens={}).log_probs
+    return {
+        **{name: seen[0][name].flatten()[0].item() for name in given},
+        "coef": coef[0].item(),
+        "log_p": log_probs[0, -1].item(),
     }
 
 
@@ -156,23 +191,10 @@ def direct(mesh) -> dict[str, Any]:
     return found
 
 
-def main(meeting: str, out: str) -> int:
-    torch.set_num_threads(1)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-    mesh = init_device_mesh("cpu", (world,))
-    results: dict[str, Any] = {"world": dist.get_world_size()}
-    try:
-        for name in CASES:
-            results[name] = run(name, mesh)
-        results["direct"] = direct(mesh)
-    except Exception:
-        results["error"] = f"{name}: {traceback.format_exc()}"
-    if rank == 0 or "error" in results:
-        with open(out, "w") as file:
-            json.dump(results, file)
-    os._exit("error" in results)  # the other rank may be waiting in a collective
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+def results() -> dict[str, Any]:
+    """By case; of the first rank."""
+    PartialState()  # joins the other ranks, unless a case before this one has
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    found: dict[str, Any] = {name: run(name, mesh) for name in CASES}
+    found |= {"direct": direct(mesh), "ours": values(True), "accelerate's": values(False)}
+    return found | {"world": dist.get_world_size()}

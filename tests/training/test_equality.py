@@ -1,10 +1,9 @@
 """One global count per optimizer step: however the batch is split, losses and weights are the same.
 
-accumulation x ranks = 1x8, 2x4, 8x1 micro-batches in one process, and two real processes under DDP, ZeRO-3
-and FSDP2 (tied and untied heads, capped logits, a bias, LoRA on the head, an adapter as the start model),
-against one process with the whole batch at once. FSDP2 runs on CPU through accelerate's own code, which would
-not do so by itself; see `cases.fsdp_on_cpu`. Five SGD steps: Adam would amplify the order of summation. The
-reference pitfall is the mean of means (transformers#34191).
+accumulation x ranks = 1x8, 2x4, 8x1 micro-batches in one process, and two real processes under DDP and ZeRO-3
+(tied and untied heads, capped logits, a bias, LoRA on the head, an adapter as the start model), against one
+process with the whole batch at once; FSDP2 is in test_fsdp2.py. Five SGD steps: Adam would amplify the order
+of summation. The reference pitfall is the mean of means (transformers#34191).
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from safetensors.torch import load_file
 from posttrain import sft
 from posttrain.recipe import load_stage
 from tests.tiny import tiny_model
-from tests.training.rollouts import train, write_recipe
-from tests.training.test_rlvr_ranks import CASES, asked, equal
 
 LOSSES = {
     "token_mean": ["loss.name=confidence_limited", "loss.n=4", "loss.reduction=token_mean"],
@@ -55,20 +52,6 @@ HEADS = {
     "lora": ["model.lora={r: 4, target_modules: [q_proj, lm_head]}", "train.learning_rate=0.05"],
 }
 """What stands at the end of the model; the loss is `token_mean` above."""
-
-FSDP2 = {
-    "steps": [
-        "train.learning_rate=8",
-        "train.max_grad_norm=1",
-        "train.activation_checkpointing=true",
-        "guard={on_spike: skip, spike_factor: 1.001, window: 1}",
-        "evaluate.heldout={share: 0.1, every_steps: 2}",
-    ],
-    "tied": ["checkpoints.save_steps=3", "checkpoints.keep_last=null"],  # resumed, with SGD
-    "lora": HEADS["lora"],
-}
-"""What of the trainer has a code path of its own there: the norm, clipping, a skipped step, saving, tied
-weights, adapters beside frozen weights."""
 
 RESUMED = [
     "train.optim=adamw_torch",
@@ -188,31 +171,6 @@ def test_splits_and_engines_agree(recipe, launch, tiny, models, adapted, record_
         print(f"{name}: log-probabilities with gradients against the loss: {found[name]['modes']:.1e}")
         assert found[name]["modes"] <= 1e-5
     assert check(found, models, tiny, record_property) == len(LOSSES) + 2 + 2 * len(groups)
-
-
-@pytest.mark.slow
-def test_fsdp2_agrees(recipe, launch, tiny, models, record_property, tmp_path):
-    """The whole stage under FSDP2: steps, held-out loss, checkpoints, scores, and a resumed run; and one of
-    RLVR."""
-    groups = {name: of_head(name, models, options) for name, options in FSDP2.items()}
-    found = launch([case(recipe, f"{n}-reference", 8, *o) for n, o in groups.items()])
-    cases = [case(recipe, f"{n}-fsdp2", 2, *o, engine="fsdp2") for n, o in groups.items()]
-    cases = [each | {"again": each["name"] == "tied-fsdp2"} for each in cases]
-    cases.append(case(recipe, "resumed", 2, *RESUMED, engine="fsdp2") | {"again": True})
-    (tmp_path / "rlvr").mkdir()
-    rollouts = write_recipe(tmp_path / "rlvr", tiny)
-    cases += asked(rollouts, tmp_path, {"dapo": CASES["dapo"]})
-    found |= on_two_ranks(launch, "fsdp2.yaml", cases, "fsdp2")
-    resumed(found.pop("resumed")["run"])
-    whole = train(rollouts, "train.per_device_train_batch_size=4", "train.max_steps=4", *CASES["dapo"])
-    equal(Path(found.pop("dapo")["run"]), whole.path)
-    assert check(found, models, tiny, record_property) == len(FSDP2)
-    ours, reference = (found[f"steps-{e}"]["run"] for e in ("fsdp2", "reference"))
-    assert rows(ours)[-1]["skipped_steps"] == rows(reference)[-1]["skipped_steps"] > 0
-    for a, b in zip(rows(ours), rows(reference), strict=True):
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-5)
-    for a, b in zip(rows(ours, "heldout"), rows(reference, "heldout"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
 def resumed(run: str) -> None:

@@ -153,8 +153,8 @@ def alone():
     dist.destroy_process_group()
 
 
-def prepared(kind: str, ours: bool, **changed):
-    """A model with the fused head, sharded by accelerate under its bf16 policy or ours, `changed`."""
+def shard(model, ours: bool = True, **changed):
+    """Lets accelerate shard `model` under its bf16 policy or ours, `changed`."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
     plugin.set_mixed_precision("bf16")
     state = SimpleNamespace(fsdp_plugin=plugin)
@@ -162,7 +162,7 @@ def prepared(kind: str, ours: bool, **changed):
         keep_precision(SimpleNamespace(state=state), True)
         plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, **changed)
     accelerator = SimpleNamespace(state=state, mixed_precision="bf16", is_main_process=False)
-    return fsdp2_prepare_model(accelerator, fused(kind))
+    return fsdp2_prepare_model(accelerator, model)
 
 
 def fused(kind: str):
@@ -174,10 +174,16 @@ def fused(kind: str):
 IDS = torch.arange(3, 51)[None]
 
 
+def test_weights_that_train_are_fp32_under_fsdp2(alone):
+    """As accelerate has it, whatever they were loaded in."""
+    model = shard(fused("llama").bfloat16())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_log_probabilities_of_fsdp2_are_not_rounded(alone, ours):
     """accelerate's policy for bf16 casts the outputs of the head to bf16, and sums gradients in it."""
-    model = prepared("llama", ours)
+    model = shard(fused("llama"), ours)
     hidden = []
     model.model.layers[1].register_forward_hook(lambda _, given, out: hidden.extend([given[0], out]))
     out = model(input_ids=IDS, labels=IDS, tokens={})
@@ -192,7 +198,7 @@ def test_log_probabilities_of_fsdp2_are_not_rounded(alone, ours):
 def test_what_enters_the_head_under_fsdp2_is_not_rounded(alone, kind, cast):
     """In bf16 a normalizer of 12345 is 12352, and p = .9973 is .99609375, so that 1 - p is .00390625 for
     .0027. Python's numbers are never cast, and one process has no policy."""
-    model, plain = prepared(kind, True, **({"cast_forward_inputs": True} if cast else {})), fused(kind)
+    model, plain = shard(fused(kind), **({"cast_forward_inputs": True} if cast else {})), fused(kind)
     rows = {"input_ids": IDS, "labels": IDS, "segment_ids": torch.ones_like(IDS)}
 
     def output(of, **more):

@@ -69,6 +69,22 @@ def test_a_run_goes_on_without_what_was_kept(path, other, kind):
     assert far(weights(run), whole) == 0
 
 
+@pytest.mark.parametrize(("bf16", "names"), [("true", 2), ("false", 1)])
+def test_references_of_bf16_weights_and_of_autocast_are_kept_apart(path, tiny, monkeypatch, bf16, names):
+    """FSDP2 runs bf16 weights, one process autocast, which is not the same function."""
+    from transformers import AutoModelForCausalLM
+
+    from posttrain import dpo
+    from posttrain.recipe import load_stage
+
+    recipe = load_stage(str(path), [f"train.bf16={bf16}"], "dpo")
+    parts, found = SimpleNamespace(start=tiny, model=AutoModelForCausalLM.from_pretrained(tiny)), set()
+    for asked in ("true", "false"):
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", asked)
+        found.add(dpo._reference_identity(recipe, parts))
+    assert len(found) == names
+
+
 # ---- what is refused, before rows are prepared and models are loaded ---------------------------------------
 
 
