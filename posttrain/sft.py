@@ -104,8 +104,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum over segments / `num_items_in_batch` (None: of this batch), times ranks, since DDP averages.
 
-        To it comes the mean over the step's micro-batches of the load-balancing loss, which is a statistic of
-        one micro-batch, times its coefficient.
+        The load-balancing loss is a statistic of one micro-batch; its mean over the step's micro-batches,
+        times the coefficient, is added.
         """
         out = self._forward(model, inputs, num_items_in_batch)
         self.stats["train" if model.training else "heldout"].add(out, inputs)

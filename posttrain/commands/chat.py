@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
             messages.pop()
             continue
         limit = min(options.max_new_tokens, room)
-        stream = Stream(tokenizer, stops)
+        stream = Stream(tokenizer, stops, template.endings if template else [])
         _sample(model, ids, limit, options.temperature, stream)
         messages.append({"role": "assistant", "content": stream.text})
 
@@ -87,13 +87,14 @@ def _message() -> str:
 
 
 class Stream:
-    """A streamer of `generate` that prints a reply while it is sampled; `stops` are its end tokens.
+    """A streamer of `generate` that prints a reply while it is sampled. It ends with one of the tokens
+    `stops`, or with one of `endings`, ends of a turn of several tokens.
 
-    A character that is not complete yet waits for its other tokens.
+    A character that is not complete yet waits for its other tokens, and so does the text of an ending.
     """
 
-    def __init__(self, tokenizer: Any, stops: list[int]) -> None:
-        self.tokenizer, self.stops = tokenizer, stops
+    def __init__(self, tokenizer: Any, stops: list[int], endings: list[list[int]] | None = None) -> None:
+        self.tokenizer, self.stops, self.endings = tokenizer, stops, endings or []
         self.ids: list[int] | None = None
         self.printed = 0
 
@@ -101,7 +102,23 @@ class Stream:
     def text(self) -> str:
         """The reply so far."""
         ids = self.ids or []
-        return completion_text(self.tokenizer, ids, ended=bool(ids) and ids[-1] in self.stops)
+        single = bool(ids) and ids[-1] in self.stops
+        return completion_text(self.tokenizer, ids, ended=self._matched() or int(single))
+
+    def ends(self, ids: list[int]) -> bool:
+        """Whether the last of `ids` are an end of several tokens."""
+        return any(ids[-len(ending) :] == ending for ending in self.endings)
+
+    def _matched(self) -> int:
+        """How many of the last tokens begin an end of several tokens."""
+        ids = self.ids or []
+        lengths = (
+            length
+            for ending in self.endings
+            for length in range(1, len(ending) + 1)
+            if ids[-length:] == ending[:length]
+        )
+        return max(lengths, default=0)
 
     def put(self, tokens: Any) -> None:
         """Called by `generate` with the prompt, then with each token."""
@@ -113,6 +130,8 @@ class Stream:
 
     def end(self) -> None:
         """Called by `generate` after the last token."""
+        if not self.ends(self.ids or []):
+            self.endings = []  # what began one is text
         self._print(self.text)
         print()
 
@@ -124,6 +143,7 @@ class Stream:
 def _sample(model: Any, ids: Any, limit: int, temperature: float, stream: Stream) -> None:
     """Samples a reply of at most `limit` tokens to the prompt `ids` (1, T) into `stream`."""
     import torch
+    from transformers import StoppingCriteriaList
 
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.inference_mode():
@@ -132,6 +152,7 @@ def _sample(model: Any, ids: Any, limit: int, temperature: float, stream: Stream
             max_new_tokens=limit,
             streamer=stream,
             eos_token_id=stream.stops,
+            stopping_criteria=StoppingCriteriaList([lambda row, *_, **__: stream.ends(row[0].tolist())]),
             pad_token_id=stream.tokenizer.pad_token_id,
             **sampling,
         )

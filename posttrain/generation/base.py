@@ -49,6 +49,8 @@ class Completion:
     token_ids: list[int]
     finish: Literal["stop", "length"]
     log_probs: list[float] | None = None
+    ended: int = 0
+    """How many of the tokens, at the end, are what ended it."""
 
 
 class Generator(Protocol):
@@ -75,7 +77,7 @@ def completion_of(
 ) -> Completion:
     """The completion with token ids `ids`; `ended`: how many of them, at the end, are what ended it."""
     text = completion_text(tokenizer, ids, ended)
-    return Completion(prompt, sample, text, ids, "stop" if ended else "length", log_probs)
+    return Completion(prompt, sample, text, ids, "stop" if ended else "length", log_probs, ended)
 
 
 def completion_text(tokenizer: Any, ids: list[int], ended: int = 0) -> str:

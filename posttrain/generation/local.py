@@ -31,7 +31,7 @@ COMPACT_EVERY = 8
 whether this process was asked to stop."""
 
 
-def batches(lengths: Sequence[int], n: int, batch_size: int, kind: Callable = bool) -> list[list[int]]:
+def batches(lengths: Sequence[int], n: int, batch_size: int, kind: Callable = lambda _: 0) -> list[list[int]]:
     """Indices of prompts in batches of at most `batch_size` sequences, `n` a prompt, at least one prompt.
 
     Longest prompts first: less padding, and a batch that does not fit in memory fails at once. All lengths of
@@ -39,8 +39,8 @@ def batches(lengths: Sequence[int], n: int, batch_size: int, kind: Callable = bo
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     size = max(1, batch_size // n)
-    alike = [list(group) for _, group in groupby(order, key=lambda i: kind(lengths[i]))]
-    return [group[start : start + size] for group in alike for start in range(0, len(group), size)]
+    one_kind = [list(group) for _, group in groupby(order, key=lambda i: kind(lengths[i]))]
+    return [group[start : start + size] for group in one_kind for start in range(0, len(group), size)]
 
 
 class TransformersGenerator:

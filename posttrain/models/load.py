@@ -7,6 +7,7 @@ Left out: the forward under training (`head.py`); the adapter that a stage train
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -115,7 +116,7 @@ def load_model(
             model = load(attention)
             break
         except RequestError as error:
-            if not others or ("flash" not in attention and "attention" not in str(error)):
+            if not others or not re.search("attention|flash", str(error), re.IGNORECASE):
                 raise
             log.info("attention: %s (the model does not support %s)", others[0], attention)
             attention, *others = others

@@ -49,9 +49,8 @@ def take_up_weights(model: nn.Module, folder: str | Path) -> None:
         refuse_other_weights(model, Path(folder))
         raise
     _refuse(found)
-    own, loaded = model.state_dict(), saved.state_dict()
-    for name in second_names(model):  # of two values the model would take the last
-        first = next(n for n, value in own.items() if value.data_ptr() == own[name].data_ptr())
+    loaded = saved.state_dict()
+    for name, first in second_names(model).items():  # of two values the model would take the last
         if not torch.equal(loaded[name], loaded[first]):
             raise Damaged(f"its files have two values of {first} and {name}, which are one weight")
     model.load_state_dict(loaded)
@@ -106,26 +105,28 @@ def _wanted(model: nn.Module) -> tuple[Shapes, Shapes]:
     return _shapes(whole), _shapes(second)
 
 
-def second_names(model: nn.Module) -> set[str]:
-    """Of weights of `model` that have several names, as a tied head, all names but the one they are saved
-    under."""
-    return set(_named(model)[1])
+def second_names(model: nn.Module) -> dict[str, str]:
+    """Of weights of `model` that have several names, as a tied head: each but the one that they are saved
+    under -> that one."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    values = model.state_dict(keep_vars=True)  # the parameters themselves: these know their whole shape
+    seen: dict[int, str] = {}
+    found = {}
+    for name in sorted(values, key=lambda name: name in tied):
+        if (first := seen.setdefault(id(values[name]), name)) != name:
+            found[name] = first
+    return found
 
 
 def _named(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The weights of `model`, without their content, and those of `second_names`."""
     state, second = {}, {}
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    values = model.state_dict(keep_vars=True)  # the parameters themselves: these know their whole shape
-    seen: dict[int, str] = {}
-    for name in sorted(values, key=lambda name: name in tied):
-        value = values[name]
+    others = second_names(model)
+    for name, value in model.state_dict(keep_vars=True).items():
         if not isinstance(value, torch.Tensor):
             continue
         shape = getattr(value, "ds_shape", value.shape)  # under ZeRO-3 `shape` is that of nothing
-        meta = torch.empty(shape, dtype=value.dtype, device="meta")
-        first = seen.setdefault(id(value), name)
-        (state if first == name else second)[name] = meta
+        (second if name in others else state)[name] = torch.empty(shape, dtype=value.dtype, device="meta")
     return state, second
 
 

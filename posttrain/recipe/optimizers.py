@@ -1,9 +1,8 @@
-"""The optimizers of transformers (`train.optim`): which are exact when a run is resumed, which were not
-measured here, which are refused; what each needs and reads; and the rules that follow.
+"""The optimizers of transformers (`train.optim`): which are exact when a run is resumed, which are not
+measured, which are refused; what each needs and reads; and the rules that follow.
 
-A test holds that every name of transformers is in exactly one of the three lists, that what an optimizer
-reads is what transformers passes to it, and that a run with each exact one is resumed to equal weights. Left
-out: what the launcher's engine allows (training/optimizers.py).
+Tests check that every name of transformers is in exactly one of the three lists, that an optimizer reads what
+transformers passes to it, and that a run with each exact one is resumed to equal weights. Left out: what the launcher's engine allows (training/optimizers.py).
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ _RANK = "it projects whole gradients"
 _TORCHAO = Optimizer(
     ("torchao>=0.15",),
     arguments={"bf16_stochastic_round": SWITCH},
-    whole="it was not run there: its state is quantised in blocks of whole weights",
+    whole="its state is quantised in blocks of whole weights",
 )
 _GALORE = Optimizer(("galore-torch", "bitsandbytes"), "", GALORE, _RANK, targets=True)
 EXACT: dict[str, Optimizer] = {
@@ -111,8 +110,8 @@ LIMITED: dict[str, Optimizer] = {
         whole=_NORM,
     ),
 }
-"""Run on a GPU only, and how they resume is not measured."""
-LIMIT = "it was never run here, where there is no GPU: neither its steps nor its resuming are measured"
+"""No test runs them: they need a GPU, or (stable_adamw) a driver that Triton finds."""
+LIMIT = "no test of posttrain runs it: neither its steps nor its resuming are measured"
 
 _IN_BACKWARD = (
     "it steps inside the backward of every micro-batch, without accumulation, clipping or the guard, and its "

@@ -128,11 +128,13 @@ def parts_that_do_not_fit(train: Train, steps: int) -> str:
     """
     given = train.extra.get("lr_scheduler_kwargs") or {}
     decay, stable = given.get("num_decay_steps"), given.get("num_stable_steps")
-    if train.lr_scheduler_type != "warmup_stable_decay" or not isinstance(decay, int):
+    if train.lr_scheduler_type != "warmup_stable_decay":
         return ""
+    if not isinstance(decay, int) or not isinstance(stable, int | None):
+        return ""  # which is refused by itself
     warmup = warmup_of(train, steps)
     parts = [f"{warmup} of warm-up", f"num_decay_steps = {decay}"]
-    if isinstance(stable, int):
+    if stable is not None:
         parts.insert(1, f"num_stable_steps = {stable}")
     left = steps - warmup - decay
     if left >= 0 and stable in (None, left):

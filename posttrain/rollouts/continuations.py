@@ -63,10 +63,7 @@ class Continuer:
                 self.seed,
                 streams=[_stream(completion, i) for i in fit],
             )
-            texts = [
-                self._after(heads[fit[one.prompt_index]], one.token_ids, one.finish == "stop")
-                for one in drawn
-            ]
+            texts = [self._after(heads[fit[one.prompt_index]], one.token_ids, one.ended) for one in drawn]
             whole = [prefixes[fit[one.prompt_index]] + text for one, text in zip(drawn, texts, strict=True)]
             graded = self.rewards.grade(whole, [row] * len(whole), self.rollout.deadline)
             self.on_scored(len(graded), sum(g.failed for g in graded))
@@ -82,13 +79,14 @@ class Continuer:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def _after(self, head: list[int], ids: list[int], stopped: bool) -> str:
-        """The text of `ids` after `head`, decoded together: some tokenizers drop a space at the start."""
+    def _after(self, head: list[int], ids: list[int], ended: int) -> str:
+        """The text of `ids` after `head`, without the last `ended` of them; decoded together, because some
+        tokenizers drop a space at the start."""
         before = completion_text(self.tokenizer, head)
-        both = completion_text(self.tokenizer, [*head, *ids], stopped)
+        both = completion_text(self.tokenizer, [*head, *ids], ended)
         if both.startswith(before):
             return both[len(before) :]
-        return completion_text(self.tokenizer, ids, stopped)
+        return completion_text(self.tokenizer, ids, ended)
 
 
 def _stream(completion: Row, prefix: int) -> int:

@@ -68,7 +68,7 @@ def refuse_other_engine(run: RunDir, recipe: TrainRecipe) -> None:
             if "engine" not in facts:
                 log.info("%s does not say under which engine it was saved; by its files, %s", path, before)
             refuse(path, facts, recipe, run.info().get("steps"))
-            if before not in (None, now):
+            if before != now:
                 log.info("%s was saved under %s, this launch is %s", path, before, now)
             return
 

@@ -180,7 +180,8 @@ def watched(
         peers.leave()
     except PosttrainError as error:
         # an error of a collective may have been turned into a sentence about what was being done
-        if isinstance(error.__cause__, RuntimeError) and (sentence := peers.lost(PATIENCE_S)):
+        wrapped = isinstance(error, WorkError) and isinstance(error.__cause__, RuntimeError)
+        if wrapped and (sentence := peers.lost(PATIENCE_S)):
             raise PeerLost(f"{sentence}; {advice()}") from None
         peers.tell(f"failed: {error}")
         raise

@@ -45,9 +45,8 @@ class CheckpointWriter:
         """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
         step = self.state.global_step
         final = self.run.checkpoints / ckpt.name_of(step)
-        if self.gather(ckpt.is_complete(final))[
-            0
-        ]:  # one rank looks: file systems may show each something else
+        # of what rank 0 sees: a network file system may show each rank something else
+        if self.gather(ckpt.is_complete(final))[0]:
             return
         with self.untimed():
             self._write_whole(final, resumable)

@@ -46,6 +46,18 @@ def test_tokens_are_printed_as_they_come(stream, capsys, said, pieces):
     assert stream.text + "\n" == "".join(pieces)
 
 
+def test_an_end_of_several_tokens_is_not_printed(capsys):
+    tokenizer = load_tokenizer("builtin:bytes")
+    ids = tokenizer("a<b<end>", add_special_tokens=False)["input_ids"]
+    endings = [tokenizer("<end>", add_special_tokens=False)["input_ids"]]
+    whole = Stream(tokenizer, [], endings)
+    assert printed(whole, ids, capsys) == ["a", "", "<b", "", "", "", "", "", "\n"]
+    assert whole.text == "a<b" and whole.ends(ids) and not whole.ends(ids[:-1])
+    cut = Stream(tokenizer, [], endings)
+    assert printed(cut, ids[:-2], capsys)[-1] == "<en\n"  # cut off
+    assert cut.text == "a<b<en"
+
+
 def test_half_a_character_is_printed_at_the_end(stream, capsys):
     ids = stream.tokenizer("é", add_special_tokens=False)["input_ids"][:1]
     assert printed(stream, ids, capsys) == ["", "\ufffd\n"]

@@ -35,7 +35,7 @@ class Echo:
         self.streams += streams
         self.settings.append((n, sampling.temperature, sampling.max_new_tokens, seed))
         return [
-            Completion(i, j, "not read", self.ids[j], "length" if j % 2 else "stop")
+            Completion(i, j, "not read", self.ids[j], *(("length",) if j % 2 else ("stop", None, 1)))
             for i in range(len(prompts))
             for j in range(n)
         ]
@@ -136,3 +136,10 @@ def test_special_tokens_before_and_after_the_cut_are_text(made):
     assert ended.text == cut.text == f"{mark}<0>{mark}" and (ended.ended, cut.ended) == (True, False)
     assert continuer.rewards.seen == [f"a{mark}\n{mark}<0>{mark}"] * 2
     assert continuer.generator.prompts[0][-2:] == tokenizer(f"{mark}\n")["input_ids"]
+
+
+def test_an_end_of_several_tokens_is_no_text(made):
+    """All of it is left out, decoded behind the prefix."""
+    continuer, tokenizer = made[0], made[0].tokenizer
+    head, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("2 + 2 = ", "4<end>"))
+    assert continuer._after(head, ids, 5) == "4"

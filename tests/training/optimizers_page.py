@@ -26,7 +26,7 @@ def _usable(table: dict[str, Optimizer]) -> str:
     for name, used in table.items():
         packages = ", ".join(f"`{package}`" for package in used.packages)
         arguments = ", ".join(f"`{key}`" for key in used.arguments)
-        engines = f"one process, DDP: {used.whole}" if used.whole else "all"
+        engines = f"one process, DDP; not others: {used.whole}" if used.whole else "all"
         rows[f"{packages} | {arguments} | {engines}"].append(f"`{name}`")
     lines = [f"| {', '.join(names)} | {rest} |" for rest, names in rows.items()]
     return "\n".join(("| `train.optim` | packages | `optim_args` | engines |", "|---|---|---|---|", *lines))
