@@ -2,7 +2,8 @@
 measured, which are refused; what each needs and reads; and the rules that follow.
 
 Tests check that every name of transformers is in exactly one of the three lists, that an optimizer reads what
-transformers passes to it, and that a run with each exact one is resumed to equal weights. Left out: what the launcher's engine allows (training/optimizers.py).
+transformers passes to it, and that a run with each exact one is resumed to equal weights. Left out: what the
+launcher's engine allows (training/optimizers.py).
 """
 
 from __future__ import annotations
