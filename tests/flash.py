@@ -80,6 +80,9 @@ def flash(monkeypatch) -> str:
     from transformers import modeling_flash_attention_utils as utils
 
     from posttrain.models import self_check
+    from posttrain.recipe import attention
+
+    monkeypatch.setattr(attention, "PACKAGES", {})
 
     def functions(implementation: str, *args, **kwargs) -> tuple:
         if implementation != IMPLEMENTATION:

@@ -64,7 +64,7 @@ def _measured(model: nn.Module, mixed: str) -> tuple[torch.Tensor, torch.Tensor,
 
     def as_leaf(module: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
         inputs.append(out.detach().requires_grad_())
-        return inputs[-1]
+        return inputs[-1].clone()  # some scale it in place
 
     hook = embedding.register_forward_hook(as_leaf)
     try:

@@ -82,12 +82,21 @@ def attach_fused_head(model: nn.Module, mixed: str = "no") -> None:
     refuse_other_logits(model, mixed)
 
 
+NO_LOSS = (
+    "computes no load-balancing loss in transformers; set model.options.output_router_logits=false to train "
+    "without it"
+)
+
+
 def balancing_coefficient(model: nn.Module) -> float:
     """The weight of the load-balancing loss of `model`, 0 where its config does not ask for one
-    (`output_router_logits`)."""
+    (`output_router_logits`). Raises `RequestError` where it asks and the family's code has none."""
     if not getattr(model.config.get_text_config(), "output_router_logits", None):
         return 0.0
-    return float(getattr(model, "router_aux_loss_coef", getattr(model, "aux_loss_coef", 0.0)))
+    for name in ("router_aux_loss_coef", "aux_loss_coef"):
+        if hasattr(model, name):
+            return float(getattr(model, name))
+    raise RequestError(f"{model.config.model_type} {NO_LOSS}")
 
 
 def _hidden(model: nn.Module, original: Callable, args: Any, kwargs: dict) -> tuple[Tensor, Tensor | None]:
@@ -106,10 +115,7 @@ def _hidden(model: nn.Module, original: Callable, args: Any, kwargs: dict) -> tu
         hook.remove()
     balance = getattr(out, "aux_loss", None)
     if not isinstance(balance, Tensor):
-        raise RequestError(
-            f"{model.config.model_type} returns no load-balancing loss; set "
-            "model.options.output_router_logits=false to train without it"
-        )
+        raise RequestError(f"{model.config.model_type} {NO_LOSS}")
     return found[0], balance
 
 

@@ -1,8 +1,7 @@
 """The rules of `model.attention`: its names, the types of weights that flash attention takes, and the package
 that attention kernels of the hub need.
 
-Left out: whether the package of an implementation is installed on the machine that trains, which transformers
-says when the model is loaded; what `auto` picks (models/load.py).
+Left out: what `auto` picks (models/load.py).
 """
 
 from __future__ import annotations
@@ -23,6 +22,12 @@ IMPLEMENTATIONS = (
     "flash_attention_4",
     "flex_attention",
 )
+PACKAGES = {
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+    "flash_attention_4": ("flash_attn", "flash-attn-4"),
+}
+"""Implementation -> the module that it needs, and the package that has it."""
 HUB = re.compile(r"[^/:\s]+/[^/:\s]+(?:@[^/:\s]+)?(?::[^/:\s]+)?")
 """A kernel of the hub, as transformers reads it: owner/name, then @revision, then :function."""
 
@@ -36,6 +41,19 @@ def attention(recipe: Recipe, problems: Problems) -> None:
         problems.add(at, f"{at} = {shown(chosen)}{near}, or a kernel of the hub (kernels-community/...)")
         return
     _half_precision(at, recipe, problems)
+
+
+def lacking(chosen: str) -> str:
+    """A sentence about the package that `model.attention = chosen` needs and this machine lacks; else empty.
+    With the package `kernels` transformers gets flash attention from the hub."""
+    module, package = PACKAGES.get(chosen, ("", ""))
+    kernels = importlib.util.find_spec("kernels")
+    if not module or importlib.util.find_spec(module) or (kernels is not None and kernels.origin):
+        return ""
+    return (
+        f"model.attention = {chosen} needs the package {package}, which is not installed; see "
+        "posttrain/models/README.md, or use model.attention: sdpa"
+    )
 
 
 def _kernels_package(at: str, chosen: str, problems: Problems) -> None:

@@ -27,6 +27,7 @@ from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
 from posttrain.generation.cached import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
+from posttrain.recipe.attention import lacking
 from posttrain.recipe.build import Problems
 from posttrain.recipe.optimizers import wanting
 from posttrain.recipe.plan import shape_of
@@ -80,6 +81,8 @@ def preflight(
     if isinstance(recipe, RolloutRecipe):
         _rewards(recipe, files, problems)
     _machine(recipe, on_cpu, problems)
+    if sentence := lacking(recipe.model.attention):
+        problems.add("model.attention", sentence)
     if isinstance(recipe, TrainRecipe):
         for i, task in enumerate(recipe.evaluate.tasks):
             for path, message in check_task(task, f"evaluate.tasks[{i}]"):

@@ -10,11 +10,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig
+from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from posttrain.base.files import timestamp
@@ -48,7 +50,12 @@ from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCal
 from posttrain.training.defaults import refuse_moved_defaults, used_classes
 from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
-from posttrain.training.launcher import refuse_launcher, refuse_sharded_family, refuse_unsaved_weights
+from posttrain.training.launcher import (
+    refuse_launcher,
+    refuse_other_batch,
+    refuse_sharded_family,
+    refuse_unsaved_weights,
+)
 from posttrain.training.optimizers import refuse_optimizer
 from posttrain.training.parts import Parts, PromptParts, RowParts
 from posttrain.training.peers import watched
@@ -106,12 +113,31 @@ def _train(
     refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
+    refuse_other_batch(arguments)
 
     def record(error: WorkError) -> None:
         record_failure(run, error, time.monotonic() - begun)
 
     with watched(stop, lambda: ckpt.how_to_resume(run.checkpoints), record):
         _fit(recipe, stage, run, data, arguments, make_scorer, stop)
+
+
+@contextmanager
+def _told_of_unused(model: nn.Module) -> Iterator[None]:
+    """Raises `RequestError` for the error with which DDP meets weights that no gradient reaches."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" not in str(error):
+            raise
+        names = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        what = (
+            f"no gradient reaches {names[0]}, one of {len(names)} such weights" if names else "some have none"
+        )
+        raise RequestError(
+            f"DDP waits for the gradients of all weights, and {what}; set "
+            "train.extra.ddp_find_unused_parameters: true, or use launch/zero2.yaml"
+        ) from error
 
 
 def _fit(
@@ -137,7 +163,8 @@ def _fit(
     trainer.accelerator.wait_for_everyone()
     try:
         if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, recipe, data.steps):
-            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+            with _told_of_unused(trainer.model):
+                trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # already fully trained; it may have been stopped, or have failed, during scoring
             stop.can_save = True
             scoring.catch_up()

@@ -15,6 +15,7 @@ from typing import Any
 from accelerate.utils import fsdp2_prepare_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from transformers import PreTrainedModel
 from trl.models.utils import unwrap_model_for_generation
 
 from posttrain.base.process import flag
@@ -82,6 +83,15 @@ def engine(args: Any) -> str:
     return "ddp" if args.world_size > 1 else "single"
 
 
+def name_own_layers(model: nn.Module) -> None:
+    """Leaves only classes of `model`'s own modules among those that FSDP2 makes units of: a family names
+    those of its vision and audio parts, too, and accelerate fails on one that a text model lacks."""
+    found = {type(module).__name__ for module in model.modules()}
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module._no_split_modules:
+            module._no_split_modules = [name for name in module._no_split_modules if name in found]
+
+
 def shard_frozen(model: nn.Module, accelerator: Any) -> nn.Module:
     """`model`, sharded by FSDP2 layer by layer as accelerate shards the one that trains.
 
@@ -89,6 +99,7 @@ def shard_frozen(model: nn.Module, accelerator: Any) -> nn.Module:
     """
     plugin = accelerator.state.fsdp_plugin
     policy = plugin.auto_wrap_policy, plugin.transformer_cls_names_to_wrap
+    name_own_layers(model)
     try:
         fsdp2_prepare_model(accelerator, model)
     finally:  # layers of this family would be looked for in the model that trains

@@ -110,6 +110,23 @@ def _zero() -> dict[str, Any]:
         raise RequestError(f"the DeepSpeed config cannot be used: {str(error).splitlines()[0]}") from error
 
 
+def refuse_other_batch(train: TrainingArguments) -> None:
+    """Raises `RequestError` where a DeepSpeed config divides the batch otherwise than the recipe, whose values
+    are in `train`."""
+    config = DeepSpeedPlugin().deepspeed_config if flag("ACCELERATE_USE_DEEPSPEED") else {}
+    micro, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    for key, ours in (
+        ("gradient_accumulation_steps", accumulation),
+        ("train_micro_batch_size_per_gpu", micro),
+        ("train_batch_size", train.world_size * micro * accumulation),
+    ):
+        if (value := config.get(key, "auto")) not in ("auto", ours):
+            raise RequestError(
+                f"the DeepSpeed config has {key}: {value}, the recipe gives {ours}; write auto there, because "
+                "train.global_batch_size decides"
+            )
+
+
 def refuse_deepspeed(config: dict[str, Any], train: TrainingArguments) -> None:
     """Raises `RequestError` where a DeepSpeed `config`, with `auto` filled in, overrules the recipe, whose
     values are in `train`."""

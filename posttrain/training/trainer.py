@@ -23,7 +23,7 @@ from posttrain.base.files import append_jsonl
 from posttrain.base.stop import Stopped, leave_signals_to_parent
 from posttrain.errors import RequestError
 from posttrain.rundir.checkpoints import how_to_resume, last_resumable
-from posttrain.training.engines import refuse_pretence
+from posttrain.training.engines import fsdp_asked, name_own_layers, refuse_pretence
 from posttrain.training.guard import Diverged
 from posttrain.training.launcher import keep_precision, refuse_deepspeed
 from posttrain.training.metrics_log import MetricsLog
@@ -58,6 +58,8 @@ class RunTrainer(MetricsLog, CheckpointWriter):
             )
             raise RequestError(f"guard.on_nan and guard.on_spike cannot be skip here ({what}); use stop")
         refuse_pretence(self.accelerator)
+        if fsdp_asked():
+            name_own_layers(self.model)
         if plugin is not None:
             refuse_deepspeed(plugin.deepspeed_config, self.args)
 

@@ -179,7 +179,7 @@ def test_a_start_model_that_is_not_there(call, recipe, tmp_path, init, words, co
         (["train.optim=nope"], ["nope"]),
         (["data.template=chatlm"], ["did you mean 'chatml'"]),
         (["model.init=nosuchmodel"], ["no such folder here", "nosuchmodel"]),
-        (["model.attention=flash_attention_2", "train.bf16=true"], ["FlashAttention2"]),
+        (["model.attention=flash_attention_2", "train.bf16=true"], ["package flash-attn,"]),
     ],
 )
 def test_what_only_the_libraries_know(call, recipe, overrides, words):

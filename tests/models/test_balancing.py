@@ -89,5 +89,15 @@ def test_it_is_left_out_where_the_config_does_not_ask(off):
 def test_a_model_that_returns_none_is_refused():
     model = model_of("llama", **SHAPE, output_router_logits=True)
     model.router_aux_loss_coef = 0.1
-    with pytest.raises(RequestError, match="llama returns no load-balancing loss; set model.options.output_"):
+    with pytest.raises(RequestError, match="llama computes no load-balancing loss in transformers; set "):
         attach_fused_head(model)
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v3", "glm4_moe"])
+def test_a_family_without_code_for_it_is_refused(kind):
+    """Their configs take the option, and no class of theirs reads it."""
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "n_group": 1, "topk_group": 1, "n_routed_experts": 4}
+    latent |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1}
+    shape = SHAPE | EXPERTS | latent | {"num_key_value_heads": 4}
+    with pytest.raises(RequestError, match=f"{kind} computes no load-balancing loss in transformers; set "):
+        balancing_coefficient(model_of(kind, **shape))

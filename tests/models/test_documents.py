@@ -34,7 +34,7 @@ SIZES = {
 APART = [
     *KEEPS_DOCUMENTS_APART,
     *("apertus", "arcee", "bitnet", "codegen", "falcon", "gemma4_text", "glm4_moe", "aria_text"),
-    "gpt_bigcode",
+    *("gpt_bigcode", "ctrl"),
 ]
 LEAKING = [
     *("bloom", "falcon_h1", "lfm2", "opt", "mamba", "recurrent_gemma", "qwen3_next", "biogpt", "xglm", "mpt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,18 +12,21 @@ import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
-from transformers import TrainingArguments
+from transformers import AutoModelForCausalLM, TrainingArguments
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from posttrain import sft
 from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
 from posttrain.recipe.schema import FromConfig, Lora, Model, Train
+from posttrain.stages.train import _told_of_unused
+from posttrain.training.engines import name_own_layers
 from posttrain.training.launcher import (
     GATHERED,
     keep_precision,
     refuse_deepspeed,
     refuse_launcher,
+    refuse_other_batch,
     refuse_sharded_family,
     refuse_unsaved_weights,
 )
@@ -265,3 +269,44 @@ def test_a_file_that_is_not_there(asked):
     asked(config_file="nowhere.json")
     with pytest.raises(RequestError, match=r"the DeepSpeed config cannot be used: .*nowhere\.json"):
         refuse_unsaved_weights(Model(init="m"))
+
+
+def test_layers_of_another_part_are_no_units_of_fsdp2(tmp_path):
+    """A text model whose family also names blocks of its vision part, plain and below an adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    linear = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "head_dim": 8}
+    linear |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(tmp_path / "m", kind="qwen3_5_text", **linear))
+    assert "Qwen3_5VisionBlock" in model._no_split_modules
+    adapted = get_peft_model(model, LoraConfig(target_modules=["down_proj"]))
+    name_own_layers(adapted)
+    assert set(model._no_split_modules) == set(adapted._no_split_modules) == {"Qwen3_5DecoderLayer"}
+
+
+def test_a_weight_that_no_gradient_reaches_is_named():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[1](torch.ones(2)).backward()
+    found = pytest.raises(
+        RequestError, match=r"reaches 0\.weight, one of 2 such.* ddp_find_unused_parameters"
+    )
+    with found, _told_of_unused(model):
+        raise RuntimeError("Expected to have finished reduction in the prior iteration before")
+    with pytest.raises(RuntimeError, match="other"), _told_of_unused(model):
+        raise RuntimeError("other")
+
+
+def test_a_config_that_divides_the_batch_otherwise(asked, tmp_path):
+    train = SimpleNamespace(per_device_train_batch_size=2, gradient_accumulation_steps=1, world_size=2)
+    file = tmp_path / "deepspeed.json"
+    given = {"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": "auto"}
+    for more, words in (
+        ({}, None),
+        ({"train_batch_size": 4, "train_micro_batch_size_per_gpu": 2}, None),
+        ({"gradient_accumulation_steps": 4}, "has gradient_accumulation_steps: 4, the recipe gives 1; write"),
+        ({"train_batch_size": 8}, "train_batch_size: 8, the recipe gives 4"),
+    ):
+        file.write_text(json.dumps(given | more))
+        asked(config_file=str(file))
+        with pytest.raises(RequestError, match=words) if words else nullcontext():
+            refuse_other_batch(train)
