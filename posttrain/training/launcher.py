@@ -111,8 +111,8 @@ def _zero() -> dict[str, Any]:
 
 
 def refuse_other_batch(train: TrainingArguments) -> None:
-    """Raises `RequestError` where a DeepSpeed config divides the batch otherwise than the recipe, whose values
-    are in `train`."""
+    """Raises `RequestError` where a DeepSpeed config divides the batch otherwise than the recipe does, whose
+    values are in `train`."""
     config = DeepSpeedPlugin().deepspeed_config if flag("ACCELERATE_USE_DEEPSPEED") else {}
     micro, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
     for key, ours in (
@@ -122,7 +122,7 @@ def refuse_other_batch(train: TrainingArguments) -> None:
     ):
         if (value := config.get(key, "auto")) not in ("auto", ours):
             raise RequestError(
-                f"the DeepSpeed config has {key}: {value}, the recipe gives {ours}; write auto there, because "
+                f"the DeepSpeed config has {key}: {value}, the recipe gives {ours}; write auto there: "
                 "train.global_batch_size decides"
             )
 

@@ -43,8 +43,8 @@ LEAKING = [
 OTHERWISE = ("gpt_bigcode", "opt", "biogpt", "afmoe")
 """The reverse under flash attention, which goes by position ids where eager and SDPA attention have masks."""
 LARGE = 0.3
-NO_FLASH = ("falcon", "gemma4_text", "gpt_oss")
-"""A name that transformers 5.24 does not import; heads of 512; a kernel of the hub."""
+NO_FLASH = ("falcon", "gemma4_text", "gpt_oss", "ctrl")
+"""A name that transformers 5.24 does not import; heads of 512; a kernel of the hub; attention of its own."""
 MORE = {"lfm2": {"layer_types": ["conv", "full_attention"]}}
 
 

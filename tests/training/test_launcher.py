@@ -287,9 +287,7 @@ def test_layers_of_another_part_are_no_units_of_fsdp2(tmp_path):
 def test_a_weight_that_no_gradient_reaches_is_named():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     model[1](torch.ones(2)).backward()
-    found = pytest.raises(
-        RequestError, match=r"reaches 0\.weight, one of 2 such.* ddp_find_unused_parameters"
-    )
+    found = pytest.raises(RequestError, match=r"reaches 0\.weight, one of 2 such.*ddp_find_unused_parameters")
     with found, _told_of_unused(model):
         raise RuntimeError("Expected to have finished reduction in the prior iteration before")
     with pytest.raises(RuntimeError, match="other"), _told_of_unused(model):
