@@ -26,7 +26,8 @@ from posttrain.recipe import SftRecipe, TrainRecipe, recipe_hash
 from posttrain.rundir import adapters
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
-from posttrain.training.launcher import engine_asked, start_config
+from posttrain.training.engines import engine_asked
+from posttrain.training.launcher import start_config
 
 log = logging.getLogger(__name__)
 PLAIN = ("single", "ddp")

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DeepSpeedPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PretrainedConfig, TrainingArguments
 
-from posttrain.base.process import flag, world_size
 from posttrain.errors import RequestError
 from posttrain.models.logits import refuse_untested_family
 from posttrain.recipe.schema import Model, Train
 from posttrain.rundir.adapters import CONFIG as ADAPTER_CONFIG
 from posttrain.rundir.checkpoints import resolve
+from posttrain.training.engines import engine_asked, zero_asked
 
 OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 """Sections of a DeepSpeed config that would take the place of a key of the recipe."""
@@ -50,7 +49,7 @@ def refuse_unsaved_weights(model: Model) -> None:
 
     accelerate writes it so unless asked. Adapters are gathered whatever it says.
     """
-    zero = _zero()
+    zero = zero_asked()
     if model.lora is None and zero.get("stage") == 3 and not zero.get(GATHERED):
         raise RequestError(
             "under this ZeRO-3 config checkpoints would hold no weights; set zero3_save_16bit_model: true in "
@@ -64,7 +63,7 @@ def refuse_sharded_family(model: Model) -> None:
     A start from an adapter passes: its base is merged before it is sharded, and can be measured. So does a
     config that cannot be read here; whoever loads the model says why.
     """
-    if _zero().get("stage") != 3:
+    if engine_asked() != "zero3":
         return
     if model.from_config is not None:
         at, config = "model.from_config.model_type", {"model_type": model.from_config.model_type}
@@ -88,26 +87,6 @@ def start_config(model: Model) -> dict[str, Any]:
         return PretrainedConfig.get_config_dict(place, revision=model.revision or "main")[0]
     except (OSError, ValueError):
         return {}
-
-
-def engine_asked() -> str:
-    """The engine that the launcher asked for, as `engines.engine` names the one that was set up."""
-    if flag("ACCELERATE_USE_DEEPSPEED"):
-        return f"zero{_zero().get('stage', 0)}"
-    if flag("ACCELERATE_USE_FSDP"):
-        return "fsdp2"
-    return "ddp" if world_size() > 1 else "single"
-
-
-def _zero() -> dict[str, Any]:
-    """Section `zero_optimization` of the DeepSpeed config, with what the file says that the launcher names;
-    empty without DeepSpeed. Raises `RequestError` where accelerate cannot use it."""
-    if not flag("ACCELERATE_USE_DEEPSPEED"):
-        return {}
-    try:
-        return DeepSpeedPlugin().deepspeed_config["zero_optimization"]
-    except (ValueError, OSError) as error:
-        raise RequestError(f"the DeepSpeed config cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def refuse_deepspeed(config: dict[str, Any], train: TrainingArguments) -> None:
