@@ -19,6 +19,7 @@ from posttrain.models.logits import refuse_untested_family
 from posttrain.recipe.schema import Model, Train
 from posttrain.rundir.adapters import CONFIG as ADAPTER_CONFIG
 from posttrain.rundir.checkpoints import resolve
+from posttrain.rundir.start_config import start_config
 from posttrain.training.engines import engine_asked, zero_asked
 
 OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
@@ -61,15 +62,17 @@ def refuse_sharded_family(model: Model) -> None:
     """Under ZeRO-3, raises `RequestError` for a family that would be refused once its weights are loaded.
 
     A start from an adapter passes: its base is merged before it is sharded, and can be measured. So does a
-    config that cannot be read here; whoever loads the model says why.
+    config of the hub that cannot be read here; whoever loads the model says why.
     """
     if engine_asked() != "zero3":
         return
     if model.from_config is not None:
-        at, config = "model.from_config.model_type", {"model_type": model.from_config.model_type}
+        at, place = "model.from_config.model_type", None
     else:
-        at, config = f"model.init = {model.init}", start_config(model)
-    found = (config.get("text_config") or config).get("model_type")
+        at, place = f"model.init = {model.init}", resolve(str(model.init))[0]
+        if (Path(place) / ADAPTER_CONFIG).is_file():
+            return
+    found = start_config(model, place, hub_config).get("model_type")
     if found is None:
         return
     try:
@@ -78,13 +81,10 @@ def refuse_sharded_family(model: Model) -> None:
         raise RequestError(f"{at}: under ZeRO-3, {error}") from None
 
 
-def start_config(model: Model) -> dict[str, Any]:
-    """config.json of the start model; empty of an adapter, or where it cannot be read."""
-    place = str(resolve(str(model.init))[0])
-    if (Path(place) / ADAPTER_CONFIG).is_file():
-        return {}
+def hub_config(place: str, revision: str | None) -> dict[str, Any]:
+    """config.json of the hub id `place`; empty where it cannot be read."""
     try:
-        return PretrainedConfig.get_config_dict(place, revision=model.revision or "main")[0]
+        return PretrainedConfig.get_config_dict(place, revision=revision or "main")[0]
     except (OSError, ValueError):
         return {}
 
