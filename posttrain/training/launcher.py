@@ -15,7 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PretrainedConfig, TrainingArguments
 
 from posttrain.errors import RequestError
-from posttrain.models.logits import refuse_untested_family
+from posttrain.models.self_check import refuse_untested
 from posttrain.recipe.schema import Model, Train
 from posttrain.rundir.adapters import CONFIG as ADAPTER_CONFIG
 from posttrain.rundir.checkpoints import resolve
@@ -28,10 +28,15 @@ OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 GATHERED = "stage3_gather_16bit_weights_on_model_save"
 
 
+def mixed_precision(train: Train) -> str:
+    """What the recipe asks for, as accelerate calls it: bf16, fp16 or no."""
+    return "bf16" if train.bf16 else "fp16" if train.fp16 else "no"
+
+
 def refuse_launcher(train: Train) -> None:
     """Raises `RequestError` where the launcher asks for a compiler, or another precision than the recipe."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    given = "bf16" if train.bf16 else "fp16" if train.fp16 else "no"
+    given = mixed_precision(train)
     if asked not in ("no", "", given):
         raise RequestError(
             f"the accelerate config has mixed_precision: {asked}, the recipe asks for {given}; set it to "
@@ -76,7 +81,7 @@ def refuse_sharded_family(model: Model) -> None:
     if found is None:
         return
     try:
-        refuse_untested_family(found)
+        refuse_untested(found, "logits")
     except RequestError as error:
         raise RequestError(f"{at}: under ZeRO-3, {error}") from None
 
