@@ -23,7 +23,7 @@ from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.generation.cached import across_switch
+from posttrain.generation.cache_limits import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.build import Problems

@@ -203,7 +203,7 @@ def test_sampling_across_the_switch_of_longrope(tmp_path, key):
     path = write_recipe(tmp_path, tiny_model(tmp_path / "model"))
     changed(tmp_path, **rope)
     preflight(load_stage(str(path), ["data.max_length=120"], "rlvr"))
-    with pytest.raises(RequestError, match=r"max_length = 121 and .* = 12 are above the 132 tokens beyond"):
+    with pytest.raises(RequestError, match=r"max_length = 121 .* = 12 are above the 132 .*; lower data.max"):
         preflight(load_stage(str(path), ["data.max_length=121"], "rlvr"))
 
 
