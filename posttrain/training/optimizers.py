@@ -53,6 +53,11 @@ def to_evaluation_point(optimizer: Any) -> None:
         optimizer.eval()
 
 
+def is_stateless(optim: str, optimizer: Any) -> bool:
+    """Whether `optimizer` keeps nothing from step to step: SGD without momentum."""
+    return optim == "sgd" and not optimizer.defaults["momentum"]
+
+
 @contextlib.contextmanager
 def loaded_as_saved(optim: str, optimizer: Any) -> Iterator[None]:
     """While it is entered, `optimizer` (None: one of an engine with files of its own) takes up its state as
