@@ -24,7 +24,7 @@ from transformers import Cache
 from posttrain.base.stop import check_stop
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Completion, Sampling, completion_of, end_tokens, refuse_prompts
-from posttrain.generation.cached import has_state, longrope_switch, refuse_switch
+from posttrain.generation.cache_limits import has_state, longrope_switch, refuse_switch
 
 COMPACT_EVERY = 8
 """Decoding steps between removals of finished sequences, each of which copies the cache, and between looks at

@@ -9,15 +9,14 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
-from posttrain.models.self_check import as_trained, attends_elsewhere, is_sharded
-
-KEEPS_DOCUMENTS_APART = (
-    *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "phi"),
-    *("phi3", "olmo", "olmo2", "olmo3", "olmoe", "granite", "gpt2", "gptj", "gpt_neox", "cohere", "cohere2"),
-    *("glm", "glm4", "smollm3", "starcoder2", "stablelm", "nemotron", "ernie4_5", "exaone4", "helium"),
+from posttrain.models.self_check import (
+    as_trained,
+    attends_elsewhere,
+    is_sharded,
+    probe_ids,
+    refuse_untested,
 )
-"""Model types whose packed documents are independent under eager, SDPA and flash attention. They may differ:
-GPT-BigCode has masks that keep documents apart and no position ids for flash attention; OPT the reverse."""
+
 LENGTH = 12
 """Tokens of a document of the measurement: more than the width of convolutions in models that have them."""
 
@@ -30,18 +29,13 @@ def refuse_leaking_documents(model: nn.Module, mixed: str = "no") -> None:
     logits with respect to the embeddings of the first must be exactly 0, as it is whatever the scale of the
     weights: what is masked has a weight of 0, and not a small one. And both must have the same logits, up to
     rounding: else positions count on. Weights that are sharded (ZeRO-3), or on a CPU where the attention of
-    the run does not run, cannot be measured; then only families of `KEEPS_DOCUMENTS_APART` are accepted.
+    the run does not run, cannot be measured; then only tested families are accepted.
 
     `mixed`: accelerate's `mixed_precision` of the run.
     """
-    kind = model.config.model_type
+    kind = model.config.get_text_config().model_type
     if is_sharded(model) or attends_elsewhere(model):
-        if kind not in KEEPS_DOCUMENTS_APART:
-            raise RequestError(
-                f"data.padding_free: whether {kind} keeps documents apart cannot be measured before the "
-                "engine is set up; set it to false, or use launch/ddp.yaml, or one of the tested families: "
-                f"{', '.join(KEEPS_DOCUMENTS_APART)}"
-            )
+        refuse_untested(kind, "documents")
         return
     refusal = f"data.padding_free: {kind} lets documents in one row attend to each other; set it to false"
     try:
@@ -69,8 +63,8 @@ def _measured(model: nn.Module, mixed: str) -> tuple[torch.Tensor, torch.Tensor,
     hook = embedding.register_forward_hook(as_leaf)
     try:
         with as_trained(model, mixed) as device:
-            steps = torch.arange(LENGTH, device=device).repeat(2)[None]  # [1, 2L]
-            ids = (steps + 1) % len(embedding.weight)
+            ids = probe_ids(model, LENGTH).repeat(1, 2)  # [1, 2L]
+            steps = torch.arange(LENGTH, device=device).repeat(2)[None]
             logits = model(input_ids=ids, position_ids=steps, use_cache=False).logits[0].float()
             first, second = logits.split(LENGTH)
             draw = torch.Generator().manual_seed(0)  # any direction in which the gradient does not cancel

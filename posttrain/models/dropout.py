@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
-from posttrain.models.self_check import as_trained, is_sharded
+from posttrain.models.self_check import as_trained, is_sharded, probe_ids
 
 NOISE = ("drop", "jitter")
 """What the attributes are called that hold a probability of dropout, or the size of a router's noise."""
@@ -35,10 +35,8 @@ def turn_off_dropout(model: nn.Module, mixed: str = "no") -> None:
             module.p = 0.0
     if is_sharded(model):
         return
-    embedding = model.get_input_embeddings().weight
-    ids = torch.arange(1, 9, device=embedding.device)[None] % len(embedding)  # [1, 8]
-    found = []
-    devices = [embedding.device] if embedding.device.type == "cuda" else []
+    ids, found = probe_ids(model, 8), []
+    devices = [ids.device] if ids.device.type == "cuda" else []
     with as_trained(model, mixed), torch.no_grad(), torch.random.fork_rng(devices):
         for mode in (True, False):
             model.train(mode)

@@ -92,17 +92,17 @@ def attention_implementations(choice: str, half: bool) -> list[str]:
 
 
 def load_model(
-    config: Model, init: str | Path | None, tokenizer: Any, seed: int, mixed: bool = False
+    config: Model, init: str | Path | None, tokenizer: Any, seed: int, mixed: str = "no"
 ) -> nn.Module:
     """The causal language model of `config` with an embedding row for every token of `tokenizer`.
 
-    `init` is the resolved path or hub id of trained weights (None with `from_config`). `mixed`: whether the
-    model runs in mixed precision.
+    `init` is the resolved path or hub id of trained weights (None with `from_config`). `mixed`:
+    accelerate's `mixed_precision` of the run.
 
     Raises:
         RequestError: the model cannot be loaded or built, or the fused head does not support it.
     """
-    half = mixed or config.quantization is not None or _dtype(config) != torch.float32
+    half = mixed != "no" or config.quantization is not None or _dtype(config) != torch.float32
     attention, *others = attention_implementations(config.attention, half)
 
     def load(attention: str) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from posttrain.errors import RequestError
-from posttrain.models.self_check import as_trained, is_sharded
+from posttrain.models.self_check import as_trained, is_sharded, probe_ids, refuse_untested
 
 MULTIPLIES = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 DIVIDES = ("logits_scaling", "logits_mup_width_multiplier")
@@ -28,23 +28,6 @@ MEANS_OTHERWISE = {
 }
 """Families whose code gives a field of that name another meaning, or ignores it."""
 
-KNOWN = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi",
-    "phi3",
-    "gptj",
-    "olmo2",
-    "granite",
-    "cohere",
-    "cohere2",
-)
-"""Model types whose fused loss and gradients are tested; sharded weights cannot be measured."""
 PROBE_LOGIT = 50.0
 """Largest logit of the measurement: near 0 a softcap changes nothing and a scale hardly anything."""
 
@@ -72,30 +55,20 @@ def refuse_unsupported_head(model: nn.Module) -> None:
         raise RequestError(f"{type(model).__name__} has no output head with a weight, which training needs")
 
 
-def refuse_untested_family(model_type: str) -> None:
-    """Raises `RequestError` for a model whose weights are sharded before its logits can be measured."""
-    if model_type not in KNOWN:
-        raise RequestError(
-            f"the logits of {model_type} cannot be checked while its weights are sharded; use "
-            f"launch/zero2.yaml or launch/ddp.yaml, or one of the tested families: {', '.join(KNOWN)}"
-        )
-
-
 @torch.no_grad()
 def refuse_other_logits(model: nn.Module, mixed: str = "no") -> None:
     """Raises `RequestError` if the model's own logits differ from those of the fused head.
 
     Measured on one row of a few tokens, with the input of the head scaled up until the largest logit is
     `PROBE_LOGIT`. Weights that are already sharded (ZeRO-3) cannot be run before the engine is set up; then
-    only `KNOWN` families are accepted. `mixed`: accelerate's `mixed_precision` of the run.
+    only tested families are accepted. `mixed`: accelerate's `mixed_precision` of the run.
     """
     config = model.config.get_text_config()
     if is_sharded(model):
-        refuse_untested_family(config.model_type)
+        refuse_untested(config.model_type, "logits")
         return
     embedding = model.get_input_embeddings().weight
-    ids = torch.arange(1, 9, device=embedding.device)[None] % len(embedding)  # [1, 8]
-    factor = 1.0
+    ids, factor = probe_ids(model, 8), 1.0
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda module, args: (args[0] * factor, *args[1:]))
     try:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from posttrain.recipe import SftRecipe, TrainRecipe, recipe_hash
 from posttrain.rundir import adapters
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
-from posttrain.training.launcher import engine_asked, start_config
+from posttrain.rundir.start_config import start_config
+from posttrain.training.engines import engine_asked
+from posttrain.training.launcher import hub_config
 
 log = logging.getLogger(__name__)
 PLAIN = ("single", "ddp")
@@ -174,13 +176,11 @@ def _in_model(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _in_config(path: Path, recipe: TrainRecipe) -> Iterator[tuple[str, Any]]:
     """As `_in_model`, of the config of the model that is trained, as far as it can be read; a default of the
     library may not be in it."""
-    model = recipe.model
-    saved = (path / CONFIG_NAME).is_file()  # not in a checkpoint of an adapter
-    if model.from_config is not None and not saved:
-        yield from model.from_config.options.items()
-        return
+    model, place = recipe.model, None
     with contextlib.suppress(RequestError):  # whoever loads the model says why
-        place = path if saved else adapters.chain(ckpt.resolve(str(model.init))[0])[-1]
-        config = start_config(replace(model, init=str(place)))
-        values = config | (config.get("text_config") or {}) | (model.options or {})
+        if (path / CONFIG_NAME).is_file():  # not in a checkpoint of an adapter
+            place = path
+        elif model.from_config is None:
+            place = adapters.chain(ckpt.resolve(str(model.init))[0])[-1]
+        values = start_config(model, place, hub_config)
         yield from ((name, value) for name, value in values.items() if not name.startswith(UNUSED))

@@ -8,7 +8,6 @@ are in `loggers.py`. Left out: whatever needs the hub or a tokenizer; only the f
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Collection
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
-from posttrain.generation.cached import across_switch
+from posttrain.generation.cache_limits import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
 from posttrain.recipe.attention import lacking
@@ -38,6 +37,7 @@ from posttrain.rewards.registry import LacksColumn
 from posttrain.rundir import adapters
 from posttrain.rundir.adapter_fit import refuse_unfit
 from posttrain.rundir.checkpoints import resolve
+from posttrain.rundir.start_config import start_config
 from posttrain.stages.loggers import loggers
 
 MODELS = (
@@ -147,11 +147,16 @@ def _folders(recipe: Recipe, coming: Collection[str], problems: Problems) -> dic
 def _config(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
     """What the start model's config does not allow."""
     try:
-        config = start_values(recipe, folder)
+        config = start_config(recipe.model, folder)
     except RequestError as error:
         problems.add("model", str(error))
         return
-    config |= recipe.model.options
+    shape = recipe.model.from_config
+    given = shape and shape.options.get("max_position_embeddings")
+    if given is not None and not isinstance(given, int):
+        at = "model.from_config.options.max_position_embeddings"
+        problems.add("model", f"{at} = {given!r} must be a whole number")
+        return
     balanced = config.get("output_router_logits") and config.get("router_aux_loss_coef", 1)
     if isinstance(recipe, DpoRecipe) and balanced:
         problems.add("model.options", NO_BALANCING)
@@ -168,24 +173,6 @@ def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None
         problems.add("data.max_length", f"{says} {limit} positions of the model")
     elif new and (why := across_switch(config, recipe.data.max_length, new)):
         problems.add("data.max_length", why)
-
-
-def start_values(recipe: Recipe, folder: Path | None) -> dict[str, Any]:
-    """What the recipe or the config in `folder` says of the start model; empty where neither does."""
-    if recipe.model.from_config is not None:
-        options = recipe.model.from_config.options
-        given = options.get("max_position_embeddings")
-        if given is not None and not isinstance(given, int):
-            at = "model.from_config.options.max_position_embeddings"
-            raise RequestError(f"{at} = {given!r} must be a whole number")
-        return dict(options)
-    config = folder / "config.json" if folder is not None else None
-    if config is None or not config.is_file():
-        return {}
-    try:
-        return dict(json.loads(config.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError):
-        raise RequestError(f"{config}: not a model config") from None
 
 
 def _rewards(recipe: Recipe, files: dict[str, list[dict[str, Any]]], problems: Problems) -> None:

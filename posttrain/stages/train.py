@@ -51,6 +51,7 @@ from posttrain.training.defaults import refuse_moved_defaults, used_classes
 from posttrain.training.engines import engine, refuse_fsdp
 from posttrain.training.guard import StepGuard
 from posttrain.training.launcher import (
+    mixed_precision,
     refuse_launcher,
     refuse_other_batch,
     refuse_sharded_family,
@@ -208,8 +209,8 @@ def _load(
     recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments, stop: StopRequest
 ) -> Parts:
     """Loads the model; all that the stage builds its trainer from."""
-    mixed = recipe.train.bf16 or recipe.train.fp16
-    model = load_model(recipe.model, data.start and str(data.start), data.tokenizer, recipe.train.seed, mixed)
+    init, mixed = data.start and str(data.start), mixed_precision(recipe.train)
+    model = load_model(recipe.model, init, data.tokenizer, recipe.train.seed, mixed)
     stop_as_trained(model, data.tokenizer, data.template)
     if recipe.model.lora is not None:
         refuse_missing_modules(model, recipe.model.lora)

@@ -19,9 +19,9 @@ from typing import Any
 
 from packaging.version import Version
 
-from posttrain.base.process import flag
 from posttrain.errors import RequestError
 from posttrain.recipe.library_fields import BASE, STAGES, Field, table
+from posttrain.training.engines import engine_asked
 
 log = logging.getLogger(__name__)
 MODULES = {
@@ -160,5 +160,4 @@ def refuse_moved_defaults(class_names: Iterable[str]) -> None:
 
 def used_classes(config_class: str) -> list[str]:
     """The classes of the table that a run with TRL's `config_class` goes through, under this launcher."""
-    deepspeed = flag("ACCELERATE_USE_DEEPSPEED")
-    return [config_class, *ALWAYS, *(DEEPSPEED if deepspeed else ())]
+    return [config_class, *ALWAYS, *(DEEPSPEED if engine_asked().startswith("zero") else ())]

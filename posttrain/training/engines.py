@@ -1,5 +1,5 @@
-"""Distributed engines: which one a run has, what is refused under FSDP, a frozen model sharded, and a sharded
-one gathered for sampling.
+"""Distributed engines: which one the launcher asked for, which one a run has, what is refused under FSDP, a
+frozen model sharded, and a sharded one gathered for sampling.
 
 Of FSDP, torch's `fully_shard` through accelerate is supported, as in launch/fsdp2.yaml. Left out: FSDP1,
 weights offloaded to the host, meshes of more than one dimension, quantised weights, fp16.
@@ -12,13 +12,13 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from accelerate.utils import fsdp2_prepare_model
+from accelerate.utils import DeepSpeedPlugin, fsdp2_prepare_model
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 from trl.models.utils import unwrap_model_for_generation
 
-from posttrain.base.process import flag
+from posttrain.base.process import flag, world_size
 from posttrain.errors import RequestError
 from posttrain.recipe.schema import Model, Train
 
@@ -27,7 +27,7 @@ INSTEAD = "see launch/fsdp2.yaml, or use launch/ddp.yaml or launch/zero3.yaml"
 
 def fsdp_asked() -> bool:
     """Whether the launcher asked for FSDP; `refuse_pretence` compares that with what accelerate set up."""
-    return flag("ACCELERATE_USE_FSDP")
+    return engine_asked() == "fsdp2"
 
 
 def refuse_fsdp(model: Model, train: Train, on_cpu: bool) -> None:
@@ -71,6 +71,26 @@ def refuse_pretence(accelerator: Any) -> None:
         got = str(accelerator.distributed_type).rpartition(".")[2]
         what = "was asked for" if fsdp_asked() else "was not asked for"
         raise RequestError(f"FSDP {what}, but accelerate runs {got}; {INSTEAD}")
+
+
+def zero_asked() -> dict[str, Any]:
+    """Section `zero_optimization` of the DeepSpeed config, with what the file says that the launcher names;
+    empty without DeepSpeed. Raises `RequestError` where accelerate cannot use it."""
+    if not flag("ACCELERATE_USE_DEEPSPEED"):
+        return {}
+    try:
+        return DeepSpeedPlugin().deepspeed_config["zero_optimization"]
+    except (ValueError, OSError) as error:
+        raise RequestError(f"the DeepSpeed config cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def engine_asked() -> str:
+    """The engine that the launcher asked for, as `engine` names the one that was set up."""
+    if flag("ACCELERATE_USE_DEEPSPEED"):
+        return f"zero{zero_asked().get('stage', 0)}"
+    if flag("ACCELERATE_USE_FSDP"):
+        return "fsdp2"
+    return "ddp" if world_size() > 1 else "single"
 
 
 def engine(args: Any) -> str:

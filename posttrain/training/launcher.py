@@ -15,12 +15,13 @@ from accelerate.utils import DeepSpeedPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PretrainedConfig, TrainingArguments
 
-from posttrain.base.process import flag, world_size
 from posttrain.errors import RequestError
-from posttrain.models.logits import refuse_untested_family
+from posttrain.models.self_check import refuse_untested
 from posttrain.recipe.schema import Model, Train
 from posttrain.rundir.adapters import CONFIG as ADAPTER_CONFIG
 from posttrain.rundir.checkpoints import resolve
+from posttrain.rundir.start_config import start_config
+from posttrain.training.engines import engine_asked, zero_asked
 
 OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 """Sections of a DeepSpeed config that would take the place of a key of the recipe."""
@@ -28,10 +29,15 @@ OURS = {"optimizer": "train.optim", "scheduler": "train.lr_scheduler_type"}
 GATHERED = "stage3_gather_16bit_weights_on_model_save"
 
 
+def mixed_precision(train: Train) -> str:
+    """What the recipe asks for, as accelerate calls it: bf16, fp16 or no."""
+    return "bf16" if train.bf16 else "fp16" if train.fp16 else "no"
+
+
 def refuse_launcher(train: Train) -> None:
     """Raises `RequestError` where the launcher asks for a compiler, or another precision than the recipe."""
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    given = "bf16" if train.bf16 else "fp16" if train.fp16 else "no"
+    given = mixed_precision(train)
     if asked not in ("no", "", given):
         raise RequestError(
             f"the accelerate config has mixed_precision: {asked}, the recipe asks for {given}; set it to "
@@ -50,7 +56,7 @@ def refuse_unsaved_weights(model: Model) -> None:
 
     accelerate writes it so unless asked. Adapters are gathered whatever it says.
     """
-    zero = _zero()
+    zero = zero_asked()
     if model.lora is None and zero.get("stage") == 3 and not zero.get(GATHERED):
         raise RequestError(
             "under this ZeRO-3 config checkpoints would hold no weights; set zero3_save_16bit_model: true in "
@@ -62,58 +68,37 @@ def refuse_sharded_family(model: Model) -> None:
     """Under ZeRO-3, raises `RequestError` for a family that would be refused once its weights are loaded.
 
     A start from an adapter passes: its base is merged before it is sharded, and can be measured. So does a
-    config that cannot be read here; whoever loads the model says why.
+    config of the hub that cannot be read here; whoever loads the model says why.
     """
-    if _zero().get("stage") != 3:
+    if engine_asked() != "zero3":
         return
     if model.from_config is not None:
-        at, config = "model.from_config.model_type", {"model_type": model.from_config.model_type}
+        at, place = "model.from_config.model_type", None
     else:
-        at, config = f"model.init = {model.init}", start_config(model)
-    found = (config.get("text_config") or config).get("model_type")
+        at, place = f"model.init = {model.init}", resolve(str(model.init))[0]
+        if (Path(place) / ADAPTER_CONFIG).is_file():
+            return
+    found = start_config(model, place, hub_config).get("model_type")
     if found is None:
         return
     try:
-        refuse_untested_family(found)
+        refuse_untested(found, "logits")
     except RequestError as error:
         raise RequestError(f"{at}: under ZeRO-3, {error}") from None
 
 
-def start_config(model: Model) -> dict[str, Any]:
-    """config.json of the start model; empty of an adapter, or where it cannot be read."""
-    place = str(resolve(str(model.init))[0])
-    if (Path(place) / ADAPTER_CONFIG).is_file():
-        return {}
+def hub_config(place: str, revision: str | None) -> dict[str, Any]:
+    """config.json of the hub id `place`; empty where it cannot be read."""
     try:
-        return PretrainedConfig.get_config_dict(place, revision=model.revision or "main")[0]
+        return PretrainedConfig.get_config_dict(place, revision=revision or "main")[0]
     except (OSError, ValueError):
         return {}
-
-
-def engine_asked() -> str:
-    """The engine that the launcher asked for, as `engines.engine` names the one that was set up."""
-    if flag("ACCELERATE_USE_DEEPSPEED"):
-        return f"zero{_zero().get('stage', 0)}"
-    if flag("ACCELERATE_USE_FSDP"):
-        return "fsdp2"
-    return "ddp" if world_size() > 1 else "single"
-
-
-def _zero() -> dict[str, Any]:
-    """Section `zero_optimization` of the DeepSpeed config, with what the file says that the launcher names;
-    empty without DeepSpeed. Raises `RequestError` where accelerate cannot use it."""
-    if not flag("ACCELERATE_USE_DEEPSPEED"):
-        return {}
-    try:
-        return DeepSpeedPlugin().deepspeed_config["zero_optimization"]
-    except (ValueError, OSError) as error:
-        raise RequestError(f"the DeepSpeed config cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def refuse_other_batch(train: TrainingArguments) -> None:
     """Raises `RequestError` where a DeepSpeed config divides the batch otherwise than the recipe does, whose
     values are in `train`."""
-    config = DeepSpeedPlugin().deepspeed_config if flag("ACCELERATE_USE_DEEPSPEED") else {}
+    config = DeepSpeedPlugin().deepspeed_config if engine_asked().startswith("zero") else {}
     micro, accumulation = train.per_device_train_batch_size, train.gradient_accumulation_steps
     for key, ours in (
         ("gradient_accumulation_steps", accumulation),

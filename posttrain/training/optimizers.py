@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from posttrain.base.process import flag
 from posttrain.errors import RequestError
 from posttrain.recipe.optimizers import LIMIT, LIMITED, USABLE
 from posttrain.recipe.schema import Train
+from posttrain.training.engines import engine_asked
 
 log = logging.getLogger(__name__)
 OBJECTS = {
@@ -33,10 +33,10 @@ OBJECTS = {
 def refuse_optimizer(train: Train) -> None:
     """Raises `RequestError` where the launcher shards the weights and the optimizer needs them whole; warns
     of what is not measured."""
-    engine = next((e for e in ("DeepSpeed", "FSDP") if flag(f"ACCELERATE_USE_{e.upper()}")), None)
-    if engine and (why := USABLE[train.optim].whole):
+    if (asked := engine_asked()) not in ("single", "ddp") and (why := USABLE[train.optim].whole):
+        name = "FSDP" if asked == "fsdp2" else "DeepSpeed"
         raise RequestError(
-            f"train.optim = {train.optim} cannot be used under {engine}: {why}; use launch/ddp.yaml, or "
+            f"train.optim = {train.optim} cannot be used under {name}: {why}; use launch/ddp.yaml, or "
             "train.optim = adamw_torch"
         )
     if train.optim in LIMITED:
@@ -51,6 +51,11 @@ def to_evaluation_point(optimizer: Any) -> None:
     """
     if hasattr(optimizer, "eval"):
         optimizer.eval()
+
+
+def is_stateless(optim: str, optimizer: Any) -> bool:
+    """Whether `optimizer` keeps nothing from step to step: SGD without momentum."""
+    return optim == "sgd" and not optimizer.defaults["momentum"]
 
 
 @contextlib.contextmanager

@@ -210,7 +210,7 @@ def frozen_reference(
         where = ckpt.resolve(place)[0]
         model = replace(model, init=place, from_config=None, revision=revision)
     mixed = accelerator.mixed_precision
-    reference = load_model(replace(model, lora=None), where and str(where), tokenizer, seed, mixed != "no")
+    reference = load_model(replace(model, lora=None), where and str(where), tokenizer, seed, mixed)
     reference.requires_grad_(False).eval()
     attach_fused_head(reference, mixed)
     if accelerator.state.deepspeed_plugin is not None:

@@ -27,7 +27,7 @@ from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED
 from posttrain.errors import RequestError, WorkError
 from posttrain.generation.base import Generator
-from posttrain.generation.cached import across_switch
+from posttrain.generation.cache_limits import across_switch
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
@@ -79,6 +79,7 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         mixed = self.accelerator.mixed_precision
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         attach_fused_head(model, mixed)
+        # again: of a model on the hub, `posttrain check` knows no config
         if why := across_switch(
             vars(model.config.get_text_config()), self.facts["max_length"], rollout.max_new_tokens
         ):

@@ -31,7 +31,7 @@ from posttrain.models.sharded_weights import MODEL, refuse_other_fsdp, refuse_ot
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.proof import Damaged
 from posttrain.training.engines import engine
-from posttrain.training.optimizers import loaded_as_saved, to_evaluation_point
+from posttrain.training.optimizers import is_stateless, loaded_as_saved, to_evaluation_point
 
 log = logging.getLogger(__name__)
 WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
@@ -120,8 +120,8 @@ class CheckpointWriter:
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         with _readable(checkpoint):
-            stateless = self.args.optim == "sgd" and not self.optimizer.defaults["momentum"]
-            if checkpoint is not None and self.is_fsdp_enabled and stateless:
+            fsdp = checkpoint is not None and self.is_fsdp_enabled
+            if fsdp and is_stateless(self.args.optim, self.optimizer):
                 # torch looks for a device in the state, and fails where there is none
                 saved = torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True)
                 self.lr_scheduler.load_state_dict(saved)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from posttrain.errors import RequestError
-from posttrain.models.documents import KEEPS_DOCUMENTS_APART, refuse_leaking_documents
+from posttrain.models.documents import refuse_leaking_documents
+from posttrain.models.self_check import KEEPS_DOCUMENTS_APART
 from tests.flash import IMPLEMENTATION
 
 V = 64
@@ -129,6 +130,15 @@ def test_what_cannot_be_measured_passes_by_family():
                 continue
             with pytest.raises(RequestError, match="gpt_bigcode keeps documents apart cannot be measured"):
                 refuse_leaking_documents(model, "bf16")
+
+
+def test_the_family_of_a_nested_config_is_that_of_its_text_model():
+    from transformers import Gemma3Config
+
+    model = model_of("gemma3_text", "eager")
+    model.config = Gemma3Config(text_config=model.config)
+    next(model.parameters()).ds_id = 0
+    refuse_leaking_documents(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -93,7 +93,7 @@ def test_auto_follows_the_precision_of_the_run(tiny, flash, gpu, digits):
     auto, half = Model(init=str(tiny)), Model(init=str(tiny), dtype="bfloat16")
     names = [
         load_model(model, str(tiny), digits, 0, mixed).config._attn_implementation
-        for model, mixed in ((auto, False), (auto, True), (half, False))
+        for model, mixed in ((auto, "no"), (auto, "bf16"), (half, "no"))
     ]
     assert names == ["sdpa", flash, flash]
     assert load_scored(tiny, "cpu").config._attn_implementation == "sdpa"

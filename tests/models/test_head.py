@@ -11,7 +11,8 @@ from torch import nn
 
 from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
-from posttrain.models.logits import KNOWN, logit_view
+from posttrain.models.logits import logit_view
+from posttrain.models.self_check import SAME_LOGITS, TESTED
 
 V = 64
 SHAPE = {
@@ -118,8 +119,8 @@ def test_loss_and_gradients_are_the_model_s_own(kind):
     compare(model)
 
 
-def test_what_is_called_known_is_tested_here():
-    assert set(KNOWN) <= set(FAMILIES)
+def test_what_is_called_tested_is_tested_here():
+    assert set(SAME_LOGITS) <= set(FAMILIES)
     heads = {k: model_of(k, **FAMILIES[k][0]).get_output_embeddings() for k in ("gptj", "phi")}
     assert all(head.bias is not None for head in heads.values())
 
@@ -166,7 +167,7 @@ def test_sharded_weights_pass_by_family(monkeypatch):
     for model in (known, other):
         next(model.parameters()).ds_id = 0  # as under ZeRO-3
     attach_fused_head(known)
-    monkeypatch.setattr("posttrain.models.logits.KNOWN", ("llama",))
+    monkeypatch.setitem(TESTED, "logits", (("llama",), TESTED["logits"][1]))
     with pytest.raises(RequestError, match="olmo2 cannot be checked while its weights are sharded"):
         attach_fused_head(other)
 

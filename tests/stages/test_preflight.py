@@ -203,8 +203,21 @@ def test_sampling_across_the_switch_of_longrope(tmp_path, key):
     path = write_recipe(tmp_path, tiny_model(tmp_path / "model"))
     changed(tmp_path, **rope)
     preflight(load_stage(str(path), ["data.max_length=120"], "rlvr"))
-    with pytest.raises(RequestError, match=r"max_length = 121 and .* = 12 are above the 132 tokens beyond"):
+    with pytest.raises(RequestError, match=r"max_length = 121 .* = 12 are above the 132 .*; lower data.max"):
         preflight(load_stage(str(path), ["data.max_length=121"], "rlvr"))
+
+
+def test_positions_and_longrope_of_a_nested_config(tmp_path):
+    """Those of the text model decide, not those around it; an option of the recipe over both."""
+    path = write_recipe(tmp_path, tiny_model(tmp_path / "model"))
+    text = {"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 132}
+    changed(tmp_path, max_position_embeddings=9, text_config=text | {"max_position_embeddings": 140})
+    preflight(load_stage(str(path), ["data.max_length=120"], "rlvr"))
+    for length, limit in ((121, "132 tokens beyond"), (129, "140 positions")):
+        with pytest.raises(RequestError, match=f"max_length = {length} and .* are above the {limit}"):
+            preflight(load_stage(str(path), [f"data.max_length={length}"], "rlvr"))
+    options = "model.options={original_max_position_embeddings: 133}"
+    preflight(load_stage(str(path), ["data.max_length=121", options], "rlvr"))
 
 
 def test_longrope_alone_is_no_limit_to_rows(recipe, tmp_path):

@@ -81,6 +81,11 @@ def test_what_is_not_refused_under_zero3(tmp_path, zero3, monkeypatch):
         refuse_sharded_family(untested)
     refuse_sharded_family(Model(from_config=FromConfig("llama")))
     refuse_sharded_family(Model(init=str(tiny_model(tmp_path / "llama"))))
+    nested = experts(tmp_path / "nested")
+    config = json.loads((nested / "config.json").read_text())
+    (nested / "config.json").write_text(json.dumps({"model_type": "llama", "text_config": config}))
+    with pytest.raises(RequestError, match=f"{nested}: under ZeRO-3, .* of qwen3_moe"):
+        refuse_sharded_family(Model(init=str(nested)))
     adapter = experts(tmp_path / "adapter")
     (adapter / "adapter_config.json").touch()
     refuse_sharded_family(Model(init=str(adapter)))  # its base is merged, and measured, before it is sharded

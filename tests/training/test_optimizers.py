@@ -24,7 +24,7 @@ from posttrain.recipe.optimizers import EXACT, LIMITED, USABLE
 from posttrain.recipe.schema import Train
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.train import run_training
-from posttrain.training.optimizers import OBJECTS, refuse_optimizer
+from posttrain.training.optimizers import OBJECTS, is_stateless, refuse_optimizer
 from tests.tiny import tiny_model
 
 EXTRA = {
@@ -210,6 +210,20 @@ def test_engines_that_shard_weights(monkeypatch, engine):
     monkeypatch.delenv(f"ACCELERATE_USE_{engine}")
     for optim in USABLE:
         refuse_optimizer(Train(learning_rate=1, global_batch_size=1, optim=optim))
+
+
+@pytest.mark.parametrize(
+    ("optim", "options", "stateless"),
+    [("sgd", {}, True), ("sgd", {"momentum": 0.9}, False), ("adamw_torch", {}, False)],
+)
+def test_an_optimizer_without_state(optim, options, stateless):
+    """Asked before its first step, of one that is to be resumed."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    made = (torch.optim.SGD if optim == "sgd" else torch.optim.AdamW)([weight], lr=0.1, **options)
+    assert is_stateless(optim, made) == stateless
+    weight.sum().backward()
+    made.step()
+    assert any(made.state_dict()["state"].values()) != stateless
 
 
 def test_what_is_not_measured_is_logged(caplog):

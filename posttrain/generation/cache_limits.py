@@ -17,6 +17,7 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers that have only keys and values in a cache, which a mask hides."""
 LONGROPE = ("longrope", "su")
 """The second is its name in older configs."""
+CHANGE = "the model's rotary factors (longrope) change, and with them the probabilities of the tokens before"
 
 
 def has_state(layer_types: Sequence[str] | None) -> bool:
@@ -37,14 +38,14 @@ def longrope_switch(config: Mapping[str, Any]) -> int | None:
 
 
 def across_switch(config: Mapping[str, Any], max_length: int, new: int) -> str | None:
-    """Why `new` tokens cannot be sampled behind any prompt of up to `max_length`; None where they can."""
+    """Why `new` tokens cannot be sampled behind any prompt of up to `max_length`, and the remedy; None where
+    they can."""
     switch = longrope_switch(config)
     if switch is None or max_length + new <= switch:
         return None
     return (
         f"data.max_length = {max_length} and rollout.max_new_tokens = {new} are above the {switch} tokens "
-        "beyond which the model's rotary factors (longrope) change, and with them the probabilities of the "
-        "tokens before"
+        f"beyond which {CHANGE}; lower data.max_length or rollout.max_new_tokens"
     )
 
 
@@ -54,6 +55,5 @@ def refuse_switch(lengths: Sequence[int], new: int, switch: int | None) -> None:
         if switch is not None and length <= switch < length + new:
             raise RequestError(
                 f"prompt {i} has {length} tokens and up to {new} more would be sampled, but beyond {switch} "
-                "tokens the model's rotary factors (longrope) change, and with them the probabilities of the "
-                f"tokens before; keep prompt and max_new_tokens together within {switch}"
+                f"tokens {CHANGE}; keep prompt and max_new_tokens together within {switch}"
             )
