@@ -11,6 +11,7 @@ import torch
 from posttrain.errors import RequestError
 from posttrain.generation.base import Sampling
 from posttrain.generation.local import TransformersGenerator
+from tests.families import EXPERTS, GPT2, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
 
 V = 48
 SIZES = {
@@ -26,13 +27,6 @@ SIZES = {
     "eos_token_id": None,
 }
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
-DELTA = {
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "head_dim": 8,
-}
 MAMBA = {
     "mamba_n_heads": 8,
     "mamba_d_head": 8,
@@ -40,30 +34,29 @@ MAMBA = {
     "mamba_n_groups": 1,
     "mamba_chunk_size": 4,
 }
-EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+MOE = EXPERTS | LOCAL_EXPERTS
 FAMILIES = {
     "llama": {},
-    "gpt2": GPT,
+    "gpt2": GPT2 | {"n_positions": 64},
     "bloom": {"n_layer": 2, "n_head": 4},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4},
     "gemma2": {"head_dim": 8, "sliding_window": 8},
     "gemma3_text": {"head_dim": 8, "sliding_window": 8},
-    "gpt_oss": EXPERTS | {"head_dim": 8, "sliding_window": 8},
+    "gpt_oss": MOE | {"head_dim": 8, "sliding_window": 8},
     "cohere2": {"sliding_window": 8},
-    "mixtral": EXPERTS,
-    "qwen3_moe": EXPERTS | {"head_dim": 8},
+    "mixtral": MOE,
+    "qwen3_moe": MOE | {"head_dim": 8},
     "phi3": {},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "mamba": {"state_size": 8, "time_step_rank": 4},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 4},
     "falcon_h1": MAMBA | {"mamba_d_ssm": 64, "head_dim": 8},
     "bamba": MAMBA | {"attn_layer_indices": [1]},
-    "jamba": EXPERTS | {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
-    "granitemoehybrid": MAMBA | EXPERTS | MIXED | {"shared_intermediate_size": 16},
-    "qwen3_next": DELTA | EXPERTS | MIXED | {"shared_expert_intermediate_size": 16},
-    "qwen3_5_text": DELTA | MIXED,
-    "minimax": EXPERTS | {"head_dim": 8, "layer_types": ["full_attention", "linear_attention"]},
+    "jamba": MOE | {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
+    "granitemoehybrid": MAMBA | MOE | MIXED | {"shared_intermediate_size": 16},
+    "qwen3_next": LINEAR | MOE | MIXED | SHARED_EXPERT,
+    "qwen3_5_text": LINEAR | MIXED,
+    "minimax": MOE | {"head_dim": 8, "layer_types": ["full_attention", "linear_attention"]},
 }
 PROMPTS = [[3, 4, 5], [6, 7, 8, 9, 10, 11, 12, 13, 14], [5], [9, 8, 7, 20, 21], [11, 12, 13], [7] * 14]
 STOPS = [17, 18, 19, 23]
@@ -106,7 +99,7 @@ def test_every_kind_of_cache(kind, digits):
 
 def test_a_balancing_loss_in_the_config_does_not_disturb(digits):
     """Of a step of decoding it would be computed with the mask of the whole sequence, and fail."""
-    assert worst(model_of("mixtral", **EXPERTS, output_router_logits=True), digits) < 1e-4
+    assert worst(model_of("mixtral", **MOE, output_router_logits=True), digits) < 1e-4
 
 
 def test_a_family_without_such_a_cache_is_refused(digits):

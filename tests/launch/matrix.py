@@ -15,35 +15,29 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from posttrain.base.files import read_jsonl
 from posttrain.models.exporting import write_plain
 from posttrain.rundir.checkpoints import all_complete
 from tests.conftest import ROOT
+from tests.families import EXPERTS, GPT2, LATENT, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
 from tests.tiny import RECIPE, accelerate, child_environment, on_cpu, tiny_model, write_rows
 from tests.training import preferences, rollouts
+from tests.training.preferences import far, weights
 
 PAGE = ROOT / "launch" / "README.md"
 HEADING = "\n## Which models train under which engine\n"
 NEXT = "\n## What was tested\n"
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_experts": 4}
-GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+GPT = GPT2 | {"n_positions": 512}
 GPT |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)  # ranks draw other masks
 MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
-LINEAR = {f"linear_{what}": size for what, size in (("num_value_heads", 4), ("num_key_heads", 2))}
-LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 8}
-LINEAR |= {"shared_expert_intermediate_size": 16, "num_hidden_layers": 4}
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
-LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_shared_experts": 1}
-LATENT |= {"n_routed_experts": 4, "num_key_value_heads": 4}
 LONG = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
@@ -63,12 +57,12 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SmolLM2": ("tied", "llama", {"tie_word_embeddings": True}),
     "Gemma": ("tied", "gemma", {"tie_word_embeddings": True, "head_dim": 8}),
     "Qwen 3 MoE": ("experts", "qwen3_moe", EXPERTS),
-    "Mixtral": ("experts", "mixtral", {"num_experts_per_tok": 2, "num_local_experts": 4}),
+    "Mixtral": ("experts", "mixtral", LOCAL_EXPERTS),
     "DeepSeek V3": ("experts", "deepseek_v3", EXPERTS | LATENT),
-    "gpt-oss": ("experts", "gpt_oss", {"num_experts_per_tok": 2, "num_local_experts": 4, "head_dim": 8}),
+    "gpt-oss": ("experts", "gpt_oss", LOCAL_EXPERTS | {"head_dim": 8}),
     "LFM2": ("hybrid", "lfm2", {"layer_types": ["conv", "full_attention"]}),
     "Falcon H1": ("hybrid", "falcon_h1", MAMBA),
-    "Qwen 3 Next": ("hybrid", "qwen3_next", EXPERTS | LINEAR),
+    "Qwen 3 Next": ("hybrid", "qwen3_next", EXPERTS | SHARED_EXPERT | LINEAR | {"num_hidden_layers": 4}),
     "Mistral": ("window", "mistral", {"sliding_window": 16}),
     "Gemma 2": ("window", "gemma2", {"sliding_window": 16, "head_dim": 8, "final_logit_softcapping": 2.0}),
     "Gemma 3": ("window", "gemma3_text", {"sliding_window": 16, "head_dim": 8}),
@@ -78,9 +72,17 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Phi 3, LongRoPE": ("rope", "phi3", rope("longrope", 512, **LONG)),
 }
 """Name -> (kind, model type, options of its config)."""
-SLICE = ("Llama", "SmolLM2", "Qwen 3 MoE", "LFM2", "Gemma 3", "Qwen 3, YaRN")
-"""One family of a kind."""
 STAGES = ("sft", "dpo", "rlvr")
+Key = tuple[str, str]
+"""(family, stage)"""
+ALL = [(family, stage) for family in FAMILIES for stage in STAGES]
+KINDS = ("Llama", "SmolLM2", "Qwen 3 MoE", "LFM2", "Gemma 3", "Qwen 3, YaRN")
+"""One family of a kind."""
+SLICE = [
+    *(("Llama", stage) for stage in STAGES),
+    *zip(KINDS[1:], ("dpo", "rlvr", "sft", "rlvr", "dpo"), strict=True),
+]
+"""Every stage of one of them, one of the others."""
 ENGINES = {
     "one process": None,
     "DDP": "cpu2.yaml",
@@ -102,8 +104,8 @@ SETTINGS = [
 ]
 EQUAL = 1e-5
 """Largest difference of a weight, and relative one of a score, from one process."""
-Cells = dict[tuple[str, str], str]
-"""(family, stage) -> `right`, the sentence that refuses it, or `fails: ` and how."""
+Cells = dict[Key, str]
+"""`right`, the sentence that refuses it, or `fails: ` and how."""
 
 
 @dataclass
@@ -111,15 +113,15 @@ class Matrix:
     """Folders of models, recipes and runs, and the runs of one process, with which others are compared."""
 
     folder: Path
-    wholes: dict[tuple[str, str], Path]
+    wholes: dict[Key, Path]
 
-    def cells(self, engine: str, families: Iterable[str], stages: Collection[str] = STAGES) -> Cells:
-        """What becomes of each family in each of `stages`: one launch for all of them."""
-        asked = [self._case(engine, family, stage) for family in families for stage in stages]
-        found = self._launched(engine, [case for case, _ in asked])
-        return {key: self._verdict(engine, key, found.get(case["name"])) for case, key in asked}
+    def cells(self, engine: str, keys: Iterable[Key]) -> Cells:
+        """What becomes of each family in a stage: one launch for all of them."""
+        asked = {key: self._case(engine, *key) for key in keys}
+        found = self._launched(engine, [*asked.values()])
+        return {key: self._verdict(engine, key, found.get(case["name"])) for key, case in asked.items()}
 
-    def _case(self, engine: str, family: str, stage: str) -> tuple[dict[str, Any], tuple[str, str]]:
+    def _case(self, engine: str, family: str, stage: str) -> dict[str, Any]:
         _, kind, options = FAMILIES[family]
         name = f"{family}-{stage}".replace(" ", "_").replace(",", "")
         start = self.folder / "models" / name.rpartition("-")[0]
@@ -131,7 +133,7 @@ class Matrix:
         more += [f"train.per_device_train_batch_size={micro}"]
         recipe = str(self._recipe(stage, start))
         case = {"name": name, "stage": stage, "recipe": recipe, "overrides": [*SETTINGS, *more]}
-        return case | {"again": True}, (family, stage)
+        return case | {"again": True}
 
     def _recipe(self, stage: str, start: Path) -> Path:
         folder = self.folder / stage
@@ -159,7 +161,7 @@ class Matrix:
             raise RuntimeError(f"{engine}: {done.stderr[-4000:]}")
         return json.loads(out.read_text())
 
-    def _verdict(self, engine: str, key: tuple[str, str], found: dict[str, Any] | None) -> str:
+    def _verdict(self, engine: str, key: Key, found: dict[str, Any] | None) -> str:
         if found is None:
             return "fails: it was not run"
         if "error" in found:
@@ -171,7 +173,7 @@ class Matrix:
         steps = [each.step for each in all_complete(run / "checkpoints")]
         expected = (NAMES[engine], 1 if ENGINES[engine] is None else 2, engine[:4] in ("ZeRO", "FSDP"))
         set_up = (found["engine"], found["world_size"], found["sharded"] or engine == "ZeRO-2")
-        again = far(weights(run), load_file(run / "first.safetensors"))
+        again = far(weights(run, 4), load_file(run / "first.safetensors"))
         wrong = {
             "is another engine": set_up != expected,
             "saved other steps": steps[-2:] != [2, 4],
@@ -181,24 +183,13 @@ class Matrix:
         if whole is None:
             wrong["trains what one process does not"] = True
         else:
-            off = far(weights(run), weights(whole))
+            off = far(weights(run, 4), weights(whole, 4))
             wrong[f"trains {off:.1e} off"] = not off <= EQUAL
             ours, theirs = scores(run), scores(whole)
             wrong["scores otherwise"] = not theirs or not alike(ours, theirs)
         wrong |= exported(run)
         found = "; ".join(each for each, is_so in wrong.items() if is_so)
         return f"fails: {found}" if found else "right"
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    (file,) = (run / "checkpoints" / "step-000004").glob("model*.safetensors")
-    return load_file(file)
-
-
-def far(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> float:
-    if some.keys() != others.keys():
-        return float("inf")
-    return max(float((some[name] - others[name]).abs().max()) for name in some)
 
 
 def scores(run: Path) -> dict[tuple[str, str, str], float]:
@@ -268,7 +259,7 @@ def main() -> int:
         matrix = Matrix(Path(os.environ.get("MATRIX_FOLDER", folder)), {})
         found = {}
         for engine in ENGINES:
-            found[engine] = matrix.cells(engine, FAMILIES)
+            found[engine] = matrix.cells(engine, ALL)
             print(engine, {key: what for key, what in found[engine].items() if what != "right"}, flush=True)
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(HEADING)

@@ -7,34 +7,39 @@ from __future__ import annotations
 
 import pytest
 
-from tests.launch.matrix import ENGINES, FAMILIES, PAGE, SLICE, STAGES, Matrix, page_cells
+from tests.launch.matrix import ALL, ENGINES, FAMILIES, KINDS, PAGE, SLICE, Key, Matrix, page_cells
+
+PARTS = {"slice": SLICE, "kinds": [key for key in ALL if key[0] in KINDS and key not in SLICE]}
 
 
-@pytest.fixture(scope="module")
-def matrix(tmp_path_factory) -> Matrix:
-    matrix = Matrix(tmp_path_factory.mktemp("matrix"), {})
-    alone = matrix.cells("one process", SLICE)
-    assert alone == shown("one process")
-    return matrix
+@pytest.fixture(
+    scope="module", params=["slice", pytest.param("kinds", marks=pytest.mark.exhaustive)], name="part"
+)
+def one_process(request, tmp_path_factory) -> tuple[Matrix, list[Key]]:
+    """A part of the matrix, and what one process makes of it."""
+    matrix, keys = Matrix(tmp_path_factory.mktemp("matrix"), {}), PARTS[request.param]
+    assert matrix.cells("one process", keys) == shown("one process", keys)
+    return matrix, keys
 
 
-def shown(engine: str) -> dict[tuple[str, str], str]:
-    """The cells of `SLICE` on the page."""
+def shown(engine: str, keys: list[Key]) -> dict[Key, str]:
+    """What the page says of them."""
     found = page_cells(PAGE.read_text(encoding="utf-8"))
-    return {(family, stage): found[engine][family, stage] for family in SLICE for stage in STAGES}
+    return {key: found[engine][key] for key in keys}
 
 
 @pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("engine", [name for name, config in ENGINES.items() if config is not None])
-def test_a_family_of_each_kind(matrix, engine):
-    assert matrix.cells(engine, SLICE) == shown(engine)
+def test_a_family_of_each_kind(part, engine):
+    matrix, keys = part
+    assert matrix.cells(engine, keys) == shown(engine, keys)
 
 
 def test_the_page_has_every_kind_and_nothing_that_fails():
     found = page_cells(PAGE.read_text(encoding="utf-8"))
     assert {*found} == {*ENGINES} and len(FAMILIES) >= 20
-    assert {FAMILIES[name][0] for name in SLICE} == {kind for kind, _, _ in FAMILIES.values()}
+    assert {FAMILIES[name][0] for name in KINDS} == {kind for kind, _, _ in FAMILIES.values()}
     for cells in found.values():
-        assert {*cells} == {(family, stage) for family in FAMILIES for stage in STAGES}
+        assert {*cells} == {*ALL}
         assert not [said for said in cells.values() if said.startswith("fails")]

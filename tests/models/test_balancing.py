@@ -10,19 +10,13 @@ import torch
 
 from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head, balancing_coefficient
+from tests.families import EXPERTS, LOCAL_EXPERTS, SHARED_EXPERT
 from tests.models.test_head import FUSED, SHAPE, batch, gradients, model_of, worst
 
-EXPERTS = {
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "output_router_logits": True,
-    "router_aux_loss_coef": 0.5,
-}
+BALANCED = EXPERTS | LOCAL_EXPERTS | {"output_router_logits": True, "router_aux_loss_coef": 0.5}
 FAMILIES = {
     "mixtral": {},
-    "qwen2_moe": {"shared_expert_intermediate_size": 16},
+    "qwen2_moe": SHARED_EXPERT,
     "qwen3_moe": {},
     "gpt_oss": {},
     "granitemoe": {},
@@ -51,7 +45,7 @@ def packed() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("data", [padded, packed])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_it_is_that_of_the_models_own_code(kind, data):
-    model = model_of(kind, **SHAPE | EXPERTS | FAMILIES[kind])
+    model = model_of(kind, **SHAPE | BALANCED | FAMILIES[kind])
     rows = data()
     own = model(**rows, use_cache=False)
     expected = gradients(model, own.loss)
@@ -66,7 +60,7 @@ def test_it_is_that_of_the_models_own_code(kind, data):
 
 
 def test_with_recomputed_activations():
-    model = model_of("qwen3_moe", **SHAPE | EXPERTS)
+    model = model_of("qwen3_moe", **SHAPE | BALANCED)
     attach_fused_head(model)
     rows = padded() | {"segment_ids": (padded()["labels"] >= 0).long()}
 
@@ -81,7 +75,7 @@ def test_with_recomputed_activations():
 
 @pytest.mark.parametrize("off", [{"output_router_logits": False}, {"router_aux_loss_coef": 0.0}])
 def test_it_is_left_out_where_the_config_does_not_ask(off):
-    model = model_of("mixtral", **SHAPE | EXPERTS | off)
+    model = model_of("mixtral", **SHAPE | BALANCED | off)
     attach_fused_head(model)
     assert balancing_coefficient(model) == 0 and model(**padded(), tokens={}).aux_loss is None
 

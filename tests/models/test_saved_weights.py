@@ -9,9 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from posttrain.models.saved_weights import refuse_other_weights, take_up_weights
 from posttrain.rundir.proof import Damaged
+from tests.families import EXPERTS
 from tests.tiny import tiny_model
-
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
 def changed(folder, change) -> None:

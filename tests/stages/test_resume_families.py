@@ -21,27 +21,20 @@ from posttrain.models.load import load_scored
 from posttrain.models.saved_weights import refuse_other_weights
 from posttrain.recipe import load_stage
 from posttrain.rundir.proof import FACTS, MARKER, seal
+from tests.families import EXPERTS, LATENT, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
 from tests.tiny import tiny_model
 
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
-SHARED = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16}
-LATENT |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
-LINEAR = {f"linear_{what}": size for what, size in (("num_value_heads", 4), ("num_key_heads", 2))}
-LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 8}
 FAMILIES = {
     "llama": {},
     "gemma2": {"head_dim": 8},
     "phi": {},
-    "qwen3_moe": EXPERTS | {"num_experts": 4},
-    "mixtral": {"num_experts_per_tok": 2, "num_local_experts": 4},
-    "olmoe": EXPERTS | {"num_experts": 4},
-    "granitemoe": {"num_experts_per_tok": 2, "num_local_experts": 4},
-    "deepseek_v3": EXPERTS | SHARED | LATENT | {"n_routed_experts": 4, "num_key_value_heads": 4},
-    "qwen3_next": EXPERTS
-    | LINEAR
-    | {"num_experts": 4, "shared_expert_intermediate_size": 16, "num_hidden_layers": 4},
-    "gpt_oss": {"num_experts_per_tok": 2, "num_local_experts": 4, "head_dim": 8},
+    "qwen3_moe": EXPERTS,
+    "mixtral": LOCAL_EXPERTS,
+    "olmoe": EXPERTS,
+    "granitemoe": LOCAL_EXPERTS,
+    "deepseek_v3": EXPERTS | LATENT,
+    "qwen3_next": EXPERTS | SHARED_EXPERT | LINEAR | {"num_hidden_layers": 4},
+    "gpt_oss": LOCAL_EXPERTS | {"head_dim": 8},
 }
 SETTINGS = [
     "train.optim=adamw_torch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -74,11 +75,12 @@ def weights(run, step: int = 5) -> dict[str, torch.Tensor]:
 
 
 def far(a: dict, b: dict) -> float:
-    """Largest difference of a weight. One process keeps the frozen head in the adapter's file, ZeRO-3 does
-    not."""
+    """Largest difference of a weight; infinite where they do not have the same ones, NaN where one is. One
+    process keeps the frozen head in the adapter's file, ZeRO-3 does not."""
     frozen = "base_model.model.lm_head.base_layer.weight"
-    assert a.keys() - {frozen} == b.keys() - {frozen}
-    return max(float((a[k] - b[k]).abs().max()) for k in a.keys() & b.keys())
+    if a.keys() - {frozen} != b.keys() - {frozen}:
+        return math.inf
+    return float(torch.stack([(a[k].float() - b[k].float()).abs().max() for k in a.keys() & b.keys()]).max())
 
 
 def moved(tiny: Path, folder: Path) -> Path:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from posttrain import sft
 from posttrain.recipe import load_stage
 from tests.tiny import tiny_model
+from tests.training.preferences import far, rows, weights
 
 LOSSES = {
     "token_mean": ["loss.name=confidence_limited", "loss.n=4", "loss.reduction=token_mean"],
@@ -83,20 +84,8 @@ def adapted(recipe) -> dict[str, list[str]]:
     return {"merged": start, "stacked": [*start, "model.lora={r: 2, target_modules: [v_proj, lm_head]}"]}
 
 
-def rows(run: str, split: str = "train") -> list[dict]:
-    found = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if row["split"] == split]
-
-
 def losses(run: str) -> list[float]:
     return [row["loss"] for row in rows(run)]
-
-
-def weights(run: str, step: int = 5) -> dict[str, torch.Tensor]:
-    folder = Path(run) / "checkpoints" / f"step-{step:06d}"
-    (file,) = [f for name in ("model", "adapter_model") if (f := folder / f"{name}.safetensors").exists()]
-    # peft adds the frozen head to an adapter's file, except where it is sharded (ZeRO-3).
-    return {k: v for k, v in load_file(file).items() if "base_layer" not in k}
 
 
 def compare(run: str, reference: str, start: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -104,15 +93,14 @@ def compare(run: str, reference: str, start: dict[str, torch.Tensor]) -> dict[st
     a, b = losses(run), losses(reference)
     assert len(a) == len(b) == 5
     wa, wb = weights(run), weights(reference)
-    assert wa.keys() == wb.keys()
     heads = [k for k in wb if "lm_head" in k] or ["model.embed_tokens.weight"]
     # An adapter starts where its seed says; what it has learnt is in B, which starts at 0.
-    heads = [k for k in heads if "lora_A" not in k]
+    heads = [k for k in heads if "lora_A" not in k and "base_layer" not in k]
     moved = {k: wb[k] - start.get(k.removeprefix("base_model.model."), 0) for k in heads}
     assert min(m.norm() for m in moved.values()) > 1e-4, "a head that stands still proves nothing"
     return {
         "loss": max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True)),
-        "weights": max(float((wa[k] - wb[k]).abs().max()) for k in wb),
+        "weights": far(wa, wb),
         "head_gradient": max(float((wa[k] - wb[k]).norm() / m.norm()) for k, m in moved.items()),
     }
 
@@ -175,9 +163,7 @@ def test_splits_and_engines_agree(recipe, launch, tiny, models, adapted, record_
 
 def resumed(run: str) -> None:
     """A run that lost its last checkpoint ends in the same weights; every rank scored with real weights."""
-    again, first = weights(run), load_file(Path(run) / "first.safetensors")
-    assert again.keys() == first.keys()
-    assert max(float((again[k] - first[k]).abs().max()) for k in first) <= 1e-6
+    assert far(weights(run), load_file(Path(run) / "first.safetensors")) <= 1e-6
     steps = [row["step"] for row in rows(run)]
     assert steps == [1, 2, 3, 4, 5]
     rates = [row["learning_rate"] for row in rows(run)]

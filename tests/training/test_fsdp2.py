@@ -18,8 +18,17 @@ from safetensors.torch import load_file
 
 from posttrain import sft
 from posttrain.recipe import load_stage
+from tests.stages import test_sharded_resume
 from tests.tiny import RECIPE, tiny_model, write_rows
-from tests.training import preferences, rollouts, sharded_heads, test_dpo, test_equality, test_rlvr_ranks
+from tests.training import (
+    preferences,
+    rollouts,
+    sharded_heads,
+    test_balancing,
+    test_dpo,
+    test_equality,
+    test_rlvr_ranks,
+)
 from tests.training.preferences import far, kto, rows, weights
 from tests.training.test_dpo import LORA
 
@@ -81,6 +90,12 @@ class Launch:
         self.rlvr = rollouts.write_recipe(folder / "rlvr", tiny)
         self.groups = {n: test_equality.of_head(n, {"tied": tied}, options) for n, options in SFT.items()}
         self.preferences = preference_cases(self.dpo, tiny)
+        self.starts = test_sharded_resume.starts(tied)
+        experts = f"model.init={test_balancing.experts(folder / 'experts', 'qwen3_moe')}"
+        self.balancing = {
+            f"experts-{name}": (stage, [experts, *test_balancing.SPLIT, *more])
+            for name, stage, more in test_balancing.CASES[:2]
+        }
         self.found = launch([*self.cases()], "fsdp2.yaml", timeout=600)
         self.heads = self.found.pop("heads")
 
@@ -88,6 +103,11 @@ class Launch:
         for name, options in self.groups.items():
             yield self.case("sft", name, *options) | {"again": name == "tied"}
         yield self.case("sft", "resumed", *test_equality.RESUMED) | {"again": True}
+        for name, options in self.starts.items():
+            settings = [*test_sharded_resume.SETTINGS, *options]
+            yield self.case("sft", f"again-{name}", *settings) | {"again": True}
+        for name, (stage, options) in self.balancing.items():
+            yield self.case(stage, name, *options)
         for name, options in self.preferences.items():
             lost = [str(self.folder / "ranks" / place / "reference") for place in (name, "cache")]
             more = {"again": True, "lose": lost} if name.startswith("resumed") else {}
@@ -141,6 +161,20 @@ def test_sft_equals_one_process(ranks, tiny, tied, record_property):
     for a, b in zip(rows(ours, "heldout"), rows(reference, "heldout"), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
     test_equality.resumed(ranks.found["resumed"]["run"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*test_sharded_resume.LORA, "tied"])
+def test_a_run_is_resumed(ranks, tiny, name):
+    test_sharded_resume.is_resumed(Path(ranks.found[f"again-{name}"]["run"]), name, "fsdp2", tiny)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["experts-sft", "experts-rlvr"])
+def test_the_load_balancing_loss_equals_one_process(ranks, name):
+    stage, options = ranks.balancing[name]
+    whole = test_balancing.train(stage, getattr(ranks, stage), f"name={name}", *options)
+    test_balancing.equal(ranks.found[name]["run"], whole, on=True)
 
 
 @pytest.mark.slow

@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import SchedulerType, get_scheduler
+from transformers import SchedulerType, Trainer, get_scheduler
 
 from posttrain import sft
 from posttrain.base.files import read_jsonl
 from posttrain.recipe import load_stage
 from posttrain.recipe.optimizers import EXACT
 from posttrain.recipe.schedule_rules import BY_EVALUATION
+from posttrain.rundir.directory import RunDir
 from posttrain.stages.train import run_training
+from posttrain.training.arguments import trainer_arguments
 from tests.tiny import tiny_model
 
 STEPS, RATE = 6, 0.01
@@ -54,16 +56,16 @@ def share(kind: str, step: int, warmup: int, steps: int) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize(
-    ("kind", "warmup", "count"),
+    ("kind", "warmup", "count", "accumulation"),
     [
-        ("linear", 0, 0),
-        ("linear", 2, 2),
-        ("cosine", 0.5, 3),
-        ("cosine", 0.2, 2),  # 1.2 steps of 6: rounded up
-        ("constant_with_warmup", 3, 3),
-        ("cosine_with_min_lr", 1, 1),
+        ("linear", 0, 0, 1),
+        ("linear", 2, 2, 4),
+        ("cosine", 0.5, 3, 4),
+        ("cosine", 0.2, 2, 1),  # 1.2 steps of 6: rounded up
+        ("cosine", 0.2, 2, 4),
+        ("constant_with_warmup", 3, 3, 4),
+        ("cosine_with_min_lr", 1, 1, 1),
     ],
 )
 def test_the_rate_of_every_step(recipe, kind, warmup, count, accumulation):
@@ -93,10 +95,11 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted({s.value for s in SchedulerType} - set(BY_EVALUATION)))
-def test_every_schedule_has_the_rates_of_transformers(recipe, kind):
-    """With a warm-up of a share, 1.8 of 6 steps, and in a run that is resumed in the middle."""
+KINDS = sorted({s.value for s in SchedulerType} - set(BY_EVALUATION))
+
+
+def schedule(kind: str) -> tuple[list[str], list[float]]:
+    """Overrides with a warm-up of a share, 1.8 of 6 steps, and the rates of transformers."""
     warmup = 0.0 if kind == "constant" else 0.3
     given = f"{{{ARGUMENTS.get(kind, '')}}}"
     settings = [
@@ -104,19 +107,51 @@ def test_every_schedule_has_the_rates_of_transformers(recipe, kind):
         *(f"train.max_steps={STEPS}", "checkpoints={save_steps: 3, keep_last: 9}"),
         f"train.extra.lr_scheduler_kwargs={given if kind in ARGUMENTS else 'null'}",
     ]
+    own = get_scheduler(kind, parameter(), 2 if warmup else 0, STEPS, yaml.safe_load(given))
+    return settings, rates(own, STEPS)
+
+
+def parameter() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
+
+
+def rates(scheduler, count: int) -> list[float]:
+    """Those of the next `count` steps."""
+    found = []
+    for _ in range(count):
+        found.append(scheduler.get_last_lr()[0])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_schedule_has_the_rates_of_transformers(recipe, kind):
+    """The scheduler of the trainer, replaced in the middle by one with its saved state."""
+    settings, wanted = schedule(kind)
+    asked = load_stage(recipe, settings, "sft")
+    given = trainer_arguments(sft.STAGE.config_class, asked.train, RunDir(recipe.parent / "run"), STEPS, {})
+    trainer = Trainer(torch.nn.Linear(1, 1), given)
+    first = trainer.create_scheduler(STEPS, parameter())
+    found = rates(first, 3)
+    optimizer = parameter()
+    optimizer.load_state_dict(first.optimizer.state_dict())
+    trainer.lr_scheduler = None
+    again = trainer.create_scheduler(STEPS, optimizer)
+    assert again is not first
+    again.load_state_dict(first.state_dict())
+    assert found + rates(again, 3) == wanted
+    assert kind.startswith("constant") or len(set(wanted)) > 2
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_has_them_too(recipe):
+    settings, wanted = schedule("warmup_stable_decay")
     trained(recipe, *settings)
     shutil.rmtree(recipe.parent / "case" / "checkpoints" / "step-000006")
     lines, _ = trained(recipe, *settings)
     found = {line["step"]: line["learning_rate"] for line in lines if line["split"] == "train"}
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
-    own = get_scheduler(kind, optimizer, 2 if warmup else 0, STEPS, yaml.safe_load(given))
-    wanted = []
-    for _ in range(STEPS):
-        wanted.append(own.get_last_lr()[0])
-        optimizer.step()
-        own.step()
     assert [found[step + 1] for step in range(STEPS)] == wanted
-    assert kind.startswith("constant") or len(set(wanted)) > 2
 
 
 # ---- what the optimizer gets -------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from posttrain.base.stop import Stopped
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import checkpoint
 from posttrain.evaluate.checkpoint import RankExchange
-from posttrain.models.documents import refuse_leaking_documents
 from posttrain.recipe import load_stage
 from posttrain.recipe.schema import Task
 from posttrain.recipe.sections import Guard
@@ -29,21 +28,6 @@ from posttrain.training.guard import StepGuard
 
 def go(recipe: Path, *overrides: str, score=None) -> Path:
     return train(load_stage(recipe, list(overrides), "sft"), score).path
-
-
-def model_of(kind: str, **options):
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **options}
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape))
-
-
-def test_padding_free_is_refused_where_documents_leak():
-    refuse_leaking_documents(model_of("llama", intermediate_size=64, num_key_value_heads=2))
-    refuse_leaking_documents(model_of("gpt2"))
-    with pytest.raises(RequestError, match="opt lets documents in one row attend to each other"):
-        refuse_leaking_documents(model_of("opt", ffn_dim=64, word_embed_proj_dim=32))
 
 
 @pytest.mark.parametrize(
