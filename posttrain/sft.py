@@ -27,6 +27,7 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 
 from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import HeldoutRows
+from posttrain.generation.cache_limits import refuse_switch_of_rows
 from posttrain.losses import confidence
 from posttrain.models.adapters import head_without_adapter
 from posttrain.models.head import FusedOutput, attach_fused_head, balancing_coefficient
@@ -71,6 +72,7 @@ class SftTrainer(RunTrainer, SFTTrainer):
         """Replaces TRL's fused head with ours; call after `setup_run`."""
         mixed = self.accelerator.mixed_precision
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        refuse_switch_of_rows(model, self.facts["max_length"])
         attach_fused_head(model, mixed)
         self.balancing = balancing_coefficient(model)
         self.loss_arguments = confidence.arguments(loss)

@@ -1,9 +1,10 @@
 """What a model's config says of sampling with a cache: layers with a state, and rotary factors that change.
 
-Longrope has two sets of factors. Beyond a length all positions have the second set, also those before it:
-keys in a cache do not fit any more, and the probabilities of the tokens that were sampled are not those of
-one forward over the whole sequence. Left out: dynamic NTK scaling, whose factors change beyond the model's
-positions, where sampling ends. No torch.
+Longrope has two sets of factors. Beyond a length all positions have the second set, also those before it,
+and all rows of the batch: keys in a cache do not fit any more, the probabilities of the tokens that were
+sampled are not those of one forward over the whole sequence, and those of a row depend on the rows beside it.
+Left out: dynamic NTK scaling, whose factors change beyond the model's positions, where sampling
+ends. No torch.
 """
 
 from __future__ import annotations
@@ -31,22 +32,38 @@ def longrope_switch(config: Mapping[str, Any]) -> int | None:
     if not isinstance(ropes, dict):
         return None
     for rope in (ropes, *ropes.values()):
-        if isinstance(rope, dict) and (rope.get("rope_type") or rope.get("type")) in LONGROPE:
+        if not isinstance(rope, dict) or (rope.get("rope_type") or rope.get("type")) not in LONGROPE:
+            continue
+        short, long = rope.get("short_factor"), rope.get("long_factor")
+        if short is None or short != long:
             own = config.get("original_max_position_embeddings")
             return rope.get("original_max_position_embeddings") or own
     return None
 
 
-def across_switch(config: Mapping[str, Any], max_length: int, new: int) -> str | None:
-    """Why `new` tokens cannot be sampled behind any prompt of up to `max_length`, and the remedy; None where
-    they can."""
+def across_switch(config: Mapping[str, Any], max_length: int, new: int = 0) -> str | None:
+    """Why rows of up to `max_length` tokens cannot be trained on, or `new` tokens not be sampled behind them,
+    and the remedy; None where they can."""
     switch = longrope_switch(config)
     if switch is None or max_length + new <= switch:
         return None
+    if not new:
+        return (
+            f"data.max_length = {max_length} is above the {switch} tokens beyond which the model's rotary "
+            "factors (longrope) change, for all rows of a micro-batch: what a row gives would depend on the "
+            f"rows beside it; lower data.max_length to {switch}, or write the same short_factor and "
+            "long_factor into model.options.rope_parameters"
+        )
     return (
         f"data.max_length = {max_length} and rollout.max_new_tokens = {new} are above the {switch} tokens "
         f"beyond which {CHANGE}; lower data.max_length or rollout.max_new_tokens"
     )
+
+
+def refuse_switch_of_rows(model: Any, max_length: int, new: int = 0) -> None:
+    """Raises `RequestError` for what `across_switch` says: of a model on the hub, check knows no config."""
+    if why := across_switch(vars(model.config.get_text_config()), max_length, new):
+        raise RequestError(why)
 
 
 def refuse_switch(lengths: Sequence[int], new: int, switch: int | None) -> None:

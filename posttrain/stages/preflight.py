@@ -171,7 +171,7 @@ def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and longest > limit:
         problems.add("data.max_length", f"{says} {limit} positions of the model")
-    elif new and (why := across_switch(config, recipe.data.max_length, new)):
+    elif why := across_switch(config, recipe.data.max_length, new):
         problems.add("data.max_length", why)
 
 

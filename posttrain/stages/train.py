@@ -10,13 +10,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig
-from torch import nn
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from posttrain.base.files import timestamp
@@ -48,7 +46,7 @@ from posttrain.stages.resume import start_proof, take_up
 from posttrain.training.arguments import trainer_arguments, trains_on_cpu
 from posttrain.training.callbacks import ConsoleCallback, FlowCallback, ScoreCallback, Scorer
 from posttrain.training.defaults import refuse_moved_defaults, used_classes
-from posttrain.training.engines import engine, refuse_fsdp
+from posttrain.training.engines import engine, refuse_fsdp, told_of_unused
 from posttrain.training.guard import StepGuard
 from posttrain.training.launcher import (
     mixed_precision,
@@ -123,24 +121,6 @@ def _train(
         _fit(recipe, stage, run, data, arguments, make_scorer, stop)
 
 
-@contextmanager
-def _told_of_unused(model: nn.Module) -> Iterator[None]:
-    """Raises `RequestError` for the error with which DDP meets weights that no gradient reaches."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "Expected to have finished reduction" not in str(error):
-            raise
-        names = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        what = (
-            f"no gradient reaches {names[0]}, one of {len(names)} such weights" if names else "some have none"
-        )
-        raise RequestError(
-            f"DDP waits for the gradients of all weights, and {what}; set "
-            "train.extra.ddp_find_unused_parameters: true, or use launch/zero2.yaml"
-        ) from error
-
-
 def _fit(
     recipe: TrainRecipe,
     stage: TrainStage,
@@ -164,7 +144,7 @@ def _fit(
     trainer.accelerator.wait_for_everyone()
     try:
         if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, recipe, data.steps):
-            with _told_of_unused(trainer.model):
+            with told_of_unused(trainer.model):
                 trainer.train(resume_from_checkpoint=str(last.path) if last else None)
         else:  # already fully trained; it may have been stopped, or have failed, during scoring
             stop.can_save = True

@@ -103,6 +103,24 @@ def engine(args: Any) -> str:
     return "ddp" if args.world_size > 1 else "single"
 
 
+@contextlib.contextmanager
+def told_of_unused(model: nn.Module) -> Iterator[None]:
+    """Raises `RequestError` for the error with which DDP meets weights that no gradient reaches."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" not in str(error):
+            raise
+        names = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        what = (
+            f"no gradient reaches {names[0]}, one of {len(names)} such weights" if names else "some have none"
+        )
+        raise RequestError(
+            f"DDP waits for the gradients of all weights, and {what}; set "
+            "train.extra.ddp_find_unused_parameters: true, or use launch/zero2.yaml"
+        ) from error
+
+
 def name_own_layers(model: nn.Module) -> None:
     """Leaves only classes of `model`'s own modules among those that FSDP2 makes units of: a family names
     those of its vision and audio parts, too, and accelerate fails on one that a text model lacks."""

@@ -167,7 +167,9 @@ class Matrix:
         if "error" in found:
             kind, _, sentence = found["error"].partition(": ")
             if kind == "RequestError":
-                return sentence.replace(f"{self.folder / 'models'}/", "")
+                kind = FAMILIES[key[0]][1]
+                sentence = sentence.partition(": under ")[2] or sentence  # which names the start model
+                return sentence.replace(f"logits of {kind} ", "logits of this family ")
             return f"fails: {found['error'][:200]}"
         run = Path(found["run"])
         steps = [each.step for each in all_complete(run / "checkpoints")]

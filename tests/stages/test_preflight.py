@@ -198,7 +198,7 @@ def changed(folder, **values) -> None:
 
 @pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
 def test_sampling_across_the_switch_of_longrope(tmp_path, key):
-    """Training on rows that cross it is the model's own affair; samples would have other probabilities."""
+    """Samples would have other probabilities."""
     rope = {key: {"rope_type": "longrope"}, "original_max_position_embeddings": 132}
     path = write_recipe(tmp_path, tiny_model(tmp_path / "model"))
     changed(tmp_path, **rope)
@@ -220,8 +220,15 @@ def test_positions_and_longrope_of_a_nested_config(tmp_path):
     preflight(load_stage(str(path), ["data.max_length=121", options], "rlvr"))
 
 
-def test_longrope_alone_is_no_limit_to_rows(recipe, tmp_path):
-    changed(tmp_path, rope_parameters={"rope_type": "longrope"}, original_max_position_embeddings=16)
+def test_rows_on_both_sides_of_the_switch_of_longrope(recipe, tmp_path):
+    """The factors are those of the longest row of a micro-batch; where both sets are one, nothing changes."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    changed(tmp_path, rope_parameters=rope, original_max_position_embeddings=256)
+    preflight(load_stage(str(recipe), [], "sft"))
+    changed(tmp_path, original_max_position_embeddings=255)
+    with pytest.raises(RequestError, match="= 256 is above the 255 tokens .*; lower data.max_length to 255"):
+        preflight(load_stage(str(recipe), [], "sft"))
+    changed(tmp_path, rope_parameters=rope | {"short_factor": [2.0]})
     preflight(load_stage(str(recipe), [], "sft"))
 
 

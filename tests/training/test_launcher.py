@@ -19,8 +19,7 @@ from posttrain import sft
 from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
 from posttrain.recipe.schema import FromConfig, Lora, Model, Train
-from posttrain.stages.train import _told_of_unused
-from posttrain.training.engines import name_own_layers
+from posttrain.training.engines import name_own_layers, told_of_unused
 from posttrain.training.launcher import (
     GATHERED,
     keep_precision,
@@ -293,9 +292,9 @@ def test_a_weight_that_no_gradient_reaches_is_named():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     model[1](torch.ones(2)).backward()
     found = pytest.raises(RequestError, match=r"reaches 0\.weight, one of 2 such.*ddp_find_unused_parameters")
-    with found, _told_of_unused(model):
+    with found, told_of_unused(model):
         raise RuntimeError("Expected to have finished reduction in the prior iteration before")
-    with pytest.raises(RuntimeError, match="other"), _told_of_unused(model):
+    with pytest.raises(RuntimeError, match="other"), told_of_unused(model):
         raise RuntimeError("other")
 
 
