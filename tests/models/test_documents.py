@@ -17,6 +17,7 @@ import torch
 from posttrain.errors import RequestError
 from posttrain.models.documents import refuse_leaking_documents
 from posttrain.models.self_check import KEEPS_DOCUMENTS_APART
+from tests.families import EXPERTS, GPT2, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
 from tests.flash import IMPLEMENTATION
 
 V = 64
@@ -24,13 +25,11 @@ SIZES = {
     **{"vocab_size": V, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128},
     **{"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "is_decoder": True},
-    **{"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-    **{"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4},
+    **{**EXPERTS, **LOCAL_EXPERTS, **SHARED_EXPERT, **LINEAR, **GPT2, "n_positions": 128, "rotary_dim": 4},
     **{"ffn_dim": 48, "word_embed_proj_dim": 32, "lru_width": 32, "attention_heads": 4, "num_layers": 2},
     **{"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "state_size": 8},
-    **{"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8},
-    **{"linear_value_head_dim": 8, "shared_expert_intermediate_size": 16, "d_model": 32, "n_heads": 4},
-    **{"n_layers": 2, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": V},
+    **{"d_model": 32, "n_heads": 4, "n_layers": 2},
+    **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": V},
 }
 """A small model of any family: what its config has of these."""
 APART = [
