@@ -1,5 +1,5 @@
-"""A run whose reference, sampled model, teacher or reward model changed since it began is refused by the key of
-the recipe; changed reward code is a warning that run.json keeps."""
+"""A run whose reference, sampled model, teacher or reward model changed since it began is refused by the key
+of the recipe; changed reward code is a warning that run.json keeps."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ from posttrain.rundir.adapters import identity
 from tests.rewards.test_reward_model import make
 from tests.stages.damage import LAST, edit, start
 from tests.stages.test_damage import refused, unfinished
-from tests.unigram import content, prompts, run
+from tests.unigram import content, prompts, run, unigram_model
 
 pytestmark = pytest.mark.slow
-REWARD = "def score(completion: str, example) -> float:\n    return {}\n"
+REWARD = """from posttrain.types import Verdict
+
+
+def score(completion: str, example) -> Verdict:
+    return Verdict(float({}))
+"""
 REFERENCES = {
     "kept": ("dpo", "preference.reference_model", []),
     "live": ("dpo", "preference.reference_model", ["preference.reference=live"]),
@@ -168,10 +173,10 @@ def test_another_sampled_model_is_refused(write_recipe, digits, tmp_path, cut, s
     other_weights(model)  # of a finished run, too
     with pytest.raises(RequestError, match=r"^model.init: the model is another one"):
         run(path)
-    about = json.loads((tmp_path / "runs/made/run.json").read_text())
-    (tmp_path / "runs/made/run.json").write_text(
-        json.dumps({k: v for k, v in about.items() if k != "models"})
-    )
+    file = tmp_path / "runs/made/run.json"
+    about = json.loads(file.read_text())
+    about.pop("models")
+    file.write_text(json.dumps(about))
     run(path)  # of an earlier version
 
 
@@ -181,35 +186,31 @@ def test_before_the_first_chunk_another_model_may_be_taken(write_recipe, digits,
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr("posttrain.stages.sample._chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(path)
-    shutil.copytree(model, tmp_path / "first")
-    other_weights(model)
+    shutil.rmtree(model)
+    unigram_model(model, {"1": 0.3, "2": 0.3, "\n": 0.2})
     other = identity(model, None, lambda *_: None)
     about = json.loads((run(path) / "run.json").read_text())
     assert about["models"]["model.init"] == {"place": str(model), "identity": other}
 
 
-def test_another_teacher_is_refused_and_other_code_warned_of(
-    write_recipe, digits, tmp_path, monkeypatch, cut, caplog
-):
-    monkeypatch.syspath_prepend(tmp_path)
-    code = tmp_path / "reward_of_pairs.py"
-    code.write_text(REWARD.format("float('2' not in completion)"))
+def test_another_teacher_is_refused(write_recipe, digits, tmp_path, cut):
     teacher = shutil.copytree(digits, tmp_path / "teacher")
-    pairing = {"strategy": "cross_model", "teacher": str(teacher)}
-    rewards = [{"name": "reward_of_pairs:score", "label": "own"}]
-    path = write_recipe("pairs", prompts(12), pairing=pairing, rewards=rewards)
+    path = write_recipe("pairs", prompts(12), pairing={"strategy": "cross_model", "teacher": str(teacher)})
     cut(path)
-    shutil.copytree(teacher, tmp_path / "kept")
     other_weights(teacher)
     with pytest.raises(RequestError, match=r"^pairing.teacher: the model is another one"):
         run(path)
-    shutil.rmtree(teacher)
-    shutil.move(tmp_path / "kept", teacher)
-    code.write_text(REWARD.format("0.0"))
-    for _ in range(2):  # said once
+
+
+def test_other_code_is_warned_of_once(write_recipe, tmp_path, monkeypatch, cut, caplog):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "reward_of_pairs.py"
+    code.write_text(REWARD.format("'2' not in completion"))
+    path = write_recipe("pairs", prompts(12), rewards=[{"name": "reward_of_pairs:score", "label": "own"}])
+    cut(path)
+    code.write_text(code.read_text() + "# mended\n")
+    for _ in range(2):
         made = run(path)
     (kept,) = json.loads((made / "run.json").read_text())["changed_rewards"]
-    assert (
-        kept.startswith("rewards[0]: the code of reward_of_pairs has changed since made")
-        and kept in caplog.text
-    )
+    assert kept.startswith("rewards[0]: the code of reward_of_pairs has changed since made")
+    assert sum(kept in line for line in caplog.messages) == 1
