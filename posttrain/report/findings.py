@@ -131,6 +131,7 @@ def caveats(runs: list[RunData]) -> list[str]:
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")
             if cut is not None and cut.value > 0.05:
                 found.append(f"{name}: {cut.value:.0%} of the {task} completions hit the length limit.")
+        found += [f"{name}: {text}." for text in run.run.get("changed_rewards") or ()]
         found += [f"{name}: {text}" for text in run.unread[:3]]
     return found
 

@@ -51,6 +51,8 @@ class Spec:
     """Whether it is a shaping term: its value may be any finite number, and it never decides success."""
     missing: Callable[[], str | None] | None = None
     """What this machine lacks to run the reward, as a sentence; None if nothing."""
+    model: str | None = None
+    """The option that names a model (folder or hub id) whose weights score."""
     prepare: Callable[[], None] | None = None
     """Called once in a worker before the clock of its first check starts, for slow imports."""
 

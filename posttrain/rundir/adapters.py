@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError
-from posttrain.rundir.proof import NAME, digest, refuse_damaged
+from posttrain.rundir.proof import MARKER, NAME, Damaged, digest, proved_facts, refuse_damaged
 
 CONFIG = "adapter_config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
@@ -237,8 +237,15 @@ def _signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
 
 @functools.lru_cache(maxsize=32)
 def _digest(folder: Path, signature: tuple[Any, ...]) -> str:
-    """`digest`, computed once for as long as no file changes: a base is asked for at every scored adapter."""
-    return digest(folder)
+    """`digest`, computed once for as long as no file changes: a base is asked for at every scored adapter.
+
+    That of a run's checkpoint is known, and its weights are compared with it when they are loaded.
+    """
+    try:
+        facts = proved_facts(folder) if (folder / MARKER).is_file() else {}
+    except Damaged:
+        facts = {}
+    return facts["digest"] if isinstance(facts.get("files"), dict) and "digest" in facts else digest(folder)
 
 
 def quantized_base_error(place: str | Path, ground: str | Path) -> RequestError:

@@ -30,7 +30,7 @@ def refuse_changed_rows(run: RunDir, prepared: Prepared, recipe_hash: str) -> No
         RequestError: a source has changed, and data.on_change is refuse; the message names it and what
             changed.
     """
-    last = _newest_facts(run, recipe_hash)
+    last = newest_facts_of(run, recipe_hash)
     if last is None:
         return
     before, now = last.get("data_fingerprint"), prepared.mixture.fingerprint
@@ -101,7 +101,7 @@ def changed_sources(before: Any, prepared: Prepared) -> list[str]:
     return found
 
 
-def _newest_facts(run: RunDir, recipe_hash: str) -> dict[str, Any] | None:
+def newest_facts_of(run: RunDir, recipe_hash: str) -> dict[str, Any] | None:
     """checkpoint.json of the newest checkpoint to resume from; None where there is none."""
     found = ckpt.newest_facts(run.checkpoints)
     return next((f for f in found if f.get("resumable") and f.get("recipe_hash") == recipe_hash), None)

@@ -5,7 +5,7 @@ Left out: the model (`train.py`), the rows themselves (`data/prepare.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class PreparedRun:
     prepared: Prepared
     steps: int
     rows: int
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """See `inputs.inputs_of`."""
 
 
 def text_of(recipe: Recipe, init: str | None) -> tuple[PreTrainedTokenizerBase, Template]:

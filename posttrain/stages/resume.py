@@ -16,6 +16,7 @@ from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
 from posttrain.stages import engine_change
 from posttrain.stages.changes import refuse_other_rows
+from posttrain.stages.inputs import changed_code, note_changed, refuse_changed_models
 from posttrain.training.parts import Parts
 from posttrain.training.trainer import RunTrainer
 
@@ -53,6 +54,7 @@ def take_up(
         RequestError: it belongs to another recipe, other rows or another engine, or all that are there are
             damaged.
     """
+    changed = []
     last, damaged = trainer.gather(proof and proof.result())[0]
     if last is None and damaged.keys() - {ckpt.name_of(0)}:  # the start model itself can be saved again
         problems = "; ".join(f"{name}: {problem}" for name, problem in damaged.items())
@@ -74,8 +76,10 @@ def take_up(
                 "or its reference needs; restore it, or start again with another name=..."
             )
         refuse_other_rows(last, parts.prepared)
+        refuse_changed_models(last.path, facts, parts.facts)
         engine_change.refuse(last.path, facts, recipe, trainer.args.max_steps, trainer.model)
         log.info("resuming from %s", last.path)
+        changed = changed_code(last.path, facts, parts.facts)
         parts.guard.load(facts.get("guard", {}))
         trainer.resume_from(facts)
     trainer.accelerator.wait_for_everyone()  # until every rank has read what is renamed now
@@ -85,5 +89,6 @@ def take_up(
         log.warning("%s is damaged: %s. It is now %s; %s", name, problem, there, goes_on)
     if rank() == 0:
         parts.run.rewind_metrics(None if last is None else last.step)
+        note_changed(parts.run, changed)
     trainer.accelerator.wait_for_everyone()
     return last

@@ -41,6 +41,7 @@ from posttrain.rundir.checkpoints import resolve
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.changes import info_of_same, refuse_changed_prompts
 from posttrain.stages.chunks import Chunks
+from posttrain.stages.inputs import Inputs, changed_code, inputs_of, note_changed, refuse_changed_models
 from posttrain.stages.preflight import preflight
 from posttrain.stages.prepared import prepare_prompts
 from posttrain.stages.ranks import Ranks
@@ -137,6 +138,7 @@ def _done(run: RunDir) -> str:
 
 def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], ranks: Ranks) -> None:
     begun = time.monotonic()
+    inputs = _same_inputs(recipe, run) if rank() == 0 else {}
     loaded = load_generator(recipe.model, recipe.data.template, recipe.seed, recipe.data.template_options)
     prepared, count = prepare_prompts(recipe, loaded.tokenizer)
     prompts = Prompts(prepared)
@@ -144,7 +146,7 @@ def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingS
     refuse_changed_prompts(run, prepared, recipe_hash(recipe))
     chunks = Chunks(run, count, _chunk_size(recipe, run))
     if rank() == 0:
-        _record_start(recipe, run, chunks, prepared)
+        _record_start(recipe, run, chunks, prepared, inputs)
     sampler = Sampler(recipe, run, loaded, Composite(recipe.rewards, recipe.success))
     made = stage(sampler)
     with ProgressBars("chunk") as bars:
@@ -168,12 +170,34 @@ def _chunk_size(recipe: SampleRecipe, run: RunDir) -> int:
     return info_of_same(run, recipe_hash(recipe)).get("chunk_size") or max(1, asked)
 
 
-def _record_start(recipe: SampleRecipe, run: RunDir, chunks: Chunks, prepared: Prepared) -> None:
+def _same_inputs(recipe: SampleRecipe, run: RunDir) -> Inputs:
+    """The inputs of `recipe`, compared with those of the chunks that `run` has.
+
+    Raises:
+        RequestError: another model made them: chunks of several models are no data set.
+    """
+    inputs = inputs_of(recipe)
+    if before := _sampled_by(recipe, run):
+        refuse_changed_models(run.path, before, inputs)
+    return inputs
+
+
+def _sampled_by(recipe: SampleRecipe, run: RunDir) -> dict[str, Any]:
+    """run.json of the start that made the chunks of `run`; empty where there are none."""
+    return info_of_same(run, recipe_hash(recipe)) if any(run.path.glob("*/chunk-*")) else {}
+
+
+def _record_start(
+    recipe: SampleRecipe, run: RunDir, chunks: Chunks, prepared: Prepared, inputs: Inputs
+) -> None:
+    if before := _sampled_by(recipe, run):
+        note_changed(run, changed_code(run.path, before, inputs))
     init = recipe.model.init
     parent = (resolve(init)[1] if init else None) or ({"init": init} if init else None)
     run.start(
         recipe,
         launch_facts()
+        | inputs
         | {
             "world_size": world_size(),
             "prompts": chunks.count,

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peft import LoraConfig
@@ -37,8 +37,9 @@ from posttrain.rundir.adapters import identity
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.proof import damage
 from posttrain.rundir.scores import ScoreStore
-from posttrain.stages.changes import refuse_changed_rows
+from posttrain.stages.changes import newest_facts_of, refuse_changed_rows
 from posttrain.stages.engine_change import obstacle, refuse_other_engine
+from posttrain.stages.inputs import inputs_of, refuse_changed_models
 from posttrain.stages.preflight import preflight
 from posttrain.stages.prepared import PreparedRun, prepare_run
 from posttrain.stages.record import claimed, launch_facts, record_failure
@@ -110,6 +111,9 @@ def _train(
     begun = time.monotonic()
     data = prepare_run(recipe)
     refuse_changed_rows(run, data.prepared, recipe_hash(recipe))
+    data = replace(data, inputs=inputs_of(recipe))
+    if (last := newest_facts_of(run, recipe_hash(recipe))) is not None:  # before a model is loaded
+        refuse_changed_models(run.path, last, data.inputs)
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
     _refuse_other_world(arguments)
     refuse_other_batch(arguments)
@@ -214,6 +218,7 @@ def _load(
             "template": recipe.data.template,
             "data_fingerprint": data.prepared.mixture.fingerprint,
             "parent": data.parent,
+            **data.inputs,
         },
     }
     if recipe.model.lora is not None and recipe.model.options:  # of a full model, config.json has them

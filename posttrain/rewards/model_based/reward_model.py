@@ -50,7 +50,7 @@ def check_model(example: Example, model: str) -> None:
     refuse_adapter(model)
 
 
-@reward("reward_model", check_row=check_model, runs="batch", limit_s=600.0, shaping=True)
+@reward("reward_model", check_row=check_model, runs="batch", limit_s=600.0, shaping=True, model="model")
 def reward_model(
     completions: list[str],
     examples: list[Example],
@@ -89,7 +89,7 @@ def check_row(example: Example, model: str, verifier: str, verifier_options: dic
     _verifier(verifier, verifier_options).check_row(example)
 
 
-@reward("qwen_math_shaping", check_row=check_row, runs="batch", limit_s=600.0, shaping=True)
+@reward("qwen_math_shaping", check_row=check_row, runs="batch", limit_s=600.0, shaping=True, model="model")
 def qwen_math_shaping(
     completions: list[str],
     examples: list[Example],
