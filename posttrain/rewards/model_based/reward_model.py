@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.base.loading import LOADING, why_unloaded
 from posttrain.base.unsharded import unsharded_loading
 from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.errors import RequestError
@@ -198,8 +199,8 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(path)
             scorer, found = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, **REPORTED)
         scorer = scorer.to(place)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RequestError(f"reward model {path}: {str(error).splitlines()[0]}") from None
+    except LOADING as error:
+        raise RequestError(f"reward model {path}: {why_unloaded(error, path)}") from None
     refuse_partial(f"reward model {path}", found)
     if scorer.config.num_labels != 1:
         outputs = scorer.config.num_labels
