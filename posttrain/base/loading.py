@@ -12,37 +12,23 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-
 BARE = (LookupError, AssertionError, AttributeError, ArithmeticError)
 """Their text alone may be no more than a name."""
-LOADING = (
-    OSError,
-    ValueError,
-    TypeError,
-    ImportError,
-    RuntimeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
-    StrictDataclassError,
-    *BARE,
-)
-"""What `from_pretrained` raises for incomplete or missing models, for values in their configs that mean
-nothing, and for arguments it does not accept."""
+UNLOADED = (OSError, ValueError, TypeError, ImportError, RuntimeError, EOFError, UnpicklingError, *BARE)
+"""Of Python's own classes, those that `from_pretrained` raises for incomplete or missing models, for values
+in their configs that mean nothing, and for arguments it does not accept."""
 
 
 def why_unloaded(error: Exception, folder: str | Path | None = None) -> str:
     """What `error` says, in one line. A name that was looked up in vain is searched for in config.json of
     `folder`."""
     kind, said = type(error).__name__, str(error).strip()
-    if isinstance(error, StrictDataclassError):  # the first line only names the field
+    if kind.startswith("StrictDataclass"):  # of huggingface_hub: the first line only names the field
         return " ".join(said.split())
     if isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
         return str(error.args[0]).splitlines()[0]  # a sentence
     said = said.splitlines()[0] if said else ""
-    if isinstance(error, SafetensorError | EOFError | UnpicklingError):
+    if kind == "SafetensorError" or isinstance(error, EOFError | UnpicklingError):
         return f"its weights are damaged ({said or kind})"
     if not isinstance(error, BARE):
         return said or kind

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from posttrain.base.loading import LOADING, why_unloaded
+from posttrain.base.loading import why_unloaded
 from posttrain.data.template import Template, own_template
 from posttrain.errors import RequestError, WorkError
 from posttrain.models.adapters import merge
 from posttrain.models.generation_config import stop_as_trained, with_generation_config
-from posttrain.models.load import load_scored, load_whole
+from posttrain.models.load import LOADING, load_scored, load_whole
 from posttrain.types import Message
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import (
@@ -22,7 +24,7 @@ from transformers.utils import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from posttrain.base.loading import LOADING, why_unloaded
+from posttrain.base.loading import UNLOADED, why_unloaded
 from posttrain.base.unsharded import unsharded_loading
 from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.data.tokenizers import vocabulary_size
@@ -42,6 +44,9 @@ from posttrain.rundir.adapters import (
 from posttrain.rundir.proof import proved
 
 log = logging.getLogger(__name__)
+
+LOADING = (*UNLOADED, SafetensorError, StrictDataclassError)
+"""What `from_pretrained` and `from_config` raise."""
 
 FLASH = (
     ("flash_attention_2", is_flash_attn_2_available, 8),
