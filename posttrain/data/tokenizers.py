@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posttrain.base.loading import why_unloaded
 from posttrain.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -71,13 +72,24 @@ def _from_pretrained(name: str, revision: str | None, trust_remote_code: bool):
         return AutoTokenizer.from_pretrained(
             str(path) if local else name, revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # for a broken tokenizer.json, `tokenizers` raises no class of its own
         if local and not (path / "tokenizer.json").is_file():
             raise RequestError(f"tokenizer: {name} has no tokenizer.json") from error
-        reason = str(error).strip().split("\n")[0]
-        if not local:
-            reason = f"there is no such folder here, and as a hub id: {reason}"
-        raise RequestError(f"tokenizer {name}: {reason}") from error
+        if local and _config_fails(path, trust_remote_code, error):  # it is read for the tokenizer's class
+            raise RequestError(f"{path / 'config.json'}: {why_unloaded(error)}") from error
+        where = "" if local else "there is no such folder here, and as a hub id: "
+        raise RequestError(f"tokenizer {name}: {where}{why_unloaded(error)}") from error
+
+
+def _config_fails(folder: Path, trust_remote_code: bool, error: Exception) -> bool:
+    """Whether `error` is that of config.json in `folder`."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except Exception as own:
+        return str(own) == str(error)
+    return False
 
 
 def _refuse_rebuilt(tokenizer: PreTrainedTokenizerFast, name: str, revision: str | None) -> None:

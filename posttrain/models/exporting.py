@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from posttrain.base.loading import why_unloaded
 from posttrain.data.template import Template, own_template
 from posttrain.errors import RequestError, WorkError
 from posttrain.models.adapters import merge
@@ -92,7 +93,7 @@ def _compare_logits(folder: Path, row: Tensor, scored: Tensor, bound: float) -> 
     try:
         model = load_whole(folder, dtype="auto").eval()
     except (*LOADING, RequestError) as error:
-        raise WorkError(f"transformers does not load what was exported: {error}") from error
+        raise WorkError(f"transformers does not load what was exported: {why_unloaded(error)}") from error
     exported = _logits(model, row)
     difference = torch.where(exported == scored, 0.0, exported - scored).abs().max().item()
     if not difference <= bound:  # NaN too
@@ -141,7 +142,9 @@ def _compare_tokenizers(own: Any, folder: Path, template: Template | None) -> No
     try:
         loaded = AutoTokenizer.from_pretrained(folder)
     except LOADING as error:
-        raise WorkError(f"transformers does not load the exported tokenizer: {error}") from error
+        raise WorkError(
+            f"transformers does not load the exported tokenizer: {why_unloaded(error)}"
+        ) from error
     special = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
     texts = [message["content"] for message in SPOKEN]
     same = own.chat_template == loaded.chat_template

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
@@ -24,6 +24,7 @@ from transformers.utils import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from posttrain.base.loading import UNLOADED, why_unloaded
 from posttrain.base.unsharded import unsharded_loading
 from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.data.tokenizers import vocabulary_size
@@ -44,18 +45,8 @@ from posttrain.rundir.proof import proved
 
 log = logging.getLogger(__name__)
 
-LOADING = (
-    OSError,
-    ValueError,
-    TypeError,
-    ImportError,
-    RuntimeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
-)
-"""What `from_pretrained` raises for incomplete or missing models and for arguments it does not accept."""
-
+LOADING = (*UNLOADED, SafetensorError, StrictDataclassError)
+"""What `from_pretrained` and `from_config` raise."""
 
 FLASH = (
     ("flash_attention_2", is_flash_attn_2_available, 8),
@@ -152,12 +143,8 @@ def _from_config(config: Model, tokenizer: Any, attention: str) -> nn.Module:
         return AutoModelForCausalLM.from_config(
             shape, attn_implementation=attention, dtype=_dtype(config), **config.options
         )
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise RequestError(f"model.from_config does not describe a model: {error}") from error
-    except Exception as error:  # huggingface_hub's strict dataclasses raise a class of their own
-        if "Strict" in type(error).__name__ or "Validation" in type(error).__name__:
-            raise RequestError(f"model.from_config.options: {error}") from error
-        raise
+    except LOADING as error:
+        raise RequestError(f"model.from_config does not describe a model: {why_unloaded(error)}") from error
 
 
 def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
@@ -184,7 +171,7 @@ def _from_pretrained(config: Model, init: str, attention: str) -> nn.Module:
             trust_remote_code=config.trust_remote_code,
         )
     except LOADING as error:
-        raise RequestError(f"model.init = {init!r} cannot be loaded: {_reason(error)}") from error
+        raise RequestError(f"model.init = {init!r} cannot be loaded: {why_unloaded(error, init)}") from error
 
 
 def _load_merged(place: str, revision: str | None, options: dict[str, Any], **arguments: Any) -> nn.Module:
@@ -239,14 +226,8 @@ def commit_of(place: str, revision: str | None) -> str | None:
         file = find_adapter_config_file(place, revision=revision)
         file = file or cached_file(place, "config.json", revision=revision)
     except OSError as error:
-        raise RequestError(f"{place}: {_reason(error)}") from error
+        raise RequestError(f"{place}: {why_unloaded(error)}") from error
     return extract_commit_hash(file, None)
-
-
-def _reason(error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    damaged = isinstance(error, SafetensorError | EOFError | UnpicklingError)
-    return f"its weights are damaged ({reason})" if damaged else reason
 
 
 def _dtype(config: Model) -> torch.dtype:
@@ -282,7 +263,7 @@ def load_scored(path: str | Path, device: str) -> nn.Module:
         with unsharded_loading():  # it is no part of the engine that may train in this process
             model = _for_inference(str(path))
     except LOADING as error:
-        raise RequestError(f"{path} cannot be loaded: {_reason(error)}") from error
+        raise RequestError(f"{path} cannot be loaded: {why_unloaded(error, path)}") from error
     return model.eval().to(device)
 
 

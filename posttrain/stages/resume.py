@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from posttrain.base.process import rank
 from posttrain.errors import RequestError
+from posttrain.models.saved_config import other_config
 from posttrain.recipe import TrainRecipe
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.directory import RunDir
@@ -51,8 +52,8 @@ def take_up(
     Collective. Damaged checkpoints after it are set aside.
 
     Raises:
-        RequestError: it belongs to another recipe, other rows or another engine, or all that are there are
-            damaged.
+        RequestError: it belongs to another recipe, another model, other rows or another engine, or all that
+            are there are damaged.
     """
     changed = []
     last, damaged = trainer.gather(proof and proof.result())[0]
@@ -74,6 +75,12 @@ def take_up(
             raise RequestError(
                 f"{parts.start} is no longer the model that {parts.run.path} started from, which its adapter "
                 "or its reference needs; restore it, or start again with another name=..."
+            )
+        if differs := other_config(trainer.model, last.path):
+            raise RequestError(
+                f"{last.path} was trained with another config.json than {parts.start or 'model.from_config'} "
+                f"now gives: {differs}. Put the config back, or begin a new run from the checkpoint alone: "
+                f"name=... model.init={last.path}"
             )
         refuse_other_rows(last, parts.prepared)
         refuse_changed_models(last.path, facts, parts.facts)

@@ -66,7 +66,10 @@ def sharded(weight) -> bool:
     nothing."""
     if hasattr(weight, "ds_persist"):
         return not weight.ds_persist and weight.ds_tensor.numel() < weight.ds_numel
-    return hasattr(weight, "to_local") and weight.to_local().numel() < weight.numel()
+    if not hasattr(weight, "to_local"):
+        return False
+    # a weight of one row is on one rank
+    return weight.to_local().numel() < weight.numel() or weight.shape[0] < weight.device_mesh.size()
 
 
 def modes(trainer) -> float:

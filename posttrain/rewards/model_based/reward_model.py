@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.base.loading import UNLOADED, why_unloaded
 from posttrain.base.unsharded import unsharded_loading
 from posttrain.base.whole_weights import REPORTED, refuse_partial
 from posttrain.errors import RequestError
@@ -189,6 +190,8 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
     if (path, device, dtype) in _LOADED:
         return _LOADED[path, device, dtype]
     import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     refuse_adapter(path)
@@ -198,8 +201,8 @@ def _load(path: str, device: str, dtype: str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(path)
             scorer, found = AutoModelForSequenceClassification.from_pretrained(path, dtype=dtype, **REPORTED)
         scorer = scorer.to(place)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RequestError(f"reward model {path}: {str(error).splitlines()[0]}") from None
+    except (*UNLOADED, SafetensorError, StrictDataclassError) as error:
+        raise RequestError(f"reward model {path}: {why_unloaded(error, path)}") from None
     refuse_partial(f"reward model {path}", found)
     if scorer.config.num_labels != 1:
         outputs = scorer.config.num_labels
