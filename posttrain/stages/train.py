@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peft import LoraConfig
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from posttrain.base.files import timestamp
@@ -196,8 +195,8 @@ def _load(
     init, mixed = data.start and str(data.start), mixed_precision(recipe.train)
     model = load_model(recipe.model, init, data.tokenizer, recipe.train.seed, mixed)
     stop_as_trained(model, data.tokenizer, data.template)
-    if recipe.model.lora is not None:
-        refuse_missing_modules(model, recipe.model.lora)
+    if (lora := recipe.model.lora) is not None:
+        refuse_missing_modules(model, lora)
     shared: dict[str, Any] = {
         "run": run,
         "tokenizer": data.tokenizer,
@@ -206,7 +205,7 @@ def _load(
         "rows": data.rows,
         "model": model,
         "start": data.start,
-        "adapter": _adapter(recipe, data),
+        "adapter": lora and lora_config(lora, commit_of(str(data.start), recipe.model.revision)),
         "arguments": arguments,
         "guard": StepGuard(recipe.guard),
         "stop": stop,
@@ -221,9 +220,9 @@ def _load(
             **data.inputs,
         },
     }
-    if recipe.model.lora is not None and recipe.model.options:  # of a full model, config.json has them
+    if lora is not None and recipe.model.options:  # of a full model, config.json has them
         shared["facts"]["model_options"] = recipe.model.options
-    depends = recipe.model.lora is not None or not isinstance(recipe, SftRecipe)
+    depends = lora is not None or not isinstance(recipe, SftRecipe)
     if data.start is not None and data.start.is_dir() and depends:
         # of what later steps depend on besides the checkpoint: the adapter's base, the reference; a branch on
         # the hub may move, and the commit that was loaded is in the adapter's config
@@ -232,12 +231,6 @@ def _load(
         return PromptParts(**shared)
     collator = Collator(data.tokenizer.pad_token_id, recipe.data.padding_free)
     return RowParts(**shared, collator=PairCollator(collator) if data.shape == "pairs" else collator)
-
-
-def _adapter(recipe: TrainRecipe, data: PreparedRun) -> LoraConfig | None:
-    if recipe.model.lora is None:
-        return None
-    return lora_config(recipe.model.lora, commit_of(str(data.start), recipe.model.revision))
 
 
 def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:

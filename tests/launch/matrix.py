@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -168,7 +169,7 @@ class Matrix:
             kind, _, sentence = found["error"].partition(": ")
             if kind == "RequestError":
                 kind = FAMILIES[key[0]][1]
-                sentence = sentence.partition(": under ")[2] or sentence  # which names the start model
+                sentence = re.sub(r"^model\.init = \S+: ", "", sentence)
                 return sentence.replace(f"logits of {kind} ", "logits of this family ")
             return f"fails: {found['error'][:200]}"
         run = Path(found["run"])
