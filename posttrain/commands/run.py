@@ -6,6 +6,7 @@ Left out: other machines; `launch/slurm.sh` starts a recipe on several nodes.
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import version
 from pathlib import Path
 
 from posttrain.base.printable import printable
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the recipe; returns the exit code."""
     recipe = load(options.recipe, options.overrides)
     if options.accelerate:
-        _refuse_missing(Path(options.accelerate))
+        _refuse_config(Path(options.accelerate))
     if isinstance(recipe, Pipeline):
         from posttrain.stages.schedule import run_pipeline  # matplotlib
 
@@ -46,10 +47,22 @@ def run(options: argparse.Namespace) -> int:
     return run_stage(options.recipe, options.overrides, recipe.stage)
 
 
-def _refuse_missing(config: Path) -> None:
+def _refuse_config(config: Path) -> None:
+    """Raises `RequestError` for a config that is not there, or that this version of accelerate does not
+    read."""
     if not config.is_file():
         near = did_you_mean(config.name, [p.name for p in config.parent.glob("*.yaml")])
         raise RequestError(f"--accelerate {config}: no such file{near}")
+    from accelerate.commands.config.config_args import load_config_from_file  # imports torch
+    from yaml import YAMLError
+
+    try:
+        load_config_from_file(str(config))
+    except (ValueError, TypeError, AttributeError, LookupError, OSError, YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RequestError(
+            f"--accelerate {config}: accelerate {version('accelerate')} cannot read it: {reason}"
+        ) from error
 
 
 def _print_findings(page: Path) -> None:

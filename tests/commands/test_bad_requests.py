@@ -208,3 +208,20 @@ def test_commands_for_other_recipes(call, plain_recipe, tmp_path):
     call("run", path, "--accelerate", "ddp.yaml").refuses("--accelerate ddp.yaml: no such file")
     (tmp_path / "ddp.yaml").touch()
     call("run", plain_recipe, "--accelerate", "dpp.yaml").refuses("did you mean 'ddp.yaml'")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("distributed_type: MULTI_GPU\nof_2030: 1\n", "had unknown keys (['of_2030']), please try upgrading"),
+        ("distributed_type: NOPE\n", "'NOPE' is not a valid DistributedType"),
+        ("", "'NoneType' object"),
+        ("a: [", "while parsing a flow node"),
+    ],
+)
+def test_a_config_of_another_accelerate(call, plain_recipe, tmp_path, text, words):
+    config = tmp_path / "of_another.yaml"
+    config.write_text(text)
+    call("run", plain_recipe, "--accelerate", config).refuses(
+        f"{config}: accelerate ", "cannot read it: ", words
+    )
