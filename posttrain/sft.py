@@ -32,6 +32,7 @@ from posttrain.losses import confidence
 from posttrain.models.adapters import head_without_adapter
 from posttrain.models.head import FusedOutput, attach_fused_head, balancing_coefficient
 from posttrain.recipe import SftRecipe
+from posttrain.recipe.plan import rows_alone
 from posttrain.recipe.schema import Loss
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.launch import launch_training
@@ -72,7 +73,6 @@ class SftTrainer(RunTrainer, SFTTrainer):
         """Replaces TRL's fused head with ours; call after `setup_run`."""
         mixed = self.accelerator.mixed_precision
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
-        refuse_switch_of_rows(model, self.facts["max_length"])
         attach_fused_head(model, mixed)
         self.balancing = balancing_coefficient(model)
         self.loss_arguments = confidence.arguments(loss)
@@ -148,6 +148,8 @@ class SftTrainer(RunTrainer, SFTTrainer):
 def build(recipe: SftRecipe, parts: RowParts) -> SftTrainer:
     """The trainer of this stage."""
     config = parts.model.config.get_text_config()
+    if not rows_alone(recipe):
+        refuse_switch_of_rows(parts.model, recipe.data.max_length)
     router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
     # TRL wants a data set; the rows of the mixture take its place in `setup_run`
     placeholder = Dataset.from_list([{"input_ids": [0], "labels": [0]}])

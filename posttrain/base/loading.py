@@ -38,8 +38,10 @@ def why_unloaded(error: Exception, folder: str | Path | None = None) -> str:
 
 
 def _config(folder: str | Path | None) -> Any:
+    if folder is None:
+        return None
     try:
-        return json.loads((Path(folder or "") / "config.json").read_text(encoding="utf-8"))
+        return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -28,7 +28,7 @@ def has_state(layer_types: Sequence[str] | None) -> bool:
 
 def longrope_switch(config: Mapping[str, Any]) -> int | None:
     """The longest sequence that has the first factors; None without longrope. `config`: of the text model."""
-    ropes = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    ropes = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(ropes, dict):
         return None
     for rope in (ropes, *ropes.values()):
@@ -51,8 +51,9 @@ def across_switch(config: Mapping[str, Any], max_length: int, new: int = 0) -> s
         return (
             f"data.max_length = {max_length} is above the {switch} tokens beyond which the model's rotary "
             "factors (longrope) change, for all rows of a micro-batch: what a row gives would depend on the "
-            f"rows beside it; lower data.max_length to {switch}, or write the same short_factor and "
-            "long_factor into model.options.rope_parameters"
+            f"rows beside it; lower data.max_length to {switch}, or write the whole rope_parameters "
+            "(rope_type, rope_theta, original_max_position_embeddings, ...) into model.options, with one set "
+            "of factors: short_factor equal to long_factor"
         )
     return (
         f"data.max_length = {max_length} and rollout.max_new_tokens = {new} are above the {switch} tokens "

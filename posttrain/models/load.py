@@ -107,7 +107,7 @@ def load_model(
             model = load(attention)
             break
         except RequestError as error:
-            if not others or not re.search("attention|flash", str(error), re.IGNORECASE):
+            if not others or not re.search("attention|flash", str(error.__cause__ or error), re.IGNORECASE):
                 raise
             log.info("attention: %s (the model does not support %s)", others[0], attention)
             attention, *others = others

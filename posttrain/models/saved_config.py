@@ -46,8 +46,11 @@ def other_config(model: nn.Module, folder: Path) -> str | None:
     written = PreTrainedConfig.get_config_dict(folder)[0]
     if (kind := written.get("model_type")) != config.model_type:
         return f"model_type {kind!r} -> {config.model_type!r}"
-    before = _values(type(config).from_dict(written))
-    now = _values(type(config).from_dict(json.loads(config.to_json_string())))
+    same = type(config)
+    both = [_written(same.from_dict(values)) for values in (written, config.to_dict())]
+    # a key on one side only is none of this class: another version of transformers, or another tool, wrote it
+    known = both[0].keys() & both[1].keys()
+    before, now = (dict(_flat({key: side[key] for key in known})) for side in both)
     differ = [
         f"{key} {_text(before, key)} -> {_text(now, key)}"
         for key in sorted(before.keys() | now.keys())
@@ -57,8 +60,8 @@ def other_config(model: nn.Module, folder: Path) -> str | None:
     return ", ".join(differ[:SHOWN] + more) or None
 
 
-def _values(config: PreTrainedConfig) -> dict[str, Any]:
-    return dict(_flat(json.loads(config.to_json_string(use_diff=False))))
+def _written(config: PreTrainedConfig) -> dict[str, Any]:
+    return json.loads(config.to_json_string(use_diff=False))
 
 
 def _flat(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ Left out: what `auto` picks (models/load.py).
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
 
@@ -48,7 +49,10 @@ def lacking(chosen: str) -> str:
     With the package `kernels` transformers gets flash attention from the hub."""
     module, package = PACKAGES.get(chosen, ("", ""))
     kernels = importlib.util.find_spec("kernels")
-    if not module or importlib.util.find_spec(module) or (kernels is not None and kernels.origin):
+    if not module or (kernels is not None and kernels.origin):
+        return ""
+    found = importlib.metadata.packages_distributions().get(module, [])  # two of them have one module
+    if package in {name.replace("_", "-").lower() for name in found}:
         return ""
     return (
         f"model.attention = {chosen} needs the package {package}, which is not installed; see "

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from posttrain.errors import RequestError
-from posttrain.recipe.recipes import DpoRecipe, Recipe, RlvrRecipe, TrainRecipe
+from posttrain.recipe.recipes import DpoRecipe, Recipe, RlvrRecipe, SftRecipe, TrainRecipe
 from posttrain.recipe.schema import Train
 
 STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
@@ -67,6 +67,16 @@ def reference_of(recipe: Recipe) -> NamedReference | None:
     elif isinstance(recipe, RlvrRecipe) and recipe.policy.reference is not None:
         found = NamedReference(recipe.policy.reference, "policy.reference")
     return found
+
+
+def rows_alone(recipe: Recipe) -> bool:
+    """Whether every forward of the stage has one row, so that nothing in it can depend on other rows."""
+    return (
+        isinstance(recipe, SftRecipe)
+        and recipe.train.per_device_train_batch_size == 1
+        and not recipe.data.padding_free
+        and recipe.evaluate.heldout is None  # measured on several rows at once
+    )
 
 
 def rhythm(recipe: Recipe) -> int:

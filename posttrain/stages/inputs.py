@@ -84,7 +84,7 @@ def note_changed(run: RunDir, changed: list[str]) -> None:
     for sentence in changed:
         log.warning("%s: %s", run.path, sentence)
     if changed:
-        run.update(**{CHANGED: [*run.info().get(CHANGED, []), *changed]})
+        run.update(**{CHANGED: list(dict.fromkeys([*run.info().get(CHANGED, []), *changed]))})
 
 
 def _said(model: dict[str, str]) -> str:

@@ -29,7 +29,7 @@ from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, Train
 from posttrain.recipe.attention import lacking
 from posttrain.recipe.build import Problems
 from posttrain.recipe.optimizers import wanting
-from posttrain.recipe.plan import shape_of
+from posttrain.recipe.plan import rows_alone, shape_of
 from posttrain.recipe.schema import Source
 from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.rewards.compose import Composite
@@ -171,7 +171,7 @@ def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and longest > limit:
         problems.add("data.max_length", f"{says} {limit} positions of the model")
-    elif why := across_switch(config, recipe.data.max_length, new):
+    elif not rows_alone(recipe) and (why := across_switch(config, recipe.data.max_length, new)):
         problems.add("data.max_length", why)
 
 

@@ -77,10 +77,10 @@ def take_up(
                 "or its reference needs; restore it, or start again with another name=..."
             )
         if differs := other_config(trainer.model, last.path):
+            alone = f"name=... model.init={last.path}" + ("" if parts.start else " model.from_config=null")
             raise RequestError(
                 f"{last.path} was trained with another config.json than {parts.start or 'model.from_config'} "
-                f"now gives: {differs}. Put the config back, or begin a new run from the checkpoint alone: "
-                f"name=... model.init={last.path}"
+                f"now gives: {differs}. Put the config back, or begin a new run from the checkpoint: {alone}"
             )
         refuse_other_rows(last, parts.prepared)
         refuse_changed_models(last.path, facts, parts.facts)

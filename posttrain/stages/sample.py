@@ -138,7 +138,7 @@ def _done(run: RunDir) -> str:
 
 def _run(recipe: SampleRecipe, run: RunDir, stage: Callable[[Sampler], SamplingStage], ranks: Ranks) -> None:
     begun = time.monotonic()
-    inputs = _same_inputs(recipe, run) if rank() == 0 else {}
+    inputs = _same_inputs(recipe, run)  # on every rank: none may sample while another still compares
     loaded = load_generator(recipe.model, recipe.data.template, recipe.seed, recipe.data.template_options)
     prepared, count = prepare_prompts(recipe, loaded.tokenizer)
     prompts = Prompts(prepared)

@@ -117,7 +117,7 @@ def told_of_unused(model: nn.Module) -> Iterator[None]:
         )
         raise RequestError(
             f"DDP waits for the gradients of all weights, and {what}; set "
-            "train.extra.ddp_find_unused_parameters: true, or use launch/zero2.yaml"
+            "train.extra.ddp_find_unused_parameters: true and another name=..., or use launch/zero2.yaml"
         ) from error
 
 

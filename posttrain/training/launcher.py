@@ -107,7 +107,8 @@ def refuse_other_batch(train: TrainingArguments) -> None:
     ):
         if (value := config.get(key, "auto")) not in ("auto", ours):
             raise RequestError(
-                f"the DeepSpeed config has {key}: {value}, the recipe gives {ours}; write auto there: "
+                f"the DeepSpeed config has {key}: {value} (which may be a default), the recipe gives {ours}; "
+                f"write {key}: auto there: "
                 "train.global_batch_size decides"
             )
 

@@ -92,6 +92,6 @@ def test_a_family_without_code_for_it_is_refused(kind):
     """Their configs take the option, and no class of theirs reads it."""
     latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "n_group": 1, "topk_group": 1, "n_routed_experts": 4}
     latent |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1}
-    shape = SHAPE | EXPERTS | latent | {"num_key_value_heads": 4}
+    shape = SHAPE | BALANCED | latent | {"num_key_value_heads": 4}
     with pytest.raises(RequestError, match=f"{kind} computes no load-balancing loss in transformers; set "):
         balancing_coefficient(model_of(kind, **shape))

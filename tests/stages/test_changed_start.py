@@ -29,7 +29,7 @@ EDITS = {
     "tie_word_embeddings False -> True": {"tie_word_embeddings": True},
 }
 SAME = {"_name_or_path": "x", "transformers_version": "5.0.0", "dtype": "bfloat16", "use_cache": False}
-SAME |= {"architectures": ["Other"], "rms_norm_eps": 0.000001, "pad_token_id": 1}
+SAME |= {"of_another_tool": {"x": 1}, "architectures": ["Other"], "rms_norm_eps": 0.000001, "pad_token_id": 1}
 
 
 @pytest.fixture

@@ -228,8 +228,10 @@ def test_rows_on_both_sides_of_the_switch_of_longrope(recipe, tmp_path):
     changed(tmp_path, original_max_position_embeddings=255)
     with pytest.raises(RequestError, match="= 256 is above the 255 tokens .*; lower data.max_length to 255"):
         preflight(load_stage(str(recipe), [], "sft"))
-    changed(tmp_path, rope_parameters=rope | {"short_factor": [2.0]})
-    preflight(load_stage(str(recipe), [], "sft"))
+    preflight(load_stage(str(recipe), ["train.per_device_train_batch_size=1"], "sft"))  # each row by itself
+    changed(tmp_path, rope_parameters=None, rope_scaling=rope)
+    one = "model.options={rope_parameters: {rope_type: longrope, short_factor: [2.0], long_factor: [2.0]}}"
+    preflight(load_stage(str(recipe), [one], "sft"))
 
 
 def test_a_balancing_loss_in_a_dpo_stage(tmp_path):
