@@ -33,6 +33,7 @@ def loss_window() -> LossStats:
 def add_loss(stats: LossStats, i: int) -> None:
     draw = torch.Generator().manual_seed(i)
     out = SimpleNamespace(
+        aux_loss=None,
         label_mask=torch.rand(7, generator=draw) > 0.3,
         log_probs=-torch.rand(7, generator=draw),
         entropy=torch.rand(7, generator=draw),
