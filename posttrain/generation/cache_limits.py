@@ -28,7 +28,7 @@ def has_state(layer_types: Sequence[str] | None) -> bool:
 
 def longrope_switch(config: Mapping[str, Any]) -> int | None:
     """The longest sequence that has the first factors; None without longrope. `config`: of the text model."""
-    ropes = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    ropes = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(ropes, dict):
         return None
     for rope in (ropes, *ropes.values()):

@@ -35,6 +35,8 @@ def start_config(model: Model, place: str | Path | None, hub: Hub | None = None)
         config = {}
     if isinstance(text := config.get("text_config"), dict):
         config = config | {"model_type": None} | text  # the outer type is not that of the text model
+    if "rope_parameters" in model.options:
+        config = {key: value for key, value in config.items() if key != "rope_scaling"}  # of older configs
     return config | model.options
 
 

@@ -79,7 +79,8 @@ def assert_tokens(got: TokenResult, want: TokenResult, tol: float, gradients: fl
     assert got.gradients.keys() == want.gradients.keys()
     for name, b in want.gradients.items():
         a = got.gradients[name]
-        assert distance(a, b) <= (gradients or tol) or not (a.any() or b.any()), (name, distance(a, b))
+        rounding = (a.double() - b.double()).abs().max() <= 1e-14  # of a nearly certain row
+        assert distance(a, b) <= (gradients or tol) or rounding, (name, distance(a, b))
 
 
 def low_precision_gradients(problem: Problem, upstream: Tensor, **options) -> dict[str, Tensor]:

@@ -223,15 +223,19 @@ def test_positions_and_longrope_of_a_nested_config(tmp_path):
 def test_rows_on_both_sides_of_the_switch_of_longrope(recipe, tmp_path):
     """The factors are those of the longest row of a micro-batch; where both sets are one, nothing changes."""
     rope = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+    two = "train.per_device_train_batch_size=2"
     changed(tmp_path, rope_parameters=rope, original_max_position_embeddings=256)
-    preflight(load_stage(str(recipe), [], "sft"))
+    preflight(load_stage(str(recipe), [two], "sft"))
     changed(tmp_path, original_max_position_embeddings=255)
-    with pytest.raises(RequestError, match="= 256 is above the 255 tokens .*; lower data.max_length to 255"):
-        preflight(load_stage(str(recipe), [], "sft"))
+    for more in (two, "data.padding_free=true", "evaluate.heldout={share: 0.1}"):
+        with pytest.raises(
+            RequestError, match="= 256 is above the 255 tokens .*; lower data.max_length to 255"
+        ):
+            preflight(load_stage(str(recipe), [more], "sft"))
     preflight(load_stage(str(recipe), ["train.per_device_train_batch_size=1"], "sft"))  # each row by itself
     changed(tmp_path, rope_parameters=None, rope_scaling=rope)
     one = "model.options={rope_parameters: {rope_type: longrope, short_factor: [2.0], long_factor: [2.0]}}"
-    preflight(load_stage(str(recipe), [one], "sft"))
+    preflight(load_stage(str(recipe), [two, one], "sft"))
 
 
 def test_a_balancing_loss_in_a_dpo_stage(tmp_path):
