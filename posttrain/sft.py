@@ -27,12 +27,10 @@ from trl.trainer.utils import compute_flops_per_token, compute_mfu, get_peak_flo
 
 from posttrain.data.collate import count_tokens
 from posttrain.data.prepare import HeldoutRows
-from posttrain.generation.cache_limits import refuse_switch_of_rows
 from posttrain.losses import confidence
 from posttrain.models.adapters import head_without_adapter
 from posttrain.models.head import FusedOutput, attach_fused_head, balancing_coefficient
 from posttrain.recipe import SftRecipe
-from posttrain.recipe.plan import rows_alone
 from posttrain.recipe.schema import Loss
 from posttrain.rundir.directory import RunDir
 from posttrain.stages.launch import launch_training
@@ -148,8 +146,6 @@ class SftTrainer(RunTrainer, SFTTrainer):
 def build(recipe: SftRecipe, parts: RowParts) -> SftTrainer:
     """The trainer of this stage."""
     config = parts.model.config.get_text_config()
-    if not rows_alone(recipe):
-        refuse_switch_of_rows(parts.model, recipe.data.max_length)
     router = {k: getattr(config, k) for k in ROUTER if hasattr(config, k)}
     # TRL wants a data set; the rows of the mixture take its place in `setup_run`
     placeholder = Dataset.from_list([{"input_ids": [0], "labels": [0]}])

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+"""Of most families."""
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 """Mixtral, gpt-oss, Granite: another name."""
@@ -18,4 +28,6 @@ LINEAR = {
     **{"linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 8},
 }
 """Qwen 3 Next: linear attention."""
+MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+"""Falcon H1: a state space beside attention."""
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4}

@@ -1,4 +1,4 @@
-"""What a library raises that loads a model or a tokenizer from incomplete or odd files, and how it is said.
+"""The exceptions that loading a model or a tokenizer raises for incomplete or odd files, and a line on each.
 
 Configs are read by code that looks names up, asserts and divides, so that an odd value ends in an exception
 of almost any class. Left out: weights that are missing or do not fit (whole_weights.py).

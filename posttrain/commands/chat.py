@@ -9,7 +9,7 @@ from typing import Any
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import CHECKPOINT, positive, temperature
 from posttrain.errors import RequestError
-from posttrain.generation.base import completion_text, end_tokens
+from posttrain.generation.base import completion_text, end_tokens, ending_of
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 
@@ -107,18 +107,12 @@ class Stream:
 
     def ends(self, ids: list[int]) -> bool:
         """Whether the last of `ids` are an end of several tokens."""
-        return any(ids[-len(ending) :] == ending for ending in self.endings)
+        return ending_of(ids, self.endings) > 0
 
     def _matched(self) -> int:
         """How many of the last tokens begin an end of several tokens."""
-        ids = self.ids or []
-        lengths = (
-            length
-            for ending in self.endings
-            for length in range(1, len(ending) + 1)
-            if ids[-length:] == ending[:length]
-        )
-        return max(lengths, default=0)
+        begun = (ending[: i + 1] for ending in self.endings for i in range(len(ending)))
+        return ending_of(self.ids or [], begun)
 
     def put(self, tokens: Any) -> None:
         """Called by `generate` with the prompt, then with each token."""

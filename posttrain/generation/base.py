@@ -5,7 +5,7 @@ Left out: the sampling itself (`local.py`, `vllm.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -72,12 +72,25 @@ class Generator(Protocol):
         ...
 
 
+def ending_of(ids: list[int], endings: Iterable[list[int]]) -> int:
+    """How many of `ids`, at the end, are one of `endings`; the most, 0 if none."""
+    return max((len(ending) for ending in endings if ids[-len(ending) :] == ending), default=0)
+
+
 def completion_of(
-    tokenizer: Any, prompt: int, sample: int, ids: list[int], ended: int, log_probs: list[float] | None
+    tokenizer: Any,
+    prompt: int,
+    sample: int,
+    ids: list[int],
+    stopped: bool,
+    log_probs: list[float] | None,
+    endings: Iterable[list[int]] = (),
 ) -> Completion:
-    """The completion with token ids `ids`; `ended`: how many of them, at the end, are what ended it."""
+    """The completion with token ids `ids`; `stopped`: the last ones ended it, which are one of `endings` or
+    one token."""
+    ended = (ending_of(ids, endings) or 1) if stopped else 0
     text = completion_text(tokenizer, ids, ended)
-    return Completion(prompt, sample, text, ids, "stop" if ended else "length", log_probs, ended)
+    return Completion(prompt, sample, text, ids, "stop" if stopped else "length", log_probs, ended)
 
 
 def completion_text(tokenizer: Any, ids: list[int], ended: int = 0) -> str:

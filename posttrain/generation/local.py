@@ -204,10 +204,8 @@ class TransformersGenerator:
         ids, log_probs = ids[:length], log_probs[:length]
         if not np.isfinite(log_probs).all():
             raise WorkError("the model's logits are not finite, so no completion can be sampled from it")
-        ended = (
-            max((len(e) for e in self.endings if ids[-len(e) :] == e.tolist()), default=1) if stopped else 0
-        )
-        return completion_of(self.tokenizer, prompt, sample, ids, ended, log_probs)
+        endings = [ending.tolist() for ending in self.endings]
+        return completion_of(self.tokenizer, prompt, sample, ids, stopped, log_probs, endings)
 
 
 @dataclass

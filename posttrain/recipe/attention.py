@@ -47,9 +47,11 @@ def attention(recipe: Recipe, problems: Problems) -> None:
 def lacking(chosen: str) -> str:
     """A sentence about the package that `model.attention = chosen` needs and this machine lacks; else empty.
     With the package `kernels` transformers gets flash attention from the hub."""
-    module, package = PACKAGES.get(chosen, ("", ""))
+    if chosen not in PACKAGES:
+        return ""
+    module, package = PACKAGES[chosen]
     kernels = importlib.util.find_spec("kernels")
-    if not module or (kernels is not None and kernels.origin):
+    if kernels is not None and kernels.origin:
         return ""
     found = importlib.metadata.packages_distributions().get(module, [])  # two of them have one module
     if package in {name.replace("_", "-").lower() for name in found}:

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from posttrain.errors import RequestError
-from posttrain.recipe.recipes import DpoRecipe, Recipe, RlvrRecipe, SftRecipe, TrainRecipe
+from posttrain.recipe.recipes import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, SftRecipe, TrainRecipe
 from posttrain.recipe.schema import Train
 
 STAGE_SHAPES = {"sft": "rows", "dpo": "pairs", "rlvr": "prompts", "pairs": "prompts", "pass_rate": "prompts"}
@@ -67,6 +67,11 @@ def reference_of(recipe: Recipe) -> NamedReference | None:
     elif isinstance(recipe, RlvrRecipe) and recipe.policy.reference is not None:
         found = NamedReference(recipe.policy.reference, "policy.reference")
     return found
+
+
+def new_tokens(recipe: Recipe) -> int:
+    """Tokens that a stage samples behind a row, at most."""
+    return recipe.rollout.max_new_tokens if isinstance(recipe, RolloutRecipe) else 0
 
 
 def rows_alone(recipe: Recipe) -> bool:

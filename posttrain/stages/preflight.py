@@ -29,7 +29,7 @@ from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, Train
 from posttrain.recipe.attention import lacking
 from posttrain.recipe.build import Problems
 from posttrain.recipe.optimizers import wanting
-from posttrain.recipe.plan import rows_alone, shape_of
+from posttrain.recipe.plan import new_tokens, rows_alone, shape_of
 from posttrain.recipe.schema import Source
 from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.rewards.compose import Composite
@@ -164,7 +164,7 @@ def _config(recipe: Recipe, folder: Path | None, problems: Problems) -> None:
 
 
 def _lengths(recipe: Recipe, config: dict[str, Any], problems: Problems) -> None:
-    new = recipe.rollout.max_new_tokens if isinstance(recipe, RolloutRecipe) else 0
+    new = new_tokens(recipe)
     longest = recipe.data.max_length + new
     besides = f" and rollout.max_new_tokens = {new} are" if new else " is"
     says = f"data.max_length = {recipe.data.max_length}{besides} above the"

@@ -23,6 +23,7 @@ from posttrain.data.collate import Collator, PairCollator
 from posttrain.data.manifest import manifest, summary, write_manifest
 from posttrain.data.template import Template
 from posttrain.errors import RequestError, WorkError
+from posttrain.generation.cache_limits import refuse_switch_of_rows
 from posttrain.losses.confidence import refuse_backend
 from posttrain.models.adapter_targets import refuse_missing_modules
 from posttrain.models.adapters import lora_config, refused_by_peft
@@ -30,7 +31,7 @@ from posttrain.models.documents import refuse_leaking_documents
 from posttrain.models.generation_config import stop_as_trained
 from posttrain.models.load import commit_of, load_model
 from posttrain.recipe import RlvrRecipe, SftRecipe, TrainRecipe, recipe_hash
-from posttrain.recipe.plan import aligned, batch_plan, rhythm
+from posttrain.recipe.plan import aligned, batch_plan, new_tokens, rhythm, rows_alone
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import identity
 from posttrain.rundir.directory import RunDir
@@ -195,6 +196,8 @@ def _load(
     init, mixed = data.start and str(data.start), mixed_precision(recipe.train)
     model = load_model(recipe.model, init, data.tokenizer, recipe.train.seed, mixed)
     stop_as_trained(model, data.tokenizer, data.template)
+    if not rows_alone(recipe):
+        refuse_switch_of_rows(model, recipe.data.max_length, new_tokens(recipe))
     if (lora := recipe.model.lora) is not None:
         refuse_missing_modules(model, lora)
     shared: dict[str, Any] = {

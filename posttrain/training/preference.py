@@ -20,7 +20,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 from trl import DPOTrainer
 
 from posttrain.errors import RequestError
-from posttrain.generation.cache_limits import refuse_switch_of_rows
 from posttrain.models.dropout import turn_off_dropout
 from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.stage_rules import NO_BALANCING
@@ -65,7 +64,6 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if balancing_coefficient(model):
             raise RequestError(NO_BALANCING)
-        refuse_switch_of_rows(model, self.facts["max_length"])
         attach_fused_head(model, mixed)
         turn_off_dropout(self.model, mixed)
         self.reference, self.heldout, self.stats = reference, heldout, stats

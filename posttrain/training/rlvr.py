@@ -27,7 +27,6 @@ from posttrain.data.tokenizers import decode
 from posttrain.data.tokens import IGNORED
 from posttrain.errors import WorkError
 from posttrain.generation.base import Generator
-from posttrain.generation.cache_limits import refuse_switch_of_rows
 from posttrain.generation.local import TransformersGenerator
 from posttrain.generation.vllm import vllm_generator
 from posttrain.losses.importance import importance_ratio
@@ -79,7 +78,6 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         mixed = self.accelerator.mixed_precision
         model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         attach_fused_head(model, mixed)
-        refuse_switch_of_rows(model, self.facts["max_length"], rollout.max_new_tokens)
         # TRL's loss adds it, as a mean over the step's micro-batches
         self.router_aux_loss_coef = balancing_coefficient(model)
         self.aux_loss_enabled = self.router_aux_loss_coef != 0

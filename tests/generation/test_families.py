@@ -12,20 +12,10 @@ from posttrain.errors import RequestError
 from posttrain.generation.base import Sampling
 from posttrain.generation.local import TransformersGenerator
 from tests.families import EXPERTS, GPT2, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
+from tests.families import SIZES as COMMON
 
 V = 48
-SIZES = {
-    "vocab_size": V,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
+SIZES = {**COMMON, "vocab_size": V, "bos_token_id": None, "eos_token_id": None}
 MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 MAMBA = {
     "mamba_n_heads": 8,

@@ -28,7 +28,7 @@ from posttrain.base.files import read_jsonl
 from posttrain.models.exporting import write_plain
 from posttrain.rundir.checkpoints import all_complete
 from tests.conftest import ROOT
-from tests.families import EXPERTS, GPT2, LATENT, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
+from tests.families import EXPERTS, GPT2, LATENT, LINEAR, LOCAL_EXPERTS, MAMBA, SHARED_EXPERT
 from tests.tiny import RECIPE, accelerate, child_environment, on_cpu, tiny_model, write_rows
 from tests.training import preferences, rollouts
 from tests.training.preferences import far, weights
@@ -38,7 +38,6 @@ HEADING = "\n## Which models train under which engine\n"
 NEXT = "\n## What was tested\n"
 GPT = GPT2 | {"n_positions": 512}
 GPT |= dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)  # ranks draw other masks
-MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 LONG = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 

@@ -13,19 +13,10 @@ from posttrain.errors import RequestError
 from posttrain.models.head import attach_fused_head
 from posttrain.models.logits import logit_view
 from posttrain.models.self_check import SAME_LOGITS, TESTED
+from tests.families import SIZES
 
 V = 64
-SHAPE = {
-    "vocab_size": V,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
+SHAPE = {**SIZES, "vocab_size": V, "head_dim": 8}
 GPT = {"vocab_size": V, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 4}
 FAMILIES = {

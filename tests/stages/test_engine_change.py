@@ -28,6 +28,7 @@ from posttrain.stages.engine_change import (
     saved_under,
 )
 from tests.stages.damage import edit, flip
+from tests.stages.test_sharded_resume import SETTINGS
 from tests.tiny import accelerate, on_cpu, tiny_model
 from tests.training.rollouts import write_recipe
 from tests.training.test_rlvr_ranks import CASES
@@ -216,16 +217,7 @@ def written(folder: Path) -> dict[str, tuple[int, str]]:
 
 @pytest.mark.slow
 def test_zero2_is_resumed_under_zero2_only(recipe, launch, root, environment, tmp_path):
-    overrides = [
-        "name=zero",
-        "train.per_device_train_batch_size=2",
-        "train.optim=adamw_torch",
-        "train.learning_rate=1e-2",
-        "train.lr_scheduler_type=linear",
-        "train.logging_steps=1",
-        "checkpoints.save_steps=3",
-        "checkpoints.keep_last=null",
-    ]
+    overrides = ["name=zero", *SETTINGS]
     case = {"name": "zero", "recipe": str(recipe), "overrides": overrides}
     run = Path(launch([case], "zero2.yaml")["zero"]["run"])
     last, before = run / "checkpoints" / "step-000005", run / "checkpoints" / "step-000003"

@@ -21,10 +21,9 @@ from posttrain.models.load import load_scored
 from posttrain.models.saved_weights import refuse_other_weights
 from posttrain.recipe import load_stage
 from posttrain.rundir.proof import FACTS, MARKER, seal
-from tests.families import EXPERTS, LATENT, LINEAR, LOCAL_EXPERTS, SHARED_EXPERT
+from tests.families import EXPERTS, LATENT, LINEAR, LOCAL_EXPERTS, MAMBA, SHARED_EXPERT
 from tests.tiny import tiny_model
 
-MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
 FAMILIES = {
     "llama": {},
     "gemma2": {"head_dim": 8},
