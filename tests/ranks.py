@@ -1,15 +1,20 @@
 """Starts a test's worker module as processes that meet over gloo; for all files that compare ranks with one
 process.
 
-Left out: accelerate's launcher (`tests/tiny.py`), and what the workers compute.
+    python -m tests.ranks MODULE ARGUMENT...
+
+is one rank. Left out: accelerate's launcher (`tests/tiny.py`), and what the workers compute.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+
+import torch.distributed as dist
 
 from tests.conftest import ROOT
 
@@ -25,7 +30,7 @@ def run_ranks(
     shared |= {"WORLD_SIZE": str(WORLD)} | (environment or {})
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments(rank))],
+            [sys.executable, "-m", "tests.ranks", *map(str, arguments(rank))],
             cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -40,3 +45,17 @@ def run_ranks(
         for rank in ranks:
             rank.kill()
     return [(rank.returncode, text) for rank, text in zip(ranks, said, strict=True)]
+
+
+def main() -> None:
+    """Runs the module as `python -m` does, then ends the process group on purpose: left to the interpreter's
+    exit, its threads may abort a rank that has done all its work."""
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

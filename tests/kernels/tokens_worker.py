@@ -119,8 +119,6 @@ def main() -> None:
     if rank == 0:
         with open(out, "w") as file:
             json.dump(dict(zip(found, worst.tolist(), strict=True)), file)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

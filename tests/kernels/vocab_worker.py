@@ -133,7 +133,6 @@ def main(rank: int, meeting: str, out: str) -> None:
         for name, tensor in flat(run(case, vocab=vocab)).items():
             found[f"{number} {name}"] = tensor
     torch.save(found, out)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ def main(rank: int, meeting: str, runs: Path, out: Path) -> None:
         except GateFailed as error:
             said.append(str(error))
     (out / f"{rank}.json").write_text(json.dumps(said))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
