@@ -110,6 +110,8 @@ class Score:
     template, versions of the scorer."""
     digest: str = ""
     """Hash of the checkpoint's weights."""
+    differs: dict[str, Any] = field(default_factory=dict)
+    """Settings of the task that differ from those of the run's recipe, and their values; empty: its own."""
 
     def key(self) -> tuple[str, str, str, str]:
         """Rows with the same key are the same measurement."""

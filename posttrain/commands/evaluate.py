@@ -20,7 +20,7 @@ from posttrain.base.files import refuse_unwritable
 from posttrain.base.resolved import plain_text
 from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
-from posttrain.evaluate.settings import task_hash, template_of
+from posttrain.evaluate.settings import measurements, task_hash, template_of
 from posttrain.evaluate.tasks.catalogue import check_task
 from posttrain.recipe import load
 from posttrain.recipe.build import Problems, to_dataclass
@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> None:
     run = Path(parent["run"]) if parent else None
     recipe = load(run / "recipe.yaml") if run and (run / "recipe.yaml").is_file() else None
     known = {t.name: t for t in recipe.evaluate.tasks} if recipe else {}
-    tasks = [_task(known.get(n) or Task(name=n), options.overrides) for n in options.task or known]
+    own = {name: known.get(name) or Task(name=name) for name in options.task or known}
+    tasks = [_task(task, options.overrides) for task in own.values()]
     if not tasks:
         raise RequestError(f"{options.checkpoint} belongs to no run with tasks; name one with --task")
     place = run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
@@ -59,20 +60,25 @@ def run(options: argparse.Namespace) -> None:
     step = ckpt.Checkpoint(Path(path), 0).facts().get("step", 0) if parent else 0
     from posttrain.evaluate.checkpoint import score_checkpoint  # torch: only once nothing is wrong
 
-    style = options.template or (template_of(recipe.data) if recipe else "tokenizer")
+    usual = template_of(recipe.data) if recipe else "tokenizer"
+    style = options.template or usual
+    differs = {} if style == usual else {"template": style}
     name = parent["checkpoint"] if parent else Path(path).name
-    score_checkpoint(Path(path), step, tasks, place, style, name=name, renew=write_scorecard)
+    score_checkpoint(
+        Path(path), step, tasks, place, style, name=name, renew=write_scorecard, own=own, differs=differs
+    )
     _print(ScoreStore(place), tasks, name, options.json)
 
 
 def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool) -> None:
-    rows = [row for task in tasks for row in _rows(store, task, checkpoint)]
+    found = [(one, _rows(store, one, checkpoint)) for task in tasks for one in measurements(task)]
     if as_json:
-        print(json.dumps(rows))
+        print(json.dumps([row for _, rows in found for row in rows]))
         return
     out = console()
-    for task in tasks:
-        out.print(_table(task.name, checkpoint, [row for row in rows if row["task"] == task.name]))
+    for one, rows in found:
+        at = "" if one.temperature == 1 else f" at temperature {one.temperature:g}"
+        out.print(_table(f"{one.name}{at}", checkpoint, rows))
     out.print(Text(f"scores: {store.path}"))
 
 
@@ -100,6 +106,9 @@ def _table(task: str, checkpoint: str, rows: list[dict[str, Any]]) -> Table:
 def _task(task: Task, overrides: list[str]) -> Task:
     """`task` with `overrides` applied and checked."""
     values: Any = OmegaConf.create(plain_text(dataclasses.asdict(task)))
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if "temperature" in given and "temperatures" not in given:  # the recipe's are beside its own
+        values.temperatures = []
     for override in overrides:
         apply_override(values, override, f"the settings of task {task.name}")
     problems = Problems()

@@ -21,7 +21,8 @@ from rich.text import Text
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.report.text import both_ends
-from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
+from posttrain.rundir.places import is_pipeline
+from posttrain.rundir.reading import PipelineData, RunData
 from posttrain.rundir.rollouts import FAILED, FILTERS, RolloutRow, Rollouts
 
 SHOWN = 50

@@ -26,7 +26,7 @@ from posttrain.data.template import load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import PosttrainError, WorkError
 from posttrain.evaluate.score import Share, Subject, score_task
-from posttrain.evaluate.settings import task_hash
+from posttrain.evaluate.settings import differences, measurements, problems_of, task_hash
 from posttrain.evaluate.tasks.catalogue import metrics
 from posttrain.models.load import load_scored
 from posttrain.recipe.schema import Task
@@ -52,12 +52,16 @@ def score_checkpoint(
     renew: Callable[[Path], object] | None = None,
     ranks: tuple[int, int] = (0, 1),
     keep_going: bool = False,
+    own: dict[str, Task] | None = None,
+    differs: dict[str, Any] | None = None,
 ) -> list[Score]:
     """Scores the model in `path` on `tasks`, appends to `out`/scores.jsonl and writes `out`/samples.
 
     `name` is what the rows call the checkpoint (default: the folder's name), `template` the chat template of
     the recipe. `renew(out)` is called after each task whose scores were added: the scorecard. `ranks`
-    is (rank, world size); every rank calls this, and `out` is a folder that all of them see.
+    is (rank, world size); every rank calls this, and `out` is a folder that all of them see. `own` (name ->
+    task, default: `tasks`) is what the recipe of the run asks for: other scores note what differs. `differs`:
+    what else is not as the run has it.
 
     `keep_going`: a task that fails, on every rank alike, is recorded in `out`/unscored.jsonl, and the others
     are scored all the same. Otherwise the first failure is raised.
@@ -72,7 +76,7 @@ def score_checkpoint(
     """
     name, store = name or path.name, ScoreStore(out)
     exchange = RankExchange(out / f".score-{name}", *ranks, keep_going=keep_going)
-    new = _score(path, step, name, tasks, store, template, exchange, renew)
+    new = _score(path, step, name, tasks, store, template, exchange, renew, own or {}, differs or {})
     if keep_going and exchange.rank == 0 and store.record_failures(name, exchange.failures) and renew:
         renew(out)
     return new
@@ -87,6 +91,8 @@ def _score(
     template: str,
     exchange: RankExchange,
     renew: Callable[[Path], object] | None,
+    own: dict[str, Task],
+    differs: dict[str, Any],
 ) -> list[Score]:
     new: list[Score] = []
     missing: list[Task] = []
@@ -105,13 +111,16 @@ def _score(
         with exchange.attempt(missing), left_at_once():
             tokenizer = load_tokenizer(tokenizer_place(path))
             model = load_scored(path, device)
-            subject = Subject(model, tokenizer, load_template(template, tokenizer), name, step, digest)
+            shown = load_template(template, tokenizer)
+            subject = Subject(model, tokenizer, shown, name, step, digest, differs)
         for task in missing if subject is not None else ():
             with exchange.attempt([task]):
                 exchange.raise_if_failed(task.name)
-                result = score_task(subject, task, exchange.share(task.name))
+                asked = own.get(task.name, task)
+                result = score_task(subject, task, exchange.share(task.name), asked)
                 if exchange.rank == 0:
-                    store.write_samples(name, task.name, result.samples)
+                    beside = result.scores[0].settings if differences(task, asked) or differs else ""
+                    store.write_samples(name, task.name, result.samples, beside)
                     store.append(result.scores, renew)
                     new += result.scores
                 exchange.leave(task.name)
@@ -126,15 +135,11 @@ def has_task(rows: list[dict[str, Any]], where: str, task: Task) -> bool:
     as another task. The chat template is not compared: it is part of what the checkpoint saved. No model is
     loaded.
     """
-    half = task_hash(task) + "-"
-    found = {
-        row["metric"]
-        for row in rows
-        if where in (row.get("digest"), row["checkpoint"])
-        and row["task"] == task.name
-        and row.get("settings", "").startswith(half)
-    }
-    return found >= set(metrics(task))
+    here = [r for r in rows if where in (r.get("digest"), r["checkpoint"]) and r["task"] == task.name]
+    found = {(row.get("settings", "").partition("-")[0], row["metric"]) for row in here}
+    problems = problems_of(task)
+    halves = [task_hash(one, problems) for one in measurements(task)]
+    return found >= {(half, metric) for half in halves for metric in metrics(task)}
 
 
 def _digest(path: Path) -> str:

@@ -7,6 +7,7 @@ answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ from posttrain.errors import RequestError, WorkError
 
 @dataclass(frozen=True, slots=True)
 class AnswerScores:
-    """`log_probs` [M] float64: natural logarithm of the probability of each complete answer. `predicted`: the
-    most probable token at each position of the answer, given the correct tokens before it; up to the first
-    one that differs from the answer this is what greedy decoding writes."""
+    """`log_probs` [T, M] float64: natural logarithm of the probability of each complete answer, at each of
+    the T temperatures. `predicted`: the most probable token at each position of the answer, given the correct
+    tokens before it; up to the first one that differs from the answer this is what greedy decoding writes."""
 
     log_probs: np.ndarray
     predicted: list[list[int]]
@@ -28,9 +29,16 @@ class AnswerScores:
 
 @torch.inference_mode()
 def answer_log_probs(
-    model: Any, prompts: list[list[int]], answers: list[list[int]], batch_size: int = 64
+    model: Any,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    batch_size: int = 64,
+    temperatures: Sequence[float] = (1.0,),
 ) -> AnswerScores:
     """Scores `answers` (token ids, end token included) after `prompts`, in batches in the order given.
+
+    At temperature t the probability of a token is the softmax of logits / t. All temperatures are read from
+    the same logits, so each costs no forward pass of its own.
 
     Rows are padded on the right, where a causal model cannot see. Logits are computed only from the end of
     the shortest prompt on, and only those of answer tokens are converted to float32.
@@ -49,13 +57,14 @@ def answer_log_probs(
             )
     training = model.training
     model.eval()
-    sums: list[float] = []
+    sums: list[list[float]] = [[] for _ in temperatures]
     predicted: list[list[int]] = []
     try:
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
-            totals, tokens = _batch(model, prompts[part], answers[part])
-            sums += totals
+            totals, tokens = _batch(model, prompts[part], answers[part], temperatures)
+            for found, new in zip(sums, totals, strict=True):
+                found += new
             predicted += tokens
     finally:
         model.train(training)
@@ -66,8 +75,8 @@ def answer_log_probs(
 
 
 def _batch(
-    model: Any, prompts: list[list[int]], answers: list[list[int]]
-) -> tuple[list[float], list[list[int]]]:
+    model: Any, prompts: list[list[int]], answers: list[list[int]], temperatures: Sequence[float]
+) -> tuple[list[list[float]], list[list[int]]]:
     sizes = [len(answer) for answer in answers]
     # the last token is predicted only, never read
     rows = [(prompt + answer)[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
@@ -87,6 +96,9 @@ def _batch(
     )
     chosen = logits[row.to(logits.device), at.to(logits.device)].float()  # [answer tokens, V]
     tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
-    log_probs = chosen.gather(1, tokens[:, None])[:, 0] - chosen.logsumexp(1)
-    totals = [float(part.sum()) for part in log_probs.double().cpu().split(sizes)]
+    totals = []
+    for temperature in temperatures:
+        scaled = chosen if temperature == 1 else chosen / temperature
+        log_probs = scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(1)
+        totals.append([float(part.sum()) for part in log_probs.double().cpu().split(sizes)])
     return totals, [part.tolist() for part in chosen.argmax(1).cpu().split(sizes)]

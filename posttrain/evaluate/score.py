@@ -9,9 +9,8 @@ random stream. So the result is the same, bit for bit, for any number of ranks o
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,12 @@ from posttrain.data.template import Template, known_as
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate import metrics
 from posttrain.evaluate.exact import answer_log_probs
 from posttrain.evaluate.intervals import interval
-from posttrain.evaluate.settings import problems_of, settings_hash, task_hash
+from posttrain.evaluate.settings import differences, measurements, problems_of, settings_hash, task_hash
 from posttrain.evaluate.tasks.base import EvalTask
-from posttrain.evaluate.tasks.catalogue import ATTEMPTS, load_task
+from posttrain.evaluate.tasks.catalogue import load_task
+from posttrain.evaluate.values import Row, exact_values, sampled_values
 from posttrain.generation.base import Completion, Sampling, completion_text, end_tokens
 from posttrain.generation.local import TransformersGenerator, batches
 from posttrain.recipe import schema
@@ -34,8 +33,6 @@ from posttrain.rewards import score_batch
 from posttrain.types import Example, Problem, Score, Verdict
 
 log = logging.getLogger(__name__)
-Row = dict[str, Any]
-"""A line of samples/<checkpoint>/<task>.jsonl."""
 Plan = tuple[list[int], Callable[[list[int]], list[Row]]]
 """Tokens of each prompt; and the function that answers and judges a batch of problems, given their
 positions."""
@@ -52,6 +49,8 @@ class Subject:
     checkpoint: str
     step: int
     digest: str
+    differs: dict[str, Any] = field(default_factory=dict)
+    """Where this is not as the run has it (its chat template), and how it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +70,11 @@ class TaskResult:
     samples: list[Row]
 
 
-def score_task(subject: Subject, task: schema.Task, share: Share | None = None) -> TaskResult:
-    """Scores `subject` on `task`. Prompts are rendered with its template, as in training.
+def score_task(
+    subject: Subject, task: schema.Task, share: Share | None = None, own: schema.Task | None = None
+) -> TaskResult:
+    """Scores `subject` on `task`. Prompts are rendered with its template, as in training. `own`: the task as
+    the recipe of the run has it (default: `task`), from which scores note what differs.
 
     With several ranks each of them calls this with its `share`, whose `gather` is called once, with rows that
     JSON can hold; every rank returns the same result. No global random number is consumed.
@@ -88,8 +90,23 @@ def score_task(subject: Subject, task: schema.Task, share: Share | None = None) 
         raise RequestError(f"task {task.name} has no problems")
     rows = _rows(subject, task, loaded, problems, share or Share())
     template = known_as(subject.template.source)
-    settings = settings_hash(task_hash(task, problems), template, str(subject.model.dtype))
-    values = _exact_values(rows) if loaded.kind == "exact" else _sampled_values(rows, task)
+    scores = []
+    for i, one in enumerate(measurements(task)):
+        settings = settings_hash(task_hash(one, problems), template, str(subject.model.dtype))
+        values = exact_values(rows, i) if loaded.kind == "exact" else sampled_values(rows, task)
+        shared = {"settings": settings, "differs": differences(one, own or task) | subject.differs}
+        scores += _scores(subject, task, problems, values, shared)
+    return TaskResult(scores, rows)
+
+
+def _scores(
+    subject: Subject,
+    task: schema.Task,
+    problems: list[Problem],
+    values: dict[str, list[float | None]],
+    shared: dict[str, Any],
+) -> list[Score]:
+    """The mean of each metric with its interval; `shared` is the same in all of them."""
     scores = []
     for metric, found in values.items():
         known = [i for i, value in enumerate(found) if value is not None]
@@ -107,11 +124,11 @@ def score_task(subject: Subject, task: schema.Task, share: Share | None = None) 
                 n=mean.n,
                 low=mean.low,
                 high=mean.high,
-                settings=settings,
                 digest=subject.digest,
+                **shared,
             )
         )
-    return TaskResult(scores, rows)
+    return scores
 
 
 def _rows(
@@ -168,16 +185,22 @@ def _exact(
 
     def work(batch: list[int]) -> list[Row]:
         prompts, answers = [tokens[i][0] for i in batch], [tokens[i][1] for i in batch]
-        scored = answer_log_probs(subject.model, prompts, answers, task.batch_size)
-        found = zip(batch, scored.log_probs, answers, scored.predicted, strict=True)
+        every = [task.temperature, *task.temperatures]
+        scored = answer_log_probs(subject.model, prompts, answers, task.batch_size, every)
+        found = zip(batch, scored.log_probs.T.tolist(), answers, scored.predicted, strict=True)
         return [
             asked[i]
-            | {"logp": float(logp), "greedy": _greedy(answer, predicted, tokenizer, stops, end)}
+            | {"logp": logps[0], "greedy": _greedy(answer, predicted, tokenizer, stops, end)}
             | {"correct": answer == predicted}
-            for i, logp, answer, predicted in found
+            | ({"logp_at": dict(zip(map(_key, every), logps, strict=True))} if len(every) > 1 else {})
+            for i, logps, answer, predicted in found
         ]
 
     return [len(prompt) for prompt, _ in tokens], work
+
+
+def _key(temperature: float) -> str:
+    return str(float(temperature))  # what a reader looks for, whether the recipe says 2 or 2.0
 
 
 def _sampled(
@@ -250,48 +273,3 @@ def _completion(completion: Completion, verdict: Verdict) -> Row:
         "tokens": len(completion.token_ids),
         "read": verdict.details.get("answer"),
     }
-
-
-def _exact_values(rows: list[Row]) -> dict[str, list[float | None]]:
-    """metric -> one value per problem."""
-    logp = np.array([row["logp"] for row in rows])
-    values = {f"pass@{n}": metrics.pass_at_n(logp, n).tolist() for n in ATTEMPTS}
-    values["nll"] = (-logp).tolist()
-    values["accuracy"] = [float(row["correct"]) for row in rows]
-    return values
-
-
-def _sampled_values(rows: list[Row], task: schema.Task) -> dict[str, list[float | None]]:
-    """metric -> one value per problem; None where failed checks left fewer than k judged samples."""
-    drawn = [row["completions"] for row in rows]
-    judged = [[c for c in part if c["value"] is not None] for part in drawn]
-    failed = sum(map(len, drawn)) - sum(map(len, judged))
-    if not any(judged):
-        why = drawn[0][0]["reason"]
-        raise WorkError(f"task {task.name}: the check failed on every completion ({why})")
-    if failed:
-        log.warning("task %s: the check failed on %d completions; they are left out", task.name, failed)
-    right = [sum(c["value"] >= 1.0 for c in part) for part in judged]
-    values: dict[str, list[float | None]] = {}
-    for k in task.k:
-        values[f"pass@{k}"] = [
-            float(metrics.pass_at_k(c, len(part), k)[0]) if len(part) >= k else None
-            for c, part in zip(right, judged, strict=True)
-        ]
-    for k in (k for k in task.k if k > 1):
-        values[f"maj@{k}"] = [_majority(part, k) if len(part) >= k else None for part in judged]
-    values["truncated"] = [_share(part, "finish", "length") for part in drawn]
-    values["parsed"] = [_share(part, "status", "scored") for part in judged]
-    values["tokens_mean"] = [sum(c["tokens"] for c in part) / len(part) for part in drawn]
-    return values
-
-
-def _majority(judged: list[Row], k: int) -> float:
-    correct = sum(c["value"] >= 1.0 for c in judged)
-    wrong = Counter(c["read"] for c in judged if c["value"] < 1.0 and c["read"] is not None)
-    abstained = len(judged) - correct - sum(wrong.values())
-    return metrics.maj_at_k(correct, list(wrong.values()), abstained, k)
-
-
-def _share(completions: list[Row], key: str, value: str) -> float | None:
-    return sum(c[key] == value for c in completions) / len(completions) if completions else None

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from posttrain.evaluate.tasks.catalogue import SAMPLER_FIELDS, load_task
 from posttrain.recipe.schema import Data, Task
 from posttrain.types import Problem
 
+NOT_MEASURED = ("batch_size", "temperatures")
+"""Fields of a task that change no measurement, or only how many there are."""
 SCORER = {"exact": 1, "sampled": 2}
 """Kind of a task -> number, raised by one when a change of this package alters what such a task measures: old
 and new scores are then told apart. sampled 2: special tokens inside a completion are part of its text."""
@@ -33,10 +35,25 @@ def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
     loaded = load_task(task)
     problems = problems_of(task) if problems is None else problems
     sampler = {key: getattr(task, key) for key in SAMPLER_FIELDS if loaded.kind == "sampled"}
+    if loaded.kind == "exact" and task.temperature != 1:  # older scores keep their hash
+        sampler = {"temperature": float(task.temperature)}
     options = asdict(loaded.options)
     options.pop("tools", None)  # a column; what it has is in the problems
     asked = [_content(problem) for problem in problems]
     return _hash([SCORER[loaded.kind], task.name, options, task.seed, sampler, asked])
+
+
+def measurements(task: Task) -> list[Task]:
+    """One task a temperature, the first at `task.temperature`: what one pass over an exact task measures."""
+    alone = replace(task, temperatures=[])
+    return [alone, *(replace(alone, temperature=float(t)) for t in task.temperatures)]
+
+
+def differences(task: Task, own: Task) -> dict[str, Any]:
+    """Settings of `task` that differ from those of `own` in what is measured, and their values."""
+    mine, theirs = ({**given, **given.pop("options")} for given in (asdict(task), asdict(own)))
+    keys = [k for k in {**theirs, **mine} if k not in NOT_MEASURED]
+    return {k: mine.get(k) for k in keys if mine.get(k) != theirs.get(k)}
 
 
 def template_of(data: Data) -> str:

@@ -215,7 +215,9 @@ class Task:
     """Completions per problem. Choose 2-4 times the largest k."""
     k: list[int] = field(default_factory=lambda: [1])
     temperature: float = 1.0
-    """0: greedy decoding, with one sample per problem."""
+    """0: greedy decoding, with one sample per problem. Exact tasks: p is that of logits / temperature."""
+    temperatures: list[float] = field(default_factory=list)
+    """Exact tasks: also measured at these, in the same pass, as controls: `[1.5, 2]`."""
     top_p: float = 1.0
     max_new_tokens: int = 512
     batch_size: int = 64

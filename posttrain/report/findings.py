@@ -10,6 +10,7 @@ from __future__ import annotations
 from posttrain.report import chains
 from posttrain.report.comparison import comparisons
 from posttrain.report.facts import SAMPLING, headline
+from posttrain.report.measured import beside
 from posttrain.report.story import Story, story
 from posttrain.report.text import labels, share, signed, span
 from posttrain.rundir.reading import RunData
@@ -122,12 +123,8 @@ def caveats(runs: list[RunData]) -> list[str]:
     for run, name in zip(runs, names, strict=True):
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
-        for task, hashes in run.settings.items():
-            if len(hashes) > 1:
-                found.append(
-                    f"{name}: {task} was scored under {len(hashes)} settings; rows may not be comparable."
-                )
         for task in run.tasks:
+            found += [f"{name}: {text}" for text in beside(run, task)]
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")
             if cut is not None and cut.value > 0.05:
                 found.append(f"{name}: {cut.value:.0%} of the {task} completions hit the length limit.")

@@ -27,7 +27,8 @@ from posttrain.report.numbers import Curve, curves, pooled, unscored
 from posttrain.report.step_plots import Line, over_steps
 from posttrain.report.story import page_title
 from posttrain.report.text import labels, loss_name
-from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
+from posttrain.rundir.places import is_pipeline
+from posttrain.rundir.reading import PipelineData, RunData
 
 __all__ = ["load_runs", "markdown_report", "render", "write_report"]
 

@@ -20,7 +20,8 @@ from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
 from posttrain.report.findings import caveats, findings
-from posttrain.rundir.reading import PipelineData, RunData, is_pipeline
+from posttrain.rundir.places import is_pipeline
+from posttrain.rundir.reading import PipelineData, RunData
 
 
 def show(path: Path, console: Console, json: bool = False) -> None:

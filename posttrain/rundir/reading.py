@@ -17,25 +17,13 @@ from typing import Any
 import yaml
 
 from posttrain.base.files import read_jsonl
-from posttrain.errors import PosttrainError, RequestError, did_you_mean
+from posttrain.errors import PosttrainError, RequestError
+from posttrain.rundir.places import OUTCOMES, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
-from posttrain.rundir.scores import SCORE_FIELDS, Unscored, unscored
+from posttrain.rundir.scores import SCORE_FIELDS, Unscored, samples_file, unscored
 from posttrain.types import Score
 
-OUTCOMES = ("pairs.json", "pass_rate.json")
-"""The counts of a sampling stage."""
-PARTS = (
-    "run.json",
-    "recipe.yaml",
-    "mixture.json",
-    "metrics.jsonl",
-    "scores.jsonl",
-    "checkpoints",
-    "rollouts",
-    *OUTCOMES,
-)
-"""What makes a directory a run: any one of them."""
 PASS_AT = re.compile(r"pass@(\d+)")
 STEP = re.compile(r"step-(\d+)")
 
@@ -68,7 +56,7 @@ class RunData:
     """One run directory.
 
     `metrics` maps a split to its lines by step; `scores` has the row written last of each (checkpoint, task,
-    metric); `settings` has the hashes of the evaluation settings of each task.
+    metric, settings).
     """
 
     path: Path
@@ -79,7 +67,6 @@ class RunData:
     mixture: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     scores: list[Score] = field(default_factory=list)
-    settings: dict[str, set[str]] = field(default_factory=dict)
     checkpoints: list[CheckpointInfo] = field(default_factory=list)
     outcome: dict[str, Any] = field(default_factory=dict)
     """Counts of a sampling stage; empty for a run that trains."""
@@ -90,14 +77,14 @@ class RunData:
     unread: list[str] = field(default_factory=list)
     """What could not be read, a sentence each."""
     _rollouts: Rollouts | None = field(default=None, repr=False)
-    _samples: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    _samples: dict[Path, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, path: str | Path) -> RunData:
         """The run at `path`. Raises `RequestError` where `path` is not a run directory."""
         path = Path(path)
         if not is_run(path):
-            raise RequestError(f"{path}: {_why_no_run(path)}")
+            raise RequestError(f"{path}: {why_no_run(path)}")
         self = cls(path=path, name=path.resolve().name)
         self.run = self._json("run.json")
         self.name = str(self.run.get("name") or self.name)
@@ -145,22 +132,54 @@ class RunData:
         names = [t.get("name") for t in asked if isinstance(t, dict)] if isinstance(asked, list) else []
         return [name for name in names if isinstance(name, str)]
 
-    def rows(self, task: str) -> dict[str, dict[str, Score]]:
-        """checkpoint -> metric -> score of one task, ordered by step."""
+    def settings(self, task: str) -> dict[str, dict[str, Any]]:
+        """settings hash -> what differs from the recipe's own settings, in all scores of `task`; the run's
+        own first, which are its face.
+
+        Of several that differ in nothing (the problems or the recipe changed, or an earlier version did not
+        note it) the one of most checkpoints is the run's own, of equals the one written first.
+        """
+        covered: dict[str, set[str]] = {}
+        differs: dict[str, dict[str, Any]] = {}
+        for score in self.scores:
+            if score.task == task:
+                covered.setdefault(score.settings, set()).add(score.checkpoint)
+                differs.setdefault(score.settings, score.differs)
+        alike = [found for found in covered if not differs[found]] or [*covered]
+        own = max(alike, key=lambda found: len(covered[found]), default=None)
+        return {found: differs[found] for found in sorted(covered, key=lambda found: found != own)}
+
+    def rows(self, task: str, settings: str | None = None) -> dict[str, dict[str, Score]]:
+        """checkpoint -> metric -> score of one task under one settings hash (default: the run's own), ordered
+        by step."""
+        settings = next(iter(self.settings(task)), None) if settings is None else settings
         found: dict[str, dict[str, Score]] = {}
         for score in sorted(self.scores, key=lambda s: (s.step, s.checkpoint)):
-            if score.task == task:
+            if (score.task, score.settings) == (task, settings):
                 found.setdefault(score.checkpoint, {})[score.metric] = score
         return found
 
-    def samples(self, checkpoint: str, task: str) -> list[dict[str, Any]]:
-        """Rows of `samples/<checkpoint>/<task>.jsonl`, the last one of each id; empty where there is no such
-        file."""
-        key = (checkpoint, task)
-        if key not in self._samples:
-            rows = self._jsonl(Path("samples") / checkpoint / f"{task}.jsonl")
-            self._samples[key] = list({str(r.get("id", i)): r for i, r in enumerate(rows)}.values())
-        return self._samples[key]
+    def samples(self, checkpoint: str, task: str, settings: str | None = None) -> list[dict[str, Any]]:
+        """Rows of the samples behind the scores of `settings` (default: the run's own), the last one of each
+        id; empty where there are none. `logp` is that of the settings' temperature."""
+        every = self.settings(task)
+        if settings in (None, *[*every][:1]):
+            return self._sampled(samples_file(checkpoint, task))
+        if (self.path / (file := samples_file(checkpoint, task, settings))).exists():
+            return self._sampled(file)
+        differs = every.get(settings, {})
+        if differs.keys() != {"temperature"}:
+            return []
+        at = str(float(differs["temperature"]))  # measured in the pass of the run's own
+        rows = self._sampled(samples_file(checkpoint, task))
+        found = [(row, row["logp_at"].get(at)) for row in rows if isinstance(row.get("logp_at"), dict)]
+        return [row | {"logp": logp} for row, logp in found if logp is not None]
+
+    def _sampled(self, file: Path) -> list[dict[str, Any]]:
+        if file not in self._samples:
+            rows = self._jsonl(file)
+            self._samples[file] = list({str(r.get("id", i)): r for i, r in enumerate(rows)}.values())
+        return self._samples[file]
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -202,7 +221,7 @@ class RunData:
             self.metrics.setdefault(split, []).append(row)
 
     def _read_scores(self) -> None:
-        last: dict[tuple[str, str, str], Score] = {}
+        last: dict[tuple[str, str, str, str], Score] = {}
         for row in self._jsonl("scores.jsonl"):
             try:
                 score = Score(**{k: v for k, v in row.items() if k in SCORE_FIELDS})
@@ -215,8 +234,9 @@ class RunData:
             if not math.isfinite(score.value):
                 self.unread.append(f"scores.jsonl: {score.task}/{score.metric} is {score.value}")
                 continue
-            self.settings.setdefault(score.task, set()).add(score.settings)
-            last[score.checkpoint, score.task, score.metric] = score
+            if not isinstance(score.differs, dict):
+                score.differs = {}
+            last[score.checkpoint, score.task, score.metric, score.settings] = score
         self.scores = list(last.values())
 
     def _read_unscored(self) -> None:
@@ -251,7 +271,7 @@ class PipelineData:
         try:
             info = json.loads((path / "pipeline.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RequestError(f"{path}: {_why_no_run(path)}") from None
+            raise RequestError(f"{path}: {why_no_run(path)}") from None
         except (ValueError, OSError) as error:
             raise RequestError(f"{path / 'pipeline.json'}: cannot be read: {error}") from None
         if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
@@ -268,23 +288,3 @@ class PipelineData:
         """A sentence for each stage that failed."""
         failed = [s for s in self.stages if s.get("status") == "failed"]
         return [f"Stage {s.get('name')} failed: {s.get('error') or 'no reason given'}." for s in failed]
-
-
-def is_run(path: Path) -> bool:
-    """Whether `path` contains any file of a run and is not a pipeline."""
-    return not is_pipeline(path) and any((path / part).exists() for part in PARTS)
-
-
-def is_pipeline(path: Path) -> bool:
-    """Whether `path` contains a pipeline.json."""
-    return (path / "pipeline.json").exists()
-
-
-def _why_no_run(path: Path) -> str:
-    inside = sorted(p.name for p in path.iterdir() if is_run(p)) if path.is_dir() else []
-    if inside:
-        return f"contains runs but is not a run itself; choose one of: {', '.join(inside[:8])}"
-    folder = path.resolve().parent
-    near = [p.name for p in folder.iterdir() if is_run(p)] if folder.is_dir() else []
-    missing = f"not a run directory (it has none of {', '.join(PARTS)})"
-    return (missing if path.exists() else "no such run") + did_you_mean(path.name, near)

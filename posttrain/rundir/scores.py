@@ -126,9 +126,12 @@ class ScoreStore:
         found = unscored([asdict(u) for u in self.failures()], self.rows(), kept, tasks)
         return [u for u in found if u.checkpoint in kept]
 
-    def write_samples(self, checkpoint: str, task: str, rows: list[dict[str, Any]]) -> Path:
-        """Replaces `samples/<checkpoint>/<task>.jsonl`; returns its path."""
-        path = self.run_dir / "samples" / checkpoint / f"{task}.jsonl"
+    def write_samples(
+        self, checkpoint: str, task: str, rows: list[dict[str, Any]], settings: str = ""
+    ) -> Path:
+        """Replaces the samples of a checkpoint on a task; returns their path. `settings`: the hash of scores
+        that stand beside the run's own."""
+        path = self.run_dir / samples_file(checkpoint, task, settings)
         write_jsonl(path, rows)
         return path
 
@@ -144,15 +147,25 @@ class ScoreStore:
             raise WorkError(f"cannot write {self.path}: {why_unwritten(error)}") from error
 
 
+def samples_file(checkpoint: str, task: str, settings: str = "") -> Path:
+    """`samples/<checkpoint>/<task>.jsonl`, below the run; of scores beside its own, with their settings."""
+    return Path("samples") / checkpoint / f"{task}{settings and f'.{settings}'}.jsonl"
+
+
 def scores(run: Path, task: str, metric: str) -> dict[str, list[dict[str, Any]]]:
-    """settings hash -> rows of `task` and `metric` with a value, in the order of writing.
+    """settings hash -> rows of `task` and `metric` with a value, in the order of writing: those that the
+    recipe of the run asks for or, where there are none, all.
 
     Raises `WorkError`, see `ScoreStore.rows`.
     """
+    rows = [
+        row
+        for row in ScoreStore(run).rows()
+        if (row["task"], row["metric"]) == (task, metric) and number(row["value"]) is not None
+    ]
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in ScoreStore(run).rows():
-        if (row["task"], row["metric"]) == (task, metric) and number(row["value"]) is not None:
-            groups.setdefault(row.get("settings", ""), []).append(row)
+    for row in [row for row in rows if not row.get("differs")] or rows:
+        groups.setdefault(row.get("settings", ""), []).append(row)
     return groups
 
 
@@ -191,6 +204,8 @@ def _lines(path: Path) -> list[Any]:
 
 def _is_score(row: Any) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in NAMED):
+        return False
+    if not isinstance(row.get("differs", {}), dict):
         return False
     if not all(isinstance(row.get(key, ""), str) for key in ("settings", "digest")):
         return False

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.rundir.reading import RunData
+
 ADDITION = (
     "evaluate.tasks=[{name: arithmetic, options: "
     "{generator: addition, digits: 1, train_size: 10, test_size: 20}}]"
@@ -218,6 +220,23 @@ def test_eval_of_a_run_and_again(call, run_copy, data_dir):
     fewer = json.loads(call("eval", run_copy, *asked, "limit=7", "--json").out)
     assert {r["n"] for r in fewer} == {7}  # other settings are other scores
     assert json.loads(call("eval", run_copy, *asked, "--json").out) == rows
+
+
+def test_eval_with_other_settings_stands_beside_the_runs_own(call, run_copy):
+    """Its rows say what differs, its samples have a file of their own, and the run keeps its face."""
+    own = RunData.load(run_copy).rows("arithmetic")
+    samples = (run_copy / "samples" / "step-000004" / "arithmetic.jsonl").read_text()
+    for asked, differs in (("temperature=1.5", {"temperature": 1.5}), ("limit=3", {"limit": 3})):
+        rows = json.loads(call("eval", run_copy, asked, "--json").out)
+        assert {str(row["differs"]) for row in rows} == {str(differs)}
+        beside = run_copy / "samples" / "step-000004" / f"arithmetic.{rows[0]['settings']}.jsonl"
+        assert len(beside.read_text().splitlines()) == rows[0]["n"]
+    assert call("eval", run_copy, "temperature=0").code == 2
+    run = RunData.load(run_copy)
+    assert run.rows("arithmetic") == own and len(run.settings("arithmetic")) == 3
+    assert (run_copy / "samples" / "step-000004" / "arithmetic.jsonl").read_text() == samples
+    shown = call("show", run_copy).out
+    assert "arithmetic was also scored with limit 3 (step 4), which is not compared with the rest." in shown
 
 
 def test_eval_renders_prompts_as_the_run_does(call, run_copy, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,15 @@ def test_has_task_wants_every_metric_under_these_settings(tmp_path):
     assert not has_task(store.rows(), "d1", Task("arithmetic", options=TASK.options, limit=5))
 
 
+def test_has_task_wants_every_temperature(tmp_path):
+    store, hot = ScoreStore(tmp_path), replace(TASK, temperatures=[2.0])
+    for at in (1.0, 2.0):
+        assert not has_task(store.rows(), "d1", hot)
+        settings = task_hash(replace(TASK, temperature=at)) + "-abcdef"
+        store.append([stored(1, metric, 0.5, settings=settings) for metric in metrics(TASK)])
+    assert has_task(store.rows(), "d1", hot)
+
+
 @pytest.fixture
 def two_ranks(tmp_path, monkeypatch):
     """`two_ranks(load, score)` scores two tasks on two ranks; returns what unscored.jsonl says and the tasks
@@ -39,7 +49,7 @@ def two_ranks(tmp_path, monkeypatch):
     def run(load, score) -> tuple[list[str], set[str]]:
         rank = threading.local()
 
-        def scored(subject, task, share):
+        def scored(subject, task, share, own):
             score(rank.number, task.name)
             assert len(share.gather([rank.number])) == 2
             return TaskResult([stored(1, task=task.name)], [])

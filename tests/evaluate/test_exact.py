@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -25,9 +26,30 @@ def test_equals_one_forward_a_row(kind, batch_size, digits):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double()
         terms = logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])
-        assert found.log_probs[i] == pytest.approx(float(terms.sum()), abs=1e-4)
+        assert found.log_probs[0, i] == pytest.approx(float(terms.sum()), abs=1e-4)
         assert found.predicted[i] == logits.argmax(-1).tolist()
     assert found.log_probs.dtype == np.float64
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_temperatures_divide_the_logits(batch_size, digits):
+    """Each as a forward of its own; at the ends a hot model guesses, a cold one takes the likeliest."""
+    model, asked = build_model("llama", len(digits)), [1.0, 0.5, 3.0, 1e6, 1e-6]
+    found = answer_log_probs(model, PROMPTS, ANSWERS, batch_size, asked)
+    for i, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].double()
+        for at, temperature in enumerate(asked[:3]):
+            terms = (logits / temperature).log_softmax(-1).gather(1, torch.tensor(answer)[:, None])
+            assert found.log_probs[at, i] == pytest.approx(float(terms.sum()), abs=1e-4)
+        assert found.log_probs[3, i] == pytest.approx(-len(answer) * math.log(len(digits)), abs=1e-3)
+    best = answer_log_probs(model, PROMPTS, found.predicted, batch_size, asked)
+    first = [len(answer) == 1 for answer in ANSWERS]  # the likeliest token is the likeliest answer
+    assert best.log_probs[4][first] == pytest.approx(0, abs=1e-6)
+    assert (
+        answer_log_probs(model, PROMPTS, ANSWERS, batch_size).log_probs[0].tolist()
+        == found.log_probs[0].tolist()
+    )
 
 
 def test_probabilities_of_all_answers_sum_to_one(digits):
@@ -57,7 +79,7 @@ def test_refusals(digits):
         answer_log_probs(model, [[3], []], [[1], [1]])
     with pytest.raises(RequestError, match="problem 0: the answer has no tokens"):
         answer_log_probs(model, [[3]], [[]])
-    assert len(answer_log_probs(model, [[3] * 5], [[4] * 4]).log_probs) == 1  # 8 are read
+    assert answer_log_probs(model, [[3] * 5], [[4] * 4]).log_probs.shape == (1, 1)  # 8 are read
     with pytest.raises(RequestError, match="5 \\+ 5 tokens, but the model has 8 positions"):
         answer_log_probs(model, [[3] * 5], [[4] * 5])
     model.lm_head.weight.data.fill_(float("nan"))

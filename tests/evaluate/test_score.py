@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from posttrain.evaluate import score as module
 from posttrain.evaluate.metrics import maj_at_k, pass_at_k, pass_at_n
 from posttrain.evaluate.score import Share, Subject, score_task
 from posttrain.evaluate.tasks.catalogue import metrics
+from posttrain.evaluate.values import sampled_values
 from posttrain.recipe.schema import Task
 from posttrain.types import Verdict
 from tests.tiny import build_model
@@ -88,6 +90,24 @@ def test_scores_have_the_settings_of_versions_whose_template_knew_no_tools(digit
     earlier = FOLDER / KNOWN_AS / "plain.jinja"
     now, before = (score(llama, digits, SUMS, name).scores[0].settings for name in ("plain", str(earlier)))
     assert now == before
+
+
+def test_controls_are_the_scores_of_tasks_at_their_temperatures(digits, llama):
+    """One pass at three temperatures equals three passes, under the settings of each; the samples are those
+    of the first, with the log-probabilities of all."""
+    both = score(llama, digits, replace(SUMS, temperatures=[0.5, 2]))
+    for at in (1.0, 0.5, 2.0):
+        alone = score(llama, digits, replace(SUMS, temperature=at))
+        mine = [s for s in both.scores if s.settings == alone.scores[0].settings]
+        assert [(s.metric, s.value, s.low) for s in mine] == [
+            (s.metric, s.value, s.low) for s in alone.scores
+        ]
+        assert {tuple(s.differs.items()) for s in mine} == {(() if at == 1 else (("temperature", at),))}
+        assert [row["logp_at"][str(at)] for row in both.samples] == [row["logp"] for row in alone.samples]
+    assert len({s.settings for s in both.scores}) == 3
+    plain = score(llama, digits, SUMS)
+    assert "logp_at" not in plain.samples[0] and not any(s.differs for s in plain.scores)
+    assert {s.settings for s in plain.scores} == {both.scores[0].settings}, "controls change no settings"
 
 
 def test_the_exact_answer_includes_its_end(digits, llama):
@@ -222,13 +242,13 @@ def test_votes_and_failed_checks_by_hand():
         completions((1.0, "5"), (1.0, "5"), (0.0, "7"), (0.0, None)),
         completions((0.0, "1"), (None, None), (None, None), (None, None)),
     ]
-    values = module._sampled_values(rows, Task("gsm8k", samples=4, k=[1, 2]))
+    values = sampled_values(rows, Task("gsm8k", samples=4, k=[1, 2]))
     assert values["pass@1"] == [0.5, 0.0]
     assert values["pass@2"] == [pytest.approx(1 - 1 / 6), None]
     assert values["maj@2"] == [pytest.approx(maj_at_k(2, [1], 1, 2)), None]
     assert values["parsed"] == [0.75, 1.0]
     with pytest.raises(WorkError, match=r"failed on every completion \(why\)"):
-        module._sampled_values([completions((None, None))], Task("gsm8k"))
+        sampled_values([completions((None, None))], Task("gsm8k"))
 
 
 def test_a_failed_check_is_not_a_wrong_answer(digits, llama, question_file, monkeypatch):

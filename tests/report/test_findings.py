@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -156,10 +157,12 @@ def test_caveats(made, tmp_path, tables):
     run = made("a", CE, {10: {1: 0.1}})
     run.run = {"status": "failed", "steps": 100}
     run.metrics = {"train": [{"step": 40}]}
-    run.settings = {"t": {"x", "y"}}
+    more = replace(run.scores[0], settings="y", differs={"limit": 5, "path": None})
+    run.scores += [more, replace(more, settings="z", differs={"temperature": 1.5})]
     text = " ".join(caveats([run]))
     assert "not over training seeds" in text and "failed at step 40 of 100" in text
-    assert "scored under 2 settings" in text
+    assert "t was also scored with limit 5, no path (step 10), which is not compared with the rest." in text
+    assert "1.5" not in text, "a control is shown"
     sampled = RunData.load(tables["sampled"](tmp_path / "s", problems=4, text="x"))
     assert "12% of the gsm8k completions hit the length limit" in " ".join(caveats([sampled]))
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from posttrain.report.numbers import crossovers, curve, difference, pooled, problem_values
 from posttrain.rundir.reading import RunData
+from posttrain.rundir.scores import samples_file
 from posttrain.types import Score
 
 
@@ -92,7 +93,7 @@ def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
     a, b = (curve(run, task, c)[256].value for c in ("step-000600", "step-001800"))
     assert d.mean == pytest.approx(b - a) and d.low < d.mean < d.high < 0 and d.clear
     half = run.samples("step-001800", task)
-    run._samples["step-001800", task] = half[:50]
+    run._samples[samples_file("step-001800", task)] = half[:50]
     d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
     assert (d.mean, d.low) == (pytest.approx(b - a), None), (
         "part of the problems: intervals of the scores judge"
@@ -100,7 +101,7 @@ def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
     assert d.clear is True, "the two intervals are apart"
     first = {row["id"] for row in half[:50]}
     part = [row for row in run.samples("step-000600", task) if row["id"] in first]
-    run._samples["step-000600", task] = part
+    run._samples[samples_file("step-000600", task)] = part
     d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
     assert d.low is None, "the same part on both sides is still not what was scored"
     assert difference(task, 3, (run, "step-000600"), (other, "step-001800")) is None

@@ -34,9 +34,31 @@ def test_last_score_wins_and_settings_are_counted(tmp_path, tables):
     rows.append(score("step-000020", "t", "pass@1", 0.5, 5) | {"value": None})
     tables["lines"](tmp_path / "run" / "scores.jsonl", rows)
     run = RunData.load(tmp_path / "run")
-    assert [s.value for s in run.scores] == [0.4]
-    assert run.settings == {"t": {"s1", "s2"}}
+    assert [s.value for s in run.scores] == [0.1, 0.4]
+    assert run.settings("t") == {"s1": {}, "s2": {}}, "of as many checkpoints: the one written first"
+    assert run.rows("t")["step-000010"]["pass@1"].value == 0.1
     assert len(run.unread) == 2, "the row without a value and the row with a null one"
+
+
+def test_what_differs_never_is_the_face_of_a_run(tmp_path, tables):
+    """Scored once by the recipe, then twice hotter, and on fewer problems: the recipe's own stays."""
+    score = tables["score"]
+    rows = [score("step-000010", "t", "pass@1", 0.1, 5)]
+    rows += [
+        score(f"step-{step:06d}", "t", "pass@1", 0.4, 5) | {"settings": s, "differs": differs}
+        for step in (10, 20)
+        for s, differs in (("s2", {"temperature": 1.5}), ("s3", {"limit": 2}))
+    ]
+    tables["lines"](tmp_path / "run" / "scores.jsonl", rows)
+    sample = {"id": "a", "logp": -1.0, "logp_at": {"1.0": -1.0, "1.5": -2.0}}
+    tables["lines"](tmp_path / "run" / "samples" / "step-000010" / "t.jsonl", [sample])
+    tables["lines"](tmp_path / "run" / "samples" / "step-000010" / "t.s3.jsonl", [{"id": "b", "logp": -3.0}])
+    run = RunData.load(tmp_path / "run")
+    assert run.settings("t") == {"s1": {}, "s2": {"temperature": 1.5}, "s3": {"limit": 2}}
+    assert [*run.rows("t")] == ["step-000010"] and [*run.rows("t", "s3")] == ["step-000010", "step-000020"]
+    found = [run.samples("step-000010", "t", s)[0] for s in (None, "s1", "s2", "s3")]
+    assert [row["logp"] for row in found] == [-1.0, -1.0, -2.0, -3.0]
+    assert run.samples("step-000020", "t", "s2") == [] == run.samples("step-000020", "t", "s3")
 
 
 def test_rows_follow_steps_not_the_order_of_writing(tmp_path, tables):

@@ -41,7 +41,7 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
     cls, problems = TASKS[task.name], Problems()
     options = to_dataclass(cls.Options, task.options, f"{at}.options", problems)
     found = [(p.path, str(p)) for p in problems.found]
-    for key, message in _sampler(task) if cls.kind == "sampled" else _unused(task):
+    for key, message in _sampler(task) if cls.kind == "sampled" else _exact(task):
         found.append((f"{at}.{key}", f"{at}.{key} {message}"))
     for key in ("limit", "batch_size"):
         if getattr(task, key) is not None and getattr(task, key) < 1:
@@ -78,16 +78,29 @@ def _sampler(task: Task) -> list[tuple[str, str]]:
         found.append(("samples", f"= {task.samples}, but temperature 0 gives the same text every time"))
     if not 0 < task.top_p <= 1:
         found.append(("top_p", f"= {task.top_p} must be in (0, 1]"))
+    if task.temperatures:
+        why = "is for exact tasks; a sampled one is scored at another temperature by posttrain eval"
+        found.append(("temperatures", why))
     if task.max_new_tokens < 1:
         found.append(("max_new_tokens", f"= {task.max_new_tokens} must be at least 1"))
     return found
 
 
-def _unused(task: Task) -> list[tuple[str, str]]:
-    """Settings that an exact task would ignore silently."""
+def _exact(task: Task) -> list[tuple[str, str]]:
+    """What is wrong with the settings of an exact task, and those that it would ignore silently."""
     default = asdict(Task(name=task.name))
-    return [
+    found = [
         (key, f"has no effect: {task.name} computes exact probabilities and does not sample")
         for key in SAMPLER_FIELDS
-        if getattr(task, key) != default[key]
+        if key != "temperature" and getattr(task, key) != default[key]
     ]
+    every = [task.temperature, *task.temperatures]
+    for key, value in zip(["temperature"] + ["temperatures"] * len(task.temperatures), every, strict=True):
+        if value == 0:
+            found.append((key, "= 0: what greedy decoding gives is the metric accuracy of an exact task"))
+        elif not 0 < value < float("inf"):
+            found.append((key, f"= {value} must be positive"))
+    if len(set(every)) < len(every):
+        text = f"= {task.temperatures}, after temperature = {every[0]:g}: one is twice"
+        found.append(("temperatures", text))
+    return found

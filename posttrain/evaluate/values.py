@@ -1,0 +1,66 @@
+"""From the rows of a task, one a problem, to the values of its metrics.
+
+Left out: the formulas (`metrics.py`), means and intervals (`score.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from posttrain.errors import WorkError
+from posttrain.evaluate import metrics
+from posttrain.evaluate.tasks.catalogue import ATTEMPTS
+from posttrain.recipe import schema
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+"""A line of samples/<checkpoint>/<task>.jsonl."""
+
+
+def exact_values(rows: list[Row], i: int) -> dict[str, list[float | None]]:
+    """metric -> one value per problem, at the task's temperature (`i` = 0) or number `i` of `logp_at`."""
+    logp = np.array([[*row["logp_at"].values()][i] if i else row["logp"] for row in rows])
+    values = {f"pass@{n}": metrics.pass_at_n(logp, n).tolist() for n in ATTEMPTS}
+    values["nll"] = (-logp).tolist()
+    values["accuracy"] = [float(row["correct"]) for row in rows]
+    return values
+
+
+def sampled_values(rows: list[Row], task: schema.Task) -> dict[str, list[float | None]]:
+    """metric -> one value per problem; None where failed checks left fewer than k judged samples."""
+    drawn = [row["completions"] for row in rows]
+    judged = [[c for c in part if c["value"] is not None] for part in drawn]
+    failed = sum(map(len, drawn)) - sum(map(len, judged))
+    if not any(judged):
+        why = drawn[0][0]["reason"]
+        raise WorkError(f"task {task.name}: the check failed on every completion ({why})")
+    if failed:
+        log.warning("task %s: the check failed on %d completions; they are left out", task.name, failed)
+    right = [sum(c["value"] >= 1.0 for c in part) for part in judged]
+    values: dict[str, list[float | None]] = {}
+    for k in task.k:
+        values[f"pass@{k}"] = [
+            float(metrics.pass_at_k(c, len(part), k)[0]) if len(part) >= k else None
+            for c, part in zip(right, judged, strict=True)
+        ]
+    for k in (k for k in task.k if k > 1):
+        values[f"maj@{k}"] = [_majority(part, k) if len(part) >= k else None for part in judged]
+    values["truncated"] = [_share(part, "finish", "length") for part in drawn]
+    values["parsed"] = [_share(part, "status", "scored") for part in judged]
+    values["tokens_mean"] = [sum(c["tokens"] for c in part) / len(part) for part in drawn]
+    return values
+
+
+def _majority(judged: list[Row], k: int) -> float:
+    correct = sum(c["value"] >= 1.0 for c in judged)
+    wrong = Counter(c["read"] for c in judged if c["value"] < 1.0 and c["read"] is not None)
+    abstained = len(judged) - correct - sum(wrong.values())
+    return metrics.maj_at_k(correct, list(wrong.values()), abstained, k)
+
+
+def _share(completions: list[Row], key: str, value: str) -> float | None:
+    return sum(c[key] == value for c in completions) / len(completions) if completions else None
