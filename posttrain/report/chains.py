@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-from posttrain.report.numbers import Curve, Difference, Place, curve, difference
+from posttrain.report.differences import Difference, Place, difference
+from posttrain.report.numbers import Curve, curve
 from posttrain.report.story import Story
 from posttrain.report.text import share, signed, span
 from posttrain.rundir.reading import RunData, step_of
@@ -53,33 +55,47 @@ def offsets(runs: list[RunData]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A run, where it started on one task, and pass@k at both ends.
+    """A side, where it started on one task, and pass@k at both ends, means over the seeds.
 
-    `before` has the k that `after` has under the same settings; `parent` is None where it is not on the page.
+    `starts` has a place a seed; `before` has the k that `after` has under the same settings; `parent` is that
+    of the first seed, None where it is not on the page.
     """
 
     told: Story
-    start: Place
-    before: Curve
-    after: Curve
+    starts: list[Place]
+    before: dict[int, float]
+    after: dict[int, float]
     parent: tuple[RunData, str] | None
 
 
 def chain(told: Story, runs: list[RunData]) -> Chain | None:
-    """The chain of one run; None where its start is unknown, or nothing comparable was scored."""
-    run, task, last = told.run, told.task, told.last.checkpoint
+    """The chain of one side; None where the start of a seed is unknown, or nothing comparable was scored."""
+    found = [_started(run, told, runs) for run in told.side.runs]
+    if None in found:
+        return None
+    ks = [k for k in found[0][1] if all(k in before for _, before, _ in found)]
+    if not ks:
+        return None
+    before = {k: fmean(at[k].value for _, at, _ in found) for k in ks}
+    after = {k: fmean(at[k].value for _, _, at in found) for k in ks}
+    return Chain(told, [start for start, _, _ in found], before, after, parent_of(told.run, runs))
+
+
+def _started(run: RunData, told: Story, runs: list[RunData]) -> tuple[Place, Curve, Curve] | None:
+    """Where one run started, pass@k there under the settings of its last checkpoint, and of that."""
+    task, last = told.task, told.last.checkpoint
     parent = parent_of(run, runs)
     if parent is None and run.stage not in FOLLOWING:
         return None
     zero = next((c for c in run.rows(task) if step_of(c) == 0), None)
-    places: list[Place] = [(run, zero)] if zero is not None and zero != last else []
-    places += [parent] if parent is not None else []
+    places = [Place(run, zero)] if zero is not None and zero != last else []
+    places += [Place(*parent)] if parent is not None else []
     after = curve(run, task, last)
     for place in places:
-        scored = curve(place[0], task, place[1])
+        scored = curve(place.run, task, place.checkpoint)
         before = {k: s for k, s in scored.items() if k in after and s.settings == after[k].settings}
         if before:
-            return Chain(told, place, before, after, parent)
+            return place, before, after
     return None
 
 
@@ -108,9 +124,9 @@ def _start(c: Chain, name: str | None) -> str:
 
 
 def _move(c: Chain, k: int) -> str:
-    d = difference(c.told.task, k, c.start, (c.told.run, c.told.last.checkpoint))
+    d = difference(c.told.task, k, c.starts, c.told.end, by_seed=True)
     assert d is not None, "k is shared"
-    values = f"pass@{k} {share(c.before[k].value)} → {share(c.after[k].value)}"
+    values = f"pass@{k} {share(c.before[k])} → {share(c.after[k])}"
     return f"{values} ({signed(d.mean)}{span(d)}{_noise(d)})"
 
 

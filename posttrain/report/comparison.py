@@ -1,25 +1,27 @@
-"""Sentences about several runs on one task: which is ahead, from which N on, and whether an expected effect
+"""Sentences about several sides on one task: which is ahead, from which N on, and whether an expected effect
 is there.
 
-Last checkpoints are compared. Where a confidence-limited run is compared with a cross-entropy run and the
-effect of arXiv 2502.07154 is absent (cross-entropy loses pass@N at large N, the confidence-limited loss keeps
-it), a sentence states that. Left out: a stage against its start (`chains.py`).
+Last checkpoints are compared. A sentence about one run a side speaks of these runs; with several seeds a side
+it speaks of their recipes. Where a confidence-limited run is compared with a cross-entropy run, a sentence
+states how far the effect of arXiv 2502.07154 (cross-entropy loses pass@N at large N, the confidence-limited
+loss keeps it) is there. Left out: a stage against its start (`chains.py`), controls (`control_words.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from posttrain.report.numbers import Difference, crossovers, curves, difference
-from posttrain.report.story import LARGE, Story
+from posttrain.report.differences import Difference, difference, difference_of_changes
+from posttrain.report.numbers import crossovers
+from posttrain.report.story import LARGE, Story, mean_curves
 from posttrain.report.text import loss_name, share, span
 
 MOST_PAIRS = 3
-"""With more runs than this besides the first, the leaders are named instead of every pair."""
+"""With more sides than this besides the first, the leaders are named instead of every pair."""
 
 
 def comparisons(told: list[Story]) -> list[str]:
-    """Each run against the first, or the leaders of many; then the expected effect if it is absent."""
+    """Each side against the first, or the leaders of many; then the expected effect."""
     many = len(told) > MOST_PAIRS + 1
     found = _leaders(told) if many else [compare(told[0], other) for other in told[1:]]
     entropy = [s for s in told if loss_name(s.run) == "cross_entropy" and s.small < s.large]
@@ -32,32 +34,50 @@ def _leaders(told: list[Story]) -> list[str]:
     for pick in (lambda s: s.last_small, lambda s: s.last):
         first = max(told, key=lambda s: pick(s).value)
         parts.append(f"{pick(first).metric} is highest for {first.label} ({share(pick(first).value)})")
-    return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}."]
+    chosen = f"chosen among {len(told)} on the problems shown, which flatters it"
+    return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
+
+
+def speaks_of(a: Story, b: Story) -> str:
+    """The beginning of a sentence: what it holds for."""
+    counts = len(a.side.runs), len(b.side.runs)
+    if min(counts) > 1:
+        seeds = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
+        return f"Last checkpoints, {seeds} seeds a side"
+    if max(counts) > 1:
+        one, other = (a, b) if counts[0] == 1 else (b, a)
+        return f"Last checkpoints of one run of {one.label} and the mean of {other.label}"
+    return "Last checkpoints of these two runs"
 
 
 def compare(a: Story, b: Story) -> str:
-    """Which run is ahead at which N."""
-    first = curves(a.run, a.task)[a.last.checkpoint]
-    second = curves(b.run, b.task)[b.last.checkpoint]
+    """Which side is ahead at which N."""
+    first, second = (mean_curves(s.side.runs, s.task)[s.last.checkpoint] for s in (a, b))
     shared = [k for k in first if k in second]
     if not shared:
         return f"{a.label} and {b.label} share no k, so they are not compared."
     large = max((k for k in shared if k <= LARGE), default=shared[0])
+    recipes = min(len(a.side.runs), len(b.side.runs)) > 1
     parts = []
     for k in dict.fromkeys((shared[0], large)):
         d = _last(a, b, k)
-        if d.mean == 0.0 or d.clear is False:
+        if d.mean == 0.0 or not d.clear:
             pair = f"{a.label} and {b.label} differ at pass@{k}"
-            parts.append(f"{pair} by no more than noise ({share(d.mean)}{span(d)})")
+            parts.append(f"{pair} by no more than noise ({share(d.mean)}{span(d)}{_unknown(d)})")
         else:
             ahead, sign = (b, 1.0) if d.mean > 0 else (a, -1.0)
-            parts.append(f"{ahead.label} leads pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
+            leads = "leads" if recipes else "is ahead at"
+            parts.append(f"{ahead.label} {leads} pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
     gaps = {k: second[k].value - first[k].value for k in shared}
-    return f"Last checkpoints: {'; '.join(parts)}.{_where(a, b, gaps, crossovers(first, second))}"
+    return f"{speaks_of(a, b)}: {'; '.join(parts)}.{_where(a, b, gaps, crossovers(first, second))}"
+
+
+def _unknown(d: Difference) -> str:
+    return "; its noise is not known" if d.clear is None and d.mean != 0.0 else ""
 
 
 def _last(a: Story, b: Story, k: int) -> Difference:
-    found = difference(a.task, k, (a.run, a.last.checkpoint), (b.run, b.last.checkpoint))
+    found = difference(a.task, k, a.end, b.end)
     assert found is not None, "k is shared"
     return found
 
@@ -68,19 +88,20 @@ def attempts(ns: Iterable[float]) -> str:
 
 
 def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -> str:
-    """From which N on a run is ahead, if that holds at the largest N; empty where only one k is shared."""
+    """From which N on a side is ahead, if that holds at the largest N; empty where only one k is shared."""
     shared = list(gaps)
     if len(crossings) > 1:
         return f" The curves cross at N ≈ {attempts(crossings)}."
-    noise = _last(a, b, shared[-1]).clear is False
+    noise = not _last(a, b, shared[-1]).clear
     if crossings and noise:
         return f" The curves cross at N ≈ {attempts(crossings)}; beyond it they differ by no more than noise."
     if crossings:
         sign = 1.0 if next(g for g in reversed(gaps.values()) if g != 0.0) > 0 else -1.0
-        start = next(k for k in shared if k >= crossings[0] and sign * gaps[k] > 0)
         winner = b if sign > 0 else a
+        beyond = [k for k in shared if k >= crossings[0] and sign * gaps[k] > 0]
+        start = next(k for i, k in enumerate(beyond) if all(_last(a, b, n).clear for n in beyond[i:]))
         return f" From N = {start} on {winner.label} is ahead (curves cross at N ≈ {attempts(crossings)})."
-    noise = noise or _last(a, b, shared[0]).clear is False
+    noise = noise or not _last(a, b, shared[0]).clear
     for winner, sign in ((a, -1.0), (b, 1.0)):
         if len(shared) > 1 and not noise and all(sign * gap > 0 for gap in gaps.values()):
             return f" {winner.label} is ahead at every N from {shared[0]} to {shared[-1]}."
@@ -88,15 +109,36 @@ def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -
 
 
 def _expected_effect(entropy: list[Story], limited: list[Story]) -> list[str]:
-    kept = [s for s in limited if s.verdict in ("keeps", "peaks last")]
-    fell = [s for s in entropy if s.verdict == "falls"]
+    """Where it is not plain from the sentences about each side: a sentence for each pair."""
     if any(s.verdict == "single" for s in [*entropy, *limited]):
         return []
-    if len(fell) == len(entropy) and len(kept) == len(limited):
-        return []
-    which = [f"{s.label} does not lose pass@{s.large}" for s in entropy if s not in fell]
-    which += [f"{s.label} loses pass@{s.large}" for s in limited if s not in kept]
-    return [
-        "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
-        f" is not there: {'; '.join(which)}."
-    ]
+    found = []
+    for ce in entropy:
+        if ce.verdict != "falls":
+            how = {"keeps": "keeps", "peaks last": "has its best at the end in"}.get(ce.verdict)
+            how = f"{how} pass@{ce.large}" if how else f"shows no clear fall of pass@{ce.large}"
+            found.append(f"{ce.label} {how}, so there is nothing here for another loss to keep.")
+            continue
+        found += [_falls(ce, s) for s in limited if s.verdict in ("falls", "unclear") and s.large == ce.large]
+    return found
+
+
+def _falls(ce: Story, s: Story) -> str:
+    """How the fall of one compares with that of the other."""
+    pair = [(story.at(story.best.checkpoint), story.end) for story in (ce, s)]
+    d = difference_of_changes(s.task, s.large, *pair)
+    losses = f"{share(-s.change.mean)} against {share(-ce.change.mean)} from its best"
+    if d is None or d.clear is None:
+        return f"{s.label} loses {losses} of pass@{s.large}; the noise of the difference is not known."
+    if not d.clear:
+        return (
+            f"{s.label} and {ce.label} lose pass@{s.large} alike, within noise ({losses}; {share(d.mean)}"
+            f"{span(d)})."
+        )
+    less = "less" if d.mean > 0 else "more"
+    sign = 1.0 if d.mean > 0 else -1.0
+    end = "" if d.mean > 0 else " The expected effect is reversed."
+    return (
+        f"{s.label} loses {less} pass@{s.large} than {ce.label}: {losses} (difference {share(sign * d.mean)}"
+        f"{span(d, sign)}).{end}"
+    )

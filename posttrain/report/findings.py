@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from posttrain.report import chains
 from posttrain.report.comparison import comparisons
+from posttrain.report.control_words import remains
 from posttrain.report.facts import SAMPLING, headline
-from posttrain.report.measured import beside
+from posttrain.report.measured import beside, measured
+from posttrain.report.sides import Side, sides
 from posttrain.report.story import Story, story
 from posttrain.report.text import labels, share, signed, span
 from posttrain.rundir.reading import RunData
+
+UNCLEAR = ": no clear fall, and none of .05 excluded"
+UNKNOWN = "; its noise is not known"
 
 
 def findings(runs: list[RunData]) -> list[str]:
@@ -23,22 +28,30 @@ def findings(runs: list[RunData]) -> list[str]:
     A run that starts from another one is described by what it changed, and compared only with runs that start
     from the same run in the same kind of stage.
     """
-    names = dict(zip(map(id, runs), labels(runs), strict=True))
-    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    every = sides(runs)
+    names = {id(run): side.label for side in every for run in side.runs}
+    groups = measured(runs)
     found: list[str] = []
-    for task in tasks:
-        prefix = f"{task}: " if len(tasks) > 1 else ""
-        told = [s for run in runs if (s := story(run, names[id(run)], task))]
+    for group in groups:
+        prefix = f"{group.title}: " if len(groups) > 1 else ""
+        told = [s for side in _within(every, group.runs) if (s := story(side, group.task))]
         found += [prefix + _told(s, runs, names) for s in told]
         families: dict[object, list[Story]] = {}
         for s in told:
             parent = chains.parent_of(s.run, runs)
-            families.setdefault(parent and (id(parent[0]), s.run.stage), []).append(s)
+            families.setdefault(parent and (names[id(parent[0])], s.run.stage), []).append(s)
         for family in families.values():
-            found += [prefix + text for text in comparisons(family)]
+            found += [prefix + text for text in [*comparisons(family), *remains(family)]]
     if not found:
         return [_loss_only(run, names[id(run)]) for run in runs]
     return found + [_loss_only(run, names[id(run)]) for run in runs if not run.scores]
+
+
+def _within(every: list[Side], runs: list[RunData]) -> list[Side]:
+    """The sides, without the seeds that are not among `runs`."""
+    inside = {id(run) for run in runs}
+    kept = [Side(side.label, [run for run in side.runs if id(run) in inside]) for side in every]
+    return [side for side in kept if side.runs]
 
 
 def _told(s: Story, runs: list[RunData], names: dict[int, str]) -> str:
@@ -57,12 +70,15 @@ def describe(s: Story) -> str:
     if s.verdict == "single":
         return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
     if s.verdict == "peaks last":
-        rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)})"
+        noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else UNKNOWN
+        rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
         return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
-    if s.verdict == "keeps":
+    if s.verdict in ("keeps", "unclear"):
+        how = {"keeps": f"keeps {big} at", "unclear": f"{big} ends at"}[s.verdict]
+        noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else UNKNOWN
         return (
-            f"{s.label}: keeps {big} at {share(s.last.value)} (best {share(s.best.value)} at {best};"
-            f" {share(s.change.mean)}{span(s.change)})"
+            f"{s.label}: {how} {share(s.last.value)} (best {share(s.best.value)} at {best};"
+            f" {share(s.change.mean)}{span(s.change)}{noise})"
             + (f", with {one} {share(s.last_small.value)}." if two else ".")
         )
     move = f"{share(s.best.value)} → {share(s.last.value)} ({share(s.change.mean)}{span(s.change)})"
@@ -115,11 +131,7 @@ def caveats(runs: list[RunData]) -> list[str]:
     found = []
     names = labels(runs)
     if any(s.low is not None for run in runs for s in run.scores):
-        found.append(
-            "Bands and brackets are 95 % intervals over the test problems (of the paired difference where two"
-            " checkpoints are compared), not over training seeds: every curve is one training run. A best"
-            " checkpoint is chosen on the problems it is shown on, which flatters it a little."
-        )
+        found.append(_intervals(sides(runs)))
     for run, name in zip(runs, names, strict=True):
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
@@ -131,6 +143,21 @@ def caveats(runs: list[RunData]) -> list[str]:
         found += [f"{name}: {text}." for text in run.run.get("changed_rewards") or ()]
         found += [f"{name}: {text}" for text in run.unread[:3]]
     return found
+
+
+def _intervals(every: list[Side]) -> str:
+    """What the intervals of the page cover."""
+    several = [side for side in every if len(side.runs) > 1]
+    if not several:
+        over = "over the test problems, not over training seeds: every curve is one training run"
+    elif len(several) == len(every):
+        over = "over the test problems; where a sentence names seeds, over problems and seeds"
+    else:
+        over = "over the test problems; where a sentence names seeds on both sides, over problems and seeds"
+    return (
+        f"Bands and brackets are 95 % intervals {over}; paired where two checkpoints are compared. A best checkpoint"
+        " is chosen on the problems it is shown on, which flatters it a little."
+    )
 
 
 def _progress(run: RunData) -> str:

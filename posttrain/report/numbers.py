@@ -1,9 +1,8 @@
-"""Arithmetic on scores and metrics: pass@k curves, paired differences, crossovers, pooling, trends over
-steps.
+"""Arithmetic on scores and metrics: pass@k curves, crossovers, pooling, trends over steps.
 
-Scores are taken from `scores.jsonl`; samples of single problems serve only what a mean cannot give (a paired
-interval, a pooled curve). Trends come from `metrics.jsonl`. Left out: the formulas (`evaluate/metrics.py`,
-`evaluate/intervals.py`), and words (`findings.py`).
+Scores are taken from `scores.jsonl`; samples of single problems serve only what a mean cannot give (a pooled
+curve). Trends come from `metrics.jsonl`. Left out: the formulas (`evaluate/metrics.py`), differences
+(`differences.py`), and words (`findings.py`).
 """
 
 from __future__ import annotations
@@ -17,22 +16,19 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.files import number
-from posttrain.evaluate.intervals import paired
 from posttrain.evaluate.metrics import pass_at_k, pass_at_n, pooled_pass_at_n
 from posttrain.rundir.reading import RunData, pass_k, step_of
 from posttrain.types import Score
 
 Curve = dict[int, Score]
 """k -> score of pass@k, k ascending."""
-Place = tuple[RunData, str]
-"""A run and the name of one of its checkpoints."""
 END = 0.1
 """Share of the logged steps at either end that a trend averages over (our choice)."""
 
 
-def curve(run: RunData, task: str, checkpoint: str) -> Curve:
-    """pass@k of one checkpoint."""
-    metrics = run.rows(task).get(checkpoint, {})
+def curve(run: RunData, task: str, checkpoint: str, settings: str | None = None) -> Curve:
+    """pass@k of one checkpoint under one settings hash (default: the run's own)."""
+    metrics = run.rows(task, settings).get(checkpoint, {})
     found = {k: s for m, s in metrics.items() if (k := pass_k(m)) is not None}
     return dict(sorted(found.items()))
 
@@ -66,53 +62,6 @@ def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
             if n >= k:
                 found[str(row.get("id"))] = float(pass_at_k(c, n, k)[0])
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The difference b - a of two means.
-
-    `low` and `high` are its 95 % interval where the problems could be paired, else None; `clear` tells
-    whether it exceeds its noise (None: unknown).
-    """
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    clear: bool | None = None
-
-
-def difference(task: str, k: int, a: Place, b: Place) -> Difference | None:
-    """pass@k of `b` minus that of `a`, paired if the samples of both reproduce their scores.
-
-    Samples can be a part of what was scored. An interval over another set of problems would not belong to the
-    scores shown beside it, hence the check. None where either has no score.
-    """
-    scores = [curve(run, task, checkpoint).get(k) for run, checkpoint in (a, b)]
-    if scores[0] is None or scores[1] is None:
-        return None
-    values, groups = [], {}
-    for (run, checkpoint), score in zip((a, b), scores, strict=True):
-        rows = run.samples(checkpoint, task)
-        by_id = problem_values(rows, k)
-        if not by_id or abs(sum(by_id.values()) / len(by_id) - score.value) > 1e-3:
-            return _unpaired(*scores)
-        groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
-        values.append(by_id)
-    first, second = values
-    if first.keys() != second.keys():
-        return _unpaired(*scores)
-    d = paired([*first.values()], [second[i] for i in first], [groups[i] for i in first], "t")
-    if d.low is None or d.high is None:
-        return _unpaired(*scores)
-    return Difference(d.value, d.low, d.high, clear=not d.low <= 0.0 <= d.high)
-
-
-def _unpaired(a: Score, b: Score) -> Difference:
-    bounds = (a.low, a.high, b.low, b.high)
-    if any(bound is None for bound in bounds):
-        return Difference(b.value - a.value)
-    return Difference(b.value - a.value, clear=bool(b.low > a.high or b.high < a.low))
 
 
 def crossovers(a: Curve, b: Curve) -> list[float]:

@@ -1,35 +1,36 @@
-"""What one run did on one task, as a value: its first, best and last checkpoint by pass@k, and the changes
+"""What one side did on one task, as a value: its first, best and last checkpoint by pass@k, and the changes
 between them.
 
-`findings.py`, `comparison.py` and `chains.py` put it into sentences. Left out: pictures, and any judgement
-across training seeds.
+`findings.py`, `comparison.py` and `chains.py` put it into sentences. Left out: pictures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
-from posttrain.report.numbers import Difference, curves, difference
+from posttrain.report.differences import Difference, Place, difference
+from posttrain.report.numbers import Curve, curves
+from posttrain.report.sides import Side
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
 LARGE = 256
 """Headlines use the largest k that was measured, up to this one."""
 SMALL_CHANGE = 0.05
-"""pass@k that ends less than this below its best counts as kept, however narrow the interval (our choice)."""
+"""pass@k is called kept where its interval excludes a fall of more than this from its best (our choice)."""
 
 
 @dataclass(slots=True)
 class Story:
-    """One run on one task.
+    """One side on one task: a run, or the mean over several seeds of it.
 
     `small` and `large` are the k of the headlines, `count` the number of checkpoints with pass@`large`.
     `first`, `best` and `last` are their scores; `best_small` and `last_small` are pass@`small` of the best
     and the last checkpoint.
     """
 
-    run: RunData
-    label: str
+    side: Side
     task: str
     small: int
     large: int
@@ -45,44 +46,85 @@ class Story:
     """From the first checkpoint to the last one."""
 
     @property
+    def label(self) -> str:
+        return self.side.title
+
+    @property
+    def run(self) -> RunData:
+        """The first seed."""
+        return self.side.runs[0]
+
+    def at(self, checkpoint: str) -> list[Place]:
+        """A checkpoint of every seed."""
+        return [Place(run, checkpoint) for run in self.side.runs]
+
+    @property
+    def end(self) -> list[Place]:
+        return self.at(self.last.checkpoint)
+
+    @property
     def verdict(self) -> str:
-        """`falls`, `keeps`, `peaks last` (the best is the last), `single` (one checkpoint)."""
+        """`single` (one checkpoint), `peaks last` (the best is the last), `keeps` (its interval excludes a fall
+        of `SMALL_CHANGE`), `falls` (its interval excludes none), `unclear` (it excludes neither)."""
         if self.count == 1:
             return "single"
         if self.change is None or self.best.checkpoint == self.last.checkpoint:
             return "peaks last"
-        falls = self.change.mean <= -SMALL_CHANGE and self.change.clear is not False
-        return "falls" if falls else "keeps"
+        low, high = self.change.low, self.change.high
+        if low is None or high is None:
+            return "unclear"
+        if low > -SMALL_CHANGE:
+            return "keeps"
+        return "falls" if high < 0.0 else "unclear"
 
 
-def story(run: RunData, name: str, task: str) -> Story | None:
-    """The story of `run` on `task`, labelled `name`; None where no checkpoint has a pass@k."""
-    table = curves(run, task)
+def story(side: Side, task: str) -> Story | None:
+    """The story of `side` on `task`; None where no checkpoint of it has a pass@k in every seed."""
+    table = mean_curves(side.runs, task)
     if not table:
         return None
     *_, last = table
     small = min(table[last])
     large = max((k for k in table[last] if k <= LARGE), default=small)
-    first = next(c for c in table if large in table[c])
-    best = max((c for c in table if large in table[c]), key=lambda c: table[c][large].value)
-    gain, change = (
-        difference(task, large, (run, c), (run, last)) if c != last else None for c in (first, best)
-    )
-    return Story(
-        run,
-        name,
+    having = [checkpoint for checkpoint in table if large in table[checkpoint]]
+    first, best = having[0], max(having, key=lambda c: table[c][large].value)
+    found = Story(
+        side,
         task,
         small,
         large,
-        count=sum(large in points for points in table.values()),
+        count=len(having),
         first=table[first][large],
         best=table[best][large],
         last=table[last][large],
         best_small=table[best].get(small),
         last_small=table[last][small],
-        change=change,
-        gain=gain,
+        change=None,
+        gain=None,
     )
+    if first != last:
+        found.gain = difference(task, large, found.at(first), found.end)
+    if best != last:
+        found.change = difference(task, large, found.at(best), found.end)
+    return found
+
+
+def mean_curves(runs: list[RunData], task: str) -> dict[str, Curve]:
+    """checkpoint -> the mean over `runs` of its pass@k, for checkpoints and k that all of them have. Of several
+    runs the scores have no interval."""
+    tables = [curves(run, task) for run in runs]
+    if len(tables) == 1:
+        return tables[0]
+    found = {}
+    for checkpoint, points in tables[0].items():
+        others = [table.get(checkpoint, {}) for table in tables]
+        shared = [k for k in points if all(k in other for other in others)]
+        if shared:
+            means = {k: fmean(other[k].value for other in others) for k in shared}
+            found[checkpoint] = {
+                k: replace(points[k], value=value, low=None, high=None) for k, value in means.items()
+            }
+    return found
 
 
 def page_title(runs: list[RunData]) -> str:

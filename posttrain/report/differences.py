@@ -1,0 +1,172 @@
+"""Differences of pass@k between two sides, each a checkpoint of one run or the same one of several seeds.
+
+The interval is over the test problems, paired, where a side is one run, and over problems and seeds where both
+sides have several: then it speaks of recipes. Left out: the formulas (`evaluate/intervals.py`), and words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from posttrain.evaluate.intervals import Interval, detectable, over_seeds, p_value, paired, seeds_difference
+from posttrain.report.numbers import curve, problem_values
+from posttrain.rundir.reading import RunData
+from posttrain.types import Score
+
+SAME = 1e-3
+"""Most by which the mean of the samples may differ from the score that they are said to be behind."""
+
+
+class Place(NamedTuple):
+    """A checkpoint of a run, as it was scored under one settings hash (default: the run's own)."""
+
+    run: RunData
+    checkpoint: str
+    settings: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The difference b - a of two means.
+
+    `low` and `high` are its 95 % interval, None where it is unknown. `over` is what the interval covers:
+    `problems` of two runs, paired; `seeds`: problems and seeds; `scores`: the intervals of two scores that
+    could not be paired, which is wider than it need be. `p` is the two-sided p-value, `detectable` the
+    difference that would be found in four of five repetitions. `reason`: why there is no interval.
+    """
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    over: Literal["problems", "seeds", "scores", ""] = ""
+    p: float | None = None
+    detectable: float | None = None
+    reason: str = ""
+
+    @property
+    def clear(self) -> bool | None:
+        """Whether the interval excludes 0; None where there is none."""
+        if self.low is None or self.high is None:
+            return None
+        return not self.low <= 0.0 <= self.high
+
+
+class Values(NamedTuple):
+    """pass@k of each problem and seed, [S, M], of problems `ids` in clusters `groups`."""
+
+    table: np.ndarray
+    ids: list[str]
+    groups: list[str]
+
+
+def mean_score(task: str, k: int, places: Sequence[Place]) -> float | None:
+    """The mean of pass@k over `places`; None where one has no such score."""
+    found = [_score(task, k, place) for place in places]
+    return None if None in found or not found else fmean(score.value for score in found)
+
+
+def values(task: str, k: int, places: Sequence[Place]) -> Values | None:
+    """The values behind the scores of `places`; None where the samples of one do not reproduce its score, or
+    are of other problems: an interval over them would not belong to the scores beside it."""
+    tables: list[dict[str, float]] = []
+    groups: dict[str, str] = {}
+    for place in places:
+        rows, score = place.run.samples(place.checkpoint, task, place.settings), _score(task, k, place)
+        by_id = problem_values(rows, k)
+        if score is None or not by_id or abs(fmean(by_id.values()) - score.value) > SAME:
+            return None
+        groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
+        tables.append(by_id)
+    ids = [*tables[0]] if tables else []
+    if not ids or any(table.keys() != tables[0].keys() for table in tables):
+        return None
+    return Values(np.array([[t[i] for i in ids] for t in tables]), ids, [groups[i] for i in ids])
+
+
+def difference(
+    task: str, k: int, a: Sequence[Place], b: Sequence[Place], by_seed: bool = False
+) -> Difference | None:
+    """pass@k of `b` minus that of `a`; None where either has no score. `by_seed`: place i of `b` follows from
+    place i of `a` (a stage and its start), so that they are compared seed by seed, as two checkpoints of the
+    same runs are."""
+    means = mean_score(task, k, a), mean_score(task, k, b)
+    if means[0] is None or means[1] is None:
+        return None
+    first, second = values(task, k, a), values(task, k, b)
+    if first is not None and second is not None and first.ids != second.ids:
+        second = _reordered(second, first.ids)
+    if first is not None and second is not None:
+        found = _between(first.table, second.table, first.groups, by_seed or _same_runs(a, b))
+        if found.low is not None or found.reason:
+            return found
+    if len(a) == len(b) == 1:
+        return _unpaired(_score(task, k, a[0]), _score(task, k, b[0]))
+    return Difference(means[1] - means[0], reason="no samples of the same problems for every seed")
+
+
+def difference_of_changes(
+    task: str, k: int, a: tuple[Sequence[Place], Sequence[Place]], b: tuple[Sequence[Place], Sequence[Place]]
+) -> Difference | None:
+    """How much more pass@k changed between the two places of `b` than between those of `a`."""
+    found = [values(task, k, places) for places in (*a, *b)]
+    if any(v is None for v in found):
+        return None
+    aligned = [_reordered(v, found[0].ids) for v in found]
+    if any(v is None for v in aligned):
+        return None
+    start_a, end_a, start_b, end_b = (v.table for v in aligned)
+    return _between(end_a - start_a, end_b - start_b, found[0].groups, _same_runs(a[0], b[0]))
+
+
+def _score(task: str, k: int, place: Place) -> Score | None:
+    return curve(*place[:1], task, *place[1:]).get(k)
+
+
+def _same_runs(a: Sequence[Place], b: Sequence[Place]) -> bool:
+    return len(a) == len(b) and all(x.run is y.run for x, y in zip(a, b, strict=True))
+
+
+def _reordered(found: Values, ids: list[str]) -> Values | None:
+    at = {problem: i for i, problem in enumerate(found.ids)}
+    if at.keys() != set(ids):
+        return None
+    order = [at[problem] for problem in ids]
+    return Values(found.table[:, order], ids, [found.groups[i] for i in order])
+
+
+def _between(a: np.ndarray, b: np.ndarray, groups: list[str], same: bool) -> Difference:
+    """The difference of two tables [S, M]; `same`: row by row of the same runs."""
+    if same and len(a) > 1:
+        return _of(over_seeds(b - a, groups), "seeds")
+    if min(len(a), len(b)) > 1:
+        return _of(seeds_difference(a, b, groups), "seeds")
+    return _of(paired(a.mean(0), b.mean(0), groups), "problems")
+
+
+def _of(found: Interval, over: Literal["problems", "seeds"]) -> Difference:
+    known = found.low is not None
+    return Difference(
+        found.value,
+        found.low,
+        found.high,
+        over if known else "",
+        p_value(found) if known else None,
+        detectable(found) if known else None,
+        found.reason,
+    )
+
+
+def _unpaired(a: Score, b: Score) -> Difference:
+    """From the intervals of two scores (Newcombe 1998, method 10): too wide for scores on the same problems."""
+    mean = b.value - a.value
+    if any(bound is None for bound in (a.low, a.high, b.low, b.high)):
+        return Difference(mean, reason="the scores have no intervals")
+    low = mean - math.hypot(b.value - b.low, a.high - a.value)
+    high = mean + math.hypot(b.high - b.value, a.value - a.low)
+    return Difference(mean, low, high, "scores")
