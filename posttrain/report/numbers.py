@@ -102,7 +102,7 @@ def difference(task: str, k: int, a: Place, b: Place) -> Difference | None:
     first, second = values
     if first.keys() != second.keys():
         return _unpaired(*scores)
-    d = paired([*first.values()], [second[i] for i in first], [groups[i] for i in first], "t")
+    d = paired([*first.values()], [second[i] for i in first], [groups[i] for i in first])
     if d.low is None or d.high is None:
         return _unpaired(*scores)
     return Difference(d.value, d.low, d.high, clear=not d.low <= 0.0 <= d.high)
