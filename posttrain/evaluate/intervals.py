@@ -1,8 +1,13 @@
-"""Intervals of a mean over problems: bootstrap, Student's t, Wilson; clustered; paired.
+"""Intervals of a mean over problems, of one model or of the paired difference of two; what follows from them.
 
-The sampling unit is the problem: none of the three needs the uncertainty of a single problem's value.
-Problems of one group (made from one template or source) are resampled together. Plain numpy. Left out:
-variation between training seeds, which no interval over problems shows.
+The sampling unit is the problem, or the cluster of problems that are not independent (made from one template
+or source). One standard error serves all of them: clusters may differ in size, and the correction for few of
+them (CR2) and the degrees of freedom follow Bell & McCaffrey 2002. Values that are proportions get Wilson's
+form of the interval, which stays within 0 and 1 and is right for means near either end; differences get
+Student's. `python -m tests.evaluate.coverage` measures how often the intervals hold the true mean.
+
+Left out: the uncertainty of a single problem's value, which the spread between problems contains;
+variation between training seeds (`seeds.py`).
 """
 
 from __future__ import annotations
@@ -16,21 +21,47 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-Method = Literal["auto", "bootstrap", "t", "wilson"]
-RESAMPLES = 2000
-"""Of the bootstrap."""
-CHUNK = 1 << 22
-"""Most random numbers that are in memory at once."""
+from posttrain.evaluate.student import t_quantile, t_tail
+
+Method = Literal["auto", "t", "wilson"]
+FEWEST = 8
+"""Clusters below which no interval is given: for differences that mostly have one sign its coverage would
+fall below .9."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over `n` problems; `low` and `high` are None for a single cluster, which has no spread."""
+    """A mean over `n` problems in `clusters` clusters, and its interval.
+
+    `error` is the standard error of `value` and `df` its degrees of freedom. Where no interval can be trusted
+    `low`, `high`, `error` and `df` are None and `reason` tells why, for a sentence such as "no interval:
+    too few problems".
+    """
 
     value: float
     low: float | None
     high: float | None
     n: int
+    error: float | None = None
+    df: float | None = None
+    clusters: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The variance of a mean over `clusters` clusters of `n` problems, with its degrees of freedom.
+
+    `effective` is the number of independent problems that would know as much, from `clusters` to `n`.
+    """
+
+    variance: float
+    df: float
+    n: int
+    clusters: int
+    effective: float
+    flat: bool
+    """All clusters have the same mean, up to rounding."""
 
 
 def interval(
@@ -38,119 +69,184 @@ def interval(
     groups: Sequence[str] | None = None,
     method: Method = "auto",
     level: float = 0.95,
-    seed: int = 0,
 ) -> Interval:
     """The mean of `values` [M] with its interval at `level`.
 
     `groups` [M]: problems with the same name form a cluster; an empty name is a cluster of one. `auto` is
-    `wilson` where all values are 0 or 1 and none is grouped (the only method of the three that is right when
-    all values are equal), else `bootstrap`.
+    `wilson` where all values are in [0, 1], else `t`.
 
-    - bootstrap: percentiles of 2,000 resamples of the clusters.
-    - t: standard error sqrt(C/(C-1) sum_c (sum_{i in c} (v_i - mean))^2) / M over C clusters (Miller 2024,
-      arXiv 2411.00640, eq. 4) with C - 1 degrees of freedom.
-    - wilson: Wilson 1927.
+    - wilson: Wilson's 1927 interval of a proportion. Where values lie between 0 and 1, or are grouped, it
+      takes as many trials as give the standard error (Korn & Graubard 1998) and Student's quantile. One more
+      problem, right or wrong, is supposed in the variance, so that equal values do not seem certain.
+    - t: the mean -+ Student's quantile times the standard error. For quantities without known limits.
+
+    No interval, with a `reason`, for fewer than `FEWEST` clusters (ungrouped values of 0 and 1 need none, as
+    their variance follows from their mean), and for `t` of equal values.
 
     Raises:
-        ValueError: no values, a value that is not finite, groups of another length, or values that are not 0
-            or 1 for `wilson`.
+        ValueError: no values, a value that is not finite, groups of another length, or values outside [0, 1]
+            for `wilson`.
     """
-    v = np.asarray(values, dtype=np.float64)
-    if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
-        raise ValueError("an interval needs a list of finite values")
-    names = [""] * len(v) if groups is None else list(groups)
-    if len(names) != len(v):
-        raise ValueError(f"{len(v)} values, but {len(names)} groups")
-    binary = bool(np.isin(v, (0.0, 1.0)).all()) and not any(names)
-    if method == "auto":
-        method = "wilson" if binary else "bootstrap"
-    mean = float(v.mean())
-    if method == "wilson":
-        if not binary:
-            raise ValueError("wilson takes values of 0 and 1 without groups")
-        return Interval(mean, *wilson(int(v.sum()), len(v), level), len(v))
-    sums, sizes = _clusters(v, names)
-    if len(sums) < 2:
-        return Interval(mean, None, None, len(v))
-    if method == "t":
-        count = len(sums)
-        error = math.sqrt(count / (count - 1) * float(((sums - mean * sizes) ** 2).sum())) / len(v)
-        half = t_quantile(0.5 + level / 2, count - 1) * error
-        return Interval(mean, mean - half, mean + half, len(v))
-    tail = (1 - level) / 2
-    low, high = np.quantile(_bootstrap(sums, sizes, seed), [tail, 1 - tail])
-    return Interval(mean, float(low), float(high), len(v))
+    v = _finite(values)
+    of = cluster_numbers(groups, len(v))
+    within = bool(((v >= 0.0) & (v <= 1.0)).all())
+    if method == "wilson" and not within:
+        raise ValueError("wilson takes values between 0 and 1")
+    mean, wilsons = float(v.mean()), method != "t" and within
+    if wilsons and bool(np.isin(v, (0.0, 1.0)).all()) and of[-1] == len(v) - 1:
+        low, high = wilson(int(v.sum()), len(v), level)
+        return Interval(mean, low, high, len(v), math.sqrt(mean * (1 - mean) / len(v)), math.inf, len(v))
+    found = spread(v, of)
+    return proportion(mean, found, level) if wilsons else symmetric(mean, found, level)
 
 
 def paired(
     a: ArrayLike,
     b: ArrayLike,
     groups: Sequence[str] | None = None,
-    method: Literal["bootstrap", "t"] = "bootstrap",
     level: float = 0.95,
-    seed: int = 0,
 ) -> Interval:
     """The mean of `b` - `a` [M] over the same problems: far narrower than the difference of two intervals.
+
+    The method is `t`. Where all differences are the same and the values proportions, the interval tells what
+    share of other problems they do not exclude: no difference at all is 0 with an interval around it.
 
     Raises:
         ValueError: as `interval`, or the lengths differ.
     """
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = _finite(a), _finite(b)
     if a.shape != b.shape:
         raise ValueError(f"{a.shape} values cannot be paired with {b.shape}")
-    return interval(b - a, groups, method, level, seed)
+    d = b - a
+    proportions = min(a.min(), b.min()) >= 0.0 and max(a.max(), b.max()) <= 1.0
+    return symmetric(
+        float(d.mean()), spread(d, cluster_numbers(groups, len(d))), level, 1.0 if proportions else math.inf
+    )
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a proportion: valid also for few trials, and where none or all of them succeed."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
-    p, shrink = successes / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return _wilson(successes / n, z * z / n)
+
+
+def _wilson(mean: float, k: float) -> tuple[float, float]:
+    """The m with (mean - m)^2 <= k m (1 - m)."""
+    centre = (mean + k / 2) / (1 + k)
+    half = math.sqrt(k * mean * (1 - mean) + k * k / 4) / (1 + k)
     # at both ends centre and half agree up to rounding
-    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
+    return 0.0 if mean == 0.0 else centre - half, 1.0 if mean == 1.0 else centre + half
 
 
-def t_quantile(q: float, df: int) -> float:
-    """Quantile of Student's t with `df` degrees of freedom: bisection of the finite series of its CDF."""
-    low, high = 0.0, 1.0
-    target = abs(q - 0.5)
-    while _t_half(high, df) < target and high < 1e12:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_half(middle, df) < target else (low, middle)
-    return math.copysign(high, q - 0.5)
+def proportion(mean: float, s: Spread, level: float) -> Interval:
+    """Wilson's interval of a mean of values in [0, 1] with the spread `s`.
+
+    Its variance in units of m (1 - m) is that of `s.effective` problems and of one more, right or wrong.
+    """
+    if s.clusters < FEWEST:
+        return absent(mean, s)
+    n, limit = s.effective, mean * (1 - mean)
+    units = (n * s.variance / limit + 1 / n) / (n + 1) if limit > 0.0 else 1 / n
+    low, high = _wilson(mean, t_quantile(0.5 + level / 2, s.df) ** 2 * units)
+    return Interval(mean, low, high, s.n, math.sqrt(units * limit), s.df, s.clusters)
 
 
-def _t_half(t: float, df: int) -> float:
-    """P(0 < T < t) (Abramowitz & Stegun 26.7.3, 26.7.4); from 100,000 degrees of freedom on, T is taken as
-    normal."""
-    if df >= 100_000:
-        return NormalDist().cdf(t) - 0.5
-    angle = math.atan(t / math.sqrt(df))
-    square = math.cos(angle) ** 2
-    odd = df % 2
-    j = np.arange(1, (df - odd) // 2)
-    terms = np.cumprod((2 * j - 1 + odd) / (2 * j + odd) * square)  # after the leading 1
-    series = math.sin(angle) * (1 + float(terms.sum())) * (df > 1)
-    return (angle + series * math.cos(angle)) / math.pi if odd else series / 2
+def symmetric(mean: float, s: Spread, level: float, limit: float = math.inf) -> Interval:
+    """`mean` -+ Student's quantile times the standard error.
+
+    `limit`: the values are in [-limit, limit]. If they are all the same, at most a share q of all problems
+    has others, by Wilson's interval of 0 of as many clusters; at worst they are at either limit.
+    """
+    if s.clusters < FEWEST:
+        return absent(mean, s)
+    quantile = t_quantile(0.5 + level / 2, s.df)
+    if not s.flat:
+        error = math.sqrt(s.variance)
+        return Interval(mean, mean - quantile * error, mean + quantile * error, s.n, error, s.df, s.clusters)
+    if not math.isfinite(limit):
+        if mean == 0.0:
+            return Interval(0.0, 0.0, 0.0, s.n, 0.0, s.df, s.clusters)
+        return absent(mean, s, "all values are equal")
+    share = wilson(0, s.clusters, level)[1]
+    low, high = mean - share * (mean + limit), mean + share * (limit - mean)
+    return Interval(mean, low, high, s.n, max(high - mean, mean - low) / quantile, s.df, s.clusters)
 
 
-def _clusters(values: np.ndarray, groups: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and size of each cluster [C]."""
-    keys = [(group, -1) if group else ("", i) for i, group in enumerate(groups)]
-    number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    of = np.array([number[key] for key in keys])
-    return np.bincount(of, values), np.bincount(of).astype(np.float64)
+def absent(mean: float, s: Spread, reason: str = "") -> Interval:
+    unit = "problems" if s.clusters == s.n else "clusters"
+    return Interval(mean, None, None, s.n, clusters=s.clusters, reason=reason or f"too few {unit}")
 
 
-def _bootstrap(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Means of resampled clusters [RESAMPLES]."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, min(RESAMPLES, CHUNK // len(sums)))
-    means = []
-    for start in range(0, RESAMPLES, rows):
-        drawn = rng.integers(0, len(sums), (min(rows, RESAMPLES - start), len(sums)))
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    return np.concatenate(means)
+def spread(values: np.ndarray, of: np.ndarray) -> Spread:
+    """How far the mean of `values` [M] varies, given the cluster of each (`of` [M]).
+
+    CR2: the sum of residuals of a cluster of m of the M problems counts 1 / (1 - m/M) times, squared. The
+    degrees of freedom are Satterthwaite's for problems that are alike within their cluster (Bell & McCaffrey
+    2002), C - 1 for C clusters of one size. Problems without groups are clusters of one: the usual s^2 / M.
+    """
+    n, mean = len(values), float(values.mean())
+    m = np.bincount(of).astype(np.float64)
+    clusters = len(m)
+    if clusters < 2:
+        return Spread(math.nan, 0.0, n, clusters, 1.0, True)
+    residuals = np.bincount(of, values) - mean * m
+    weight = 1.0 / (1.0 - m / n)
+    variance = float((weight * residuals**2).sum()) / n**2
+    # trace(G)^2 / trace(G^2), G the covariance of the weighted residuals: diag(own) + m u' + u m'
+    own = m * m
+    u = m * own.sum() / (2 * n * n) - own / n
+    trace = float((weight * (own + 2 * m * u)).sum())
+    square = (weight * weight * own * (own + 4 * m * u)).sum()
+    square += 2 * ((weight * m * m).sum() * (weight * u * u).sum() + (weight * m * u).sum() ** 2)
+    flat = bool(np.abs(residuals / m).max() <= 1e-12 * max(1.0, abs(mean)))
+    ungrouped = float(((values - mean) ** 2).sum()) / (n * (n - 1))
+    effective = float(clusters) if flat else min(max(n * ungrouped / variance, clusters), n)
+    return Spread(variance, trace * trace / float(square), n, clusters, effective, flat)
+
+
+def p_value(found: Interval) -> float | None:
+    """Probability of a mean at least as far from 0 if the true one were 0: two-sided, Student's t.
+
+    None where there is no interval.
+    """
+    if found.error is None or found.df is None:
+        return None
+    if found.error == 0.0:
+        return 1.0 if found.value == 0.0 else 0.0
+    return 2.0 * t_tail(abs(found.value) / found.error, found.df)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p-values of several comparisons (Holm 1979): those below .05 are claims of which, with
+    probability .95, none is wrong."""
+    adjusted, least = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        least = max(least, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = least
+    return adjusted
+
+
+def detectable(found: Interval, power: float = 0.8, level: float = 0.95) -> float | None:
+    """The smallest true difference that exceeds its noise with probability `power`, at this error and these
+    degrees of freedom (Bloom 1995). None where there is no interval."""
+    if found.error is None or found.df is None:
+        return None
+    return (t_quantile(0.5 + level / 2, found.df) + t_quantile(power, found.df)) * found.error
+
+
+def cluster_numbers(groups: Sequence[str] | None, n: int) -> np.ndarray:
+    """Number of the cluster of each of `n` problems [n]: counted in the order in which they appear."""
+    names = [""] * n if groups is None else list(groups)
+    if len(names) != n:
+        raise ValueError(f"{n} values, but {len(names)} groups")
+    if not any(names):
+        return np.arange(n)
+    number: dict[object, int] = {}
+    return np.array([number.setdefault(name or i, len(number)) for i, name in enumerate(names)])
+
+
+def _finite(values: ArrayLike) -> np.ndarray:
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 1 or not len(v) or not np.isfinite(v).all():
+        raise ValueError("an interval needs a list of finite values")
+    return v

@@ -12,6 +12,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
+UNBOUNDED = ("nll", "tokens_mean")
+"""Metrics of `score.py` whose values are not shares or probabilities."""
+
 
 def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> np.ndarray:
     """Probability that k of the n samples, drawn without replacement, include a correct one; [M].

@@ -13,9 +13,11 @@ from posttrain.report.text import loss_name, share, span
 
 
 def remains(told: list[Story]) -> list[str]:
-    """For each cross-entropy side against the side of another loss that ends highest at the same large k: what
-    is left of its lead once cross-entropy has its best checkpoint and its best temperature. Empty where no
-    cross-entropy side was measured at several checkpoints or temperatures, or where the other does not lead.
+    """For each cross-entropy side, against the side of another loss that ends highest at the same large k:
+    what is left of its lead once cross-entropy has its best checkpoint and its best temperature.
+
+    Empty where cross-entropy was not measured at several checkpoints or temperatures, or where the other does
+    not lead.
     """
     found = []
     for ce in told:
@@ -64,8 +66,8 @@ def _after_controls(ce: Story, other: Story) -> list[str]:
 def _places(
     story: Story, checkpoints: list[str] | None, own: bool = False
 ) -> list[tuple[float, str, list[Place]]]:
-    """(mean pass@large, what it is called, a place a seed) of every checkpoint (default: all but the start model)
-    and, unless `own`, every temperature that all seeds have."""
+    """(mean pass@large, what it is called, a place a seed) of every checkpoint (default: all but the start
+    model) and, unless `own`, every temperature that all seeds have."""
     found = []
     tables = [controls(run, story.task) for run in story.side.runs]
     heats = [t for t in tables[0] if all(t in table for table in tables)] if not own else []

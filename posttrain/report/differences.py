@@ -1,7 +1,8 @@
 """Differences of pass@k between two sides, each a checkpoint of one run or the same one of several seeds.
 
-The interval is over the test problems, paired, where a side is one run, and over problems and seeds where both
-sides have several: then it speaks of recipes. Left out: the formulas (`evaluate/intervals.py`), and words.
+The interval is over the test problems, paired, where a side is one run, and over problems and seeds where
+both sides have several: then it speaks of recipes. Left out: the formulas (`evaluate/intervals.py`), and
+words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from posttrain.evaluate.intervals import Interval, detectable, over_seeds, p_value, paired, seeds_difference
+from posttrain.evaluate.intervals import Interval, detectable, p_value, paired
+from posttrain.evaluate.seeds import over_seeds, seeds_difference
 from posttrain.report.numbers import curve, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
@@ -163,7 +165,7 @@ def _of(found: Interval, over: Literal["problems", "seeds"]) -> Difference:
 
 
 def _unpaired(a: Score, b: Score) -> Difference:
-    """From the intervals of two scores (Newcombe 1998, method 10): too wide for scores on the same problems."""
+    """From the intervals of two scores (Newcombe 1998, method 10); too wide where the problems are the same."""
     mean = b.value - a.value
     if any(bound is None for bound in (a.low, a.high, b.low, b.high)):
         return Difference(mean, reason="the scores have no intervals")

@@ -155,8 +155,8 @@ def _intervals(every: list[Side]) -> str:
     else:
         over = "over the test problems; where a sentence names seeds on both sides, over problems and seeds"
     return (
-        f"Bands and brackets are 95 % intervals {over}; paired where two checkpoints are compared. A best checkpoint"
-        " is chosen on the problems it is shown on, which flatters it a little."
+        f"Bands and brackets are 95 % intervals {over}; paired where two checkpoints are compared. A best"
+        " checkpoint is chosen on the problems it is shown on, which flatters it a little."
     )
 
 

@@ -64,8 +64,8 @@ class Story:
 
     @property
     def verdict(self) -> str:
-        """`single` (one checkpoint), `peaks last` (the best is the last), `keeps` (its interval excludes a fall
-        of `SMALL_CHANGE`), `falls` (its interval excludes none), `unclear` (it excludes neither)."""
+        """`single` (one checkpoint), `peaks last` (the best is the last), `keeps` (the interval of the change
+        excludes a fall of `SMALL_CHANGE`), `falls` (it excludes no fall at all), `unclear` (neither)."""
         if self.count == 1:
             return "single"
         if self.change is None or self.best.checkpoint == self.last.checkpoint:
@@ -110,8 +110,8 @@ def story(side: Side, task: str) -> Story | None:
 
 
 def mean_curves(runs: list[RunData], task: str) -> dict[str, Curve]:
-    """checkpoint -> the mean over `runs` of its pass@k, for checkpoints and k that all of them have. Of several
-    runs the scores have no interval."""
+    """checkpoint -> the mean over `runs` of its pass@k, for checkpoints and k that all of them have. Those of
+    several runs have no interval."""
     tables = [curves(run, task) for run in runs]
     if len(tables) == 1:
         return tables[0]
