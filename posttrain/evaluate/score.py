@@ -20,6 +20,7 @@ from posttrain.data.template import Template, known_as
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
+from posttrain.evaluate import metrics
 from posttrain.evaluate.exact import answer_log_probs
 from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.settings import differences, measurements, problems_of, settings_hash, task_hash

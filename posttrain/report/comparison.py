@@ -16,6 +16,7 @@ from posttrain.report.numbers import crossovers
 from posttrain.report.story import LARGE, Story, mean_curves
 from posttrain.report.text import loss_name, share, span
 
+EFFECT = "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
 MOST_PAIRS = 3
 """With more sides than this besides the first, the leaders are named instead of every pair."""
 
@@ -115,9 +116,11 @@ def _expected_effect(entropy: list[Story], limited: list[Story]) -> list[str]:
     found = []
     for ce in entropy:
         if ce.verdict != "falls":
-            how = {"keeps": "keeps", "peaks last": "has its best at the end in"}.get(ce.verdict)
-            how = f"{how} pass@{ce.large}" if how else f"shows no clear fall of pass@{ce.large}"
-            found.append(f"{ce.label} {how}, so there is nothing here for another loss to keep.")
+            how = {"keeps": "keeps", "peaks last": "ends at its best"}.get(
+                ce.verdict, "shows no clear fall of"
+            )
+            how += "" if ce.verdict == "peaks last" else f" pass@{ce.large}"
+            found.append(f"{EFFECT} cannot show here: {ce.label} {how}.")
             continue
         found += [_falls(ce, s) for s in limited if s.verdict in ("falls", "unclear") and s.large == ce.large]
     return found
@@ -137,7 +140,7 @@ def _falls(ce: Story, s: Story) -> str:
         )
     less = "less" if d.mean > 0 else "more"
     sign = 1.0 if d.mean > 0 else -1.0
-    end = "" if d.mean > 0 else " The expected effect is reversed."
+    end = "" if d.mean > 0 else f" {EFFECT} is reversed."
     return (
         f"{s.label} loses {less} pass@{s.large} than {ce.label}: {losses} (difference {share(sign * d.mean)}"
         f"{span(d, sign)}).{end}"

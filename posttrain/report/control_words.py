@@ -6,10 +6,10 @@ stopped at its best checkpoint. Left out: pictures (`control_plots.py`).
 
 from __future__ import annotations
 
-from posttrain.report.differences import Place, difference, mean_score
+from posttrain.report.differences import Difference, Place, difference, mean_score
 from posttrain.report.measured import controls
 from posttrain.report.story import Story, mean_curves
-from posttrain.report.text import loss_name, share, span
+from posttrain.report.text import listed, loss_name, share, span
 
 
 def remains(told: list[Story]) -> list[str]:
@@ -40,27 +40,30 @@ def _after_controls(ce: Story, other: Story) -> list[str]:
     last = ce.last.checkpoint
     by_heat, by_step = _places(ce, [last]), _places(ce, None, own=True)
     both = _places(ce, None)
-    parts = []
+    reached, leads = [], []
     for name, places in (("its best temperature", by_heat), ("its best checkpoint", by_step), ("both", both)):
         if len(places) < 2 or (name == "both" and len(places) in (len(by_heat), len(by_step))):
             continue
-        value, label, at = max(places, key=lambda place: place[0])
+        value, chosen, at = max(places, key=lambda place: place[0])
         d = difference(task, k, at, other.end)
-        if d is None:
-            continue
-        if not d.clear:
-            left = f"no clear difference left ({share(d.mean)}{span(d)})"
-        elif d.mean > 0:
-            left = f"{share(d.mean)}{span(d)} left"
-        else:
-            left = f"{ce.label} ahead by {share(-d.mean)}{span(d, -1.0)}"
-        parts.append(f"at {name} ({label}) {share(value)}, {left}")
-    if not parts:
+        if d is not None:
+            reached.append(f"{share(value)} at {name} ({chosen})")
+            leads.append(_lead(d))
+    if not reached:
         return []
     return [
-        f"What remains at pass@{k} ({other.label} ends at {share(other.last.value)}) with {ce.label}"
-        f" {'; '.join(parts)}."
+        f"Controls at pass@{k}: {ce.label} reaches {listed(reached)}; {other.label}, which ends at"
+        f" {share(other.last.value)}, {listed(leads)}."
     ]
+
+
+def _lead(d: Difference) -> str:
+    """What is left of a lead: `leads by .049 [.030, .068]`."""
+    if not d.clear:
+        return f"has no clear lead ({share(d.mean)}{span(d)})"
+    if d.mean > 0:
+        return f"leads by {share(d.mean)}{span(d)}"
+    return f"is behind by {share(-d.mean)}{span(d, -1.0)}"
 
 
 def _places(

@@ -165,7 +165,7 @@ def _of(found: Interval, over: Literal["problems", "seeds"]) -> Difference:
 
 
 def _unpaired(a: Score, b: Score) -> Difference:
-    """From the intervals of two scores (Newcombe 1998, method 10); too wide where the problems are the same."""
+    """From the intervals of two scores (Newcombe 1998, method 10); too wide on the same problems."""
     mean = b.value - a.value
     if any(bound is None for bound in (a.low, a.high, b.low, b.high)):
         return Difference(mean, reason="the scores have no intervals")

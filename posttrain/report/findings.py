@@ -13,11 +13,11 @@ from posttrain.report.control_words import remains
 from posttrain.report.facts import SAMPLING, headline
 from posttrain.report.measured import beside, measured
 from posttrain.report.sides import Side, sides
-from posttrain.report.story import Story, story
+from posttrain.report.story import SMALL_CHANGE, Story, story
 from posttrain.report.text import labels, share, signed, span
 from posttrain.rundir.reading import RunData
 
-UNCLEAR = ": no clear fall, and none of .05 excluded"
+UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
 UNKNOWN = "; its noise is not known"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from posttrain.base.printable import printable
-from posttrain.report.numbers import Difference
+from posttrain.report.differences import Difference
 from posttrain.rundir.reading import RunData
 
 LOSSES = {
@@ -55,6 +55,11 @@ def span(d: Difference, sign: float = 1.0) -> str:
         return ""
     low, high = sorted((sign * d.low, sign * d.high))
     return f" [{share(low)}, {share(high)}]"
+
+
+def listed(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def loss_name(run: RunData) -> str:

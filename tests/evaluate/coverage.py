@@ -54,7 +54,9 @@ class Design:
     def __str__(self) -> str:
         if self.seeds > 1:
             what = "a recipe" if self.kind == "recipe" else "two recipes"
-            return f"{what}, {self.seeds} seeds, {'no effect' if not self.between else f'sd {self.between:g}'}"
+            return (
+                f"{what}, {self.seeds} seeds, {'no effect' if not self.between else f'sd {self.between:g}'}"
+            )
         what = {"score": "score", "pair": "difference"}[self.kind]
         if self.problems == 1:
             return f"{what}, {self.size} problems"
@@ -193,7 +195,9 @@ def main(runs: int) -> None:
     for seeds in (3, 5):
         for between in (0.0, 0.15):
             called, sd = one_recipe(runs, between, seeds)
-            print(f"\nOne recipe, two sets of {seeds} seeds, sd of a seed's mean {sd:.3f}: {called:.3f} called")
+            print(
+                f"\nOne recipe, two sets of {seeds} seeds, sd of a seed's mean {sd:.3f}: {called:.3f} called"
+            )
 
 
 if __name__ == "__main__":

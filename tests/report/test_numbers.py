@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.report.numbers import crossovers, curve, difference, pooled, problem_values
+from posttrain.report.differences import Place, difference
+from posttrain.report.numbers import crossovers, curve, pooled, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import samples_file
 from posttrain.types import Score
@@ -71,7 +72,7 @@ def test_difference_by_hand(tmp_path, tables):
         rows = [tables["score"](c, "t", "pass@1", v, 4, 0.5) for c, v in values.items()]
         tables["lines"](tmp_path / "scores.jsonl", rows)
         run = RunData.load(tmp_path)
-        return difference("t", 1, (run, "step-000010"), (run, "step-000020"))
+        return difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
 
     d, half = write(["", "", "", ""]), 3.1824 * math.sqrt(0.02 / 3) / 2
     assert (d.mean, d.low, d.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
@@ -81,7 +82,7 @@ def test_difference_by_hand(tmp_path, tables):
     more = [{"id": i, "logp": math.log(0.3)} for i in range(5)]
     tables["lines"](tmp_path / "samples" / "step-000020" / "t.jsonl", more)
     run = RunData.load(tmp_path)
-    d = difference("t", 1, (run, "step-000010"), (run, "step-000020"))
+    d = difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
     assert d.low is None, "one problem more on one side: not the same problems"
     d = write(["x", "x", "x", "x"])
     assert (d.low, d.clear) == (None, False), "one cluster: the intervals of the scores judge, and overlap"
@@ -89,22 +90,19 @@ def test_difference_by_hand(tmp_path, tables):
 
 def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
     task, (run, other) = "multiplication", runs
-    d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
+    d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
     a, b = (curve(run, task, c)[256].value for c in ("step-000600", "step-001800"))
     assert d.mean == pytest.approx(b - a) and d.low < d.mean < d.high < 0 and d.clear
     half = run.samples("step-001800", task)
     run._samples[samples_file("step-001800", task)] = half[:50]
-    d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
-    assert (d.mean, d.low) == (pytest.approx(b - a), None), (
-        "part of the problems: intervals of the scores judge"
-    )
-    assert d.clear is True, "the two intervals are apart"
+    d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
+    assert (d.mean, d.over, d.clear) == (pytest.approx(b - a), "scores", True), "part of the problems"
     first = {row["id"] for row in half[:50]}
     part = [row for row in run.samples("step-000600", task) if row["id"] in first]
     run._samples[samples_file("step-000600", task)] = part
-    d = difference(task, 256, (run, "step-000600"), (run, "step-001800"))
-    assert d.low is None, "the same part on both sides is still not what was scored"
-    assert difference(task, 3, (run, "step-000600"), (other, "step-001800")) is None
+    d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
+    assert d.over == "scores", "the same part on both sides is still not what was scored"
+    assert difference(task, 3, [Place(run, "step-000600")], [Place(other, "step-001800")]) is None
 
 
 def test_pooled_by_hand(tmp_path, tables):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from posttrain.report import chains
 from posttrain.report.alerts import alerts
+from posttrain.report.differences import Place, difference
 from posttrain.report.facts import component_rows, components, facts, headline, sampled
 from posttrain.report.findings import caveats, findings
-from posttrain.report.numbers import curve, difference, mean, trend
+from posttrain.report.numbers import curve, mean, trend
 from posttrain.report.page import load_runs
 from posttrain.report.step_plots import smoothed, smoothing
 from posttrain.report.text import label, labels, share
@@ -251,7 +252,9 @@ def test_each_stage_is_told_from_its_start(held):
     told = {text.split(": ")[0]: text for text in found}
     plain, start = held["rlvr-plain"], "step-000000"
     values = {k: [curve(plain, "arithmetic", c)[k].value for c in (start, "step-000120")] for k in (1, 128)}
-    d = {k: difference("arithmetic", k, (plain, start), (plain, "step-000120")) for k in (1, 128)}
+    d = {
+        k: difference("arithmetic", k, [Place(plain, start)], [Place(plain, "step-000120")]) for k in (1, 128)
+    }
     assert d[1].low > 0 > d[128].high
     moves = [
         f"pass@{k} {share(values[k][0])} → {share(values[k][1])} ({'+' if k == 1 else ''}{share(d[k].mean)}"
@@ -266,7 +269,9 @@ def test_each_stage_is_told_from_its_start(held):
     assert ", within noise)." in told["RLVR dapo, pass_at_k advantage k = 8"]
     between = [text for text in found if text.startswith("Last checkpoints")]
     assert len(between) == 1, "the two runs that start from one checkpoint, and no other pair"
-    assert "mean_std advantage leads pass@1" in between[0] and "k = 8 leads pass@128" in between[0]
+    assert (
+        "mean_std advantage is ahead at pass@1" in between[0] and "k = 8 is ahead at pass@128" in between[0]
+    )
     assert told["Success rates"] == "Success rates: 100 kept of 400 prompts; .481 of the completions right."
 
 
@@ -279,7 +284,7 @@ def test_the_parent_stands_in_for_a_missing_step_0(chain, tmp_path):
     assert f"from step 200 of Cross-entropy to its own step 50, pass@1 {share(parent)} →" in told
     for s in dpo.scores:
         s.settings = "other"
-    told = next(text for text in findings(runs) if text.startswith("DPO"))
+    told = next(text for text in findings(runs) if "DPO dpo_norm: " in text)
     assert "from step 200" not in told, "other settings are another measurement"
 
 
