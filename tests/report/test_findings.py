@@ -38,8 +38,8 @@ CE, CL = {"name": "cross_entropy", "n": 1.0}, {"name": "confidence_limited", "n"
 
 def test_fall_keep_and_lead(made):
     """pass@256: .886 -> .557 is -.329. At the end CE leads pass@1 by .131, CL pass@256 by .413. Between
-    N = 4 (-.1) and N = 16 (+.1) the gap is zero at N = 8; 16 is the first measured N where CL is ahead. Without
-    samples the intervals of the scores, +-.01, make one of +-.0141."""
+    N = 4 (-.1) and N = 16 (+.1) the gap is zero at N = 8; 16 is the first measured N where CL is ahead.
+    Without samples the intervals of the scores, +-.01, make one of +-.0141."""
     ce = made(
         "a", CE, {600: {1: 0.08, 4: 0.2, 16: 0.4, 256: 0.886}, 1800: {1: 0.165, 4: 0.3, 16: 0.4, 256: 0.557}}
     )
@@ -78,8 +78,10 @@ def test_effect_is_not_claimed_from_one_checkpoint_or_noise(made):
     assert "differ at pass@256 by no more than noise" in found[-1] and "only scored checkpoint" in found[0]
     wide = {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.7}}
     noisy = made("c", CE, wide, half=0.2)
-    text = "pass@256 ends at .700 (best .800 at step 10; −.100 [−.383, .183], within noise, which does not exclude"
-    assert f"{text} a fall of .050), with pass@1 .200." in findings([noisy])[0], "neither falls nor keeps"
+    assert findings([noisy])[0] == (
+        "Cross-entropy: pass@256 ends at .700 (best .800 at step 10; −.100 [−.383, .183], within noise, which"
+        " does not exclude a fall of .050), with pass@1 .200."
+    ), "neither falls nor keeps"
 
 
 def test_a_small_sure_change_is_kept(made):

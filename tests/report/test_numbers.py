@@ -61,31 +61,18 @@ def test_problem_values_by_hand():
 
 
 def test_difference_by_hand(tmp_path, tables):
-    """d = .1 .3 .2 .2: mean .2, sd sqrt(.02/3), half width t(.975, 3) sd / 2 = 3.182 * .0408. Clusters {0, 2}
-    and {1, 3} have sums of deviations -.1 and .1: error sqrt(2/1 * .02) / 4 = .05, t(.975, 1) = 12.706."""
-
-    def write(groups):
-        for step, ps in ((10, (0.1, 0.1, 0.1, 0.1)), (20, (0.2, 0.4, 0.3, 0.3))):
-            rows = [{"id": i, "group": groups[i], "logp": math.log(p)} for i, p in enumerate(ps)]
-            tables["lines"](tmp_path / "samples" / f"step-{step:06d}" / "t.jsonl", rows)
-        values = {"step-000010": 0.1, "step-000020": 0.3}
-        rows = [tables["score"](c, "t", "pass@1", v, 4, 0.5) for c, v in values.items()]
-        tables["lines"](tmp_path / "scores.jsonl", rows)
-        run = RunData.load(tmp_path)
-        return difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
-
-    d, half = write(["", "", "", ""]), 3.1824 * math.sqrt(0.02 / 3) / 2
-    assert (d.mean, d.low, d.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
-    assert d.clear is True
-    d = write(["x", "y", "x", "y"])
-    assert d.high - d.mean == pytest.approx(12.706 * 0.05, rel=1e-4) and d.clear is False
-    more = [{"id": i, "logp": math.log(0.3)} for i in range(5)]
-    tables["lines"](tmp_path / "samples" / "step-000020" / "t.jsonl", more)
+    """d = .1 .3 .2 .2, eight times: mean .2, sd sqrt(8 * .02 / 31), half width t(.975, 31) sd / sqrt(32)."""
+    for step, ps in ((10, [0.1] * 4), (20, [0.2, 0.4, 0.3, 0.3])):
+        rows = [{"id": i, "logp": math.log(p)} for i, p in enumerate(ps * 8)]
+        tables["lines"](tmp_path / "samples" / f"step-{step:06d}" / "t.jsonl", rows)
+    values = {"step-000010": 0.1, "step-000020": 0.3}
+    rows = [tables["score"](c, "t", "pass@1", v, 32, 0.5) for c, v in values.items()]
+    tables["lines"](tmp_path / "scores.jsonl", rows)
     run = RunData.load(tmp_path)
     d = difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
-    assert d.low is None, "one problem more on one side: not the same problems"
-    d = write(["x", "x", "x", "x"])
-    assert (d.low, d.clear) == (None, False), "one cluster: the intervals of the scores judge, and overlap"
+    half = 2.0395 * math.sqrt(8 * 0.02 / 31 / 32)
+    assert (d.mean, d.low, d.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
+    assert (d.over, d.clear) == ("problems", True)
 
 
 def test_difference_is_paired_only_where_samples_reproduce_scores(runs):

@@ -1,0 +1,163 @@
+"""Seeds of a recipe as one side: who belongs together, what is compared over seeds, what is said of it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from posttrain.evaluate.seeds import over_seeds, seeds_difference
+from posttrain.report.differences import Place, difference, difference_of_changes
+from posttrain.report.findings import caveats, findings
+from posttrain.report.sides import differing, seed, sides
+from posttrain.rundir.reading import RunData
+
+CE, CL = {"name": "cross_entropy", "n": 1.0}, {"name": "confidence_limited", "n": 256.0}
+
+
+@pytest.fixture
+def made(tmp_path, tables):
+    """made(name, recipe, {step: probabilities of the problems}) -> RunData, of which pass@1 and @256 are
+    known."""
+
+    def make(name, recipe, steps, **info):
+        path, scores = tmp_path / name, []
+        for step, ps in steps.items():
+            rows = [{"id": str(i), "logp": math.log(p)} for i, p in enumerate(ps)]
+            tables["lines"](path / "samples" / f"step-{step:06d}" / "t.jsonl", rows)
+            for k in (1, 256):
+                value = float(np.mean(1 - (1 - np.array(ps)) ** k))
+                scores.append(tables["score"](f"step-{step:06d}", "t", f"pass@{k}", value, len(ps), 0.01))
+        tables["lines"](path / "scores.jsonl", scores)
+        (path / "run.json").write_text(
+            json.dumps({"name": name, "status": "finished", "stage": "sft"} | info)
+        )
+        (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        return RunData.load(path)
+
+    return make
+
+
+def of(loss: dict, number: int, **more) -> dict:
+    return {"stage": "sft", "name": f"x-{number}", "loss": loss, "train": {"seed": number} | more}
+
+
+def drawn(rng, mean: float, problems: int = 60) -> list[float]:
+    return [*rng.beta(40 * mean, 40 * (1 - mean), problems)]
+
+
+def test_who_is_a_side(made):
+    """Name, output, evaluation and seed may differ; the rate may not, nor may a seed come twice."""
+    ps = [0.1, 0.2]
+    a = [made(f"a{i}", of(CE, i) | {"evaluate": {"at_start": bool(i)}}, {5: ps}) for i in range(3)]
+    b = made("b", of(CE, 0, learning_rate=1.0), {5: ps})
+    again = made("again", of(CL, 1), {5: ps}), made("once", of(CL, 1), {5: ps})
+    unknown = made("c", {}, {5: ps}), made("d", {}, {5: ps})
+    found = [[run.name for run in side.runs] for side in sides([*a, b, *again, *unknown])]
+    assert found == [["a0", "a1", "a2"], ["b"], ["again"], ["once"], ["c"], ["d"]]
+    assert [seed(run) for run in (a[2], unknown[0])] == [2, None]
+    assert differing(a[0], a[1]) == [] and differing(a[0], b) == ["train.learning_rate"]
+    assert [side.title for side in sides([*a, again[0]])] == [
+        "Cross-entropy (3 seeds)",
+        "Confidence-limited N = 256",
+    ]
+    assert [side.label for side in sides([*a, b])] == [
+        "Cross-entropy, no learning_rate",
+        "Cross-entropy, learning_rate 1.0",
+    ]
+
+
+def test_a_stage_that_starts_from_the_seeds_of_a_side_is_a_side(made, tmp_path):
+    first = [made(f"sft-{i}", of(CE, i), {5: [0.1, 0.2]}) for i in range(2)]
+    model = [{"model": {"init": f"{tmp_path}/sft-{i}@best:t/pass@1"}} for i in range(2)]
+    then = [made(f"then-{i}", of(CL, i) | model[i], {5: [0.1, 0.2]}) for i in range(2)]
+    assert [len(side.runs) for side in sides([*first, *then])] == [2, 2]
+    assert [len(side.runs) for side in sides(then)] == [1, 1], "from runs that the page does not know"
+    (tmp_path / "then-1" / "recipe.yaml").write_text(
+        yaml.safe_dump(of(CL, 1) | {"model": {"init": f"{tmp_path}/sft-1@step-000003"}})
+    )
+    then[1] = RunData.load(tmp_path / "then-1")
+    assert [len(side.runs) for side in sides([*first, *then])] == [2, 1, 1], "from another checkpoint"
+
+
+def test_intervals_are_over_seeds_only_where_both_sides_have_several(made):
+    rng = np.random.default_rng(0)
+    a = [made(f"a{i}", of(CE, i), {5: drawn(rng, 0.2), 9: drawn(rng, 0.3)}) for i in range(3)]
+    b = [made(f"b{i}", of(CL, i), {5: drawn(rng, 0.4), 9: drawn(rng, 0.5)}) for i in range(3)]
+
+    def at(runs, step):
+        return [Place(run, f"step-{step:06d}") for run in runs]
+
+    def table(runs, step):
+        return np.array([[math.exp(r["logp"]) for r in run.samples(f"step-{step:06d}", "t")] for run in runs])
+
+    d = difference("t", 1, at(a, 9), at(b, 9))
+    expected = seeds_difference(table(a, 9), table(b, 9))
+    assert (d.mean, d.low, d.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert d.over == "seeds" and d.clear
+    change = difference("t", 1, at(a, 5), at(a, 9))
+    expected = over_seeds(table(a, 9) - table(a, 5))
+    assert (change.mean, change.low) == pytest.approx((expected.value, expected.low))
+    assert change.over == "seeds"
+    one = difference("t", 1, at(a[:1], 9), at(b, 9))
+    assert one.over == "problems", "a single run knows nothing of its seed"
+    double = difference_of_changes("t", 1, (at(a, 5), at(a, 9)), (at(b, 5), at(b, 9)))
+    moved = (table(b, 9) - table(b, 5)).mean() - (table(a, 9) - table(a, 5)).mean()
+    assert double.mean == pytest.approx(moved) and double.over == "seeds"
+
+
+def test_the_order_of_problems_does_not_matter_and_other_problems_are_not_paired(made, tmp_path, tables):
+    a, b = made("a", of(CE, 0), {5: [0.1, 0.5, 0.3] * 8}), made("b", of(CL, 0), {5: [0.2, 0.6, 0.4] * 8})
+    file = tmp_path / "b" / "samples" / "step-000005" / "t.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    places = [Place(a, "step-000005")], [Place(b, "step-000005")]
+    before = difference("t", 1, *places)
+    assert (before.mean, before.over) == (pytest.approx(0.1), "problems")
+    tables["lines"](file, rows[::-1])
+    turned = difference("t", 1, places[0], [Place(RunData.load(tmp_path / "b"), "step-000005")])
+    assert (turned.low, turned.high) == pytest.approx((before.low, before.high))
+    tables["lines"](file, [row | {"id": f"other {row['id']}"} for row in rows])
+    other = difference("t", 1, places[0], [Place(RunData.load(tmp_path / "b"), "step-000005")])
+    assert other.over == "scores"
+
+
+def test_what_is_said_of_one_run_and_of_three_seeds(made):
+    """The same numbers: of one run a side the sentence names runs; of three seeds, the recipes."""
+    rng = np.random.default_rng(1)
+    a = [made(f"a{i}", of(CE, i), {5: drawn(rng, 0.02), 9: drawn(rng, 0.05)}) for i in range(3)]
+    b = [made(f"b{i}", of(CL, i), {5: drawn(rng, 0.02), 9: drawn(rng, 0.2)}) for i in range(3)]
+    one = findings([a[0], b[0]])
+    assert one[2].startswith(
+        "Last checkpoints of these two runs: Confidence-limited N = 256 is ahead at pass@1"
+    )
+    assert "every curve is one training run" in caveats([a[0], b[0]])[0]
+    three = findings([*a, *b])
+    assert three[0].startswith("Cross-entropy (3 seeds): pass@256")
+    assert three[2].startswith(
+        "Last checkpoints, 3 seeds a side: Confidence-limited N = 256 (3 seeds) leads pass@1"
+    )
+    assert "where a sentence names seeds, over problems and seeds" in caveats([*a, *b])[0]
+    mixed = findings([a[0], *b])
+    assert mixed[2].startswith(
+        "Last checkpoints of one run of Cross-entropy and the mean of Confidence-limited N = 256 (3 seeds): "
+    )
+    assert " leads " not in mixed[2]
+
+
+def test_seeds_that_disagree_are_no_lead(made):
+    """Problems alone would call it: each pair of runs differs clearly, to both sides."""
+    rng = np.random.default_rng(2)
+    means = {"a": (0.2, 0.4, 0.3), "b": (0.42, 0.2, 0.31)}
+    a, b = (
+        [made(f"{name}{i}", of(loss, i), {9: drawn(rng, m, 300)}) for i, m in enumerate(means[name])]
+        for name, loss in (("a", CE), ("b", CL))
+    )
+    for pair in zip(a[:2], b[:2], strict=True):
+        assert "differ at pass@1 by no more" not in findings(pair)[-1]
+    text = findings([*a, *b])[-1]
+    assert (
+        "Cross-entropy (3 seeds) and Confidence-limited N = 256 (3 seeds) differ at pass@1 by no more" in text
+    )
