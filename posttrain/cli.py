@@ -28,6 +28,10 @@ COMMANDS = {
     "pass-rate": ("train", "sample completions and measure how often each prompt is solved"),
     "eval": ("evaluate", "score a checkpoint on tasks"),
     "show": ("show", "print the lineage, mixture and scores of a run, or page through its rollouts"),
+    "compare": (
+        "compare",
+        "compare two or three runs, or seeds of recipes: differences, and how sure they are",
+    ),
     "report": ("report", "write one HTML page about one or more runs"),
     "export": ("export", "write a checkpoint as a plain model: merged adapters, safetensors, model card"),
     "chat": ("chat", "chat with a checkpoint in the terminal"),

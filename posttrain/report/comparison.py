@@ -42,13 +42,16 @@ def _leaders(told: list[Story]) -> list[str]:
 def speaks_of(a: Story, b: Story) -> str:
     """The beginning of a sentence: what it holds for."""
     counts = len(a.side.runs), len(b.side.runs)
+    what = "Last checkpoints"
+    if a.chosen or b.chosen:
+        what = f"Step {a.last.step:,} of {a.label} and step {b.last.step:,} of {b.label}"
     if min(counts) > 1:
         seeds = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
-        return f"Last checkpoints, {seeds} seeds a side"
+        return f"{what}, {seeds} seeds a side"
     if max(counts) > 1:
         one, other = (a, b) if counts[0] == 1 else (b, a)
-        return f"Last checkpoints of one run of {one.label} and the mean of {other.label}"
-    return "Last checkpoints of these two runs"
+        return f"{what}, one run of {one.label} and the mean of {other.label}"
+    return f"{what}, these two runs"
 
 
 def compare(a: Story, b: Story) -> str:
@@ -93,16 +96,17 @@ def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -
     shared = list(gaps)
     if len(crossings) > 1:
         return f" The curves cross at N ≈ {attempts(crossings)}."
-    noise = not _last(a, b, shared[-1]).clear
-    if crossings and noise:
-        return f" The curves cross at N ≈ {attempts(crossings)}; beyond it they differ by no more than noise."
     if crossings:
         sign = 1.0 if next(g for g in reversed(gaps.values()) if g != 0.0) > 0 else -1.0
         winner = b if sign > 0 else a
         beyond = [k for k in shared if k >= crossings[0] and sign * gaps[k] > 0]
-        start = next(k for i, k in enumerate(beyond) if all(_last(a, b, n).clear for n in beyond[i:]))
-        return f" From N = {start} on {winner.label} is ahead (curves cross at N ≈ {attempts(crossings)})."
-    noise = noise or not _last(a, b, shared[0]).clear
+        clear = [k for k in beyond if _last(a, b, k).clear]
+        cross = f"urves cross at N ≈ {attempts(crossings)}"
+        if not clear or not all(k in clear for k in beyond if clear[0] <= k <= clear[-1]):
+            return f" The c{cross}; beyond it they differ by no more than noise."
+        till = "on" if clear[-1] == shared[-1] else f"to {clear[-1]:,}"
+        return f" From N = {clear[0]} {till} {winner.label} is ahead (c{cross})."
+    noise = not (_last(a, b, shared[-1]).clear and _last(a, b, shared[0]).clear)
     for winner, sign in ((a, -1.0), (b, 1.0)):
         if len(shared) > 1 and not noise and all(sign * gap > 0 for gap in gaps.values()):
             return f" {winner.label} is ahead at every N from {shared[0]} to {shared[-1]}."

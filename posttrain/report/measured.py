@@ -67,6 +67,17 @@ def _asked(run: RunData, task: str) -> dict[str, Any]:
     return {}
 
 
+def asked_differently(a: RunData, b: RunData, task: str) -> str:
+    """In which settings two runs measured different things on `task`: `limit 100 against no limit`; empty
+    where they measured the same."""
+    if own_settings(a, task).partition("-")[0] == own_settings(b, task).partition("-")[0]:
+        return ""
+    one, other = _asked(a, task), _asked(b, task)
+    keys = [k for k in {**one, **other} if plain(one.get(k)) != plain(other.get(k))]
+    told = [f"{described({k: one.get(k)})} against {described({k: other.get(k)})}" for k in keys]
+    return ", ".join(told) or "the recipes say the same, the problems differ"
+
+
 def described(differs: dict[str, Any]) -> str:
     """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none."""
     return ", ".join(f"no {k}" if v is None else f"{k} {plain(v)}" for k, v in differs.items())

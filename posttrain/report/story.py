@@ -44,6 +44,8 @@ class Story:
     """From the best checkpoint to the last one."""
     gain: Difference | None
     """From the first checkpoint to the last one."""
+    chosen: bool = False
+    """Whether `last` is a checkpoint that somebody chose."""
 
     @property
     def label(self) -> str:

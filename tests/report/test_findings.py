@@ -49,7 +49,7 @@ def test_fall_keep_and_lead(made):
         " [−.343, −.315]), from its best at step 600 to step 1,800.",
         "Confidence-limited N = 256: pass@256 .960 → .970 (+.010 [−.004, .024], within noise) from step 900"
         " to step 1,800, its best (pass@1 .034).",
-        "Last checkpoints of these two runs: Cross-entropy is ahead at pass@1 by .131 [.117, .145];"
+        "Last checkpoints, these two runs: Cross-entropy is ahead at pass@1 by .131 [.117, .145];"
         " Confidence-limited N = 256 is ahead at pass@256 by .413 [.399, .427]."
         " From N = 16 on Confidence-limited N = 256 is ahead (curves cross at N ≈ 8).",
         "Controls at pass@256: Cross-entropy reaches .886 at its best checkpoint (step 600);"

@@ -131,7 +131,7 @@ def test_what_is_said_of_one_run_and_of_three_seeds(made):
     b = [made(f"b{i}", of(CL, i), {5: drawn(rng, 0.02), 9: drawn(rng, 0.2)}) for i in range(3)]
     one = findings([a[0], b[0]])
     assert one[2].startswith(
-        "Last checkpoints of these two runs: Confidence-limited N = 256 is ahead at pass@1"
+        "Last checkpoints, these two runs: Confidence-limited N = 256 is ahead at pass@1"
     )
     assert "every curve is one training run" in caveats([a[0], b[0]])[0]
     three = findings([*a, *b])
@@ -142,7 +142,7 @@ def test_what_is_said_of_one_run_and_of_three_seeds(made):
     assert "where a sentence names seeds, over problems and seeds" in caveats([*a, *b])[0]
     mixed = findings([a[0], *b])
     assert mixed[2].startswith(
-        "Last checkpoints of one run of Cross-entropy and the mean of Confidence-limited N = 256 (3 seeds): "
+        "Last checkpoints, one run of Cross-entropy and the mean of Confidence-limited N = 256 (3 seeds): "
     )
     assert " leads " not in mixed[2]
 
