@@ -222,17 +222,20 @@ class _Run:
     def _scaled(self, block: Block, rows: slice) -> None:
         """Add a block whose segments have closed."""
         spec, ids = self.spec, self.ids[rows]
-        scale, point = self.segments.scale[ids], None  # [r]
         if spec.shaped:
-            block.delta, scale = self._shaped(block, rows, scale), scale.new_ones(len(scale))
+            block.delta = self._shaped(block, rows)
         if spec.skip_below is not None:
             live = torch.nonzero(self.segments.live()[ids]).flatten()
             if len(live) < len(ids):
                 self.skipped += len(ids) - len(live)
                 if not len(live):
                     return
-                block, scale = block.keep(live), scale[live]
-        if spec.z_loss and not spec.shaped:
+                block = block.keep(live)
+        if spec.shaped:
+            self.gradients.add(block, None)
+            return
+        scale, point = self.segments.scale[self.ids[block.rows]], None  # [r]
+        if spec.z_loss:
             # d log_z / dz is the softmax, which is D plus one at the target.
             extra = 2 * spec.z_loss * self.log_z[rows] * self._share(rows)
             scale, point = scale + extra, extra * spec.view.slope
@@ -243,8 +246,9 @@ class _Run:
             scale = scale * spec.view.slope
         self.gradients.add(block, scale, point)
 
-    def _shaped(self, block: Block, rows: slice, scale: Tensor) -> Delta:
-        spec, share = self.spec, self._share(rows)
+    def _shaped(self, block: Block, rows: slice) -> Delta:
+        """The gradient of a block's rows by their logits, complete."""
+        spec, share, scale = self.spec, self._share(rows), self.segments.scale[self.ids[rows]]
         words = self.head.shape[0] if spec.vocab is None else spec.vocab.size
         extra = 2 * spec.z_loss * share * self.log_z[rows] if spec.z_loss else torch.zeros_like(scale)
         bonus = share * torch.full_like(scale, spec.entropy_bonus) if spec.entropy_bonus else None

@@ -20,8 +20,8 @@ from .rows_torch import Rows
 from .sharded import VocabShard
 from .spec import View
 
-LARGEST = 4096.0
-"""Entries of the matrix are at most some times this: in fp16, whose least normal number is 6e-5 and whose
+BITS = 12
+"""Entries of the matrix are at most some times 2^12: in fp16, whose least normal number is 6e-5 and whose
 largest is 65504, eps / V of a large vocabulary keeps its digits."""
 
 
@@ -62,22 +62,25 @@ def mean_nll(rows: Open, vocab: VocabShard | None) -> Tensor:
 
 
 def delta(rows: Open, labels: Tensor, slopes: Slopes, view: View, mm: torch.dtype) -> Delta:
-    """The gradient by the logits, without the slope of the view; overwrites the buffers of `rows`. `labels`
-    [r] are -1 where another shard has the target."""
+    """The gradient by the model's logits, as a matrix and a power of two for each row; overwrites the buffers
+    of `rows`. `labels` [r] are -1 where another shard has the target."""
     gaps, p, peak, shift, stats = rows
-    largest = torch.maximum(slopes.scale.abs(), slopes.extra.abs())
-    if slopes.bonus is not None:
-        largest = torch.maximum(largest, slopes.bonus)
-    unit = (largest / LARGEST).clamp_min(torch.finfo(largest.dtype).tiny)  # [r]
-    scale, rest = slopes.scale / unit, slopes.extra / unit
+    scale, rest = slopes.scale * view.slope, slopes.extra * view.slope
+    bonus = None if slopes.bonus is None else slopes.bonus * view.slope
+    largest = torch.maximum(scale.abs(), rest.abs())
+    if bonus is not None:
+        largest = torch.maximum(largest, bonus.abs())
+    # Hidden states that are multiplied by a power of two are not rounded once more.
+    unit = torch.ldexp(torch.ones_like(largest), largest.frexp().exponent.clamp_min(-100) - BITS)
+    scale, rest = scale / unit, rest / unit
     uniform = scale * (slopes.smoothing / slopes.words)
     column, softcap = labels.clamp_min(0).unsqueeze(1), view.softcap is not None
     p.mul_(shift.exp().unsqueeze(1))
     owned = p.gather(1, column).squeeze(1)
-    if slopes.bonus is None:
+    if bonus is None:
         p.mul_((scale + rest).unsqueeze(1))
     else:
-        bonus = slopes.bonus / unit
+        bonus = bonus / unit
         level = (scale + rest + bonus * (shift + stats.entropy)).unsqueeze(1)
         rest = rest + bonus * (stats.log_probs + stats.entropy)
         bonus = bonus.unsqueeze(1)
