@@ -53,11 +53,13 @@ def _triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def choose(backend: str, hidden: Tensor, weight: Tensor) -> str:
-    """The name of the back-end that runs, logged once per device. ValueError: unknown, or it cannot run
-    here."""
+def choose(backend: str, hidden: Tensor, weight: Tensor, only_in_torch: str | None = None) -> str:
+    """The name of the back-end that runs, logged once per device. `only_in_torch`: an argument of the call
+    that Triton has no kernel for. ValueError: unknown, or it cannot run here."""
     checks.choice("backend", backend, ("auto", *BACKENDS))
     obstacle = why_not_triton(hidden.device, work_dtype(hidden, weight))
+    if only_in_torch is not None:
+        obstacle = f"has no kernel for {only_in_torch}"
     if backend == "triton" and obstacle is not None:
         raise ValueError(f'backend: "triton" {obstacle}')
     name = backend

@@ -12,8 +12,9 @@ are. So, for each chunk of rows X and with the head W:
 Gradients are therefore made in forward and only multiplied by the upstream scalar in backward. Ignored rows
 are dropped first and never read. A segment longer than a chunk has its unscaled D^T X in an accumulator of
 its own, which is added to dW once the scale is known; a short one, and segments that interleave, are computed
-twice (a fourth matmul for those rows). A bias and LoRA on the head are a second pair of factors (U, B) with
-logits U B^T and the same three products.
+twice (a fourth matmul for those rows). Under label smoothing or an entropy bonus the place of D is taken by a
+matrix that contains the scale (`shaped`). A bias and LoRA on the head are a second pair of factors (U, B)
+with logits U B^T and the same three products.
 
 Memory: the buffers of the row operations, dW and dX in fp32; for low-precision heads on a CPU an fp32 copy of
 the head.
@@ -28,11 +29,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import plan
+from . import plan, shaped
 from .backends import operations
 from .gradients import KINDS, Block, Gradients
 from .matmul import multiply_dtype, outside_autograd, product
-from .rows import pick, scatter, stats_of
+from .rows import Delta, pick, scatter, stats_of
 from .spec import IGNORE, Inputs, LossOutput, Spec, work_dtype
 
 ACCUMULATE_ROWS = 1100
@@ -139,6 +140,7 @@ class _Run:
         self.log_probs, self.log_z, self.entropy = (
             torch.empty(self.count, dtype=self.dtype, device=device) for _ in range(3)
         )
+        self.mean_nll = torch.empty_like(self.log_probs) if spec.label_smoothing else None
         self.correct = torch.empty(self.count, dtype=torch.bool, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -173,8 +175,9 @@ class _Run:
         starts = range(group.start, group.stop, step)
         blocks = [slice(i, min(i + step, group.stop)) for i in starts]
         long = len(blocks) > 1
-        # With a z-loss or skipping a row needs more than the one scale that an accumulator waits for.
-        simple = not self.spec.z_loss and self.spec.skip_below is None
+        # With a z-loss, skipping, smoothing or a bonus a row needs more than the one scale that an
+        # accumulator waits for.
+        simple = not self.spec.z_loss and self.spec.skip_below is None and not self.spec.shaped
         wait = train and long and group.single and rows >= ACCUMULATE_ROWS and simple
         waiting: list[Tensor | None] = [None] * KINDS
         for rows in blocks:
@@ -200,7 +203,13 @@ class _Run:
         product(x, self.head.t(), out=z)
         if u is not None:
             product(u, self.right.t(), out=z, add=True)
-        if vocab is None:
+        delta = still_open = None
+        if self.spec.shaped:
+            still_open = shaped.statistics(self.ops, z, labels, vocab)
+            stats = still_open.stats
+            if self.mean_nll is not None:
+                self.mean_nll[rows] = shaped.mean_nll(still_open, vocab)
+        elif vocab is None:
             stats, delta = self.ops.forward(z, labels, want_delta)
         else:
             part = self.ops.partial(z, labels)
@@ -208,19 +217,24 @@ class _Run:
             delta = self.ops.delta(z, labels, part, stats) if want_delta else None
         self.log_probs[rows], self.log_z[rows] = stats.log_probs, stats.log_z
         self.entropy[rows], self.correct[rows] = stats.entropy, stats.correct
-        return Block(rows, labels, x, u, delta)
+        return Block(rows, labels, x, u, delta, still_open)
 
     def _scaled(self, block: Block, rows: slice) -> None:
         """Add a block whose segments have closed."""
         spec, ids = self.spec, self.ids[rows]
-        scale, point = self.segments.scale[ids], None  # [r]
+        if spec.shaped:
+            block.delta = self._shaped(block, rows)
         if spec.skip_below is not None:
             live = torch.nonzero(self.segments.live()[ids]).flatten()
             if len(live) < len(ids):
                 self.skipped += len(ids) - len(live)
                 if not len(live):
                     return
-                block, scale = block.keep(live), scale[live]
+                block = block.keep(live)
+        if spec.shaped:
+            self.gradients.add(block, None)
+            return
+        scale, point = self.segments.scale[self.ids[block.rows]], None  # [r]
         if spec.z_loss:
             # d log_z / dz is the softmax, which is D plus one at the target.
             extra = 2 * spec.z_loss * self.log_z[rows] * self._share(rows)
@@ -232,6 +246,15 @@ class _Run:
             scale = scale * spec.view.slope
         self.gradients.add(block, scale, point)
 
+    def _shaped(self, block: Block, rows: slice) -> Delta:
+        """The gradient of a block's rows by their logits, complete."""
+        spec, share, scale = self.spec, self._share(rows), self.segments.scale[self.ids[rows]]
+        words = self.head.shape[0] if spec.vocab is None else spec.vocab.size
+        extra = 2 * spec.z_loss * share * self.log_z[rows] if spec.z_loss else torch.zeros_like(scale)
+        bonus = share * torch.full_like(scale, spec.entropy_bonus) if spec.entropy_bonus else None
+        slopes = shaped.Slopes(scale, extra, bonus, spec.label_smoothing, words)
+        return shaped.delta(block.still_open, block.labels, slopes, spec.view, self.mm)
+
     def _share(self, rows: slice) -> Tensor | float:
         """The factor on the plain cross-entropy of a token in the sum."""
         if self.spec.reduction != "length_mean":
@@ -242,13 +265,21 @@ class _Run:
 
     # ---- results ----
 
+    def _smoothed(self) -> Tensor:
+        """In place of `segments.loss()`: each token's own loss, which is not a function of its log p."""
+        scale, smoothing = self.segments.scale[self.ids], self.spec.label_smoothing
+        loss = scale * (smoothing * self.mean_nll - (1 - smoothing) * self.log_probs)
+        loss = torch.where(scale == 0, 0.0, loss)  # also for an infinite one
+        return loss.sum(dtype=self.segments.sums.dtype).to(self.dtype) * self.segments.inverse
+
     def output(self) -> LossOutput:
-        segments = self.segments
-        loss = segments.loss()
-        if self.spec.z_loss:
-            every = slice(0, self.count)
-            squares = (self._share(every) * self.log_z.square()).sum()
-            loss = loss + self.spec.z_loss * squares * segments.inverse
+        spec, segments = self.spec, self.segments
+        loss = segments.loss() if self.mean_nll is None else self._smoothed()
+        share = self._share(slice(0, self.count)) if spec.z_loss or spec.entropy_bonus else None
+        if spec.z_loss:
+            loss = loss + spec.z_loss * (share * self.log_z.square()).sum() * segments.inverse
+        if spec.entropy_bonus:
+            loss = loss - spec.entropy_bonus * (share * self.entropy).sum() * segments.inverse
         tables = self.log_probs, self.entropy, self.correct, self.log_z
         log_probs, entropy, correct, log_z = (scatter(t, self.rows, self.total) for t in tables)
         sums = segments.sums[1:].to(self.dtype, copy=True)

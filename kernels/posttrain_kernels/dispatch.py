@@ -39,6 +39,8 @@ def confidence_limited(
     softcap: float | None = None,
     logit_scale: float | None = None,
     z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    entropy_bonus: float = 0.0,
     skip_below: float | None = None,
     vocab: VocabShard | None = None,
     host: OnHost | None = None,
@@ -71,11 +73,18 @@ def confidence_limited(
 
     Logits are softcap(logit_scale (X W^T + bias + U B^T)) / temperature, with `bias` [V] and `low_rank` a
     pair (U [T, r], B [V, r]): LoRA on the head is U = s X A^T. Both get gradients. `z_loss` adds z_loss *
-    log_z^2 of each trained token, reduced as its cross-entropy would be.
+    log_z^2 of each trained token, reduced as its cross-entropy would be, whatever gates, weights and F are.
+
+    label_smoothing: eps in [0, 1), for member "cross_entropy" only. -log p of a token becomes (1 - eps)
+    (-log p) + eps mean_v(-log p_v) over the vocabulary, as in `torch.nn.functional.cross_entropy`; gates and
+    weights act on both parts, and `log_probs` and `coef` stay those of the label. `entropy_bonus` subtracts
+    entropy_bonus * H of each trained token, in nats, treated as the z-loss is (arXiv 1701.06548, eq. 4). Both
+    run on "torch" and "reference": "auto" then takes "torch", also on a GPU. A logit of -inf makes the
+    smoothed loss infinite, and the entropy NaN.
 
     skip_below: rows whose |F * segment weight| is at or below this get no gradient, which saves their two
     matmuls; 0 skips what is exactly zero. It waits for the device once a chunk, so it is off by default.
-    `skipped` counts the rows.
+    `skipped` counts the rows. Not with `z_loss` or `entropy_bonus`, which such rows would lose.
 
     vocab: `weight`, `bias` and B are this rank's rows of a larger head. host: see `OnHost`.
 
@@ -106,6 +115,8 @@ def confidence_limited(
         softcap=softcap,
         logit_scale=logit_scale,
         z_loss=z_loss,
+        label_smoothing=label_smoothing,
+        entropy_bonus=entropy_bonus,
         skip_below=skip_below,
         vocab=vocab,
         host=host,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .matmul import product
 from .rows import Delta
+from .shaped import Open
 
 KINDS = 4  # hidden [T, H], weight [V, H], U [T, r], B [V, r]
 
@@ -29,6 +30,7 @@ class Block:
     x: Tensor  # [r, H] in the dtype of the matmuls
     u: Tensor | None  # [r, rank]
     delta: Delta | None = None
+    still_open: Open | None = None  # in place of `delta` until the scale is known
 
     def keep(self, index: Tensor) -> "Block":
         """The rows `index` of a block."""

@@ -4,6 +4,8 @@
     log p_s = sum of log p_t over a segment   (L_s, F_s) = family(log p_s)
     loss = sum of w_s L_s / denominator       dL_s / dlog p_s = -F_s, installed by `_WithSlope`
 
+Under label smoothing, which is for cross-entropy alone, the smoothed loss takes the place of -log p_t in L_s.
+
 Computes in fp32, or in fp64 for fp64 inputs. Suffixes name the axes: R trained rows, S segments, T tokens, V
 words.
 
@@ -83,18 +85,29 @@ def _run(inputs: Inputs, segment_ids: Tensor, spec: Spec) -> LossOutput:
     logits_RV = _logits(inputs, kept, spec.view)
     dtype = logits_RV.dtype
     ce_R = F.cross_entropy(logits_RV, labels_R, reduction="none")
+    trained_R = ce_R
+    if spec.label_smoothing:
+        smoothing = spec.label_smoothing
+        trained_R = F.cross_entropy(logits_RV, labels_R, reduction="none", label_smoothing=smoothing)
 
     # One slot for each segment; tokens outside every segment stay apart, as plain cross-entropy.
     inside = ids_R > 0
-    ce_S = ce_R.new_zeros(spec.num_segments).index_add(0, ids_R[inside] - 1, ce_R[inside])
+    ce_S, trained_S = (
+        each_R.new_zeros(spec.num_segments).index_add(0, ids_R[inside] - 1, each_R[inside])
+        for each_R in (ce_R, trained_R)
+    )
     lengths_S = torch.bincount(ids_R[inside] - 1, minlength=spec.num_segments)
-    value_S, slope_S, coef_S, skipped = _segments(ce_S.detach(), lengths_S, spec)
-    loss = _WithSlope.apply(ce_S, value_S, slope_S).sum() + ce_R[~inside].sum()
+    value_S, slope_S, coef_S, skipped = _segments(ce_S.detach(), trained_S.detach(), lengths_S, spec)
+    loss = _WithSlope.apply(trained_S, value_S, slope_S).sum() + trained_R[~inside].sum()
+    share_R = ce_R.new_ones(ce_R.shape)
+    if spec.reduction == "length_mean":
+        share_R[inside] = 1 / lengths_S[ids_R[inside] - 1].to(dtype)
     if spec.z_loss:
-        share_R = ce_R.new_ones(ce_R.shape)
-        if spec.reduction == "length_mean":
-            share_R[inside] = 1 / lengths_S[ids_R[inside] - 1].to(dtype)
         loss = loss + spec.z_loss * (share_R * logits_RV.logsumexp(1).square()).sum()
+    logq_RV = F.log_softmax(logits_RV, dim=1)
+    entropy_R = -(logq_RV.exp() * logq_RV).sum(1)
+    if spec.entropy_bonus:
+        loss = loss - spec.entropy_bonus * (share_R * entropy_R).sum()
     if spec.reduction != "sum":
         total = spec.normalizer
         if total is None:
@@ -102,24 +115,23 @@ def _run(inputs: Inputs, segment_ids: Tensor, spec: Spec) -> LossOutput:
         total = torch.as_tensor(total, device=loss.device)
         loss = loss / torch.where(total > 0, total, 1).to(dtype)
 
-    with torch.no_grad():
-        logq_RV = F.log_softmax(logits_RV, dim=1)
-        entropy_R = -(logq_RV.exp() * logq_RV).sum(1)
-        correct_R = _correct(logits_RV, labels_R.unsqueeze(1))
+    correct_R = _correct(logits_RV.detach(), labels_R.unsqueeze(1))
     zeros_T = torch.zeros(labels.shape, dtype=dtype, device=labels.device)
     return LossOutput(
         loss,
         zeros_T.masked_scatter(kept, -ce_R.detach()),
         -ce_S.detach(),
         coef_S,
-        zeros_T.masked_scatter(kept, entropy_R),
+        zeros_T.masked_scatter(kept, entropy_R.detach()),
         torch.zeros_like(kept).masked_scatter(kept, correct_R),
         zeros_T.masked_scatter(kept, logits_RV.detach().logsumexp(1)),
         skipped,
     )
 
 
-def _segments(ce_S: Tensor, lengths_S: Tensor, spec: Spec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _segments(
+    ce_S: Tensor, trained_S: Tensor, lengths_S: Tensor, spec: Spec
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(value, slope, F, number of skipped rows): `value` and `slope` as they enter the sum, F after the
     gates."""
     dtype = ce_S.dtype
@@ -127,6 +139,8 @@ def _segments(ce_S: Tensor, lengths_S: Tensor, spec: Spec) -> tuple[Tensor, Tens
     value_S, coef_S = value_and_weight(known_S, spec.n, spec.member, spec.exponent)
     if spec.value == "surrogate":
         value_S = torch.where(coef_S == 0, 0.0, coef_S * ce_S)
+    if spec.label_smoothing:
+        value_S = trained_S
 
     live_S = lengths_S > 0
     if spec.p_threshold is not None:

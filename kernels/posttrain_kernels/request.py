@@ -64,6 +64,8 @@ class LossRequest(Request):
     p_threshold: float | None
     weight_threshold: float | None
     z_loss: float
+    label_smoothing: float
+    entropy_bonus: float
     skip_below: float | None
     host: OnHost | None = None
 
@@ -94,11 +96,22 @@ def check_loss(request: LossRequest) -> tuple[Inputs, Spec, str]:
         weight_threshold=request.weight_threshold,
         view=view,
         z_loss=float(request.z_loss),
+        label_smoothing=float(request.label_smoothing),
+        entropy_bonus=float(request.entropy_bonus),
         skip_below=request.skip_below,
         vocab=request.vocab,
         host=request.host,
     )
-    return inputs, spec, backends.choose(request.backend, request.hidden, request.weight)
+    return (
+        inputs,
+        spec,
+        backends.choose(request.backend, request.hidden, request.weight, _only_in_torch(spec)),
+    )
+
+
+def _only_in_torch(spec: Spec) -> str | None:
+    """The argument in use that has no Triton kernel."""
+    return next((name for name in ("label_smoothing", "entropy_bonus") if getattr(spec, name)), None)
 
 
 def _head(request: Request) -> tuple[Inputs, View]:
@@ -121,10 +134,16 @@ def _loss_options(request: LossRequest) -> None:
         raise ValueError(f'p: an external p needs value="surrogate", not value={request.value!r}')
     for name in ("p_threshold", "weight_threshold"):
         checks.number(name, getattr(request, name), lambda x: not math.isnan(x), "a number")
-    checks.number("z_loss", request.z_loss, lambda x: 0 <= x < math.inf, "a finite number >= 0")
+    for name in ("z_loss", "entropy_bonus"):
+        checks.number(name, getattr(request, name), lambda x: 0 <= x < math.inf, "a finite number >= 0")
+    smoothing = request.label_smoothing
+    checks.number("label_smoothing", smoothing, lambda x: 0 <= x < 1, "a number in [0, 1)")
+    if smoothing and request.member != "cross_entropy":
+        raise ValueError(f'label_smoothing: needs member="cross_entropy", not member={request.member!r}')
     checks.number("skip_below", request.skip_below, lambda x: x >= 0, "a number >= 0")
-    if request.z_loss and request.skip_below is not None:
-        raise ValueError("skip_below: a skipped row would lose its z_loss too; use only one of the two")
+    for name in ("z_loss", "entropy_bonus"):
+        if getattr(request, name) and request.skip_below is not None:
+            raise ValueError(f"skip_below: a skipped row would lose its {name} too; use only one of the two")
 
 
 def _tables(request: LossRequest) -> tuple[float | Tensor, Tensor | None, Tensor | None, int]:

@@ -124,9 +124,16 @@ class Spec:
     weight_threshold: float | None = None
     view: View = View()
     z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    entropy_bonus: float = 0.0
     skip_below: float | None = None
     vocab: VocabShard | None = None
     host: OnHost | None = None
+
+    @property
+    def shaped(self) -> bool:
+        """Whether a row's gradient is more than a multiple of softmax - onehot and of softmax."""
+        return self.label_smoothing > 0 or self.entropy_bonus > 0
 
     @property
     def weight_needs_model(self) -> bool:

@@ -43,6 +43,8 @@ def arguments(loss: Loss) -> dict[str, Any]:
         "weight_threshold": loss.weight_above,
         "backend": loss.backend,
         "z_loss": loss.z_loss,
+        "label_smoothing": loss.label_smoothing,
+        "entropy_bonus": loss.entropy_bonus,
         "skip_below": loss.skip_below,
         "chunk_rows": loss.chunk_rows,
     }

@@ -154,6 +154,8 @@ ADDED: dict[str, Any] = {
     "data.sources.columns.tools": None,
     "data.sources.columns.reasoning": None,
     "evaluate.tasks.temperatures": [],
+    "loss.label_smoothing": 0.0,
+    "loss.entropy_bonus": 0.0,
 }
 """Keys that recipes did not always have -> their default, with which they are not a difference from a recipe
 without them, nor enter the hash, so that runs of an earlier version resume. `policy.kl` does what was done

@@ -141,10 +141,17 @@ class Loss:
     weight_above: float | None = None
     """Gate: only segments with F strictly above this are trained."""
     backend: Literal["auto", "triton", "torch", "reference"] = "auto"
-    """What computes the loss. `auto`: triton on a GPU, else torch (chunks of rows); the choice is logged."""
+    """What computes the loss. `auto`: triton on a GPU, else torch (chunks of rows); the choice is logged.
+    Triton has neither `label_smoothing` nor `entropy_bonus`; with them `auto` is torch."""
     z_loss: float = 0.0
     """Weight of log(Z)^2 of every trained token, Z the softmax normaliser (the sum of exp of the logits)
     (arXiv 2204.02311: 1e-4)."""
+    label_smoothing: float = 0.0
+    """eps in [0, 1), of `cross_entropy` only: -log p becomes (1 - eps) (-log p) + eps times the mean of
+    -log p over the vocabulary, as in torch's `cross_entropy`; gates act on both parts."""
+    entropy_bonus: float = 0.0
+    """Weight of the entropy of every trained token's distribution, in nats, which is subtracted from the loss
+    (arXiv 1701.06548, eq. 4). As the z-loss it is reduced like cross-entropy, and no gate or F acts on it."""
     skip_below: float | None = None
     """Tokens with a weight F at or below this get no gradient, which saves their share of two of three
     matmuls. 0: skip only zeros. Default: skip none. The share is logged as `skipped_rows`."""

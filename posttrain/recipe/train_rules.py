@@ -96,9 +96,11 @@ def loss(recipe: Recipe, problems: Problems) -> None:
             "loss.p = external needs loss.value = surrogate: an exact loss exists only for the model's own p",
         )
     problems.require_share("loss.p_below", given.p_below)
-    for key in ("weight_above", "z_loss", "skip_below"):
+    for key in ("weight_above", "z_loss", "entropy_bonus", "skip_below"):
         problems.require_at_least(f"loss.{key}", getattr(given, key))
     problems.require_above("loss.chunk_rows", given.chunk_rows)
+    _only_in_torch(given, problems)
+    _smoothing(given, problems)
     if given.skip_below is not None:
         _skipping(given, given.skip_below, problems)
 
@@ -139,10 +141,29 @@ def _segments(given: Loss, problems: Problems) -> None:
         problems.add(at, f"{at} must not be empty with loss.segment = step")
 
 
+def _only_in_torch(given: Loss, problems: Problems) -> None:
+    used = [key for key in ("label_smoothing", "entropy_bonus") if getattr(given, key)]
+    if used and given.backend == "triton":
+        at = "loss.backend"
+        problems.add(
+            at, f"{at} = triton has no kernel for loss.{used[0]}; use torch, or auto, which takes it"
+        )
+
+
+def _smoothing(given: Loss, problems: Problems) -> None:
+    at, value = "loss.label_smoothing", given.label_smoothing
+    if not 0 <= value < 1:
+        problems.add(at, f"{at} = {value} must be at least 0 and below 1")
+    elif value and given.name != "cross_entropy":
+        hint = "for other losses there is loss.entropy_bonus"
+        problems.add(at, f"{at} is used only with loss.name = cross_entropy, not {given.name}; {hint}")
+
+
 def _skipping(given: Loss, skip_below: float, problems: Problems) -> None:
     at = "loss.skip_below"
-    if given.z_loss:
-        problems.add(at, f"{at} cannot be used with loss.z_loss: skipped tokens would lose their z-loss")
+    for key, lost in (("z_loss", "z-loss"), ("entropy_bonus", "entropy bonus")):
+        if getattr(given, key):
+            problems.add(at, f"{at} cannot be used with loss.{key}: skipped tokens would lose their {lost}")
     gates = (given.p_below, given.weight_above) != (None, None)
     if given.name == "cross_entropy" and not gates:
         problems.add(

@@ -76,10 +76,14 @@ def objective(run: RunData) -> str:
     """`Confidence-limited N = 256`, `DPO dpo_norm`, `RLVR dapo, mean_std advantage`; empty where unknown."""
     loss = loss_name(run)
     if loss in LOSSES:
-        text, key = LOSSES[loss]
-        value = run.section("loss").get(key) if key else None
+        section, (text, key) = run.section("loss"), LOSSES[loss]
+        value = section.get(key) if key else None
         if isinstance(value, (int, float)):
-            return f"{text} {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
+            text += f" {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
+        for control, name in (("label_smoothing", "smoothing"), ("entropy_bonus", "entropy bonus")):
+            weight = section.get(control)
+            if weight and isinstance(weight, (int, float)):
+                text += f", {name} {weight:g}"
         return text
     if run.stage == "dpo":
         return f"DPO {run.section('preference').get('loss', '')}".strip()

@@ -94,3 +94,26 @@ FEATURES = {
     ),
     "chunks of 9, skipping": Feature({"chunk_rows": 9, "skip_below": 0.6, "n": 256.0}),
 }
+
+SMOOTH = {"member": "cross_entropy", "label_smoothing": 0.2}
+SHAPED = {
+    "smoothing": Feature(SMOOTH),
+    "smoothing, length_mean": Feature({**SMOOTH, "reduction": "length_mean"}),
+    "smoothing, segment weights": Feature(SMOOTH, tables=("segment_weights",), solve={"upstream": -1.7}),
+    "smoothing, p gate, skipping": Feature({**SMOOTH, "p_threshold": 1e-3, "skip_below": 0.0}),
+    "smoothing, external p gate": Feature(
+        {**SMOOTH, "p_threshold": 0.5, "value": "surrogate"}, tables=("p",)
+    ),
+    "bonus": Feature({"entropy_bonus": 0.1}),
+    "bonus, weights, length_mean": Feature(
+        {"entropy_bonus": 0.1, "reduction": "length_mean"}, tables=("segment_weights", "n")
+    ),
+    "bonus, weight gate": Feature({"entropy_bonus": 0.1, "weight_threshold": 0.9, "n": 256.0}),
+    "bonus, frozen head": Feature({"entropy_bonus": 0.1}, solve={"frozen_head": True}),
+    "both, z-loss, LoRA": Feature({**SMOOTH, "entropy_bonus": 0.1, "z_loss": 0.1}, problem=LORA),
+    "both, z-loss, softcap, LoRA": Feature(
+        {**SMOOTH, "entropy_bonus": 0.1, "z_loss": 0.1, "softcap": 3.0, "temperature": 0.7}, problem=LORA
+    ),
+    "bonus, long segments": Feature({"entropy_bonus": 0.1}, problem={"length": 24}),
+}
+"""Label smoothing and the entropy bonus, which have no Triton kernel."""

@@ -25,7 +25,7 @@ def problem(tokens: int, dtype=torch.float32) -> dict[str, torch.Tensor]:
     }
 
 
-def step(t, n, segments):
+def step(t, n, segments, **controls):
     """Something of the loss on either side of it, as in a model."""
     out = confidence_limited(
         t["hidden"].tanh(),
@@ -42,6 +42,7 @@ def step(t, n, segments):
         weight_threshold=0.01,
         softcap=20.0,
         z_loss=0.1,
+        **controls,
     )
     return out.loss * 2, out
 
@@ -67,6 +68,22 @@ def test_a_compiled_step_gives_the_same_numbers_without_a_graph_break(n):
     stats = torch._dynamo.utils.counters
     assert not stats["graph_break"]
     assert stats["stats"]["unique_graphs"] <= 2, "the number of tokens must not recompile each time"
+
+
+@pytest.mark.slow
+def test_smoothing_and_bonus_reach_the_operator():
+    torch._dynamo.reset()
+    controls = {"member": "cross_entropy", "label_smoothing": 0.2, "entropy_bonus": 0.3}
+    traced = torch.compile(step, backend="aot_eager", fullgraph=True)
+    grads, outs = [], []
+    for run, more in ((step, controls), (traced, controls), (step, {"member": "cross_entropy"})):
+        t = problem(12)
+        loss, _ = run(t, 1.0, 3, **more)
+        loss.backward()
+        grads.append(t["weight"].grad)
+        outs.append(loss)
+    assert torch.equal(grads[0], grads[1]) and torch.equal(outs[0], outs[1])
+    assert not torch.allclose(grads[0], grads[2]) and outs[0] != outs[2]
 
 
 @pytest.mark.slow
@@ -96,6 +113,8 @@ def test_the_operator_keeps_its_promises():
             None,
             None,
             0.0,
+            0.0,
+            0.3,
             None,
             "torch",
             None,

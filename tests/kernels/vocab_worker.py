@@ -18,7 +18,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from posttrain_kernels import LossOutput, VocabShard, chunked, plan
-from tests.kernels.features import FEATURES
+from tests.kernels.features import FEATURES, SHAPED
 from tests.kernels.problems import Problem, Result, random_problem, remember_builtins, solve
 from tests.ranks import WORLD
 
@@ -38,7 +38,7 @@ class Case(NamedTuple):
         make = SPECIAL.get(self.feature)
         if make is not None:
             return make().to(self.dtype), {"n": 8.0}
-        return FEATURES[self.feature].build(24, self.dtype)
+        return (FEATURES | SHAPED)[self.feature].build(24, self.dtype)
 
     @property
     def device(self) -> str:
@@ -86,6 +86,10 @@ CASES = [
     Case("torch", FP64, 20, LONG, accumulate=0),
     # 5 rows of the 19 columns of an even split: ranks of 3 and 34 columns must cut alike.
     Case("torch", FP64, 3, "confidence", budget=5 * 19 * 8),
+    Case("torch", FP64, 5, "both, z-loss, softcap, LoRA"),
+    Case("torch", FP32, 36, "both, z-loss, LoRA"),
+    Case("torch", FP64, 20, "smoothing, p gate, skipping"),
+    Case("torch", FP64, 3, "bonus, long segments", budget=5 * 19 * 8),
     Case("torch", FP32, 20, "far"),
     Case("torch", FP64, 20, "masked"),
     Case("torch", FP64, 20, "ties"),

@@ -183,6 +183,28 @@ def test_overrides_reach_every_depth(recipe, override, path, value):
             ["loss.name=dft", "loss.skip_below=0", "loss.z_loss=1e-4"],
             "loss.skip_below cannot be used with loss.z_loss",
         ),
+        (
+            ["loss.name=dft", "loss.skip_below=0", "loss.entropy_bonus=0.01"],
+            "loss.skip_below cannot be used with loss.entropy_bonus: skipped tokens would lose their entropy",
+        ),
+        (["loss.entropy_bonus=-1"], "loss.entropy_bonus = -1.0 must be at least 0"),
+        (["loss.label_smoothing=1.5"], "loss.label_smoothing = 1.5 must be at least 0 and below 1"),
+        (["loss.label_smoothing=1"], "loss.label_smoothing = 1.0 must be at least 0 and below 1"),
+        (["loss.label_smoothing=.nan"], "loss.label_smoothing = nan must be at least 0 and below 1"),
+        (
+            ["loss.name=confidence_limited", "loss.n=4", "loss.label_smoothing=0.1"],
+            "loss.label_smoothing is used only with loss.name = cross_entropy, not confidence_limited; for "
+            "other losses there is loss.entropy_bonus",
+        ),
+        (
+            ["loss.label_smoothing=0.1", "loss.backend=triton"],
+            "loss.backend = triton has no kernel for loss.label_smoothing; use torch, or auto, which takes",
+        ),
+        (["loss.entropy_bonus=0.1", "loss.backend=triton"], "has no kernel for loss.entropy_bonus"),
+        (
+            ["train.extra.label_smoothing_factor=0.1"],
+            "train.extra.label_smoothing_factor is not allowed: use loss.label_smoothing (sft)",
+        ),
         (["loss.skip_below=0"], "does nothing for cross_entropy without p_below or weight_above"),
         (["loss.backend=tritn"], "did you mean 'triton'?"),
         (["model.from_config=null", "model.init=x", "model.quantization={}"], "it needs model.lora"),
@@ -205,6 +227,9 @@ def test_impossible_combinations(recipe, overrides, expected):
         ["loss.name=dft", "loss.skip_below=0"],
         ["loss.p_below=0.9", "loss.skip_below=0"],
         ["loss.z_loss=1e-4", "loss.chunk_rows=128", "loss.backend=triton"],
+        ["loss.label_smoothing=0.1", "loss.entropy_bonus=0.01", "loss.z_loss=1e-4", "loss.backend=torch"],
+        ["loss.label_smoothing=0.1", "loss.p_below=0.9", "loss.skip_below=0"],
+        ["loss.name=confidence_limited", "loss.n=4", "loss.entropy_bonus=0.01"],
     ],
 )
 def test_possible_combinations(recipe, overrides):
@@ -248,9 +273,12 @@ def test_hash_follows_what_is_learned_only(recipe):
         "train.logging_steps=3",
         "checkpoints.keep_last=1",
         "evaluate.tasks=[{name: gsm8k}]",
+        "loss.label_smoothing=0",
+        "loss.entropy_bonus=0",
     ]
     assert {recipe_hash(load(recipe, [o])) for o in same} == {base}
     other = ["train.seed=1", "loss.reduction=sum", "data.max_length=64", "evaluate.heldout={share: 0.1}"]
+    other += ["loss.label_smoothing=0.1", "loss.entropy_bonus=0.1"]
     assert base not in {recipe_hash(load(recipe, [o])) for o in other}
 
 

@@ -117,6 +117,25 @@ def test_components_by_hand(held, made):
     ]
 
 
+def test_labels_say_the_controls_of_a_loss(made):
+    losses = {
+        "Cross-entropy": {"name": "cross_entropy", "label_smoothing": 0.0, "entropy_bonus": 0.0},
+        "Cross-entropy, smoothing 0.1": {"name": "cross_entropy", "label_smoothing": 0.1},
+        "Cross-entropy, entropy bonus 0.01": {"name": "cross_entropy", "entropy_bonus": 0.01},
+        "Cross-entropy, smoothing 0.1, entropy bonus 0.01": {
+            "name": "cross_entropy",
+            "label_smoothing": 0.1,
+            "entropy_bonus": 0.01,
+        },
+        "Confidence-limited N = 8, entropy bonus 0.5": {
+            "name": "confidence_limited",
+            "n": 8.0,
+            "entropy_bonus": 0.5,
+        },
+    }
+    assert labels([made("sft", {"loss": loss}, name=name) for name, loss in losses.items()]) == list(losses)
+
+
 def test_labels_say_the_stage(held, made):
     names = labels(list(held.values()))
     assert names == [

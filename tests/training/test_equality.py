@@ -43,6 +43,7 @@ LOSSES = {
         "loss.answer_marker='#### '",
     ],
     "padding_free": ["data.padding_free=true"],
+    "controls": ["loss.label_smoothing=0.1", "loss.entropy_bonus=0.3", "loss.z_loss=0.01"],
 }
 
 
@@ -172,24 +173,44 @@ def resumed(run: str) -> None:
     assert {row["step"] for row in scored} == {3, 5}
 
 
+CONTROLS = {
+    "ce": [],
+    "smoothed": ["loss.label_smoothing=0.2"],
+    "bonus": ["loss.entropy_bonus=0.3"],
+    "both": ["loss.label_smoothing=0.2", "loss.entropy_bonus=0.3"],
+}
+
+
 @pytest.mark.slow
 def test_the_loss_is_the_one_of_the_recipe(recipe, launch):
-    """Worked with plain torch: the first step's loss equals cross-entropy over the trained tokens of that
-    batch."""
+    """Worked with plain torch: loss and gradient norm of the first step equal those of cross-entropy over the
+    trained tokens of that batch, smoothed and with the entropy as the recipe says."""
     from transformers import AutoModelForCausalLM
 
     from posttrain.data.collate import Collator
     from posttrain.data.prepare import TrainRows, build
     from posttrain.data.template import load_text
 
-    overrides = ["name=ce", "train.per_device_train_batch_size=4", "train.max_steps=1"]
-    result = launch([{"name": "ce", "recipe": str(recipe), "overrides": overrides, "engine": "single"}])["ce"]
+    overrides = ["train.max_steps=1"]
+    found = launch([case(recipe, name, 4, *overrides, *more) for name, more in CONTROLS.items()])
     loaded = load_stage(recipe, overrides, "sft")
     tokenizer, _ = load_text(loaded.model, loaded.data.template, loaded.model.init)
     prepared = build(loaded.data, loaded.loss, tokenizer, seed=loaded.train.seed)
-    rows = TrainRows(prepared, 8)
-    batch = Collator(tokenizer.pad_token_id, False)([rows[i] for i in range(8)])
+    drawn = TrainRows(prepared, 8)
+    batch = Collator(tokenizer.pad_token_id, False)([drawn[i] for i in range(8)])
     model = AutoModelForCausalLM.from_pretrained(loaded.model.init)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
-    assert losses(result["run"])[0] == pytest.approx(expected.item(), rel=1e-5)
+    labels = batch["labels"][:, 1:].flatten()
+    kept = labels != -100
+    assert kept.any() and not kept.all()
+    for name, (smoothing, bonus) in zip(CONTROLS, ((0, 0), (0.2, 0), (0, 0.3), (0.2, 0.3)), strict=True):
+        model.zero_grad()
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        logits = logits.flatten(0, 1)
+        expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        expected = expected - bonus * torch.distributions.Categorical(logits=logits).entropy()[kept].mean()
+        expected.backward()
+        norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+        first = rows(found[name]["run"])[0]
+        assert first["loss"] == pytest.approx(expected.item(), rel=1e-5), name
+        assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-4), name
+        assert first["nll"] == pytest.approx(rows(found["ce"]["run"])[0]["loss"], rel=1e-5), "the plain one"
