@@ -33,8 +33,12 @@ def comparisons(told: list[Story]) -> list[str]:
 def _leaders(told: list[Story]) -> list[str]:
     parts = []
     for pick in (lambda s: s.last_small, lambda s: s.last):
-        first = max(told, key=lambda s: pick(s).value)
-        parts.append(f"{pick(first).metric} is highest for {first.label} ({share(pick(first).value)})")
+        first, second = sorted(told, key=lambda s: -pick(s).value)[:2]
+        best = pick(first)
+        d = difference(first.task, int(best.metric.partition("@")[2]), second.end, first.end)
+        over = "" if d is None else f"; {'' if d.clear else 'not clearly '}above {second.label}"
+        over += "" if d is None else f" by {share(d.mean)}{span(d)}"
+        parts.append(f"{best.metric} is highest for {first.label} ({share(best.value)}{over})")
     chosen = f"chosen among {len(told)} on the problems shown, which flatters it"
     return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
 

@@ -135,8 +135,10 @@ def test_many_runs_name_the_leaders(made):
     found = findings(runs)
     assert len(found) == 6
     assert found[-1] == (
-        "Last checkpoints: pass@1 is highest for Confidence-limited N = 1 (.500);"
-        " pass@64 is highest for Confidence-limited N = 16 (.900);"
+        "Last checkpoints: pass@1 is highest for Confidence-limited N = 1 (.500; above"
+        " Confidence-limited N = 2 by .100 [.086, .114]);"
+        " pass@64 is highest for Confidence-limited N = 16 (.900; above"
+        " Confidence-limited N = 8 by .100 [.086, .114]);"
         " chosen among 5 on the problems shown, which flatters it."
     )
     assert page_title(runs) == "5 runs" and page_title(runs[:2]) == "r0 against r1"
