@@ -3,9 +3,9 @@
     loss of a row     s ((1 - eps) (-log p_y) + eps mean_v(-log p_v)) + share (c (log Z)^2 - w H)
     by its logit z_v  p_v (s + extra + bonus (log p_v + H)) - s ((1 - eps) [v = y] + eps / V)
 
-s is the scale of the row's segment, c the weight of the z-loss, extra = 2 c share log Z, bonus = w share. The
-matrix depends on s, so it is made after the segment has closed, from what the statistics left in the two
-buffers of `rows_torch`.
+s is the scale of the row's segment, c the weight of the z-loss, extra = 2 c share log Z, bonus = w share; eps
+is above 0 under cross-entropy alone. The matrix depends on s, so it is made after the segment has closed,
+from what the statistics left in the two buffers of `rows_torch`.
 
 Left out: Triton, and accumulators for long segments: one that does not fit in a chunk is computed twice.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .rows import Delta, Partial, RowStats, stats_of
+from .rows import Delta, RowStats, stats_of
 from .rows_torch import Rows
 from .sharded import VocabShard
 from .spec import View
@@ -47,7 +47,7 @@ class Slopes(NamedTuple):
 
 def statistics(ops: Rows, z: Tensor, labels: Tensor, vocab: VocabShard | None) -> Open:
     """Statistics of the logits `z` [r, V], a buffer of `ops`, which keeps what `delta` needs."""
-    part: Partial = ops.partial(z, labels)
+    part = ops.partial(z, labels)
     whole = part if vocab is None else vocab.merge(part)
     # Not peak - log_z, which is rounded at the size of the logits.
     shift = (part.peak - whole.peak) - whole.total.log()
