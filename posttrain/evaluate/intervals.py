@@ -93,7 +93,7 @@ def interval(
     if method == "wilson" and not within:
         raise ValueError("wilson takes values between 0 and 1")
     mean, wilsons = float(v.mean()), method != "t" and within
-    if wilsons and bool(np.isin(v, (0.0, 1.0)).all()) and of[-1] == len(v) - 1:
+    if wilsons and bool(((v == 0.0) | (v == 1.0)).all()) and of[-1] == len(v) - 1:
         low, high = wilson(int(v.sum()), len(v), level)
         return Interval(mean, low, high, len(v), math.sqrt(mean * (1 - mean) / len(v)), math.inf, len(v))
     found = spread(v, of)
@@ -189,18 +189,21 @@ def spread(values: np.ndarray, of: np.ndarray) -> Spread:
     clusters = len(m)
     if clusters < 2:
         return Spread(math.nan, 0.0, n, clusters, 1.0, True)
-    residuals = np.bincount(of, values) - mean * m
+    away = values - mean
+    ungrouped = float(away @ away) / (n * (n - 1))
+    residuals = np.bincount(of, away)
+    flat = bool((np.abs(residuals) <= 1e-12 * max(1.0, abs(mean)) * m).all())
+    if clusters == n:
+        return Spread(ungrouped, n - 1.0, n, n, n, flat)
     weight = 1.0 / (1.0 - m / n)
-    variance = float((weight * residuals**2).sum()) / n**2
-    # trace(G)^2 / trace(G^2), G the covariance of the weighted residuals: diag(own) + m u' + u m'
-    own = m * m
-    u = m * own.sum() / (2 * n * n) - own / n
-    trace = float((weight * (own + 2 * m * u)).sum())
-    square = (weight * weight * own * (own + 4 * m * u)).sum()
-    square += 2 * ((weight * m * m).sum() * (weight * u * u).sum() + (weight * m * u).sum() ** 2)
-    flat = bool(np.abs(residuals / m).max() <= 1e-12 * max(1.0, abs(mean)))
-    ungrouped = float(((values - mean) ** 2).sum()) / (n * (n - 1))
+    variance = float(weight @ residuals**2) / n**2
     effective = float(clusters) if flat else min(max(n * ungrouped / variance, clusters), n)
+    # trace(G)^2 / trace(G^2), G the covariance of the weighted residuals: diag(own) + m u' + u m'
+    own = m**2
+    u = m * own.sum() / (2 * n * n) - own / n
+    trace = float(weight @ (own + 2 * m * u))
+    square = weight**2 @ (own * (own + 4 * m * u))
+    square += 2 * ((weight @ own) * (weight @ u**2) + (weight @ (m * u)) ** 2)
     return Spread(variance, trace * trace / float(square), n, clusters, effective, flat)
 
 
@@ -241,8 +244,9 @@ def cluster_numbers(groups: Sequence[str] | None, n: int) -> np.ndarray:
         raise ValueError(f"{n} values, but {len(names)} groups")
     if not any(names):
         return np.arange(n)
-    number: dict[object, int] = {}
-    return np.array([number.setdefault(name or i, len(number)) for i, name in enumerate(names)])
+    keys: list[object] = [name or i for i, name in enumerate(names)]
+    number = {key: c for c, key in enumerate(dict.fromkeys(keys))}
+    return np.fromiter(map(number.__getitem__, keys), np.int64, n)
 
 
 def _finite(values: ArrayLike) -> np.ndarray:

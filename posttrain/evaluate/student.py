@@ -7,7 +7,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 NORMAL_FROM = 1e7
-"""Degrees of freedom from which t is taken as normal: their quantiles agree to 1e-7."""
+"""Degrees of freedom from which t is taken as normal: their quantiles agree to 1e-6."""
 
 
 @lru_cache(maxsize=4096)

@@ -15,6 +15,7 @@ from posttrain.data.template import FOLDER, KNOWN_AS, load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import score as module
+from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.metrics import maj_at_k, pass_at_k, pass_at_n
 from posttrain.evaluate.score import Share, Subject, score_task
 from posttrain.evaluate.tasks.catalogue import metrics
@@ -84,6 +85,18 @@ def test_exact_scores_are_those_of_the_samples(digits, llama):
         assert s.low <= s.value <= s.high and s.settings == result.scores[0].settings != ""
     first = result.samples[0]
     assert first["prompt"] == first["id"] + "=" and "index" not in first and len(result.samples) == 40
+
+
+def test_what_is_no_share_gets_students_interval(digits, llama, monkeypatch):
+    asked = []
+
+    def noted(values, groups, method):
+        asked.append(method)
+        return interval(values, groups, method)
+
+    monkeypatch.setattr(module, "interval", noted)
+    scores = score(llama, digits, SUMS).scores
+    assert {s.metric for s, m in zip(scores, asked, strict=True) if m == "t"} == {"nll"}
 
 
 def test_scores_have_the_settings_of_versions_whose_template_knew_no_tools(digits, llama):

@@ -61,18 +61,33 @@ def test_problem_values_by_hand():
 
 
 def test_difference_by_hand(tmp_path, tables):
-    """d = .1 .3 .2 .2, eight times: mean .2, sd sqrt(8 * .02 / 31), half width t(.975, 31) sd / sqrt(32)."""
-    for step, ps in ((10, [0.1] * 4), (20, [0.2, 0.4, 0.3, 0.3])):
-        rows = [{"id": i, "logp": math.log(p)} for i, p in enumerate(ps * 8)]
-        tables["lines"](tmp_path / "samples" / f"step-{step:06d}" / "t.jsonl", rows)
-    values = {"step-000010": 0.1, "step-000020": 0.3}
-    rows = [tables["score"](c, "t", "pass@1", v, 32, 0.5) for c, v in values.items()]
-    tables["lines"](tmp_path / "scores.jsonl", rows)
+    """d = .1 .3 .2 .2, four times: mean .2, s^2 = .08/15, error sqrt(.08/15/16), t(.975, 15) = 2.13145. Eight
+    clusters {0, 2}, {1, 3}, {4, 6} .. have sums of deviations -.1 and .1: error sqrt(8/7 * .08) / 16,
+    t(.975, 7) = 2.36462."""
+
+    def write(groups):
+        for step, ps in ((10, (0.1, 0.1, 0.1, 0.1)), (20, (0.2, 0.4, 0.3, 0.3))):
+            rows = [{"id": i, "group": g, "logp": math.log(ps[i % 4])} for i, g in enumerate(groups)]
+            tables["lines"](tmp_path / "samples" / f"step-{step:06d}" / "t.jsonl", rows)
+        values = {"step-000010": 0.1, "step-000020": 0.3}
+        rows = [tables["score"](c, "t", "pass@1", v, 16, 0.5) for c, v in values.items()]
+        tables["lines"](tmp_path / "scores.jsonl", rows)
+        run = RunData.load(tmp_path)
+        return difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
+
+    d, half = write([""] * 16), 2.13145 * math.sqrt(0.08 / 15 / 16)
+    assert (d.mean, d.low, d.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
+    assert d.clear is True
+    d = write([f"{i // 4}{i % 2}" for i in range(16)])
+    assert d.high - d.mean == pytest.approx(2.36462 * math.sqrt(8 / 7 * 0.08) / 16, rel=1e-4)
+    assert d.clear is True
+    more = [{"id": i, "logp": math.log(0.3)} for i in range(17)]
+    tables["lines"](tmp_path / "samples" / "step-000020" / "t.jsonl", more)
     run = RunData.load(tmp_path)
     d = difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
-    half = 2.0395 * math.sqrt(8 * 0.02 / 31 / 32)
-    assert (d.mean, d.low, d.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=1e-4)
-    assert (d.over, d.clear) == ("problems", True)
+    assert d.over == "scores", "one problem more on one side: not the same problems"
+    d = write([f"{i % 7}" for i in range(16)])
+    assert (d.low, d.clear) == (None, None) and "clusters" in d.reason, "7 clusters say nothing"
 
 
 def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
