@@ -14,14 +14,8 @@ from posttrain.errors import RequestError
 from posttrain.report import plots, step_plots
 from posttrain.report.numbers import crossovers, curves
 from posttrain.report.page import highlight, load_runs, markdown_report, render, write_report
-from posttrain.report.tables import (
-    dropped_rows,
-    mixture_rows,
-    recipe_difference,
-    sample_groups,
-    score_table,
-    shown_metrics,
-)
+from posttrain.report.score_tables import score_table, shown_metrics
+from posttrain.report.tables import dropped_rows, mixture_rows, recipe_difference, sample_groups
 from posttrain.rundir.reading import RunData
 
 
