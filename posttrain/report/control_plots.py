@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from posttrain.report.controls import Over, envelope, last_by_temperature, pairs, temperatures
+from posttrain.report.measured import controls
 from posttrain.report.numbers import Curve, curves
 from posttrain.report.plots import attempts_axis, interval_band
 from posttrain.report.svg import colour, end_labels, panel, wrapped
@@ -27,11 +28,11 @@ CHOICES: dict[Over, tuple[str, Any]] = {
     "both": ("Best of both", (0, (9, 2.5))),
 }
 """What may be chosen for each N -> the title of its panel, and its line style."""
+ALONE = "Last checkpoint. Strong: the run's own temperature, with its 95 % interval; thin: the others."
 LINES = "Strong: last checkpoint at its own temperature. Thin: at its best, both runs alike."
 FLATTERS = (
-    "For each N the best is chosen on the problems that it is shown on, which flatters whoever may choose."
-    " Against cross-entropy at its best, the other run at its own temperature and last checkpoint is thus"
-    " judged strictly."
+    " For each N the best is chosen on the problems that it is shown on, which flatters it: next to"
+    " cross-entropy at its best, the other run as it is (strong) has the harder part."
 )
 
 
@@ -49,20 +50,16 @@ def control_parts(members: dict[int, str], runs: list[RunData], task: str, prefi
     for i, found in panels.items():
         svg = by_temperature(f"{prefix}T{i}", found, _own(held[i], task, found), i, ks)
         figures.append(_figure("", svg, _listed(found), run=i))
-    note = "Last checkpoint. Strong: the run's own temperature, with its 95 % interval; thin: the others."
-    parts = [{"title": "By temperature", "note": note, "figures": figures}]
+    parts = [{"title": "By temperature", "note": ALONE, "figures": figures}]
     place = {id(run): i for i, run in held.items()}
     found = pairs([*held.values()], task)
     for n, (a, b) in enumerate(found[:MOST_PAIRS]):
         i, j = place[id(a)], place[id(b)]
         figures = _against(f"{prefix}p{n}", {i: a, j: b}, members, task, ks)
         title = f"Cross-entropy against its controls: {members[i]} and {members[j]}"
-        note = (
-            "Strong: last checkpoint at its own temperature. Thin: at its best, both runs alike. " + FLATTERS
-        )
-        parts.append({"title": title, "note": note, "figures": figures})
-    if left := len(found) - MOST_PAIRS:
-        parts[-1]["note"] += f" {left:,} more pairs of runs are not drawn." if left > 0 else ""
+        parts.append({"title": title, "note": LINES + FLATTERS * (n == 0), "figures": figures})
+    if (left := len(found) - MOST_PAIRS) > 0:
+        parts[-1]["note"] += f" Not drawn: {left:,} more pair{'s' * (left != 1)} of runs."
     return parts
 
 
@@ -80,7 +77,7 @@ def _against(
         lines = {i: {k: b.value for k, b in found.items()} for i, found in best.items()}
         svg = against(f"{prefix}{over}", title, {i: (names[i], last[i]) for i in pair}, lines, style, ks)
         alike = len(set(options.values())) == 1
-        told = [f"{names[i]}: {text or 'no choice'}" for i, text in options.items()]
+        told = [f"{names[i]}: {text or 'as it is'}" for i, text in options.items()]
         figures.append(_figure(title, svg, options[next(iter(pair))] if alike else "; ".join(told)))
     return figures
 
@@ -90,7 +87,9 @@ def _options(run: RunData, task: str, over: Over) -> str:
     ts, count = temperatures(run, task), len(curves(run, task))
     parts = [_listed(ts)] if over != "checkpoint" and len(ts) > 1 else []
     parts += [f"{count} checkpoints"] if over != "temperature" and count > 1 else []
-    return " × ".join(parts)
+    scored = sum(len(run.rows(task, settings)) for settings in controls(run, task).values())
+    whole = len(parts) < 2 or scored == len(ts) * count
+    return " × ".join(parts) + ("" if whole else f", {scored} of them scored")
 
 
 def _own(run: RunData, task: str, found: dict[float, Curve]) -> float:

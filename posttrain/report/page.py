@@ -157,7 +157,8 @@ def _task(runs: list[RunData], names: list[str], m: Measured, t: int) -> dict[st
     if len(held) == 1:
         main, more = main + more, []
     controls = control_parts({i: names[i] for i in members}, runs, task, f"t{t}")
-    return {"name": m.title, "main": main, "more": more, "controls": controls, "tables": shown}
+    found = {"main": main, "more": more, "controls": controls, "tables": shown}
+    return {"name": m.title, "task": task, **found}
 
 
 def _left_out(runs: list[RunData], task: str) -> str:
