@@ -90,7 +90,10 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
 
 def _by_temperature(found: list[tuple[float, list[dict[str, Any]]]]) -> Table:
     """pass@k, one temperature a line."""
-    values = {t: {row["metric"]: row["value"] for row in rows} for t, rows in sorted(found)}
+    values = {
+        t: {row["metric"]: row["value"] for row in rows}
+        for t, rows in sorted(found, key=lambda item: item[0])
+    }
     metrics = shown_metrics(list({m for row in values.values() for m in row if pass_k(m) is not None}))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for head in ("temperature", *metrics):

@@ -58,7 +58,7 @@ def test_pipeline_page_stands_by_itself(page, pipeline):
     assert {v[1:] for v in links} <= set(ids)
     for word in ("Cross-entropy", "cross at N ≈", "disk full", "overlong 7", "loss.segment", "step-000300"):
         assert word in found.text, word
-    assert found.tags.count("svg") == 12, "3 curves, 2 over steps, 1 histogram, 5 training, 1 mixture"
+    assert found.tags.count("svg") == 13, "3 curves, 2 over steps, 1 histogram, 6 training, 1 mixture"
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_same_numbers_same_bytes(page, pipeline):
 def test_browser_renders(page, chromium, tmp_path):
     done = chromium(page, tmp_path / "profile")
     assert "<title>quickstart</title>" in done.stdout
-    assert done.stdout.count("<svg") == 12 and "From N = " in done.stdout
+    assert done.stdout.count("<svg") == 13 and "From N = " in done.stdout
     assert "CONSOLE" not in done.stderr, done.stderr
 
 
