@@ -26,8 +26,11 @@ from posttrain.recipe import load
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.reading import apply_override
 from posttrain.recipe.schema import Task
+from posttrain.report.score_tables import metric_text, shown_metrics
 from posttrain.report.scorecard import write_scorecard
+from posttrain.report.tables import ABSENT
 from posttrain.rundir import checkpoints as ckpt
+from posttrain.rundir.reading import pass_k
 from posttrain.rundir.scores import ScoreStore
 
 
@@ -76,10 +79,29 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
         print(json.dumps([row for _, rows in found for row in rows]))
         return
     out = console()
-    for one, rows in found:
-        at = "" if one.temperature == 1 else f" at temperature {one.temperature:g}"
-        out.print(_table(f"{one.name}{at}", checkpoint, rows))
+    for task in tasks:
+        mine = [(one.temperature, rows) for one, rows in found if one.name == task.name]
+        at = "" if task.temperature == 1 else f" at temperature {task.temperature:g}"
+        out.print(_table(f"{task.name}{at}", checkpoint, mine[0][1]))
+        if len(mine) > 1:
+            out.print(_by_temperature(mine))
     out.print(Text(f"scores: {store.path}"))
+
+
+def _by_temperature(found: list[tuple[float, list[dict[str, Any]]]]) -> Table:
+    """pass@k, one temperature a line."""
+    values = {
+        t: {row["metric"]: row["value"] for row in rows}
+        for t, rows in sorted(found, key=lambda item: item[0])
+    }
+    metrics = shown_metrics(list({m for row in values.values() for m in row if pass_k(m) is not None}))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for head in ("temperature", *metrics):
+        table.add_column(head, justify="right")
+    for t, row in values.items():
+        cells = [metric_text(m, row[m]) if m in row else ABSENT for m in metrics]
+        table.add_row(*map(Text, (f"{t:g}", *cells)))
+    return table
 
 
 def _rows(store: ScoreStore, task: Task, checkpoint: str) -> list[dict[str, Any]]:

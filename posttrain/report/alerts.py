@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from posttrain.base.files import number
 from posttrain.report.facts import FAILED_CHECKS, MASKED, component_rows, trained_shares
 from posttrain.report.numbers import mean, series, trend
-from posttrain.report.tables import metric_text
+from posttrain.report.score_tables import metric_text
 from posttrain.report.text import labels, printable
 from posttrain.rundir.reading import RunData
 

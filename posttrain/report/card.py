@@ -16,10 +16,14 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.report import markdown, tables
 from posttrain.report.alerts import holes
 from posttrain.report.facts import component_rows, facts
+from posttrain.report.measured import others
+from posttrain.report.score_tables import MOST_TABLES, metric_text, shown_metrics, temperature_table
 from posttrain.report.text import loss_name, objective
 from posttrain.rundir.reading import RunData
+from posttrain.types import Score
 
 UNKNOWN = "not measured"
+SCORES = ("task", "metric", "value", "95 % interval", "problems")
 
 
 def model_card(run: RunData, checkpoint: str) -> str:
@@ -75,7 +79,7 @@ def _metadata(run: RunData, checkpoint: str) -> str:
         )
         for task, metrics in _scores(run, checkpoint).items()
         for metric, score in metrics.items()
-        if metric in tables.shown_metrics(list(metrics))
+        if metric in shown_metrics(list(metrics))
     ]
     if results:
         plain |= {"eval_results": results, "model_name": run.name}
@@ -156,20 +160,36 @@ def _longest_ticks(text: str) -> int:
 
 
 def _evaluation(run: RunData, checkpoint: str) -> str:
-    rows = []
-    for task, metrics in _scores(run, checkpoint).items():
-        for metric in tables.shown_metrics(list(metrics)):
-            s = metrics[metric]
-            known = s.low is not None and s.high is not None
-            bounds = (tables.metric_text(metric, v) for v in (s.low, s.high)) if known else ()
-            interval = " to ".join(bounds) or UNKNOWN
-            rows.append([task, metric, tables.metric_text(metric, s.value), interval, f"{s.n:,}"])
+    rows = [row for task, metrics in _scores(run, checkpoint).items() for row in _score_rows(task, metrics)]
     missing = f"\n\n{markdown.bullets(lines)}" if (lines := holes(run, checkpoint)) else ""
     if not rows:
         return f"Scores of this checkpoint: {UNKNOWN}.{missing}"
-    table = markdown.grid(["task", "metric", "value", "95 % interval", "problems"], rows)
     seeds = f"Intervals are over the problems of each task; spread over training seeds: {UNKNOWN}."
-    return f"{table}\n\n{seeds}{missing}"
+    return "\n\n".join([markdown.grid(SCORES, rows), seeds, *_other_scores(run, checkpoint)]) + missing
+
+
+def _score_rows(task: str, metrics: dict[str, Score]) -> list[list[str]]:
+    rows = []
+    for metric in shown_metrics(list(metrics)):
+        s = metrics[metric]
+        known = s.low is not None and s.high is not None
+        interval = " to ".join(metric_text(metric, v) for v in (s.low, s.high)) if known else UNKNOWN
+        rows.append([task, metric, metric_text(metric, s.value), interval, f"{s.n:,}"])
+    return rows
+
+
+def _other_scores(run: RunData, checkpoint: str) -> list[str]:
+    """What was measured besides the run's own settings, a heading and a table each."""
+    parts, left = [], 0
+    for task in run.tasks:
+        by = temperature_table(run, task, [checkpoint])
+        parts += [f"### {markdown.safe(task)}, {by.title}", markdown.scores(by)] if by else []
+        ways = [(how, run.rows(task, settings)) for settings, how in others(run, task).items()]
+        held = [(f"{task}, {how}", rows[checkpoint]) for how, rows in ways if checkpoint in rows]
+        for name, metrics in held[:MOST_TABLES]:
+            parts += [f"### {markdown.safe(name)}", markdown.grid(SCORES, _score_rows(task, metrics))]
+        left += len(held[MOST_TABLES:])
+    return parts + ([f"Measured in {left:,} other ways, too: see scores.jsonl of the run."] if left else [])
 
 
 def _limits(run: RunData, checkpoint: str) -> str:

@@ -9,6 +9,8 @@ from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
 from posttrain.report.findings import caveats, findings
+from posttrain.report.measured import measured
+from posttrain.report.score_tables import Table, score_tables
 from posttrain.report.story import page_title
 from posttrain.report.text import labels
 from posttrain.rundir.reading import PipelineData, RunData
@@ -28,11 +30,14 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
             for s in pipeline.stages
         ]
         parts += ["## Stages", grid(head, rows)]
-    for task in dict.fromkeys(task for run in runs for task in run.tasks):
-        parts.append(f"## {safe(task)}")
-        for run, name in zip(runs, names, strict=True):
-            if run.rows(task):
-                parts += [f"### {safe(name)}", scores(run, task)]
+    known = dict(zip(map(id, runs), names, strict=True))
+    for m in measured(runs):
+        parts.append(f"## {safe(m.title)}")
+        for run in m.runs:
+            parts.append(f"### {safe(known[id(run)])}")
+            for table in score_tables(run, m.task):
+                parts += [f"#### {safe(f'{m.task}, {table.title}')}"] if table.title else []
+                parts.append(scores(table))
     for run, name in zip(runs, names, strict=True):
         parts += [f"## Stage of {safe(name)}", stage(run)] if facts(run) else []
     for run, name in zip(runs, names, strict=True):
@@ -48,9 +53,8 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
     return printable("\n\n".join(part for part in parts if part) + "\n")
 
 
-def scores(run: RunData, task: str) -> str:
-    """Table of scores of one task by checkpoint: the best of a column in bold, intervals in brackets."""
-    table = tables.score_table(run, task)
+def scores(table: Table) -> str:
+    """Table of scores by checkpoint: the best values in bold, intervals in brackets."""
     rows = []
     for _, step, cells in table.rows:
         texts = [f"**{c.text}**" if c.best else c.text for c in cells]

@@ -7,11 +7,19 @@ Left out: the numbers.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from posttrain.report.tables import plain
+from posttrain.base.files import number
+from posttrain.report.tables import plain, short
+from posttrain.report.text import labels
 from posttrain.rundir.reading import RunData
+
+VALUE_SHOWN = 60
+"""Characters of the value of one setting in a title or a sentence."""
+MOST_TOLD = 4
+"""Other ways of measuring a task that have a sentence each; more are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +87,80 @@ def asked_differently(a: RunData, b: RunData, task: str) -> str:
 
 
 def described(differs: dict[str, Any]) -> str:
-    """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none."""
-    return ", ".join(f"no {k}" if v is None else f"{k} {plain(v)}" for k, v in differs.items())
+    """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none. On one line,
+    long values shortened."""
+    told = {key: " ".join(short(plain(value), VALUE_SHOWN).split()) for key, value in differs.items()}
+    return ", ".join(f"no {k}" if differs[k] is None else f"{k} {v}" for k, v in told.items())
+
+
+def others(run: RunData, task: str) -> dict[str, str]:
+    """settings hash -> how the task was measured under it, each with a text of its own, of the settings that
+    are neither the run's own nor its controls: `limit 100`."""
+    known = {own_settings(run, task), *controls(run, task).values()}
+    found = {s: differs for s, differs in run.settings(task).items() if s not in known}
+    texts = {s: described(differs) or "other problems or settings" for s, differs in found.items()}
+    alike = Counter(texts.values())
+    return {s: f"{text} ({s})" if alike[text] > 1 else text for s, text in texts.items()}
 
 
 def controls(run: RunData, task: str) -> dict[float, str]:
     """temperature -> settings hash, ascending, of the scores that differ from the run's own in it alone, the
-    own among them. Empty where there is no other."""
-    every = run.settings(task).items()
-    at = {float(d["temperature"]): found for found, d in every if [*d] == ["temperature"]}
+    own among them. Empty where there is no other.
+
+    Of several at one temperature (the problems changed) the one of most checkpoints, of equals the one
+    written first, as in `RunData.settings`.
+    """
+    own = own_settings(run, task)
+    at: dict[float, list[str]] = {}
+    for settings, differs in run.settings(task).items():
+        t = number(differs.get("temperature")) if [*differs] == ["temperature"] else None
+        if t is not None and _rendering(settings) == _rendering(own):
+            at.setdefault(float(t), []).append(settings)
     if not at:
         return {}
-    own = _asked(run, task).get("temperature", 1.0)
-    return dict(sorted((at | {float(own): own_settings(run, task)}).items()))
+    found = {t: max(alike, key=lambda s: len(run.rows(task, s))) for t, alike in at.items()}
+    return dict(sorted((found | {own_temperature(run, task): own}).items()))
+
+
+def own_temperature(run: RunData, task: str) -> float:
+    """The temperature of a task in the recipe of a run; 1, the default, where it is unknown."""
+    t = number(_asked(run, task).get("temperature"))
+    return 1.0 if t is None else float(t)
+
+
+def _rendering(settings: str) -> str:
+    return settings.partition("-")[2]
 
 
 def beside(run: RunData, task: str) -> list[str]:
-    """A sentence for each way in which the task was measured besides the run's own and its controls."""
+    """A sentence for each way in which the task was measured besides the run's own and its controls, or one
+    for many."""
+    ways = others(run, task)
+    if len(ways) > MOST_TOLD:
+        return [f"{task} was also scored in {len(ways):,} other ways, which are not compared with the rest."]
     found = []
-    for settings, differs in [*run.settings(task).items()][1:]:
-        if [*differs] == ["temperature"]:
-            continue
+    for settings in ways:
+        differs = run.settings(task)[settings]
         steps = sorted({s.step for m in run.rows(task, settings).values() for s in m.values()})
         at = f"step {', '.join(f'{step:,}' for step in steps)}"
         how = f"with {described(differs)}" if differs else "on other problems or with other settings"
         found.append(f"{task} was also scored {how} ({at}), which is not compared with the rest.")
+    return found
+
+
+def renderings(runs: list[RunData]) -> list[str]:
+    """A sentence for each task that runs with the same problems and settings were scored on with another chat
+    template or in another dtype."""
+    names = dict(zip(map(id, runs), labels(runs), strict=True))
+    found = []
+    for m in measured(runs):
+        apart: dict[str, list[str]] = {}
+        for run in m.runs:
+            apart.setdefault(_rendering(own_settings(run, m.task)), []).append(names[id(run)])
+        if len(apart) > 1:
+            groups = " against ".join(", ".join(group) for group in apart.values())
+            found.append(
+                f"{m.title}: the runs were not all scored with the same chat template and dtype"
+                f" of the weights ({groups}), and a part of their difference can come from that."
+            )
     return found

@@ -21,9 +21,12 @@ from posttrain.base.printable import printable
 from posttrain.errors import RequestError
 from posttrain.report import chains, plots, tables, training_figures
 from posttrain.report.alerts import alerts
+from posttrain.report.control_plots import control_parts
 from posttrain.report.findings import caveats, findings
 from posttrain.report.markdown import markdown_report
+from posttrain.report.measured import Measured, measured
 from posttrain.report.numbers import Curve, curves, pooled, unscored
+from posttrain.report.score_tables import score_tables
 from posttrain.report.step_plots import Line, over_steps
 from posttrain.report.story import page_title
 from posttrain.report.text import labels, loss_name
@@ -65,20 +68,20 @@ def write_report(paths: list[Path], out: Path | None = None) -> Path:
 def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
     """The page as a string."""
     names = labels(runs)
-    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    found = measured(runs)
     samples = _samples(runs)  # first, because what cannot be read becomes a caveat
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
     page = environment.get_template("page.html").render(
         title=pipeline.name if pipeline else page_title(runs),
-        meta=_meta(runs, tasks, pipeline),
+        meta=_meta(runs, list(dict.fromkeys(m.task for m in found)), pipeline),
         names=names,
         findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
         alerts=alerts(runs),
         caveats=[*caveats(runs), *(pipeline.failures if pipeline else [])],
         stages=pipeline.stages if pipeline else [],
-        tasks=[_task(runs, names, task, i) for i, task in enumerate(tasks)],
+        tasks=[_task(runs, names, m, i) for i, m in enumerate(found)],
         sampling=training_figures.sampling(runs),
         training=training_figures.sections(runs, names),
         mixtures=_mixtures(runs),
@@ -113,9 +116,12 @@ def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dic
     return {"title": title, "svg": Markup(svg), "note": note, "run": run}
 
 
-def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str, Any]:
-    """Pictures and tables of one task; `t` makes the ids of its pictures unique on the page."""
-    held = [(i, run, table) for i, run in enumerate(runs) if (table := curves(run, task))]
+def _task(runs: list[RunData], names: list[str], m: Measured, t: int) -> dict[str, Any]:
+    """Pictures and tables of runs that measured the same; `t` makes the ids of the pictures unique on the
+    page."""
+    task, same = m.task, set(map(id, m.runs))
+    members = {i: run for i, run in enumerate(runs) if id(run) in same}
+    held = [(i, run, table) for i, run in members.items() if (table := curves(run, task))]
     ks = sorted({k for _, _, table in held for points in table.values() for k in points})
     main, more = [], []
     if len(ks) > 1:
@@ -146,11 +152,13 @@ def _task(runs: list[RunData], names: list[str], task: str, t: int) -> dict[str,
         title = f"pass@{k} {'through the stages' if any(begins) else 'over training'}"
         note = ("95 % intervals" if few else "") + _left_out([run for _, run, _ in held], task)
         more.append(_figure(title, svg, note.removeprefix("; ")))
-    more += _histogram(runs, names, task, t)
-    shown = [(i, tables.score_table(run, task)) for i, run in enumerate(runs) if run.rows(task)]
+    more += _histogram(members, names, task, t)
+    shown = [(i, score_tables(run, task)) for i, run in members.items()]
     if len(held) == 1:
         main, more = main + more, []
-    return {"name": task, "main": main, "more": more, "tables": shown}
+    controls = control_parts({i: names[i] for i in members}, runs, task, f"t{t}")
+    found = {"main": main, "more": more, "controls": controls, "tables": shown}
+    return {"name": m.title, "task": task, **found}
 
 
 def _left_out(runs: list[RunData], task: str) -> str:
@@ -167,9 +175,9 @@ def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool, 
     return line
 
 
-def _histogram(runs: list[RunData], names: list[str], task: str, t: int) -> list[dict[str, Any]]:
+def _histogram(members: dict[int, RunData], names: list[str], task: str, t: int) -> list[dict[str, Any]]:
     held = []
-    for i, run in enumerate(runs):
+    for i, run in members.items():
         checkpoint = next(reversed(run.rows(task)), "")
         rows = run.samples(checkpoint, task) if checkpoint else []
         logp = [r["logp"] for r in rows if isinstance(r.get("logp"), (int, float))]

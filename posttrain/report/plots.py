@@ -34,9 +34,9 @@ def pass_curves(
     ks = ks or sorted({k for curve in steps.values() for k in curve})
     alt = f"pass@N against N for {len(steps)} checkpoints"
     with panel(name, alt, right=84) as p:
-        _attempts_axis(p.ax, ks)
+        attempts_axis(p.ax, ks)
         order = sorted(steps)
-        _band(p.ax, steps[order[-1]], colour(run))
+        interval_band(p.ax, steps[order[-1]], colour(run))
         for step in order:
             _line(p.ax, steps[step], colour(run), **_rank(order, step))
         if pooled:
@@ -56,11 +56,11 @@ def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
     ks = sorted({k for _, curve, _ in curves for k in curve})
     alt = "pass@N against N, last checkpoints of " + ", ".join(label for label, _, _ in curves)
     with panel(name, alt, right=106) as p:
-        _attempts_axis(p.ax, ks)
+        attempts_axis(p.ax, ks)
         ends = []
         for label, points, i in curves:
             if len(curves) <= 3:
-                _band(p.ax, points, colour(i))
+                interval_band(p.ax, points, colour(i))
             _line(p.ax, points, colour(i))
             ends.append((list(points.values())[-1].value, wrapped(label), colour(i)))
         end_labels(p.ax, ends)
@@ -81,7 +81,7 @@ def _mark_crossing(ax: Axes, n: float, points: Curve) -> None:
     ax.text(y=0.03, s=f"cross at N ≈ {attempts([n])}", color=INK, va="bottom", **place)
 
 
-def _attempts_axis(ax: Axes, ks: list[int]) -> None:
+def attempts_axis(ax: Axes, ks: list[int]) -> None:
     low, high = math.log2(ks[0]), math.log2(ks[-1])
     stride = 2 if high - low > 6 else 1
     ticks = [t for t in range(math.ceil(low), math.floor(high) + 1) if (t - math.ceil(low)) % stride == 0]
@@ -106,7 +106,7 @@ def _rank(steps: list[int], step: int) -> dict[str, float]:
     return {"alpha": 0.22 + 0.78 * rank**1.3, "linewidth": 2.6 if rank == 1.0 else 1.5}
 
 
-def _band(ax: Axes, points: Curve, c: str) -> None:
+def interval_band(ax: Axes, points: Curve, c: str) -> None:
     known = {k: s for k, s in points.items() if s.low is not None and s.high is not None}
     if known:
         x = [math.log2(k) for k in known]

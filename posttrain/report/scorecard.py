@@ -1,4 +1,5 @@
-"""`scorecard.md` of a run: one table per task, checkpoints by step, values with their intervals.
+"""`scorecard.md` of a run: one table per task and way of measuring it, checkpoints by step, values with their
+intervals.
 
 A file of its own because it is written after every scoring, by callers that need neither the page nor its
 pictures.
@@ -11,7 +12,7 @@ from pathlib import Path
 from posttrain.base.files import write_text
 from posttrain.report.alerts import holes
 from posttrain.report.markdown import bullets, safe, scores
-from posttrain.report.tables import score_table
+from posttrain.report.score_tables import score_tables
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import ScoreStore
 
@@ -32,7 +33,8 @@ def scorecard_markdown(run_dir: str | Path) -> str:
     run = RunData.load(run_dir)
     parts = [f"# Scores of {safe(run.name)}", *([bullets(missing)] if (missing := holes(run)) else [])]
     for task in run.tasks:
-        problems = score_table(run, task).problems
-        parts.append(f"## {safe(task)} ({problems:,} problem{'s' * (problems != 1)})")
-        parts.append(scores(run, task))
+        for table in score_tables(run, task):
+            heading = f"### {safe(f'{task}, {table.title}')}" if table.title else f"## {safe(task)}"
+            parts.append(f"{heading} ({table.problems:,} problem{'s' * (table.problems != 1)})")
+            parts.append(scores(table))
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,7 @@
 """Lines over optimizer steps as an inline SVG string: scores and training metrics, several runs or several
 series.
 
-Left out: which metrics are in a picture (`training_figures.py`).
+Left out: which metrics are in a picture (`training_pictures.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The tables and samples of a report as plain values, shared by the page, the Markdown and the terminal.
 
-Left out: pictures (`plots.py`), sentences (`findings.py`), and any markup.
+Left out: scores (`score_tables.py`), pictures (`plots.py`), sentences (`findings.py`), and any markup.
 """
 
 from __future__ import annotations
@@ -12,18 +12,10 @@ from typing import Any
 from posttrain.base.files import number
 from posttrain.base.printable import printable
 from posttrain.recipe import flatten
-from posttrain.recipe.sections import LOWER_IS_BETTER
-from posttrain.report.numbers import unscored
-from posttrain.report.text import both_ends, share
-from posttrain.rundir.reading import RunData, pass_k
+from posttrain.report.text import both_ends
+from posttrain.rundir.reading import RunData
 from posttrain.rundir.rollouts import RolloutRow, pick
-from posttrain.types import Score
 
-SHOWN_K = (1, 16, 256, 4096)
-NO_BEST = ("tokens_mean", "tokens_median")
-"""Metrics without a best value."""
-UNIT = ("pass@", "maj@", "truncated", "parsed", "accuracy")
-"""Metrics in [0, 1], printed like .165."""
 TEXT_SHOWN = 900
 """Characters of a prompt or completion that the page shows."""
 REASON_SHOWN = 200
@@ -50,66 +42,6 @@ PROVENANCE = {
     "data_fingerprint": "Data fingerprint",
 }
 """Keys of run.json that a report shows, and their titles."""
-
-
-@dataclass(slots=True)
-class Cell:
-    """A value of a table as text, its interval, and whether it is the best of its column."""
-
-    text: str
-    interval: str = ""
-    best: bool = False
-
-
-@dataclass(slots=True)
-class Table:
-    """Scores of one run on one task; a row is (checkpoint, step, one cell per column)."""
-
-    columns: list[str]
-    rows: list[tuple[str, int, list[Cell]]]
-    problems: int
-
-
-def metric_text(metric: str, value: float) -> str:
-    """`.165` of a metric in [0, 1], four significant digits of any other."""
-    return share(value) if metric.startswith(UNIT) else f"{value:.4g}".replace("-", "−")
-
-
-def shown_metrics(metrics: list[str]) -> list[str]:
-    """At most four pass@k (1, 16, 256, 4096 where measured, else spread evenly), then all other metrics."""
-    ks = sorted(k for m in metrics if (k := pass_k(m)) is not None)
-    shown = ks if len(ks) <= 4 else [k for k in SHOWN_K if k in ks]
-    if len(ks) > 4 and len(shown) < 3:
-        shown = [ks[round(i * (len(ks) - 1) / 3)] for i in range(4)]
-    return [f"pass@{k}" for k in shown] + sorted(m for m in metrics if pass_k(m) is None)
-
-
-def score_table(run: RunData, task: str) -> Table:
-    """The scores of one task by checkpoint, the metrics of `shown_metrics` as columns; a checkpoint that
-    could not be scored has a row, too."""
-    rows = run.rows(task)
-    columns = shown_metrics(list({m for metrics in rows.values() for m in metrics}))
-    best: dict[str, float] = {}
-    for metric in columns:
-        values = [metrics[metric].value for metrics in rows.values() if metric in metrics]
-        if len(set(values)) > 1 and metric not in NO_BEST:
-            best[metric] = min(values) if metric in LOWER_IS_BETTER else max(values)
-    table = []
-    for checkpoint, metrics in rows.items():
-        cells = [_cell(metrics.get(m), best.get(m)) for m in columns]
-        table.append((checkpoint, next(iter(metrics.values())).step, cells))
-    lost = [(name, step, [Cell(ABSENT)] * len(columns)) for name, step in unscored(run, task)]
-    table = sorted(table + lost, key=lambda row: row[1])
-    return Table(columns, table, max((s.n for m in rows.values() for s in m.values()), default=0))
-
-
-def _cell(score: Score | None, best: float | None) -> Cell:
-    if score is None:
-        return Cell(ABSENT)
-    interval = ""
-    if score.low is not None and score.high is not None:
-        interval = "–".join(metric_text(score.metric, v) for v in (score.low, score.high))
-    return Cell(metric_text(score.metric, score.value), interval, score.value == best)
 
 
 def mixture_rows(run: RunData) -> list[dict[str, Any]]:

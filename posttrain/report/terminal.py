@@ -20,6 +20,7 @@ from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
 from posttrain.report.findings import caveats, findings
+from posttrain.report.score_tables import score_tables
 from posttrain.rundir.places import is_pipeline
 from posttrain.rundir.reading import PipelineData, RunData
 
@@ -105,13 +106,23 @@ def _show_run(run: RunData, console: Console) -> None:
         _table(console, head, rewards)
     _show_mixture(run, console)
     for task in run.tasks:
-        table = tables.score_table(run, task)
+        _show_scores(run, task, console)
+    _report_line(run.path, console)
+
+
+def _show_scores(run: RunData, task: str, console: Console) -> None:
+    """The run's own table, the controls of its last and its best checkpoint, a few other tables; more are
+    counted."""
+    found = score_tables(run, task)
+    for table in (t for t in found if not t.folded):
         cells = [
             [f"{at:,}", *(Text(c.text, style="bold" if c.best else "") for c in found)]
             for _, at, found in table.rows
         ]
-        _table(console, [task, *table.columns], cells)
-    _report_line(run.path, console)
+        _table(console, [f"{task}, {table.title}" if table.title else task, *table.columns], cells)
+    if more := sum(t.folded for t in found):
+        text = f"{more:,} more table{'s' * (more != 1)} of {printable(task)}: {run.path / 'scorecard.md'}"
+        console.print(Text(text, style="dim"), soft_wrap=True)
 
 
 def _show_facts(run: RunData, console: Console) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from posttrain.base.files import read_jsonl
+from posttrain.base.files import number, read_jsonl
 from posttrain.errors import PosttrainError, RequestError
 from posttrain.rundir.places import OUTCOMES, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
@@ -154,9 +154,9 @@ class RunData:
         by step."""
         settings = next(iter(self.settings(task)), None) if settings is None else settings
         found: dict[str, dict[str, Score]] = {}
-        for score in sorted(self.scores, key=lambda s: (s.step, s.checkpoint)):
-            if (score.task, score.settings) == (task, settings):
-                found.setdefault(score.checkpoint, {})[score.metric] = score
+        mine = [s for s in self.scores if s.task == task and s.settings == settings]
+        for score in sorted(mine, key=lambda s: (s.step, s.checkpoint)):
+            found.setdefault(score.checkpoint, {})[score.metric] = score
         return found
 
     def samples(self, checkpoint: str, task: str, settings: str | None = None) -> list[dict[str, Any]]:
@@ -168,9 +168,9 @@ class RunData:
         if (self.path / (file := samples_file(checkpoint, task, settings))).exists():
             return self._sampled(file)
         differs = every.get(settings, {})
-        if differs.keys() != {"temperature"}:
+        if differs.keys() != {"temperature"} or (t := number(differs["temperature"])) is None:
             return []
-        at = str(float(differs["temperature"]))  # measured in the pass of the run's own
+        at = str(float(t))  # measured in the pass of the run's own
         rows = self._sampled(samples_file(checkpoint, task))
         found = [(row, row["logp_at"].get(at)) for row in rows if isinstance(row.get("logp_at"), dict)]
         return [row | {"logp": logp} for row, logp in found if logp is not None]
@@ -225,6 +225,8 @@ class RunData:
         for row in self._jsonl("scores.jsonl"):
             try:
                 score = Score(**{k: v for k, v in row.items() if k in SCORE_FIELDS})
+                if not all(isinstance(text, str) for text in (*score.key(), score.checkpoint)):
+                    raise TypeError("checkpoint, task, metric, settings and digest must be texts")
                 score.value, score.step, score.n = float(score.value), int(score.step), int(score.n)
                 if score.low is not None and score.high is not None:
                     score.low, score.high = float(score.low), float(score.high)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from posttrain.report.page import load_runs
 from posttrain.rundir.reading import RunData
 from tests.report import stages
-from tests.rundir.written import lines, pair, pipeline, runs, tables
+from tests.rundir.written import lines, pair, pipeline, runs, score, tables, write_pair
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,27 @@ def chromium():
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     return run
+
+
+def add_controls(path: Path, temperatures=(0.5, 1.5, 2.0, 3.0), task: str = "multiplication") -> Path:
+    """Writes scores of every checkpoint of `path` at other temperatures. Sharp answers gain at the largest N
+    when hot, and lose where N is 1."""
+    rows = [json.loads(line) for line in (path / "scores.jsonl").read_text().splitlines()]
+    found = []
+    for checkpoint in dict.fromkeys(row["checkpoint"] for row in rows):
+        text = (path / "samples" / checkpoint / f"{task}.jsonl").read_text()
+        p = np.exp([json.loads(line)["logp"] for line in text.splitlines()])
+        for t in temperatures:
+            hot = 1 / (1 + np.exp(-(np.log(p / (1 - p)) / t - 0.6 * (t - 1))))
+            for k in (2**i for i in range(13)):
+                value = float((1 - (1 - hot) ** k).mean())
+                row = score(checkpoint, task, f"pass@{k}", value, len(p), 0.02)
+                found.append(row | {"settings": f"t{t}", "differs": {"temperature": t}})
+    lines(path / "scores.jsonl", rows + found)
+    return path
+
+
+@pytest.fixture(scope="session")
+def controlled(tmp_path_factory) -> list[Path]:
+    """Cross-entropy and confidence-limited, 60 problems each, at five temperatures."""
+    return [add_controls(path) for path in write_pair(tmp_path_factory.mktemp("controlled"), 60)]

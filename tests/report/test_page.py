@@ -14,14 +14,8 @@ from posttrain.errors import RequestError
 from posttrain.report import plots, step_plots
 from posttrain.report.numbers import crossovers, curves
 from posttrain.report.page import highlight, load_runs, markdown_report, render, write_report
-from posttrain.report.tables import (
-    dropped_rows,
-    mixture_rows,
-    recipe_difference,
-    sample_groups,
-    score_table,
-    shown_metrics,
-)
+from posttrain.report.score_tables import score_table, shown_metrics
+from posttrain.report.tables import dropped_rows, mixture_rows, recipe_difference, sample_groups
 from posttrain.rundir.reading import RunData
 
 
@@ -64,7 +58,7 @@ def test_pipeline_page_stands_by_itself(page, pipeline):
     assert {v[1:] for v in links} <= set(ids)
     for word in ("Cross-entropy", "cross at N ≈", "disk full", "overlong 7", "loss.segment", "step-000300"):
         assert word in found.text, word
-    assert found.tags.count("svg") == 12, "3 curves, 2 over steps, 1 histogram, 5 training, 1 mixture"
+    assert found.tags.count("svg") == 13, "3 curves, 2 over steps, 1 histogram, 6 training, 1 mixture"
 
 
 @pytest.mark.slow
@@ -77,7 +71,7 @@ def test_same_numbers_same_bytes(page, pipeline):
 def test_browser_renders(page, chromium, tmp_path):
     done = chromium(page, tmp_path / "profile")
     assert "<title>quickstart</title>" in done.stdout
-    assert done.stdout.count("<svg") == 12 and "From N = " in done.stdout
+    assert done.stdout.count("<svg") == 13 and "From N = " in done.stdout
     assert "CONSOLE" not in done.stderr, done.stderr
 
 

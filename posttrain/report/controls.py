@@ -1,0 +1,86 @@
+"""A run at its best: pass@N where its temperature, its checkpoint or both may be chosen for each N.
+
+These are the controls of a claim that one loss keeps pass@N and another loses it: a hotter sampler or an
+earlier checkpoint of the second run could do as much. A best is chosen on the problems that it is shown on,
+which flatters it. Left out: pictures (`control_plots.py`), sentences, a choice on other problems.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from posttrain.report.measured import controls, own_settings, own_temperature
+from posttrain.report.numbers import Curve
+from posttrain.report.text import loss_name
+from posttrain.rundir.reading import RunData, pass_k
+
+Over = Literal["temperature", "checkpoint", "both"]
+
+
+class Best(NamedTuple):
+    """The best pass@k for one k, and where it was measured."""
+
+    value: float
+    checkpoint: str
+    settings: str
+    """Its hash; the run's own where no other temperature is better."""
+
+
+def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
+    """k -> the best pass@k, over the temperatures of the last checkpoint, over the checkpoints at the run's
+    own temperature, or over both; of equals the last checkpoint, and its own temperature.
+
+    k are those of the last checkpoint at its own temperature; empty where it has none. The start model (step
+    0) counts as a checkpoint where it was scored. A run that was measured at one temperature only has its own
+    curve as the envelope over `temperature`: `temperatures` tells.
+    """
+    own = own_settings(run, task)
+    at = {own: _curves(run, task, own)}
+    if not at[own]:
+        return {}
+    last = next(reversed(at[own]))
+    if over != "checkpoint":
+        at |= {s: _curves(run, task, s) for s in controls(run, task).values() if s != own}
+    found = {k: Best(score.value, last, own) for k, score in at[own][last].items()}
+    for settings, table in at.items():
+        for checkpoint in reversed(table) if over != "temperature" else [last]:
+            for k, score in table.get(checkpoint, {}).items():
+                if k in found and score.value > found[k].value:
+                    found[k] = Best(score.value, checkpoint, settings)
+    return found
+
+
+def last_by_temperature(run: RunData, task: str) -> dict[float, Curve]:
+    """temperature -> pass@k of the last checkpoint, ascending, the run's own among them; empty where it has
+    no pass@k. Temperatures at which that checkpoint was not scored are left out."""
+    own = own_settings(run, task)
+    table = _curves(run, task, own)
+    if not table:
+        return {}
+    last = next(reversed(table))
+    every = controls(run, task) or {own_temperature(run, task): own}
+    found = {t: _curves(run, task, settings).get(last) for t, settings in every.items()}
+    return {t: points for t, points in found.items() if points}
+
+
+def temperatures(run: RunData, task: str) -> list[float]:
+    """The temperatures at which the last checkpoint was scored, its own among them."""
+    return list(last_by_temperature(run, task))
+
+
+def pairs(runs: list[RunData], task: str) -> list[tuple[RunData, RunData]]:
+    """Each cross-entropy run that has controls, with each run of another objective. `runs` measured the
+    same."""
+    held = [run for run in runs if _curves(run, task, own_settings(run, task))]
+    entropy = [r for r in held if loss_name(r) == "cross_entropy" and len(temperatures(r, task)) > 1]
+    return [(a, b) for a in entropy for b in held if loss_name(b) != "cross_entropy"]
+
+
+def _curves(run: RunData, task: str, settings: str) -> dict[str, Curve]:
+    """checkpoint -> pass@k under one settings hash, by step; `numbers.curves` has those of the run's own."""
+    found: dict[str, Curve] = {}
+    for checkpoint, metrics in run.rows(task, settings).items():
+        points = {k: s for m, s in metrics.items() if (k := pass_k(m)) is not None}
+        if points:
+            found[checkpoint] = dict(sorted(points.items()))
+    return found
