@@ -144,7 +144,7 @@ def _fit(
     flow, console, scoring = _add_callbacks(recipe, trainer, data, score)
     last = take_up(trainer, parts, recipe, proof)
     if rank() == 0:  # what is refused, or has a model that cannot be loaded, leaves the directory as it was
-        _record_start(recipe, run, data, arguments)
+        _record_start(recipe, run, data, trainer)
     trainer.accelerator.wait_for_everyone()
     try:
         if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, recipe, data.steps):
@@ -251,15 +251,16 @@ def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
         raise RequestError(f"{key}: {reason}") from error
 
 
-def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments) -> None:
+def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, trainer: RunTrainer) -> None:
     """run.json and mixture.json; what a killed run left half-written is removed."""
     run.start(
         recipe,
         launch_facts()
         | {
-            "world_size": arguments.world_size,
-            "engine": engine(arguments),
+            "world_size": trainer.args.world_size,
+            "engine": engine(trainer.args),
             "steps": data.steps,
+            "parameters": run.info().get("parameters") or trainer.parameters(),
             "data_fingerprint": data.prepared.mixture.fingerprint,
             "parent": data.parent,
         },

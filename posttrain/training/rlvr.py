@@ -46,6 +46,7 @@ from posttrain.rundir.checkpoints import how_to_resume
 from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
+from posttrain.training.spent import with_reference
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,17 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         """The next micro-batch; where a batch of rollouts is used up, the next one first."""
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             self._buffered_inputs = self._next_batch()
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+        turn = self._step % self.args.steps_per_generation
+        self.spent.add(self._buffered_costs[turn])
+        return self._buffered_inputs[turn]
+
+    def cost(self, inputs: Any) -> dict[str, Any]:
+        """Of a batch that only counts: see `_prepare_inputs`."""
+        return {}
+
+    def parameters(self) -> dict[str, int] | None:
+        found = super().parameters()
+        return with_reference(found, self.model, self.ref_model) if found and self.beta else found
 
     @contextlib.contextmanager
     def _generating(self) -> Iterator[Generator]:
@@ -155,6 +166,8 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             self.args.process_index,
             self.args.world_size,
         )
+        self._buffered_costs = [tokens_of(batch) for batch in batches]
+        self._count(drawn)
         with self.inference():
             completed = [self._with_old(self._to_device(batch)) for batch in batches]
         self._write_and_log(drawn, about, [row for _, rows in completed for row in rows])
@@ -182,6 +195,26 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             raise WorkError(f"stopped before step {step}: {reason}")
         self.stats["train"].add(drawn, about, mismatch and mismatch.metrics())
 
+    def _count(self, drawn: Drawn) -> None:
+        """Adds what the batch costs before a step is trained on it; all ranks have all that was sampled."""
+        tokens = sum(cost["num_tokens"] for cost in self._buffered_costs)
+        passes = {"num_forward_tokens": self._old_pass, "num_reference_tokens": bool(self.beta)}
+        self.spent.add({name: tokens for name, made in passes.items() if made})
+        if self.is_world_process_zero():
+            lengths = [len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions]
+            self.spent.add({"num_rollouts": len(lengths), "num_sampled_tokens": sum(lengths)})
+
+    @property
+    def _several_steps(self) -> bool:
+        """Whether more than one optimizer step is trained on a batch."""
+        a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
+        return bool(self.args.gradient_accumulation_steps % a_batch)
+
+    @property
+    def _old_pass(self) -> bool:
+        """Whether the policy's log-probabilities are computed before the steps on a batch."""
+        return self._compares or self._several_steps
+
     def _to_device(self, batch: Inputs) -> Inputs:
         return {name: value.to(self.args.device) for name, value in batch.items()}
 
@@ -191,14 +224,12 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         sampled, rows, mask = batch.pop("sampled_log_probs"), batch.pop("rows"), batch["completion_mask"]
         mode, vllm, found, weights = self._correction, self.rollout.vllm, [], None
         bounds = vllm.correction_max, vllm.correction_min
-        a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
-        several_steps = bool(self.args.gradient_accumulation_steps % a_batch)
-        if self._compares or several_steps:
+        if self._old_pass:
             old = self._log_probs(self.model, batch)
         if mode != "none":
             weights = importance_ratio(old, sampled, mask, mode, *bounds)
             batch["importance_sampling_ratio"] = weights
-        if mode != "none" or several_steps:
+        if mode != "none" or self._several_steps:
             batch["old_per_token_logps"] = old
         if self._compares:
             found = compared(old, sampled, mask, rows, weights, mode, *bounds)
@@ -275,3 +306,9 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         """Continues with the prompt after the last one that was trained on."""
         super().resume_from(facts)
         self.source.position = facts["prompts"]
+
+
+def tokens_of(batch: Inputs) -> dict[str, int]:
+    """What training once on a micro-batch costs (`spent.NAMES`); the completion of an empty mask is padding."""
+    trained = int(batch["completion_mask"].sum())
+    return {"num_tokens": trained + int(batch["prompt_mask"].sum()), "num_trained_tokens": trained}
