@@ -36,7 +36,7 @@ from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Policy, TrainRollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.batch import BatchAdvantages, Inputs, batch_advantages, micro_batches
+from posttrain.rollouts.batch import BatchAdvantages, Inputs, batch_advantages, cost_of, micro_batches
 from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.mismatch import Mismatch, compared
@@ -166,10 +166,14 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             self.args.process_index,
             self.args.world_size,
         )
-        self._buffered_costs = [tokens_of(batch) for batch in batches]
-        self._count(drawn)
+        self._buffered_costs = [cost_of(batch) for batch in batches]
+        if self.is_world_process_zero():  # all ranks have all that was sampled
+            self.spent.add(drawn.cost())
         with self.inference():
-            completed = [self._with_old(self._to_device(batch)) for batch in batches]
+            completed = [
+                self._with_old(self._to_device(batch), cost["num_tokens"])
+                for batch, cost in zip(batches, self._buffered_costs, strict=True)
+            ]
         self._write_and_log(drawn, about, [row for _, rows in completed for row in rows])
         return [batch for batch, _ in completed]
 
@@ -195,45 +199,31 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             raise WorkError(f"stopped before step {step}: {reason}")
         self.stats["train"].add(drawn, about, mismatch and mismatch.metrics())
 
-    def _count(self, drawn: Drawn) -> None:
-        """Adds what the batch costs before a step is trained on it; all ranks have all that was sampled."""
-        tokens = sum(cost["num_tokens"] for cost in self._buffered_costs)
-        passes = {"num_forward_tokens": self._old_pass, "num_reference_tokens": bool(self.beta)}
-        self.spent.add({name: tokens for name, made in passes.items() if made})
-        if self.is_world_process_zero():
-            lengths = [len(c.token_ids) for g in (*drawn.groups, *drawn.aside) for c in g.completions]
-            self.spent.add({"num_rollouts": len(lengths), "num_sampled_tokens": sum(lengths)})
-
-    @property
     def _several_steps(self) -> bool:
-        """Whether more than one optimizer step is trained on a batch."""
         a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
         return bool(self.args.gradient_accumulation_steps % a_batch)
-
-    @property
-    def _old_pass(self) -> bool:
-        """Whether the policy's log-probabilities are computed before the steps on a batch."""
-        return self._compares or self._several_steps
 
     def _to_device(self, batch: Inputs) -> Inputs:
         return {name: value.to(self.args.device) for name, value in batch.items()}
 
-    def _with_old(self, batch: Inputs) -> tuple[Inputs, list[list[float]]]:
+    def _with_old(self, batch: Inputs, tokens: int) -> tuple[Inputs, list[list[float]]]:
         """Adds the log-probabilities of the policy that sampled and of the reference, where the loss needs
-        them. Returns (batch, rows for `Mismatch`)."""
+        them. Returns (batch, rows for `Mismatch`). `tokens`: of the batch, without padding."""
         sampled, rows, mask = batch.pop("sampled_log_probs"), batch.pop("rows"), batch["completion_mask"]
         mode, vllm, found, weights = self._correction, self.rollout.vllm, [], None
         bounds = vllm.correction_max, vllm.correction_min
-        if self._old_pass:
+        if self._compares or self._several_steps():
+            self.spent.add({"num_forward_tokens": tokens})
             old = self._log_probs(self.model, batch)
         if mode != "none":
             weights = importance_ratio(old, sampled, mask, mode, *bounds)
             batch["importance_sampling_ratio"] = weights
-        if mode != "none" or self._several_steps:
+        if mode != "none" or self._several_steps():
             batch["old_per_token_logps"] = old
         if self._compares:
             found = compared(old, sampled, mask, rows, weights, mode, *bounds)
         if self.beta:
+            self.spent.add({"num_reference_tokens": tokens})
             with without_adapter(self, self.ref_model is None):
                 reference = self.model if self.ref_model is None else self.ref_model
                 batch["ref_per_token_logps"] = self._log_probs(reference, batch)
@@ -306,9 +296,3 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         """Continues with the prompt after the last one that was trained on."""
         super().resume_from(facts)
         self.source.position = facts["prompts"]
-
-
-def tokens_of(batch: Inputs) -> dict[str, int]:
-    """What training once on a micro-batch costs (`spent.NAMES`); the completion of an empty mask is padding."""
-    trained = int(batch["completion_mask"].sum())
-    return {"num_tokens": trained + int(batch["prompt_mask"].sum()), "num_trained_tokens": trained}

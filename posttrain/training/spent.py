@@ -55,7 +55,7 @@ class Spent:
                 self.counts[name] += int(counts[name])
 
     def total(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, int]:
-        """The counts over all ranks; empty where they are not known. `reduce` sums over ranks (collective)."""
+        """The counts over all ranks; empty where not known. `reduce` sums over ranks (collective)."""
         if not self.known:
             return {}
         mine = [self.counts[name] for name in NAMES]
