@@ -68,7 +68,8 @@ from posttrain.training.reference import (
 class PairFacts:
     """Wraps a `PairCollator` and adds what the loss needs from each side.
 
-    `side_tokens` int64 [2P] trained tokens, `reference` float32 [2P] if every row has it, `num_tokens` (int).
+    `side_tokens` int64 [2P] trained tokens, `reference` float32 [2P] if every row has it; `num_tokens` and
+    `num_trained_tokens` are ints.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -81,6 +82,7 @@ class PairFacts:
         if all("reference" in row for row in rows):
             batch["reference"] = torch.tensor([row["reference"][side] for side in (0, 1) for row in rows])
         batch["num_tokens"] = count_tokens(batch)
+        batch["num_trained_tokens"] = int(batch["side_tokens"].sum())
         return batch
 
 

@@ -50,7 +50,7 @@ class HostCopies:
     """Wraps a collator and keeps what the host must know about a batch, so that no step has to wait for the
     device.
 
-    `host` is an `OnHost`, shifted like the loss's arguments; `num_tokens` an int.
+    `host` is an `OnHost`, shifted like the loss's arguments; `num_tokens` and `num_trained_tokens` are ints.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -61,6 +61,7 @@ class HostCopies:
         labels, segments = (batch[name][:, 1:].reshape(-1) for name in ("labels", "segment_ids"))
         batch["host"] = OnHost(labels, segments)
         batch["num_tokens"] = count_tokens(batch)
+        batch["num_trained_tokens"] = int(count(labels, segments))
         return batch
 
 

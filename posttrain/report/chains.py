@@ -7,6 +7,7 @@ the same settings. Left out: differences between runs side by side (`comparison.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -38,16 +39,21 @@ def parent_of(run: RunData, runs: list[RunData]) -> tuple[RunData, str] | None:
     return (same[0], checkpoint) if same else None
 
 
-def offsets(runs: list[RunData]) -> list[int]:
-    """Where each run begins on an axis of steps on which stages follow each other; all 0 where none does."""
-    found: dict[int, int] = {}
+def offsets(
+    runs: list[RunData], cost: Callable[[RunData, int], float] = lambda run, step: step
+) -> list[float]:
+    """Where each run begins on an axis on which stages follow each other; all 0 where none does.
 
-    def begin(run: RunData, seen: tuple[int, ...] = ()) -> int:
+    `cost`: where a step lies on the axis of its own run.
+    """
+    found: dict[int, float] = {}
+
+    def begin(run: RunData, seen: tuple[int, ...] = ()) -> float:
         if id(run) not in found:
             parent = parent_of(run, runs)
             known = parent is not None and id(parent[0]) not in (*seen, id(run))
             step = step_of(parent[1]) or 0 if known else 0
-            found[id(run)] = begin(parent[0], (*seen, id(run))) + step if known else 0
+            found[id(run)] = begin(parent[0], (*seen, id(run))) + cost(parent[0], step) if known else 0
         return found[id(run)]
 
     return [begin(run) for run in runs]

@@ -1,7 +1,7 @@
-"""Arithmetic on scores and metrics: pass@k curves, crossovers, pooling, trends over steps.
+"""Arithmetic on scores and metrics: pass@k curves, crossovers, trends over steps.
 
-Scores are taken from `scores.jsonl`; samples of single problems serve only what a mean cannot give (a pooled
-curve). Trends come from `metrics.jsonl`. Left out: the formulas (`evaluate/metrics.py`), differences
+Scores are taken from `scores.jsonl`, values of single problems from samples, trends from `metrics.jsonl`.
+Left out: the formulas (`evaluate/metrics.py`), unions of models (`unions.py`), differences
 (`differences.py`), and words (`findings.py`).
 """
 
@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
-import numpy as np
-
 from posttrain.base.files import number
-from posttrain.evaluate.metrics import pass_at_k, pass_at_n, pooled_pass_at_n
+from posttrain.evaluate.metrics import pass_at_k, pass_at_n
 from posttrain.rundir.reading import RunData, pass_k, step_of
 from posttrain.types import Score
 
@@ -78,30 +76,6 @@ def crossovers(a: Curve, b: Curve) -> list[float]:
             x = (ties[0] + ties[-1]) / 2 if ties else x0 + (x1 - x0) * d0 / (d0 - d1)
             found.append(2.0**x)
     return found
-
-
-def pooled(run: RunData, task: str, ns: list[int]) -> tuple[dict[int, float], int]:
-    """pass@N when N attempts are spread evenly over K checkpoints, and K; empty with fewer than two
-    checkpoints.
-
-    The mean of 1 - prod_k (1 - p_k)^(N/K) over the problems that every checkpoint with `logp` has. The start
-    model (step 0) is left out.
-    """
-    tables = []
-    for checkpoint, metrics in run.rows(task).items():
-        if next(iter(metrics.values())).step > 0:
-            table = {
-                str(r.get("id")): float(r["logp"])
-                for r in run.samples(checkpoint, task)
-                if isinstance(r.get("logp"), (int, float)) and not math.isnan(r["logp"])
-            }
-            if table:
-                tables.append(table)
-    ids = sorted(set.intersection(*map(set, tables))) if len(tables) >= 2 else []
-    if not ids:
-        return {}, 0
-    logps = np.array([[table[i] for i in ids] for table in tables])
-    return {n: float(pooled_pass_at_n(logps, n).mean()) for n in ns}, len(tables)
 
 
 def series(rows: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:

@@ -9,6 +9,7 @@ tables (`tables.py`), pictures (`plots.py`).
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,19 @@ from markupsafe import Markup, escape
 from posttrain.base.files import write_text
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError
-from posttrain.report import chains, plots, tables, training_figures
+from posttrain.report import axes, openings, plots, tables, training_figures
 from posttrain.report.alerts import alerts
 from posttrain.report.control_plots import control_parts
+from posttrain.report.differences import Place
 from posttrain.report.findings import caveats, findings
 from posttrain.report.markdown import markdown_report
 from posttrain.report.measured import Measured, measured
-from posttrain.report.numbers import Curve, curves, pooled, unscored
+from posttrain.report.numbers import Curve, unscored
 from posttrain.report.score_tables import score_tables
 from posttrain.report.step_plots import Line, over_steps
 from posttrain.report.story import page_title
 from posttrain.report.text import labels, loss_name
+from posttrain.report.unions import of_last, pooled
 from posttrain.rundir.places import is_pipeline
 from posttrain.rundir.reading import PipelineData, RunData
 
@@ -52,22 +55,24 @@ def load_runs(paths: list[Path]) -> tuple[list[RunData], PipelineData | None]:
     return runs, pipeline if len(paths) == 1 else None
 
 
-def write_report(paths: list[Path], out: Path | None = None) -> Path:
-    """Writes the page to `out` (default `<first path>/report.html`); returns its path.
+def write_report(paths: list[Path], out: Path | None = None, x: str = "step") -> Path:
+    """Writes the page to `out` (default `<first path>/report.html`); returns its path. `x`: see `axes.py`.
 
     Raises:
-        RequestError: a path is neither a run nor a pipeline.
+        RequestError: a path is neither a run nor a pipeline, or a run cannot be drawn over `x`.
         WorkError: the page cannot be written.
     """
+    axes.check(x)
     runs, pipeline = load_runs(paths)
     out = Path(out) if out is not None else Path(paths[0]) / "report.html"
-    write_text(out, render(runs, pipeline))
+    write_text(out, render(runs, pipeline, x))
     return out
 
 
-def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
+def render(runs: list[RunData], pipeline: PipelineData | None = None, x: str = "step") -> str:
     """The page as a string."""
     names = labels(runs)
+    axis, starts = axes.axis(runs, x), openings.starts(runs, names)
     found = measured(runs)
     samples = _samples(runs)  # first, because what cannot be read becomes a caveat
     environment = Environment(
@@ -81,7 +86,7 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
         alerts=alerts(runs),
         caveats=[*caveats(runs), *(pipeline.failures if pipeline else [])],
         stages=pipeline.stages if pipeline else [],
-        tasks=[_task(runs, names, m, i) for i, m in enumerate(found)],
+        tasks=[_task(runs, names, m, i, axis, starts) for i, m in enumerate(found)],
         sampling=training_figures.sampling(runs),
         training=training_figures.sections(runs, names),
         mixtures=_mixtures(runs),
@@ -116,12 +121,21 @@ def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dic
     return {"title": title, "svg": Markup(svg), "note": note, "run": run}
 
 
-def _task(runs: list[RunData], names: list[str], m: Measured, t: int) -> dict[str, Any]:
+def _task(
+    runs: list[RunData],
+    names: list[str],
+    m: Measured,
+    t: int,
+    axis: axes.Axis,
+    starts: list[openings.Start | None],
+) -> dict[str, Any]:
     """Pictures and tables of runs that measured the same; `t` makes the ids of the pictures unique on the
     page."""
     task, same = m.task, set(map(id, m.runs))
     members = {i: run for i, run in enumerate(runs) if id(run) in same}
-    held = [(i, run, table) for i, run in members.items() if (table := curves(run, task))]
+    tables_of = {i: openings.opened(run, task, starts[i]) for i, run in members.items()}
+    opened_by = {i: by for i, (_, by) in tables_of.items()}
+    held = [(i, run, table) for i, run in members.items() if (table := tables_of[i][0])]
     ks = sorted({k for _, _, table in held for points in table.values() for k in points})
     main, more = [], []
     if len(ks) > 1:
@@ -130,27 +144,29 @@ def _task(runs: list[RunData], names: list[str], m: Measured, t: int) -> dict[st
             note = "one line per checkpoint; band: 95 % interval of the last"
             if pool:
                 note += f"; dashed: the same attempts spread over {number} checkpoints"
-            note += _left_out([run], task)
+            note += openings.note([(names[i], opened_by[i])]) + _left_out([run], task)
             steps = {next(iter(points.values())).step: points for points in table.values()}
             main.append(_figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i))
     if len(held) > 1:
         last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
         note = "95 % intervals" if len(held) <= 3 else ""
         note += "; ring: the curves cross" if len(held) == 2 else ""
-        svg = plots.comparison(f"t{t}x", last)
-        main.append(_figure("Last checkpoints compared", svg, note))
+        places = [Place(run, [*table][-1]) for _, run, table in held]
+        together, told = of_last(places, task, ks, [*last[0][1].values()][0].n)
+        note += f"; {told}" if told else ""
+        svg = plots.comparison(f"t{t}x", last, together)
+        main.append(_figure("Last checkpoints compared", svg, note.removeprefix("; ")))
     few = len(held) <= 3
-    begins = chains.offsets(runs)
-    x = "step, stages end to end" if any(begins) else "step"
     for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
         lines = [
-            _score_line(i, names[i] if len(held) > 1 else "", table, k, few, begins[i])
+            _score_line(i, names[i] if len(held) > 1 else "", table, k, few, axis.at[i])
             for i, _, table in held
         ]
         scale = "share" if k > 16 else "zero"
-        svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, scale, x=x)
-        title = f"pass@{k} {'through the stages' if any(begins) else 'over training'}"
+        svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, scale, x=axis.label, ticks=axis.ticks)
+        title = f"pass@{k} {'through the stages' if axis.chained else 'over training'}"
         note = ("95 % intervals" if few else "") + _left_out([run for _, run, _ in held], task)
+        note += openings.note([(names[i], opened_by[i]) for i, _, _ in held])
         more.append(_figure(title, svg, note.removeprefix("; ")))
     more += _histogram(members, names, task, t)
     shown = [(i, score_tables(run, task)) for i, run in members.items()]
@@ -167,9 +183,11 @@ def _left_out(runs: list[RunData], task: str) -> str:
     return f"; not scored: step {', '.join(f'{step:,}' for step in steps)}" if steps else ""
 
 
-def _score_line(i: int, name: str, table: dict[str, Curve], k: int, band: bool, begin: int) -> Line:
+def _score_line(
+    i: int, name: str, table: dict[str, Curve], k: int, band: bool, at: Callable[[int], float]
+) -> Line:
     points = [points[k] for points in table.values() if k in points]
-    line = Line(name, [begin + s.step for s in points], [s.value for s in points], i, marker=True)
+    line = Line(name, [at(s.step) for s in points], [s.value for s in points], i, marker=True)
     if band and all(s.low is not None and s.high is not None for s in points):
         line.band = ([s.low for s in points], [s.high for s in points])
     return line

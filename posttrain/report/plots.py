@@ -47,8 +47,9 @@ def pass_curves(
     return p.svg
 
 
-def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
-    """The last checkpoints of several runs. `curves`: (label, curve, index of the run).
+def comparison(name: str, curves: list[tuple[str, Curve, int]], union: dict[int, float] | None = None) -> str:
+    """The last checkpoints of several runs. `curves`: (label, curve, index of the run). `union` maps N ->
+    value of all of them together, drawn dashed.
 
     Intervals are drawn for up to three runs, and a single crossing is marked for two: more would hide the
     lines.
@@ -63,6 +64,10 @@ def comparison(name: str, curves: list[tuple[str, Curve, int]]) -> str:
                 interval_band(p.ax, points, colour(i))
             _line(p.ax, points, colour(i))
             ends.append((list(points.values())[-1].value, wrapped(label), colour(i)))
+        if union:
+            x, y = [math.log2(n) for n in union], [*union.values()]
+            p.ax.plot(x, y, color=INK, linestyle=(0, (4, 2.5)), linewidth=1.4)
+            ends.append((y[-1], wrapped(f"union of the {len(curves)} runs"), INK))
         end_labels(p.ax, ends)
         if len(curves) == 2:
             crossings = crossovers(curves[0][1], curves[1][1])

@@ -7,6 +7,7 @@ Left out: which metrics are in a picture (`training_pictures.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,14 +32,14 @@ def smoothing(count: int) -> int:
 
 @dataclass(slots=True)
 class Line:
-    """A line over optimizer steps.
+    """A line over optimizer steps, or what they have cost.
 
     `run` selects the colour, `style` distinguishes the series of one run, `band` is (low, high), `smooth` is
     the width of the moving average (1: none).
     """
 
     label: str
-    steps: list[int]
+    steps: list[float]
     values: list[float]
     run: int = 0
     style: str = "solid"
@@ -48,14 +49,21 @@ class Line:
 
 
 def over_steps(
-    name: str, y: str, lines: list[Line], scale: Scale = "free", rule: float | None = None, x: str = "step"
+    name: str,
+    y: str,
+    lines: list[Line],
+    scale: Scale = "free",
+    rule: float | None = None,
+    x: str = "step",
+    ticks: Callable[[float], str] = "{:,.0f}".format,
 ) -> str:
-    """Lines over steps with direct labels at their right ends. `rule` draws a thin horizontal line."""
+    """Lines over steps, or what `x` says, with direct labels at their right ends. `rule` draws a thin
+    horizontal line, `ticks` writes the numbers below the axis."""
     lines = [line for line in lines if line.steps]
     named = [line.label for line in lines if line.label]
     longest = max((len(part) for text in named for part in wrapped(text).split("\n")), default=0)
     right = 16 + 6 * longest if named else 16
-    with panel(name, f"{y} against step", height=240, left=46, right=right) as p:
+    with panel(name, f"{y} against {x}", height=240, left=46, right=right) as p:
         ends = []
         for line in lines:
             last = _draw(p.ax, line)
@@ -65,7 +73,7 @@ def over_steps(
             p.ax.axhline(rule, color=MUTED, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
         _y_axis(p.ax, scale)
         p.ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        p.ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        p.ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: ticks(v)))
         p.ax.set_xlabel(x)
         y_name(p.ax, y)
         end_labels(p.ax, ends, gap=0.1)
@@ -114,7 +122,7 @@ def smoothed(values: list[float], width: int) -> list[float]:
     return ((total[high] - total[low]) / (high - low)).tolist()
 
 
-def thin(steps: list[int], values: list[float], most: int = 300) -> tuple[list[float], list[float]]:
+def thin(steps: list[float], values: list[float], most: int = 300) -> tuple[list[float], list[float]]:
     """At most `most` points: means of equal groups of neighbours; the last point is kept."""
     if len(steps) <= most:
         return list(steps), list(values)

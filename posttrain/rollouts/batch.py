@@ -88,6 +88,13 @@ def micro_batches(
     return found
 
 
+def cost_of(batch: Inputs) -> dict[str, int]:
+    """What training once on a micro-batch costs (training/spent.py): a completion that is not trained counts
+    as padding."""
+    trained = int(batch["completion_mask"].sum())
+    return {"num_tokens": trained + int(batch["prompt_mask"].sum()), "num_trained_tokens": trained}
+
+
 def _padded(rows: Sequence[list[int]], name: str, pad_id: int, left: bool) -> Inputs:
     """`<name>_ids` and `<name>_mask`, int64 [B, longest]."""
     longest = max(map(len, rows))

@@ -47,6 +47,11 @@ class Drawn:
     """Number of `groups` that are all right or all wrong, because the rounds ran out."""
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def cost(self) -> dict[str, int]:
+        """What was sampled (training/spent.py), groups set aside included."""
+        lengths = [len(c.token_ids) for g in (*self.groups, *self.aside) for c in g.completions]
+        return {"num_rollouts": len(lengths), "num_sampled_tokens": sum(lengths)}
+
 
 class RolloutSource:
     """Draws batches of groups.

@@ -53,6 +53,7 @@ from posttrain.training.launcher import (
     mixed_precision,
     refuse_launcher,
     refuse_other_batch,
+    refuse_other_world,
     refuse_sharded_family,
     refuse_unsaved_weights,
 )
@@ -115,7 +116,7 @@ def _train(
     if (last := newest_facts_of(run, recipe_hash(recipe))) is not None:  # before a model is loaded
         refuse_changed_models(run.path, last, data.inputs)
     arguments = trainer_arguments(stage.config_class, recipe.train, run, data.steps, stage.arguments(recipe))
-    _refuse_other_world(arguments)
+    refuse_other_world(arguments)
     refuse_other_batch(arguments)
 
     def record(error: WorkError) -> None:
@@ -144,7 +145,7 @@ def _fit(
     flow, console, scoring = _add_callbacks(recipe, trainer, data, score)
     last = take_up(trainer, parts, recipe, proof)
     if rank() == 0:  # what is refused, or has a model that cannot be loaded, leaves the directory as it was
-        _record_start(recipe, run, data, arguments)
+        _record_start(recipe, run, data, trainer, last is not None)
     trainer.accelerator.wait_for_everyone()
     try:
         if last is None or last.step < data.steps or _can_catch_up(trainer, flow, last, recipe, data.steps):
@@ -179,14 +180,6 @@ def _can_catch_up(
     if problem:
         log.warning("the held-out loss of %s is not measured: %s", last.name, problem)
     return not trainer.on_any_rank(problem is not None)
-
-
-def _refuse_other_world(arguments: TrainingArguments) -> None:
-    if arguments.world_size != world_size():
-        raise WorkError(
-            f"launched with WORLD_SIZE={world_size()}, but accelerate runs {arguments.world_size} "
-            "process(es); check distributed_type in the accelerate config (MULTI_CPU starts one)"
-        )
 
 
 def _load(
@@ -251,15 +244,18 @@ def _build(recipe: TrainRecipe, stage: TrainStage, parts: Parts) -> RunTrainer:
         raise RequestError(f"{key}: {reason}") from error
 
 
-def _record_start(recipe: TrainRecipe, run: RunDir, data: PreparedRun, arguments: TrainingArguments) -> None:
+def _record_start(
+    recipe: TrainRecipe, run: RunDir, data: PreparedRun, trainer: RunTrainer, resumed: bool
+) -> None:
     """run.json and mixture.json; what a killed run left half-written is removed."""
     run.start(
         recipe,
         launch_facts()
         | {
-            "world_size": arguments.world_size,
-            "engine": engine(arguments),
+            "world_size": trainer.args.world_size,
+            "engine": engine(trainer.args),
             "steps": data.steps,
+            "parameters": (resumed and run.info().get("parameters")) or trainer.parameters(),
             "data_fingerprint": data.prepared.mixture.fingerprint,
             "parent": data.parent,
         },

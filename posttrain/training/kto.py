@@ -37,8 +37,9 @@ BALANCE = (1.0, 4 / 3)
 class LabelledFacts:
     """Wraps a `Collator`, for rows with a `mismatch`; P rows are P segments.
 
-    Adds `desirable` bool [P], `reply_tokens` int64 [P] (trained tokens), `num_tokens` (int), `mismatch` (a
-    batch of the mismatched rows), and `reference` float32 [P] in both if every row has it.
+    Adds `desirable` bool [P], `reply_tokens` int64 [P] (trained tokens), `mismatch` (a batch of the
+    mismatched rows), and `reference` float32 [P] in both if every row has it; `num_tokens`,
+    `num_trained_tokens`, and `num_forward_tokens` of the mismatched rows are ints.
     """
 
     def __init__(self, collator: Any) -> None:
@@ -51,6 +52,8 @@ class LabelledFacts:
         counted = batch["segment_ids"][:, 1:].reshape(-1)
         batch["reply_tokens"] = torch.bincount(counted, minlength=len(rows) + 1)[1:]
         batch["num_tokens"] = count_tokens(batch)
+        batch["num_trained_tokens"] = int(batch["reply_tokens"].sum())
+        batch["num_forward_tokens"] = count_tokens(batch["mismatch"])
         return batch
 
     def _with_reference(self, rows: Any) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from accelerate.utils import DeepSpeedPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PretrainedConfig, TrainingArguments
 
-from posttrain.errors import RequestError
+from posttrain.base.process import world_size
+from posttrain.errors import RequestError, WorkError
 from posttrain.models.self_check import refuse_untested
 from posttrain.recipe.schema import Model, Train
 from posttrain.rundir.adapters import CONFIG as ADAPTER_CONFIG
@@ -93,6 +94,15 @@ def hub_config(place: str, revision: str | None) -> dict[str, Any]:
         return PretrainedConfig.get_config_dict(place, revision=revision or "main")[0]
     except (OSError, ValueError):
         return {}
+
+
+def refuse_other_world(arguments: TrainingArguments) -> None:
+    """Raises `WorkError` unless accelerate runs as many processes as were launched."""
+    if arguments.world_size != world_size():
+        raise WorkError(
+            f"launched with WORLD_SIZE={world_size()}, but accelerate runs {arguments.world_size} "
+            "process(es); check distributed_type in the accelerate config (MULTI_CPU starts one)"
+        )
 
 
 def refuse_other_batch(train: TrainingArguments) -> None:

@@ -21,7 +21,7 @@ from posttrain.training.optimizers import to_evaluation_point
 
 
 class MetricsLog:
-    """Needs from the trainer: run, facts, guard, reduce, untimed, inference, _window_losses."""
+    """Needs from the trainer: run, facts, guard, spent, reduce, untimed, inference, _window_losses."""
 
     heldout_metrics: Callable[[], dict[str, float]]
     """Means over the held-out rows; collective. Defined by stages that have such rows."""
@@ -38,7 +38,8 @@ class MetricsLog:
             # not the library's, which knows only the steps since this process began
             losses, self._window_losses = self._window_losses, []
             logs = {**logs, "loss": fmean(losses) if losses else math.nan}
-            logs = {**logs, **self.extra_metrics("train"), **memory_mib(self.args.device)}
+            logs = {**logs, **self.extra_metrics("train"), **self.spent.total(self.reduce)}
+            logs |= memory_mib(self.args.device)
             if self.guard.skipped:
                 logs["skipped_steps"] = self.guard.skipped
             self._write_metrics("train", logs)
@@ -95,6 +96,7 @@ class MetricsLog:
         """Restores what the trainer keeps in checkpoint.json. Extended by stages."""
         if "window" in facts:  # an earlier version did not save it
             self.load_window(facts["window"])
+        self.spent.load(facts, self.is_world_process_zero())
 
     def epoch(self) -> float:
         """Passes over the mixture so far."""

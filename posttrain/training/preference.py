@@ -25,6 +25,7 @@ from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.training.engines import fsdp_asked
 from posttrain.training.reference import Key, Reference, without_adapter
+from posttrain.training.spent import with_reference
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,10 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         if given is None or given.live:
             return
         missing = given.missing
+        if not self.state.global_step and self.is_world_process_zero():
+            # also of those that are kept already: what a run costs does not depend on what ran before it
+            tokens = sum(tokens_of(read()) for read in given.wanted.values())
+            self.spent.counts["num_reference_tokens"] = tokens
         if missing and self.state.global_step and not given.other and not is_peft_model(self.model):
             given.model = given.load()
         if missing:
@@ -131,6 +136,20 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
             return batch["reference"]
         with self.as_reference() as model:
             return self.log_probs(model, batch)
+
+    def cost(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A live reference sees all that the policy does."""
+        if self.reference is None or not self.reference.live:
+            return inputs
+        return inputs | {"num_reference_tokens": inputs["num_tokens"] + inputs.get("num_forward_tokens", 0)}
+
+    def parameters(self) -> dict[str, int] | None:
+        found = super().parameters()
+        if found is None or self.reference is None:
+            return found
+        if self.reference.other and self.reference.model is None:
+            return found  # another model, whose kept values are used: its size is not known
+        return with_reference(found, self.model, self.reference.model)
 
     # ---- the loss ------------------------------------------------------------------------------------------
 
@@ -190,6 +209,12 @@ class PreferenceTrainer(RunTrainer, DPOTrainer):
         metrics = self.extra_metrics("heldout")
         metrics.pop("tokens_per_second")
         return metrics
+
+
+def tokens_of(row: dict[str, Any]) -> int:
+    """Tokens of a single row, or of both sides of a pair."""
+    parts = (row["chosen"], row["rejected"]) if "chosen" in row else (row,)
+    return sum(len(part["input_ids"]) for part in parts)
 
 
 class ReferenceCallback(TrainerCallback):

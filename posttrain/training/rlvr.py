@@ -36,7 +36,7 @@ from posttrain.models.head import attach_fused_head, balancing_coefficient
 from posttrain.recipe.schema import Model
 from posttrain.recipe.sections import Policy, TrainRollout
 from posttrain.rewards.compose import Composite
-from posttrain.rollouts.batch import BatchAdvantages, Inputs, batch_advantages, micro_batches
+from posttrain.rollouts.batch import BatchAdvantages, Inputs, batch_advantages, cost_of, micro_batches
 from posttrain.rollouts.draw import Drawn, Interrupted, RolloutSource
 from posttrain.rollouts.groups import Prompts
 from posttrain.rollouts.mismatch import Mismatch, compared
@@ -46,6 +46,7 @@ from posttrain.rundir.checkpoints import how_to_resume
 from posttrain.training.engines import whole_model
 from posttrain.training.parts import PromptParts
 from posttrain.training.reference import frozen_reference, without_adapter
+from posttrain.training.spent import with_reference
 from posttrain.training.trainer import RunTrainer
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,17 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
         """The next micro-batch; where a batch of rollouts is used up, the next one first."""
         if self._step % (self.args.steps_per_generation * self.num_iterations) == 0:
             self._buffered_inputs = self._next_batch()
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+        turn = self._step % self.args.steps_per_generation
+        self.spent.add(self._buffered_costs[turn])
+        return self._buffered_inputs[turn]
+
+    def cost(self, inputs: Any) -> dict[str, Any]:
+        """Of a batch that only counts: see `_prepare_inputs`."""
+        return {}
+
+    def parameters(self) -> dict[str, int] | None:
+        found = super().parameters()
+        return with_reference(found, self.model, self.ref_model) if found and self.beta else found
 
     @contextlib.contextmanager
     def _generating(self) -> Iterator[Generator]:
@@ -155,8 +166,14 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             self.args.process_index,
             self.args.world_size,
         )
+        self._buffered_costs = [cost_of(batch) for batch in batches]
+        if self.is_world_process_zero():  # all ranks have all that was sampled
+            self.spent.add(drawn.cost())
         with self.inference():
-            completed = [self._with_old(self._to_device(batch)) for batch in batches]
+            completed = [
+                self._with_old(self._to_device(batch), cost["num_tokens"])
+                for batch, cost in zip(batches, self._buffered_costs, strict=True)
+            ]
         self._write_and_log(drawn, about, [row for _, rows in completed for row in rows])
         return [batch for batch, _ in completed]
 
@@ -182,27 +199,31 @@ class RlvrTrainer(RunTrainer, GRPOTrainer):
             raise WorkError(f"stopped before step {step}: {reason}")
         self.stats["train"].add(drawn, about, mismatch and mismatch.metrics())
 
+    def _several_steps(self) -> bool:
+        a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
+        return bool(self.args.gradient_accumulation_steps % a_batch)
+
     def _to_device(self, batch: Inputs) -> Inputs:
         return {name: value.to(self.args.device) for name, value in batch.items()}
 
-    def _with_old(self, batch: Inputs) -> tuple[Inputs, list[list[float]]]:
+    def _with_old(self, batch: Inputs, tokens: int) -> tuple[Inputs, list[list[float]]]:
         """Adds the log-probabilities of the policy that sampled and of the reference, where the loss needs
-        them. Returns (batch, rows for `Mismatch`)."""
+        them. Returns (batch, rows for `Mismatch`). `tokens`: of the batch, without padding."""
         sampled, rows, mask = batch.pop("sampled_log_probs"), batch.pop("rows"), batch["completion_mask"]
         mode, vllm, found, weights = self._correction, self.rollout.vllm, [], None
         bounds = vllm.correction_max, vllm.correction_min
-        a_batch = self.args.steps_per_generation * self.num_iterations  # micro-batches trained on one batch
-        several_steps = bool(self.args.gradient_accumulation_steps % a_batch)
-        if self._compares or several_steps:
+        if self._compares or self._several_steps():
+            self.spent.add({"num_forward_tokens": tokens})
             old = self._log_probs(self.model, batch)
         if mode != "none":
             weights = importance_ratio(old, sampled, mask, mode, *bounds)
             batch["importance_sampling_ratio"] = weights
-        if mode != "none" or several_steps:
+        if mode != "none" or self._several_steps():
             batch["old_per_token_logps"] = old
         if self._compares:
             found = compared(old, sampled, mask, rows, weights, mode, *bounds)
         if self.beta:
+            self.spent.add({"num_reference_tokens": tokens})
             with without_adapter(self, self.ref_model is None):
                 reference = self.model if self.ref_model is None else self.ref_model
                 batch["ref_per_token_logps"] = self._log_probs(reference, batch)

@@ -39,7 +39,7 @@ WRITING = (OSError, RuntimeError, SafetensorError, WorkError)
 
 
 class CheckpointWriter:
-    """Needs from the trainer: run, facts, guard, window, gather, epoch, untimed."""
+    """Needs from the trainer: run, facts, guard, window, spent, reduce, gather, epoch, untimed."""
 
     def _save_checkpoint(self, model, trial=None, resumable: bool = True) -> None:
         """Write `checkpoints/step-N` (collective). A failure on any rank removes it and fails all ranks."""
@@ -177,6 +177,7 @@ class CheckpointWriter:
             "resumable": resumable,
             "guard": self.guard.state(),
             "window": self.window(),
+            "spent": self.spent.save(self.state.global_step, self.reduce),
             "saved": time.time(),
             "engine": engine(self.args),
             "world_size": self.args.world_size,

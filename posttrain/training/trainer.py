@@ -29,6 +29,7 @@ from posttrain.training.launcher import keep_precision, refuse_deepspeed
 from posttrain.training.metrics_log import MetricsLog
 from posttrain.training.parts import Parts
 from posttrain.training.saving import CheckpointWriter
+from posttrain.training.spent import Spent, parameters
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class RunTrainer(MetricsLog, CheckpointWriter):
         self._step_loss = torch.zeros((), dtype=torch.float64, device=self.args.device)
         self._step_ids: list[list[int]] = []
         self._window_losses: list[float] = []
+        self.spent = Spent(self.args.device)
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         skips = "skip" in (guard.config.on_nan, guard.config.on_spike)
         if skips and (plugin is not None or self.args.fp16):
@@ -125,9 +127,20 @@ class RunTrainer(MetricsLog, CheckpointWriter):
     def training_step(self, model, inputs, num_items_in_batch=None):
         if self.log_samples:
             self._step_ids += inputs["example_ids"].tolist()
+        self.spent.add(self.cost(inputs))
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._step_loss += loss.double()
         return loss
+
+    def cost(self, inputs: Any) -> dict[str, Any]:
+        """What training on the micro-batch `inputs` adds to `spent`: keys of `spent.NAMES`, and others.
+        Overridden by stages whose batches do not say it."""
+        return inputs
+
+    def parameters(self) -> dict[str, int] | None:
+        """For run.json: `spent.parameters` of the model, and `reference` where one runs. Before the engine
+        shards the model. Extended by stages."""
+        return parameters(self.model)
 
     def check_step(self) -> None:
         """Before the weights change: combines loss and stop requests over the ranks, then lets the step

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.report.differences import Place, difference
-from posttrain.report.numbers import crossovers, curve, pooled, problem_values
+from posttrain.report.numbers import crossovers, curve, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import samples_file
 from posttrain.types import Score
@@ -105,20 +105,3 @@ def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
     d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
     assert d.over == "scores", "the same part on both sides is still not what was scored"
     assert difference(task, 3, [Place(run, "step-000600")], [Place(other, "step-001800")]) is None
-
-
-def test_pooled_by_hand(tmp_path, tables):
-    """Two checkpoints, p = .5 and .75 for one problem, 0.1 twice for the other; N = 4, K = 2:
-    1 - (.5 * .25)^2 and 1 - (.9 * .9)^2. Step 0 is no part of it."""
-    probabilities = {0: (1e-9, 1e-9), 10: (0.5, 0.1), 20: (0.75, 0.1)}
-    for step, ps in probabilities.items():
-        name = f"step-{step:06d}"
-        rows = [{"id": i, "logp": math.log(p)} for i, p in enumerate(ps)]
-        tables["lines"](tmp_path / "run" / "samples" / name / "t.jsonl", rows)
-    scores = [tables["score"](f"step-{s:06d}", "t", "pass@4", 0.5, 2) for s in probabilities]
-    tables["lines"](tmp_path / "run" / "scores.jsonl", scores)
-    values, count = pooled(RunData.load(tmp_path / "run"), "t", [4])
-    assert count == 2
-    assert values[4] == pytest.approx(((1 - (0.5 * 0.25) ** 2) + (1 - 0.81**2)) / 2)
-    tables["lines"](tmp_path / "run" / "samples" / "step-000020" / "t.jsonl", [])
-    assert pooled(RunData.load(tmp_path / "run"), "t", [4]) == ({}, 0)
