@@ -41,6 +41,7 @@ from posttrain.recipe import (
 from posttrain.recipe.optimizers import LIMIT, LIMITED
 from posttrain.recipe.plan import aligned, batch_plan, rhythm, shape_of, steps_of
 from posttrain.recipe.schema import Source
+from posttrain.recipe.sweep import is_sweep
 from posttrain.rundir.checkpoints import resolve
 from posttrain.stages.preflight import is_coming, preflight, sources_of
 
@@ -70,6 +71,10 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RequestError: what is wrong with it, all at once; or with `--rows` a row that is shown.
     """
+    if is_sweep(options.recipe):
+        from posttrain.commands.sweep import check_file
+
+        return check_file(options)
     recipe = load(options.recipe, options.overrides)
     asked = _Asked(options.ranks, options.rows, options.all)
     out = console(quiet=options.json)

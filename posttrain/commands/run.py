@@ -1,4 +1,4 @@
-"""`posttrain run`: a recipe or a pipeline, in this process or under accelerate; an existing run is resumed.
+"""`posttrain run`: a recipe, a pipeline or a sweep, here or under accelerate; an existing run is resumed.
 
 Left out: other machines; `launch/slurm.sh` starts a recipe on several nodes.
 """
@@ -14,6 +14,7 @@ from posttrain.commands.arguments import add_recipe, console
 from posttrain.commands.train import run_stage
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import Pipeline, load
+from posttrain.recipe.sweep import is_sweep
 from posttrain.stages.child import run_launched
 from posttrain.stages.parent import child_environment, wait_for_orphans
 from posttrain.stages.stage_process import launcher
@@ -30,14 +31,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the recipe; returns the exit code."""
+    if is_sweep(options.recipe):
+        from posttrain.commands.sweep import run_file
+
+        return run_file(options.recipe, options.overrides, options.accelerate)
     recipe = load(options.recipe, options.overrides)
     if options.accelerate:
-        _refuse_config(Path(options.accelerate))
+        refuse_config(Path(options.accelerate))
     if isinstance(recipe, Pipeline):
         from posttrain.stages.schedule import run_pipeline  # matplotlib
 
         page = run_pipeline(options.recipe, options.overrides, console(stderr=True), options.accelerate)
-        _print_findings(page)
+        print_findings(page)
         return 0
     if options.accelerate:
         folder = Path(recipe.output_dir) / recipe.name
@@ -47,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     return run_stage(options.recipe, options.overrides, recipe.stage)
 
 
-def _refuse_config(config: Path) -> None:
+def refuse_config(config: Path) -> None:
     """Raises `RequestError` for a config that is not there, or that this version of accelerate does not
     read."""
     if not config.is_file():
@@ -65,7 +70,7 @@ def _refuse_config(config: Path) -> None:
         ) from error
 
 
-def _print_findings(page: Path) -> None:
+def print_findings(page: Path) -> None:
     """What a finished pipeline shows, and the place of its report `page`."""
     from posttrain.report.alerts import alerts
     from posttrain.report.findings import findings
