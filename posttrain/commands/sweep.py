@@ -126,7 +126,7 @@ def show_runs(plan: SweepPlan, as_json: bool = False, ranks: int = 1) -> None:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         out.print(Text(printable("  ".join(cells).rstrip())))
     for key, value in plan.facts["fixed"].items():
-        out.print(Text(printable(f"{key} = {_text(value)} in every run")))
+        out.print(Text(printable(f"{key} = {_text(value)} throughout")))
     parallel = plan.pipeline.parallel
     at_once = f", {parallel} at the same time" if parallel > 1 else ""
     out.print(Text(printable(f"{counted(len(plan.recipes), 'run')} in {plan.root}{at_once}")))

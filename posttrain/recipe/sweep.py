@@ -236,8 +236,10 @@ def value_text(value: Any) -> str:
 def _word(text: str, longest: int) -> str:
     if len(text) <= longest and PLAIN.fullmatch(text):
         return text
-    end = re.sub(r"[^A-Za-z0-9.]+", "-", text)[-16:].strip("-.")
-    return f"{end}-{_digest(text)}" if end else _digest(text)
+    end = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    while len(end) > 16 and "-" in end:  # whole words, from the end
+        end = end.partition("-")[2]
+    return "-".join([part for part in (end[-16:].strip("."), _digest(text)) if part])
 
 
 def _digest(text: str) -> str:

@@ -23,9 +23,9 @@ from posttrain.recipe.written import escaped
 from posttrain.stages.pipeline import Reference, references
 
 OF_THE_SWEEP = {
-    "name": "a run is named by its values; name the sweep itself",
-    "pipeline": "a pipeline is swept under the name of the sweep; name that",
-    "output_dir": "all runs of a sweep lie in its folder; give one output_dir for the sweep",
+    "name": "its runs are named by their values; name the sweep (--name, or sweep: in its file)",
+    "pipeline": "it is run under the name of the sweep (--name, or sweep: in its file)",
+    "output_dir": "all its runs lie in one folder; give a single output_dir",
 }
 """Keys that no run has of its own -> why."""
 

@@ -18,10 +18,11 @@ from posttrain.base.files import timestamp, write_json
 from posttrain.base.process import usable_cores
 from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import StopRequest
-from posttrain.errors import WorkError
+from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Pipeline, Recipe
 from posttrain.report.page import write_report
 from posttrain.rundir.lock import DirectoryLock
+from posttrain.rundir.sweeps import is_sweep
 from posttrain.stages.parent import wait_for_orphans
 from posttrain.stages.pipeline import dependencies, load_pipeline, stage_recipes
 from posttrain.stages.preflight import preflight
@@ -41,6 +42,9 @@ def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: 
         WorkError: names the stages that failed and their logs.
     """
     pipeline = load_pipeline(path, overrides)
+    root = Path(pipeline.output_dir) / pipeline.pipeline
+    if is_sweep(root):  # its pipeline.json would be replaced, and its table would be of other runs
+        raise RequestError(f"{root} contains a sweep; choose another pipeline=...")
     return run_stages(pipeline, stage_recipes(pipeline, Path(path)), path, console, accelerate)
 
 

@@ -101,11 +101,16 @@ def done(root: Path) -> int:
     return lines + len(list(root.glob("*/parts/chunk-*"))) + len(list(PIDS.iterdir()))
 
 
-def main(path: str, kills: str, seed: str, out: str) -> None:
+def forked_stages() -> None:
+    """From now on stages are forks of this process, and looked at more often."""
     stage_process.subprocess = SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT)
     parent._orphans = lambda folder: alive()
     schedule.POLL_S = parent.POLL_S = 0.1
     PIDS.mkdir()
+
+
+def main(path: str, kills: str, seed: str, out: str) -> None:
+    forked_stages()
     folder, rng, table = Path(path).parent, random.Random(int(seed)), []
     log = (folder / "run.log").open("ab")
     begun = time.monotonic()
