@@ -42,15 +42,9 @@ MOMENTS: list[Callable[[Path], object]] = [
 
 def marks(root: Path) -> dict[str, list[int]]:
     """Inode, time and size of what a repeated run would write again, its log among it."""
-    files = [
-        file
-        for place in finished(root)
-        for file in (
-            *place.glob("checkpoints/*/COMPLETE"),
-            place / "metrics.jsonl",
-            root / f"{place.name}.log",
-        )
-    ]
+    files = [file for place in finished(root) for file in place.glob("checkpoints/*/COMPLETE")]
+    for place in finished(root):
+        files += [place / "metrics.jsonl", root / f"{place.name}.log"]
     return {str(f.relative_to(root)): [s.st_ino, s.st_mtime_ns, s.st_size] for f in files for s in [f.stat()]}
 
 

@@ -36,10 +36,8 @@ def test_a_sweep_is_made_gone_on_with_and_extended(recipe, environment):
     done = sweep(folder, environment, "train.learning_rate=0.1,2e-2", "--seeds", "2")
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"report: {root / 'report.html'}" in done.stdout
-    data, names = (
-        SweepData.load(root),
-        [f"learning_rate-{r}_seed-{s}" for s in (42, 43) for r in ("0.1", "0.02")],
-    )
+    names = [f"learning_rate-{rate}_seed-{seed}" for seed in (42, 43) for rate in ("0.1", "0.02")]
+    data = SweepData.load(root)
     assert [run.run for run in data.runs] == names == [run.name for run in PipelineData.load(root).runs]
     base = to_dict(load(recipe, ["train.max_steps=2"]))
     for run in data.runs:
@@ -112,9 +110,8 @@ def test_a_killed_sweep_repeats_nothing_that_is_finished(tmp_path, recipe, envir
     runs = [run.run for run in SweepData.load(cut).runs]
     assert runs == [run.run for run in SweepData.load(whole).runs] and len(runs) == 4
     for run in runs:
-        ours, theirs = (
-            load_file(r / run / "checkpoints/step-000040/model.safetensors") for r in (cut, whole)
-        )
+        file = f"{run}/checkpoints/step-000040/model.safetensors"
+        ours, theirs = load_file(cut / file), load_file(whole / file)
         assert max((ours[key] - theirs[key]).abs().max().item() for key in theirs) <= 1e-6, run
     states = json.loads((cut / "pipeline.json").read_text())["stages"]
     assert [state["status"] for state in states] == ["finished"] * 4
