@@ -16,6 +16,9 @@ from rich.text import Text
 from posttrain.base.files import counted, plain
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, console, positive
+from posttrain.commands.plans import count_rows
+from posttrain.commands.plans import plan as planned
+from posttrain.commands.starting import print_findings, refuse_config
 from posttrain.errors import RequestError
 from posttrain.recipe import Recipe, TrainRecipe
 from posttrain.recipe.build import shown
@@ -27,6 +30,7 @@ from posttrain.recipe.sweep import (
     sweep_of_words,
     value_text,
 )
+from posttrain.stages.preflight import preflight, sources_of
 from posttrain.stages.sweep import SweepPlan, plan_sweep
 
 
@@ -86,7 +90,6 @@ def check_file(options: argparse.Namespace) -> None:
 
 def make_runs(plan: SweepPlan, accelerate: str | None) -> int:
     """Makes the runs of `plan` that are not finished; returns the exit code."""
-    from posttrain.commands.run import print_findings, refuse_config
     from posttrain.stages.schedule import run_stages  # matplotlib
 
     if accelerate:
@@ -139,10 +142,6 @@ def _text(value: Any) -> str:
 def _steps(plan: SweepPlan, ranks: int) -> dict[str, int | None]:
     """Run -> its optimizer steps, at most; None where they are not known. Raises `RequestError` for what a
     run would be refused for."""
-    from posttrain.commands.check import count_rows
-    from posttrain.commands.check import plan as planned
-    from posttrain.stages.preflight import preflight, sources_of
-
     coming = {str(plan.root / name) for name in plan.recipes}
     counts: dict[str, int | None] = {}
 
