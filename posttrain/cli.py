@@ -21,6 +21,7 @@ COMMANDS = {
     "check": ("check", "check a recipe and show what it resolves to, without importing torch"),
     "prepare": ("prepare", "read and tokenise all rows of a recipe into the cache, and show what they are"),
     "run": ("run", "run a recipe or a pipeline, or resume one that was stopped"),
+    "sweep": ("sweep", "run a recipe or a pipeline for each combination of values of some keys, and seeds"),
     "sft": ("train", "run a supervised fine-tuning recipe in this process"),
     "dpo": ("train", "run a preference optimisation recipe in this process"),
     "rlvr": ("train", "run a reinforcement learning recipe in this process"),

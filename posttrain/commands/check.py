@@ -23,10 +23,7 @@ from rich.text import Text
 from posttrain.base.files import counted, plain
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, add_recipe, console, positive
-from posttrain.data import readers
-from posttrain.data.opening import compression
-from posttrain.data.problems import catalogue
-from posttrain.data.remote import is_remote
+from posttrain.commands.plans import Plan, count_rows, examples_of, plan
 from posttrain.errors import RequestError
 from posttrain.recipe import (
     Pipeline,
@@ -39,13 +36,10 @@ from posttrain.recipe import (
     to_yaml,
 )
 from posttrain.recipe.optimizers import LIMIT, LIMITED
-from posttrain.recipe.plan import aligned, batch_plan, rhythm, shape_of, steps_of
-from posttrain.recipe.schema import Source
+from posttrain.recipe.plan import aligned, rhythm
+from posttrain.recipe.sweep import is_sweep
 from posttrain.rundir.checkpoints import resolve
 from posttrain.stages.preflight import is_coming, preflight, sources_of
-
-COUNT_LIMIT = 256 * 2**20
-"""Bytes up to which the rows of JSONL files are counted; counting more would be slow."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +64,10 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RequestError: what is wrong with it, all at once; or with `--rows` a row that is shown.
     """
+    if is_sweep(options.recipe):
+        from posttrain.commands.sweep import check_file
+
+        return check_file(options)
     recipe = load(options.recipe, options.overrides)
     asked = _Asked(options.ranks, options.rows, options.all)
     out = console(quiet=options.json)
@@ -93,74 +91,6 @@ class _Asked:
     ranks: int
     rows: int
     defaults: bool
-
-
-@dataclass
-class Plan:
-    """Batch arithmetic of a run. Examples and steps are None where the rows were not counted."""
-
-    ranks: int
-    global_batch_size: int
-    micro_batch: int
-    accumulation: int
-    tokens_per_step_at_most: int
-    examples_per_epoch: int | None
-    steps: int | None
-    """Upper bound where `num_train_epochs` is given: rows may still be dropped."""
-
-
-def examples_of(recipe: Recipe, rows: dict[str, int | None]) -> list[int | None]:
-    """Examples of each source in an epoch, at most: rows may still be dropped. None where that is not known:
-    the rows were not counted, or one row may give several examples."""
-    heldout = recipe.evaluate.heldout if isinstance(recipe, TrainRecipe) else None
-    share = heldout.share or 0.0 if heldout is not None and heldout.source is None else 0.0
-    several = shape_of(recipe) == "rows" and recipe.data.train_on == "each"
-    found: list[int | None] = []
-    for source in recipe.data.sources:
-        n, cap = rows[source.name], source.max_examples
-        if source.weight == 0:
-            found.append(0)
-        elif several:
-            found.append(cap)
-        else:
-            left = n and n - (max(1, round(share * n)) if share else 0)
-            found.append(left if left is None or cap is None else min(left, cap))
-    return found
-
-
-def plan(recipe: TrainRecipe, ranks: int, rows: dict[str, int | None]) -> Plan:
-    """The arithmetic of `recipe` on `ranks` ranks. Raises `RequestError` where the batch cannot be split."""
-    batch = batch_plan(recipe.train, ranks)
-    counts = examples_of(recipe, rows)
-    examples = None if None in counts else sum(counts)
-    known = recipe.train.max_steps is not None or examples is not None
-    steps = steps_of(recipe, examples or 0) if known else None
-    longest = recipe.data.max_length
-    longest += recipe.rollout.max_new_tokens if isinstance(recipe, RlvrRecipe) else 0
-    return Plan(
-        ranks,
-        batch.global_batch_size,
-        batch.micro,
-        batch.accumulation,
-        batch.global_batch_size * longest,
-        examples,
-        steps,
-    )
-
-
-def count_rows(source: Source, files: list[dict[str, Any]]) -> int | None:
-    """Rows of a source where counting is quick: generators, JSONL and Parquet here; otherwise None."""
-    if source.generator is not None:
-        return len(catalogue.generate(source.generator, source.options))
-    paths = [Path(f["path"]) for f in files]
-    quick = {"jsonl", "parquet"}
-    if not paths or any(readers.kind_of(p) not in quick for p in paths):
-        return None
-    if any(is_remote(f["path"]) for f in files):
-        return None
-    if sum(f["bytes"] for f in files) > COUNT_LIMIT or any(map(compression, paths)):
-        return None
-    return sum(readers.count(p) for p in paths)
 
 
 def _check_stage(

@@ -110,7 +110,7 @@ def _describe(hint: Any) -> str:
         return f"a list of {_keys_of('sections', inner) if sections else _describe(inner)}"
     if dataclasses.is_dataclass(hint):
         return _keys_of("a section", hint)
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Any: "values"}
     return names.get(hint, "null" if hint is type(None) else "a mapping")
 
 
@@ -130,13 +130,17 @@ def _join(path: str, key: Any) -> str:
 
 def _convert(hint: Any, value: Any, path: str, problems: Problems) -> Any:
     origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
     if isinstance(value, Resolved) and hint is not str and origin not in (types.UnionType, typing.Union):
         value = _typed(value)
     if origin in (types.UnionType, typing.Union):
         choices = typing.get_args(hint)
         if value is None and type(None) in choices:
             return None
-        return _convert(next(c for c in choices if c is not type(None)), value, path, problems)
+        kinds = [c for c in choices if c is not type(None)]
+        lists = [c for c in kinds if isinstance(value, list) and typing.get_origin(c) is list]
+        return _convert((lists or kinds)[0], value, path, problems)
     if origin is Literal:
         if value in typing.get_args(hint) and not isinstance(value, bool):
             return value

@@ -53,6 +53,8 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
             check_pipeline(result, path, problems)
     else:
         stage = values.get("stage")
+        if stage is None and "sweep" in values:
+            raise RequestError(f"{path} is a sweep; start it with posttrain sweep {path}")
         if stage in NOT_BUILT:
             raise RequestError(f"{path}: stage = {stage!r}: {NOT_BUILT[stage]} is not supported yet")
         if stage not in STAGES:
@@ -62,7 +64,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe | Pipel
         if result is not None:
             check_recipe(result, problems)
     if problems:
-        raise RequestError(_describe(problems, path, lines, overrides or []))
+        raise RequestError(describe(problems, path, lines, overrides or []))
     assert result is not None
     result.output_dir = os.path.expanduser(result.output_dir)  # no shell expands a ~ in a file
     leaves = at_paths(to_dict(result), texts)
@@ -104,7 +106,8 @@ def _resolved(path: Path, overrides: list[str]) -> tuple[dict[str, Any], dict[st
     return values, texts, lines
 
 
-def _describe(problems: Problems, path: Path, lines: dict[str, int], overrides: list[str]) -> str:
+def describe(problems: Problems, path: Path, lines: dict[str, int], overrides: list[str]) -> str:
+    """A line for each problem, after its file and line, or `command line` where an override gave it."""
     given = {re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", o.partition("=")[0].strip()) for o in overrides}
     out = []
     for problem in problems.found:

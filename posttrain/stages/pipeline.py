@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain.errors import RequestError
 from posttrain.recipe import Pipeline, Recipe, load
@@ -38,30 +38,47 @@ def stage_recipes(pipeline: Pipeline, path: Path) -> dict[str, Recipe]:
         if isinstance(recipe, Pipeline):
             raise RequestError(f"{path}: stage {stage.name!r} is a pipeline itself; list its stages here")
         recipe.name, recipe.output_dir = stage.name, str(root)
-        for holder, key, cut in _places(recipe):
-            other, sign, rest = getattr(holder, key).partition(cut)
-            if other not in names or (cut == "/" and not rest):
-                continue
-            if names.index(other) >= i:
-                what = "starts from" if key == "init" else "reads"
-                raise RequestError(
-                    f"{path}: stage {stage.name!r} {what} {other!r}, which is not an earlier stage"
-                )
-            setattr(holder, key, f"{root / other}{sign}{rest}")
+        for reference in references(recipe, names, i, str(path)):
+            place = f"{root / reference.stage}{reference.rest}"
+            setattr(reference.section, reference.key, place)
         recipes[stage.name] = recipe
     return recipes
 
 
-def _places(recipe: Recipe) -> Iterator[tuple[Any, str, str]]:
-    """(section, key, separator) of every value that may name an earlier stage: models `stage@best:...`, files
-    `stage/pairs.jsonl`."""
+class Reference(NamedTuple):
+    """A value of a recipe that names an earlier stage: `sft@best:gsm8k/pass@1`, `pairs/pairs.jsonl`."""
+
+    at: str
+    """Its place in the recipe."""
+    section: Any
+    key: str
+    stage: str
+    rest: str
+    """What follows the name of the stage: `@best:gsm8k/pass@1`, `/pairs.jsonl`."""
+
+
+def references(recipe: Recipe, names: list[str], i: int, where: str) -> Iterator[Reference]:
+    """What the recipe of the stage `names[i]` names of `names`. Raises `RequestError` for a later stage."""
+    for at, holder, key, cut in _places(recipe):
+        other, sign, rest = getattr(holder, key).partition(cut)
+        if other not in names or (cut == "/" and not rest):
+            continue
+        if names.index(other) >= i:
+            what = "starts from" if key == "init" else "reads"
+            raise RequestError(f"{where}: stage {names[i]!r} {what} {other!r}, which is not an earlier stage")
+        yield Reference(at, holder, key, other, f"{sign}{rest}")
+
+
+def _places(recipe: Recipe) -> Iterator[tuple[str, Any, str, str]]:
+    """(place, section, key, separator) of every value that may name an earlier stage: models
+    `stage@best:...`, files `stage/pairs.jsonl`."""
     for section, key in MODELS:
         holder = getattr(recipe, section, None)
         if getattr(holder, key, None) is not None:
-            yield holder, key, "@"
-    for _, source in sources_of(recipe):
+            yield f"{section}.{key}", holder, key, "@"
+    for at, source in sources_of(recipe):
         if source.path is not None:
-            yield source, "path", "/"
+            yield f"{at}.path", source, "path", "/"
 
 
 def dependencies(pipeline: Pipeline, recipes: dict[str, Recipe]) -> dict[str, set[str]]:
@@ -69,7 +86,7 @@ def dependencies(pipeline: Pipeline, recipes: dict[str, Recipe]) -> dict[str, se
     root = Path(pipeline.output_dir) / pipeline.pipeline
     waits = {s.name: set(s.after) for s in pipeline.stages}
     for name, recipe in recipes.items():
-        for holder, key, cut in _places(recipe):
+        for _, holder, key, cut in _places(recipe):
             value = getattr(holder, key)
             waits[name] |= {
                 other

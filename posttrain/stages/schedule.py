@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from posttrain.base.files import timestamp, write_json
 from posttrain.base.process import usable_cores
 from posttrain.base.progress import ProgressBars
 from posttrain.base.stop import StopRequest
-from posttrain.errors import WorkError
+from posttrain.errors import RequestError, WorkError
 from posttrain.recipe import Pipeline, Recipe
 from posttrain.report.page import write_report
 from posttrain.rundir.lock import DirectoryLock
+from posttrain.rundir.sweeps import is_sweep
 from posttrain.stages.parent import wait_for_orphans
 from posttrain.stages.pipeline import dependencies, load_pipeline, stage_recipes
 from posttrain.stages.preflight import preflight
@@ -40,26 +42,46 @@ def run_pipeline(path: str, overrides: list[str], console: Console, accelerate: 
         WorkError: names the stages that failed and their logs.
     """
     pipeline = load_pipeline(path, overrides)
-    recipes = stage_recipes(pipeline, Path(path))
+    root = Path(pipeline.output_dir) / pipeline.pipeline
+    if is_sweep(root):  # its pipeline.json would be replaced, and its table would be of other runs
+        raise RequestError(f"{root} contains a sweep; choose another pipeline=...")
+    return run_stages(pipeline, stage_recipes(pipeline, Path(path)), path, console, accelerate)
+
+
+def run_stages(
+    pipeline: Pipeline,
+    recipes: dict[str, Recipe],
+    where: str,
+    console: Console,
+    accelerate: str | None = None,
+    claim: Callable[[], None] = lambda: None,
+    what: str = "stage",
+) -> Path:
+    """As `run_pipeline`, for stages whose recipes are placed already (`stage_recipes`).
+
+    `where`: the file that a message names. `claim` is called with the folder locked, before anything starts,
+    and may refuse. `what`: the word for a stage.
+    """
     root = Path(pipeline.output_dir) / pipeline.pipeline
     coming = {str(root / name) for name in recipes}
     for name, recipe in recipes.items():
-        preflight(recipe, coming, f"{path}: stage {name!r}")
+        preflight(recipe, coming, f"{where}: {what} {name!r}")
     lock = DirectoryLock(root)
     lock.take()
     try:
         wait_for_orphans(root)
-        return _run(_Schedule(pipeline, recipes, root, accelerate), console)
+        claim()
+        return _run(_Schedule(pipeline, recipes, root, accelerate), console, what)
     finally:
         lock.release()
 
 
-def _run(schedule: _Schedule, console: Console) -> Path:
-    root, states = schedule.root, schedule.run(console)
+def _run(schedule: _Schedule, console: Console, what: str) -> Path:
+    root, states = schedule.root, schedule.run(console, what)
     unfinished = {n: s for n, s in states.items() if s["status"] != "finished"}
     if unfinished:
         lines = [
-            f"stage {n}: {s['error']} (log: {root / n}.log)" if "error" in s else f"stage {n}: not started"
+            f"{what} {n}: {s['error']} (log: {root / n}.log)" if "error" in s else f"{what} {n}: not started"
             for n, s in unfinished.items()
         ]
         raise WorkError("\n".join([*lines, "run the same command to resume from the last checkpoints"]))
@@ -87,9 +109,10 @@ class _Schedule:
             "started": timestamp(),
         }
 
-    def run(self, console: Console) -> dict[str, dict[str, Any]]:
+    def run(self, console: Console, what: str) -> dict[str, dict[str, Any]]:
         """Until nothing runs and nothing more can start; the state of each stage by name."""
-        notice = "the stages save a checkpoint, then the pipeline stops; Ctrl-C again ends them at once"
+        whole = "pipeline" if what == "stage" else "sweep"
+        notice = f"the {what}s save a checkpoint, then the {whole} stops; Ctrl-C again ends them at once"
         with (
             StopRequest(notice) as stop,
             ProgressBars("step", elapsed=True, console=console) as bars,

@@ -19,7 +19,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
-from posttrain.commands.check import count_rows
+from posttrain.commands.plans import count_rows
 from posttrain.data import remote, sources
 from posttrain.data.sources import list_files, open_rows
 from posttrain.errors import RequestError, WorkError

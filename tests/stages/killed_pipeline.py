@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import psutil
 
 from posttrain import dpo, pairs, sft
-from posttrain.stages import parent, schedule, stage_process
+from posttrain.stages import child, parent, schedule
 
 STAGES = {"posttrain.sft": sft, "posttrain.pairs": pairs, "posttrain.dpo": dpo}
 PIDS = Path(os.environ.get("KILLED_PIDS", "/nonexistent"))
@@ -30,8 +30,8 @@ PIDS = Path(os.environ.get("KILLED_PIDS", "/nonexistent"))
 
 def fork(work, log=None, environment: dict[str, str] | None = None) -> int:
     """The child that runs `work` in a session of its own."""
-    if child := os.fork():
-        return child
+    if forked := os.fork():
+        return forked
     code = 99
     try:
         os.setsid()
@@ -101,11 +101,16 @@ def done(root: Path) -> int:
     return lines + len(list(root.glob("*/parts/chunk-*"))) + len(list(PIDS.iterdir()))
 
 
-def main(path: str, kills: str, seed: str, out: str) -> None:
-    stage_process.subprocess = SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT)
+def forked_stages() -> None:
+    """From now on stages are forks of this process, and looked at more often."""
+    child.subprocess = SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT)
     parent._orphans = lambda folder: alive()
     schedule.POLL_S = parent.POLL_S = 0.1
     PIDS.mkdir()
+
+
+def main(path: str, kills: str, seed: str, out: str) -> None:
+    forked_stages()
     folder, rng, table = Path(path).parent, random.Random(int(seed)), []
     log = (folder / "run.log").open("ab")
     begun = time.monotonic()

@@ -1,0 +1,246 @@
+"""A sweep as it is asked for: a recipe or a pipeline, keys with their values, seeds; and the names of its
+runs.
+
+It is written on the command line (`loss.n=1,16,256 --seeds 3`) or as a YAML that starts with `sweep:`. Left
+out: which runs it has (stages/sweep.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from posttrain.errors import RequestError
+from posttrain.recipe.bounds import LARGEST, LONGEST_NAME, folder_name
+from posttrain.recipe.build import Problems, to_dataclass
+from posttrain.recipe.load import describe
+from posttrain.recipe.reading import Unfit, apply_override, parsed, read
+
+MOST = 1000
+"""Runs of a sweep."""
+LONGEST_VALUE = 24
+"""Characters of a value that stand in the name of a run as they are."""
+PLAIN = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
+"""What needs no quotes in a shell, and may end the name of a folder."""
+QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"")
+LIST_OF_SEEDS = re.compile(r"\d+(,\d+)*,?")
+
+
+@dataclass
+class SweptKey:
+    """A key of the recipe and its values, in a pipeline after the name of its stage: `rlvr.policy.k`."""
+
+    key: str
+    values: list[Any]
+    """As overrides: `${...}` means the recipe's keys."""
+
+
+@dataclass
+class Sweep:
+    """A run for each combination of values, and each seed, in `<output_dir>/<sweep>/`."""
+
+    sweep: str
+    """Empty: the name of the recipe or pipeline, and `-sweep`."""
+    recipe: str
+    """Path of a recipe or a pipeline; in a file relative to it."""
+    keys: list[SweptKey] = field(default_factory=list)
+    """One with a single value applies to every run and is no part of their names."""
+    seeds: int | list[int] | None = None
+    """The seeds, or how many from the recipe's own on. They set `train.seed`, and `seed` of the stages that
+    sample. Default: the recipe's own alone, which is then no part of the names."""
+    parallel: int | None = None
+    """Runs that may be made at the same time. Default: the pipeline's number; 1 for a recipe."""
+    output_dir: str | None = None
+    """Default: that of the recipe or pipeline."""
+
+
+def is_sweep(path: str | Path) -> bool:
+    """Whether the YAML at `path` is a sweep. Raises `RequestError` where it cannot be read."""
+    return "sweep" in read(Path(path))[0]
+
+
+def load_sweep(path: str | Path, overrides: list[str]) -> Sweep:
+    """The sweep in the file `path`. Raises `RequestError`."""
+    path = Path(path)
+    config, lines = read(path)
+    for override in overrides:
+        apply_override(config, override, path)
+    values = OmegaConf.to_container(config, resolve=False)
+    keys = {"keys": values.pop("keys")} if "keys" in values else {}
+    try:
+        values = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
+        raise RequestError(f"{path}: {str(error).splitlines()[0]}") from None
+    problems = Problems()
+    sweep = to_dataclass(Sweep, values | keys, "", problems)
+    if sweep is not None:
+        folder_name("sweep", sweep.sweep, problems)
+        problems.require_above("parallel", sweep.parallel)
+    if problems:
+        raise RequestError(describe(problems, path, lines, overrides))
+    sweep.recipe = str(path.parent / sweep.recipe)
+    check_sweep(sweep, str(path))
+    return sweep
+
+
+def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
+    """The sweep of `recipe` with keys as on the command line: `loss.n=1,16`. Raises `RequestError`."""
+    sweep = Sweep("", recipe)
+    for word in words:
+        key, sign, text = word.partition("=")
+        if not sign or not key.strip():
+            raise RequestError(f"{word!r}: a key of a sweep is written key=value,value, e.g. loss.n=1,16,256")
+        pieces = split(text)
+        if not all(pieces):
+            empty = "an empty value" if text.strip() else "no value"
+            raise RequestError(f"{word!r} has {empty}; write {key}=1,16,256, or {key}='\"\"' for empty text")
+        try:
+            values = [parsed(piece) for piece in pieces]
+        except Unfit as unfit:
+            raise RequestError(f"{word!r}: {unfit}") from None
+        if key.strip() == "output_dir" and len(values) == 1:  # where the sweep itself lies
+            sweep.output_dir = str(values[0])
+        else:
+            sweep.keys.append(SweptKey(key.strip(), values))
+    check_sweep(sweep, "command line")
+    return sweep
+
+
+def seeds_of_text(text: str) -> int | list[int]:
+    """Of `3` the number of seeds, of `0,5,9` the seeds. Raises `RequestError`."""
+    if not LIST_OF_SEEDS.fullmatch(text):
+        raise RequestError(f"--seeds {text} must be a number of seeds, such as 3, or a list, such as 0,5,9")
+    seeds = [int(word) for word in text.split(",") if word]
+    return seeds if "," in text else seeds[0]
+
+
+def split(text: str) -> list[str]:
+    """The parts of `text` between commas that stand outside brackets and quotes.
+
+    A quote opens where a value may begin: that of `it's` is a letter. What is not closed reaches to the end.
+    """
+    parts, depth, i = [""], 0, 0
+    while i < len(text):
+        before = parts[-1].rstrip()[-1:]
+        quoted = QUOTED.match(text, i) if before in ("", *"[{(:,") else None
+        part = quoted[0] if quoted else text[i]
+        i += len(part)
+        if part == "," and depth == 0:
+            parts.append("")
+            continue
+        depth = max(0, depth + (part in "[{(") - (part in "]})"))
+        parts[-1] += part
+    return [part.strip() for part in parts]
+
+
+def check_sweep(sweep: Sweep, where: str) -> None:
+    """Raises `RequestError` for what is wrong whatever the recipe is."""
+    keys = [normal(swept.key) for swept in sweep.keys]
+    for key, swept in zip(keys, sweep.keys, strict=True):
+        if not swept.values:
+            raise RequestError(f"{where}: {swept.key} has no values; list at least one")
+        if keys.count(key) > 1:
+            raise RequestError(f"{where}: {swept.key} is given twice; list all its values once")
+    check_seeds(sweep.seeds, where)
+
+
+def check_seeds(seeds: int | list[int] | None, where: str) -> None:
+    """Raises `RequestError` for seeds, or a number of them, that are none, repeated or out of bounds."""
+    listed = seeds if isinstance(seeds, list) else []
+    if seeds == [] or (isinstance(seeds, int) and seeds < 1):
+        raise RequestError(f"{where}: seeds = {seeds} asks for no run; give at least one seed")
+    if isinstance(seeds, int) and seeds > MOST:
+        raise RequestError(f"{where}: {seeds:,} seeds are more than {MOST:,}, the most runs of a sweep")
+    for seed in listed:
+        if listed.count(seed) > 1:
+            raise RequestError(f"{where}: seed {seed} is listed twice; each run needs its own")
+        if not 0 <= seed <= LARGEST["seed"]:
+            raise RequestError(f"{where}: seed {seed} must be from 0 to {LARGEST['seed']:,}")
+
+
+def normal(key: str) -> str:
+    """`data.sources[0].weight` as `data.sources.0.weight`."""
+    return re.sub(r"\[(\d+)\]", r".\1", key.strip())
+
+
+def override_of(key: str, value: Any) -> str:
+    """`key=value` that sets `key` to `value`: JSON is YAML, and leaves nothing to how a text looks."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+# ---- names of runs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How the runs of a sweep are called: `rlvr_k-8_learning_rate-0.0003_seed-1`.
+
+    A name depends on its run alone, so that values that are added later do not change it. `keys`: those with
+    several values; `seeded`: whether seeds were asked for.
+    """
+
+    keys: tuple[str, ...]
+    seeded: bool
+
+    def name(self, stage: str, values: Mapping[str, Any], seed: int) -> str:
+        """The name of the run of `stage`, empty for a recipe, with these values of some of the keys."""
+        short = short_keys(self.keys)
+        parts = [stage] if stage else []
+        parts += [f"{short[key]}-{value_text(values[key])}" for key in self.keys if key in values]
+        name = "_".join([*parts, f"seed-{seed}"] if self.seeded else parts)
+        return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digest(name)}"
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The shortest ending of each key that no other key has; never `seed`, which names have for the seeds."""
+    found = {}
+    for key in keys:
+        parts = key.split(".")
+        endings = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        others = [f".{other}" for other in keys if other != key]
+        free = [
+            ending
+            for ending in endings
+            if ending != "seed"
+            and not ending[0].isdigit()
+            and not any(other.endswith(f".{ending}") for other in others)
+        ]
+        found[key] = _word((free or endings[-1:])[0], LONGEST_NAME)
+    return found
+
+
+def value_text(value: Any) -> str:
+    """A value in the name of a run: as it is where it is short and needs no quotes, else the end of it and a
+    hash."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float):
+        short = f"{value:.12g}"
+        text = short if float(short) == value else repr(value)
+        return re.sub(r"e([-+])0*", lambda m: f"e{m[1].strip('+')}", text)
+    if isinstance(value, list) and all(isinstance(item, bool | int | float) for item in value):
+        text = "-".join(map(value_text, value))
+        if text and len(text) <= LONGEST_VALUE:
+            return text
+    return _word(value if isinstance(value, str) else json.dumps(value, sort_keys=True), LONGEST_VALUE)
+
+
+def _word(text: str, longest: int) -> str:
+    if len(text) <= longest and PLAIN.fullmatch(text):
+        return text
+    end = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+    while len(end) > 16 and "-" in end:  # whole words, from the end
+        end = end.partition("-")[2]
+    return "-".join([part for part in (end[-16:].strip("."), _digest(text)) if part])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]

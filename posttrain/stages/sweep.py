@@ -1,0 +1,132 @@
+"""A sweep as a pipeline that is made, not written: its stages are the runs, so that order, resuming, stopping
+and the report are a pipeline's.
+
+Imports no torch: `posttrain check` lists the runs. Left out: which runs there are (`grid.py`), running them
+(`schedule.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.base.files import write_json
+from posttrain.errors import RequestError, WorkError
+from posttrain.recipe import Pipeline, Recipe
+from posttrain.recipe.bounds import folder_name
+from posttrain.recipe.build import Problems
+from posttrain.recipe.recipes import PipelineStage
+from posttrain.recipe.sweep import Naming, Sweep
+from posttrain.rundir.directory import RunDir
+from posttrain.rundir.reading import is_pipeline, is_run
+from posttrain.rundir.sweeps import FILE, SweepData, is_sweep
+from posttrain.stages.grid import Grid
+from posttrain.stages.pipeline import stage_recipes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class SweepPlan:
+    """The runs of a sweep."""
+
+    where: str
+    pipeline: Pipeline
+    recipes: dict[str, Recipe]
+    """Run -> its recipe, placed in the folder of the sweep."""
+    facts: dict[str, Any]
+    """The content of sweep.json."""
+    naming: Naming
+
+    @property
+    def root(self) -> Path:
+        return Path(self.pipeline.output_dir) / self.pipeline.pipeline
+
+    def check_folder(self) -> list[str]:
+        """The runs of an earlier start that are no part of the sweep any more.
+
+        Raises:
+            RequestError: the folder has another sweep, a pipeline or a run, or a run of another recipe.
+        """
+        before = self._before()
+        for name, recipe in self.recipes.items():
+            try:
+                with contextlib.suppress(WorkError, OSError):  # damaged: the run itself will say so
+                    RunDir(self.root / name).check_same(recipe)
+            except RequestError as error:
+                raise RequestError(f"{self.where}: run {name!r}: {error}") from None
+        return [run.run for run in before.runs if run.run not in self.recipes] if before else []
+
+    def claim(self) -> None:
+        """Writes sweep.json, the folder being locked. Raises `RequestError` as `check_folder`."""
+        if left := self.check_folder():
+            names = ", ".join(left[:8]) + (" ..." if len(left) > 8 else "")
+            log.warning("%s: no longer part of the sweep, their folders stay: %s", self.root, names)
+        write_json(self.root / FILE, self.facts)
+
+    def _before(self) -> SweepData | None:
+        """The sweep that the folder has; None where it is new."""
+        other = "name this sweep otherwise"
+        if not is_sweep(self.root):
+            found = "a pipeline" if is_pipeline(self.root) else "a run" if is_run(self.root) else None
+            if found:
+                raise RequestError(f"{self.root} contains {found}; {other}")
+            return None
+        before = SweepData.load(self.root)
+        name, known = Path(self.facts["recipe"]).name, Path(before.recipe).name
+        if known != name:
+            raise RequestError(f"{self.root} contains a sweep of {known}, not of {name}; {other}")
+        same = before.keys.keys() == set(self.naming.keys) and all(
+            self.naming.name(run.stage, run.values, run.seed or 0) == run.run for run in before.runs
+        )
+        if not same:
+            seeds = " and seeds" if len(before.seeds) > 1 else ""
+            keys = ", ".join(before.keys) or "no key"
+            raise RequestError(f"{self.root} contains a sweep of other keys ({keys}{seeds}); {other}")
+        return before
+
+
+def plan_sweep(sweep: Sweep, where: str) -> SweepPlan:
+    """The runs of `sweep`, which `where` (a file, or the command line) asks for.
+
+    Raises:
+        RequestError: a key, value, seed or recipe is wrong, two runs are the same, or there are too many.
+    """
+    grid = Grid(sweep, where)
+    seeds = grid.seeds(sweep)
+    grid.refuse_same_runs()
+    stages, runs = grid.runs(seeds if sweep.seeds is not None else [None])
+    name = sweep.sweep or f"{grid.pipeline.pipeline if grid.pipeline else grid.first.name}-sweep"
+    _check_names(name, stages, where)
+    output_dir = os.path.expanduser(sweep.output_dir or (grid.pipeline or grid.first).output_dir)
+    parallel = sweep.parallel or (grid.pipeline.parallel if grid.pipeline else 1)
+    pipeline = Pipeline(name, stages, parallel, output_dir)
+    facts = {
+        "sweep": name,
+        "recipe": sweep.recipe,
+        "keys": {axis.key: grid.values(a) for a, axis in enumerate(grid.axes) if len(axis.values) > 1},
+        "fixed": {axis.key: grid.value(a, 0) for a, axis in enumerate(grid.axes) if len(axis.values) == 1},
+        "seeds": seeds,
+        "runs": runs,
+    }
+    return SweepPlan(where, pipeline, stage_recipes(pipeline, grid.file), facts, grid.naming)
+
+
+def _check_names(name: str, stages: list[PipelineStage], where: str) -> None:
+    problems = Problems()
+    folder_name("the name of the sweep", name, problems)
+    names = [stage.name for stage in stages]
+    for run in names:
+        folder_name("the name of a run", run, problems)
+    if problems:
+        raise RequestError(f"{where}: {problems.found[0]}")
+    for run in names:
+        if names.count(run) > 1 or f"{run}.log" in names:
+            raise RequestError(
+                f"{where}: two runs, or a run and a log, would be called {run!r}; rename the stage, or write "
+                "the values otherwise"
+            )
