@@ -9,7 +9,10 @@ from __future__ import annotations
 from posttrain.report.differences import Difference, Place, difference, mean_score
 from posttrain.report.measured import controls
 from posttrain.report.story import Story, mean_curves
-from posttrain.report.text import listed, loss_name, share, span
+from posttrain.report.text import loss_name, share, signed, span
+
+Choice = tuple[float, str, list[Place]]
+"""The mean of pass@large over the seeds, what was chosen, and a place a seed."""
 
 
 def remains(told: list[Story]) -> list[str]:
@@ -37,39 +40,52 @@ def remains(told: list[Story]) -> list[str]:
 
 def _after_controls(ce: Story, other: Story) -> list[str]:
     k, task = ce.large, ce.task
-    last = ce.last.checkpoint
-    by_heat, by_step = _places(ce, [last]), _places(ce, None, own=True)
-    both = _places(ce, None)
-    reached, leads = [], []
-    for name, places in (("its best temperature", by_heat), ("its best checkpoint", by_step), ("both", both)):
-        if len(places) < 2 or (name == "both" and len(places) in (len(by_heat), len(by_step))):
+    choices = {
+        "its best temperature": _places(ce, [ce.last.checkpoint]),
+        "its best checkpoint": _places(ce, None, own=True),
+        "both": _places(ce, None),
+    }
+    parts, before = [], None
+    for name, places in choices.items():
+        if len(places) < 2 or (name == "both" and len(choices["its best temperature"]) < 2):
             continue
         value, chosen, at = max(places, key=lambda place: place[0])
+        if name == "both" and before is not None and value <= before:
+            parts.append("at both no more")
+            continue
+        before = max(value, before or 0.0)
         d = difference(task, k, at, other.end)
-        if d is not None:
-            reached.append(f"{share(value)} at {name} ({chosen})")
-            leads.append(_lead(d))
-    if not reached:
+        reaches = " reaches" if not parts else ""
+        parts.append(f"at {name} ({chosen}){reaches} {share(value)}, {_less(d)}")
+    if not parts:
         return []
     return [
-        f"Controls at pass@{k}: {ce.label} reaches {listed(reached)}; {other.label}, which ends at"
-        f" {share(other.last.value)}, {listed(leads)}."
+        f"Controls at pass@{k}, beside the {share(other.last.value)} that {other.label} ends at: {ce.label}"
+        f" {'; '.join(parts)}.{_alike(ce, other, choices['both'])}"
     ]
 
 
-def _lead(d: Difference) -> str:
-    """What is left of a lead: `leads by .049 [.030, .068]`."""
+def _alike(ce: Story, other: Story, of_ce: list[Choice]) -> str:
+    """The comparison in which both sides have the same choices."""
+    of_other = _places(other, None)
+    if len(of_other) < 2 or len(of_ce) < 2:
+        return ""
+    (best, chosen, at), (_, _, there) = (max(found, key=lambda c: c[0]) for found in (of_other, of_ce))
+    d = difference(ce.task, ce.large, at, there)
+    return f" With the same choices {other.label} ({chosen}) reaches {share(best)}, {_less(d)}."
+
+
+def _less(d: Difference | None) -> str:
+    """How far a control, or the other side, is from what it is compared with."""
+    if d is None or d.clear is None:
+        return "at an unknown distance"
     if not d.clear:
-        return f"has no clear lead ({share(d.mean)}{span(d)})"
-    if d.mean > 0:
-        return f"leads by {share(d.mean)}{span(d)}"
-    return f"is behind by {share(-d.mean)}{span(d, -1.0)}"
+        return f"no clear difference ({signed(-d.mean)}{span(d, -1.0)})"
+    return f"{share(abs(d.mean))}{span(d, 1.0 if d.mean > 0 else -1.0)} {'less' if d.mean > 0 else 'more'}"
 
 
-def _places(
-    story: Story, checkpoints: list[str] | None, own: bool = False
-) -> list[tuple[float, str, list[Place]]]:
-    """(mean pass@large, what it is called, a place a seed) of every checkpoint (default: all but the start
+def _places(story: Story, checkpoints: list[str] | None, own: bool = False) -> list[Choice]:
+    """Every checkpoint (default: all but the start
     model) and, unless `own`, every temperature that all seeds have."""
     found = []
     tables = [controls(run, story.task) for run in story.side.runs]
