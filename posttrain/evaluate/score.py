@@ -96,11 +96,8 @@ def score_task(subject: Subject, task: schema.Task, share: Share | None = None) 
         if not known:
             log.warning("%s on %s: no problem has a value of %s", subject.checkpoint, task.name, metric)
             continue
-        mean = interval(
-            [found[i] for i in known],
-            [problems[i].group for i in known],
-            "t" if metric in metrics.UNBOUNDED else "auto",
-        )
+        method = "t" if metric in metrics.UNBOUNDED else "auto"
+        mean = interval([found[i] for i in known], [problems[i].group for i in known], method)
         scores.append(
             Score(
                 checkpoint=subject.checkpoint,
