@@ -114,11 +114,8 @@ def _scores(
         if not known:
             log.warning("%s on %s: no problem has a value of %s", subject.checkpoint, task.name, metric)
             continue
-        mean = interval(
-            [found[i] for i in known],
-            [problems[i].group for i in known],
-            "t" if metric in metrics.UNBOUNDED else "auto",
-        )
+        method = "t" if metric in metrics.UNBOUNDED else "auto"
+        mean = interval([found[i] for i in known], [problems[i].group for i in known], method)
         scores.append(
             Score(
                 checkpoint=subject.checkpoint,

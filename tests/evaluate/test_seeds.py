@@ -35,6 +35,8 @@ def test_interaction_by_hand():
     v = np.stack([sign, -sign]) + np.arange(10.0)
     found = over_seeds(v)
     assert found.error == pytest.approx(math.sqrt(82.5 / 90)), "the problems' means, which contain their part"
+    found = over_seeds(v + np.array([[-1.0], [1.0]]))
+    assert found.error == pytest.approx(math.sqrt(82.5 / 90 + 1 - 1 / 9)), "in both parts, so taken off once"
 
 
 def test_equal_seeds_add_nothing():
@@ -56,6 +58,8 @@ def test_seeds_that_differ_dominate():
     assert found.df == pytest.approx(4.0, abs=0.01), "Welch: two sides alike, S - 1 of each"
     with_noise = seeds_difference(np.repeat([[0.3], [0.3001], [0.3002]], 2000, axis=1), v)
     assert with_noise.df == pytest.approx(2.0, abs=0.01), "Welch: only one side varies"
+    even = np.repeat([[0.3], [0.5]], 10, axis=1)
+    assert seeds_difference(even, even + 0.1).error == pytest.approx(math.sqrt(2 * 0.01)), "problems alike"
 
 
 def test_groups_widen():
