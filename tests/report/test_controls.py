@@ -109,7 +109,7 @@ def test_damaged_rows_are_read_or_named(tmp_path):
 
 def test_a_control_has_the_run_s_own_template_and_the_most_checkpoints():
     one, both = {20: {1: 0.9}}, {10: {1: 0.2}, 20: {1: 0.2}}
-    tables = {"a-x": both, "b-x": one, "c-x": both, "d-y": both}
+    tables = {"a-x": both, "b-x": one, "d-y": both, "c-x": both}
     run = made(tables, differs=dict.fromkeys(("b-x", "c-x", "d-y"), HOT), temperature=0.5)
     assert controls(run, "t") == {0.5: "a-x", 2.0: "c-x"}
     assert others(run, "t") == {"b-x": "temperature 2.0 (b-x)", "d-y": "temperature 2.0 (d-y)"}
