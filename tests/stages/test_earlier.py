@@ -112,6 +112,7 @@ def test_a_run_is_resumed_from_its_checkpoint(earlier, name, caplog):
         del new[key], old[key]
     new.pop("start", None)  # the earlier version did not say it
     assert new.pop("window")
+    assert new.pop("spent") == [], "what its first steps cost was not counted"
     assert (new.pop("engine"), new.pop("world_size")) == ("single", 1)  # nor this
     assert new.pop("files")  # the earlier version kept no hashes
     assert new == old
