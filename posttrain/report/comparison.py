@@ -81,7 +81,9 @@ def compare(a: Story, b: Story) -> str:
 
 
 def _unknown(d: Difference) -> str:
-    return "; its noise is not known" if d.clear is None and d.mean != 0.0 else ""
+    if d.clear is not None or d.mean == 0.0:
+        return ""
+    return f"; no interval: {d.reason}" if d.reason else "; its noise is not known"
 
 
 def _last(a: Story, b: Story, k: int) -> Difference:

@@ -10,15 +10,19 @@ from __future__ import annotations
 from posttrain.report import chains
 from posttrain.report.comparison import comparisons
 from posttrain.report.control_words import remains
+from posttrain.report.differences import Difference
 from posttrain.report.facts import SAMPLING, headline
-from posttrain.report.measured import beside, measured
+from posttrain.report.measured import beside, measured, renderings
 from posttrain.report.sides import Side, sides
 from posttrain.report.story import SMALL_CHANGE, Story, story
 from posttrain.report.text import labels, share, signed, span
 from posttrain.rundir.reading import RunData
 
 UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
-UNKNOWN = "; its noise is not known"
+
+
+def _unknown(d: Difference) -> str:
+    return f"; no interval: {d.reason}" if d.reason else "; its noise is not known"
 
 
 def findings(runs: list[RunData]) -> list[str]:
@@ -70,12 +74,12 @@ def describe(s: Story) -> str:
     if s.verdict == "single":
         return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
     if s.verdict == "peaks last":
-        noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else UNKNOWN
+        noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else _unknown(s.gain)
         rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
         return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
     if s.verdict in ("keeps", "unclear"):
         how = {"keeps": f"keeps {big} at", "unclear": f"{big} ends at"}[s.verdict]
-        noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else UNKNOWN
+        noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else _unknown(s.change)
         return (
             f"{s.label}: {how} {share(s.last.value)} (best {share(s.best.value)} at {best};"
             f" {share(s.change.mean)}{span(s.change)}{noise})"
@@ -132,6 +136,7 @@ def caveats(runs: list[RunData]) -> list[str]:
     names = labels(runs)
     if any(s.low is not None for run in runs for s in run.scores):
         found.append(_intervals(sides(runs)))
+    found += renderings(runs)
     for run, name in zip(runs, names, strict=True):
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")

@@ -47,7 +47,7 @@ def broken(monkeypatch) -> set[int]:
     """Steps at which scoring fails; it costs nothing at the others."""
     steps: set[int] = set()
 
-    def score(subject, task, share):
+    def score(subject, task, share, own):
         if subject.step in steps:
             raise RuntimeError("evaluation broke")
         where = (subject.checkpoint, subject.step, task.name)

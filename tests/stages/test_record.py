@@ -61,7 +61,7 @@ def test_a_run_is_free_again_after_a_failure(recipe):
 
 
 def test_the_scorecard_has_the_tasks_before_the_one_that_failed(tiny, tmp_path, monkeypatch):
-    def score(subject, task, share):
+    def score(subject, task, share, own):
         if task.name == "second":
             raise WorkError("the second task fails")
         return TaskResult([stored(0, "pass@1", 0.5)], [])
