@@ -96,9 +96,12 @@ def _batch(
     )
     chosen = logits[row.to(logits.device), at.to(logits.device)].float()  # [answer tokens, V]
     tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
+    most, predicted = chosen.max(1, keepdim=True)
+    below = chosen.sub_(most)  # no exponential overflows, at any temperature
+    target, buffer = below.gather(1, tokens[:, None])[:, 0], torch.empty_like(below)
     totals = []
     for temperature in temperatures:
-        scaled = chosen if temperature == 1 else chosen / temperature
-        log_probs = scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(1)
+        normaliser = torch.div(below, temperature, out=buffer).exp_().sum(1).log_()
+        log_probs = target / temperature - normaliser
         totals.append([float(part.sum()) for part in log_probs.double().cpu().split(sizes)])
-    return totals, [part.tolist() for part in chosen.argmax(1).cpu().split(sizes)]
+    return totals, [part.tolist() for part in predicted[:, 0].cpu().split(sizes)]
