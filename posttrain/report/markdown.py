@@ -31,7 +31,7 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
     notes = [*unread, *caveats(runs), *failures]
     parts = [f"# {safe(heading)}", bullets(told), bullets(found)]
     parts += ["\n".join(f"- **{safe(text)}**" for text in alerts(runs)), bullets(notes)]
-    if pipeline:
+    if pipeline and not sweep:
         head = ("stage", "run", "status", "seconds", "error")
         rows = [
             [tables.plain(s[k]) if s.get(k) is not None else tables.ABSENT for k in ("name", *head[1:])]
@@ -39,20 +39,22 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
         ]
         parts += ["## Stages", grid(head, rows)]
     known = dict(zip(map(id, runs), names, strict=True))
+    shown = [] if by_side and len(runs) > MANY else runs
     for title, table in group_tables(groups) if by_side else []:
         parts += [f"## {safe(title)}", side_grid(table), f"{safe(table.note)}."]
-    for m in measured(runs) if not by_side or len(runs) <= MANY else []:
+    for m in measured(shown):
         parts.append(f"## {safe(m.title)}")
         for run in m.runs:
             parts.append(f"### {safe(known[id(run)])}")
             for table in score_tables(run, m.task):
                 parts += [f"#### {safe(f'{m.task}, {table.title}')}"] if table.title else []
                 parts.append(scores(table))
-    for run, name in zip(runs, names, strict=True):
-        parts += [f"## Stage of {safe(name)}", stage(run)] if facts(run) else []
-    for run, name in zip(runs, names, strict=True):
+    parts += [] if shown or not runs else ["Each run by itself: `posttrain report` of its directory."]
+    for run in shown:
+        parts += [f"## Stage of {safe(known[id(run)])}", stage(run)] if facts(run) else []
+    for run in shown:
         if tables.mixture_rows(run):
-            parts += [f"## Data of {safe(name)}", mixture(run)]
+            parts += [f"## Data of {safe(known[id(run)])}", mixture(run)]
             dropped = tables.dropped_rows(run)
             parts += [grid(["dropped from", "reason", "where", "detail"], dropped)] if dropped else []
     every = [side for group in groups for side in group.sides]

@@ -144,6 +144,8 @@ def _kinds(bands: list[tuple[str, Band]]) -> str:
         kinds.setdefault(found.kind, []).append(name)
     if len(kinds) == 1:
         return f"mean; band: {next(iter(kinds))}" if all(kinds) else ""
+    if kinds.keys() == {PROBLEMS, SEEDS}:
+        return f"mean; band: {PROBLEMS}, and over seeds where there are several"
     told = [f"{kind or 'none'} of {'; '.join(names)}" for kind, names in kinds.items()]
     return f"mean; band: {', '.join(told)}"
 

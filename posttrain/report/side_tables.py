@@ -157,7 +157,8 @@ def _note(every: list[Side]) -> str:
         )
     if max(seeds) > 1:
         parts.append("±: standard deviation over the seeds")
-        parts.append("small type: 95 % interval over problems and seeds")
+        some = ", and over seeds where there are several" if min(seeds) == 1 else " and seeds"
+        parts.append(f"small type: 95 % interval over problems{some}")
     else:
         parts.append("small type: 95 % interval over the problems of one run each")
     return "; ".join(parts)

@@ -81,7 +81,9 @@ def _show_sweep(pipeline: PipelineData, sweep: SweepData, unread: list[str], con
             + [Text(f"{c.text} {c.spread}".strip(), style="bold" if c.best else "") for c in row.cells]
             for row in table.rows
         ]
-        _table(console, [*table.heads, "seeds", "step", *table.columns], rows)
+        head = [*table.heads, "seeds", "step", *table.columns]
+        kept = _fitting(head, rows, len(table.columns), console.width)
+        _table(console, [head[i] for i in kept], [[row[i] for i in kept] for row in rows])
         console.print(Text(f"{table.note.partition('; small type')[0]}.", style="dim"))
     found = headlines(runs) if any(len(group.sides) > MANY for group in groups) else findings(runs)
     for line in [*(found or each(runs)), *unread, *caveats(runs)]:
@@ -89,6 +91,18 @@ def _show_sweep(pipeline: PipelineData, sweep: SweepData, unread: list[str], con
     if runs:
         console.print(Text(f"one run: posttrain show {runs[0].path}", style="dim"), soft_wrap=True)
     _report_line(pipeline.path, console)
+
+
+def _fitting(head: list[str], rows: list[list[Any]], scores: int, width: int) -> list[int]:
+    """The columns that have room on a line: of the last `scores` at least the first and the last, others
+    spread between them."""
+    widths = [1 + max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True)]
+    first = len(head) - scores
+    for count in range(scores, 2, -1):
+        kept = [*range(first), *(first + round(i * (scores - 1) / (count - 1)) for i in range(count))]
+        if sum(widths[i] for i in kept) <= width:
+            return kept
+    return [*range(first), *dict.fromkeys([first, len(head) - 1])]
 
 
 def progress(run: RunData) -> tuple[int | None, int | None]:
