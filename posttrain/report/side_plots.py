@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from posttrain.base.printable import printable
 from posttrain.evaluate.seeds import over_seeds
 from posttrain.report.differences import Place, values
 from posttrain.report.numbers import curve, curves
@@ -104,7 +105,7 @@ def short_names(group: Group, drawn: list[Side]) -> dict[str, str]:
     """Label of a side -> what stands beside its lines: `16 · 0.001` in a sweep, the label itself where the
     labels are short or few, or else `#1`, which the key of the page explains."""
     cells = [group.cell(side) for side in drawn]
-    found = [" · ".join(map(plain, cell.values.values())) if cell else "" for cell in cells]
+    found = [printable(" · ".join(map(plain, cell.values.values()))) if cell else "" for cell in cells]
     if len(set(found)) < len(found) or not all(0 < len(text) <= LABEL_WIDTH for text in found):
         few = len(drawn) <= 3 or all(len(side.label) <= LABEL_WIDTH for side in drawn)
         found = [side.label if few else f"#{i + 1}" for i, side in enumerate(drawn)]

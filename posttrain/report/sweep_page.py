@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain.base.files import number
 from posttrain.report import axes, openings
+from posttrain.report.control_plots import control_parts
 from posttrain.report.facts import component_rows
 from posttrain.report.measured import Measured, measured
 from posttrain.report.side_plots import choose, short_names, side_figures
@@ -24,6 +25,10 @@ from posttrain.rundir.reading import RunData
 
 OTHER = len(RUN_COLOURS) - 1
 """Colour, grey, of the pictures of a run whose side is not drawn with others."""
+
+
+MOST_ALONE = 36
+"""Runs that the page shows each by itself; of more runs, none: the page would be too large to open."""
 
 
 @dataclass(slots=True)
@@ -40,7 +45,7 @@ class SidesView:
     folded: bool = True
     """Whether single runs have to be opened."""
     difference: list[tuple[str, list[str]]] = field(default_factory=list)
-    """Keys in which the sides of the recipe table differ."""
+    """(key, a value for each of `sides`) where they differ."""
     sides: list[Side] = field(default_factory=list)
 
     @property
@@ -88,15 +93,24 @@ def sides_view(
                 rows = [(colour.get(row.side.label), row) for row in table.rows] if table else []
                 view.tasks.append(
                     {"name": title(m.title, group), "figures": figures, "table": table, "rows": rows}
-                    | {"key": _key(group, chosen)}
+                    | {"key": _key(group, chosen), "controls": _controls(chosen, m, f"s{t}g{g}")}
                     | {"note": note if len(kept) < len(held) else ""}
                 )
     for g, (group, (chosen, note)) in enumerate(zip(groups, drawn, strict=True)):
         view.training += _training(group, chosen, note, f"g{g}", runs)
     view.difference = side_difference(view.sides) if len(view.sides) > 1 else []
     order = [at[id(run)] for side in every_side for run in side.runs]
+    if len(runs) > MOST_ALONE:
+        return view
     view.runs = [_alone(runs, i, names[i], every, axis, starts, view.colours[i]) for i in order]
     return view
+
+
+def _controls(chosen: list[Side], m: Measured, prefix: str) -> list[dict[str, Any]]:
+    """Cross-entropy against its controls, first seeds; the panels of single runs stand with the runs."""
+    first = [side.settled.runs[0] for side in chosen]
+    members = {i: run.name for i, run in enumerate(first) if any(run is other for other in m.runs)}
+    return control_parts(members, first, m.task, prefix)[1:]
 
 
 def _key(group: Group, chosen: list[Side]) -> list[tuple[int, str]]:
@@ -123,9 +137,12 @@ def _alone(
         if any(other is run for other in m.runs):
             alone = Measured(m.task, m.title, [run])
             part = task_parts([*before, run], [*before, name], alone, f"{t}r{i}", own, [*before, starts[i]])
-            for figure in [*part["main"], *(f for c in part["controls"] for f in c["figures"])]:
-                if figure["run"] is not None:
-                    figure |= {"run": None, "title": figure["title"] or "By checkpoint"}
+            panels = [f for c in part["controls"] for f in c["figures"]]
+            for figure in [f for f in [*part["main"], *panels] if f["run"] is not None]:
+                figure |= {
+                    "run": None,
+                    "title": "Last checkpoint" if any(figure is f for f in panels) else "By checkpoint",
+                }
             part["tables"] = [(None, shown) for _, shown in part["tables"]]
             found.append(part)
     return {"run": i, "tasks": found, "status": run.status}

@@ -96,11 +96,11 @@ def _show_sweep(pipeline: PipelineData, sweep: SweepData, unread: list[str], con
 def _fitting(head: list[str], rows: list[list[Any]], scores: int, width: int) -> list[int]:
     """The columns that have room on a line: of the last `scores` at least the first and the last, others
     spread between them."""
-    widths = [1 + max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True)]
+    widths = [2 + max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True)]
     first = len(head) - scores
     for count in range(scores, 2, -1):
         kept = [*range(first), *(first + round(i * (scores - 1) / (count - 1)) for i in range(count))]
-        if sum(widths[i] for i in kept) <= width:
+        if sum(widths[i] for i in kept) <= width + 2:
             return kept
     return [*range(first), *dict.fromkeys([first, len(head) - 1])]
 

@@ -1,4 +1,4 @@
-"""Synthetic sweeps on disk: three N, two learning rates and three seeds, as `posttrain sweep` lays them out."""
+"""Synthetic sweeps on disk, as `posttrain sweep` lays them out."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def write_sweep(
     for seed, n, rate in itertools.product(seeds, ns, rates):
         name = f"n-{n:g}_learning_rate-{rate:g}_seed-{seed}"
         write_swept(root / name, n, rate, seed, problems, steps, ks)
-        values = {"loss.n": n, "train.learning_rate": rate}
+        values = {"loss.n": n} | ({"train.learning_rate": rate} if len(rates) > 1 else {})
         entries.append({"run": name, "stage": "", "values": values, "seed": seed})
         stages.append({"name": name, "run": name, "status": "finished", "seconds": 12.0})
-    keys = {"loss.n": [*ns], "train.learning_rate": [*rates]}
+    keys = {"loss.n": [*ns]} | ({"train.learning_rate": [*rates]} if len(rates) > 1 else {})
     facts = {"sweep": root.name, "recipe": "r.yaml", "keys": keys, "fixed": {}, "seeds": [*seeds]}
     (root / "sweep.json").write_text(json.dumps(facts | {"runs": entries}))
     (root / "pipeline.json").write_text(json.dumps({"pipeline": root.name, "stages": stages}))
@@ -74,3 +74,31 @@ def write_swept(path: Path, n: float, rate: float, seed: int, problems: int, ste
     (path / "run.json").write_text(json.dumps(info | {"started": "2026-01-14T10:00:00Z"}))
     sources = [{"name": "tables", "path": "data/a.jsonl", "rows_read": 100, "rows_kept": 90}]
     (path / "mixture.json").write_text(json.dumps({"fingerprint": f"f{seed}", "sources": sources}))
+
+
+def write_chains(root: Path, ks=(1, 8), seeds=(0, 1)) -> Path:
+    """A sweep of a pipeline: a supervised run a seed, and from each one an RLVR run for each of `ks`."""
+    entries = []
+    for seed in seeds:
+        write_swept(root / f"sft_seed-{seed}", 1.0, 0.001, seed, 30, (0, 300), KS)
+        entries.append({"run": f"sft_seed-{seed}", "stage": "sft", "values": {}, "seed": seed})
+        for k in ks:
+            path = root / f"rlvr_k-{k}_seed-{seed}"
+            write_swept(path, 4.0 * k, 0.001, seed, 30, (0, 300), KS)
+            recipe = {"stage": "rlvr", "name": path.name, "policy": {"loss": "grpo", "k": k}}
+            recipe |= {"model": {"init": f"runs/{root.name}/sft_seed-{seed}@last"}, "train": {"seed": seed}}
+            (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+            info = json.loads((path / "run.json").read_text()) | {"stage": "rlvr"}
+            info["parent"] = {"run": f"runs/{root.name}/sft_seed-{seed}", "checkpoint": "step-000300"}
+            (path / "run.json").write_text(json.dumps(info))
+            entries.append({"run": path.name, "stage": "rlvr", "values": {"rlvr.policy.k": k}, "seed": seed})
+    facts = {"sweep": root.name, "recipe": "p.yaml", "keys": {"rlvr.policy.k": [*ks]}, "seeds": [*seeds]}
+    (root / "sweep.json").write_text(json.dumps(facts | {"runs": entries}))
+    stages = [{"name": e["run"], "run": e["run"], "status": "finished"} for e in entries]
+    (root / "pipeline.json").write_text(json.dumps({"pipeline": root.name, "stages": stages}))
+    return root
+
+
+def change(path: Path, **values) -> None:
+    """Sets keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
