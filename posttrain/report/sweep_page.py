@@ -138,11 +138,9 @@ def _alone(
             alone = Measured(m.task, m.title, [run])
             part = task_parts([*before, run], [*before, name], alone, f"{t}r{i}", own, [*before, starts[i]])
             panels = [f for c in part["controls"] for f in c["figures"]]
-            for figure in [f for f in [*part["main"], *panels] if f["run"] is not None]:
-                figure |= {
-                    "run": None,
-                    "title": "Last checkpoint" if any(figure is f for f in panels) else "By checkpoint",
-                }
+            for what, figures in (("By checkpoint", part["main"]), ("Last checkpoint", panels)):
+                for figure in figures:
+                    figure |= {"title": figure["title"] or what, "run": None}
             part["tables"] = [(None, shown) for _, shown in part["tables"]]
             found.append(part)
     return {"run": i, "tasks": found, "status": run.status}
