@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", help="run or pipeline directories")
+    parser.add_argument("runs", nargs="+", help="run, pipeline or sweep directories")
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the first directory")
     parser.add_argument(
         "--x",

@@ -1,4 +1,4 @@
-"""`posttrain show`: a run or a pipeline in the terminal, or with `--rollouts` what the run sampled.
+"""`posttrain show`: a run, pipeline or sweep in the terminal, or with `--rollouts` what the run sampled.
 
 Left out: drawing; `report/terminal.py` prints a run, `commands/rollouts.py` its rollouts.
 """
@@ -13,7 +13,7 @@ from posttrain.errors import RequestError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", help="a run or pipeline directory")
+    parser.add_argument("run", help="a run, pipeline or sweep directory")
     add_json(parser)
     rollouts = parser.add_argument_group("rollouts", "what the run sampled, the latest step first")
     rollouts.add_argument(

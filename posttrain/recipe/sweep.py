@@ -210,7 +210,7 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
             ending
             for ending in endings
             if ending != "seed"
-            and not ending[0].isdigit()
+            and not ending[:1].isdigit()
             and not any(other.endswith(f".{ending}") for other in others)
         ]
         found[key] = _word((free or endings[-1:])[0], LONGEST_NAME)

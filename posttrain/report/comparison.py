@@ -31,14 +31,16 @@ def comparisons(told: list[Story]) -> list[str]:
 
 
 def _leaders(told: list[Story]) -> list[str]:
+    several = any(len(s.side.runs) > 1 for s in told)
+    name = {id(s): s.label + " (one run)" * (several and len(s.side.runs) == 1) for s in told}
     parts = []
     for pick in (lambda s: s.last_small, lambda s: s.last):
         first, second = sorted(told, key=lambda s: -pick(s).value)[:2]
         best = pick(first)
         d = difference(first.task, int(best.metric.partition("@")[2]), second.end, first.end)
-        over = "" if d is None else f"; {'' if d.clear else 'not clearly '}above {second.label}"
+        over = "" if d is None else f"; {'' if d.clear else 'not clearly '}above {name[id(second)]}"
         over += "" if d is None else f" by {share(d.mean)}{span(d)}"
-        parts.append(f"{best.metric} is highest for {first.label} ({share(best.value)}{over})")
+        parts.append(f"{best.metric} is highest for {name[id(first)]} ({share(best.value)}{over})")
     chosen = f"chosen among {len(told)} on the problems shown, which flatters it"
     return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
 

@@ -26,36 +26,50 @@ def _unknown(d: Difference) -> str:
 
 
 def findings(runs: list[RunData]) -> list[str]:
-    """The headline sentences: for each task one per run, then one per comparison; then runs without scores.
+    """The headline sentences: for each task one per side, then one per comparison; then runs without scores.
     Never empty.
 
     A run that starts from another one is described by what it changed, and compared only with runs that start
     from the same run in the same kind of stage.
     """
+    return [text for text, _ in _found(runs)]
+
+
+def headlines(runs: list[RunData]) -> list[str]:
+    """Those of the findings that compare; empty where there is nothing to compare."""
+    return [text for text, compares in _found(runs) if compares]
+
+
+def each(runs: list[RunData]) -> list[str]:
+    """Those of the findings that speak of one side, or of one run."""
+    return [text for text, compares in _found(runs) if not compares]
+
+
+def _found(runs: list[RunData]) -> list[tuple[str, bool]]:
+    """(sentence, whether it compares)."""
     every = sides(runs)
     names = {id(run): side.label for side in every for run in side.runs}
     groups = measured(runs)
-    found: list[str] = []
+    found: list[tuple[str, bool]] = []
     for group in groups:
         prefix = f"{group.title}: " if len(groups) > 1 else ""
         told = [s for side in _within(every, group.runs) if (s := story(side, group.task))]
-        found += [prefix + _told(s, runs, names) for s in told]
+        found += [(prefix + _told(s, runs, names), False) for s in told]
         families: dict[object, list[Story]] = {}
         for s in told:
             parent = chains.parent_of(s.run, runs)
             families.setdefault(parent and (names[id(parent[0])], s.run.stage), []).append(s)
         for family in families.values():
-            found += [prefix + text for text in [*comparisons(family), *remains(family)]]
-    if not found:
-        return [_loss_only(run, names[id(run)]) for run in runs]
-    return found + [_loss_only(run, names[id(run)]) for run in runs if not run.scores]
+            found += [(prefix + text, True) for text in [*comparisons(family), *remains(family)]]
+    left = [run for run in runs if not run.scores] if found else runs
+    return found + [(_loss_only(run, names[id(run)]), False) for run in left]
 
 
 def _within(every: list[Side], runs: list[RunData]) -> list[Side]:
-    """The sides, without the seeds that are not among `runs`."""
+    """The sides, without the seeds that are not among `runs`, or have not ended where others have."""
     inside = {id(run) for run in runs}
     kept = [Side(side.label, [run for run in side.runs if id(run) in inside]) for side in every]
-    return [side for side in kept if side.runs]
+    return [side.settled for side in kept if side.runs]
 
 
 def _told(s: Story, runs: list[RunData], names: dict[int, str]) -> str:

@@ -8,22 +8,30 @@ from posttrain.base.printable import printable
 from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
-from posttrain.report.findings import caveats, findings
+from posttrain.report.findings import caveats, each, findings, headlines
 from posttrain.report.measured import measured
 from posttrain.report.score_tables import Table, score_tables
+from posttrain.report.side_tables import SideTable, group_tables
+from posttrain.report.sides import MANY, side_difference, side_groups
 from posttrain.report.story import page_title
+from posttrain.report.swept import load_sweep, progress
 from posttrain.report.text import labels
 from posttrain.rundir.reading import PipelineData, RunData
 
 
 def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
     """Findings, stages, scores, training by stage, data, recipe differences and provenance of `runs`."""
-    names = labels(runs)
+    names, groups = labels(runs), side_groups(runs)
+    sweep, unread = load_sweep(pipeline.path) if pipeline else (None, [])
+    by_side = sweep is not None or any(group.many for group in groups)
+    told, failures = progress(pipeline, sweep) if sweep else ([], pipeline.failures if pipeline else [])
+    many = any(len(group.sides) > MANY for group in groups)
+    found = (headlines(runs) + each(runs) if many else findings(runs)) if runs else []
     heading = pipeline.name if pipeline else page_title(runs)
-    notes = [*caveats(runs), *(pipeline.failures if pipeline else [])]
-    parts = [f"# {safe(heading)}", bullets(findings(runs) if runs else [])]
+    notes = [*unread, *caveats(runs), *failures]
+    parts = [f"# {safe(heading)}", bullets(told), bullets(found)]
     parts += ["\n".join(f"- **{safe(text)}**" for text in alerts(runs)), bullets(notes)]
-    if pipeline:
+    if pipeline and not sweep:
         head = ("stage", "run", "status", "seconds", "error")
         rows = [
             [tables.plain(s[k]) if s.get(k) is not None else tables.ABSENT for k in ("name", *head[1:])]
@@ -31,23 +39,29 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
         ]
         parts += ["## Stages", grid(head, rows)]
     known = dict(zip(map(id, runs), names, strict=True))
-    for m in measured(runs):
+    shown = [] if by_side and len(runs) > MANY else runs
+    for title, table in group_tables(groups) if by_side else []:
+        parts += [f"## {safe(title)}", side_grid(table), f"{safe(table.note)}."]
+    for m in measured(shown):
         parts.append(f"## {safe(m.title)}")
         for run in m.runs:
             parts.append(f"### {safe(known[id(run)])}")
             for table in score_tables(run, m.task):
                 parts += [f"#### {safe(f'{m.task}, {table.title}')}"] if table.title else []
                 parts.append(scores(table))
-    for run, name in zip(runs, names, strict=True):
-        parts += [f"## Stage of {safe(name)}", stage(run)] if facts(run) else []
-    for run, name in zip(runs, names, strict=True):
+    parts += [] if shown or not runs else ["Each run by itself: `posttrain report` of its directory."]
+    for run in shown:
+        parts += [f"## Stage of {safe(known[id(run)])}", stage(run)] if facts(run) else []
+    for run in shown:
         if tables.mixture_rows(run):
-            parts += [f"## Data of {safe(name)}", mixture(run)]
+            parts += [f"## Data of {safe(known[id(run)])}", mixture(run)]
             dropped = tables.dropped_rows(run)
             parts += [grid(["dropped from", "reason", "where", "detail"], dropped)] if dropped else []
-    difference = tables.recipe_difference(runs) if len(runs) > 1 else []
+    every = [side for group in groups for side in group.sides]
+    columns = [side.title for side in every] if by_side else names
+    difference = side_difference(every) if by_side else tables.recipe_difference(runs)
     if difference:
-        parts += ["## Recipe differences", grid(["key", *names], [[k, *v] for k, v in difference])]
+        parts += ["## Recipe differences", grid(["key", *columns], [[k, *v] for k, v in difference])]
     origin = [[what, *values] for what, values in tables.provenance(runs)]
     parts += ["## Where this comes from", grid(["", *names], origin)]
     return printable("\n\n".join(part for part in parts if part) + "\n")
@@ -63,6 +77,23 @@ def scores(table: Table) -> str:
             + [t + (f" [{c.interval}]" if c.interval else "") for t, c in zip(texts, cells, strict=True)]
         )
     return grid(["step", *table.columns], rows, escape=False)
+
+
+def side_grid(table: SideTable) -> str:
+    """Table of sides: mean, standard deviation over the seeds, and the interval in brackets."""
+    rows = []
+    for row in table.rows:
+        cells = [
+            " ".join(
+                filter(
+                    None, [f"**{c.text}**" if c.best else c.text, c.spread, c.interval and f"[{c.interval}]"]
+                )
+            )
+            for c in row.cells
+        ]
+        seeds = row.seeds if row.whole else f"**{row.seeds}**"
+        rows.append([*map(safe, row.names), seeds, f"{row.step:,}", *cells])
+    return grid([*table.heads, "seeds", "step", *table.columns], rows, escape=False)
 
 
 def stage(run: RunData) -> str:

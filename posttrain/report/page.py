@@ -9,11 +9,9 @@ tables (`tables.py`), pictures (`plots.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
@@ -22,17 +20,15 @@ from posttrain.base.printable import printable
 from posttrain.errors import RequestError
 from posttrain.report import axes, openings, plots, tables, training_figures
 from posttrain.report.alerts import alerts
-from posttrain.report.control_plots import control_parts
-from posttrain.report.differences import Place
-from posttrain.report.findings import caveats, findings
+from posttrain.report.findings import caveats, each, findings, headlines
 from posttrain.report.markdown import markdown_report
-from posttrain.report.measured import Measured, measured
-from posttrain.report.numbers import Curve, unscored
-from posttrain.report.score_tables import score_tables
-from posttrain.report.step_plots import Line, over_steps
+from posttrain.report.measured import measured
 from posttrain.report.story import page_title
-from posttrain.report.text import labels, loss_name
-from posttrain.report.unions import of_last, pooled
+from posttrain.report.svg import RUN_COLOURS
+from posttrain.report.sweep_page import sides_view
+from posttrain.report.swept import load_sweep, progress
+from posttrain.report.task_parts import task_parts
+from posttrain.report.text import labels
 from posttrain.rundir.places import is_pipeline
 from posttrain.rundir.reading import PipelineData, RunData
 
@@ -75,6 +71,14 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None, x: str = "
     axis, starts = axes.axis(runs, x), openings.starts(runs, names)
     found = measured(runs)
     samples = _samples(runs)  # first, because what cannot be read becomes a caveat
+    sweep, unread = load_sweep(pipeline.path) if pipeline else (None, [])
+    view = sides_view(runs, names, axis, starts, sweep is not None)
+    told, failures = progress(pipeline, sweep) if sweep else ([], pipeline.failures if pipeline else [])
+    colours = view.colours if view else [i % len(RUN_COLOURS) for i in range(len(runs))]
+    heads = view.names if view else [*zip(names, colours, strict=True)]
+    first, more = (headlines(runs), each(runs)) if view and view.many else (findings(runs), [])
+    if not first:
+        first, more = more, []
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
@@ -82,16 +86,22 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None, x: str = "
         title=pipeline.name if pipeline else page_title(runs),
         meta=_meta(runs, list(dict.fromkeys(m.task for m in found)), pipeline),
         names=names,
-        findings=[_attributed(text, names) for text in (findings(runs) if runs else [])],
+        colours=colours,
+        view=view,
+        folded=view is not None and view.folded,
+        progress=told,
+        findings=[_attributed(text, heads) for text in first],
+        each=[_attributed(text, heads) for text in more],
+        failures=failures if sweep else [],
         alerts=alerts(runs),
-        caveats=[*caveats(runs), *(pipeline.failures if pipeline else [])],
+        caveats=[*unread, *caveats(runs), *([] if sweep else failures)],
         stages=pipeline.stages if pipeline else [],
-        tasks=[_task(runs, names, m, i, axis, starts) for i, m in enumerate(found)],
+        tasks=[] if view else [task_parts(runs, names, m, i, axis, starts) for i, m in enumerate(found)],
         sampling=training_figures.sampling(runs),
-        training=training_figures.sections(runs, names),
+        training=view.training if view else training_figures.sections(runs, names),
         mixtures=_mixtures(runs),
         samples=samples,
-        difference=tables.recipe_difference(runs),
+        difference=[] if view else tables.recipe_difference(runs),
         recipes=[(i, highlight(r.recipe_text)) for i, r in enumerate(runs) if r.recipe_text],
         provenance=tables.provenance(runs),
     )
@@ -108,106 +118,12 @@ def _meta(runs: list[RunData], tasks: list[str], pipeline: PipelineData | None) 
     return " · ".join(parts)
 
 
-def _attributed(text: str, names: list[str]) -> tuple[Markup, int | None]:
-    """A finding that starts with a run's label -> (the rest with intervals in small type, the index of the
-    run)."""
-    run = next((i for i, name in enumerate(names) if text.startswith(f"{name}: ")), None)
-    rest = text if run is None else text[len(names[run]) :]
-    small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(rest)))
-    return Markup(small), run
-
-
-def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dict[str, Any]:
-    return {"title": title, "svg": Markup(svg), "note": note, "run": run}
-
-
-def _task(
-    runs: list[RunData],
-    names: list[str],
-    m: Measured,
-    t: int,
-    axis: axes.Axis,
-    starts: list[openings.Start | None],
-) -> dict[str, Any]:
-    """Pictures and tables of runs that measured the same; `t` makes the ids of the pictures unique on the
-    page."""
-    task, same = m.task, set(map(id, m.runs))
-    members = {i: run for i, run in enumerate(runs) if id(run) in same}
-    tables_of = {i: openings.opened(run, task, starts[i]) for i, run in members.items()}
-    opened_by = {i: by for i, (_, by) in tables_of.items()}
-    held = [(i, run, table) for i, run in members.items() if (table := tables_of[i][0])]
-    ks = sorted({k for _, _, table in held for points in table.values() for k in points})
-    main, more = [], []
-    if len(ks) > 1:
-        for i, run, table in held:
-            pool, number = pooled(run, task, ks)
-            note = "one line per checkpoint; band: 95 % interval of the last"
-            if pool:
-                note += f"; dashed: the same attempts spread over {number} checkpoints"
-            note += openings.note([(names[i], opened_by[i])]) + _left_out([run], task)
-            steps = {next(iter(points.values())).step: points for points in table.values()}
-            main.append(_figure("", plots.pass_curves(f"t{t}c{i}", steps, i, pool, ks), note, run=i))
-    if len(held) > 1:
-        last = [(names[i], list(table.values())[-1], i) for i, _, table in held]
-        note = "95 % intervals" if len(held) <= 3 else ""
-        note += "; ring: the curves cross" if len(held) == 2 else ""
-        places = [Place(run, [*table][-1]) for _, run, table in held]
-        together, told = of_last(places, task, ks, [*last[0][1].values()][0].n)
-        note += f"; {told}" if told else ""
-        svg = plots.comparison(f"t{t}x", last, together)
-        main.append(_figure("Last checkpoints compared", svg, note.removeprefix("; ")))
-    few = len(held) <= 3
-    for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
-        lines = [
-            _score_line(i, names[i] if len(held) > 1 else "", table, k, few, axis.at[i])
-            for i, _, table in held
-        ]
-        scale = "share" if k > 16 else "zero"
-        svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, scale, x=axis.label, ticks=axis.ticks)
-        title = f"pass@{k} {'through the stages' if axis.chained else 'over training'}"
-        note = ("95 % intervals" if few else "") + _left_out([run for _, run, _ in held], task)
-        note += openings.note([(names[i], opened_by[i]) for i, _, _ in held])
-        more.append(_figure(title, svg, note.removeprefix("; ")))
-    more += _histogram(members, names, task, t)
-    shown = [(i, score_tables(run, task)) for i, run in members.items()]
-    if len(held) == 1:
-        main, more = main + more, []
-    controls = control_parts({i: names[i] for i in members}, runs, task, f"t{t}")
-    found = {"main": main, "more": more, "controls": controls, "tables": shown}
-    return {"name": m.title, "task": task, **found}
-
-
-def _left_out(runs: list[RunData], task: str) -> str:
-    """The part of a note that names the steps a curve passes over; empty where there are none."""
-    steps = sorted({step for run in runs for _, step in unscored(run, task)})
-    return f"; not scored: step {', '.join(f'{step:,}' for step in steps)}" if steps else ""
-
-
-def _score_line(
-    i: int, name: str, table: dict[str, Curve], k: int, band: bool, at: Callable[[int], float]
-) -> Line:
-    points = [points[k] for points in table.values() if k in points]
-    line = Line(name, [at(s.step) for s in points], [s.value for s in points], i, marker=True)
-    if band and all(s.low is not None and s.high is not None for s in points):
-        line.band = ([s.low for s in points], [s.high for s in points])
-    return line
-
-
-def _histogram(members: dict[int, RunData], names: list[str], task: str, t: int) -> list[dict[str, Any]]:
-    held = []
-    for i, run in members.items():
-        checkpoint = next(reversed(run.rows(task)), "")
-        rows = run.samples(checkpoint, task) if checkpoint else []
-        logp = [r["logp"] for r in rows if isinstance(r.get("logp"), (int, float))]
-        if logp:
-            n = run.recipe["loss"].get("n") if loss_name(run) == "confidence_limited" else None
-            held.append((names[i], np.array(logp), n, i))
-    if not held:
-        return []
-    svg = plots.probability_histogram(f"t{t}p", held)
-    note = "share of problems, last checkpoint"
-    note += "; dotted: 1/N of the loss" if any(n for _, _, n, _ in held) else ""
-    return [_figure("Probability of the right answer", svg, note)]
+def _attributed(text: str, heads: list[tuple[str, int | None]]) -> tuple[Markup, str, int | None]:
+    """A finding that starts with one of `heads`, (what a run or side is called, its colour) -> (the rest with
+    intervals in small type, that head, the colour); an empty head where it starts otherwise."""
+    head, colour = next(((name, c) for name, c in heads if text.startswith(f"{name}: ")), ("", None))
+    small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(text[len(head) :])))
+    return Markup(small), head, colour
 
 
 def _mixtures(runs: list[RunData]) -> list[dict[str, Any]]:

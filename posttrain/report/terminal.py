@@ -1,4 +1,4 @@
-"""`posttrain show`: one run or pipeline on the terminal, from its files alone.
+"""`posttrain show`: one run, pipeline or sweep on the terminal, from its files alone.
 
 Left out: pictures and samples, which are in the report, whose path is printed; and rollouts
 (`commands/rollouts.py`).
@@ -19,10 +19,15 @@ from posttrain.base.printable import printable
 from posttrain.report import tables
 from posttrain.report.alerts import alerts
 from posttrain.report.facts import component_table, facts
-from posttrain.report.findings import caveats, findings
+from posttrain.report.findings import caveats, each, findings, headlines
 from posttrain.report.score_tables import score_tables
+from posttrain.report.side_tables import group_tables
+from posttrain.report.sides import MANY, side_groups
+from posttrain.report.swept import load_sweep
+from posttrain.report.swept import progress as sweep_progress
 from posttrain.rundir.places import is_pipeline
 from posttrain.rundir.reading import PipelineData, RunData
+from posttrain.rundir.sweeps import SweepData
 
 
 def show(path: Path, console: Console, json: bool = False) -> None:
@@ -43,6 +48,10 @@ def show(path: Path, console: Console, json: bool = False) -> None:
         text = jsonlib.dumps(value, indent=2)  # ASCII: no encoding of a terminal lacks it
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
+    sweep, unread = load_sweep(path) if pipeline else (None, [])
+    if pipeline and sweep:
+        _show_sweep(pipeline, sweep, unread, console)
+        return
     if pipeline:
         keys = ("name", "run", "status", "seconds", "error")
         rows = [[tables.plain(s[k]) if s.get(k) is not None else "" for k in keys] for s in pipeline.stages]
@@ -51,10 +60,49 @@ def show(path: Path, console: Console, json: bool = False) -> None:
         _show_run(run, console)
     for line in alerts(runs):
         console.print(Text(printable(line), style="red"))
-    for line in [*findings(runs), *caveats(runs), *(pipeline.failures if pipeline else [])]:
+    for line in [*findings(runs), *unread, *caveats(runs), *(pipeline.failures if pipeline else [])]:
         console.print(Text(printable(line)))
     if pipeline:
         _report_line(path, console)
+
+
+def _show_sweep(pipeline: PipelineData, sweep: SweepData, unread: list[str], console: Console) -> None:
+    """How far it is, a table of the sides for each task, and what compares them; no run by itself."""
+    runs, groups = pipeline.runs, side_groups(pipeline.runs)
+    console.print(Text(printable(f"sweep {sweep.name} of {sweep.recipe}"), style="bold"), soft_wrap=True)
+    told, failures = sweep_progress(pipeline, sweep)
+    console.print(Text("\n".join(told) if told or failures else f"{len(sweep.runs)} runs, all finished."))
+    for line in [*failures, *alerts(runs)]:
+        console.print(Text(printable(line), style="red"))
+    for title, table in group_tables(groups):
+        console.print(Text(printable(title), style="bold"))
+        rows = [
+            [*row.names, Text(row.seeds, style="" if row.whole else "red"), f"{row.step:,}"]
+            + [Text(f"{c.text} {c.spread}".strip(), style="bold" if c.best else "") for c in row.cells]
+            for row in table.rows
+        ]
+        head = [*table.heads, "seeds", "step", *table.columns]
+        kept = _fitting(head, rows, len(table.columns), console.width)
+        _table(console, [head[i] for i in kept], [[row[i] for i in kept] for row in rows])
+        console.print(Text(f"{table.note.partition('; small type')[0]}.", style="dim"))
+    found = headlines(runs) if any(len(group.sides) > MANY for group in groups) else findings(runs)
+    for line in [*(found or each(runs)), *unread, *caveats(runs)]:
+        console.print(Text(printable(line)))
+    if runs:
+        console.print(Text(f"one run: posttrain show {runs[0].path}", style="dim"), soft_wrap=True)
+    _report_line(pipeline.path, console)
+
+
+def _fitting(head: list[str], rows: list[list[Any]], scores: int, width: int) -> list[int]:
+    """The columns that have room on a line: of the last `scores` at least the first and the last, others
+    spread between them."""
+    widths = [2 + max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True)]
+    first = len(head) - scores
+    for count in range(scores, 2, -1):
+        kept = [*range(first), *(first + round(i * (scores - 1) / (count - 1)) for i in range(count))]
+        if sum(widths[i] for i in kept) <= width + 2:
+            return kept
+    return [*range(first), *dict.fromkeys([first, len(head) - 1])]
 
 
 def progress(run: RunData) -> tuple[int | None, int | None]:

@@ -32,8 +32,9 @@ LOSS_SHOWN = 90
 """Characters of what a loss differs in, in a title."""
 
 
-def sections(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
-    """One section per kind of stage, in order of appearance: title, facts, pictures, tables of rewards."""
+def sections(runs: list[RunData], names: list[str], prefix: str = "") -> list[dict[str, Any]]:
+    """One section per kind of stage, in order of appearance: title, facts, pictures, tables of rewards.
+    `prefix` begins the ids of the pictures."""
     kinds: dict[str, list[int]] = {}
     for i, run in enumerate(runs):
         if run.stage in SAMPLING:
@@ -46,9 +47,9 @@ def sections(runs: list[RunData], names: list[str]) -> list[dict[str, Any]]:
         apart = by_loss(stage, {i: runs[i] for i in members})
         for picture in pictures(stage, held):
             if picture.title == "Loss" and len(apart) > 1 and stage == "sft":
-                figures += _each(NLL, {"": members}, members, runs, names, f"m{len(found)}n")
+                figures += _each(NLL, {"": members}, members, runs, names, f"{prefix}m{len(found)}n")
             groups = apart if picture.by_loss else {"": members}
-            figures += _each(picture, groups, members, runs, names, f"m{len(found)}x{len(figures)}")
+            figures += _each(picture, groups, members, runs, names, f"{prefix}m{len(found)}x{len(figures)}")
         rewards = [(i, component_rows(runs[i])) for i in members] if stage == "rlvr" else []
         if figures:
             section = {"title": STAGES[stage], "figures": figures, "runs": members}

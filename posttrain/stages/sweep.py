@@ -22,7 +22,7 @@ from posttrain.recipe.build import Problems
 from posttrain.recipe.recipes import PipelineStage
 from posttrain.recipe.sweep import Naming, Sweep
 from posttrain.rundir.directory import RunDir
-from posttrain.rundir.reading import is_pipeline, is_run
+from posttrain.rundir.places import is_pipeline, is_run
 from posttrain.rundir.sweeps import FILE, SweepData, is_sweep
 from posttrain.stages.grid import Grid
 from posttrain.stages.pipeline import stage_recipes
