@@ -129,7 +129,7 @@ def _task(task: Task, overrides: list[str]) -> Task:
     """`task` with `overrides` applied and checked."""
     values: Any = OmegaConf.create(plain_text(dataclasses.asdict(task)))
     given = {override.partition("=")[0].strip() for override in overrides}
-    if "temperature" in given and "temperatures" not in given:  # the recipe's are beside its own
+    if given and "temperatures" not in given:  # the recipe's are controls of its own settings
         values.temperatures = []
     for override in overrides:
         apply_override(values, override, f"the settings of task {task.name}")
