@@ -22,7 +22,6 @@ from posttrain.report.story import LARGE, mean_curves
 from posttrain.report.svg import LABEL_WIDTH, RUN_COLOURS, colour, end_labels, panel, wrapped
 from posttrain.report.tables import plain
 from posttrain.report.task_parts import figure, histogram
-from posttrain.report.text import listed
 
 MOST_DRAWN = len(RUN_COLOURS)
 MOST_NAMED = 8
@@ -46,7 +45,7 @@ def choose(every: list[Side], task: str) -> tuple[list[Side], str]:
     kept = list(dict.fromkeys([*kept, *ends, *(side.label for side in every)]))[:MOST_DRAWN]
     left = [side.label for side in every if side.label not in kept]
     more = f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else ""
-    best = f", the best at {listed([f'pass@{k:,}' for k in ks])} of {task}" if shared else ""
+    best = f", the best at {' and '.join(f'pass@{k:,}' for k in ks)} of {task}" if shared else ""
     note = f"Drawn: {MOST_DRAWN} of {len(every)}{best}. Not drawn: {'; '.join(left[:MOST_NAMED])}{more}."
     return [side for side in every if side.label in kept], note
 
