@@ -57,11 +57,6 @@ def span(d: Difference, sign: float = 1.0) -> str:
     return f" [{share(low)}, {share(high)}]"
 
 
-def listed(parts: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
 def loss_name(run: RunData) -> str:
     """`loss.name` of the recipe; empty for stages without a loss section."""
     return str(run.section("loss").get("name", ""))
