@@ -65,27 +65,23 @@ def compare(a: Story, b: Story) -> str:
     first, second = (mean_curves(s.side.runs, s.task)[s.last.checkpoint] for s in (a, b))
     shared = [k for k in first if k in second]
     if not shared:
-        return f"{a.label} and {b.label} share no k, so they are not compared."
+        return f"{a.side.label} and {b.side.label} share no k, so they are not compared."
     large = max((k for k in shared if k <= LARGE), default=shared[0])
     recipes = min(len(a.side.runs), len(b.side.runs)) > 1
     parts = []
     for k in dict.fromkeys((shared[0], large)):
         d = _last(a, b, k)
         if d.mean == 0.0 or not d.clear:
-            pair = f"{a.label} and {b.label} differ at pass@{k}"
-            parts.append(f"{pair} by no more than noise ({share(d.mean)}{span(d)}{_unknown(d)})")
+            pair = f"{a.side.label} and {b.side.label} differ at pass@{k}"
+            noise = f"{pair} by no more than noise ({share(d.mean)}{span(d)})"
+            unknown = f"whether {pair} is not known ({share(d.mean)}; {d.reason or 'no interval'})"
+            parts.append(unknown if d.clear is None and d.mean != 0.0 else noise)
         else:
             ahead, sign = (b, 1.0) if d.mean > 0 else (a, -1.0)
             leads = "leads" if recipes else "is ahead at"
-            parts.append(f"{ahead.label} {leads} pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
+            parts.append(f"{ahead.side.label} {leads} pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
     gaps = {k: second[k].value - first[k].value for k in shared}
     return f"{speaks_of(a, b)}: {'; '.join(parts)}.{_where(a, b, gaps, crossovers(first, second))}"
-
-
-def _unknown(d: Difference) -> str:
-    if d.clear is not None or d.mean == 0.0:
-        return ""
-    return f"; no interval: {d.reason}" if d.reason else "; its noise is not known"
 
 
 def _last(a: Story, b: Story, k: int) -> Difference:
@@ -111,13 +107,15 @@ def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -
         clear = [k for k in beyond if _last(a, b, k).clear]
         cross = f"urves cross at N ≈ {attempts(crossings)}"
         if not clear or not all(k in clear for k in beyond if clear[0] <= k <= clear[-1]):
-            return f" The c{cross}; beyond it they differ by no more than noise."
+            known = all(_last(a, b, k).clear is not None for k in beyond)
+            beyond_it = "beyond it they differ by no more than noise" if known else "the noise is not known"
+            return f" The c{cross}; {beyond_it}."
         till = "on" if clear[-1] == shared[-1] else f"to {clear[-1]:,}"
-        return f" From N = {clear[0]} {till} {winner.label} is ahead (c{cross})."
+        return f" From N = {clear[0]} {till} {winner.side.label} is ahead (c{cross})."
     noise = not (_last(a, b, shared[-1]).clear and _last(a, b, shared[0]).clear)
     for winner, sign in ((a, -1.0), (b, 1.0)):
         if len(shared) > 1 and not noise and all(sign * gap > 0 for gap in gaps.values()):
-            return f" {winner.label} is ahead at every N from {shared[0]} to {shared[-1]}."
+            return f" {winner.side.label} is ahead at every N from {shared[0]} to {shared[-1]}."
     return ""
 
 

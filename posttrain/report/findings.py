@@ -12,7 +12,7 @@ from posttrain.report.comparison import comparisons
 from posttrain.report.control_words import remains
 from posttrain.report.differences import Difference
 from posttrain.report.facts import SAMPLING, headline
-from posttrain.report.measured import beside, measured, renderings
+from posttrain.report.measured import apart, beside, measured, renderings
 from posttrain.report.sides import Side, sides
 from posttrain.report.story import SMALL_CHANGE, Story, story
 from posttrain.report.text import labels, share, signed, span
@@ -61,6 +61,7 @@ def _found(runs: list[RunData]) -> list[tuple[str, bool]]:
             families.setdefault(parent and (names[id(parent[0])], s.run.stage), []).append(s)
         for family in families.values():
             found += [(prefix + text, True) for text in [*comparisons(family), *remains(family)]]
+    found += [(text, True) for text in apart(groups)]
     left = [run for run in runs if not run.scores] if found else runs
     return found + [(_loss_only(run, names[id(run)]), False) for run in left]
 

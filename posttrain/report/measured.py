@@ -86,6 +86,19 @@ def asked_differently(a: RunData, b: RunData, task: str) -> str:
     return ", ".join(told) or "the recipes say the same, the problems differ"
 
 
+def apart(groups: list[Measured]) -> list[str]:
+    """A sentence for each task under whose name the runs measured different things."""
+    found = []
+    for task in dict.fromkeys(group.task for group in groups):
+        titles = [group.title for group in groups if group.task == task]
+        if len(titles) > 1:
+            found.append(
+                f"{task}: runs that were scored on other problems or with other settings are not compared:"
+                f" {'; '.join(titles)}."
+            )
+    return found
+
+
 def described(differs: dict[str, Any]) -> str:
     """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none. On one line,
     long values shortened."""

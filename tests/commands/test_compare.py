@@ -77,7 +77,7 @@ def test_seeds(call, two):
             (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     answer = call("compare", "ce-*", "cl-0,cl-1,cl-2")
     assert "A: Cross-entropy (3 seeds), step-001800 of ce-0, ce-1, ce-2" in answer.out
-    assert "Last checkpoints, 3 seeds a side: Cross-entropy (3 seeds) leads pass@1 by" in answer.out
+    assert "Last checkpoints, 3 seeds a side: Cross-entropy leads pass@1 by" in answer.out
     found = json.loads(call("compare", "ce-*", "cl-*", "--json").out)
     assert {d["over"] for d in found["pairs"][0]["differences"]} == {"seeds"}
     call("compare", "ce-0,cl-1", "cl-0").refuses("ce-0 and cl-1 are not seeds of one recipe: they differ in")

@@ -136,9 +136,7 @@ def test_what_is_said_of_one_run_and_of_three_seeds(made):
     assert "every curve is one training run" in caveats([a[0], b[0]])[0]
     three = findings([*a, *b])
     assert three[0].startswith("Cross-entropy (3 seeds): pass@256")
-    assert three[2].startswith(
-        "Last checkpoints, 3 seeds a side: Confidence-limited N = 256 (3 seeds) leads pass@1"
-    )
+    assert three[2].startswith("Last checkpoints, 3 seeds a side: Confidence-limited N = 256 leads pass@1")
     assert "where a sentence names seeds, over problems and seeds" in caveats([*a, *b])[0]
     mixed = findings([a[0], *b])
     assert mixed[2].startswith(
@@ -158,6 +156,27 @@ def test_seeds_that_disagree_are_no_lead(made):
     for pair in zip(a[:2], b[:2], strict=True):
         assert "differ at pass@1 by no more" not in findings(pair)[-1]
     text = findings([*a, *b])[-1]
-    assert (
-        "Cross-entropy (3 seeds) and Confidence-limited N = 256 (3 seeds) differ at pass@1 by no more" in text
-    )
+    assert "Cross-entropy and Confidence-limited N = 256 differ at pass@1 by no more" in text
+
+
+def test_too_few_problems_say_nothing(made):
+    """Five problems, each clearly better: no interval, so neither a lead nor noise."""
+    a, b = made("a", of(CE, 0), {9: [0.1] * 5}), made("b", of(CL, 0), {9: [0.4] * 5})
+    text = "whether Cross-entropy and Confidence-limited N = 256 differ at pass@1 is not known (.300; too few"
+    assert text in findings([a, b])[-1]
+    assert "noise" not in findings([a, b])[-1]
+
+
+def test_runs_that_measured_different_things_are_not_compared(made, tmp_path, tables):
+    task = {"evaluate": {"tasks": [{"name": "t", "limit": None}]}}
+    a = made("a", of(CE, 0) | task, {9: [0.1] * 20})
+    task["evaluate"]["tasks"][0]["limit"] = 10
+    b = made("b", of(CL, 0) | task, {9: [0.4] * 10})
+    for score in b.scores:
+        score.settings = "other-1"
+    found = findings([a, b])
+    assert found[0].startswith("t (no limit): Cross-entropy") and found[1].startswith("t (limit 10): Conf")
+    assert found[2:] == [
+        "t: runs that were scored on other problems or with other settings are not compared: t (no limit);"
+        " t (limit 10)."
+    ]
