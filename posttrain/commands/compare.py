@@ -1,4 +1,4 @@
-"""`posttrain compare`: which of two or three runs is better, by how much, and how sure that is.
+"""`posttrain compare`: which of two or more runs is better, by how much, and how sure that is.
 
 A side is a run, or several seeds of a recipe joined by commas; then the intervals are over seeds too. Left
 out: drawing, which `posttrain report` does.

@@ -1,7 +1,7 @@
 """`posttrain sweep`: a recipe or a pipeline, once for each combination of values of some keys and each seed.
 
-The same command again goes on: finished runs stay as they are, and values that are added make new runs. Left
-out: which runs there are (stages/grid.py), and the page about them (`posttrain report`).
+Run the same command again to resume it: finished runs stay as they are, and values that are added make new
+runs. Left out: which runs there are (stages/grid.py), and the page about them (`posttrain report`).
 """
 
 from __future__ import annotations

@@ -119,8 +119,8 @@ def _score(
                 asked = own.get(task.name, task)
                 result = score_task(subject, task, exchange.share(task.name), asked)
                 if exchange.rank == 0:
-                    beside = result.scores[0].settings if differences(task, asked) or differs else ""
-                    store.write_samples(name, task.name, result.samples, beside)
+                    settings, beside = result.scores[0].settings, differences(task, asked) or differs
+                    store.write_samples(name, task.name, result.samples, settings, own=not beside)
                     store.append(result.scores, renew)
                     new += result.scores
                 exchange.leave(task.name)

@@ -48,6 +48,29 @@ def over_seeds(values: ArrayLike, groups: Sequence[str] | None = None, level: fl
     return (proportion if within else symmetric)(float(v.mean()), found, level)
 
 
+def seeds_paired(
+    a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None, level: float = 0.95
+) -> Interval:
+    """The mean of `b` minus that of `a`, both [S, M]: row i of both is of one seed, as of two checkpoints of
+    the same runs. With one seed this is `paired`.
+
+    Raises:
+        ValueError: as `over_seeds`, or the tables have different shapes.
+    """
+    a, b = _table(a), _table(b)
+    if a.shape != b.shape:
+        raise ValueError(f"{a.shape} values cannot be paired with {b.shape}")
+    if len(a) == 1:
+        return paired(a[0], b[0], groups, level)
+    d = b - a
+    of = cluster_numbers(groups, d.shape[1])
+    problems = spread(d.mean(0), of)
+    seeds, both = _of_seeds(d, of)
+    found = _joined(problems, [(seeds, len(d) - 1)], [(both, (len(d) - 1) * (problems.clusters - 1))])
+    # never the interval of a proportion: a difference has a sign, even where no problem got worse
+    return symmetric(float(d.mean()), found, level, _limit(a, b))
+
+
 def seeds_difference(
     a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None, level: float = 0.95
 ) -> Interval:
@@ -78,9 +101,13 @@ def seeds_difference(
         own, mixed = _of_seeds(side, of)
         seeds.append((own, len(side) - 1))
         both.append((mixed, (len(side) - 1) * (problems.clusters - 1)))
+    return symmetric(float(d.mean()), _joined(problems, seeds, both), level, _limit(a, b))
+
+
+def _limit(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference that there can be."""
     proportions = min(a.min(), b.min()) >= 0.0 and max(a.max(), b.max()) <= 1.0
-    limit = 1.0 if proportions else math.inf
-    return symmetric(float(d.mean()), _joined(problems, seeds, both), level, limit)
+    return 1.0 if proportions else math.inf
 
 
 def _of_seeds(v: np.ndarray, of: np.ndarray) -> tuple[float, float]:

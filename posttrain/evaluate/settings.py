@@ -51,7 +51,7 @@ def measurements(task: Task) -> list[Task]:
 
 def differences(task: Task, own: Task) -> dict[str, Any]:
     """Settings of `task` that differ from those of `own` in what is measured, and their values."""
-    mine, theirs = ({**given, **given.pop("options")} for given in (asdict(task), asdict(own)))
+    mine, theirs = (given.pop("options") | given for given in (asdict(task), asdict(own)))
     keys = [k for k in {**theirs, **mine} if k not in NOT_MEASURED]
     return {k: mine.get(k) for k in keys if mine.get(k) != theirs.get(k)}
 

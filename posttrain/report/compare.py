@@ -18,6 +18,7 @@ from posttrain.report.measured import measured
 from posttrain.report.numbers import crossovers
 from posttrain.report.sides import Side
 from posttrain.report.story import LARGE, Story, mean_curves, story
+from posttrain.report.text import share
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +148,12 @@ def corrected(found: list[Pair]) -> str:
         if line.adjusted < 0.05:
             ahead = pair.b if line.difference.mean > 0 else pair.a
             where = f" of {pair.task}" if several else ""
-            names.append(f"{ahead.side.title} at pass@{line.k}{where} (p = {line.adjusted:.2g})")
+            p = "p < .001" if line.adjusted < 0.001 else f"p = {share(line.adjusted)}"
+            names.append(f"{ahead.side.title} at pass@{line.k}{where} (adjusted {p})")
     start = f"After Holm's correction over {len(lines)} comparisons"
-    return f"{start}, ahead is {'; '.join(names)}." if names else f"{start}, no difference is clear."
+    return (
+        f"{start} these leads remain: {'; '.join(names)}." if names else f"{start}, no difference is clear."
+    )
 
 
 def _side(entrant: Entrant, checkpoint: str) -> dict[str, Any]:

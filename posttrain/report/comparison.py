@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from posttrain.report.differences import Difference, difference, difference_of_changes
 from posttrain.report.numbers import crossovers
 from posttrain.report.story import LARGE, Story, mean_curves
-from posttrain.report.text import loss_name, share, span
+from posttrain.report.text import loss_name, share, signed, span
 
 EFFECT = "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
 MOST_PAIRS = 3
@@ -49,6 +49,8 @@ def speaks_of(a: Story, b: Story) -> str:
     """The beginning of a sentence: what it holds for."""
     counts = len(a.side.runs), len(b.side.runs)
     what = "Last checkpoints"
+    if a.run is b.run:
+        return f"Step {a.last.step:,} and step {b.last.step:,} of one run"
     if a.chosen or b.chosen:
         what = f"Step {a.last.step:,} of {a.label} and step {b.last.step:,} of {b.label}"
     if min(counts) > 1:
@@ -72,10 +74,11 @@ def compare(a: Story, b: Story) -> str:
     for k in dict.fromkeys((shared[0], large)):
         d = _last(a, b, k)
         if d.mean == 0.0 or not d.clear:
-            pair = f"{a.side.label} and {b.side.label} differ at pass@{k}"
-            noise = f"{pair} by no more than noise ({share(d.mean)}{span(d)})"
-            unknown = f"whether {pair} is not known ({share(d.mean)}; {d.reason or 'no interval'})"
-            parts.append(unknown if d.clear is None and d.mean != 0.0 else noise)
+            pair = f"{a.side.label} and {b.side.label}"
+            unclear = f"no clear difference between {pair} at pass@{k} ({signed(d.mean)}{span(d)})"
+            unknown = f"whether {pair} differ at pass@{k} is not known ({d.reason or 'no interval'};"
+            unknown += f" {signed(d.mean)})"
+            parts.append(unknown if d.clear is None and d.mean != 0.0 else unclear)
         else:
             ahead, sign = (b, 1.0) if d.mean > 0 else (a, -1.0)
             leads = "leads" if recipes else "is ahead at"
@@ -96,8 +99,10 @@ def attempts(ns: Iterable[float]) -> str:
 
 
 def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -> str:
-    """From which N on a side is ahead, if that holds at the largest N; empty where only one k is shared."""
+    """From which N on a side is ahead, where it clearly is at the larger k of the headline: one k of many
+    that is clear may be chance. Empty where only one k is shared."""
     shared = list(gaps)
+    large = max((k for k in shared if k <= LARGE), default=shared[0])
     if len(crossings) > 1:
         return f" The curves cross at N ≈ {attempts(crossings)}."
     if crossings:
@@ -106,15 +111,15 @@ def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -
         beyond = [k for k in shared if k >= crossings[0] and sign * gaps[k] > 0]
         clear = [k for k in beyond if _last(a, b, k).clear]
         cross = f"urves cross at N ≈ {attempts(crossings)}"
-        if not clear or not all(k in clear for k in beyond if clear[0] <= k <= clear[-1]):
+        if large not in clear or not all(k in clear for k in beyond if clear[0] <= k <= clear[-1]):
             known = all(_last(a, b, k).clear is not None for k in beyond)
-            beyond_it = "beyond it they differ by no more than noise" if known else "the noise is not known"
-            return f" The c{cross}; {beyond_it}."
+            what = "no clear difference beyond it" if known else "the noise is not known"
+            return f" The c{cross}; {what}."
         till = "on" if clear[-1] == shared[-1] else f"to {clear[-1]:,}"
         return f" From N = {clear[0]} {till} {winner.side.label} is ahead (c{cross})."
-    noise = not (_last(a, b, shared[-1]).clear and _last(a, b, shared[0]).clear)
     for winner, sign in ((a, -1.0), (b, 1.0)):
-        if len(shared) > 1 and not noise and all(sign * gap > 0 for gap in gaps.values()):
+        ahead = len(shared) > 1 and all(sign * gap > 0 for gap in gaps.values())
+        if ahead and all(_last(a, b, k).clear for k in shared):
             return f" {winner.side.label} is ahead at every N from {shared[0]} to {shared[-1]}."
     return ""
 
@@ -145,8 +150,8 @@ def _falls(ce: Story, s: Story) -> str:
         return f"{s.label} loses {losses} of pass@{s.large}; the noise of the difference is not known."
     if not d.clear:
         return (
-            f"{s.label} and {ce.label} lose pass@{s.large} alike, within noise ({losses}; {share(d.mean)}"
-            f"{span(d)})."
+            f"{s.label} and {ce.label} lose pass@{s.large}, with no clear difference ({losses};"
+            f" {signed(d.mean)}{span(d)})."
         )
     less = "less" if d.mean > 0 else "more"
     sign = 1.0 if d.mean > 0 else -1.0

@@ -6,13 +6,13 @@ stopped at its best checkpoint. Left out: pictures (`control_plots.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from posttrain.report.differences import Difference, Place, difference, mean_score
 from posttrain.report.measured import controls
 from posttrain.report.story import Story, mean_curves
 from posttrain.report.text import loss_name, share, signed, span
-
-Choice = tuple[float, str, list[Place]]
-"""The mean of pass@large over the seeds, what was chosen, and a place a seed."""
 
 
 def remains(told: list[Story]) -> list[str]:
@@ -39,72 +39,86 @@ def remains(told: list[Story]) -> list[str]:
 
 
 def _after_controls(ce: Story, other: Story) -> list[str]:
-    k, task = ce.large, ce.task
-    choices = {
-        "its best temperature": _places(ce, [ce.last.checkpoint]),
-        "its best checkpoint": _places(ce, None, own=True),
-        "both": _places(ce, None),
-    }
-    parts, before = [], None
-    for name, places in choices.items():
-        if len(places) < 2 or (name == "both" and len(choices["its best temperature"]) < 2):
-            continue
-        value, chosen, at = max(places, key=lambda place: place[0])
-        if name == "both" and before is not None and value <= before:
-            parts.append("at both no more")
-            continue
-        before = max(value, before or 0.0)
-        d = difference(task, k, at, other.end)
-        reaches = " reaches" if not parts else ""
-        parts.append(f"at {name} ({chosen}){reaches} {share(value)}, {_less(d)}")
+    k, last = ce.large, [ce.last.checkpoint]
+    heated, stepped, both = _options(ce, last), _options(ce, own=True), _options(ce)
+    parts, best = [], 0.0
+    for name, options in (("its best temperature", heated), ("its best checkpoint", stepped)):
+        if len(options.places) > 1:
+            value, chosen, at = options.best
+            reaches = " reaches" if not parts else ""
+            d = difference(ce.task, k, at, other.end)
+            parts.append(f"at {name} ({chosen}){reaches} {share(value)}, {_distance(d)}")
+            best = max(best, value)
+    if min(len(heated.places), len(stepped.places)) > 1:
+        parts.append(_both(both, best, lambda at: difference(ce.task, k, at, other.end)))
     if not parts:
         return []
     return [
-        f"Controls at pass@{k}, beside the {share(other.last.value)} that {other.label} ends at: {ce.label}"
-        f" {'; '.join(parts)}.{_alike(ce, other, choices['both'])}"
+        f"Controls at pass@{k} ({other.label} ends at {share(other.last.value)}): {ce.label}"
+        f" {'; '.join(parts)}.{_alike(ce, other, both)}"
     ]
 
 
-def _alike(ce: Story, other: Story, of_ce: list[Choice]) -> str:
-    """The comparison in which both sides have the same choices."""
-    of_other = _places(other, None)
-    if len(of_other) < 2 or len(of_ce) < 2:
+def _both(options: Options, best: float, against: Callable[[list[Place]], Difference | None]) -> str:
+    """What the choice of both adds to the `best` of either."""
+    if not options.whole:
+        return "both together are not measured at every checkpoint"
+    value, chosen, at = options.best
+    if value <= best:
+        return "at both no more"
+    return f"at both ({chosen}) {share(value)}, {_distance(against(at))}"
+
+
+def _alike(ce: Story, other: Story, of_ce: Options) -> str:
+    """The comparison in which both sides have the same choices; empty where they have not."""
+    of_other = _options(other)
+    same = of_ce.whole and of_other.whole and of_ce.heats == of_other.heats
+    if not same or min(len(of_ce.places), len(of_other.places)) < 2:
         return ""
-    (best, chosen, at), (_, _, there) = (max(found, key=lambda c: c[0]) for found in (of_other, of_ce))
+    (best, chosen, at), (_, _, there) = of_other.best, of_ce.best
     d = difference(ce.task, ce.large, at, there)
-    return f" With the same choices {other.label} ({chosen}) reaches {share(best)}, {_less(d)}."
+    return f" With the same choices {other.label} ({chosen}) reaches {share(best)}, {_distance(d)}."
 
 
-def _less(d: Difference | None) -> str:
+def _distance(d: Difference | None) -> str:
     """How far a control, or the other side, is from what it is compared with."""
     if d is None or d.clear is None:
         return "at an unknown distance"
     if not d.clear:
         return f"no clear difference ({signed(-d.mean)}{span(d, -1.0)})"
-    return f"{share(abs(d.mean))}{span(d, 1.0 if d.mean > 0 else -1.0)} {'less' if d.mean > 0 else 'more'}"
+    return f"{share(abs(d.mean))}{span(d, 1.0 if d.mean > 0 else -1.0)} {'lower' if d.mean > 0 else 'higher'}"
 
 
-def _places(story: Story, checkpoints: list[str] | None, own: bool = False) -> list[Choice]:
-    """Every checkpoint (default: all but the start
-    model) and, unless `own`, every temperature that all seeds have."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a side may choose from at pass@large: (mean over the seeds, its name, a place a seed); the
+    temperatures; and whether every checkpoint was measured at each."""
+
+    places: list[tuple[float, str, list[Place]]]
+    heats: list[float]
+    whole: bool
+
+    @property
+    def best(self) -> tuple[float, str, list[Place]]:
+        return max(self.places, key=lambda place: place[0])
+
+
+def _options(story: Story, checkpoints: list[str] | None = None, own: bool = False) -> Options:
+    """The checkpoints of a side (default: all after the start), each at every temperature that all seeds
+    have, or at their `own`."""
+    runs, task, large = story.side.runs, story.task, story.large
+    tables = [controls(run, task) for run in runs]
+    heats = [] if own else [t for t in tables[0] if all(t in table for table in tables)]
+    table = mean_curves(runs, task)
+    steps = {c: points[large].step for c, points in table.items() if large in points}
+    steps = {c: step for c, step in steps.items() if step > 0 and (checkpoints is None or c in checkpoints)}
     found = []
-    tables = [controls(run, story.task) for run in story.side.runs]
-    heats = [t for t in tables[0] if all(t in table for table in tables)] if not own else []
-    steps = {
-        c: curve for c, curve in mean_curves(story.side.runs, story.task).items() if story.large in curve
-    }
-    for checkpoint, curve in steps.items():
-        step = curve[story.large].step
-        if step == 0 or (checkpoints is not None and checkpoint not in checkpoints):
-            continue
+    for checkpoint, step in steps.items():
         for heat in heats or [None]:
-            places = [
-                Place(run, checkpoint, None if heat is None else table[heat])
-                for run, table in zip(story.side.runs, tables, strict=True)
-            ]
-            value = mean_score(story.task, story.large, places)
-            if value is not None:
+            at = [None if heat is None else table[heat] for table in tables]
+            places = [Place(run, checkpoint, settings) for run, settings in zip(runs, at, strict=True)]
+            if (value := mean_score(task, large, places)) is not None:
                 parts = [f"T = {heat:g}"] if heat is not None else []
                 parts += [f"step {step:,}"] if checkpoints is None else []
                 found.append((value, ", ".join(parts), places))
-    return found
+    return Options(found, heats, len(found) == len(steps) * max(len(heats), 1))

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from posttrain.report.measured import controls, own_settings, own_temperature
-from posttrain.report.numbers import Curve
+from posttrain.report.numbers import Curve, curves
 from posttrain.report.text import loss_name
-from posttrain.rundir.reading import RunData, pass_k
+from posttrain.rundir.reading import RunData
 
 Over = Literal["temperature", "checkpoint", "both"]
 
@@ -31,21 +31,21 @@ def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
     own temperature, or over both; of equals the last checkpoint, and its own temperature.
 
     k are those of the last checkpoint at its own temperature; empty where it has none. The start model (step
-    0) counts as a checkpoint where it was scored. A run that was measured at one temperature only has its own
-    curve as the envelope over `temperature`: `temperatures` tells.
+    0) is no checkpoint of the run. A run that was measured at one temperature only has its own curve as the
+    envelope over `temperature`: `temperatures` tells.
     """
     own = own_settings(run, task)
-    at = {own: _curves(run, task, own)}
+    at = {own: curves(run, task, own)}
     if not at[own]:
         return {}
     last = next(reversed(at[own]))
     if over != "checkpoint":
-        at |= {s: _curves(run, task, s) for s in controls(run, task).values() if s != own}
+        at |= {s: curves(run, task, s) for s in controls(run, task).values() if s != own}
     found = {k: Best(score.value, last, own) for k, score in at[own][last].items()}
     for settings, table in at.items():
         for checkpoint in reversed(table) if over != "temperature" else [last]:
             for k, score in table.get(checkpoint, {}).items():
-                if k in found and score.value > found[k].value:
+                if k in found and score.step > 0 and score.value > found[k].value:
                     found[k] = Best(score.value, checkpoint, settings)
     return found
 
@@ -54,12 +54,12 @@ def last_by_temperature(run: RunData, task: str) -> dict[float, Curve]:
     """temperature -> pass@k of the last checkpoint, ascending, the run's own among them; empty where it has
     no pass@k. Temperatures at which that checkpoint was not scored are left out."""
     own = own_settings(run, task)
-    table = _curves(run, task, own)
+    table = curves(run, task, own)
     if not table:
         return {}
     last = next(reversed(table))
     every = controls(run, task) or {own_temperature(run, task): own}
-    found = {t: _curves(run, task, settings).get(last) for t, settings in every.items()}
+    found = {t: curves(run, task, settings).get(last) for t, settings in every.items()}
     return {t: points for t, points in found.items() if points}
 
 
@@ -71,16 +71,6 @@ def temperatures(run: RunData, task: str) -> list[float]:
 def pairs(runs: list[RunData], task: str) -> list[tuple[RunData, RunData]]:
     """Each cross-entropy run that has controls, with each run of another objective. `runs` measured the
     same."""
-    held = [run for run in runs if _curves(run, task, own_settings(run, task))]
+    held = [run for run in runs if curves(run, task, own_settings(run, task))]
     entropy = [r for r in held if loss_name(r) == "cross_entropy" and len(temperatures(r, task)) > 1]
     return [(a, b) for a in entropy for b in held if loss_name(b) != "cross_entropy"]
-
-
-def _curves(run: RunData, task: str, settings: str) -> dict[str, Curve]:
-    """checkpoint -> pass@k under one settings hash, by step; `numbers.curves` has those of the run's own."""
-    found: dict[str, Curve] = {}
-    for checkpoint, metrics in run.rows(task, settings).items():
-        points = {k: s for m, s in metrics.items() if (k := pass_k(m)) is not None}
-        if points:
-            found[checkpoint] = dict(sorted(points.items()))
-    return found

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from posttrain.evaluate.intervals import Interval, detectable, p_value, paired
-from posttrain.evaluate.seeds import over_seeds, seeds_difference
+from posttrain.evaluate.seeds import seeds_difference, seeds_paired
 from posttrain.report.numbers import curve, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
@@ -50,6 +50,10 @@ class Difference:
     p: float | None = None
     detectable: float | None = None
     reason: str = ""
+    problems: int = 0
+    """Of a paired difference: the problems that both sides have a value of."""
+    left_out: int = 0
+    """The problems that one side has no value of: a check failed."""
 
     @property
     def clear(self) -> bool | None:
@@ -60,11 +64,13 @@ class Difference:
 
 
 class Values(NamedTuple):
-    """pass@k of each problem and seed, [S, M], of problems `ids` in clusters `groups`."""
+    """pass@k of each problem and seed, [S, M], of problems `ids` in clusters `groups`; `left_out` problems
+    have no value in some seed."""
 
     table: np.ndarray
     ids: list[str]
     groups: list[str]
+    left_out: int = 0
 
 
 def mean_score(task: str, k: int, places: Sequence[Place]) -> float | None:
@@ -73,79 +79,91 @@ def mean_score(task: str, k: int, places: Sequence[Place]) -> float | None:
     return None if None in found or not found else fmean(score.value for score in found)
 
 
-def values(task: str, k: int, places: Sequence[Place]) -> Values | None:
-    """The values behind the scores of `places`; None where the samples of one do not reproduce its score, or
-    are of other problems: an interval over them would not belong to the scores beside it."""
-    tables: list[dict[str, float]] = []
+def values(task: str, k: int, *sides: Sequence[Place]) -> list[Values] | None:
+    """The values behind the scores of all places of `sides`, at the problems that every one has a value of: a
+    check that failed leaves a problem without one. None where the samples of a place do not reproduce its
+    score, or no problem is shared."""
+    tables: list[list[dict[str, float]]] = []
     groups: dict[str, str] = {}
-    for place in places:
-        rows, score = place.run.samples(place.checkpoint, task, place.settings), _score(task, k, place)
-        by_id = problem_values(rows, k)
-        if score is None or not by_id or abs(fmean(by_id.values()) - score.value) > SAME:
-            return None
-        groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
-        tables.append(by_id)
-    ids = [*tables[0]] if tables else []
-    if not ids or any(table.keys() != tables[0].keys() for table in tables):
+    for places in sides:
+        tables.append([])
+        for place in places:
+            rows, score = place.run.samples(place.checkpoint, task, place.settings), _score(task, k, place)
+            by_id = problem_values(rows, k)
+            if score is None or not by_id or abs(fmean(by_id.values()) - score.value) > SAME:
+                return None
+            groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
+            tables[-1].append(by_id)
+    every = [table for side in tables for table in side]
+    ids = [i for i in every[0] if all(i in table for table in every)] if every else []
+    if not ids:
         return None
-    return Values(np.array([[t[i] for i in ids] for t in tables]), ids, [groups[i] for i in ids])
+    out = len(set().union(*every)) - len(ids)
+    of = [groups[i] for i in ids]
+    return [Values(np.array([[t[i] for i in ids] for t in side]), ids, of, out) for side in tables]
 
 
 def difference(
     task: str, k: int, a: Sequence[Place], b: Sequence[Place], by_seed: bool = False
 ) -> Difference | None:
-    """pass@k of `b` minus that of `a`; None where either has no score. `by_seed`: place i of `b` follows from
-    place i of `a` (a stage and its start), so that they are compared seed by seed, as two checkpoints of the
-    same runs are."""
+    """pass@k of `b` minus that of `a`, at the problems that all have a value of; None where either has no
+    score. `by_seed`: place i of `b` follows from place i of `a` (a stage and its start), so that they are
+    compared seed by seed, as two checkpoints of the same runs are."""
     means = mean_score(task, k, a), mean_score(task, k, b)
     if means[0] is None or means[1] is None:
         return None
-    first, second = values(task, k, a), values(task, k, b)
-    if first is not None and second is not None and first.ids != second.ids:
-        second = _reordered(second, first.ids)
-    if first is not None and second is not None:
-        found = _between(first.table, second.table, first.groups, by_seed or _same_runs(a, b))
-        if found.low is not None or found.reason:
-            return found
-    if len(a) == len(b) == 1:
+    if (found := values(task, k, a, b)) is not None:
+        first, second = found
+        d = _between(first.table, second.table, first.groups, by_seed or _same_runs(a, b))
+        return replace(d, problems=len(first.ids), left_out=first.left_out)
+    if len(a) == len(b) == 1 and not _other_problems(task, a[0], b[0]):
         return _unpaired(_score(task, k, a[0]), _score(task, k, b[0]))
-    return Difference(means[1] - means[0], reason="no samples of the same problems for every seed")
+    return Difference(means[1] - means[0], reason="no samples of the same problems")
+
+
+def _other_problems(task: str, a: Place, b: Place) -> bool:
+    """Whether both places have samples, and share no problem."""
+    ids = [{str(row.get("id")) for row in p.run.samples(p.checkpoint, task, p.settings)} for p in (a, b)]
+    return all(ids) and not set.intersection(*ids)
 
 
 def difference_of_changes(
     task: str, k: int, a: tuple[Sequence[Place], Sequence[Place]], b: tuple[Sequence[Place], Sequence[Place]]
 ) -> Difference | None:
     """How much more pass@k changed between the two places of `b` than between those of `a`."""
-    found = [values(task, k, places) for places in (*a, *b)]
-    if any(v is None for v in found):
+    found = values(task, k, *a, *b)
+    if found is None:
         return None
-    aligned = [_reordered(v, found[0].ids) for v in found]
-    if any(v is None for v in aligned):
-        return None
-    start_a, end_a, start_b, end_b = (v.table for v in aligned)
+    start_a, end_a, start_b, end_b = (v.table for v in found)
     return _between(end_a - start_a, end_b - start_b, found[0].groups, _same_runs(a[0], b[0]))
 
 
+def unpaired(run: RunData, task: str) -> list[str]:
+    """A sentence where the last checkpoint of a run has scores, but no samples that reproduce them."""
+    checkpoint = next(reversed(run.rows(task)), "")
+    ks = curve(run, task, checkpoint)
+    if not ks or values(task, min(ks), [Place(run, checkpoint)]) is not None:
+        return []
+    return [
+        f"the samples of {task} are missing or do not fit the scores, so differences are not paired: their"
+        " intervals are wider than they need be."
+    ]
+
+
 def _score(task: str, k: int, place: Place) -> Score | None:
-    return curve(*place[:1], task, *place[1:]).get(k)
+    return curve(place.run, task, place.checkpoint, place.settings).get(k)
 
 
 def _same_runs(a: Sequence[Place], b: Sequence[Place]) -> bool:
-    return len(a) == len(b) and all(x.run is y.run for x, y in zip(a, b, strict=True))
-
-
-def _reordered(found: Values, ids: list[str]) -> Values | None:
-    at = {problem: i for i, problem in enumerate(found.ids)}
-    if at.keys() != set(ids):
-        return None
-    order = [at[problem] for problem in ids]
-    return Values(found.table[:, order], ids, [found.groups[i] for i in order])
+    return len(a) == len(b) and all(
+        x.run.path.resolve() == y.run.path.resolve() for x, y in zip(a, b, strict=True)
+    )
 
 
 def _between(a: np.ndarray, b: np.ndarray, groups: list[str], same: bool) -> Difference:
     """The difference of two tables [S, M]; `same`: row by row of the same runs."""
     if same and len(a) > 1:
-        return _of(over_seeds(b - a, groups), "seeds")
+        return _of(seeds_paired(a, b, groups), "seeds")
     if min(len(a), len(b)) > 1:
         return _of(seeds_difference(a, b, groups), "seeds")
     return _of(paired(a.mean(0), b.mean(0), groups), "problems")

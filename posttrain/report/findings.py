@@ -10,7 +10,7 @@ from __future__ import annotations
 from posttrain.report import chains
 from posttrain.report.comparison import comparisons
 from posttrain.report.control_words import remains
-from posttrain.report.differences import Difference
+from posttrain.report.differences import Difference, unpaired
 from posttrain.report.facts import SAMPLING, headline
 from posttrain.report.measured import apart, beside, measured, renderings
 from posttrain.report.sides import Side, sides
@@ -156,7 +156,7 @@ def caveats(runs: list[RunData]) -> list[str]:
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
         for task in run.tasks:
-            found += [f"{name}: {text}" for text in beside(run, task)]
+            found += [f"{name}: {text}" for text in [*beside(run, task), *unpaired(run, task)]]
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")
             if cut is not None and cut.value > 0.05:
                 found.append(f"{name}: {cut.value:.0%} of the {task} completions hit the length limit.")
@@ -175,7 +175,7 @@ def _intervals(every: list[Side]) -> str:
     else:
         over = "over the test problems; where a sentence names seeds on both sides, over problems and seeds"
     return (
-        f"Bands and brackets are 95 % intervals {over}; paired where two checkpoints are compared. A best"
+        f"Brackets are 95 % intervals {over}; paired where two checkpoints are compared. A best"
         " checkpoint is chosen on the problems it is shown on, which flatters it a little."
     )
 

@@ -31,9 +31,10 @@ def curve(run: RunData, task: str, checkpoint: str, settings: str | None = None)
     return dict(sorted(found.items()))
 
 
-def curves(run: RunData, task: str) -> dict[str, Curve]:
-    """checkpoint -> curve, for every checkpoint with a pass@k, by step."""
-    found = {checkpoint: curve(run, task, checkpoint) for checkpoint in run.rows(task)}
+def curves(run: RunData, task: str, settings: str | None = None) -> dict[str, Curve]:
+    """checkpoint -> curve under one settings hash (default: the run's own), for every checkpoint with a
+    pass@k, by step."""
+    found = {checkpoint: curve(run, task, checkpoint, settings) for checkpoint in run.rows(task, settings)}
     return {checkpoint: points for checkpoint, points in found.items() if points}
 
 

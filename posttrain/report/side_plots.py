@@ -86,8 +86,9 @@ def band(side: Side, task: str) -> Band | None:
         return _band(ks, mean, bounds, PROBLEMS if known else "")
     found = []
     for k in ks:
-        behind = values(task, k, [Place(run, checkpoint) for run in side.runs])
-        interval = over_seeds(behind.table, behind.groups) if behind is not None else None
+        behind = (values(task, k, [Place(run, checkpoint) for run in side.runs]) or [None])[0]
+        whole = behind is not None and not behind.left_out
+        interval = over_seeds(behind.table, behind.groups) if whole else None
         if interval is None or interval.low is None or interval.high is None:
             each = [curve(run, task, checkpoint) for run in side.runs]
             ends = [[points[k].value for points in each] for k in ks]

@@ -138,8 +138,9 @@ def _cell(side: Side, task: str, checkpoint: str, k: int, best: bool) -> SideCel
     if len(scores) == 1:
         low, high = scores[0].low, scores[0].high
         return SideCell(share(mean), "", _span(low, high), best)
-    found = values(task, k, places)
-    interval = over_seeds(found.table, found.groups) if found is not None else None
+    found = (values(task, k, places) or [None])[0]
+    whole = found is not None and not found.left_out
+    interval = over_seeds(found.table, found.groups) if whole else None
     bounds = (interval.low, interval.high) if interval is not None else (None, None)
     return SideCell(share(mean), f"± {share(stdev(s.value for s in scores))}", _span(*bounds), best)
 

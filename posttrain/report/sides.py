@@ -16,6 +16,7 @@ from posttrain.report.measured import described
 from posttrain.report.swept import Cell, cells
 from posttrain.report.tables import recipe_difference
 from posttrain.report.text import label, labels
+from posttrain.rundir.places import is_run
 from posttrain.rundir.reading import RunData
 
 SEEDS = ("train.seed", "seed")
@@ -121,9 +122,32 @@ def seed(run: RunData) -> int | None:
 
 
 def differing(a: RunData, b: RunData) -> list[str]:
-    """Keys, besides the seed, in which two runs differ."""
+    """Keys, besides the seed, in which two runs differ; runs that they start from, or read, differ where
+    these do."""
     one, other = _settings(a), _settings(b)
-    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return [key for key in keys if not _same_origin(one.get(key), other.get(key))]
+
+
+def _same_origin(a: Any, b: Any) -> bool:
+    """Whether two values name the same place in two runs that are seeds of one recipe."""
+    found = [_on_disk(value) for value in (a, b)]
+    if None in found:
+        return False
+    (one, rest), (other, there) = found
+    return rest == there and not differing(one, other)
+
+
+def _on_disk(value: Any) -> tuple[RunData, str] | None:
+    """The run that a value of a recipe names, and what it says behind the directory."""
+    if not isinstance(value, str) or "/" not in value or len(value) > 4096:
+        return None
+    place, _, choice = value.partition("@")
+    path = Path(place).resolve()
+    for home in (path, *path.parents):
+        if (home / "run.json").is_file() and is_run(home):
+            return RunData.load(home), f"{path.relative_to(home)}@{choice}"
+    return None
 
 
 def _settings(run: RunData) -> dict[str, Any]:

@@ -50,11 +50,13 @@ def signed(value: float) -> str:
 
 
 def span(d: Difference, sign: float = 1.0) -> str:
-    """` [−.360, −.300]`: the interval of the paired difference (times `sign`); empty where it is unknown."""
+    """` [−.360, −.300]`: the interval of the paired difference (times `sign`), and how many problems it is of
+    where some were left out; empty where it is unknown."""
     if d.low is None or d.high is None:
         return ""
     low, high = sorted((sign * d.low, sign * d.high))
-    return f" [{share(low)}, {share(high)}]"
+    shared = f" on {d.problems:,} of {d.problems + d.left_out:,} problems" if d.left_out else ""
+    return f" [{share(low)}, {share(high)}]{shared}"
 
 
 def loss_name(run: RunData) -> str:

@@ -163,15 +163,20 @@ class RunData:
         """Rows of the samples behind the scores of `settings` (default: the run's own), the last one of each
         id; empty where there are none. `logp` is that of the settings' temperature."""
         every = self.settings(task)
-        if settings in (None, *[*every][:1]):
-            return self._sampled(samples_file(checkpoint, task))
+        settings = next(iter(every), "") if settings is None else settings
         if (self.path / (file := samples_file(checkpoint, task, settings))).exists():
             return self._sampled(file)
         differs = every.get(settings, {})
-        if differs.keys() != {"temperature"} or (t := number(differs["temperature"])) is None:
+        if not differs:
+            return self._sampled(samples_file(checkpoint, task))
+        rest = {key: value for key, value in differs.items() if key != "temperature"}
+        if rest == differs:
             return []
-        at = str(float(t))  # measured in the pass of the run's own
-        rows = self._sampled(samples_file(checkpoint, task))
+        first = next((found for found, other in every.items() if other == rest), "")  # measured in its pass
+        file = samples_file(checkpoint, task, first if rest else "")
+        heat = number(differs["temperature"])
+        at = "" if heat is None else str(float(heat))
+        rows = self._sampled(file) if (self.path / file).exists() else []
         found = [(row, row["logp_at"].get(at)) for row in rows if isinstance(row.get("logp_at"), dict)]
         return [row | {"logp": logp} for row, logp in found if logp is not None]
 

@@ -127,11 +127,16 @@ class ScoreStore:
         return [u for u in found if u.checkpoint in kept]
 
     def write_samples(
-        self, checkpoint: str, task: str, rows: list[dict[str, Any]], settings: str = ""
+        self, checkpoint: str, task: str, rows: list[dict[str, Any]], settings: str = "", own: bool = True
     ) -> Path:
-        """Replaces the samples of a checkpoint on a task; returns their path. `settings`: the hash of scores
-        that stand beside the run's own."""
-        path = self.run_dir / samples_file(checkpoint, task, settings)
+        """Replaces the samples of a checkpoint on a task under the settings of this hash; returns their path.
+        `own`: they are the run's own. Those of earlier settings of the recipe stay, under their hash."""
+        path = self.run_dir / samples_file(checkpoint, task, "" if own else settings)
+        if own and settings and path.exists():
+            here = [r for r in self.rows() if (r["checkpoint"], r["task"]) == (checkpoint, task)]
+            before = [r.get("settings", "") for r in here if not r.get("differs")]
+            if before and settings not in before:
+                path.replace(self.run_dir / samples_file(checkpoint, task, before[-1]))
         write_jsonl(path, rows)
         return path
 

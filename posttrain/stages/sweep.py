@@ -46,31 +46,36 @@ class SweepPlan:
     def root(self) -> Path:
         return Path(self.pipeline.output_dir) / self.pipeline.pipeline
 
-    def check_folder(self) -> list[str]:
-        """The runs of an earlier start that are no part of the sweep any more.
+    def check_folder(self) -> None:
+        """Compares the folder with the sweep.
 
         Raises:
-            RequestError: the folder has another sweep, a pipeline or a run, or a run of another recipe.
+            RequestError: the folder has another sweep, a pipeline or a run, a run of another recipe, or runs
+                that this sweep leaves out: they would be gone from its page.
         """
         before = self._before()
+        if left := [run.run for run in before.runs if run.run not in self.recipes] if before else []:
+            names = ", ".join(left[:8]) + (" ..." if len(left) > 8 else "")
+            count = "a run" if len(left) == 1 else f"{len(left)} runs"
+            raise RequestError(
+                f"{self.root} has {count} that this sweep leaves out: {names}; give their values and seeds"
+                " too, or choose another --name"
+            )
         for name, recipe in self.recipes.items():
             try:
                 with contextlib.suppress(WorkError, OSError):  # damaged: the run itself will say so
                     RunDir(self.root / name).check_same(recipe)
             except RequestError as error:
                 raise RequestError(f"{self.where}: run {name!r}: {error}") from None
-        return [run.run for run in before.runs if run.run not in self.recipes] if before else []
 
     def claim(self) -> None:
         """Writes sweep.json, the folder being locked. Raises `RequestError` as `check_folder`."""
-        if left := self.check_folder():
-            names = ", ".join(left[:8]) + (" ..." if len(left) > 8 else "")
-            log.warning("%s: no longer part of the sweep, their folders stay: %s", self.root, names)
+        self.check_folder()
         write_json(self.root / FILE, self.facts)
 
     def _before(self) -> SweepData | None:
         """The sweep that the folder has; None where it is new."""
-        other = "name this sweep otherwise"
+        other = "choose another --name"
         if not is_sweep(self.root):
             found = "a pipeline" if is_pipeline(self.root) else "a run" if is_run(self.root) else None
             if found:

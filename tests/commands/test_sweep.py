@@ -153,8 +153,8 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(call, plain_recipe,
     for name, file in (("run", "metrics.jsonl"), ("pipe", "pipeline.json"), ("broken", "sweep.json")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text("{")
-    assert refused(RATES, "--name", "run") == "run contains a run; name this sweep otherwise"
-    assert refused(RATES, "--name", "pipe") == "pipe contains a pipeline; name this sweep otherwise"
+    assert refused(RATES, "--name", "run") == "run contains a run; choose another --name"
+    assert refused(RATES, "--name", "pipe") == "pipe contains a pipeline; choose another --name"
     assert refused(RATES, "--name", "broken").startswith("broken/sweep.json: cannot be read: ")
 
     def claim(*words: str, **more: object) -> None:
@@ -165,17 +165,21 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(call, plain_recipe,
 
     claim(RATES, sweep="swept")
     assert refused("train.max_steps=1,2", "--name", "swept") == (
-        "swept contains a sweep of other keys (train.learning_rate); name this sweep otherwise"
+        "swept contains a sweep of other keys (train.learning_rate); choose another --name"
     )
     assert "of other keys" in refused(RATES, "--seeds", "2", "--name", "swept"), "the names would differ"
     other = plain_recipe.with_name("other.yaml")
     other.write_text(plain_recipe.read_text())
     call("sweep", other, RATES, "--name", "swept").refuses(
-        f"{tmp_path}/swept contains a sweep of case.yaml, not of other.yaml; name this sweep otherwise\n"
+        f"{tmp_path}/swept contains a sweep of case.yaml, not of other.yaml; choose another --name\n"
     )
-    # more values, or fewer, are the same sweep
-    more = "train.learning_rate=0.2,0.3,0.4"
+    # more values are the same sweep; fewer would take runs from its page
+    more = "train.learning_rate=0.1,0.2,0.3"
     assert call("sweep", plain_recipe, more, "--name", "swept", "--dry-run").code == 0
+    assert refused("train.learning_rate=0.2,0.5", "--name", "swept") == (
+        "swept has a run that this sweep leaves out: learning_rate-0.1; give their values and seeds too, or"
+        " choose another --name"
+    )
 
     # a run that has begun with another recipe
     run = RunDir(tmp_path / "swept" / "learning_rate-0.2")

@@ -85,7 +85,7 @@ def test_difference_by_hand(tmp_path, tables):
     tables["lines"](tmp_path / "samples" / "step-000020" / "t.jsonl", more)
     run = RunData.load(tmp_path)
     d = difference("t", 1, [Place(run, "step-000010")], [Place(run, "step-000020")])
-    assert d.over == "scores", "one problem more on one side: not the same problems"
+    assert (d.over, d.problems, d.left_out) == ("problems", 16, 1), "one problem more on one side"
     d = write([f"{i % 7}" for i in range(16)])
     assert (d.low, d.clear) == (None, None) and "clusters" in d.reason, "7 clusters say nothing"
 

@@ -112,7 +112,7 @@ def test_bands(small, tmp_path):
     groups = side_groups(load_runs([small])[0])
     side = groups[0].sides[0]
     found = band(side, "multiplication")
-    behind = values("multiplication", 16, [Place(run, LAST) for run in side.runs])
+    (behind,) = values("multiplication", 16, [Place(run, LAST) for run in side.runs])
     expected, at = over_seeds(behind.table, behind.groups), found.ks.index(16)
     assert (found.kind, found.low[at], found.high[at]) == (SEEDS, expected.low, expected.high)
     one = band(groups[0].sides[0].__class__("one", side.runs[:1]), "multiplication")

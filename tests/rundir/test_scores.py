@@ -96,6 +96,24 @@ def test_samples_are_replaced_as_a_whole(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["gsm8k.jsonl"]
 
 
+def test_samples_of_earlier_settings_of_the_recipe_stay(tmp_path):
+    """The test set grew: what the older scores rest on keeps their hash, and is found by it."""
+    store, place = ScoreStore(tmp_path), tmp_path / "samples/step-000001"
+    for settings, problem in (("s1", "a"), ("s2", "b")):
+        store.write_samples("step-000001", "arithmetic", [{"id": problem, "logp": -1.0}], settings)
+        store.append([made(1, settings=settings)])
+    store.write_samples("step-000001", "arithmetic", [{"id": "c", "logp": -1.0}], "s3", own=False)
+    assert {p.name for p in place.iterdir()} == {
+        "arithmetic.jsonl",
+        "arithmetic.s1.jsonl",
+        "arithmetic.s3.jsonl",
+    }
+    run = RunData.load(tmp_path)
+    assert [run.samples("step-000001", "arithmetic", s)[0]["id"] for s in (None, "s1", "s2", "s3")] == [
+        *("a", "a", "b", "c")
+    ]
+
+
 def test_what_is_made_from_the_scores_is_renewed_with_each_addition(tmp_path):
     """And not where nothing was added; the caller sees the rows that are already there."""
     store, seen = ScoreStore(tmp_path), []

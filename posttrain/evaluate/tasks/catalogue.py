@@ -97,10 +97,14 @@ def _exact(task: Task) -> list[tuple[str, str]]:
     every = [task.temperature, *task.temperatures]
     for key, value in zip(["temperature"] + ["temperatures"] * len(task.temperatures), every, strict=True):
         if value == 0:
-            found.append((key, "= 0: what greedy decoding gives is the metric accuracy of an exact task"))
+            found.append(
+                (key, "= 0 must be above 0; greedy decoding is the metric accuracy of an exact task")
+            )
         elif not 0 < value < float("inf"):
             found.append((key, f"= {value} must be positive"))
     if len(set(every)) < len(every):
-        text = f"= {task.temperatures}, after temperature = {every[0]:g}: one is twice"
+        text = (
+            f"= {task.temperatures} lists one twice, or temperature = {every[0]:g}, which is always measured"
+        )
         found.append(("temperatures", text))
     return found
