@@ -23,7 +23,7 @@ from posttrain.report.measured import asked_differently
 from posttrain.report.sides import Side, differing, seed, sides
 from posttrain.report.text import share, signed, span
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.places import is_pipeline
+from posttrain.rundir.places import is_pipeline, is_run
 from posttrain.rundir.reading import RunData
 
 
@@ -110,7 +110,9 @@ def _expanded(piece: str) -> list[str]:
     """The runs that a pattern stands for."""
     if not any(mark in piece for mark in "*?[") or Path(piece).exists():
         return [piece]
-    found = sorted(glob.glob(str(Path(piece).expanduser())))
+    found = [
+        p for p in sorted(glob.glob(str(Path(piece).expanduser()))) if is_run(Path(p))
+    ]  # logs lie beside
     if not found:
         raise RequestError(f"{piece}: no run matches")
     return found

@@ -77,6 +77,7 @@ def test_seeds(call, two):
             recipe = yaml.safe_load((path / "recipe.yaml").read_text())
             recipe |= {"name": path.name, "train": recipe.get("train", {}) | {"seed": i}}
             (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (two / "ce-0.log").write_text("beside the runs of a sweep")
     answer = call("compare", "ce-*", "cl-0,cl-1,cl-2")
     assert "A: Cross-entropy (3 seeds), step-001800 of ce-0, ce-1, ce-2" in answer.out
     assert "Last checkpoints, 3 seeds a side: Cross-entropy leads pass@1 by" in answer.out
