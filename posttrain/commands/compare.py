@@ -128,7 +128,8 @@ def _run(text: str) -> tuple[RunData, str | None]:
     run = RunData.load(path)
     names = list(dict.fromkeys(score.checkpoint for score in run.scores))
     if not names:
-        raise RequestError(f"{path}: no checkpoint has been scored")
+        why = f" that can be read ({run.unread[0]})" if run.unread else ""
+        raise RequestError(f"{path}: there is no score{why}")
     if not choice:
         if run.status in ("running", "stopped", "failed"):
             raise RequestError(

@@ -30,7 +30,7 @@ from posttrain.report.score_tables import metric_text, shown_metrics
 from posttrain.report.scorecard import write_scorecard
 from posttrain.report.tables import ABSENT
 from posttrain.rundir import checkpoints as ckpt
-from posttrain.rundir.reading import pass_k
+from posttrain.rundir.rows import pass_k
 from posttrain.rundir.scores import ScoreStore
 
 

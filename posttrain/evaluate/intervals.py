@@ -118,10 +118,13 @@ def paired(
     if a.shape != b.shape:
         raise ValueError(f"{a.shape} values cannot be paired with {b.shape}")
     d = b - a
-    proportions = min(a.min(), b.min()) >= 0.0 and max(a.max(), b.max()) <= 1.0
-    return symmetric(
-        float(d.mean()), spread(d, cluster_numbers(groups, len(d))), level, 1.0 if proportions else math.inf
-    )
+    return symmetric(float(d.mean()), spread(d, cluster_numbers(groups, len(d))), level, limit_of(a, b))
+
+
+def limit_of(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference of values like these: 1 of proportions, 2 of changes of proportions."""
+    low, high = min(a.min(), b.min()), max(a.max(), b.max())
+    return math.inf if max(-low, high) > 1.0 else 1.0 if low >= 0.0 else 2.0
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:

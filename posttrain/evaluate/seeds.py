@@ -10,7 +10,6 @@ order or initial weights, which are not independent.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +20,7 @@ from posttrain.evaluate.intervals import (
     Spread,
     cluster_numbers,
     interval,
+    limit_of,
     paired,
     proportion,
     spread,
@@ -68,7 +68,7 @@ def seeds_paired(
     seeds, both = _of_seeds(d, of)
     found = _joined(problems, [(seeds, len(d) - 1)], [(both, (len(d) - 1) * (problems.clusters - 1))])
     # never the interval of a proportion: a difference has a sign, even where no problem got worse
-    return symmetric(float(d.mean()), found, level, _limit(a, b))
+    return symmetric(float(d.mean()), found, level, limit_of(a, b))
 
 
 def seeds_difference(
@@ -101,13 +101,7 @@ def seeds_difference(
         own, mixed = _of_seeds(side, of)
         seeds.append((own, len(side) - 1))
         both.append((mixed, (len(side) - 1) * (problems.clusters - 1)))
-    return symmetric(float(d.mean()), _joined(problems, seeds, both), level, _limit(a, b))
-
-
-def _limit(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference that there can be."""
-    proportions = min(a.min(), b.min()) >= 0.0 and max(a.max(), b.max()) <= 1.0
-    return 1.0 if proportions else math.inf
+    return symmetric(float(d.mean()), _joined(problems, seeds, both), level, limit_of(a, b))
 
 
 def _of_seeds(v: np.ndarray, of: np.ndarray) -> tuple[float, float]:

@@ -58,7 +58,7 @@ def speaks_of(a: Story, b: Story) -> str:
         return f"{what}, {seeds} seeds a side"
     if max(counts) > 1:
         one, other = (a, b) if counts[0] == 1 else (b, a)
-        return f"{what}, one run of {one.label} and the mean of {other.label}"
+        return f"{what}, one run of {one.label} and the mean of {other.label}, over problems alone"
     return f"{what}, these two runs"
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from posttrain.base.files import number
 from posttrain.evaluate.metrics import pass_at_k, pass_at_n
-from posttrain.rundir.reading import RunData, pass_k, step_of
+from posttrain.rundir.reading import RunData, step_of
+from posttrain.rundir.rows import pass_k
 from posttrain.types import Score
 
 Curve = dict[int, Score]

@@ -15,7 +15,8 @@ from posttrain.report.numbers import curves, unscored
 from posttrain.report.story import LARGE
 from posttrain.report.tables import ABSENT
 from posttrain.report.text import share
-from posttrain.rundir.reading import RunData, pass_k
+from posttrain.rundir.reading import RunData
+from posttrain.rundir.rows import pass_k
 from posttrain.types import Score
 
 SHOWN_K = (1, 16, 256, 4096)

@@ -8,7 +8,6 @@ directory.
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,17 +20,11 @@ from posttrain.errors import PosttrainError, RequestError
 from posttrain.rundir.places import OUTCOMES, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
-from posttrain.rundir.scores import SCORE_FIELDS, Unscored, samples_file, unscored
+from posttrain.rundir.rows import is_sample, score_of
+from posttrain.rundir.scores import Unscored, samples_file, unscored
 from posttrain.types import Score
 
-PASS_AT = re.compile(r"pass@(\d+)")
 STEP = re.compile(r"step-(\d+)")
-
-
-def pass_k(metric: str) -> int | None:
-    """k of a metric `pass@k`, None for any other metric."""
-    match = PASS_AT.fullmatch(metric)
-    return int(match[1]) if match else None
 
 
 def step_of(checkpoint: str) -> int | None:
@@ -182,7 +175,10 @@ class RunData:
 
     def _sampled(self, file: Path) -> list[dict[str, Any]]:
         if file not in self._samples:
-            rows = self._jsonl(file)
+            every = self._jsonl(file)
+            rows = [row for row in every if is_sample(row)]
+            if len(rows) < len(every):
+                self.unread.append(f"{file}: {len(every) - len(rows)} of {len(every)} rows are damaged")
             self._samples[file] = list({str(r.get("id", i)): r for i, r in enumerate(rows)}.values())
         return self._samples[file]
 
@@ -191,7 +187,7 @@ class RunData:
             value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             self.unread.append(f"{name}: {error}")
             return {}
         if isinstance(value, dict):
@@ -202,7 +198,7 @@ class RunData:
     def _jsonl(self, name: str | Path) -> list[dict[str, Any]]:
         try:
             return [row for row in read_jsonl(self.path / name) if isinstance(row, dict)]
-        except (OSError, ValueError, PosttrainError) as error:
+        except (OSError, ValueError, RecursionError, PosttrainError) as error:
             text = str(error)
             self.unread.append(text if str(name) in text else f"{name}: {text}")
             return []
@@ -214,7 +210,7 @@ class RunData:
             self.recipe = value if isinstance(value, dict) else {}
         except FileNotFoundError:
             return
-        except (yaml.YAMLError, ValueError, OSError) as error:
+        except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
             self.unread.append(f"recipe.yaml: {str(error).splitlines()[0]}")
 
     def _read_metrics(self) -> None:
@@ -229,20 +225,10 @@ class RunData:
         last: dict[tuple[str, str, str, str], Score] = {}
         for row in self._jsonl("scores.jsonl"):
             try:
-                score = Score(**{k: v for k, v in row.items() if k in SCORE_FIELDS})
-                if not all(isinstance(text, str) for text in (*score.key(), score.checkpoint)):
-                    raise TypeError("checkpoint, task, metric, settings and digest must be texts")
-                score.value, score.step, score.n = float(score.value), int(score.step), int(score.n)
-                if score.low is not None and score.high is not None:
-                    score.low, score.high = float(score.low), float(score.high)
-            except (TypeError, ValueError) as error:
+                score = score_of(row)
+            except ValueError as error:
                 self.unread.append(f"scores.jsonl: {error}")
                 continue
-            if not math.isfinite(score.value):
-                self.unread.append(f"scores.jsonl: {score.task}/{score.metric} is {score.value}")
-                continue
-            if not isinstance(score.differs, dict):
-                score.differs = {}
             last[score.checkpoint, score.task, score.metric, score.settings] = score
         self.scores = list(last.values())
 
@@ -279,7 +265,7 @@ class PipelineData:
             info = json.loads((path / "pipeline.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RequestError(f"{path}: {why_no_run(path)}") from None
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise RequestError(f"{path / 'pipeline.json'}: cannot be read: {error}") from None
         if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
             raise RequestError(f"{path / 'pipeline.json'}: must contain a mapping with a list of stages")

@@ -111,7 +111,7 @@ def test_what_cannot_be_compared(call, two):
         "ce and cl were scored on other problems or settings of multiplication: no limit against limit 100"
     )
     (two / "cl" / "scores.jsonl").unlink()
-    call("compare", "ce", "cl").refuses("cl: no checkpoint has been scored")
+    call("compare", "ce", "cl").refuses("cl: there is no score")
     (two / "all").mkdir()
     (two / "all" / "pipeline.json").write_text("{}")
     call("compare", "ce", "all").refuses("all is a pipeline or a sweep")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from posttrain.evaluate.intervals import interval, paired, spread
-from posttrain.evaluate.seeds import over_seeds, seeds_difference
+from posttrain.evaluate.intervals import interval, p_value, paired, spread
+from posttrain.evaluate.seeds import over_seeds, seeds_difference, seeds_paired
 from posttrain.evaluate.student import t_quantile
 from tests.evaluate.coverage import one_recipe
 
@@ -117,3 +117,22 @@ def test_one_recipe_is_no_better_than_itself(between):
     called, sd = one_recipe(200, between)
     assert called <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
     assert 0.02 <= sd <= 0.04 or not between
+
+
+def test_pairs_by_seed_have_a_sign_and_mirror():
+    """One of 36 cells moves by 1/8, which is noise in either direction; also where all changes are equal."""
+    a = np.full((3, 12), 0.25)
+    b = a.copy()
+    b[0, 4] = 0.375
+    rise, fall = seeds_paired(a, b), seeds_paired(b, a)
+    assert rise.low < 0 < rise.high and (rise.low, rise.high) == pytest.approx((-fall.high, -fall.low))
+    assert p_value(rise) == pytest.approx(p_value(fall)) and p_value(rise) > 0.05
+    same = seeds_paired(a, a)
+    assert same.value == 0 and same.low == pytest.approx(-same.high) and same.low < -0.1
+    assert seeds_paired(a[:1], b[:1]) == paired(a[0], b[0])
+    for change in (0.2, -0.2):
+        equal = np.full((3, 10), change)
+        found = seeds_difference(equal, equal)
+        assert found.value == 0 and found.low < 0 < found.high, "changes of shares are within 2"
+    with pytest.raises(ValueError, match="cannot be paired"):
+        seeds_paired(a, b[:2])

@@ -140,7 +140,8 @@ def test_what_is_said_of_one_run_and_of_three_seeds(made):
     assert "where a sentence names seeds, over problems and seeds" in caveats([*a, *b])[0]
     mixed = findings([a[0], *b])
     assert mixed[2].startswith(
-        "Last checkpoints, one run of Cross-entropy and the mean of Confidence-limited N = 256 (3 seeds): "
+        "Last checkpoints, one run of Cross-entropy and the mean of Confidence-limited N = 256 (3 seeds),"
+        " over problems alone: "
     )
     assert " leads " not in mixed[2]
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.rundir.reading import PipelineData, RunData, pass_k, step_of
+from posttrain.rundir.reading import PipelineData, RunData, step_of
+from posttrain.rundir.rows import pass_k
 
 
 def test_last_line_of_a_step_and_split_wins(tmp_path, tables):
@@ -115,3 +116,54 @@ def test_pipeline_holds_the_stages_that_started(pipeline):
 def test_names():
     assert [pass_k(m) for m in ("pass@16", "pass@", "maj@4", "xpass@1")] == [16, None, None, None]
     assert [step_of(c) for c in ("step-000400", "final")] == [400, None]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"value": "0.5"},
+        {"value": 5.0},
+        {"value": 10**400},
+        {"value": float("nan")},
+        {"n": float("inf")},
+        {"step": float("inf")},
+        {"settings": ["s"]},
+    ],
+)
+def test_a_score_that_is_no_number_is_unread(tmp_path, tables, wrong):
+    good = tables["score"]("step-000010", "t", "pass@1", 0.5, 5)
+    tables["lines"](tmp_path / "run" / "scores.jsonl", [good | {"metric": "pass@2"} | wrong, good])
+    run = RunData.load(tmp_path / "run")
+    assert [s.metric for s in run.scores] == ["pass@1"] and len(run.unread) == 1
+
+
+@pytest.mark.parametrize("low, high", [(float("nan"), 0.9), ("x", None), (0.1, None), (10**400, 0.9)])
+def test_bounds_that_are_no_numbers_are_unknown(tmp_path, tables, low, high):
+    row = tables["score"]("step-000010", "t", "pass@1", 0.5, 5) | {"low": low, "high": high}
+    tables["lines"](tmp_path / "run" / "scores.jsonl", [row])
+    (score,) = RunData.load(tmp_path / "run").scores
+    assert (score.low, score.high) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"logp": float("nan")},
+        {"logp": -(10**400)},
+        {"logp": "x"},
+        {"logp_at": {"1.5": "x"}},
+        {"logp_at": [1]},
+        {"completions": "abc"},
+        {"completions": [1]},
+        {"completions": [{"value": [1]}]},
+    ],
+)
+def test_samples_that_are_none_are_left_out(tmp_path, tables, damaged):
+    tables["lines"](
+        tmp_path / "run" / "scores.jsonl", [tables["score"]("step-000010", "t", "pass@1", 0.5, 5)]
+    )
+    rows = [{"id": "a", "logp": -1.0}, {"id": "b"} | damaged, {"id": "c", "completions": [{"value": None}]}]
+    tables["lines"](tmp_path / "run" / "samples" / "step-000010" / "t.jsonl", rows)
+    run = RunData.load(tmp_path / "run")
+    assert [row["id"] for row in run.samples("step-000010", "t")] == ["a", "c"]
+    assert run.unread == ["samples/step-000010/t.jsonl: 1 of 3 rows are damaged"]
