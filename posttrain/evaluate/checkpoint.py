@@ -33,7 +33,7 @@ from posttrain.recipe.schema import Task
 from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.adapters import tokenizer_place
 from posttrain.rundir.proof import digest
-from posttrain.rundir.scores import CannotTell, ScoreStore, first_line
+from posttrain.rundir.scores import CannotTell, ScoreStore, first_line, halves
 from posttrain.types import Score
 
 log = logging.getLogger(__name__)
@@ -136,10 +136,10 @@ def has_task(rows: list[dict[str, Any]], where: str, task: Task) -> bool:
     loaded.
     """
     here = [r for r in rows if where in (r.get("digest"), r["checkpoint"]) and r["task"] == task.name]
-    found = {(row.get("settings", "").partition("-")[0], row["metric"]) for row in here}
+    found = {(halves(row.get("settings", ""))[0], row["metric"]) for row in here}
     problems = problems_of(task)
-    halves = [task_hash(one, problems) for one in measurements(task)]
-    return found >= {(half, metric) for half in halves for metric in metrics(task)}
+    asked = [task_hash(one, problems) for one in measurements(task)]
+    return found >= {(half, metric) for half in asked for metric in metrics(task)}
 
 
 def _digest(path: Path) -> str:

@@ -28,15 +28,22 @@ def parent_of(run: RunData, runs: list[RunData]) -> tuple[RunData, str] | None:
 
     Found by path, or by name in the same folder if the folder has been moved.
     """
+    named = named_parent(run)
+    for place in named[0] if named else []:
+        for other in runs:
+            if other is not run and other.path.resolve() == place.resolve():
+                return other, named[1]
+    return None
+
+
+def named_parent(run: RunData) -> tuple[list[Path], str] | None:
+    """Where the run that `run` started from may be, and the checkpoint: the directory that run.json names, or
+    one of that name beside the run, where both have been moved; None where there is none."""
     parent = run.run.get("parent")
     if not isinstance(parent, dict) or not parent.get("run"):
         return None
-    path, checkpoint = Path(str(parent["run"])), str(parent.get("checkpoint") or "")
-    others = [other for other in runs if other is not run]
-    same = [o for o in others if o.path.resolve() == path.resolve()]
-    here = run.path.resolve().parent
-    same = same or [o for o in others if o.path.resolve() == here / path.name]
-    return (same[0], checkpoint) if same else None
+    path = Path(str(parent["run"]))
+    return [path, run.path.resolve().parent / path.name], str(parent.get("checkpoint") or "")
 
 
 def offsets(
@@ -119,10 +126,9 @@ def sentence(c: Chain, name: str | None) -> str:
 
 def _start(c: Chain, name: str | None) -> str:
     """`step 200 of Cross-entropy`; a run that is not on the page is called by its own name."""
-    parent = c.told.run.run.get("parent")
     checkpoint = c.parent[1] if c.parent else ""
-    if name is None and isinstance(parent, dict) and parent.get("run"):
-        name, checkpoint = Path(str(parent["run"])).name, str(parent.get("checkpoint") or "")
+    if name is None and (named := named_parent(c.told.run)) is not None:
+        name, checkpoint = named[0][0].name, named[1]
     step = step_of(checkpoint)
     if name is None or not checkpoint:
         return "its start"

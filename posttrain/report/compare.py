@@ -15,9 +15,9 @@ from posttrain.evaluate.intervals import holm
 from posttrain.report.comparison import compare
 from posttrain.report.differences import Difference, difference
 from posttrain.report.measured import measured
-from posttrain.report.numbers import crossovers
+from posttrain.report.numbers import crossovers, headline_k
 from posttrain.report.sides import Side
-from posttrain.report.story import LARGE, Story, mean_curves, story
+from posttrain.report.story import Story, mean_curves, story
 from posttrain.report.text import share
 
 
@@ -99,7 +99,7 @@ def _story(entrant: Entrant, task: str) -> Story | None:
     points = mean_curves(entrant.side.runs, task).get(entrant.checkpoint)
     if not points:
         return None
-    large = max((k for k in points if k <= LARGE), default=min(points))
+    large = headline_k(points)
     return replace(told, last=points[large], last_small=points[min(points)], chosen=True)
 
 
@@ -127,8 +127,8 @@ def _pair(title: str, a: Entrant, told_a: Story, b: Entrant, told_b: Story) -> P
 
 def headline(pair: Pair) -> list[Line]:
     """The lines at the smallest and the largest k of the headlines."""
-    large = max((line.k for line in pair.lines if line.k <= LARGE), default=pair.lines[0].k)
-    return [line for line in pair.lines if line.k in (pair.lines[0].k, large)]
+    ks = [line.k for line in pair.lines]
+    return [line for line in pair.lines if line.k in (ks[0], headline_k(ks))]
 
 
 def _correct(found: list[Pair]) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from posttrain.report.differences import Difference, difference, difference_of_changes
-from posttrain.report.numbers import crossovers
-from posttrain.report.story import LARGE, Story, mean_curves
+from posttrain.report.numbers import crossovers, headline_k
+from posttrain.report.story import Story, mean_curves
 from posttrain.report.text import loss_name, share, signed, span
 
 EFFECT = "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
@@ -68,7 +68,7 @@ def compare(a: Story, b: Story) -> str:
     shared = [k for k in first if k in second]
     if not shared:
         return f"{a.side.label} and {b.side.label} share no k, so they are not compared."
-    large = max((k for k in shared if k <= LARGE), default=shared[0])
+    large = headline_k(shared)
     recipes = min(len(a.side.runs), len(b.side.runs)) > 1
     parts = []
     for k in dict.fromkeys((shared[0], large)):
@@ -102,7 +102,7 @@ def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -
     """From which N on a side is ahead, where it clearly is at the larger k of the headline: one k of many
     that is clear may be chance. Empty where only one k is shared."""
     shared = list(gaps)
-    large = max((k for k in shared if k <= LARGE), default=shared[0])
+    large = headline_k(shared)
     if len(crossings) > 1:
         return f" The curves cross at N ≈ {attempts(crossings)}."
     if crossings:

@@ -9,13 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from markupsafe import Markup
-
 from posttrain.report.controls import Over, envelope, last_by_temperature, pairs, temperatures
 from posttrain.report.measured import controls
 from posttrain.report.numbers import Curve, curves
 from posttrain.report.plots import attempts_axis, interval_band
-from posttrain.report.svg import colour, end_labels, panel, wrapped
+from posttrain.report.svg import colour, end_labels, figure, panel, wrapped
 from posttrain.rundir.reading import RunData
 
 MOST_LINES = 8
@@ -49,7 +47,7 @@ def control_parts(members: dict[int, str], runs: list[RunData], task: str, prefi
     figures = []
     for i, found in panels.items():
         svg = by_temperature(f"{prefix}T{i}", found, _own(held[i], task, found), i, ks)
-        figures.append(_figure("", svg, _listed(found), run=i))
+        figures.append(figure("", svg, _listed(found), run=i))
     parts = [{"title": "By temperature", "note": ALONE, "figures": figures}]
     place = {id(run): i for i, run in held.items()}
     found = pairs([*held.values()], task)
@@ -78,7 +76,7 @@ def _against(
         svg = against(f"{prefix}{over}", title, {i: (names[i], last[i]) for i in pair}, lines, style, ks)
         alike = len(set(options.values())) == 1
         told = [f"{names[i]}: {text or 'as it is'}" for i, text in options.items()]
-        figures.append(_figure(title, svg, options[next(iter(pair))] if alike else "; ".join(told)))
+        figures.append(figure(title, svg, options[next(iter(pair))] if alike else "; ".join(told)))
     return figures
 
 
@@ -104,10 +102,6 @@ def _listed(ts: Any) -> str:
     if len(ts) > MOST_LINES:
         return f"{len(ts):,} temperatures from {ts[0]} to {ts[-1]}"
     return f"T {', '.join(ts)}"
-
-
-def _figure(title: str, svg: str, note: str = "", run: int | None = None) -> dict[str, Any]:
-    return {"title": title, "svg": Markup(svg), "note": note, "run": run}
 
 
 def by_temperature(name: str, found: dict[float, Curve], own: float, run: int, ks: list[int]) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from posttrain.evaluate.intervals import Interval, detectable, p_value, paired
-from posttrain.evaluate.seeds import seeds_difference, seeds_paired
+from posttrain.evaluate.seeds import over_seeds, seeds_difference, seeds_paired
 from posttrain.report.numbers import curve, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
@@ -136,6 +136,15 @@ def difference_of_changes(
         return None
     start_a, end_a, start_b, end_b = (v.table for v in found)
     return _between(end_a - start_a, end_b - start_b, found[0].groups, _same_runs(a[0], b[0]))
+
+
+def side_interval(task: str, k: int, places: Sequence[Place]) -> Interval | None:
+    """The mean of several seeds, with its interval over problems and seeds; None where the samples of a seed
+    do not reproduce its score, or are not of every problem."""
+    found = values(task, k, places)
+    if found is None or found[0].left_out:
+        return None
+    return over_seeds(found[0].table, found[0].groups)
 
 
 def unpaired(run: RunData, task: str) -> list[str]:

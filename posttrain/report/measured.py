@@ -15,6 +15,7 @@ from posttrain.base.files import number
 from posttrain.report.tables import plain, short
 from posttrain.report.text import labels
 from posttrain.rundir.reading import RunData
+from posttrain.rundir.scores import halves
 
 VALUE_SHOWN = 60
 """Characters of the value of one setting in a title or a sentence."""
@@ -45,7 +46,7 @@ def measured(runs: list[RunData]) -> list[Measured]:
         groups: dict[str, list[RunData]] = {}
         for run in runs:
             if task in run.tasks:
-                groups.setdefault(own_settings(run, task).partition("-")[0], []).append(run)
+                groups.setdefault(halves(own_settings(run, task))[0], []).append(run)
         titles = _titles(task, [group[0] for group in groups.values()])
         pairs = zip(titles, groups.values(), strict=True)
         found += [Measured(task, title, group) for title, group in pairs]
@@ -78,7 +79,7 @@ def _asked(run: RunData, task: str) -> dict[str, Any]:
 def asked_differently(a: RunData, b: RunData, task: str) -> str:
     """In which settings two runs measured different things on `task`: `limit 100 against no limit`; empty
     where they measured the same."""
-    if own_settings(a, task).partition("-")[0] == own_settings(b, task).partition("-")[0]:
+    if halves(own_settings(a, task))[0] == halves(own_settings(b, task))[0]:
         return ""
     one, other = _asked(a, task), _asked(b, task)
     keys = [k for k in {**one, **other} if plain(one.get(k)) != plain(other.get(k))]
@@ -127,7 +128,7 @@ def controls(run: RunData, task: str) -> dict[float, str]:
     at: dict[float, list[str]] = {}
     for settings, differs in run.settings(task).items():
         t = number(differs.get("temperature")) if [*differs] == ["temperature"] else None
-        if t is not None and _rendering(settings) == _rendering(own):
+        if t is not None and halves(settings)[1] == halves(own)[1]:
             at.setdefault(float(t), []).append(settings)
     if not at:
         return {}
@@ -139,10 +140,6 @@ def own_temperature(run: RunData, task: str) -> float:
     """The temperature of a task in the recipe of a run; 1, the default, where it is unknown."""
     t = number(_asked(run, task).get("temperature"))
     return 1.0 if t is None else float(t)
-
-
-def _rendering(settings: str) -> str:
-    return settings.partition("-")[2]
 
 
 def beside(run: RunData, task: str) -> list[str]:
@@ -169,7 +166,7 @@ def renderings(runs: list[RunData]) -> list[str]:
     for m in measured(runs):
         apart: dict[str, list[str]] = {}
         for run in m.runs:
-            apart.setdefault(_rendering(own_settings(run, m.task)), []).append(names[id(run)])
+            apart.setdefault(halves(own_settings(run, m.task))[1], []).append(names[id(run)])
         if len(apart) > 1:
             groups = " against ".join(", ".join(group) for group in apart.values())
             found.append(

@@ -8,7 +8,7 @@ Left out: the formulas (`evaluate/metrics.py`), unions of models (`unions.py`), 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
@@ -21,13 +21,24 @@ from posttrain.types import Score
 
 Curve = dict[int, Score]
 """k -> score of pass@k, k ascending."""
+LARGE = 256
+"""Headlines use the largest k that was measured, up to this one."""
 END = 0.1
 """Share of the logged steps at either end that a trend averages over (our choice)."""
 
 
+def headline_k(ks: Iterable[int]) -> int:
+    """The largest of `ks` up to `LARGE`, or the smallest one where all are above."""
+    every = list(ks)
+    return max((k for k in every if k <= LARGE), default=min(every))
+
+
 def curve(run: RunData, task: str, checkpoint: str, settings: str | None = None) -> Curve:
     """pass@k of one checkpoint under one settings hash (default: the run's own)."""
-    metrics = run.rows(task, settings).get(checkpoint, {})
+    return _curve(run.rows(task, settings).get(checkpoint, {}))
+
+
+def _curve(metrics: dict[str, Score]) -> Curve:
     found = {k: s for m, s in metrics.items() if (k := pass_k(m)) is not None}
     return dict(sorted(found.items()))
 
@@ -35,7 +46,7 @@ def curve(run: RunData, task: str, checkpoint: str, settings: str | None = None)
 def curves(run: RunData, task: str, settings: str | None = None) -> dict[str, Curve]:
     """checkpoint -> curve under one settings hash (default: the run's own), for every checkpoint with a
     pass@k, by step."""
-    found = {checkpoint: curve(run, task, checkpoint, settings) for checkpoint in run.rows(task, settings)}
+    found = {checkpoint: _curve(metrics) for checkpoint, metrics in run.rows(task, settings).items()}
     return {checkpoint: points for checkpoint, points in found.items() if points}
 
 
@@ -51,17 +62,25 @@ def problem_values(rows: list[dict[str, Any]], k: int) -> dict[str, float]:
 
     A problem with fewer than k judged completions has no value.
     """
-    found: dict[str, float] = {}
+    exact = {str(row.get("id")): row["logp"] for row in rows if is_exact(row)}
+    found = dict(zip(exact, pass_at_n([*exact.values()], k).tolist(), strict=True))
     for row in rows:
-        if isinstance(row.get("logp"), (int, float)) and not math.isnan(row["logp"]):
-            found[str(row.get("id"))] = float(pass_at_n(row["logp"], k))
-        elif row.get("completions"):
-            values = [c.get("value") for c in row["completions"]]
-            judged = [v for v in values if v is not None]
-            n, c = len(judged), sum(v >= 1.0 for v in judged)
-            if n >= k:
-                found[str(row.get("id"))] = float(pass_at_k(c, n, k)[0])
+        if not is_exact(row) and row.get("completions"):
+            right, judged = counts(row)
+            if judged >= k:
+                found[str(row.get("id"))] = float(pass_at_k(right, judged, k)[0])
     return found
+
+
+def is_exact(row: dict[str, Any]) -> bool:
+    """Whether a row of samples has the probability of its answer."""
+    return isinstance(row.get("logp"), (int, float))
+
+
+def counts(row: dict[str, Any]) -> tuple[int, int]:
+    """(right, judged) completions of a row of samples; one whose check failed is not judged."""
+    judged = [v for c in row["completions"] if (v := c.get("value")) is not None]
+    return sum(v >= 1.0 for v in judged), len(judged)
 
 
 def crossovers(a: Curve, b: Curve) -> list[float]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from posttrain.errors import RequestError
-from posttrain.report.chains import parent_of
+from posttrain.report.chains import named_parent, parent_of
 from posttrain.report.measured import own_settings
 from posttrain.report.numbers import Curve, curve, curves
 from posttrain.rundir.reading import RunData, step_of
@@ -33,16 +32,13 @@ def _start(run: RunData, runs: list[RunData], names: Sequence[str]) -> Start | N
     if (there := parent_of(run, runs)) is not None:
         name = next(name for other, name in zip(runs, names, strict=True) if other is there[0])
         return *there, name
-    parent = run.run.get("parent")
-    if not isinstance(parent, dict) or not parent.get("run"):
-        return None
-    path = Path(str(parent["run"]))
-    for place in (path, run.path.resolve().parent / path.name):
+    named = named_parent(run)
+    for place in named[0] if named else []:
         try:
             found = RunData.load(place)
         except (RequestError, OSError, ValueError):  # ValueError: no path at all
             continue
-        return found, str(parent.get("checkpoint") or ""), found.name
+        return found, named[1], found.name
     return None
 
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from posttrain.recipe.sections import LOWER_IS_BETTER
 from posttrain.report.measured import controls, others, own_settings
-from posttrain.report.numbers import curves, unscored
-from posttrain.report.story import LARGE
+from posttrain.report.numbers import curves, headline_k, unscored
 from posttrain.report.tables import ABSENT
 from posttrain.report.text import share
 from posttrain.rundir.reading import RunData
@@ -105,7 +104,7 @@ def last_and_best(run: RunData, task: str) -> list[str]:
     if not table:
         return [*run.rows(task)][-1:]
     *_, last = table
-    large = max((k for k in table[last] if k <= LARGE), default=min(table[last]))
+    large = headline_k(table[last])
     best = max((c for c in table if large in table[c]), key=lambda c: table[c][large].value)
     return list(dict.fromkeys([best, last]))
 

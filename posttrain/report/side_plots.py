@@ -12,16 +12,15 @@ from statistics import fmean
 from typing import Any
 
 from posttrain.base.printable import printable
-from posttrain.evaluate.seeds import over_seeds
-from posttrain.report.differences import Place, values
-from posttrain.report.numbers import curve, curves
+from posttrain.report.differences import Place, side_interval
+from posttrain.report.numbers import curve, curves, headline_k
 from posttrain.report.plots import attempts_axis
 from posttrain.report.sides import Group, Side
 from posttrain.report.step_plots import Line, over_steps
-from posttrain.report.story import LARGE, mean_curves
-from posttrain.report.svg import LABEL_WIDTH, RUN_COLOURS, colour, end_labels, panel, wrapped
+from posttrain.report.story import mean_curves
+from posttrain.report.svg import LABEL_WIDTH, RUN_COLOURS, colour, end_labels, figure, panel, wrapped
 from posttrain.report.tables import plain
-from posttrain.report.task_parts import figure, histogram
+from posttrain.report.task_parts import histogram
 
 MOST_DRAWN = len(RUN_COLOURS)
 MOST_NAMED = 8
@@ -39,7 +38,7 @@ def choose(every: list[Side], task: str) -> tuple[list[Side], str]:
     shared = sorted({k for points in ends.values() for k in points})
     kept: list[str] = []
     if shared:
-        ks = dict.fromkeys([max((k for k in shared if k <= LARGE), default=shared[0]), shared[0]])
+        ks = dict.fromkeys([headline_k(shared), shared[0]])
         ranked = [_ranked(ends, k) for k in ks]
         kept = list(dict.fromkeys(name for places in zip(*ranked, strict=False) for name in places))
     kept = list(dict.fromkeys([*kept, *ends, *(side.label for side in every)]))[:MOST_DRAWN]
@@ -86,9 +85,7 @@ def band(side: Side, task: str) -> Band | None:
         return _band(ks, mean, bounds, PROBLEMS if known else "")
     found = []
     for k in ks:
-        behind = (values(task, k, [Place(run, checkpoint) for run in side.runs]) or [None])[0]
-        whole = behind is not None and not behind.left_out
-        interval = over_seeds(behind.table, behind.groups) if whole else None
+        interval = side_interval(task, k, [Place(run, checkpoint) for run in side.runs])
         if interval is None or interval.low is None or interval.high is None:
             each = [curve(run, task, checkpoint) for run in side.runs]
             ends = [[points[k].value for points in each] for k in ks]
@@ -129,7 +126,7 @@ def side_figures(
     if len(ks) > 1:
         note = _kinds([(name, found) for _, name, _, found in bands])
         figures.append(figure("Last checkpoints compared", last_checkpoints(f"t{t}x", bands, ks), note))
-    for k in dict.fromkeys([max((k for k in ks if k <= LARGE), default=ks[0]), ks[0]]):
+    for k in dict.fromkeys([headline_k(ks), ks[0]]):
         lines = [_over_training(i, name, side, task, k, place) for i, name, side, _ in bands]
         svg = over_steps(f"t{t}k{k}", f"pass@{k}", lines, "share" if k > 16 else "zero", **x)
         several = any(len(side.runs) > 1 for _, _, side, _ in bands)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import stdev
 
-from posttrain.evaluate.seeds import over_seeds
-from posttrain.report.differences import Place, values
+from posttrain.report.differences import Place, side_interval
 from posttrain.report.measured import measured
 from posttrain.report.numbers import curve
 from posttrain.report.sides import ENDED, Group, Side
@@ -138,9 +137,7 @@ def _cell(side: Side, task: str, checkpoint: str, k: int, best: bool) -> SideCel
     if len(scores) == 1:
         low, high = scores[0].low, scores[0].high
         return SideCell(share(mean), "", _span(low, high), best)
-    found = (values(task, k, places) or [None])[0]
-    whole = found is not None and not found.left_out
-    interval = over_seeds(found.table, found.groups) if whole else None
+    interval = side_interval(task, k, places)
     bounds = (interval.low, interval.high) if interval is not None else (None, None)
     return SideCell(share(mean), f"± {share(stdev(s.value for s in scores))}", _span(*bounds), best)
 

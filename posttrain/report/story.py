@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from posttrain.report.differences import Difference, Place, difference
-from posttrain.report.numbers import Curve, curves
+from posttrain.report.numbers import Curve, curves, headline_k
 from posttrain.report.sides import Side
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
-LARGE = 256
-"""Headlines use the largest k that was measured, up to this one."""
 SMALL_CHANGE = 0.05
 """pass@k is called kept where its interval excludes a fall of more than this from its best (our choice)."""
 
@@ -87,7 +85,7 @@ def story(side: Side, task: str) -> Story | None:
         return None
     *_, last = table
     small = min(table[last])
-    large = max((k for k in table[last] if k <= LARGE), default=small)
+    large = headline_k(table[last])
     having = [checkpoint for checkpoint in table if large in table[checkpoint]]
     first, best = having[0], max(having, key=lambda c: table[c][large].value)
     found = Story(

@@ -17,6 +17,7 @@ from html import escape
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -64,6 +65,11 @@ class Panel:
 
     ax: Axes
     svg: str = ""
+
+
+def figure(title: str, svg: str, note: str = "", run: int | None = None) -> dict[str, Any]:
+    """A picture as the page's template takes it; `run`: the index of the run whose name is its title."""
+    return {"title": title, "svg": Markup(svg), "note": note, "run": run}
 
 
 @contextmanager

@@ -9,22 +9,18 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from posttrain.report import axes, openings, plots
 from posttrain.report.control_plots import control_parts
 from posttrain.report.differences import Place
 from posttrain.report.measured import Measured
-from posttrain.report.numbers import Curve, unscored
+from posttrain.report.numbers import Curve, headline_k, unscored
 from posttrain.report.score_tables import score_tables
 from posttrain.report.step_plots import Line, over_steps
+from posttrain.report.svg import figure
 from posttrain.report.text import loss_name
 from posttrain.report.unions import of_last, pooled
 from posttrain.rundir.reading import RunData
-
-
-def figure(title: str, svg: str, note: str = "", run: int | None = None) -> dict[str, Any]:
-    return {"title": title, "svg": Markup(svg), "note": note, "run": run}
 
 
 def task_parts(
@@ -63,7 +59,7 @@ def task_parts(
         svg = plots.comparison(f"t{t}x", last, together)
         main.append(figure("Last checkpoints compared", svg, note.removeprefix("; ")))
     few = len(held) <= 3
-    for k in dict.fromkeys([ks[0], max([k for k in ks if k <= 256], default=ks[0])] if ks else []):
+    for k in dict.fromkeys([ks[0], headline_k(ks)] if ks else []):
         lines = [
             _score_line(i, names[i] if len(held) > 1 else "", table, k, few, axis.at[i])
             for i, _, table in held

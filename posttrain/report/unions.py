@@ -8,7 +8,6 @@ value of each problem.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,9 @@ import numpy as np
 from posttrain.evaluate.metrics import pass_at_k, pooled_pass_at_n
 from posttrain.report.differences import Place
 from posttrain.report.measured import own_settings
+from posttrain.report.numbers import counts, is_exact
 from posttrain.rundir.reading import RunData
+from posttrain.rundir.scores import halves
 
 Values = dict[int, dict[str, float]]
 """N -> id of a problem -> its value."""
@@ -34,7 +35,7 @@ def union(places: Sequence[Place], task: str, ns: Sequence[int]) -> tuple[dict[i
     hash).
     """
     tables = [_table(place, task) for place in places]
-    asked = {(p.settings or own_settings(p.run, task)).partition("-")[0] for p in places}
+    asked = {halves(p.settings or own_settings(p.run, task))[0] for p in places}
     ids = sorted(set.intersection(*map(set, tables))) if tables else []
     if not ids or len(asked) > 1:
         return {}, {}
@@ -55,11 +56,10 @@ def _table(place: Place, task: str) -> Table:
     exact: Table = {}
     counted: Table = {}
     for row in place.run.samples(place.checkpoint, task, place.settings):
-        if isinstance(row.get("logp"), (int, float)) and not math.isnan(row["logp"]):
+        if is_exact(row):
             exact[str(row.get("id"))] = float(row["logp"])
         elif row.get("completions"):
-            judged = [v for c in row["completions"] if (v := c.get("value")) is not None]
-            counted[str(row.get("id"))] = (sum(v >= 1.0 for v in judged), len(judged))
+            counted[str(row.get("id"))] = counts(row)
     return exact or counted
 
 

@@ -1,6 +1,6 @@
 """A row of scores.jsonl, and one of samples/, checked: what a report computes with is a number.
 
-Left out: which file a row is from, and what is said of one that is damaged (`reading.py`).
+Left out: reading the files, and reporting their damaged rows (`reading.py`).
 """
 
 from __future__ import annotations

@@ -152,6 +152,12 @@ class ScoreStore:
             raise WorkError(f"cannot write {self.path}: {why_unwritten(error)}") from error
 
 
+def halves(settings: str) -> tuple[str, str]:
+    """What was measured, and how it was rendered, of a settings hash."""
+    task, _, rendering = settings.partition("-")
+    return task, rendering
+
+
 def samples_file(checkpoint: str, task: str, settings: str = "") -> Path:
     """`samples/<checkpoint>/<task>.jsonl`, below the run; of scores beside its own, with their settings."""
     return Path("samples") / checkpoint / f"{task}{settings and f'.{settings}'}.jsonl"
