@@ -89,6 +89,10 @@ class Problem:
     """As in `Example`."""
     template_options: dict[str, Any] = field(default_factory=dict)
     """As in `Example`."""
+    plain: bool = False
+    """The model continues `prompt` as it is, without a chat template."""
+    prefill: str = ""
+    """The first words of the reply, which the model continues."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.stop import check_stop
-from posttrain.data.template import Template, known_as
+from posttrain.data.template import Template, known_as, load_template
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
@@ -25,8 +25,8 @@ from posttrain.evaluate.exact import answer_log_probs
 from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.settings import differences, measurements, problems_of, settings_hash, task_hash
 from posttrain.evaluate.tasks.base import EvalTask
-from posttrain.evaluate.tasks.catalogue import load_task
-from posttrain.evaluate.values import Row, exact_values, sampled_values
+from posttrain.evaluate.tasks.catalogue import load_task, resolved
+from posttrain.evaluate.values import Row
 from posttrain.generation.base import Completion, Sampling, completion_text, end_tokens
 from posttrain.generation.local import TransformersGenerator, batches
 from posttrain.recipe import schema
@@ -86,7 +86,7 @@ def score_task(
             completion.
         Stopped: this process was asked to stop.
     """
-    loaded, problems = load_task(task), problems_of(task)
+    task, loaded, problems = resolved(task), load_task(task), problems_of(task)
     if not problems:
         raise RequestError(f"task {task.name} has no problems")
     rows = _rows(subject, task, loaded, problems, share or Share())
@@ -94,7 +94,7 @@ def score_task(
     scores = []
     for i, one in enumerate(measurements(task)):
         settings = settings_hash(task_hash(one, problems), template, str(subject.model.dtype))
-        values = exact_values(rows, i) if loaded.kind == "exact" else sampled_values(rows, task)
+        values = loaded.values(rows, task, i)
         shared = {"settings": settings, "differs": differences(one, own or task) | subject.differs}
         scores += _scores(subject, task, problems, values, shared)
     return TaskResult(scores, rows)
@@ -137,12 +137,17 @@ def _rows(
     subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], share: Share
 ) -> list[Row]:
     """The rows of all problems, in their order: this rank's batches are computed, the others gathered."""
+
+    def template_for(problem: Problem) -> Template:
+        return plain if problem.plain else subject.template
+
+    plain = load_template("plain", subject.tokenizer)
     asked = [
         {
             "index": index,
             "id": problem.id,
             "group": problem.group,
-            "prompt": _prompt(problem, subject.template, task.name),
+            "prompt": _prompt(problem, template_for(problem), task.name),
             "answer": problem.answer,
         }
         for index, problem in enumerate(problems)
@@ -168,7 +173,7 @@ def _prompt(problem: Problem, template: Template, task: str) -> str:
             f"task {task}, problem {problem.id}: template {template.name!r} does not render {left_out[1]!r}; "
             "score with another template, or remove it from the task's file"
         )
-    return prompt_text(example, template)
+    return prompt_text(example, template) + problem.prefill
 
 
 def _example(problem: Problem) -> Example:
@@ -217,9 +222,11 @@ def _sampled(
     def work(batch: list[int]) -> list[Row]:
         drawn = generator.generate([ids[i] for i in batch], task.samples, sampling, task.seed, streams=batch)
         of = [problems[batch[completion.prompt_index]] for completion in drawn]
-        verdicts = score_batch(loaded.reward, [completion.text for completion in drawn], of)
+        for completion in drawn:
+            cut(completion, loaded.stop)
+        texts = [loaded.judged(each.text, problem) for each, problem in zip(drawn, of, strict=True)]
         rows = [asked[i] | {"completions": []} for i in batch]
-        for completion, verdict in zip(drawn, verdicts, strict=True):
+        for completion, verdict in zip(drawn, score_batch(loaded.reward, texts, of), strict=True):
             rows[completion.prompt_index]["completions"].append(_completion(completion, verdict))
         return rows
 
@@ -237,8 +244,8 @@ def _answer_tokens(
         example.messages = [*example.messages, {"role": "assistant", "content": problem.answer}]
     data = schema.Data(
         [],
-        template=template.name,
-        template_options=template.options,
+        template="plain" if problem.plain else template.name,
+        template_options={} if problem.plain else template.options,
         train_on="last",
         max_length=2**31 - 1,
     )
@@ -263,6 +270,13 @@ def _greedy(answer: list[int], predicted: list[int], tokenizer: Any, stops: list
     ended = predicted[same] in stops
     text = completion_text(tokenizer, predicted[: same + 1], ended)
     return text if ended else text + "…"
+
+
+def cut(completion: Completion, stops: list[str]) -> None:
+    """Ends the text of a completion before the first of `stops`; its tokens stay, as they were sampled."""
+    ends = [at for stop in stops if (at := completion.text.find(stop)) >= 0]
+    if ends:
+        completion.text, completion.finish = completion.text[: min(ends)], "stop"
 
 
 def _completion(completion: Completion, verdict: Verdict) -> Row:

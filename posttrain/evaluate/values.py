@@ -13,10 +13,11 @@ import numpy as np
 
 from posttrain.errors import WorkError
 from posttrain.evaluate import metrics
-from posttrain.evaluate.tasks.catalogue import ATTEMPTS
 from posttrain.recipe import schema
 
 log = logging.getLogger(__name__)
+ATTEMPTS = tuple(2**i for i in range(13))
+"""N of pass@N in exact tasks: 1, 2, 4 .. 4096."""
 Row = dict[str, Any]
 """A line of samples/<checkpoint>/<task>.jsonl."""
 

@@ -22,7 +22,7 @@ from posttrain.data.shapes.prompts import Asked, columns_of
 from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
+from posttrain.evaluate.tasks.catalogue import check_task, metrics
 from posttrain.generation.cache_limits import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
@@ -245,7 +245,7 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
     named = {f"evaluate.gates[{i}]": gate for i, gate in enumerate(recipe.evaluate.gates)}
     if recipe.checkpoints.keep_best is not None:
         named["checkpoints.keep_best"] = recipe.checkpoints.keep_best
-    tasks = {t.name: t for t in recipe.evaluate.tasks if t.name in TASKS}
+    tasks = {t.name: t for t in recipe.evaluate.tasks if not check_task(t, "")}
     for place, by in named.items():
         if by.task in tasks and by.metric not in metrics(tasks[by.task]):
             near = did_you_mean(by.metric, metrics(tasks[by.task]))

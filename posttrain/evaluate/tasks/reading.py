@@ -1,0 +1,74 @@
+"""The rows of a task: every row of its files in order, with the stem of its file.
+
+Left out: what is made of them (`file_task.py`).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from posttrain.data import readers
+from posttrain.data.opening import File, open_bytes
+from posttrain.data.paths import source_files
+from posttrain.data.sources import open_rows
+from posttrain.errors import RequestError
+from posttrain.evaluate.tasks.files import Source
+from posttrain.recipe import schema
+
+
+class TaskRow(NamedTuple):
+    """A row, its number in the source, `file:line`, and the stem of its file."""
+
+    index: int
+    where: str
+    stem: str
+    columns: dict[str, Any]
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What templates see besides the columns."""
+        return {"file": self.stem, "index": self.index}
+
+
+def read_rows(name: str, source: Source, path: str) -> Iterator[TaskRow]:
+    """The rows of `path`, which is what `source` says or its replacement. Raises as `open_rows`."""
+    given = as_source(name, source, path)
+    files = source_files(given)
+    if files is None:
+        for index, (where, row) in enumerate(open_rows(given)):
+            yield TaskRow(index, where, str(source.subset or source.split), row)
+        return
+    index = 0
+    for file in files:
+        for where, row in _headed(file, source.header) if source.header else readers.read(file):
+            yield TaskRow(index, where, _stem(file), row)
+            index += 1
+    if not index:
+        raise RequestError(f"task {name}: {path} has no rows")
+
+
+def as_source(name: str, source: Source, path: str) -> schema.Source:
+    """As a source of the data room."""
+    return schema.Source(
+        name=name, path=path, subset=source.subset, split=source.split, revision=source.revision
+    )
+
+
+def _stem(file: File) -> str:
+    return Path(str(file)).name.partition(".")[0]
+
+
+def _headed(file: File, header: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a CSV without a header."""
+    with open_bytes(file) as raw:
+        lines = (line.decode("utf-8-sig") for line in raw)
+        reader = csv.reader(lines, strict=True)
+        for cells in reader:
+            if len(cells) != len(header):
+                raise RequestError(
+                    f"{file}:{reader.line_num}: {len(cells)} cells, but the task names {len(header)} columns"
+                )
+            yield f"{file}:{reader.line_num}", dict(zip(header, cells, strict=True))
