@@ -25,6 +25,7 @@ from posttrain.report.swept import cells_of, load_sweep, progress, titles_of
 from posttrain.report.terminal import show
 from posttrain.rundir.reading import PipelineData
 from posttrain.rundir.sweeps import SweepData, SweptRun
+from tests.report.conftest import add_controls
 from tests.report.swept import change, write_chains, write_sweep
 from tests.report.test_page import Parsed
 
@@ -288,6 +289,19 @@ def test_a_sweep_whose_runs_have_not_started(small):
     data = PipelineData.load(small)
     for text in (render([], data), markdown_report([], data), shown(small)):
         assert "0 of 6 runs are finished; 6 not started." in text
+
+
+def test_controls_are_those_of_the_first_seeds(tmp_path):
+    """N = 1 of a sweep is cross-entropy, so it has pictures of its controls; that they are of one seed is
+    said where there are several."""
+    for seeds, said in (((0, 1), 1), ((0,), 0)):
+        place = tmp_path / f"of-{len(seeds)}"
+        root = write_sweep(place, (16.0, 1.0), (0.001,), seeds, 12, (0, 600), (1, 16))
+        for path in root.glob("n-*"):
+            add_controls(path, (2.0,))
+        text = Parsed(render(*load_runs([root]))).text
+        assert text.count("Cross-entropy against its controls: n-1_") == 1
+        assert text.count("Of each side its first seed.") == said
 
 
 def test_browser_renders_a_sweep(page, chromium, tmp_path):
