@@ -30,11 +30,10 @@ def comparisons(told: list[Story]) -> list[str]:
     if len(told) > MOST_PAIRS + 1:
         found = _leaders(told)
     else:
-        named = base.label if plain else f"{base.label}, the first listed"
-        named += " (cross-entropy)" * (bool(plain) and not base.label.startswith("Cross-entropy"))
-        found = [
-            compare(base, s, f", {s.label} against {named}" * (len(told) > 2)) for s in told if s is not base
-        ]
+        named = base.side.label + ", the first listed" * (not plain)
+        named += " (cross-entropy)" * (bool(plain) and not named.startswith("Cross-entropy"))
+        pairs = [(s, f", {s.side.label} against {named}") for s in told if s is not base]
+        found = [compare(base, s, pair * (len(told) > 2)) for s, pair in pairs]
     entropy = [s for s in plain if s.small < s.large]
     limited = [s for s in told if loss_name(s.run) == "confidence_limited" and s.small < s.large]
     return found + (_expected_effect(entropy, limited) if entropy and limited else [])

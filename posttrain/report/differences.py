@@ -42,7 +42,7 @@ class Difference:
     `low` and `high` are its 95 % interval, None where it is unknown. `over` is what the interval covers:
     `problems` of two runs, paired; `seeds`: problems and seeds; `scores`: the intervals of two scores that
     could not be paired, which is wider than it need be. `p` is the two-sided p-value, `detectable` the
-    difference that would be found in four of five repetitions. `reason`: why there is no interval.
+    difference that would be found in about four of five repetitions. `reason`: why there is no interval.
     """
 
     mean: float

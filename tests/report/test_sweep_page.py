@@ -226,6 +226,15 @@ def test_markdown_has_a_table_and_no_run_blocks(whole):
     assert "which flatters it" in text and "## Stage of" not in text and "### n-1" not in text
 
 
+def test_cross_entropy_is_the_base_of_a_sweep(tmp_path):
+    """Listed last, as N = 1; the sentences name it, and both sides."""
+    root = write_sweep(tmp_path / "three", (16.0, 256.0, 1.0), (0.001,), (0, 1), 12, (0, 600), (1, 16))
+    between = [text for text in findings(load_runs([root])[0]) if text.startswith("Last checkpoints")]
+    start = "Last checkpoints, 2 seeds a side, "
+    heads = [f"{start}n {n} against n 1 (cross-entropy)" for n in (16, 256)]
+    assert [text.partition(": ")[0] for text in between] == heads
+
+
 def test_a_sweep_of_a_pipeline_compares_within_a_stage(tmp_path, monkeypatch):
     root = write_chains(tmp_path / "runs" / "chains")
     runs, pipeline = load_runs([root])
