@@ -31,7 +31,7 @@ COMMANDS = {
     "show": ("show", "print the lineage, mixture and scores of a run, or page through its rollouts"),
     "compare": (
         "compare",
-        "compare two or more runs, or seeds of recipes: differences, and how sure they are",
+        "compare runs, or seeds of recipes: differences, and how sure they are",
     ),
     "report": ("report", "write one HTML page about one or more runs"),
     "export": ("export", "write a checkpoint as a plain model: merged adapters, safetensors, model card"),

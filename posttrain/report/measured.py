@@ -20,7 +20,9 @@ from posttrain.rundir.scores import halves
 VALUE_SHOWN = 60
 """Characters of the value of one setting in a title or a sentence."""
 MOST_TOLD = 4
-"""Other ways of measuring a task that have a sentence each; more are counted."""
+"""Other ways of measuring a task that have a sentence each."""
+MOST_NAMED = 3
+"""Of more ways, those that are named; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ def beside(run: RunData, task: str) -> list[str]:
     for many."""
     ways = others(run, task)
     if len(ways) > MOST_TOLD:
-        return [f"{task} was also scored in {len(ways):,} other ways, which are not compared with the rest."]
+        told = f"{task} was also scored in {len(ways):,} other ways ({some([*ways.values()])})"
+        return [f"{told}, which are not compared with the rest."]
     found = []
     for settings in ways:
         differs = run.settings(task)[settings]
@@ -156,6 +159,12 @@ def beside(run: RunData, task: str) -> list[str]:
         how = f"with {described(differs)}" if differs else "on other problems or with other settings"
         found.append(f"{task} was also scored {how} ({at}), which is not compared with the rest.")
     return found
+
+
+def some(names: list[str]) -> str:
+    """`limit 5; limit 9; no limit; and 4 more`."""
+    more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
+    return "; ".join([*names[:MOST_NAMED], *more])
 
 
 def renderings(runs: list[RunData]) -> list[str]:

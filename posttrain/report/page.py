@@ -122,7 +122,7 @@ def _attributed(text: str, heads: list[tuple[str, int | None]]) -> tuple[Markup,
     """A finding that starts with one of `heads`, (what a run or side is called, its colour) -> (the rest with
     intervals in small type, that head, the colour); an empty head where it starts otherwise."""
     head, colour = next(((name, c) for name, c in heads if text.startswith(f"{name}: ")), ("", None))
-    small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(text[len(head) :])))
+    small = re.sub(r"\[[−.\de]+, [−.\de]+\]", r"<small>\g<0></small>", str(escape(text[len(head) :])))
     return Markup(small), head, colour
 
 

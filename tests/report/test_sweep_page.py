@@ -25,6 +25,7 @@ from posttrain.report.swept import cells_of, load_sweep, progress, titles_of
 from posttrain.report.terminal import show
 from posttrain.rundir.reading import PipelineData
 from posttrain.rundir.sweeps import SweepData, SweptRun
+from tests.report.conftest import add_controls
 from tests.report.swept import change, write_chains, write_sweep
 from tests.report.test_page import Parsed
 
@@ -225,6 +226,15 @@ def test_markdown_has_a_table_and_no_run_blocks(whole):
     assert "which flatters it" in text and "## Stage of" not in text and "### n-1" not in text
 
 
+def test_cross_entropy_is_the_base_of_a_sweep(tmp_path):
+    """Listed last, as N = 1; the sentences name it, and both sides."""
+    root = write_sweep(tmp_path / "three", (16.0, 256.0, 1.0), (0.001,), (0, 1), 12, (0, 600), (1, 16))
+    between = [text for text in findings(load_runs([root])[0]) if text.startswith("Last checkpoints")]
+    start = "Last checkpoints, 2 seeds a side, "
+    heads = [f"{start}n {n} against n 1 (cross-entropy)" for n in (16, 256)]
+    assert [text.partition(": ")[0] for text in between] == heads
+
+
 def test_a_sweep_of_a_pipeline_compares_within_a_stage(tmp_path, monkeypatch):
     root = write_chains(tmp_path / "runs" / "chains")
     runs, pipeline = load_runs([root])
@@ -288,6 +298,19 @@ def test_a_sweep_whose_runs_have_not_started(small):
     data = PipelineData.load(small)
     for text in (render([], data), markdown_report([], data), shown(small)):
         assert "0 of 6 runs are finished; 6 not started." in text
+
+
+def test_controls_are_those_of_the_first_seeds(tmp_path):
+    """N = 1 of a sweep is cross-entropy, so it has pictures of its controls; that they are of one seed is
+    said where there are several."""
+    for seeds, said in (((0, 1), 1), ((0,), 0)):
+        place = tmp_path / f"of-{len(seeds)}"
+        root = write_sweep(place, (16.0, 1.0), (0.001,), seeds, 12, (0, 600), (1, 16))
+        for path in root.glob("n-*"):
+            add_controls(path, (2.0,))
+        text = Parsed(render(*load_runs([root]))).text
+        assert text.count("Cross-entropy against its controls: n-1_") == 1
+        assert text.count("Of each side its first seed.") == said
 
 
 def test_browser_renders_a_sweep(page, chromium, tmp_path):
