@@ -1,6 +1,6 @@
 """Recipes: which keys a YAML file may have (`recipes`, `schema`, `sections`), strict loading (`reading`,
 `build`, `load`), what resolvers give (`written`), what is no default (`sparse`), the combinations that cannot
-work (`rules`), the arithmetic of batches and steps (`plan`), and what decides each setting of the libraries
+work (`rules`), sweeps over keys (`sweep`), the arithmetic of batches and steps (`plan`), and what decides each setting of the libraries
 below (`library_fields`).
 
 Left out: checks that need other files, or the registries of tasks and rewards (stages/preflight.py).
