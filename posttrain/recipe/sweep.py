@@ -171,6 +171,15 @@ def normal(key: str) -> str:
     return re.sub(r"\[(\d+)\]", r".\1", key.strip())
 
 
+def value_at(values: Any, key: str) -> Any:
+    """What a recipe has at `key`, items of lists by number; `...` where there is nothing."""
+    for part in key.split("."):
+        if isinstance(values, list):
+            values = dict(zip(map(str, range(len(values))), values, strict=True))
+        values = values.get(part, ...) if isinstance(values, dict) else ...
+    return values
+
+
 def override_of(key: str, value: Any) -> str:
     """`key=value` that sets `key` to `value`: JSON is YAML, and leaves nothing to how a text looks."""
     return f"{key}={json.dumps(value, ensure_ascii=False)}"

@@ -34,6 +34,11 @@ def is_pipeline(path: Path) -> bool:
     return (path / "pipeline.json").exists()
 
 
+def is_inside(name: object) -> bool:
+    """Whether `name` is one part of a path, so that a file that names it does not lead out of its folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
 def why_no_run(path: Path) -> str:
     inside = sorted(p.name for p in path.iterdir() if is_run(p)) if path.is_dir() else []
     if inside:

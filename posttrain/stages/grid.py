@@ -18,7 +18,7 @@ from posttrain.recipe import Pipeline, Recipe, TrainRecipe, load, recipe_hash, t
 from posttrain.recipe.build import shown
 from posttrain.recipe.reading import read
 from posttrain.recipe.recipes import PipelineStage
-from posttrain.recipe.sweep import MOST, Naming, Sweep, check_seeds, normal, override_of
+from posttrain.recipe.sweep import MOST, Naming, Sweep, check_seeds, normal, override_of, value_at
 from posttrain.recipe.written import escaped
 from posttrain.stages.pipeline import Reference, references
 
@@ -188,11 +188,8 @@ class Grid:
         given = axis.values[index]
         if isinstance(given, str) and "${" in given:  # as written: a resolver may give a secret
             return given
-        found: Any = to_dict(self.variant(self.names.index(axis.stage), cell).recipe)
-        for part in axis.inner.split("."):
-            if isinstance(found, list):
-                found = dict(zip(map(str, range(len(found))), found, strict=True))
-            found = found.get(part) if isinstance(found, dict) else None
+        recipe = self.variant(self.names.index(axis.stage), cell).recipe
+        found = value_at(to_dict(recipe), axis.inner)
         return found if type(found) in (bool, int, float, str) else given
 
     def runs(self, seeds: list[int | None]) -> tuple[list[PipelineStage], list[dict[str, Any]]]:

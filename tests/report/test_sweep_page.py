@@ -184,20 +184,24 @@ def unfinished(root):
 def test_a_sweep_in_progress(small):
     unfinished(small)
     runs, pipeline = load_runs([small])
-    told, failures = progress(pipeline, load_sweep(small)[0])
+    told, failures = progress(pipeline, load_sweep(pipeline)[0])
     assert told[0].startswith("2 of 6 runs are finished; ") and "1 failed" in told[0]
-    assert {"Running: n 16, seed 1.", "Not started: n 1, seed 1."} == set(told[1:])
-    assert sorted(failures) == [
-        "n 1, seed 2 is missing: pipeline.json calls it finished, but it has no directory.",
-        "n 16, seed 2 failed: disk full.",
-    ]
+    assert {
+        "Running: n-16_learning_rate-0.001_seed-1 (n 16, seed 1).",
+        "Not started: n-1_learning_rate-0.001_seed-1 (n 1, seed 1).",
+    } == set(told[1:])
+    names = [f"n-{n}_learning_rate-0.001_seed-2 (n {n}, seed 2)" for n in (1, 16)]
+    assert {*failures} == {
+        f"{names[0]} is missing: pipeline.json calls it finished, but it has no directory.",
+        f"{names[1]} failed: disk full.",
+    }
     ((_, table),) = group_tables(side_groups(runs))
     assert [(row.names, row.seeds, row.whole, row.step) for row in table.rows] == [
         (["16"], "1 of 3", False, 600),
         (["1"], "1 of 3", False, 600),
     ], "not step 300, the last that the running seed shares"
     for text in (Parsed(render(runs, pipeline)).text, markdown_report(runs, pipeline), shown(small, 300)):
-        assert told[0] in text and "n 16, seed 2 failed: disk full." in text and "1 of 3" in text
+        assert told[0] in text and f"{names[1]} failed: disk full." in text and "1 of 3" in text
     assert not any("seeds" in line for line in findings(runs)), "one run a side speaks of runs"
 
 

@@ -113,6 +113,19 @@ def test_pipeline_holds_the_stages_that_started(pipeline):
         PipelineData.load(pipeline.parent / "broken")
 
 
+def test_a_pipeline_reads_no_run_outside_of_its_folder(pipeline):
+    """`run` and `name` alike; the others are read."""
+    outside = ["..", ".", "../ce", str((pipeline / "ce").resolve()), "ce/", "a/../ce"]
+    stages = [{"name": "ce"}, *({"run": name, "name": "third"} for name in outside), {"name": "../ce"}]
+    (pipeline / "pipeline.json").write_text(json.dumps({"stages": stages}))
+    data = PipelineData.load(pipeline)
+    assert [run.name for run in data.runs] == ["ce"]
+    assert data.unread == [
+        f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {pipeline}"
+        for i, name in enumerate([*outside, "../ce"], start=1)
+    ]
+
+
 def test_names():
     assert [pass_k(m) for m in ("pass@16", "pass@", "maj@4", "xpass@1")] == [16, None, None, None]
     assert [step_of(c) for c in ("step-000400", "final")] == [400, None]
