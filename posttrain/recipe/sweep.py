@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from posttrain.base.files import plain
 from posttrain.errors import RequestError
 from posttrain.recipe.bounds import LARGEST, LONGEST_NAME, folder_name
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.load import describe
 from posttrain.recipe.reading import Unfit, apply_override, parsed, read
+from posttrain.recipe.recipes import KEYS
+from posttrain.recipe.written import flatten
 
 MOST = 1000
 """Runs of a sweep."""
@@ -30,7 +35,8 @@ LONGEST_VALUE = 24
 """Characters of a value that stand in the name of a run as they are."""
 PLAIN = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
 """What needs no quotes in a shell, and may end the name of a folder."""
-QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"")
+QUOTED = re.compile(r"'(?:[^']|'')*'(?!')|\"(?:[^\"\\]|\\.)*\"")
+CLOSES = {"[": "]", "{": "}", "(": ")"}
 LIST_OF_SEEDS = re.compile(r"\d+(,\d+)*,?")
 
 
@@ -41,6 +47,8 @@ class SweptKey:
     key: str
     values: list[Any]
     """As overrides: `${...}` means the recipe's keys."""
+    texts: list[str] = field(default_factory=list, init=False, compare=False)
+    """The values as the command line has them, for messages; empty of a file."""
 
 
 @dataclass
@@ -80,6 +88,7 @@ def load_sweep(path: str | Path, overrides: list[str]) -> Sweep:
     except OmegaConfBaseException as error:
         raise RequestError(f"{path}: {str(error).splitlines()[0]}") from None
     problems = Problems()
+    values = _own(values, problems)
     sweep = to_dataclass(Sweep, values | keys, "", problems)
     if sweep is not None:
         folder_name("sweep", sweep.sweep, problems)
@@ -91,6 +100,21 @@ def load_sweep(path: str | Path, overrides: list[str]) -> Sweep:
     return sweep
 
 
+def _own(values: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """`values` of a file and its overrides without those that are of the recipe, which become problems."""
+    own = [f.name for f in fields(Sweep)]
+    alien = [
+        key for key in values if key not in (*own, "name") and (key in KEYS or isinstance(values[key], dict))
+    ]
+    for at in [at for key in alien for at in flatten(values[key], key)]:
+        problems.add(
+            at,
+            f"{at} is no key of a sweep ({', '.join(own)}); keys of the recipe stand below keys, as"
+            f" {{key: {at}, values: [...]}}",
+        )
+    return {key: value for key, value in values.items() if key not in alien}
+
+
 def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
     """The sweep of `recipe` with keys as on the command line: `loss.n=1,16`. Raises `RequestError`."""
     sweep = Sweep("", recipe)
@@ -98,7 +122,15 @@ def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
         key, sign, text = word.partition("=")
         if not sign or not key.strip():
             raise RequestError(f"{word!r}: a key of a sweep is written key=value,value, e.g. loss.n=1,16,256")
-        pieces = split(text)
+        try:
+            pieces = split(text)
+        except Unclosed as error:
+            end = CLOSES.get(str(error), str(error))
+            kind = "single" if end == '"' else "double"
+            raise RequestError(
+                f"{word!r} opens a {error} that is not closed; close it with {end}, or put text that has it "
+                f"in {kind} quotes"
+            ) from None
         if not all(pieces):
             empty = "an empty value" if text.strip() else "no value"
             raise RequestError(f"{word!r} has {empty}; write {key}=1,16,256, or {key}='\"\"' for empty text")
@@ -109,7 +141,9 @@ def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
         if key.strip() == "output_dir" and len(values) == 1:  # where the sweep itself lies
             sweep.output_dir = str(values[0])
         else:
-            sweep.keys.append(SweptKey(key.strip(), values))
+            swept = SweptKey(key.strip(), values)
+            swept.texts = pieces
+            sweep.keys.append(swept)
     check_sweep(sweep, "command line")
     return sweep
 
@@ -125,20 +159,31 @@ def seeds_of_text(text: str) -> int | list[int]:
 def split(text: str) -> list[str]:
     """The parts of `text` between commas that stand outside brackets and quotes.
 
-    A quote opens where a value may begin: that of `it's` is a letter. What is not closed reaches to the end.
+    A quote opens where a value may begin: that of `it's` is a letter. Raises `Unclosed`.
     """
-    parts, depth, i = [""], 0, 0
+    parts, opened, i = [""], "", 0
     while i < len(text):
         before = parts[-1].rstrip()[-1:]
         quoted = QUOTED.match(text, i) if before in ("", *"[{(:,") else None
         part = quoted[0] if quoted else text[i]
+        if part in ("'", '"') and before in ("", *"[{(:,"):
+            raise Unclosed(part)
         i += len(part)
-        if part == "," and depth == 0:
+        if part == "," and not opened:
             parts.append("")
             continue
-        depth = max(0, depth + (part in "[{(") - (part in "]})"))
+        if part in CLOSES:
+            opened += part
+        elif opened and part == CLOSES[opened[-1]]:
+            opened = opened[:-1]
         parts[-1] += part
+    if opened:
+        raise Unclosed(opened[0])
     return [part.strip() for part in parts]
+
+
+class Unclosed(ValueError):
+    """A bracket or quote that is not closed: it would take the values after it into its own."""
 
 
 def check_sweep(sweep: Sweep, where: str) -> None:
@@ -240,6 +285,16 @@ def value_text(value: Any) -> str:
         if text and len(text) <= LONGEST_VALUE:
             return text
     return _word(value if isinstance(value, str) else json.dumps(value, sort_keys=True), LONGEST_VALUE)
+
+
+def spelt(value: Any) -> str:
+    """A value as YAML has it, on one line; numbers as in names."""
+    if isinstance(value, int | float):
+        return value_text(value)
+    text = yaml.safe_dump(
+        [plain(value)], default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )[1:-2]
+    return json.dumps(plain(value), ensure_ascii=False) if "\n" in text else text
 
 
 def _word(text: str, longest: int) -> str:

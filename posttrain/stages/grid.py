@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import Pipeline, Recipe, TrainRecipe, load, recipe_hash, to_dict
-from posttrain.recipe.build import shown
+from posttrain.recipe.build import cut, shown
 from posttrain.recipe.reading import read
 from posttrain.recipe.recipes import PipelineStage
-from posttrain.recipe.sweep import MOST, Naming, Sweep, check_seeds, normal, override_of, value_at
+from posttrain.recipe.sweep import MOST, Naming, Sweep, SweptKey, check_seeds, normal, override_of, value_at
 from posttrain.recipe.written import escaped
 from posttrain.stages.pipeline import Reference, references
 
@@ -37,6 +37,15 @@ class Axis(NamedTuple):
     inner: str
     """Its path in the recipe."""
     values: list[Any]
+    texts: list[str]
+    """The values as the command line has them; empty of a file."""
+
+    def written(self, index: int) -> str:
+        """A value as a message quotes it; in a file, which may have one value in two spellings, with its
+        number."""
+        if self.texts:
+            return cut(self.texts[index])
+        return f"{shown(self.values[index])} (value {index + 1})"
 
 
 class Variant(NamedTuple):
@@ -63,7 +72,7 @@ class Grid:
         alone = [PipelineStage("", self.file.name)]
         self.stages = self.pipeline.stages if self.pipeline else alone
         self.names = [stage.name for stage in self.stages]
-        self.axes = [self._axis(normal(swept.key), swept.values, sweep) for swept in sweep.keys]
+        self.axes = [self._axis(swept, sweep) for swept in sweep.keys]
         self.own = [[a for a, x in enumerate(self.axes) if x.stage == name] for name in self.names]
         keys = tuple(axis.key for axis in self.axes if len(axis.values) > 1)
         self.naming = Naming(keys, sweep.seeds is not None)
@@ -76,7 +85,8 @@ class Grid:
         self._values: dict[tuple[int, int], Any] = {}
         self.first = self.variant(0, (0,) * len(self.axes)).recipe
 
-    def _axis(self, key: str, values: list[Any], sweep: Sweep) -> Axis:
+    def _axis(self, swept: SweptKey, sweep: Sweep) -> Axis:
+        key, values = normal(swept.key), swept.values
         owners = [name for name in self.names if name and key.startswith(f"{name}.")]
         stage = max(owners, key=len, default="")
         inner = key.removeprefix(f"{stage}.") if stage else key
@@ -87,7 +97,7 @@ class Grid:
             raise RequestError(f"{self.where}: {key} does not begin with a stage of {self.file}{near}")
         if inner in ("train.seed", "seed") and (sweep.seeds is not None or len(values) > 1):
             raise RequestError(f"{self.where}: {key} is what seeds set; list seeds instead, such as 0,1,2")
-        return Axis(key, stage, inner, values)
+        return Axis(key, stage, inner, values, swept.texts)
 
     def _refuse_many(self, count: int, unit: str = "runs", most: int = MOST) -> None:
         if count > most:
@@ -166,7 +176,7 @@ class Grid:
     def _same(self, one: Cell, two: Cell) -> str:
         differs = [a for a in range(len(self.axes)) if one[a] != two[a]]
         first, second = (
-            ", ".join(f"{self.axes[a].key} = {shown(self.axes[a].values[cell[a]])}" for a in differs)
+            ", ".join(f"{self.axes[a].key} = {self.axes[a].written(cell[a])}" for a in differs)
             for cell in (one, two)
         )
         equal = all(self.value(a, one[a]) == self.value(a, two[a]) for a in differs)

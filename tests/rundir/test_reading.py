@@ -96,6 +96,34 @@ def test_no_run_names_the_nearest(pair):
         RunData.load(pair[0] / "checkpoints" / "step-000000")
 
 
+def test_no_run_names_the_nearest_in_sweeps_too(tmp_path, monkeypatch):
+    for name in ("runs/ns/n-16_seed-0", "runs/ns/n-16_seed-1", "runs/try", "data"):
+        (tmp_path / name).mkdir(parents=True)
+    for run in ("ns/n-16_seed-0", "ns/n-16_seed-1", "try"):
+        (tmp_path / "runs" / run / "run.json").write_text("{}")
+    (tmp_path / "runs/ns/pipeline.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for wrong, near in {
+        "runs/n-16_seed-1": "ns/n-16_seed-1",
+        "runs/ns/n16_seed-1": "n-16_seed-1",
+        "runs/nss": "ns",
+        "runs/nss/n-16_seed-1": "ns/n-16_seed-1",
+        "rusn/try": "runs/try",
+        "try": "runs/try",
+        "n-16_seed-0": "runs/ns/n-16_seed-0",
+    }.items():
+        for load in (RunData.load, PipelineData.load):
+            with pytest.raises(RequestError) as caught:
+                load(wrong)
+            assert str(caught.value) == f"{wrong}: no such run (did you mean {near!r}?)"
+    with pytest.raises(RequestError, match=r"choose one of: ns, try$"):
+        RunData.load("runs")
+    with pytest.raises(RequestError, match=r"runs/zzzzzz: no such run \(one of: ns, try\)"):
+        RunData.load("runs/zzzzzz")
+    with pytest.raises(RequestError, match=r"none/zzzzzz: no such run$"):
+        RunData.load("none/zzzzzz")
+
+
 def test_pipeline_holds_the_stages_that_started(pipeline):
     data = PipelineData.load(pipeline)
     assert data.name == "quickstart" and [r.name for r in data.runs] == ["ce", "cl-256"]
