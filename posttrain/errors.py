@@ -49,5 +49,9 @@ def what_is_there(word: object, found: Iterable[object], where: str = "the row")
 
 
 def _like(word: object, names: list[str]) -> str:
+    lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    near = near or [
+        lower[name] for name in difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
+    ]
     return f" (did you mean {near[0]!r}?)" if near else ""

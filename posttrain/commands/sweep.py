@@ -20,14 +20,8 @@ from posttrain.commands.plans import plan as planned
 from posttrain.commands.starting import print_findings, refuse_config
 from posttrain.errors import RequestError
 from posttrain.recipe import Recipe, TrainRecipe
-from posttrain.recipe.sweep import (
-    check_sweep,
-    is_sweep,
-    load_sweep,
-    seeds_of_text,
-    spelt,
-    sweep_of_words,
-)
+from posttrain.recipe.sweep import check_sweep, is_sweep, load_sweep, seeds_of_text, sweep_of_words
+from posttrain.recipe.sweep_names import spelt
 from posttrain.stages.preflight import preflight, sources_of
 from posttrain.stages.sweep import SweepPlan, plan_sweep
 

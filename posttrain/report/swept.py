@@ -15,7 +15,7 @@ from typing import Any
 
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError
-from posttrain.recipe.sweep import short_keys, value_text
+from posttrain.recipe.sweep_names import short_keys, value_text
 from posttrain.report.members import contradicted
 from posttrain.report.tables import described
 from posttrain.report.text import labels

@@ -18,7 +18,8 @@ from posttrain.recipe import Pipeline, Recipe, TrainRecipe, load, recipe_hash, t
 from posttrain.recipe.build import cut, shown
 from posttrain.recipe.reading import read
 from posttrain.recipe.recipes import PipelineStage
-from posttrain.recipe.sweep import MOST, Naming, Sweep, SweptKey, check_seeds, normal, override_of, value_at
+from posttrain.recipe.sweep import MOST, Sweep, SweptKey, check_seeds, normal, override_of, value_at
+from posttrain.recipe.sweep_names import Naming
 from posttrain.recipe.written import escaped
 from posttrain.stages.pipeline import Reference, references
 
@@ -78,7 +79,9 @@ class Grid:
         self.naming = Naming(keys, sweep.seeds is not None)
         listed = sweep.seeds if isinstance(sweep.seeds, list) else range(sweep.seeds or 1)
         if not keys and len(listed) < 2:
-            raise RequestError(f"{where}: nothing varies; give a key several values, or several seeds")
+            lists = [axis for axis in self.axes if isinstance(axis.values[0], list)]
+            one = f": {shown(lists[0].values[0])} is one value of {lists[0].key}" if lists else ""
+            raise RequestError(f"{where}: nothing varies{one}; give a key several values, or several seeds")
         for i in range(len(self.stages)):
             self._refuse_many(math.prod(len(self.axes[a].values) for a in self.own[i]) * len(listed))
         self._variants: dict[tuple[int, Cell], Variant] = {}

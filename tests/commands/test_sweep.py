@@ -99,7 +99,21 @@ WRONG = {
     ),
     "a word": (
         ["loss.n"],
-        "'loss.n': a key of a sweep is written key=value,value, e.g. loss.n=1,16,256",
+        "'loss.n': a key of a sweep is written key=value,value without spaces, e.g. loss.n=1,16,256",
+    ),
+    "seeds as a word": ([RATES, "seeds=3"], "'seeds=3': of a recipe it is an option; write --seeds 3"),
+    "a number that is none": (
+        ["train.learning_rate=1,1e400"],
+        "command line: train.learning_rate = inf must be finite and above 0",
+    ),
+    "a list in the place of values": (
+        ["loss.n=[1,16]"],
+        "command line: nothing varies: [1, 16] is one value of loss.n; give a key several values, or several "
+        "seeds",
+    ),
+    "another case": (
+        ["loss.N=1,16"],
+        "command line: loss.N: unknown key 'N' (did you mean 'n'?)",
     ),
     "a broken combination": (
         ["loss.name=cross_entropy,confidence_limited", "loss.n=1,4"],
@@ -110,6 +124,12 @@ WRONG = {
 
 def files() -> list[str]:
     return sorted(os.path.join(at, name) for at, _, names in os.walk(".") for name in names)
+
+
+def test_the_recipe_comes_first(call, plain_recipe):
+    call("sweep", RATES, plain_recipe).refuses(
+        f"{RATES}: no such recipe file; the file comes before its keys"
+    )
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -11,18 +11,8 @@ from posttrain.recipe import load
 from posttrain.recipe.bounds import folder_name
 from posttrain.recipe.build import Problems
 from posttrain.recipe.reading import parsed
-from posttrain.recipe.sweep import (
-    PLAIN,
-    Naming,
-    load_sweep,
-    override_of,
-    seeds_of_text,
-    short_keys,
-    spelt,
-    split,
-    sweep_of_words,
-    value_text,
-)
+from posttrain.recipe.sweep import load_sweep, override_of, seeds_of_text, split, sweep_of_words
+from posttrain.recipe.sweep_names import PLAIN, Naming, short_keys, spelt, value_text
 
 
 @pytest.mark.parametrize(
