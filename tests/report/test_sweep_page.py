@@ -223,6 +223,17 @@ def test_terminal_has_a_table_and_no_run_blocks(whole):
     assert head.split() == ["n", "learning_rate", "seeds", "step", "pass@1", "pass@16", "pass@256"]
 
 
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_narrow_terminal_cuts_nothing_off(small, width):
+    """Lines wrap and cells fold; names of runs and the path that is to be typed stay whole."""
+    unfinished(small)
+    console = Console(file=io.StringIO(), width=width, color_system=None, soft_wrap=True)
+    show(small, console)
+    text = console.file.getvalue()
+    assert "…" not in text and "n-16_learning_rate-0.001_seed-2 (n 16, seed 2) failed: disk full." in text
+    assert f"one run: posttrain show {small}/n-16_learning_rate-0.001_seed-0\n" in text
+
+
 def test_markdown_has_a_table_and_no_run_blocks(whole):
     text = markdown_report(*load_runs([whole]))
     assert "| n | learning\\_rate |" in text.replace("learning_rate", "learning\\_rate")
