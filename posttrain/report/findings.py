@@ -15,7 +15,8 @@ from posttrain.report.facts import SAMPLING, headline
 from posttrain.report.measured import apart, beside, measured, renderings
 from posttrain.report.sides import Side, sides
 from posttrain.report.story import SMALL_CHANGE, Story, story
-from posttrain.report.text import labels, loss_name, share, signed, span, unknown
+from posttrain.report.swept import run_names, strangers
+from posttrain.report.text import loss_name, share, signed, span, unknown
 from posttrain.rundir.reading import RunData
 
 UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
@@ -143,12 +144,11 @@ def _rest(run: RunData) -> str:
 
 def caveats(runs: list[RunData]) -> list[str]:
     """What a reader must not conclude from the headlines."""
-    found = []
-    names = labels(runs)
+    found = strangers(runs)
     if any(s.low is not None for run in runs for s in run.scores):
         found.append(_intervals(sides(runs)))
     found += _entropy(sides(runs)) + renderings(runs)
-    for run, name in zip(runs, names, strict=True):
+    for run, name in zip(runs, run_names(runs), strict=True):
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
         for task in run.tasks:

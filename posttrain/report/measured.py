@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.base.files import number
-from posttrain.report.tables import plain, short
-from posttrain.report.text import labels
+from posttrain.report.swept import run_names
+from posttrain.report.tables import described, plain
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import halves
 
-VALUE_SHOWN = 60
-"""Characters of the value of one setting in a title or a sentence."""
 MOST_TOLD = 4
 """Other ways of measuring a task that have a sentence each."""
 MOST_NAMED = 3
@@ -102,13 +100,6 @@ def apart(groups: list[Measured]) -> list[str]:
     return found
 
 
-def described(differs: dict[str, Any]) -> str:
-    """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none. On one line,
-    long values shortened."""
-    told = {key: " ".join(short(plain(value), VALUE_SHOWN).split()) for key, value in differs.items()}
-    return ", ".join(f"no {k}" if differs[k] is None else f"{k} {v}" for k, v in told.items())
-
-
 def others(run: RunData, task: str) -> dict[str, str]:
     """settings hash -> how the task was measured under it, each with a text of its own, of the settings that
     are neither the run's own nor its controls: `limit 100`."""
@@ -170,12 +161,12 @@ def some(names: list[str]) -> str:
 def renderings(runs: list[RunData]) -> list[str]:
     """A sentence for each task that runs with the same problems and settings were scored on with another chat
     template or in another dtype."""
-    names = dict(zip(map(id, runs), labels(runs), strict=True))
+    called = dict(zip(map(id, runs), run_names(runs), strict=True))
     found = []
     for m in measured(runs):
         apart: dict[str, list[str]] = {}
         for run in m.runs:
-            apart.setdefault(halves(own_settings(run, m.task))[1], []).append(names[id(run)])
+            apart.setdefault(halves(own_settings(run, m.task))[1], []).append(called[id(run)])
         if len(apart) > 1:
             groups = " against ".join(", ".join(group) for group in apart.values())
             found.append(

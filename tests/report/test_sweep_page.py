@@ -185,20 +185,24 @@ def unfinished(root):
 def test_a_sweep_in_progress(small):
     unfinished(small)
     runs, pipeline = load_runs([small])
-    told, failures = progress(pipeline, load_sweep(small)[0])
+    told, failures = progress(pipeline, load_sweep(pipeline)[0])
     assert told[0].startswith("2 of 6 runs are finished; ") and "1 failed" in told[0]
-    assert {"Running: n 16, seed 1.", "Not started: n 1, seed 1."} == set(told[1:])
-    assert sorted(failures) == [
-        "n 1, seed 2 is missing: pipeline.json calls it finished, but it has no directory.",
-        "n 16, seed 2 failed: disk full.",
-    ]
+    assert {
+        "Running: n-16_learning_rate-0.001_seed-1 (n 16, seed 1).",
+        "Not started: n-1_learning_rate-0.001_seed-1 (n 1, seed 1).",
+    } == set(told[1:])
+    names = [f"n-{n}_learning_rate-0.001_seed-2 (n {n}, seed 2)" for n in (1, 16)]
+    assert {*failures} == {
+        f"{names[0]} is missing: pipeline.json calls it finished, but it has no directory.",
+        f"{names[1]} failed: disk full.",
+    }
     ((_, table),) = group_tables(side_groups(runs))
     assert [(row.names, row.seeds, row.whole, row.step) for row in table.rows] == [
         (["16"], "1 of 3", False, 600),
         (["1"], "1 of 3", False, 600),
     ], "not step 300, the last that the running seed shares"
     for text in (Parsed(render(runs, pipeline)).text, markdown_report(runs, pipeline), shown(small, 300)):
-        assert told[0] in text and "n 16, seed 2 failed: disk full." in text and "1 of 3" in text
+        assert told[0] in text and f"{names[1]} failed: disk full." in text and "1 of 3" in text
     assert not any("seeds" in line for line in findings(runs)), "one run a side speaks of runs"
 
 
@@ -218,6 +222,17 @@ def test_terminal_has_a_table_and_no_run_blocks(whole):
     narrow = shown(whole, 80)
     head = next(line for line in narrow.splitlines() if "pass@1" in line)
     assert head.split() == ["n", "learning_rate", "seeds", "step", "pass@1", "pass@16", "pass@256"]
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_narrow_terminal_cuts_nothing_off(small, width):
+    """Lines wrap and cells fold; names of runs and the path that is to be typed stay whole."""
+    unfinished(small)
+    console = Console(file=io.StringIO(), width=width, color_system=None, soft_wrap=True)
+    show(small, console)
+    text = console.file.getvalue()
+    assert "…" not in text and "n-16_learning_rate-0.001_seed-2 (n 16, seed 2) failed: disk full." in text
+    assert f"one run: posttrain show {small}/n-16_learning_rate-0.001_seed-0\n" in text
 
 
 def test_markdown_has_a_table_and_no_run_blocks(whole):
