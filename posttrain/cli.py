@@ -15,12 +15,15 @@ from posttrain import __version__
 from posttrain.base.exit_codes import exit_code_of
 from posttrain.base.process import quiet_libraries
 from posttrain.base.stop import StopRequest, exit_on_interrupt
-from posttrain.errors import did_you_mean
+from posttrain.errors import RequestError, did_you_mean
 
 COMMANDS = {
-    "check": ("check", "check a recipe and show what it resolves to, without importing torch"),
+    "check": (
+        "check",
+        "check a recipe, pipeline or sweep and show what it resolves to, without importing torch",
+    ),
     "prepare": ("prepare", "read and tokenise all rows of a recipe into the cache, and show what they are"),
-    "run": ("run", "run a recipe or a pipeline, or resume one that was stopped"),
+    "run": ("run", "run a recipe, pipeline or sweep, or resume one that was stopped"),
     "sweep": ("sweep", "run a recipe or a pipeline for each combination of values of some keys, and seeds"),
     "sft": ("train", "run a supervised fine-tuning recipe in this process"),
     "dpo": ("train", "run a preference optimisation recipe in this process"),
@@ -31,7 +34,7 @@ COMMANDS = {
     "show": ("show", "print the lineage, mixture and scores of a run, or page through its rollouts"),
     "compare": (
         "compare",
-        "compare two or more runs, or seeds of recipes: differences, and how sure they are",
+        "compare runs, or seeds of recipes: differences, and how sure they are",
     ),
     "report": ("report", "write one HTML page about one or more runs"),
     "export": ("export", "write a checkpoint as a plain model: merged adapters, safetensors, model card"),
@@ -67,6 +70,7 @@ def _dispatch(argv: list[str]) -> int | None:
         parser.print_help(sys.stderr)
         return 2
     _take_overrides(commands[name], options, rest)
+    _refuse_empty(commands[name], options)
     with StopRequest():
         return module.run(options)
 
@@ -87,6 +91,15 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         name: commands.add_parser(name, help=text, description=text) for name, (_, text) in COMMANDS.items()
     }
     return parser, made
+
+
+def _refuse_empty(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """An option or argument that is given as empty text, as `--name "$UNSET"` gives it, would count as left
+    out."""
+    flags = {action.dest: action.option_strings for action in parser._actions}
+    for key, value in vars(options).items():
+        if value == "" or (key != "overrides" and isinstance(value, list) and "" in value):
+            raise RequestError(f"{(flags.get(key) or [key])[-1]} is empty; give a value, or leave it out")
 
 
 def _take_overrides(parser: argparse.ArgumentParser, options: argparse.Namespace, rest: list[str]) -> None:

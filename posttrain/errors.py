@@ -31,12 +31,13 @@ class RequestError(PosttrainError):
     exit_code = 2
 
 
-def did_you_mean(word: object, options: Iterable[object]) -> str:
-    """` (did you mean 'x'?)` if an option is similar to `word`; else at most 12 options; else nothing."""
+def did_you_mean(word: object, options: Iterable[object], most: int = MOST) -> str:
+    """` (did you mean 'x'?)` if an option is similar to `word`; else the options if they are at most `most`;
+    else nothing."""
     names = sorted(map(str, options))
     if near := _like(word, names):
         return near
-    return f" (one of: {', '.join(names)})" if 0 < len(names) <= MOST else ""
+    return f" (one of: {', '.join(names)})" if 0 < len(names) <= most else ""
 
 
 def what_is_there(word: object, found: Iterable[object], where: str = "the row") -> str:
@@ -48,5 +49,9 @@ def what_is_there(word: object, found: Iterable[object], where: str = "the row")
 
 
 def _like(word: object, names: list[str]) -> str:
+    lower = {name.lower(): name for name in names}
     near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    near = near or [
+        lower[name] for name in difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.6)
+    ]
     return f" (did you mean {near[0]!r}?)" if near else ""

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from posttrain.base.process import rank
 
@@ -54,11 +55,11 @@ class ProgressBars:
         self.drawn = self.main and self._console.file.isatty()
         """Whether bars are drawn, rather than lines or nothing."""
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold")),
+            BarColumn(None, table_column=Column(max_width=40)),  # the bar gives way to names, not they to it
             MofNCompleteColumn(),
             TimeElapsedColumn() if elapsed else TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column(overflow="fold")),
         )
         self._bars = Progress(*columns, console=self._console, transient=transient, disable=not self.drawn)
         self._ids: dict[str, TaskID] = {}

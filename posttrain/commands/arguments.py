@@ -13,10 +13,10 @@ from rich.console import Console
 CHECKPOINT = "path, hub id, runs/<name> or runs/<name>@best:<task>/<metric>"
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """RECIPE and its overrides."""
-    parser.add_argument("recipe", help="a recipe YAML")
-    add_overrides(parser, "keys of the recipe: train.max_steps=10 ...")
+def add_recipe(parser: argparse.ArgumentParser, what: str = "recipe") -> None:
+    """RECIPE and its overrides. `what` the file may be: `recipe, pipeline or sweep`."""
+    parser.add_argument("recipe", help=f"a {what} YAML")
+    add_overrides(parser, "keys of the file: train.max_steps=10 ...")
 
 
 def add_overrides(parser: argparse.ArgumentParser, text: str) -> None:

@@ -43,7 +43,7 @@ from posttrain.stages.preflight import is_coming, preflight, sources_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe(parser)
+    add_recipe(parser, "recipe, pipeline or sweep")
     parser.add_argument(
         "--ranks", type=positive, default=1, metavar="R", help="number of processes to plan the batch for"
     )

@@ -11,6 +11,7 @@ import glob
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,7 @@ from rich.text import Text
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, console
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.report.compare import Entrant, Pair, corrected, pairs
+from posttrain.report.compare import Entrant, Pair, compared, corrected
 from posttrain.report.measured import asked_differently
 from posttrain.report.sides import Side, differing, seed, sides
 from posttrain.report.text import share, signed, span
@@ -26,8 +27,20 @@ from posttrain.rundir import checkpoints as ckpt
 from posttrain.rundir.places import is_pipeline, is_run
 from posttrain.rundir.reading import RunData
 
+SEEDS = (
+    "Seeds of two sides are taken as independent, also where they have the same numbers, which widens the"
+    " interval where these go together."
+)
+COLUMNS = """\
+columns:
+  Holm        p after Holm's correction over all tasks and pairs, at two k of each
+  detectable  the difference that about four of five repetitions would find clear
+"""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "\n".join([COLUMNS, *wrap(SEEDS, 78)])
     parser.add_argument(
         "sides",
         nargs="+",
@@ -50,11 +63,12 @@ def run(options: argparse.Namespace) -> None:
     for task in options.task:
         if task not in every:
             raise RequestError(f"--task {task}: no run was scored on it{did_you_mean(task, every)}")
-    found = pairs(entrants, options.task)
+    found, controls = compared(entrants, options.task)
     if not found:
         raise RequestError(_why_none(entrants, options.task or every))
     if options.json:
-        print(json.dumps({"pairs": [p.to_dict() for p in found], "corrected": corrected(found)}))
+        every_pair = [p.to_dict() for p in found]
+        print(json.dumps({"pairs": every_pair, "controls": controls, "corrected": corrected(found)}))
         return
     out = console()
     for pair in found:
@@ -62,8 +76,9 @@ def run(options: argparse.Namespace) -> None:
         out.print(_table(pair))
         out.print(Text(printable(pair.sentence)))
         out.print()
-    if text := corrected(found):
-        out.print(Text(printable(text)))
+    for text in [*controls, corrected(found), SEEDS * any(map(_independent, found))]:
+        if text:
+            out.print(Text(printable(text)))
 
 
 def _entrants(given: Sequence[str]) -> list[Entrant]:
@@ -160,6 +175,12 @@ def _why_none(entrants: list[Entrant], tasks: Sequence[str]) -> str:
                 what = f"other problems or settings of {task}: {text}"
                 return f"{first.path} and {other.path} were scored on {what}"
     return f"{first.path} and {others[0].path} share no task with a pass@k that both were scored on"
+
+
+def _independent(pair: Pair) -> bool:
+    """Whether an interval is over the seeds of two sides, and not over those of one at two checkpoints."""
+    a, b = ([run.path.resolve() for run in entrant.side.runs] for entrant in (pair.a, pair.b))
+    return a != b and any(line.difference.over == "seeds" for line in pair.lines)
 
 
 def _heading(pair: Pair) -> Text:

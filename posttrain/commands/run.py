@@ -19,7 +19,7 @@ from posttrain.stages.stage_process import launcher
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    add_recipe(parser)
+    add_recipe(parser, "recipe, pipeline or sweep")
     parser.add_argument(
         "--accelerate",
         metavar="CONFIG",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -21,15 +20,8 @@ from posttrain.commands.plans import plan as planned
 from posttrain.commands.starting import print_findings, refuse_config
 from posttrain.errors import RequestError
 from posttrain.recipe import Recipe, TrainRecipe
-from posttrain.recipe.build import shown
-from posttrain.recipe.sweep import (
-    check_sweep,
-    is_sweep,
-    load_sweep,
-    seeds_of_text,
-    sweep_of_words,
-    value_text,
-)
+from posttrain.recipe.sweep import check_sweep, is_sweep, load_sweep, seeds_of_text, sweep_of_words
+from posttrain.recipe.sweep_names import spelt
 from posttrain.stages.preflight import preflight, sources_of
 from posttrain.stages.sweep import SweepPlan, plan_sweep
 
@@ -119,7 +111,7 @@ def show_runs(plan: SweepPlan, as_json: bool = False, ranks: int = 1) -> None:
     keys, staged = list(plan.facts["keys"]), any(entry["stage"] for entry in plan.facts["runs"])
     lines = [["run", *(["stage"] if staged else []), *keys, "seed", "steps"]]
     for entry in plan.facts["runs"]:
-        values = [_text(entry["values"][key]) if key in entry["values"] else "-" for key in keys]
+        values = [spelt(entry["values"][key]) if key in entry["values"] else "-" for key in keys]
         count = steps[entry["run"]]
         last = [str(entry["seed"]), "-" if count is None else f"{count:,}"]
         lines.append([entry["run"], *([entry["stage"]] if staged else []), *values, *last])
@@ -129,14 +121,10 @@ def show_runs(plan: SweepPlan, as_json: bool = False, ranks: int = 1) -> None:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
         out.print(Text(printable("  ".join(cells).rstrip())))
     for key, value in plan.facts["fixed"].items():
-        out.print(Text(printable(f"{key} = {_text(value)} throughout")))
+        out.print(Text(printable(f"{key} = {spelt(value)} throughout")))
     parallel = plan.pipeline.parallel
     at_once = f", {parallel} at the same time" if parallel > 1 else ""
     out.print(Text(printable(f"{counted(len(plan.recipes), 'run')} in {plan.root}{at_once}")))
-
-
-def _text(value: Any) -> str:
-    return value_text(value) if isinstance(value, bool | int | float) else shown(value)
 
 
 def _steps(plan: SweepPlan, ranks: int) -> dict[str, int | None]:

@@ -94,11 +94,14 @@ def encode_all(
     """What `encode` gives or raises for each of `texts`, (text, cut)."""
     table = token_bytes(tokenizer) if texts else None
     found: list[Encoded | RowError | None] = [None] * len(texts)
-    if table is not None:
-        parts = [_parts(text, cut) for text, cut in texts]
+    # ASCII apart: among a chunk of texts there is nearly always one that would take all the longer way
+    groups = ([k for k, (text, _) in enumerate(texts) if text.isascii() == ascii] for ascii in (True, False))
+    for some in filter(None, groups if table is not None else ()):
+        parts = [_parts(*texts[k]) for k in some]
         ids = _ids_of_all(list(chain.from_iterable(parts)), tokenizer)
         own = [[*islice(ids, len(each))] for each in parts]
-        found = [*_by_bytes([text for text, _ in texts], own, table)]
+        for k, each in zip(some, _by_bytes([texts[k][0] for k in some], own, table), strict=True):
+            found[k] = each
     for k, (text, cut) in enumerate(texts):
         if found[k] is None:
             try:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
+from operator import is_
 from typing import Any
 
 from posttrain.types import Message
@@ -50,7 +51,7 @@ class Beginnings:
         count = len(messages)
         if not self._whole and not asks:
             self._take(messages)
-        if count in self._ends and all(a is b for a, b in zip(messages, self._whole, strict=False)):
+        if count in self._ends and all(map(is_, messages, self._whole)):
             tail = self._tail(asks)
             if tail is not None:
                 return self._text[: self._ends[count]] + tail

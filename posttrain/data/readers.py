@@ -131,8 +131,9 @@ def _chosen(items: Iterable[T], only: np.ndarray | range | None) -> Iterator[T]:
 
 
 def _jsonl(path: File, only: np.ndarray | range | None = None, keep_broken: bool = False) -> Iterator[Row]:
+    name = str(path)
     for number, line in _chosen(_lines(path), only):
-        where = f"{path}:{number}"
+        where = f"{name}:{number}"
         row = parse_line(line, where)
         if number == 1 and isinstance(row, Broken) and line.startswith(b"["):
             row = Broken(f"{row.error}; a file that is an array is named .json")

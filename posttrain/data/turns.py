@@ -96,8 +96,9 @@ def _remedy(switch: str | None) -> str:
 def _refuse_unthought(name: str, prompt: str, messages: list[Message], k: int, switch: str | None) -> None:
     """Raises `RowError` where the template opens a thought in `prompt`, and reply `k` has none: whether the
     template then leaves it open, out, or writes an empty one, the model would learn not to think."""
-    thinks = reasoning(messages[k]) or THOUGHT.search(messages[k]["content"])
-    if _opens_thought(prompt, messages[:k]) and not thinks:
+    if not _opens_thought(prompt, messages[:k]):
+        return
+    if not reasoning(messages[k]) and not THOUGHT.search(messages[k]["content"]):
         raise _no_thought(name, OPEN, switch)
 
 

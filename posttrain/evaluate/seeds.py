@@ -3,8 +3,9 @@
 Every seed answers the same problems, so a mean varies with both: with the problems (or their clusters), with
 the seeds, and with what a seed does at a problem. The variances are estimated by moments and added (two-way
 clustering, Cameron, Gelbach & Miller 2011), with Satterthwaite's degrees of freedom: with few seeds that
-differ much the interval is wide, as it should be. Left out: the choice of seeds, and seeds that share data
-order or initial weights, which are not independent.
+differ much the interval is wide, as it should be. Seeds of two sides are taken as independent, also where
+they have the same numbers, and so may share data order or initial weights: the interval is wider than need be
+where these go together. Left out: the choice of seeds.
 """
 
 from __future__ import annotations

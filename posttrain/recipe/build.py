@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import types
 import typing
@@ -76,13 +77,13 @@ def to_dataclass(cls: type, value: Any, path: str, problems: Problems) -> Any:
     if not isinstance(value, dict):
         problems.add(path, f"{where} must be {_describe(cls)}, not {shown(value)}")
         return None
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     before = len(problems.found)
     for key in value:
         if key not in fields:
             at, why = _join(path, key), getattr(cls, "REFUSED", {}).get(key)
-            said = f"unknown key {key!r}{did_you_mean(key, fields)}" if why is None else f"{at}: {why}"
-            problems.add(at, said)
+            near = did_you_mean(key, fields, len(fields))
+            problems.add(at, f"unknown key {key!r}{near}" if why is None else f"{at}: {why}")
     arguments = {}
     for name, spec in fields.items():
         at, hint = _join(path, name), _hints(cls)[name]
@@ -115,12 +116,17 @@ def _describe(hint: Any) -> str:
 
 
 def _keys_of(what: str, cls: type) -> str:
-    return f"{what} with the keys {', '.join(f.name for f in dataclasses.fields(cls))}"
+    return f"{what} with the keys {', '.join(f.name for f in dataclasses.fields(cls) if f.init)}"
 
 
 def shown(value: Any) -> str:
-    """`value` as a message quotes it: at most 60 characters, what a resolver gave as it was written."""
-    text = repr(value)
+    """`value` as a message quotes it, in at most 60 characters: what a resolver gave as it was written; null,
+    true and false as YAML has them."""
+    return cut(json.dumps(value) if value is None or isinstance(value, bool) else repr(value))
+
+
+def cut(text: str) -> str:
+    """`text`, or its first characters of 60 and dots."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -111,7 +111,8 @@ def describe(problems: Problems, path: Path, lines: dict[str, int], overrides: l
     given = {re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", o.partition("=")[0].strip()) for o in overrides}
     out = []
     for problem in problems.found:
-        if any(problem.path == key or problem.path.startswith(f"{key}.") for key in given):
+        made = problem.path not in lines and any(key.startswith(f"{problem.path}.") for key in given)
+        if made or any(problem.path == key or problem.path.startswith(f"{key}.") for key in given):
             place = "command line"
         else:
             near = problem.path

@@ -144,7 +144,8 @@ def _text(path: Path) -> str:
         raise RequestError(f"{path} is a folder, not a recipe file{inside}") from None
     except (FileNotFoundError, NotADirectoryError):
         near = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise RequestError(f"{path}: no such recipe file{did_you_mean(path.name, near)}") from None
+        hint = "; the file comes before its keys" if "=" in path.name else did_you_mean(path.name, near)
+        raise RequestError(f"{path}: no such recipe file{hint}") from None
     except UnicodeDecodeError:
         raise RequestError(f"{path}: cannot be read: not UTF-8 text") from None
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL or a lone surrogate

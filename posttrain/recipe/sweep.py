@@ -1,36 +1,34 @@
-"""A sweep as it is asked for: a recipe or a pipeline, keys with their values, seeds; and the names of its
-runs.
+"""A sweep as it is asked for: a recipe or a pipeline, keys with their values, seeds.
 
 It is written on the command line (`loss.n=1,16,256 --seeds 3`) or as a YAML that starts with `sweep:`. Left
-out: which runs it has (stages/sweep.py).
+out: the names of its runs (`sweep_names.py`), and which they are (stages/grid.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from posttrain.errors import RequestError
-from posttrain.recipe.bounds import LARGEST, LONGEST_NAME, folder_name
+from posttrain.recipe.bounds import LARGEST, folder_name
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.load import describe
 from posttrain.recipe.reading import Unfit, apply_override, parsed, read
+from posttrain.recipe.recipes import KEYS
+from posttrain.recipe.written import flatten
 
 MOST = 1000
 """Runs of a sweep."""
-LONGEST_VALUE = 24
-"""Characters of a value that stand in the name of a run as they are."""
-PLAIN = re.compile(r"[A-Za-z0-9._-]*[A-Za-z0-9_-]")
-"""What needs no quotes in a shell, and may end the name of a folder."""
-QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"\\]|\\.)*\"")
+QUOTED = re.compile(r"'(?:[^']|'')*'(?!')|\"(?:[^\"\\]|\\.)*\"")
+CLOSES = {"[": "]", "{": "}", "(": ")"}
 LIST_OF_SEEDS = re.compile(r"\d+(,\d+)*,?")
 
 
@@ -41,6 +39,8 @@ class SweptKey:
     key: str
     values: list[Any]
     """As overrides: `${...}` means the recipe's keys."""
+    texts: list[str] = field(default_factory=list, init=False, compare=False)
+    """The values as the command line has them, for messages; empty of a file."""
 
 
 @dataclass
@@ -80,6 +80,7 @@ def load_sweep(path: str | Path, overrides: list[str]) -> Sweep:
     except OmegaConfBaseException as error:
         raise RequestError(f"{path}: {str(error).splitlines()[0]}") from None
     problems = Problems()
+    values = _own(values, problems)
     sweep = to_dataclass(Sweep, values | keys, "", problems)
     if sweep is not None:
         folder_name("sweep", sweep.sweep, problems)
@@ -91,14 +92,41 @@ def load_sweep(path: str | Path, overrides: list[str]) -> Sweep:
     return sweep
 
 
+def _own(values: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """`values` of a file and its overrides without those that are of the recipe, which become problems."""
+    own = [f.name for f in fields(Sweep)]
+    alien = [
+        key for key in values if key not in (*own, "name") and (key in KEYS or isinstance(values[key], dict))
+    ]
+    for at in [at for key in alien for at in flatten(values[key], key)]:
+        problems.add(
+            at,
+            f"{at} is no key of a sweep ({', '.join(own)}); keys of the recipe stand below keys, as"
+            f" {{key: {at}, values: [...]}}",
+        )
+    return {key: value for key, value in values.items() if key not in alien}
+
+
 def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
     """The sweep of `recipe` with keys as on the command line: `loss.n=1,16`. Raises `RequestError`."""
     sweep = Sweep("", recipe)
     for word in words:
         key, sign, text = word.partition("=")
         if not sign or not key.strip():
-            raise RequestError(f"{word!r}: a key of a sweep is written key=value,value, e.g. loss.n=1,16,256")
-        pieces = split(text)
+            raise RequestError(
+                f"{word!r}: a key of a sweep is written key=value,value without spaces, e.g. loss.n=1,16,256"
+            )
+        if key.strip() in ("seeds", "parallel"):
+            raise RequestError(f"{word!r}: of a recipe it is an option; write --{key.strip()} {text.strip()}")
+        try:
+            pieces = split(text)
+        except Unclosed as error:
+            end = CLOSES.get(str(error), str(error))
+            kind = "single" if end == '"' else "double"
+            raise RequestError(
+                f"{word!r} opens a {error} that is not closed; close it with {end}, or put text that has it "
+                f"in {kind} quotes"
+            ) from None
         if not all(pieces):
             empty = "an empty value" if text.strip() else "no value"
             raise RequestError(f"{word!r} has {empty}; write {key}=1,16,256, or {key}='\"\"' for empty text")
@@ -109,7 +137,9 @@ def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
         if key.strip() == "output_dir" and len(values) == 1:  # where the sweep itself lies
             sweep.output_dir = str(values[0])
         else:
-            sweep.keys.append(SweptKey(key.strip(), values))
+            swept = SweptKey(key.strip(), values)
+            swept.texts = pieces
+            sweep.keys.append(swept)
     check_sweep(sweep, "command line")
     return sweep
 
@@ -125,20 +155,31 @@ def seeds_of_text(text: str) -> int | list[int]:
 def split(text: str) -> list[str]:
     """The parts of `text` between commas that stand outside brackets and quotes.
 
-    A quote opens where a value may begin: that of `it's` is a letter. What is not closed reaches to the end.
+    A quote opens where a value may begin: that of `it's` is a letter. Raises `Unclosed`.
     """
-    parts, depth, i = [""], 0, 0
+    parts, opened, i = [""], "", 0
     while i < len(text):
         before = parts[-1].rstrip()[-1:]
         quoted = QUOTED.match(text, i) if before in ("", *"[{(:,") else None
         part = quoted[0] if quoted else text[i]
+        if part in ("'", '"') and before in ("", *"[{(:,"):
+            raise Unclosed(part)
         i += len(part)
-        if part == "," and depth == 0:
+        if part == "," and not opened:
             parts.append("")
             continue
-        depth = max(0, depth + (part in "[{(") - (part in "]})"))
+        if part in CLOSES:
+            opened += part
+        elif opened and part == CLOSES[opened[-1]]:
+            opened = opened[:-1]
         parts[-1] += part
+    if opened:
+        raise Unclosed(opened[0])
     return [part.strip() for part in parts]
+
+
+class Unclosed(ValueError):
+    """A bracket or quote that is not closed: it would take the values after it into its own."""
 
 
 def check_sweep(sweep: Sweep, where: str) -> None:
@@ -171,76 +212,17 @@ def normal(key: str) -> str:
     return re.sub(r"\[(\d+)\]", r".\1", key.strip())
 
 
+def value_at(values: Any, key: str) -> Any:
+    """What a recipe has at `key`, items of lists by number; `...` where there is nothing."""
+    for part in key.split("."):
+        if isinstance(values, list):
+            values = dict(zip(map(str, range(len(values))), values, strict=True))
+        values = values.get(part, ...) if isinstance(values, dict) else ...
+    return values
+
+
 def override_of(key: str, value: Any) -> str:
     """`key=value` that sets `key` to `value`: JSON is YAML, and leaves nothing to how a text looks."""
+    if isinstance(value, float) and not math.isfinite(value):  # but for these
+        return f"{key}={yaml.safe_dump(value).split()[0]}"
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-
-# ---- names of runs -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Naming:
-    """How the runs of a sweep are called: `rlvr_k-8_learning_rate-0.0003_seed-1`.
-
-    A name depends on its run alone, so that values that are added later do not change it. `keys`: those with
-    several values; `seeded`: whether seeds were asked for.
-    """
-
-    keys: tuple[str, ...]
-    seeded: bool
-
-    def name(self, stage: str, values: Mapping[str, Any], seed: int) -> str:
-        """The name of the run of `stage`, empty for a recipe, with these values of some of the keys."""
-        short = short_keys(self.keys)
-        parts = [stage] if stage else []
-        parts += [f"{short[key]}-{value_text(values[key])}" for key in self.keys if key in values]
-        name = "_".join([*parts, f"seed-{seed}"] if self.seeded else parts)
-        return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 7]}-{_digest(name)}"
-
-
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest ending of each key that no other key has; never `seed`, which names have for the seeds."""
-    found = {}
-    for key in keys:
-        parts = key.split(".")
-        endings = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        others = [f".{other}" for other in keys if other != key]
-        free = [
-            ending
-            for ending in endings
-            if ending != "seed"
-            and not ending[:1].isdigit()
-            and not any(other.endswith(f".{ending}") for other in others)
-        ]
-        found[key] = _word((free or endings[-1:])[0], LONGEST_NAME)
-    return found
-
-
-def value_text(value: Any) -> str:
-    """A value in the name of a run: as it is where it is short and needs no quotes, else the end of it and a
-    hash."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, float):
-        short = f"{value:.12g}"
-        text = short if float(short) == value else repr(value)
-        return re.sub(r"e([-+])0*", lambda m: f"e{m[1].strip('+')}", text)
-    if isinstance(value, list) and all(isinstance(item, bool | int | float) for item in value):
-        text = "-".join(map(value_text, value))
-        if text and len(text) <= LONGEST_VALUE:
-            return text
-    return _word(value if isinstance(value, str) else json.dumps(value, sort_keys=True), LONGEST_VALUE)
-
-
-def _word(text: str, longest: int) -> str:
-    if len(text) <= longest and PLAIN.fullmatch(text):
-        return text
-    end = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
-    while len(end) > 16 and "-" in end:  # whole words, from the end
-        end = end.partition("-")[2]
-    return "-".join([part for part in (end[-16:].strip("."), _digest(text)) if part])
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]

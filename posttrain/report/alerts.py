@@ -14,7 +14,8 @@ from posttrain.base.files import number
 from posttrain.report.facts import FAILED_CHECKS, MASKED, component_rows, trained_shares
 from posttrain.report.numbers import mean, series, trend
 from posttrain.report.score_tables import metric_text
-from posttrain.report.text import labels, printable
+from posttrain.report.swept import run_names
+from posttrain.report.text import printable
 from posttrain.rundir.reading import RunData
 
 FALL = 0.1
@@ -31,7 +32,7 @@ gradient, besides twice its standard error over the logged lines; fewer lines ar
 def alerts(runs: list[RunData]) -> list[str]:
     """The sentences, run by run; empty where there is nothing to warn about."""
     found = []
-    for run, name in zip(runs, labels(runs), strict=True):
+    for run, name in zip(runs, run_names(runs), strict=True):
         parts = (holes, _gates, _checks, _groups, _shares, _sampler, _chosen)
         each = [line for part in parts for line in part(run)]
         found += [f"{name}: {text}" for text in each]

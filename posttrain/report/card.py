@@ -16,7 +16,7 @@ from posttrain.errors import RequestError, did_you_mean
 from posttrain.report import markdown, tables
 from posttrain.report.alerts import holes
 from posttrain.report.facts import component_rows, facts
-from posttrain.report.measured import others
+from posttrain.report.measured import others, some
 from posttrain.report.score_tables import MOST_TABLES, metric_text, shown_metrics, temperature_table
 from posttrain.report.text import loss_name, objective
 from posttrain.rundir.reading import RunData
@@ -180,7 +180,7 @@ def _score_rows(task: str, metrics: dict[str, Score]) -> list[list[str]]:
 
 def _other_scores(run: RunData, checkpoint: str) -> list[str]:
     """What was measured besides the run's own settings, a heading and a table each."""
-    parts, left = [], 0
+    parts, left = [], []
     for task in run.tasks:
         by = temperature_table(run, task, [checkpoint])
         parts += [f"### {markdown.safe(task)}, {by.title}", markdown.scores(by)] if by else []
@@ -188,8 +188,11 @@ def _other_scores(run: RunData, checkpoint: str) -> list[str]:
         held = [(f"{task}, {how}", rows[checkpoint]) for how, rows in ways if checkpoint in rows]
         for name, metrics in held[:MOST_TABLES]:
             parts += [f"### {markdown.safe(name)}", markdown.grid(SCORES, _score_rows(task, metrics))]
-        left += len(held[MOST_TABLES:])
-    return parts + ([f"Measured in {left:,} other ways, too: see scores.jsonl of the run."] if left else [])
+        left += [name for name, _ in held[MOST_TABLES:]]
+    if not left:
+        return parts
+    ways = f"{len(left):,} other way{'s' * (len(left) != 1)}"
+    return [*parts, f"Measured in {ways}, too ({markdown.safe(some(left))}): see scores.jsonl of the run."]
 
 
 def _limits(run: RunData, checkpoint: str) -> str:

@@ -15,7 +15,7 @@ from statistics import fmean
 from posttrain.report.differences import Difference, Place, difference
 from posttrain.report.numbers import Curve, curve
 from posttrain.report.story import Story
-from posttrain.report.text import share, signed, span
+from posttrain.report.text import share, signed, span, unknown
 from posttrain.rundir.reading import RunData, step_of
 
 FOLLOWING = ("dpo", "rlvr")
@@ -143,4 +143,4 @@ def _move(c: Chain, k: int) -> str:
 
 
 def _noise(d: Difference) -> str:
-    return ", within noise" if d.clear is False else ""
+    return unknown(d) if d.clear is None else "" if d.clear else ", within noise"

@@ -1,5 +1,6 @@
 """What `posttrain compare` prints, as values: paired differences of two sides at every k that both have, with
-p-values, Holm's correction over everything that is compared, and the difference that could have been found.
+p-values, Holm's correction over everything that is compared, the difference that could have been found, and
+what the controls of cross-entropy leave of a lead.
 
 Left out: how it is printed (`commands/compare.py`), and which runs are allowed to be a side there.
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 from posttrain.evaluate.intervals import holm
 from posttrain.report.comparison import compare
+from posttrain.report.control_words import remains
 from posttrain.report.differences import Difference, difference
 from posttrain.report.measured import measured
 from posttrain.report.numbers import crossovers, headline_k
@@ -71,14 +73,15 @@ class Pair:
         }
 
 
-def pairs(entrants: Sequence[Entrant], tasks: Sequence[str] = ()) -> list[Pair]:
-    """Every two of `entrants` on every task (default: all) that both measured alike; empty where there is
-    none.
+def compared(entrants: Sequence[Entrant], tasks: Sequence[str] = ()) -> tuple[list[Pair], list[str]]:
+    """Every two of `entrants` on every task (default: all) that both measured alike, empty where there is
+    none; and the sentences about the controls, over all entrants that measured a task alike.
 
     Holm's correction (Holm 1979) is over all pairs and tasks, at the smallest and the largest k of each.
     """
     runs = [run for entrant in entrants for run in entrant.side.runs]
-    found = []
+    found: list[Pair] = []
+    controls: list[tuple[str, str]] = []
     for group in measured(runs):
         inside = {id(run) for run in group.runs}
         told = [
@@ -88,8 +91,10 @@ def pairs(entrants: Sequence[Entrant], tasks: Sequence[str] = ()) -> list[Pair]:
         ]
         if not tasks or group.task in tasks:
             found += [p for x, y in combinations(told, 2) if (p := _pair(group.title, *x, *y))]
+            controls += [(group.title, text) for text in remains([s for _, s in told])]
     _correct(found)
-    return found
+    several = len({pair.task for pair in found}) > 1
+    return found, [f"{title}: " * several + text for title, text in controls]
 
 
 def _story(entrant: Entrant, task: str) -> Story | None:

@@ -9,12 +9,13 @@ loss keeps it) is there. Left out: a stage against its start (`chains.py`), cont
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from posttrain.report.differences import Difference, difference, difference_of_changes
 from posttrain.report.numbers import crossovers, headline_k
 from posttrain.report.story import Story, mean_curves
-from posttrain.report.text import loss_name, share, signed, span
+from posttrain.report.text import loss_name, share, signed, span, unknown
 
 EFFECT = "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
 MOST_PAIRS = 3
@@ -22,10 +23,18 @@ MOST_PAIRS = 3
 
 
 def comparisons(told: list[Story]) -> list[str]:
-    """Each side against the first, or the leaders of many; then the expected effect."""
-    many = len(told) > MOST_PAIRS + 1
-    found = _leaders(told) if many else [compare(told[0], other) for other in told[1:]]
-    entropy = [s for s in told if loss_name(s.run) == "cross_entropy" and s.small < s.large]
+    """Each side against the first of cross-entropy, or else the first of all; the leaders of many; then the
+    expected effect."""
+    plain = [s for s in told if loss_name(s.run) == "cross_entropy"]
+    base = [*plain, *told][0]
+    if len(told) > MOST_PAIRS + 1:
+        found = _leaders(told)
+    else:
+        named = base.side.label + ", the first listed" * (not plain)
+        named += " (cross-entropy)" * (bool(plain) and not named.startswith("Cross-entropy"))
+        pairs = [(s, f", {s.side.label} against {named}") for s in told if s is not base]
+        found = [compare(base, s, pair * (len(told) > 2)) for s, pair in pairs]
+    entropy = [s for s in plain if s.small < s.large]
     limited = [s for s in told if loss_name(s.run) == "confidence_limited" and s.small < s.large]
     return found + (_expected_effect(entropy, limited) if entropy and limited else [])
 
@@ -38,11 +47,17 @@ def _leaders(told: list[Story]) -> list[str]:
         first, second = sorted(told, key=lambda s: -pick(s).value)[:2]
         best = pick(first)
         d = difference(first.task, int(best.metric.partition("@")[2]), second.end, first.end)
-        over = "" if d is None else f"; {'' if d.clear else 'not clearly '}above {name[id(second)]}"
-        over += "" if d is None else f" by {share(d.mean)}{span(d)}"
+        over = "" if d is None else _over(d, name[id(second)])
         parts.append(f"{best.metric} is highest for {name[id(first)]} ({share(best.value)}{over})")
     chosen = f"chosen among {len(told)} on the problems shown, which flatters it"
     return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
+
+
+def _over(d: Difference, second: str) -> str:
+    if d.equal:
+        return f"; equal to {second}{span(d)}"
+    above = f"; {'' if d.clear else 'not clearly '}above {second} by {share(d.mean)}{span(d)}"
+    return above + (unknown(d) if d.clear is None else "")
 
 
 def speaks_of(a: Story, b: Story) -> str:
@@ -62,8 +77,8 @@ def speaks_of(a: Story, b: Story) -> str:
     return f"{what}, these two runs"
 
 
-def compare(a: Story, b: Story) -> str:
-    """Which side is ahead at which N."""
+def compare(a: Story, b: Story, against: str = "") -> str:
+    """Which side is ahead at which N. `against`: which two of several are compared, for the beginning."""
     first, second = (mean_curves(s.side.runs, s.task)[s.last.checkpoint] for s in (a, b))
     shared = [k for k in first if k in second]
     if not shared:
@@ -73,18 +88,20 @@ def compare(a: Story, b: Story) -> str:
     parts = []
     for k in dict.fromkeys((shared[0], large)):
         d = _last(a, b, k)
-        if d.mean == 0.0 or not d.clear:
-            pair = f"{a.side.label} and {b.side.label}"
-            unclear = f"no clear difference between {pair} at pass@{k} ({signed(d.mean)}{span(d)})"
-            unknown = f"whether {pair} differ at pass@{k} is not known ({d.reason or 'no interval'};"
-            unknown += f" {signed(d.mean)})"
-            parts.append(unknown if d.clear is None and d.mean != 0.0 else unclear)
+        pair = f"{a.side.label} and {b.side.label}"
+        if d.equal:
+            parts.append(f"{pair} are equal at pass@{k} ({signed(d.mean)}{span(d)})")
+        elif d.clear is None:
+            why = d.reason or "no interval"
+            parts.append(f"whether {pair} differ at pass@{k} is not known ({why}; {signed(d.mean)})")
+        elif not d.clear:
+            parts.append(f"no clear difference between {pair} at pass@{k} ({signed(d.mean)}{span(d)})")
         else:
             ahead, sign = (b, 1.0) if d.mean > 0 else (a, -1.0)
             leads = "leads" if recipes else "is ahead at"
             parts.append(f"{ahead.side.label} {leads} pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
     gaps = {k: second[k].value - first[k].value for k in shared}
-    return f"{speaks_of(a, b)}: {'; '.join(parts)}.{_where(a, b, gaps, crossovers(first, second))}"
+    return f"{speaks_of(a, b)}{against}: {'; '.join(parts)}.{_where(a, b, gaps, crossovers(first, second))}"
 
 
 def _last(a: Story, b: Story, k: int) -> Difference:
@@ -111,12 +128,17 @@ def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -
         beyond = [k for k in shared if k >= crossings[0] and sign * gaps[k] > 0]
         clear = [k for k in beyond if _last(a, b, k).clear]
         cross = f"urves cross at N ≈ {attempts(crossings)}"
-        if large not in clear or not all(k in clear for k in beyond if clear[0] <= k <= clear[-1]):
+        if large not in clear:
             known = all(_last(a, b, k).clear is not None for k in beyond)
             what = "no clear difference beyond it" if known else "the noise is not known"
+            if clear:
+                what = f"beyond it the difference is clear only at N = {', '.join(f'{k:,}' for k in clear)}"
             return f" The c{cross}; {what}."
-        till = "on" if clear[-1] == shared[-1] else f"to {clear[-1]:,}"
-        return f" From N = {clear[0]} {till} {winner.side.label} is ahead (c{cross})."
+        since = max((k for k in shared if k < large and k not in clear), default=0)
+        until = min((k for k in shared if k > large and k not in clear), default=math.inf)
+        stretch = [k for k in clear if since < k < until]
+        till = "on" if stretch[-1] == shared[-1] else f"to {stretch[-1]:,}"
+        return f" From N = {stretch[0]:,} {till} {winner.side.label} is ahead (c{cross})."
     for winner, sign in ((a, -1.0), (b, 1.0)):
         ahead = len(shared) > 1 and all(sign * gap > 0 for gap in gaps.values())
         if ahead and all(_last(a, b, k).clear for k in shared):
@@ -147,7 +169,8 @@ def _falls(ce: Story, s: Story) -> str:
     d = difference_of_changes(s.task, s.large, *pair)
     losses = f"{share(-s.change.mean)} against {share(-ce.change.mean)} from its best"
     if d is None or d.clear is None:
-        return f"{s.label} loses {losses} of pass@{s.large}; the noise of the difference is not known."
+        why = "" if d is None or not d.reason else f" ({d.reason})"
+        return f"{s.label} loses {losses} of pass@{s.large}; the noise of the difference is not known{why}."
     if not d.clear:
         return (
             f"{s.label} and {ce.label} lose pass@{s.large}, with no clear difference ({losses};"

@@ -53,10 +53,8 @@ def _after_controls(ce: Story, other: Story) -> list[str]:
         parts.append(_both(both, best, lambda at: difference(ce.task, k, at, other.end)))
     if not parts:
         return []
-    return [
-        f"Controls at pass@{k} ({other.label} ends at {share(other.last.value)}): {ce.label}"
-        f" {'; '.join(parts)}.{_alike(ce, other, both)}"
-    ]
+    ends = f"{other.label} {'is' if other.chosen else 'ends'} at {share(other.last.value)}"
+    return [f"Controls at pass@{k} ({ends}): {ce.label} {'; '.join(parts)}.{_alike(ce, other, both)}"]
 
 
 def _both(options: Options, best: float, against: Callable[[list[Place]], Difference | None]) -> str:
@@ -82,6 +80,8 @@ def _alike(ce: Story, other: Story, of_ce: Options) -> str:
 
 def _distance(d: Difference | None) -> str:
     """How far a control, or the other side, is from what it is compared with."""
+    if d is not None and d.equal:
+        return f"just as high{span(d)}"
     if d is None or d.clear is None:
         return "at an unknown distance"
     if not d.clear:

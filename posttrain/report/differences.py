@@ -21,6 +21,8 @@ from posttrain.report.numbers import curve, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.types import Score
 
+ROUNDING = 1e-12
+"""A difference of two means below this is rounding."""
 SAME = 1e-3
 """Most by which the mean of the samples may differ from the score that they are said to be behind."""
 
@@ -40,7 +42,7 @@ class Difference:
     `low` and `high` are its 95 % interval, None where it is unknown. `over` is what the interval covers:
     `problems` of two runs, paired; `seeds`: problems and seeds; `scores`: the intervals of two scores that
     could not be paired, which is wider than it need be. `p` is the two-sided p-value, `detectable` the
-    difference that would be found in four of five repetitions. `reason`: why there is no interval.
+    difference that would be found in about four of five repetitions. `reason`: why there is no interval.
     """
 
     mean: float
@@ -54,6 +56,11 @@ class Difference:
     """Of a paired difference: the problems that both sides have a value of."""
     left_out: int = 0
     """The problems that one side has no value of: a check failed."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the two means are the same, up to rounding."""
+        return abs(self.mean) < ROUNDING
 
     @property
     def clear(self) -> bool | None:

@@ -1,8 +1,8 @@
 """What the numbers of one or several runs show, in sentences computed from them, and what they do not show.
 
 A sentence names the checkpoints that it compares and the interval of the difference (`comparison.py` has the
-sentences about several runs, `chains.py` those about a stage and its start). Left out: any judgement across
-training seeds, which `caveats` states.
+sentences about several runs, `chains.py` those about a stage and its start). Left out: what the intervals do
+not cover, which `caveats` states.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ from __future__ import annotations
 from posttrain.report import chains
 from posttrain.report.comparison import comparisons
 from posttrain.report.control_words import remains
-from posttrain.report.differences import Difference, unpaired
+from posttrain.report.differences import unpaired
 from posttrain.report.facts import SAMPLING, headline
 from posttrain.report.measured import apart, beside, measured, renderings
 from posttrain.report.sides import Side, sides
 from posttrain.report.story import SMALL_CHANGE, Story, story
-from posttrain.report.text import labels, share, signed, span
+from posttrain.report.swept import run_names, strangers
+from posttrain.report.text import loss_name, share, signed, span, unknown
 from posttrain.rundir.reading import RunData
 
 UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
-
-
-def _unknown(d: Difference) -> str:
-    return f"; no interval: {d.reason}" if d.reason else "; its noise is not known"
 
 
 def findings(runs: list[RunData]) -> list[str]:
@@ -81,7 +78,7 @@ def _told(s: Story, runs: list[RunData], names: dict[int, str]) -> str:
 
 
 def describe(s: Story) -> str:
-    """The sentence about one run."""
+    """The sentence about one side: a run, or the mean over the seeds of a recipe."""
     big, one = f"pass@{s.large}", f"pass@{s.small}"
     last, best = f"step {s.last.step:,}", f"step {s.best.step:,}"
     two = s.small != s.large
@@ -89,12 +86,12 @@ def describe(s: Story) -> str:
     if s.verdict == "single":
         return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
     if s.verdict == "peaks last":
-        noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else _unknown(s.gain)
+        noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else unknown(s.gain)
         rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
         return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
     if s.verdict in ("keeps", "unclear"):
         how = {"keeps": f"keeps {big} at", "unclear": f"{big} ends at"}[s.verdict]
-        noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else _unknown(s.change)
+        noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else unknown(s.change)
         return (
             f"{s.label}: {how} {share(s.last.value)} (best {share(s.best.value)} at {best};"
             f" {share(s.change.mean)}{span(s.change)}{noise})"
@@ -147,12 +144,11 @@ def _rest(run: RunData) -> str:
 
 def caveats(runs: list[RunData]) -> list[str]:
     """What a reader must not conclude from the headlines."""
-    found = []
-    names = labels(runs)
+    found = strangers(runs)
     if any(s.low is not None for run in runs for s in run.scores):
         found.append(_intervals(sides(runs)))
-    found += renderings(runs)
-    for run, name in zip(runs, names, strict=True):
+    found += _entropy(sides(runs)) + renderings(runs)
+    for run, name in zip(runs, run_names(runs), strict=True):
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
         for task in run.tasks:
@@ -165,6 +161,17 @@ def caveats(runs: list[RunData]) -> list[str]:
     return found
 
 
+def _entropy(every: list[Side]) -> list[str]:
+    """Which of several sides are cross-entropy under another name."""
+    called = [(side, str(side.runs[0].section("loss").get("name", ""))) for side in every]
+    plain = [side.label for side, name in called if loss_name(side.runs[0]) != name]
+    if not plain or len(every) < 2:
+        return []
+    return [
+        f"The confidence-limited loss with N = 1 is cross-entropy, and compared as such: {'; '.join(plain)}."
+    ]
+
+
 def _intervals(every: list[Side]) -> str:
     """What the intervals of the page cover."""
     several = [side for side in every if len(side.runs) > 1]
@@ -174,6 +181,7 @@ def _intervals(every: list[Side]) -> str:
         over = "over the test problems; where a sentence names seeds, over problems and seeds"
     else:
         over = "over the test problems; where a sentence names seeds on both sides, over problems and seeds"
+    over += ", those of two sides as independent" if several else ""
     return (
         f"Brackets are 95 % intervals {over}; paired where two checkpoints are compared. A best"
         " checkpoint is chosen on the problems it is shown on, which flatters it a little."

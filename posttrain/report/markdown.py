@@ -14,15 +14,14 @@ from posttrain.report.score_tables import Table, score_tables
 from posttrain.report.side_tables import SideTable, group_tables
 from posttrain.report.sides import MANY, side_difference, side_groups
 from posttrain.report.story import page_title
-from posttrain.report.swept import load_sweep, progress
-from posttrain.report.text import labels
+from posttrain.report.swept import load_sweep, progress, run_names
 from posttrain.rundir.reading import PipelineData, RunData
 
 
 def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -> str:
     """Findings, stages, scores, training by stage, data, recipe differences and provenance of `runs`."""
-    names, groups = labels(runs), side_groups(runs)
-    sweep, unread = load_sweep(pipeline.path) if pipeline else (None, [])
+    called, groups = run_names(runs), side_groups(runs)
+    sweep, unread = load_sweep(pipeline)
     by_side = sweep is not None or any(group.many for group in groups)
     told, failures = progress(pipeline, sweep) if sweep else ([], pipeline.failures if pipeline else [])
     many = any(len(group.sides) > MANY for group in groups)
@@ -38,7 +37,7 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
             for s in pipeline.stages
         ]
         parts += ["## Stages", grid(head, rows)]
-    known = dict(zip(map(id, runs), names, strict=True))
+    known = dict(zip(map(id, runs), called, strict=True))
     shown = [] if by_side and len(runs) > MANY else runs
     for title, table in group_tables(groups) if by_side else []:
         parts += [f"## {safe(title)}", side_grid(table), f"{safe(table.note)}."]
@@ -58,12 +57,12 @@ def markdown_report(runs: list[RunData], pipeline: PipelineData | None = None) -
             dropped = tables.dropped_rows(run)
             parts += [grid(["dropped from", "reason", "where", "detail"], dropped)] if dropped else []
     every = [side for group in groups for side in group.sides]
-    columns = [side.title for side in every] if by_side else names
+    columns = [side.title for side in every] if by_side else called
     difference = side_difference(every) if by_side else tables.recipe_difference(runs)
     if difference:
         parts += ["## Recipe differences", grid(["key", *columns], [[k, *v] for k, v in difference])]
     origin = [[what, *values] for what, values in tables.provenance(runs)]
-    parts += ["## Where this comes from", grid(["", *names], origin)]
+    parts += ["## Where this comes from", grid(["", *called], origin)]
     return printable("\n\n".join(part for part in parts if part) + "\n")
 
 

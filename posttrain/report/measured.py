@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.base.files import number
-from posttrain.report.tables import plain, short
-from posttrain.report.text import labels
+from posttrain.report.swept import run_names
+from posttrain.report.tables import described, plain
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import halves
 
-VALUE_SHOWN = 60
-"""Characters of the value of one setting in a title or a sentence."""
 MOST_TOLD = 4
-"""Other ways of measuring a task that have a sentence each; more are counted."""
+"""Other ways of measuring a task that have a sentence each."""
+MOST_NAMED = 3
+"""Of more ways, those that are named; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,6 @@ def apart(groups: list[Measured]) -> list[str]:
     return found
 
 
-def described(differs: dict[str, Any]) -> str:
-    """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none. On one line,
-    long values shortened."""
-    told = {key: " ".join(short(plain(value), VALUE_SHOWN).split()) for key, value in differs.items()}
-    return ", ".join(f"no {k}" if differs[k] is None else f"{k} {v}" for k, v in told.items())
-
-
 def others(run: RunData, task: str) -> dict[str, str]:
     """settings hash -> how the task was measured under it, each with a text of its own, of the settings that
     are neither the run's own nor its controls: `limit 100`."""
@@ -147,7 +140,8 @@ def beside(run: RunData, task: str) -> list[str]:
     for many."""
     ways = others(run, task)
     if len(ways) > MOST_TOLD:
-        return [f"{task} was also scored in {len(ways):,} other ways, which are not compared with the rest."]
+        told = f"{task} was also scored in {len(ways):,} other ways ({some([*ways.values()])})"
+        return [f"{told}, which are not compared with the rest."]
     found = []
     for settings in ways:
         differs = run.settings(task)[settings]
@@ -158,15 +152,21 @@ def beside(run: RunData, task: str) -> list[str]:
     return found
 
 
+def some(names: list[str]) -> str:
+    """`limit 5; limit 9; no limit; and 4 more`."""
+    more = [f"and {len(names) - MOST_NAMED:,} more"] if len(names) > MOST_NAMED else []
+    return "; ".join([*names[:MOST_NAMED], *more])
+
+
 def renderings(runs: list[RunData]) -> list[str]:
     """A sentence for each task that runs with the same problems and settings were scored on with another chat
     template or in another dtype."""
-    names = dict(zip(map(id, runs), labels(runs), strict=True))
+    called = dict(zip(map(id, runs), run_names(runs), strict=True))
     found = []
     for m in measured(runs):
         apart: dict[str, list[str]] = {}
         for run in m.runs:
-            apart.setdefault(halves(own_settings(run, m.task))[1], []).append(names[id(run)])
+            apart.setdefault(halves(own_settings(run, m.task))[1], []).append(called[id(run)])
         if len(apart) > 1:
             groups = " against ".join(", ".join(group) for group in apart.values())
             found.append(

@@ -26,9 +26,8 @@ from posttrain.report.measured import measured
 from posttrain.report.story import page_title
 from posttrain.report.svg import RUN_COLOURS
 from posttrain.report.sweep_page import sides_view
-from posttrain.report.swept import load_sweep, progress
+from posttrain.report.swept import load_sweep, progress, run_names
 from posttrain.report.task_parts import task_parts
-from posttrain.report.text import labels
 from posttrain.rundir.places import is_pipeline
 from posttrain.rundir.reading import PipelineData, RunData
 
@@ -67,15 +66,15 @@ def write_report(paths: list[Path], out: Path | None = None, x: str = "step") ->
 
 def render(runs: list[RunData], pipeline: PipelineData | None = None, x: str = "step") -> str:
     """The page as a string."""
-    names = labels(runs)
-    axis, starts = axes.axis(runs, x), openings.starts(runs, names)
+    called = run_names(runs)
+    axis, starts = axes.axis(runs, x), openings.starts(runs, called)
     found = measured(runs)
     samples = _samples(runs)  # first, because what cannot be read becomes a caveat
-    sweep, unread = load_sweep(pipeline.path) if pipeline else (None, [])
-    view = sides_view(runs, names, axis, starts, sweep is not None)
+    sweep, unread = load_sweep(pipeline)
+    view = sides_view(runs, called, axis, starts, sweep is not None)
     told, failures = progress(pipeline, sweep) if sweep else ([], pipeline.failures if pipeline else [])
     colours = view.colours if view else [i % len(RUN_COLOURS) for i in range(len(runs))]
-    heads = view.names if view else [*zip(names, colours, strict=True)]
+    heads = view.names if view else [*zip(called, colours, strict=True)]
     first, more = (headlines(runs), each(runs)) if view and view.many else (findings(runs), [])
     if not first:
         first, more = more, []
@@ -85,7 +84,7 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None, x: str = "
     page = environment.get_template("page.html").render(
         title=pipeline.name if pipeline else page_title(runs),
         meta=_meta(runs, list(dict.fromkeys(m.task for m in found)), pipeline),
-        names=names,
+        names=called,
         colours=colours,
         view=view,
         folded=view is not None and view.folded,
@@ -96,9 +95,9 @@ def render(runs: list[RunData], pipeline: PipelineData | None = None, x: str = "
         alerts=alerts(runs),
         caveats=[*unread, *caveats(runs), *([] if sweep else failures)],
         stages=pipeline.stages if pipeline else [],
-        tasks=[] if view else [task_parts(runs, names, m, i, axis, starts) for i, m in enumerate(found)],
+        tasks=[] if view else [task_parts(runs, called, m, i, axis, starts) for i, m in enumerate(found)],
         sampling=training_figures.sampling(runs),
-        training=view.training if view else training_figures.sections(runs, names),
+        training=view.training if view else training_figures.sections(runs, called),
         mixtures=_mixtures(runs),
         samples=samples,
         difference=[] if view else tables.recipe_difference(runs),
@@ -122,7 +121,7 @@ def _attributed(text: str, heads: list[tuple[str, int | None]]) -> tuple[Markup,
     """A finding that starts with one of `heads`, (what a run or side is called, its colour) -> (the rest with
     intervals in small type, that head, the colour); an empty head where it starts otherwise."""
     head, colour = next(((name, c) for name, c in heads if text.startswith(f"{name}: ")), ("", None))
-    small = re.sub(r"\[[−.\d]+, [−.\d]+\]", r"<small>\g<0></small>", str(escape(text[len(head) :])))
+    small = re.sub(r"\[[−.\de]+, [−.\de]+\]", r"<small>\g<0></small>", str(escape(text[len(head) :])))
     return Markup(small), head, colour
 
 

@@ -29,7 +29,8 @@ MOST_TABLES, MOST_ROWS = 4, 24
 
 @dataclass(slots=True)
 class Cell:
-    """A value of a table as text, its interval, and whether it is the best of its column."""
+    """A value of a table as text, its interval, and whether it is the best of its column, as are all that
+    print the same."""
 
     text: str
     interval: str = ""
@@ -134,13 +135,13 @@ def temperature_table(run: RunData, task: str, checkpoints: list[str]) -> Table 
     return Table(columns, table, problems, "by temperature", of, folded=len(table) > MOST_ROWS)
 
 
-def _best(rows: Iterable[dict[str, Score]], metrics: list[str]) -> dict[str, float]:
-    """The best value of each metric that has one, and several values."""
+def _best(rows: Iterable[dict[str, Score]], metrics: list[str]) -> dict[str, str]:
+    """The best value, as text, of each metric that has one, and several texts."""
     rows, found = list(rows), {}
     for metric in metrics:
         values = [scores[metric].value for scores in rows if metric in scores]
-        if len(set(values)) > 1 and metric not in NO_BEST:
-            found[metric] = min(values) if metric in LOWER_IS_BETTER else max(values)
+        if len({metric_text(metric, v) for v in values}) > 1 and metric not in NO_BEST:
+            found[metric] = metric_text(metric, min(values) if metric in LOWER_IS_BETTER else max(values))
     return found
 
 
@@ -148,10 +149,11 @@ def _problems(rows: Iterable[dict[str, Score]]) -> int:
     return max((s.n for metrics in rows for s in metrics.values()), default=0)
 
 
-def _cell(score: Score | None, best: float | None) -> Cell:
+def _cell(score: Score | None, best: str | None) -> Cell:
     if score is None:
         return Cell(ABSENT)
     interval = ""
     if score.low is not None and score.high is not None:
         interval = "–".join(metric_text(score.metric, v) for v in (score.low, score.high))
-    return Cell(metric_text(score.metric, score.value), interval, score.value == best)
+    text = metric_text(score.metric, score.value)
+    return Cell(text, interval, text == best)

@@ -26,7 +26,8 @@ VALUE_SHOWN = 40
 @dataclass(frozen=True, slots=True)
 class SideCell:
     """A mean as text; the standard deviation over the seeds and the 95 % interval (over problems, and seeds
-    where there are several), each empty where it is unknown; and whether it is the best of its column."""
+    where there are several), each empty where it is unknown; and whether it is the best of its column, as are
+    all that print the same."""
 
     text: str
     spread: str = ""
@@ -110,13 +111,13 @@ def side_table(every: list[Side], task: str) -> SideTable | None:
     if sum(len(side.runs) for side, _, _ in last) < 2 or not ks:
         return None
     ks = ks if len(ks) <= MOST_K else [k for k in SHOWN_K if k in ks] or ks[:MOST_K]
-    best = {k: max(points[k].value for _, _, points in last if k in points) for k in ks}
-    apart = {k: len({points[k].value for _, _, points in last if k in points}) > 1 for k in ks}
+    best = {k: share(max(points[k].value for _, _, points in last if k in points)) for k in ks}
+    apart = {k: len({share(points[k].value) for _, _, points in last if k in points}) > 1 for k in ks}
     rows = []
     for side, checkpoint, points in last:
         step = next(iter(points.values())).step
         cells = [
-            _cell(side, task, checkpoint, k, apart[k] and points[k].value == best[k])
+            _cell(side, task, checkpoint, k, apart[k] and share(points[k].value) == best[k])
             if k in points
             else SideCell("–")
             for k in ks

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.recipe import flatten
-from posttrain.report.measured import described
 from posttrain.report.swept import Cell, cells
-from posttrain.report.tables import recipe_difference
+from posttrain.report.tables import described, recipe_difference
 from posttrain.report.text import label, labels
 from posttrain.rundir.places import is_run
 from posttrain.rundir.reading import RunData

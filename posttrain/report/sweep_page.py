@@ -110,7 +110,10 @@ def _controls(chosen: list[Side], m: Measured, prefix: str) -> list[dict[str, An
     """Cross-entropy against its controls, first seeds; the panels of single runs stand with the runs."""
     first = [side.settled.runs[0] for side in chosen]
     members = {i: run.name for i, run in enumerate(first) if any(run is other for other in m.runs)}
-    return control_parts(members, first, m.task, prefix)[1:]
+    parts = control_parts(members, first, m.task, prefix)[1:]
+    for part in parts:
+        part["note"] += " Of each side its first seed." * any(len(side.settled.runs) > 1 for side in chosen)
+    return parts
 
 
 def _key(group: Group, chosen: list[Side]) -> list[tuple[int, str]]:

@@ -1,19 +1,24 @@
-"""The place of a run in its sweep: stage and values, from the sweep.json beside it; and how far a sweep is.
+"""The place of a run in its sweep: stage and values, from the sweep.json beside it; what the run is called in
+sentences; and how far a sweep is.
 
-Left out: sides and their numbers (`sides.py`, `side_tables.py`), the page (`sweep_page.py`).
+Left out: whether sweep.json is right (`members.py`), sides and their numbers (`sides.py`,
+`side_tables.py`), the page (`sweep_page.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError
-from posttrain.recipe.sweep import short_keys, value_text
-from posttrain.report.measured import described
+from posttrain.recipe.sweep_names import short_keys, value_text
+from posttrain.report.members import contradicted
+from posttrain.report.tables import described
+from posttrain.report.text import labels
 from posttrain.rundir.reading import PipelineData, RunData
 from posttrain.rundir.sweeps import SweepData, SweptRun, is_sweep
 
@@ -23,38 +28,77 @@ MOST_NAMED = 12
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A run of a sweep, whatever its seed. `values`: title of a key -> value; `asked`: how many runs, one a
-    seed, the sweep has of it; `order` sorts as the sweep lists its stages and values."""
+    """A run of a sweep. `name`: its values, alike for all its seeds; `title`: its folder, values and seed;
+    `values`: title of a key -> value; `asked`: how many runs, one a seed, the sweep has of it; `order` sorts
+    as the sweep lists its stages and values."""
 
     name: str
+    title: str
     stage: str
     values: dict[str, Any]
     asked: int
     order: tuple[int, ...]
 
 
-def load_sweep(path: Path) -> tuple[SweepData | None, list[str]]:
-    """The sweep in the folder `path`, None where there is none that can be read; what could not be read."""
-    if not is_sweep(path):
+def load_sweep(pipeline: PipelineData | None) -> tuple[SweepData | None, list[str]]:
+    """The sweep that `pipeline` is, None where it is none that can be read, without the runs that it has
+    other values of than they have themselves (`strangers` says so); and what could not be read of either."""
+    if pipeline is None:
         return None, []
     try:
-        found = SweepData.load(path)
+        found = _members(pipeline.path, pipeline.runs)
     except RequestError as error:
-        return None, [f"{error}. The runs are not sorted by their values."]
-    return found, found.unread
+        return None, [*pipeline.unread, f"{error}. The runs are not sorted by their values."]
+    return found, [*pipeline.unread, *(found.unread if found else [])]
 
 
 def cells(runs: list[RunData]) -> dict[int, Cell]:
     """id of each run that belongs to a sweep -> its cell."""
-    known: dict[Path, dict[str, Cell]] = {}
     found = {}
+    for folder, inside in _folders(runs).items():
+        with contextlib.suppress(RequestError):  # said by `load_sweep`
+            if data := _members(folder, inside):
+                known = cells_of(data)
+                at = {id(run): run.path.resolve().name for run in inside}
+                found |= {key: known[name] for key, name in at.items() if name in known}
+    return found
+
+
+def _members(folder: Path, runs: list[RunData]) -> SweepData | None:
+    """The sweep in `folder`, without those of `runs` that are not what it says; None where there is none."""
+    if not is_sweep(folder):
+        return None
+    found = SweepData.load(folder)
+    wrong = contradicted(found, runs)
+    return replace(found, runs=[run for run in found.runs if run.run not in wrong])
+
+
+def run_names(runs: list[RunData]) -> list[str]:
+    """What each run is called in a sentence about it alone: `n-16_seed-1 (n 16, seed 1)` in a sweep, else its
+    label."""
+    swept = cells(runs)
+    return [
+        swept[id(run)].title if id(run) in swept else label
+        for run, label in zip(runs, labels(runs), strict=True)
+    ]
+
+
+def strangers(runs: list[RunData]) -> list[str]:
+    """A sentence for each run that has not the values or the seed that the sweep.json beside it says."""
+    found: list[str] = []
+    for folder, inside in _folders(runs).items():
+        if is_sweep(folder):
+            with contextlib.suppress(RequestError):  # said by `load_sweep`
+                found += contradicted(SweepData.load(folder), inside).values()
+    left = len(found) - MOST_NAMED
+    return found[:MOST_NAMED] + ([f"{left} more runs contradict their sweep.json."] if left > 0 else [])
+
+
+def _folders(runs: list[RunData]) -> dict[Path, list[RunData]]:
+    """The folders in which `runs` lie, and those in each."""
+    found: dict[Path, list[RunData]] = {}
     for run in runs:
-        place = run.path.resolve()
-        if place.parent not in known:
-            data, _ = load_sweep(place.parent)
-            known[place.parent] = cells_of(data) if data else {}
-        if place.name in known[place.parent]:
-            found[id(run)] = known[place.parent][place.name]
+        found.setdefault(run.path.resolve().parent, []).append(run)
     return found
 
 
@@ -68,14 +112,18 @@ def cells_of(data: SweepData) -> dict[str, Cell]:
     found = {}
     for run in data.runs:
         values = {title: _spelt(run.values[key]) for key, title in titles.items() if key in run.values}
-        name = ", ".join(
-            part for part in (run.stage * (len(stages) > 1), described(values) if values else "") if part
-        )
+        parts = [run.stage * (len(stages) > 1), described(values)]
+        name = ", ".join(part for part in parts if part)
+        parts.append(f"seed {run.seed}" if len(data.seeds) > 1 and run.seed is not None else "")
+        told = ", ".join(part for part in parts if part)
+        title = f"{run.run} ({told})" if told else run.run
         order = [stages.index(run.stage)]
         for key, listed in data.keys.items():
             places = [i for i, value in enumerate(listed) if value == run.values.get(key, ...)]
             order.append(places[0] if places else -1 if key not in run.values else len(listed))
-        found[run.run] = Cell(printable(name), run.stage, values, alike[_text(run)], tuple(order))
+        found[run.run] = Cell(
+            printable(name), printable(title), run.stage, values, alike[_text(run)], tuple(order)
+        )
     return found
 
 
@@ -106,8 +154,7 @@ def progress(pipeline: PipelineData, data: SweepData) -> tuple[list[str], list[s
     failures = []
     for run in data.runs:
         status, why = _status(held.get(run.run), stages.get(run.run, {}))
-        seed = f"seed {run.seed}" if len(data.seeds) > 1 and run.seed is not None else ""
-        name = ", ".join(part for part in (known[run.run].name, seed) if part) or printable(run.run)
+        name = known[run.run].title
         where.setdefault(status, []).append(name)
         if status in ("failed", "missing"):
             failures.append(f"{name} {'failed' if status == 'failed' else 'is missing'}: {printable(why)}.")

@@ -20,6 +20,8 @@ TEXT_SHOWN = 900
 """Characters of a prompt or completion that the page shows."""
 REASON_SHOWN = 200
 """Characters shown of the reason of one component of a reward, or of a dropped row."""
+VALUE_SHOWN = 60
+"""Characters of the value of one setting in a title or a sentence."""
 DROPS_SHOWN = 3
 """Dropped rows shown of each source and reason."""
 ABSENT = "–"
@@ -211,6 +213,16 @@ def short(text: str, most: int = TEXT_SHOWN) -> str:
     if len(text) <= most:
         return printable(text)
     return f"{printable(text[:most])} … ({len(text) - most:,} more characters)"
+
+
+def told(value: Any) -> str:
+    """A value in a sentence: on one line, shortened where it is long."""
+    return " ".join(short(plain(value), VALUE_SHOWN).split())
+
+
+def described(differs: dict[str, Any]) -> str:
+    """`temperature 1.5, limit 100`: settings and their values; `no limit` where there is none."""
+    return ", ".join(f"no {k}" if v is None else f"{k} {told(v)}" for k, v in differs.items())
 
 
 def provenance(runs: list[RunData]) -> list[tuple[str, list[str]]]:

@@ -48,7 +48,7 @@ def show(path: Path, console: Console, json: bool = False) -> None:
         text = jsonlib.dumps(value, indent=2)  # ASCII: no encoding of a terminal lacks it
         console.print(text, markup=False, highlight=False, soft_wrap=True)
         return
-    sweep, unread = load_sweep(path) if pipeline else (None, [])
+    sweep, unread = load_sweep(pipeline)
     if pipeline and sweep:
         _show_sweep(pipeline, sweep, unread, console)
         return

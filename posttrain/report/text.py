@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from posttrain.base.files import number
 from posttrain.base.printable import printable
-from posttrain.report.differences import Difference
+from posttrain.report.differences import ROUNDING, Difference
 from posttrain.rundir.reading import RunData
 
 LOSSES = {
@@ -38,15 +39,17 @@ def both_ends(text: object, most: int) -> str:
 
 
 def share(value: float) -> str:
-    """A proportion as tables print it: .165, 1.000, −.329."""
-    text = f"{abs(value):.3f}"
-    text = text[1:] if text.startswith("0") else text
+    """A proportion as tables print it: .165, 1.000, −.329. One that is not zero never reads as zero: what
+    three digits would hide has one significant digit, .0004 or 3e−7."""
+    size = abs(value)
+    text = f"{size:.1g}" if ROUNDING <= size < 0.0005 else f"{size:.3f}"
+    text = text.replace("e-0", "e−").replace("e-", "e−").removeprefix("0")
     return f"−{text}" if value < 0 and text != ".000" else text
 
 
 def signed(value: float) -> str:
     """A difference: +.010, −.329."""
-    return ("+" if value > 0 else "") + share(value)
+    return ("+" if value >= ROUNDING else "") + share(value)
 
 
 def span(d: Difference, sign: float = 1.0) -> str:
@@ -59,9 +62,18 @@ def span(d: Difference, sign: float = 1.0) -> str:
     return f" [{share(low)}, {share(high)}]{shared}"
 
 
+def unknown(d: Difference) -> str:
+    """`; no interval: too few problems`: why nothing is known of the noise of a difference."""
+    return f"; no interval: {d.reason}" if d.reason else "; its noise is not known"
+
+
 def loss_name(run: RunData) -> str:
-    """`loss.name` of the recipe; empty for stages without a loss section."""
-    return str(run.section("loss").get("name", ""))
+    """`loss.name` of the recipe; empty for stages without a loss section. The confidence-limited loss with
+    N = 1 of the model's own p is `cross_entropy`: -log(1 - (1 - p)^1) = -log p."""
+    loss = run.section("loss")
+    name = str(loss.get("name", ""))
+    plain = number(loss.get("n")) == 1.0 and loss.get("p", "model") == "model"
+    return "cross_entropy" if name == "confidence_limited" and plain else name
 
 
 def label(run: RunData) -> str:
@@ -71,9 +83,10 @@ def label(run: RunData) -> str:
 
 def objective(run: RunData) -> str:
     """`Confidence-limited N = 256`, `DPO dpo_norm`, `RLVR dapo, mean_std advantage`; empty where unknown."""
-    loss = loss_name(run)
+    section = run.section("loss")
+    loss = str(section.get("name", ""))
     if loss in LOSSES:
-        section, (text, key) = run.section("loss"), LOSSES[loss]
+        text, key = LOSSES[loss]
         value = section.get(key) if key else None
         if isinstance(value, (int, float)):
             text += f" {SYMBOL['n' if key == 'n' else loss]} = {value:g}"

@@ -17,7 +17,7 @@ import yaml
 
 from posttrain.base.files import number, read_jsonl
 from posttrain.errors import PosttrainError, RequestError
-from posttrain.rundir.places import OUTCOMES, is_run, why_no_run
+from posttrain.rundir.places import OUTCOMES, is_inside, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
 from posttrain.rundir.rows import is_sample, score_of
@@ -256,6 +256,8 @@ class PipelineData:
     info: dict[str, Any]
     stages: list[dict[str, Any]]
     runs: list[RunData]
+    unread: list[str] = field(default_factory=list)
+    """What could not be read, a sentence each."""
 
     @classmethod
     def load(cls, path: str | Path) -> PipelineData:
@@ -270,11 +272,17 @@ class PipelineData:
         if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
             raise RequestError(f"{path / 'pipeline.json'}: must contain a mapping with a list of stages")
         stages = [stage for stage in info.get("stages", []) if isinstance(stage, dict)]
-        runs = []
-        for stage in stages:
-            places = [path / str(stage[key]) for key in ("run", "name") if stage.get(key)]
-            runs += [RunData.load(place) for place in places if is_run(place)][:1]
-        return cls(path, str(info.get("pipeline") or path.resolve().name), info, stages, runs)
+        self = cls(path, str(info.get("pipeline") or path.resolve().name), info, stages, [])
+        for i, stage in enumerate(stages):
+            names = [stage[key] for key in ("run", "name") if stage.get(key)]
+            self.unread += [
+                f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {path}"
+                for name in dict.fromkeys(map(str, names))
+                if not is_inside(name)
+            ]
+            places = [path / name for name in names if is_inside(name)]
+            self.runs += [RunData.load(place) for place in places if is_run(place)][:1]
+        return self
 
     @property
     def failures(self) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import RequestError
+from posttrain.rundir.places import is_inside
 
 FILE = "sweep.json"
 
@@ -86,10 +87,9 @@ def _run(entry: Any) -> SweptRun | None:
     if not isinstance(entry, dict):
         return None
     name, values, seed = entry.get("run"), entry.get("values"), entry.get("seed")
-    # a name is one part of a path: a file that was tampered with does not lead elsewhere
-    if not isinstance(name, str) or not isinstance(values, dict) or Path(name).name != name:
+    if not is_inside(name) or not isinstance(values, dict):
         return None
-    return SweptRun(name, str(entry.get("stage") or ""), values, seed if isinstance(seed, int) else None)
+    return SweptRun(str(name), str(entry.get("stage") or ""), values, seed if isinstance(seed, int) else None)
 
 
 def is_sweep(path: Path) -> bool:

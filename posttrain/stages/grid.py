@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.recipe import Pipeline, Recipe, TrainRecipe, load, recipe_hash, to_dict
-from posttrain.recipe.build import shown
+from posttrain.recipe.build import cut, shown
 from posttrain.recipe.reading import read
 from posttrain.recipe.recipes import PipelineStage
-from posttrain.recipe.sweep import MOST, Naming, Sweep, check_seeds, normal, override_of
+from posttrain.recipe.sweep import MOST, Sweep, SweptKey, check_seeds, normal, override_of, value_at
+from posttrain.recipe.sweep_names import Naming
 from posttrain.recipe.written import escaped
 from posttrain.stages.pipeline import Reference, references
 
@@ -37,6 +38,15 @@ class Axis(NamedTuple):
     inner: str
     """Its path in the recipe."""
     values: list[Any]
+    texts: list[str]
+    """The values as the command line has them; empty of a file."""
+
+    def written(self, index: int) -> str:
+        """A value as a message quotes it; in a file, which may have one value in two spellings, with its
+        number."""
+        if self.texts:
+            return cut(self.texts[index])
+        return f"{shown(self.values[index])} (value {index + 1})"
 
 
 class Variant(NamedTuple):
@@ -63,20 +73,23 @@ class Grid:
         alone = [PipelineStage("", self.file.name)]
         self.stages = self.pipeline.stages if self.pipeline else alone
         self.names = [stage.name for stage in self.stages]
-        self.axes = [self._axis(normal(swept.key), swept.values, sweep) for swept in sweep.keys]
+        self.axes = [self._axis(swept, sweep) for swept in sweep.keys]
         self.own = [[a for a, x in enumerate(self.axes) if x.stage == name] for name in self.names]
         keys = tuple(axis.key for axis in self.axes if len(axis.values) > 1)
         self.naming = Naming(keys, sweep.seeds is not None)
         listed = sweep.seeds if isinstance(sweep.seeds, list) else range(sweep.seeds or 1)
         if not keys and len(listed) < 2:
-            raise RequestError(f"{where}: nothing varies; give a key several values, or several seeds")
+            lists = [axis for axis in self.axes if isinstance(axis.values[0], list)]
+            one = f": {shown(lists[0].values[0])} is one value of {lists[0].key}" if lists else ""
+            raise RequestError(f"{where}: nothing varies{one}; give a key several values, or several seeds")
         for i in range(len(self.stages)):
             self._refuse_many(math.prod(len(self.axes[a].values) for a in self.own[i]) * len(listed))
         self._variants: dict[tuple[int, Cell], Variant] = {}
         self._values: dict[tuple[int, int], Any] = {}
         self.first = self.variant(0, (0,) * len(self.axes)).recipe
 
-    def _axis(self, key: str, values: list[Any], sweep: Sweep) -> Axis:
+    def _axis(self, swept: SweptKey, sweep: Sweep) -> Axis:
+        key, values = normal(swept.key), swept.values
         owners = [name for name in self.names if name and key.startswith(f"{name}.")]
         stage = max(owners, key=len, default="")
         inner = key.removeprefix(f"{stage}.") if stage else key
@@ -87,7 +100,7 @@ class Grid:
             raise RequestError(f"{self.where}: {key} does not begin with a stage of {self.file}{near}")
         if inner in ("train.seed", "seed") and (sweep.seeds is not None or len(values) > 1):
             raise RequestError(f"{self.where}: {key} is what seeds set; list seeds instead, such as 0,1,2")
-        return Axis(key, stage, inner, values)
+        return Axis(key, stage, inner, values, swept.texts)
 
     def _refuse_many(self, count: int, unit: str = "runs", most: int = MOST) -> None:
         if count > most:
@@ -166,7 +179,7 @@ class Grid:
     def _same(self, one: Cell, two: Cell) -> str:
         differs = [a for a in range(len(self.axes)) if one[a] != two[a]]
         first, second = (
-            ", ".join(f"{self.axes[a].key} = {shown(self.axes[a].values[cell[a]])}" for a in differs)
+            ", ".join(f"{self.axes[a].key} = {self.axes[a].written(cell[a])}" for a in differs)
             for cell in (one, two)
         )
         equal = all(self.value(a, one[a]) == self.value(a, two[a]) for a in differs)
@@ -188,11 +201,8 @@ class Grid:
         given = axis.values[index]
         if isinstance(given, str) and "${" in given:  # as written: a resolver may give a secret
             return given
-        found: Any = to_dict(self.variant(self.names.index(axis.stage), cell).recipe)
-        for part in axis.inner.split("."):
-            if isinstance(found, list):
-                found = dict(zip(map(str, range(len(found))), found, strict=True))
-            found = found.get(part) if isinstance(found, dict) else None
+        recipe = self.variant(self.names.index(axis.stage), cell).recipe
+        found = value_at(to_dict(recipe), axis.inner)
         return found if type(found) in (bool, int, float, str) else given
 
     def runs(self, seeds: list[int | None]) -> tuple[list[PipelineStage], list[dict[str, Any]]]:

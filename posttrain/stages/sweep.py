@@ -20,7 +20,8 @@ from posttrain.recipe import Pipeline, Recipe
 from posttrain.recipe.bounds import folder_name
 from posttrain.recipe.build import Problems
 from posttrain.recipe.recipes import PipelineStage
-from posttrain.recipe.sweep import Naming, Sweep
+from posttrain.recipe.sweep import Sweep
+from posttrain.recipe.sweep_names import Naming
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.places import is_pipeline, is_run
 from posttrain.rundir.sweeps import FILE, SweepData, is_sweep

@@ -53,6 +53,19 @@ def test_a_long_line_is_not_wrapped(clock):
     assert out.getvalue() == f"run: step 1/5  {'x' * 100}\n"
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_terminal_is_too_narrow_for_a_name(clock, width):
+    """It is folded; the bar gives way first."""
+    name, note, out = "rlvr_n-16_learning_rate-0.0003_seed-1", "failed: the disk is full", Terminal()
+    console = Console(file=out, width=width, force_terminal=True, color_system=None)
+    with ProgressBars("step", elapsed=True, console=console) as bars:
+        bars.add(name, 600, note=note)
+    shown = [line.replace("\x1b[2K", "") for line in out.getvalue().splitlines()]
+    rows = [line for line in shown if not line.startswith("\x1b")] or shown
+    assert "…" not in out.getvalue()
+    assert name in "".join(row.split(" ")[0] for row in rows), rows
+
+
 def test_other_ranks_show_nothing(clock, monkeypatch, capfd):
     monkeypatch.setenv("RANK", "1")
     terminal = Terminal()

@@ -28,6 +28,29 @@ def test_help(call, name):
         assert text.strip(), "every flag is described"
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["sweep", "r.yaml", "loss.n=1,2", "--name", ""], "--name"),
+        (["sweep", "r.yaml", "loss.n=1,2", "--seeds="], "--seeds"),
+        (["run", "r.yaml", "--accelerate", ""], "--accelerate"),
+        (["report", "runs/x", "--out", ""], "--out"),
+        (["report", "runs/x", ""], "runs"),
+        (["compare", "a", "b", "--task", ""], "--task"),
+        (["show", ""], "run"),
+    ],
+)
+def test_an_empty_value_does_not_count_as_left_out(call, words, what):
+    """As an unset variable of a shell gives it."""
+    call(*words).refuses(f"{what} is empty; give a value, or leave it out")
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_what_a_file_may_be(call, name):
+    assert "a recipe, pipeline or sweep YAML" in " ".join(call(name, "--help").out.split())
+    assert "recipe, pipeline or sweep" in next(text for key, (_, text) in COMMANDS.items() if key == name)
+
+
 LOADED = """
 import contextlib, io, json, sys
 from posttrain.cli import main

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from posttrain.report.differences import Place, difference
+from posttrain.report.findings import findings
 from posttrain.rundir.reading import RunData
 from tests.rundir.written import ENTROPY, LIMITED, lines, write_exact_run
 
@@ -38,7 +39,27 @@ def test_two_runs(call, two):
     assert (
         "After Holm's correction over 2 comparisons these leads remain: Cross-entropy at pass@1" in answer.out
     )
+    controls = (
+        "Controls at pass@256 (Confidence-limited N = 256 ends at .973): Cross-entropy at its best checkpoint"
+    )
+    assert controls in answer.out and "Seeds of two sides" not in answer.out
+    report = findings([a, b])
+    assert json.loads(call("compare", "ce", "cl", "--json").out)["controls"] == [report[-1]]
+    assert json.loads(call("compare", "ce", "ce@step-000600", "--json").out)["controls"] == []
+    chosen = json.loads(call("compare", "cl@step-000900", "ce", "--json").out)["controls"]
+    assert "(Confidence-limited N = 256 is at " in chosen[0]
     assert max(map(len, answer.out.split("Last checkpoints")[0].splitlines())) <= 80
+
+
+def test_help_says_what_the_columns_are(call):
+    answer = call("compare", "--help")
+    lines = [line.strip() for line in answer.out.splitlines()]
+    assert answer.code == 0 and max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line.startswith(("Holm ", "detectable "))] == [
+        "Holm",
+        "detectable",
+    ]
+    assert "Seeds of two sides are taken as independent" in answer.out
 
 
 def test_json_and_holm_over_pairs(call, two):
@@ -83,6 +104,11 @@ def test_seeds(call, two):
     assert "Last checkpoints, 3 seeds a side: Cross-entropy leads pass@1 by" in answer.out
     found = json.loads(call("compare", "ce-*", "cl-*", "--json").out)
     assert {d["over"] for d in found["pairs"][0]["differences"]} == {"seeds"}
+    independent = "Seeds of two sides are taken as independent, also where they have the same numbers"
+    assert independent in answer.out
+    first, last = (",".join(f"ce-{i}@step-{step}" for i in range(3)) for step in ("000600", "001800"))
+    same = call("compare", first, last)
+    assert same.code == 0 and independent not in same.out, "these are compared seed by seed"
     call("compare", "ce-0,cl-1", "cl-0").refuses("ce-0 and cl-1 are not seeds of one recipe: they differ in")
     call("compare", "ce-0,ce-0", "cl-0").refuses("one run is named twice")
     call("compare", "ce-0@step-000600,ce-1", "cl-0").refuses("compared at one checkpoint")

@@ -24,6 +24,22 @@ WRONG = {
         ["train.learning_rate=1e-3,fast"],
         "command line: train.learning_rate must be a number, not 'fast'",
     ),
+    "one value in two spellings": (
+        ["train.learning_rate=1e-3,1,.001"],
+        "command line: train.learning_rate = 1e-3 and train.learning_rate = .001 are the same run: the "
+        "values are equal; leave one out",
+    ),
+    "a key that a section does not have": (
+        ["loss.m=1,2"],
+        "command line: loss.m: unknown key 'm' (one of: answer_marker, backend, chunk_rows, entropy_bonus, "
+        "exponent, label_smoothing, n, name, p, p_below, reduction, segment, skip_below, step_delimiter, "
+        "value, weight_above, z_loss)",
+    ),
+    "a section that there is not": (
+        ["nope.x=1,2"],
+        "command line: unknown key 'nope' (one of: checkpoints, data, evaluate, guard, loss, model, name, "
+        "output_dir, stage, train)",
+    ),
     "one value twice": (
         ["train.learning_rate=1,0.5,1.0"],
         "command line: train.learning_rate = 1 and train.learning_rate = 1.0 are the same run: the values "
@@ -83,7 +99,21 @@ WRONG = {
     ),
     "a word": (
         ["loss.n"],
-        "'loss.n': a key of a sweep is written key=value,value, e.g. loss.n=1,16,256",
+        "'loss.n': a key of a sweep is written key=value,value without spaces, e.g. loss.n=1,16,256",
+    ),
+    "seeds as a word": ([RATES, "seeds=3"], "'seeds=3': of a recipe it is an option; write --seeds 3"),
+    "a number that is none": (
+        ["train.learning_rate=1,1e400"],
+        "command line: train.learning_rate = inf must be finite and above 0",
+    ),
+    "a list in the place of values": (
+        ["loss.n=[1,16]"],
+        "command line: nothing varies: [1, 16] is one value of loss.n; give a key several values, or several "
+        "seeds",
+    ),
+    "another case": (
+        ["loss.N=1,16"],
+        "command line: loss.N: unknown key 'N' (did you mean 'n'?)",
     ),
     "a broken combination": (
         ["loss.name=cross_entropy,confidence_limited", "loss.n=1,4"],
@@ -94,6 +124,12 @@ WRONG = {
 
 def files() -> list[str]:
     return sorted(os.path.join(at, name) for at, _, names in os.walk(".") for name in names)
+
+
+def test_the_recipe_comes_first(call, plain_recipe):
+    call("sweep", RATES, plain_recipe).refuses(
+        f"{RATES}: no such recipe file; the file comes before its keys"
+    )
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -248,6 +284,21 @@ def test_the_runs_are_listed(call, plain_recipe, sweep_file):
         f"{sweep_file} is a sweep; start it with posttrain sweep {sweep_file}"
     )
     call("sweep", sweep_file, "--json").refuses("--json: only with --dry-run")
+
+
+def test_a_file_with_one_value_in_two_spellings(call, sweep_file):
+    sweep_file.write_text(sweep_file.read_text().replace("[0.1, 2.0e-4]", "[1.0e-3, 1, .001]"))
+    call("sweep", sweep_file, "--dry-run").refuses(
+        "train.learning_rate = 0.001 (value 1) and train.learning_rate = 0.001 (value 3) are the same run"
+    )
+
+
+def test_the_list_has_null_and_true(call, plain_recipe):
+    words = ["train.activation_checkpointing=true,false", "evaluate.heldout=null"]
+    answer = call("sweep", plain_recipe, *words, "--dry-run")
+    assert answer.code == 0, answer.err
+    assert [line.split()[1] for line in answer.out.splitlines()[1:3]] == ["true", "false"]
+    assert "evaluate.heldout = null throughout" in answer.out and "None" not in answer.out
 
 
 def test_what_a_run_would_be_refused_for_is_said_by_the_list(call, plain_recipe, rows_file):

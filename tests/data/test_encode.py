@@ -165,6 +165,21 @@ def test_texts_that_a_unicode_form_leaves_as_they_are(texts, ascii):
         assert type(backend.normalizer).__name__ == form
 
 
+def test_texts_that_are_not_ascii_leave_the_others_theirs(monkeypatch):
+    """A normaliser stays on only for the texts that may need it, and all come back in their order."""
+    asked, original = [], module._ids_of_all
+
+    def noted(texts, tokenizer):
+        asked.append(texts)
+        return original(texts, tokenizer)
+
+    monkeypatch.setattr(module, "_ids_of_all", noted)
+    texts = [("the cat", 3), ("caf\u00e9", None), ("the dog", None)]
+    found = encode_all(texts, bpe(normalizers.NFC()))
+    assert asked == [["the", " cat", "the dog"], ["caf\u00e9"]]
+    assert [each.decoded for each in found] == [text for text, _ in texts]
+
+
 def test_a_normaliser_that_changes_ascii_stays_on():
     tokenizer = bpe(normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()]))
     with one_core():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from posttrain.evaluate.intervals import (
     FEWEST,
+    Interval,
     detectable,
     holm,
     interval,
@@ -116,7 +117,17 @@ def test_equal_values_are_not_certain():
     assert (grouped.low, grouped.high) == pytest.approx((10 / (10 + t_quantile(0.975, 9) ** 2), 1.0))
     assert interval([0.1] * 100, groups).high > 0.15, "ten templates, not a hundred problems"
     unlimited = interval([3.1] * 10)
-    assert (unlimited.low, unlimited.error, unlimited.reason) == (None, None, "all values are equal")
+    assert (unlimited.low, unlimited.error, unlimited.reason) == (None, None, "no spread between problems")
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 3.1])
+def test_equal_values_have_no_t_interval(value):
+    """Also zeros, of which [0, 0] would be certain; means of clusters may be equal where values are not."""
+    flat = interval([value] * 10, method="t")
+    assert (flat.value, flat.low, flat.high, flat.error) == (pytest.approx(value), None, None, None)
+    assert flat.reason == "no spread between problems" and p_value(flat) is None
+    pairs = interval([value - 1, value + 1] * 8, [str(i // 2) for i in range(16)], method="t")
+    assert (pairs.low, pairs.reason) == (None, "no spread between clusters")
 
 
 def test_equal_differences():
@@ -128,9 +139,9 @@ def test_equal_differences():
     turned = paired([0.0] * 10, [1.0] * 10)
     assert (turned.low, turned.high) == pytest.approx((1 - 2 * 0.277533, 1.0), abs=1e-6)
     assert p_value(turned) < 0.01
-    lengths = paired([100.0, 200.0] * 5, [100.0, 200.0] * 5)
-    assert (lengths.low, lengths.high, p_value(lengths)) == (0.0, 0.0, 1.0)
-    assert paired([1.0] * 10, [3.0] * 10).reason == "all values are equal"
+    for lengths in (paired([100.0, 200.0] * 5, [100.0, 200.0] * 5), paired([1.0] * 10, [3.0] * 10)):
+        assert (lengths.low, lengths.high, p_value(lengths)) == (None, None, None)
+        assert lengths.reason == "no spread between problems"
 
 
 def test_too_few():
@@ -183,6 +194,15 @@ def test_p_values_and_what_is_detectable():
     assert (draws.mean(1) / error > 2.045230).mean() == pytest.approx(0.8, abs=0.03)
 
 
+@pytest.mark.parametrize(("df", "power"), [(1, 0.73), (3, 0.78), (7, 0.80), (29, 0.80)])
+def test_power_of_what_is_detectable(df, power):
+    """As its docstring says: a sum of two quantiles is the noncentral t only with many degrees of freedom."""
+    stats = pytest.importorskip("scipy.stats", reason="scipy has the noncentral t")
+    least = detectable(Interval(0.0, -1.0, 1.0, 10, 1.0, df))
+    assert stats.nct.sf(t_quantile(0.975, df), df, least) == pytest.approx(power, abs=0.005)
+    assert f"{power:.2f}".removeprefix("0") in detectable.__doc__
+
+
 def test_holm_by_hand():
     """.01 .04 .03 .005: sorted .005*4 = .02, .01*3 = .03, .03*2 = .06, .04*1 -> .06, none below the
     one before."""
@@ -203,8 +223,12 @@ def test_holm_by_hand():
 def test_what_has_no_interval_is_refused(values, groups, method):
     with pytest.raises(ValueError):
         interval(values, groups, method)
+
+
+@pytest.mark.parametrize("other", [[], [1.0], [1.0, float("nan")], [1.0, 2.0, 3.0]], ids=str)
+def test_what_cannot_be_paired_is_refused(other):
     with pytest.raises(ValueError):
-        paired([1.0, 2.0], [1.0])
+        paired([1.0, 2.0], other)
 
 
 QUICK = [

@@ -41,7 +41,7 @@ def test_a_minimal_recipe_loads_with_defaults(recipe):
         ),
         ("  global_batch_size: 8", "  global_batch_size: 8.5", "must be a whole number, not 8.5"),
         ("name: small", "name: 7", "name must be text, not 7 (in quotes: '7')"),
-        ("  max_steps: 10", "  max_steps: true", "train.max_steps must be a whole number, not True"),
+        ("  max_steps: 10", "  max_steps: true", "train.max_steps must be a whole number, not true"),
     ],
 )
 def test_mistakes_are_named_with_file_line_and_spelling(recipe, line, wrong, expected):

@@ -11,17 +11,8 @@ from posttrain.recipe import load
 from posttrain.recipe.bounds import folder_name
 from posttrain.recipe.build import Problems
 from posttrain.recipe.reading import parsed
-from posttrain.recipe.sweep import (
-    PLAIN,
-    Naming,
-    load_sweep,
-    override_of,
-    seeds_of_text,
-    short_keys,
-    split,
-    sweep_of_words,
-    value_text,
-)
+from posttrain.recipe.sweep import load_sweep, override_of, seeds_of_text, split, sweep_of_words
+from posttrain.recipe.sweep_names import PLAIN, Naming, short_keys, spelt, value_text
 
 
 @pytest.mark.parametrize(
@@ -39,13 +30,33 @@ from posttrain.recipe.sweep import (
         ("['a],',b],c", ["['a],',b]", "c"]),
         ("${oc.env:A,b},c", ["${oc.env:A,b}", "c"]),
         ("a],b", ["a]", "b"]),
-        ("[1,2", ["[1,2"]),
+        ("(a],b),c", ["(a],b)", "c"]),
         ("1,,2", ["1", "", "2"]),
         ("", [""]),
     ],
 )
 def test_values_are_split_at_commas_outside_brackets_and_quotes(text, parts):
     assert split(text) == parts
+
+
+QUOTE = '"'
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [("[1,2", "["), ("1,[2", "["), ("[1,2}", "["), ("{a: [1,2]", "{"), ("f(x,y", "("), ("'a,b", "'")]
+    + [("1,'b", "'"), ('"a,b', '"'), ("[1,'a]", "'"), ("{a: 'b}", "'"), ("'it''s", "'")],
+)
+def test_what_is_not_closed_takes_no_values_after_it(text, mark):
+    with pytest.raises(RequestError) as caught:
+        sweep_of_words("r.yaml", [f"loss.n={text}"])
+    end = {"[": "]", "{": "}", "(": ")"}.get(mark, mark)
+    assert str(caught.value) == (
+        f"{f'loss.n={text}'!r} opens a {mark} that is not closed; close it with {end}, or put text that has "
+        f"it in {'single' if mark == QUOTE else 'double'} quotes"
+    )
+    quote = "'" if mark == QUOTE else QUOTE
+    assert sweep_of_words("r.yaml", [f"k={quote}a {mark} b{quote},c"]).keys[0].values == [f"a {mark} b", "c"]
 
 
 VALUES = st.recursive(
@@ -189,6 +200,52 @@ WRONG = {
     "no recipe": ("recipe: small.yaml\n", "", ": recipe is missing; it takes text"),
     "a name with a slash": ("sweep: ns", "sweep: a/b", ":1: sweep = 'a/b' cannot be a folder name: "),
 }
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "place", "at"),
+    [
+        ("", ["train.max_steps=5"], "command line", "train.max_steps"),
+        ("", ["sft.loss.n=5"], "command line", "sft.loss.n"),
+        ("", ["stage=sft"], "command line", "stage"),
+        ("train: {max_steps: 5}\n", [], "FILE:8", "train.max_steps"),
+    ],
+)
+def test_keys_of_the_recipe_stand_below_keys(sweep, text, overrides, place, at):
+    sweep.write_text(SWEEP + text)
+    with pytest.raises(RequestError) as caught:
+        load_sweep(sweep, overrides)
+    assert str(caught.value) == (
+        f"{place.replace('FILE', str(sweep))}: {at} is no key of a sweep (sweep, recipe, keys, seeds, "
+        f"parallel, output_dir); keys of the recipe stand below keys, as {{key: {at}, values: [...]}}"
+    )
+
+
+@pytest.mark.parametrize("key", ["paralel", "name", "train"])
+def test_other_keys_are_told_from_those_of_a_sweep(sweep, key):
+    with pytest.raises(RequestError, match=f"^command line: .*{key}"):
+        load_sweep(sweep, [f"{key}=3"])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (16.0, "16"),
+        (1e-5, "1e-5"),
+        ("sgd", "sgd"),
+        ("true", "'true'"),
+        ("", "''"),
+        ([None, True, 1, "a b"], "[null, true, 1, a b]"),
+        ({"a": None, "b": [False]}, "{a: null, b: [false]}"),
+        ("x" * 200, "x" * 200),
+        ("a\nb", '"a\\nb"'),
+    ],
+)
+def test_values_are_listed_as_yaml_has_them(value, text):
+    assert spelt(value) == text and "\n" not in text
+    assert isinstance(value, float) or parsed(text) == value
 
 
 @pytest.mark.parametrize("case", WRONG)

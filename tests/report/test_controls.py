@@ -15,6 +15,7 @@ from posttrain.commands.evaluate import _by_temperature
 from posttrain.report.card import model_card
 from posttrain.report.control_plots import MOST_PAIRS, by_temperature, control_parts
 from posttrain.report.controls import envelope, last_by_temperature, pairs
+from posttrain.report.findings import findings
 from posttrain.report.markdown import markdown_report
 from posttrain.report.measured import beside, controls, measured, others, renderings
 from posttrain.report.page import render
@@ -85,8 +86,28 @@ def test_without_scores_or_temperatures():
     assert [*last_by_temperature(alone, "t")] == [0.7]
     assert envelope(alone, "other", "both") == {} and last_by_temperature(alone, "other") == {}
     assert pairs([alone, two(CL)], "t") == [], "cross-entropy has no control"
-    ce, cl = two(), two(CL)
-    assert pairs([cl, ce, two()], "t") == [(ce, cl), (ce, cl)], "not cross-entropy with itself"
+    ce, cl, again = two(), two(CL), two()
+    found = [(id(a), id(b)) for a, b in pairs([cl, ce, again], "t")]
+    assert found == [(id(ce), id(cl)), (id(again), id(cl))], "not cross-entropy with itself"
+    one = two(CL | {"n": 1.0})
+    assert [id(a) for a, _ in pairs([cl, one], "t")] == [id(one)], "N = 1 is cross-entropy"
+    assert pairs([one, ce], "t") == []
+
+
+def test_a_control_that_is_measured_in_part_only():
+    """Hot at one of two checkpoints: either control is said, both together are not. Of the scores, which are
+    +-.01 without samples: +-.0141."""
+    own, hot = {10: {1: 0.1, 256: 0.6}, 20: {1: 0.2, 256: 0.5}}, {20: {1: 0.2, 256: 0.55}}
+    cl = made({"a-x": {20: {1: 0.1, 256: 0.9}}}, CL, name="cl")
+    ce = made({"a-x": own, "b-x": hot}, differs={"b-x": HOT})
+    assert findings([ce, cl])[-1] == (
+        "Controls at pass@256 (Confidence-limited N = 256 ends at .900): Cross-entropy at its best"
+        " temperature (T = 2) reaches .550, .350 [.336, .364] lower; at its best checkpoint (step 10) .600,"
+        " .300 [.286, .314] lower; both together are not measured at every checkpoint."
+    )
+    whole = made({"a-x": own, "b-x": hot | {10: {1: 0.1, 256: 0.9}}}, differs={"b-x": HOT})
+    both = "at both (T = 2, step 10) .900, just as high [−.014, .014]."
+    assert findings([whole, cl])[-1].endswith(both)
 
 
 @pytest.mark.parametrize("odd", ["hot", None, [], {}, True, float("nan"), float("inf"), 10**400])
@@ -131,6 +152,17 @@ def test_tables_by_temperature_by_hand():
     assert by.best_of == "each column at a checkpoint" and not by.folded
 
 
+def test_all_that_print_as_the_best_are_bold():
+    """.2001 and .2004 both print .200: of neither is seen that it is worse. All alike have no best."""
+    run = made({"a": {10: {1: 0.2001, 4: 0.3001}, 20: {1: 0.2004, 4: 0.3004}, 30: {1: 0.1, 4: 0.3}}})
+    (table,) = score_tables(run, "t")
+    assert [[c.best for c in cells] for *_, cells in table.rows] == [
+        [True, False],
+        [True, False],
+        [False, False],
+    ]
+
+
 def test_the_rest_is_folded():
     table = {step: {1: step / 100} for step in (10, 20, 30)}
     found = score_tables(made({"a": table, "b": table}, differs={"b": HOT}), "t")
@@ -150,7 +182,12 @@ def test_hundreds_of_settings(tmp_path):
     found = score_tables(run, "t")
     assert len({t.title for t in found}) == 301 and sum(t.folded for t in found) == 300 - MOST_TABLES
     assert all(len(t.title) < 160 and "\n" not in t.title for t in found)
-    assert beside(run, "t") == ["t was also scored in 300 other ways, which are not compared with the rest."]
+    (told,) = beside(run, "t")
+    assert (
+        told.startswith("t was also scored in 300 other ways (limit 0, prompt <b>")
+        and "(s2); and 297" in told
+    )
+    assert "(s3)" not in told and told.endswith("; and 297 more), which are not compared with the rest.")
     text = render([run])
     assert text.count("<details") == 300 - MOST_TABLES and "<b>|" not in text
     assert "\x1b" not in text + markdown_report([run]) and "<b>" not in markdown_report([run])
@@ -266,7 +303,7 @@ def test_the_card_names_other_ways(tmp_path):
     differs = {f"s{i}": {"limit": i} for i in range(1, MOST_TABLES + 3)}
     card = model_card(made(tables, differs=differs), "step-000001")
     assert "### t, limit 1\n\n| task | metric |" in card and f"### t, limit {MOST_TABLES + 1}" not in card
-    assert "Measured in 2 other ways, too" in card
+    assert f"Measured in 2 other ways, too (t, limit {MOST_TABLES + 1}; t, limit {MOST_TABLES + 2}): " in card
     assert "eval_results" not in card or "limit" not in card.split("---")[1], "the hub reads the own scores"
 
 

@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from posttrain.report.comparison import attempts
+from posttrain.report.differences import Difference
 from posttrain.report.findings import caveats, findings
+from posttrain.report.page import _attributed
 from posttrain.report.story import page_title
-from posttrain.report.text import labels, share
+from posttrain.report.text import labels, loss_name, share, signed, span
 from posttrain.rundir.reading import RunData
 
 
@@ -76,7 +78,12 @@ def test_effect_is_not_claimed_from_one_checkpoint_or_noise(made):
     one = {20: {1: 0.1, 256: 0.8}}
     found = findings([made("a", CE, one), made("b", CL, one)])
     assert not any("expected effect" in text for text in found)
-    assert "no clear difference between" in found[-1] and "only scored checkpoint" in found[0]
+    assert found[-1] == (
+        "Last checkpoints, these two runs: Cross-entropy and Confidence-limited N = 256 are equal at pass@1"
+        " (.000 [−.014, .014]); Cross-entropy and Confidence-limited N = 256 are equal at pass@256 (.000"
+        " [−.014, .014])."
+    )
+    assert "only scored checkpoint" in found[0]
     wide = {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.7}}
     noisy = made("c", CE, wide, half=0.2)
     assert findings([noisy])[0] == (
@@ -182,5 +189,113 @@ def test_caveats(made, tmp_path, tables):
 
 
 def test_share():
-    values = [share(v) for v in (0.0, 0.0714, 0.9999, 1.0, -0.329, -0.0001)]
-    assert values == [".000", ".071", "1.000", "1.000", "−.329", ".000"]
+    values = [share(v) for v in (0.0, 0.0714, 0.9999, 1.0, -0.329, 0.0005)]
+    assert values == [".000", ".071", "1.000", "1.000", "−.329", ".001"]
+
+
+def test_what_is_not_zero_does_not_read_as_zero():
+    """Three digits hide .00042 and 3e-7, one digit shows them; a sum of floats is off by 1e-17."""
+    values = (0.00042, -0.0001, 3e-7, -2e-11, 1e-17, -1e-17)
+    assert [share(v) for v in values] == [".0004", "−.0001", "3e−7", "−2e−11", ".000", ".000"]
+    assert [signed(v) for v in values] == ["+.0004", "−.0001", "+3e−7", "−2e−11", ".000", ".000"]
+    d = Difference(0.0004, 0.00004, 0.0008, "problems")
+    assert span(d) == " [4e−5, .001]" and span(d, -1.0) == " [−.001, −4e−5]"
+    assert "<small>[−.001, −4e−5]</small>" in _attributed(f"X leads by .0004{span(d, -1.0)}.", [])[0]
+
+
+def test_a_tiny_lead(made):
+    """.0002 with intervals of +-.00005: an interval of +-.00007."""
+    a, b = (
+        made(n, loss, {10: {1: v}}, half=0.00005) for n, loss, v in (("a", CE, 0.0003), ("b", CL, 0.0005))
+    )
+    text = "Confidence-limited N = 256 is ahead at pass@1 by .0002 [.0001, .0003]"
+    assert text in findings([a, b])[-1]
+
+
+@pytest.mark.parametrize(
+    ("half", "noise"),
+    [(None, "; no interval: the scores have no intervals"), (0.2, " [.017, .583]"), (0.5, "noise")],
+)
+def test_the_noise_of_what_a_stage_changed(made, half, noise):
+    """.1 to .4 with intervals of +-.2 is +.3 +-.283, with +-.5 it is +-.707."""
+    run = made("r", None, {0: {1: 0.1}, 9: {1: 0.4}}, half, stage="rlvr")
+    text = findings([run])[0]
+    assert text.startswith("RLVR: from its start to its own step 9, pass@1 .100 → .400 (+.300")
+    assert text.endswith(f"{noise}).")
+
+
+def test_leaders_that_are_equal_or_of_unknown_noise(made):
+    def last(half, first):
+        runs = [made(f"{half}r{i}", CL | {"n": 2.0**i}, {10: {1: v}}, half) for i, v in enumerate(first)]
+        return findings(runs)[-1]
+
+    assert "N = 1 (.500; equal to Confidence-limited N = 2 [−.014, .014])" in last(
+        0.01, (0.5, 0.5, 0.1, 0, 0)
+    )
+    text = last(None, (0.5, 0.4, 0.1, 0, 0))
+    assert (
+        "not clearly above Confidence-limited N = 2 by .100; no interval: the scores have no intervals)"
+        in text
+    )
+
+
+def test_n_of_one_is_cross_entropy(made):
+    """-log(1 - (1 - p)^1) = -log p: the effect, the controls and the base; not where p is measured."""
+    falls, keeps = {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.5}}, {20: {1: 0.1, 256: 0.9}}
+    one, other = made("a", CL | {"n": 1}, falls), made("b", CL, keeps)
+    assert [loss_name(one), loss_name(other)] == ["cross_entropy", "confidence_limited"]
+    assert "Controls at pass@256 (Confidence-limited N = 256 ends at .900)" in findings([other, one])[-1]
+    assert (
+        "The confidence-limited loss with N = 1 is cross-entropy, and compared as such: Confidence-limited"
+        " N = 1." in caveats([one, other])
+    )
+    assert not any(
+        "compared as such" in text for text in [*caveats([one]), *caveats([made("x", CE, keeps), other])]
+    )
+    kept = made("c", CL | {"n": 1.0, "p": "model"}, {10: {1: 0.1, 256: 0.8}, 20: {1: 0.2, 256: 0.79}})
+    assert any(
+        text.endswith("cannot show here: Confidence-limited N = 1 keeps pass@256.")
+        for text in findings([kept, made("y", CL, {10: {1: 0.1, 256: 0.9}, 20: {1: 0.1, 256: 0.7}})])
+    )
+    for name, loss in (("d", {"p": "external"}), ("e", {"n": 1.5}), ("f", {"n": None}), ("g", {"n": True})):
+        assert loss_name(made(name, CL | {"n": 1.0} | loss, falls)) == "confidence_limited", loss
+
+
+def test_the_base_of_several_is_named(made):
+    """Cross-entropy wherever it stands, also as N = 1; else the first, which is said."""
+    at = {10: {1: 0.3, 64: 0.5}}
+    big, mid, one, ce = (
+        made(name, loss, at)
+        for name, loss in (("b", CL), ("m", CL | {"n": 16.0}), ("o", CL | {"n": 1.0}), ("c", CE))
+    )
+
+    def heads(runs):
+        between = [text for text in findings(runs) if text.startswith("Last checkpoints")]
+        return [text.partition(": ")[0].removeprefix("Last checkpoints, these two runs") for text in between]
+
+    limited = "Confidence-limited N ="
+    assert heads([big, mid, one]) == [
+        f", {limited} 256 against {limited} 1 (cross-entropy)",
+        f", {limited} 16 against {limited} 1 (cross-entropy)",
+    ]
+    assert heads([big, ce, mid])[0] == f", {limited} 256 against Cross-entropy"
+    four = made("f", CL | {"n": 4.0}, at)
+    assert heads([mid, big, four])[1] == f", {limited} 4 against {limited} 16, the first listed"
+    assert heads([big, mid]) == [""], "of two both are named anyway"
+
+
+def test_a_noisy_middle_n(made):
+    """The curves cross before N = 4, where b is clearly ahead; N = 16 is noise, and the lead is claimed from
+    64 on. Where the k of the headline is noise, the others are named."""
+    at = {1: 0.3, 4: 0.4, 16: 0.5, 64: 0.6, 256: 0.7}
+    a = made("a", CE, {10: at}, half=0.01)
+    b = made("b", CL, {10: at | {1: 0.2, 4: 0.5, 16: 0.51, 64: 0.7, 256: 0.8}}, half=0.01)
+    text = findings([a, b])[-1]
+    assert text.endswith(" From N = 64 on Confidence-limited N = 256 is ahead (curves cross at N ≈ 2)."), text
+    c = made("c", CL, {10: at | {1: 0.2, 4: 0.5, 16: 0.51, 64: 0.7, 256: 0.71}}, half=0.01)
+    text = findings([a, c])[-1]
+    assert text.endswith("cross at N ≈ 2; beyond it the difference is clear only at N = 4, 64."), text
+    more = {10: at | {1: 0.2, 4: 0.5, 16: 0.6, 64: 0.7, 256: 0.8, 1024: 0.81}}
+    d = made("d", CL, more, half=0.01)
+    e = made("e", CE, {10: at | {1024: 0.8}}, half=0.01)
+    assert " From N = 4 to 256 Confidence-limited N = 256 is ahead" in findings([e, d])[-1]

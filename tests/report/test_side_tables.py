@@ -56,6 +56,12 @@ def test_means_spread_and_the_best(run):
     assert "95 % interval over problems and seeds" in table.note
 
 
+def test_all_that_print_as_the_best_are_bold(run):
+    table = side_table(sides([run(n, 0, [p, 0.2, 0.3]) for n, p in ((1, 0.1), (4, 0.1005), (16, 0.05))]), "t")
+    assert [row.cells[0].text for row in table.rows] == [".200", ".200", ".183"]
+    assert [row.cells[0].best for row in table.rows] == [True, True, False]
+
+
 def test_one_seed_a_side_has_no_spread(run):
     table = side_table(sides([run(n, 0, [0.1, 0.2, 0.3]) for n in (1, 4)]), "t")
     assert {cell.spread for row in table.rows for cell in row.cells} == {""}

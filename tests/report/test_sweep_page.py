@@ -25,6 +25,7 @@ from posttrain.report.swept import cells_of, load_sweep, progress, titles_of
 from posttrain.report.terminal import show
 from posttrain.rundir.reading import PipelineData
 from posttrain.rundir.sweeps import SweepData, SweptRun
+from tests.report.conftest import add_controls
 from tests.report.swept import change, write_chains, write_sweep
 from tests.report.test_page import Parsed
 
@@ -184,20 +185,24 @@ def unfinished(root):
 def test_a_sweep_in_progress(small):
     unfinished(small)
     runs, pipeline = load_runs([small])
-    told, failures = progress(pipeline, load_sweep(small)[0])
+    told, failures = progress(pipeline, load_sweep(pipeline)[0])
     assert told[0].startswith("2 of 6 runs are finished; ") and "1 failed" in told[0]
-    assert {"Running: n 16, seed 1.", "Not started: n 1, seed 1."} == set(told[1:])
-    assert sorted(failures) == [
-        "n 1, seed 2 is missing: pipeline.json calls it finished, but it has no directory.",
-        "n 16, seed 2 failed: disk full.",
-    ]
+    assert {
+        "Running: n-16_learning_rate-0.001_seed-1 (n 16, seed 1).",
+        "Not started: n-1_learning_rate-0.001_seed-1 (n 1, seed 1).",
+    } == set(told[1:])
+    names = [f"n-{n}_learning_rate-0.001_seed-2 (n {n}, seed 2)" for n in (1, 16)]
+    assert {*failures} == {
+        f"{names[0]} is missing: pipeline.json calls it finished, but it has no directory.",
+        f"{names[1]} failed: disk full.",
+    }
     ((_, table),) = group_tables(side_groups(runs))
     assert [(row.names, row.seeds, row.whole, row.step) for row in table.rows] == [
         (["16"], "1 of 3", False, 600),
         (["1"], "1 of 3", False, 600),
     ], "not step 300, the last that the running seed shares"
     for text in (Parsed(render(runs, pipeline)).text, markdown_report(runs, pipeline), shown(small, 300)):
-        assert told[0] in text and "n 16, seed 2 failed: disk full." in text and "1 of 3" in text
+        assert told[0] in text and f"{names[1]} failed: disk full." in text and "1 of 3" in text
     assert not any("seeds" in line for line in findings(runs)), "one run a side speaks of runs"
 
 
@@ -219,10 +224,30 @@ def test_terminal_has_a_table_and_no_run_blocks(whole):
     assert head.split() == ["n", "learning_rate", "seeds", "step", "pass@1", "pass@16", "pass@256"]
 
 
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_narrow_terminal_cuts_nothing_off(small, width):
+    """Lines wrap and cells fold; names of runs and the path that is to be typed stay whole."""
+    unfinished(small)
+    console = Console(file=io.StringIO(), width=width, color_system=None, soft_wrap=True)
+    show(small, console)
+    text = console.file.getvalue()
+    assert "…" not in text and "n-16_learning_rate-0.001_seed-2 (n 16, seed 2) failed: disk full." in text
+    assert f"one run: posttrain show {small}/n-16_learning_rate-0.001_seed-0\n" in text
+
+
 def test_markdown_has_a_table_and_no_run_blocks(whole):
     text = markdown_report(*load_runs([whole]))
     assert "| n | learning\\_rate |" in text.replace("learning_rate", "learning\\_rate")
     assert "which flatters it" in text and "## Stage of" not in text and "### n-1" not in text
+
+
+def test_cross_entropy_is_the_base_of_a_sweep(tmp_path):
+    """Listed last, as N = 1; the sentences name it, and both sides."""
+    root = write_sweep(tmp_path / "three", (16.0, 256.0, 1.0), (0.001,), (0, 1), 12, (0, 600), (1, 16))
+    between = [text for text in findings(load_runs([root])[0]) if text.startswith("Last checkpoints")]
+    start = "Last checkpoints, 2 seeds a side, "
+    heads = [f"{start}n {n} against n 1 (cross-entropy)" for n in (16, 256)]
+    assert [text.partition(": ")[0] for text in between] == heads
 
 
 def test_a_sweep_of_a_pipeline_compares_within_a_stage(tmp_path, monkeypatch):
@@ -288,6 +313,19 @@ def test_a_sweep_whose_runs_have_not_started(small):
     data = PipelineData.load(small)
     for text in (render([], data), markdown_report([], data), shown(small)):
         assert "0 of 6 runs are finished; 6 not started." in text
+
+
+def test_controls_are_those_of_the_first_seeds(tmp_path):
+    """N = 1 of a sweep is cross-entropy, so it has pictures of its controls; that they are of one seed is
+    said where there are several."""
+    for seeds, said in (((0, 1), 1), ((0,), 0)):
+        place = tmp_path / f"of-{len(seeds)}"
+        root = write_sweep(place, (16.0, 1.0), (0.001,), seeds, 12, (0, 600), (1, 16))
+        for path in root.glob("n-*"):
+            add_controls(path, (2.0,))
+        text = Parsed(render(*load_runs([root]))).text
+        assert text.count("Cross-entropy against its controls: n-1_") == 1
+        assert text.count("Of each side its first seed.") == said
 
 
 def test_browser_renders_a_sweep(page, chromium, tmp_path):

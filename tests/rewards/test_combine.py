@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import RequestError
 from posttrain.rewards.engine.batch import score_batch
-from posttrain.rewards.registry import REWARDS, bind, reward
+from posttrain.rewards.registry import REWARDS, bind, load_all, reward
 from posttrain.rewards.simple.combine import combine
 from posttrain.types import Example, Verdict
 
@@ -18,7 +18,7 @@ CALLS: list[str] = []
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     """Rewards `pa` and `pb` that say what the row tells them: a value, or None for a checker that failed."""
-    monkeypatch.setattr(REWARDS, "_items", dict(REWARDS._items))
+    monkeypatch.setattr(REWARDS, "_items", dict(load_all()._items))  # what is imported later stays unknown
     CALLS.clear()
     for name in ("pa", "pb", "pc"):
 

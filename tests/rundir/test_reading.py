@@ -96,6 +96,34 @@ def test_no_run_names_the_nearest(pair):
         RunData.load(pair[0] / "checkpoints" / "step-000000")
 
 
+def test_no_run_names_the_nearest_in_sweeps_too(tmp_path, monkeypatch):
+    for name in ("runs/ns/n-16_seed-0", "runs/ns/n-16_seed-1", "runs/try", "data"):
+        (tmp_path / name).mkdir(parents=True)
+    for run in ("ns/n-16_seed-0", "ns/n-16_seed-1", "try"):
+        (tmp_path / "runs" / run / "run.json").write_text("{}")
+    (tmp_path / "runs/ns/pipeline.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for wrong, near in {
+        "runs/n-16_seed-1": "ns/n-16_seed-1",
+        "runs/ns/n16_seed-1": "n-16_seed-1",
+        "runs/nss": "ns",
+        "runs/nss/n-16_seed-1": "ns/n-16_seed-1",
+        "rusn/try": "runs/try",
+        "try": "runs/try",
+        "n-16_seed-0": "runs/ns/n-16_seed-0",
+    }.items():
+        for load in (RunData.load, PipelineData.load):
+            with pytest.raises(RequestError) as caught:
+                load(wrong)
+            assert str(caught.value) == f"{wrong}: no such run (did you mean {near!r}?)"
+    with pytest.raises(RequestError, match=r"choose one of: ns, try$"):
+        RunData.load("runs")
+    with pytest.raises(RequestError, match=r"runs/zzzzzz: no such run \(one of: ns, try\)"):
+        RunData.load("runs/zzzzzz")
+    with pytest.raises(RequestError, match=r"none/zzzzzz: no such run$"):
+        RunData.load("none/zzzzzz")
+
+
 def test_pipeline_holds_the_stages_that_started(pipeline):
     data = PipelineData.load(pipeline)
     assert data.name == "quickstart" and [r.name for r in data.runs] == ["ce", "cl-256"]
@@ -111,6 +139,19 @@ def test_pipeline_holds_the_stages_that_started(pipeline):
     (pipeline.parent / "broken" / "pipeline.json").write_text("{")
     with pytest.raises(RequestError, match="cannot be read"):
         PipelineData.load(pipeline.parent / "broken")
+
+
+def test_a_pipeline_reads_no_run_outside_of_its_folder(pipeline):
+    """`run` and `name` alike; the others are read."""
+    outside = ["..", ".", "../ce", str((pipeline / "ce").resolve()), "ce/", "a/../ce"]
+    stages = [{"name": "ce"}, *({"run": name, "name": "third"} for name in outside), {"name": "../ce"}]
+    (pipeline / "pipeline.json").write_text(json.dumps({"stages": stages}))
+    data = PipelineData.load(pipeline)
+    assert [run.name for run in data.runs] == ["ce"]
+    assert data.unread == [
+        f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {pipeline}"
+        for i, name in enumerate([*outside, "../ce"], start=1)
+    ]
 
 
 def test_names():

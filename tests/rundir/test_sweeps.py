@@ -41,7 +41,8 @@ def test_a_sweep_is_read(tmp_path):
 
 
 def test_damaged_entries_are_left_out_and_named(tmp_path):
-    runs = [*WHOLE["runs"][:1], 3, {"run": "../x", "values": {}}, {"run": "y"}, {"run": "z", "values": {}}]
+    outside = [{"run": name, "values": {}} for name in ("../x", "..", ".", "", "/etc", "a/")]
+    runs = [*WHOLE["runs"][:1], 3, *outside, {"run": "y"}, {"run": "z", "values": {}}]
     damaged = WHOLE | {"keys": [1], "seeds": None, "runs": runs}
     found = SweepData.load(write(tmp_path, damaged))
     assert [run.run for run in found.runs] == ["n-1_seed-0", "z"]
@@ -49,7 +50,7 @@ def test_damaged_entries_are_left_out_and_named(tmp_path):
     assert found.unread == [
         "sweep.json: keys must be a mapping",
         "sweep.json: seeds must be a list",
-        *(f"sweep.json: runs[{i}] is not a run with values" for i in (1, 2, 3)),
+        *(f"sweep.json: runs[{i}] is not a run with values" for i in range(1, 9)),
     ]
     assert SweepData.load(write(tmp_path, {})).name == tmp_path.name
 

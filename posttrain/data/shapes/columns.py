@@ -91,7 +91,7 @@ def find_columns(
     Raises RequestError where the source names a column that the row lacks.
     """
     meanings = (*meanings,)
-    named = tuple(getattr(source.columns, what, None) for what in meanings)
+    named = (*map(vars(source.columns).get, meanings),)
     found = _find(tuple(row), named, meanings)
     for what, name in found.items():
         if name not in row:

@@ -90,7 +90,7 @@ def read_messages(value: Any, where: str, ignore: set[str] | None = None) -> lis
     calling = False
     for index, turn in enumerate(turns):
         made = read_message(turn, f"{where}, message {index}", kept)
-        called, calling = calling, speaker(turn) in CALLING and "tool_calls" in made
+        called, calling = calling, "tool_calls" in made and speaker(turn) in CALLING
         if called and calling and _one_turn(found[-1], made):
             found[-1]["tool_calls"] += made["tool_calls"]
         else:
@@ -163,10 +163,10 @@ def read_message(turn: Any, where: str, ignore: set[str]) -> Message:
         raise RowError("null_message", f"{where} is null")
     if not isinstance(turn, dict):
         raise RequestError(f"{where}: must be an object with role and content")
-    said = turn.get("content")
-    plain = turn.keys() == {"role", "content"} and turn["role"] in ("user", "assistant")
-    if plain and isinstance(said, str) and said.isascii() and ignore.isdisjoint(turn):  # most are: be quick
-        return message(turn["role"], said)
+    role, said = turn.get("role"), turn.get("content")
+    plain = len(turn) == 2 and role in ("user", "assistant") and isinstance(said, str)
+    if plain and said.isascii() and ignore.isdisjoint(turn):  # most are: be quick
+        return message(role, said)
     given = {key: value for key, value in turn.items() if key not in ignore}
     who, what = _one_spelling(given, where)
     role = _role(given, who, where)

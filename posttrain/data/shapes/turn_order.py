@@ -61,10 +61,9 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
             raise RowError("empty_reply", f"message {index} (assistant) says nothing")
     if rule == "loose":
         return turns
-    tools = tools or any(
-        turn["role"] == "tool" or (turn["role"] in OPENING and listed_tools(turn["content"]))
-        for turn in turns
-    )
+    answered = any(turn["role"] == "tool" for turn in turns)
+    listing = (turn["role"] in OPENING and listed_tools(turn["content"]) for turn in turns)
+    tools = tools or answered or any(listing)
     last = "start"
     for index, turn in enumerate(turns):
         problem = _after(last, turn, turns[index - 1] if index else None, tools)
@@ -72,7 +71,8 @@ def ordered(messages: list[Message], rule: str, tools: bool = False) -> list[Mes
             reason, detail = problem
             raise RowError(reason, f"message {index} ({turn['role']}) {detail}")
         last = "start" if turn["role"] in OPENING else turn["role"]
-    _check_links(turns)
+    if answered:
+        _check_links(turns)
     return turns
 
 
