@@ -84,8 +84,8 @@ NAMES = {
 
 
 def as_text(value: Any) -> str | None:
-    """An answer in a row as text: numbers as Python writes them, truths as `True` and `False`, a list as
-    its items joined by commas; None of null, an object, an empty or nested list."""
+    """An answer in a row as text: numbers as Python writes them, `True` and `False`, a list as its items,
+    joined by commas. None of null, an object, an empty or nested list."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float):

@@ -69,6 +69,11 @@ class FileTask:
         list_files(as_source(self.task.name, self.spec.source, self.place))
         shots_of(self)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the rows are files, not on the hub. Raises RequestError where they are not at hand."""
+        return bool(list_files(as_source(self.task.name, self.spec.source, self.place)))
+
     @cached_property
     def place(self) -> str:
         """The path or hub id of the rows. Raises RequestError where they are not at hand."""

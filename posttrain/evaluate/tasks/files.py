@@ -174,7 +174,7 @@ def place(source: Source, path: Path, given: str | None, what: str) -> str:
         if path.parent != HERE:
             return str(path.parent / source.file)
         root = os.environ.get(LOCAL)
-        if root and (any(Path(root).glob(source.file)) or source.hub is None):
+        if root and ("{{" in source.file or any(Path(root).glob(source.file))):
             return str(Path(root) / source.file)
     if source.hub is None:
         origin = f", from {source.origin}" if source.origin else ""
