@@ -21,7 +21,7 @@ from posttrain.commands.arguments import add_json, add_overrides, console, posit
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.tasks.catalogue import changed, known, metrics, names, resolved
 from posttrain.evaluate.tasks.file_task import FileTask
-from posttrain.evaluate.tasks.files import LOCAL
+from posttrain.evaluate.tasks.files import HERE, LOCAL
 from posttrain.evaluate.tasks.kinds.generate import BY_ROW
 from posttrain.evaluate.tasks.reading import read_rows
 from posttrain.recipe.schema import Task
@@ -134,8 +134,8 @@ def _source(built: FileTask, problems: list[Problem]) -> dict[str, str]:
         every = sum(1 for _ in read_rows(built.task.name, source, built.place))
         left_out = every - sum(1 for _ in built.rows())
         facts["left out"] = f"{left_out:,} of {every:,}, for which this is false: {built.spec.where}"
-    places = [f"{source.file}, in ${LOCAL} or beside the task file" if source.file else "", source.origin]
-    places += [f"hub {hub}" if hub else ""]
+    beside = f"below ${LOCAL}" if built.path.parent == HERE else "beside the task file"
+    places = [f"{source.file} {beside}" if source.file else "", source.origin, f"hub {hub}" if hub else ""]
     facts["source"] = "; ".join(filter(None, (*places, f"licence {source.licence}")))
     if hub and not problems and source.file and source.file.endswith(".jsonl"):
         loading = ", ".join(repr(name) for name in (source.hub, source.subset) if name)

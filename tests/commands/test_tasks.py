@@ -65,7 +65,7 @@ def test_show_renders_rows_without_a_model(call, mine):
         "about Sums kind generate",
         "rows 2 of /",
         "left out 1 of 3, for which this is false: answer != 0",
-        "licence CC0",
+        "source rows.jsonl beside the task file; licence CC0",
         "judged by reward math with mode: gsm8k",
         "1 completion, temperature 1, top_p 1, 512 tokens, until 'Q:'",
         "metrics pass@1, truncated, parsed, tokens_mean",
