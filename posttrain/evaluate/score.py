@@ -30,7 +30,6 @@ from posttrain.evaluate.values import Row
 from posttrain.generation.base import Completion, Sampling, completion_text, end_tokens
 from posttrain.generation.local import TransformersGenerator, batches
 from posttrain.recipe import schema
-from posttrain.rewards import score_batch
 from posttrain.types import Example, Problem, Score, Verdict
 
 log = logging.getLogger(__name__)
@@ -224,9 +223,9 @@ def _sampled(
         of = [problems[batch[completion.prompt_index]] for completion in drawn]
         for completion in drawn:
             cut(completion, loaded.stop)
-        texts = [loaded.judged(each.text, problem) for each, problem in zip(drawn, of, strict=True)]
+        verdicts = loaded.verdicts([each.text for each in drawn], of)
         rows = [asked[i] | {"completions": []} for i in batch]
-        for completion, verdict in zip(drawn, score_batch(loaded.reward, texts, of), strict=True):
+        for completion, verdict in zip(drawn, verdicts, strict=True):
             rows[completion.prompt_index]["completions"].append(_completion(completion, verdict))
         return rows
 

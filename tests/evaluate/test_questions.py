@@ -148,7 +148,11 @@ def test_tools_that_cannot_be_read_name_the_option(tmp_path, beside, options, wo
             {},
             "'problem' is missing; the row has answer, question .math.yaml: prompt",
         ),
-        ({"problem": "1?", "answer": None}, {}, "is None; it must be text or a number .math.yaml: answer"),
+        (
+            {"problem": "1?", "answer": None},
+            {},
+            "is None; it must be text, a number or a list of these .math.yaml: answer",
+        ),
         ({"problem": "1?", "answer": "\\boxed{"}, {}, "rows.jsonl:1: reward 'math'"),
     ],
 )

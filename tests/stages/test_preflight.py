@@ -187,6 +187,19 @@ def test_a_first_row_that_is_skipped_is_none_to_judge_by(recipe, tmp_path):
         preflight(load_stage(recipe, [skip], "sft"))
 
 
+def test_every_row_of_a_task_is_read(recipe, tmp_path):
+    """A missing answer far behind the first rows would end the run at its first score."""
+    rows = tmp_path / "asked.jsonl"
+    lines = [json.dumps({"question": f"{i}?", "answer": str(i)}) + "\n" for i in range(900)]
+    rows.write_text("".join(lines))
+    tasks = f"evaluate.tasks=[{{name: gsm8k, path: {rows}, limit: 5}}]"
+    preflight(load_stage(recipe, [tasks], "sft"))
+    lines[816] = json.dumps({"question": "816?", "answer": None}) + "\n"
+    rows.write_text("".join(lines))
+    with pytest.raises(RequestError, match=r"evaluate\.tasks\[0\]: .*asked\.jsonl:817: .*'None'"):
+        preflight(load_stage(recipe, [tasks], "sft"))
+
+
 # ---- the config of the start model -------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ SETTINGS = (
     "checkpoints.save_steps=4",
     "checkpoints.keep_last=null",
     "evaluate.at_start=false",
-    "evaluate.tasks=[{{name: math, path: {rows}, options: {{question: prompt}}, "
+    "evaluate.tasks=[{{name: math, path: {rows}, options: {{prompt: prompt}}, "
     "limit: 16, max_new_tokens: 24, batch_size: 1}}]",
 )
 

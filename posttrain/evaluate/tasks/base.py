@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal, Protocol
 from posttrain.base.registry import Registry
 from posttrain.evaluate.values import ATTEMPTS, Row, exact_values, sampled_values
 from posttrain.recipe.schema import Task
-from posttrain.rewards import Bound
-from posttrain.types import Problem
+from posttrain.rewards import Bound, score_batch
+from posttrain.types import Problem, Verdict
 
 SAMPLER: dict[str, Any] = {
     "samples": 1,
@@ -67,11 +67,20 @@ class EvalTask(Protocol):
         """What the reward sees of a completion. Sampled tasks only."""
         ...
 
+    def verdicts(self, completions: list[str], problems: list[Problem]) -> list[Verdict]:
+        """That of each completion on the problem at its place. Sampled tasks only."""
+        ...
+
 
 class Sampled:
     """What is measured where completions are sampled."""
 
     kind: ClassVar[Literal["sampled"]] = "sampled"
+    reward: Bound
+
+    def verdicts(self, completions: list[str], problems: list[Problem]) -> list[Verdict]:
+        texts = [self.judged(text, problem) for text, problem in zip(completions, problems, strict=True)]
+        return score_batch(self.reward, texts, problems)
 
     def metrics(self, task: Task) -> list[str]:
         votes = [f"maj@{k}" for k in task.k or [] if k > 1]

@@ -6,9 +6,12 @@ task is a module and a name in the import below.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from posttrain.base.resolved import plain_text
 from posttrain.errors import RequestError, did_you_mean
 from posttrain.evaluate.tasks import (  # noqa: F401  (importing registers)
     arithmetic,
@@ -20,6 +23,7 @@ from posttrain.evaluate.tasks.files import load_file, shipped, task_path
 from posttrain.evaluate.tasks.kinds.exact import Exact
 from posttrain.evaluate.tasks.kinds.generate import Generate
 from posttrain.recipe.build import Problems, to_dataclass
+from posttrain.recipe.reading import apply_override
 from posttrain.recipe.schema import Task
 
 KINDS: dict[str, type[FileTask]] = {"generate": Generate, "exact": Exact}
@@ -36,7 +40,7 @@ def load_task(task: Task) -> EvalTask:
     wrong = check_task(task, f"task {task.name}")
     if wrong:
         raise RequestError("\n".join(message for _, message in wrong))
-    return _known(task)
+    return known(task)
 
 
 def _build(task: Task, at: str, problems: Problems) -> Any:
@@ -81,20 +85,50 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
     return found
 
 
+def changed(task: Task, overrides: list[str]) -> Task:
+    """`task` with `overrides`, `key=value`. Raises RequestError with everything that is wrong with it."""
+    values: Any = OmegaConf.create(plain_text(asdict(task)))
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if given and "temperatures" not in given:  # the recipe's are controls of its own settings
+        values.temperatures = []
+    for override in overrides:
+        apply_override(values, override, f"the settings of task {task.name}")
+    problems = Problems()
+    built = to_dataclass(Task, OmegaConf.to_container(values), "", problems)
+    found = [str(p) for p in problems.found]
+    if built is not None:
+        found = [message for _, message in check_task(built, f"task {task.name}")]
+    if found:
+        raise RequestError("\n".join(found))
+    return built
+
+
+def read_task(task: Task, at: str) -> list[tuple[str, str]]:
+    """As `check_task`, of its rows, where they are files that are at hand: each is read."""
+    built = known(task)
+    try:
+        if isinstance(built, FileTask) and built.is_local:
+            built.problems()
+    except RequestError as error:
+        return [(at, f"{at}: {error}")]
+    return []
+
+
 def resolved(task: Task) -> Task:
     """`task` with the sampler that it is scored with: what the recipe leaves open is the task's own. Raises
     `RequestError` where there is no such task."""
-    return _filled(task, _known(task))
+    return _filled(task, known(task))
 
 
 def metrics(task: Task) -> list[str]:
     """The metrics that scoring this task writes, in order; the ones that `keep_best` and gates may name.
     Raises as `resolved`."""
-    built = _known(task)
+    built = known(task)
     return built.metrics(_filled(task, built))
 
 
-def _known(task: Task) -> Any:
+def known(task: Task) -> Any:
+    """The task, unchecked. Raises RequestError where it is unknown or its file or options are wrong."""
     problems = Problems()
     built = _build(task, f"task {task.name}", problems)
     if built is None:

@@ -58,6 +58,11 @@ def letter(index: Any) -> str:
     return LETTERS[int(index)]
 
 
+def matches(text: Any, pattern: str) -> list[str]:
+    """Every match of a regular expression, or of its one group: `completion | matches('[0-9]+') | last`."""
+    return re.findall(pattern, str(text))
+
+
 def match(text: Any, pattern: str) -> str:
     """The first group of the first match of a regular expression. Raises ValueError where there is none."""
     if (found := re.search(pattern, str(text))) is None:
@@ -66,7 +71,12 @@ def match(text: Any, pattern: str) -> str:
 
 
 ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-ENVIRONMENT.filters |= {f.__name__: f for f in (after, before, boxed, lettered, letter, match)}
+ENVIRONMENT.filters |= {f.__name__: f for f in (after, before, boxed, lettered, letter, match, matches)}
+
+
+def is_template(value: Any) -> bool:
+    """Whether a value of a task file is a template, and not a column's name or another constant."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 class Expression:
@@ -78,7 +88,7 @@ class Expression:
 
     def __init__(self, text: str, at: str) -> None:
         self.text, self.at = text, at
-        self.is_column = "{{" not in text and "{%" not in text
+        self.is_column = not is_template(text)
         try:
             _ = self.is_column or self._compiled
         except TemplateSyntaxError as error:
@@ -111,10 +121,3 @@ class Expression:
     def _why(self, error: Exception, row: dict[str, Any]) -> str:
         name = re.match(r"'(\w+)' is undefined", str(error))
         return f"{error}{what_is_there(name[1], row)}" if name else str(error)
-
-
-def text(value: Any) -> str | None:
-    """A value of a row as text, None where there is none or it is blank."""
-    if isinstance(value, str):
-        return value if value.strip() else None
-    return str(value) if isinstance(value, bool | int | float) else None

@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from posttrain.data.json_rows import as_text
 from posttrain.data.shapes.columns import USUAL
 from posttrain.data.shapes.rows import options_of, tools_of
 from posttrain.data.sources import list_files
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
-from posttrain.evaluate.tasks.expressions import Expression, text
+from posttrain.evaluate.tasks.expressions import Expression
 from posttrain.evaluate.tasks.files import TaskFile, place
 from posttrain.evaluate.tasks.reading import TaskRow, as_source, read_rows
 from posttrain.evaluate.tasks.shots import shots_of
@@ -68,6 +69,11 @@ class FileTask:
         list_files(as_source(self.task.name, self.spec.source, self.place))
         shots_of(self)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the rows are files, not on the hub. Raises RequestError where they are not at hand."""
+        return bool(list_files(as_source(self.task.name, self.spec.source, self.place)))
+
     @cached_property
     def place(self) -> str:
         """The path or hub id of the rows. Raises RequestError where they are not at hand."""
@@ -106,8 +112,20 @@ class FileTask:
         )
 
     def answer(self, row: TaskRow) -> str:
-        """The reference answer."""
-        return self.text("answer", row)
+        """The reference answer: text, a number, a truth value, or a list of these."""
+        return filled(self.value("answer", row), self.expressions["answer"], row, lists=True)
+
+    def scoring(self) -> str:
+        """What decides whether a reply is right, in a line."""
+        return "the probability of the reference answer, its end included"
+
+    def gold_reply(self, problem: Problem) -> str | None:
+        """A reply that is judged right; None where nothing is sampled, or none is known."""
+        return None
+
+    def spoiled_reply(self, problem: Problem) -> str | None:
+        """A reply that is judged wrong; None as for `gold_reply`."""
+        return None
 
     def value(self, key: str, row: TaskRow) -> Any:
         """What the expression of `key` gives."""
@@ -146,10 +164,12 @@ class FileTask:
         problem.template_options = options_of(kept, source, row.where)
 
 
-def filled(value: Any, expression: Expression, row: TaskRow) -> str:
-    """`value` as text. Raises RequestError where it is none or blank."""
-    if (found := text(value)) is None:
+def filled(value: Any, expression: Expression, row: TaskRow, lists: bool = False) -> str:
+    """`value` as text, of lists only with `lists`. Raises RequestError where it is none or blank."""
+    found = None if isinstance(value, list) and not lists else as_text(value)
+    if found is None or not found.strip():
         what = f"column {expression.text!r}" if expression.is_column else expression.at
-        kind = "empty" if isinstance(value, str) else repr(value)[:60]
-        raise RequestError(f"{row.where}: {what} is {kind}; it must be text or a number ({expression.at})")
+        kind = "empty" if isinstance(value, str) or value == [] else repr(value)[:60]
+        must = "text, a number or a list of these" if lists else "text or a number"
+        raise RequestError(f"{row.where}: {what} is {kind}; it must be {must} ({expression.at})")
     return found

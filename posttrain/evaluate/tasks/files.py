@@ -37,6 +37,10 @@ class Source:
     revision: str | None = None
     header: list[str] = field(default_factory=list)
     """Names of the columns of a CSV file that has no header."""
+    rows: str = ""
+    """Key under which a JSON file that is one object has its rows."""
+    origin: str = ""
+    """Where a local copy is to be had, if not from the hub."""
     licence: str = "unknown"
 
 
@@ -170,11 +174,12 @@ def place(source: Source, path: Path, given: str | None, what: str) -> str:
         if path.parent != HERE:
             return str(path.parent / source.file)
         root = os.environ.get(LOCAL)
-        if root and (any(Path(root).glob(source.file)) or source.hub is None):
+        if root and ("{{" in source.file or any(Path(root).glob(source.file))):
             return str(Path(root) / source.file)
     if source.hub is None:
+        origin = f", from {source.origin}" if source.origin else ""
         raise RequestError(
             f"{what} are not at hand: set ${LOCAL} to the folder of local copies, in which they are "
-            f"{source.file} (licence: {source.licence}), or path"
+            f"{source.file}{origin} (licence: {source.licence}), or path"
         )
     return source.hub

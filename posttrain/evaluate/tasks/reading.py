@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posttrain.data import readers
+from posttrain.data.json_rows import Broken, parse_array, row_of
 from posttrain.data.opening import File, open_bytes
 from posttrain.data.paths import source_files
 from posttrain.data.sources import open_rows
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, what_is_there
 from posttrain.evaluate.tasks.files import Source
 from posttrain.recipe import schema
 
@@ -43,7 +44,7 @@ def read_rows(name: str, source: Source, path: str) -> Iterator[TaskRow]:
         return
     index = 0
     for file in files:
-        for where, row in _headed(file, source.header) if source.header else readers.read(file):
+        for where, row in _rows(file, source):
             yield TaskRow(index, where, _stem(file), row)
             index += 1
     if not index:
@@ -59,6 +60,30 @@ def as_source(name: str, source: Source, path: str) -> schema.Source:
 
 def _stem(file: File) -> str:
     return Path(str(file)).name.partition(".")[0]
+
+
+def _rows(file: File, source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
+    if source.header:
+        return _headed(file, source.header)
+    return _under(file, source.rows) if source.rows else readers.read(file)
+
+
+def _under(file: File, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a file that is one JSON object, which has them under `key`."""
+    with open_bytes(file) as raw:
+        try:
+            value, _ = parse_array(raw.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{file}: broken JSON: {error}") from None
+    rows = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(rows, list):
+        near = what_is_there(key, value) if isinstance(value, dict) else ""
+        raise RequestError(f"{file}: has no array of rows under {key!r}{near}; see source.rows of the task")
+    for index, row in enumerate(rows):
+        where = f"{file}: {key}[{index}]"
+        if isinstance(found := row_of(row, where), Broken):
+            raise RequestError(found.error)
+        yield where, found
 
 
 def _headed(file: File, header: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ row of another file that is one of its shots is refused. Left out: choosing shot
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,15 @@ class Shown:
     def _chosen(self, row: TaskRow, problem: Problem) -> list[tuple[str, str, str]]:
         group = problem.group if self.spec.of_group else ""
         there = self.rows.get(group, [])
-        others = [shot for shot in there if shot[0] != row.where and shot[1] != problem.prompt]
-        chosen = others[: self.spec.n]
+        others = (shot for shot in there if shot[0] != row.where and shot[1] != problem.prompt)
+        chosen = list(islice(others, self.spec.n))
         if len(chosen) < self.spec.n:
             of = f" of group {group!r}" if group else ""
             raise RequestError(
                 f"{row.where}: {self.spec.n} shots are asked for, but there are {len(chosen)}{of}"
             )
         if not self.same_source and there[: self.spec.n] != chosen:
-            same = next(shot for shot in there if shot not in others)
+            same = next(shot for shot in there if shot not in chosen)
             raise RequestError(
                 f"{row.where}: this question is the shot {same[0]} too; take the shots from other rows"
             )

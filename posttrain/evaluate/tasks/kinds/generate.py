@@ -5,28 +5,42 @@ Left out: the reward (`posttrain/rewards/`), and sampling (`score.py`).
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+from posttrain.errors import RequestError
 from posttrain.evaluate.tasks.base import Sampled
-from posttrain.evaluate.tasks.expressions import Expression
+from posttrain.evaluate.tasks.expressions import Expression, is_template
 from posttrain.evaluate.tasks.file_task import FileTask
 from posttrain.evaluate.tasks.files import TaskFile
 from posttrain.evaluate.tasks.reading import TaskRow
-from posttrain.rewards import Bound, bind
-from posttrain.types import Example, Problem
+from posttrain.evaluate.tasks.replies import saying, spoiled
+from posttrain.rewards import Bound, bind, score_batch
+from posttrain.types import Example, Problem, Verdict
 
 THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*?</think>", re.DOTALL)
+BY_ROW = "reward_options"
+"""Where a problem has the options of its own row."""
 
 
 @dataclass
 class Reward:
-    """A reward, by its name or as `package.module:function`, and its options."""
+    """A reward, by its name or as `package.module:function`, and its options. An option that is a template is
+    read from each row: `tolerance: '{{ error }}'`."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Reference(Reward):
+    """How a widely used scorer judges, faults included, for comparing with its figures."""
+
+    reply: str = ""
+    """Instead of the `reply` of the task."""
 
 
 @dataclass
@@ -34,10 +48,16 @@ class GenerateFile(TaskFile):
     """Keys of a task whose replies are sampled."""
 
     reward: Reward = field(default_factory=lambda: Reward("math"))
+    reference: Reference | None = None
+    """Instead of `reward` and `reply` with `scorer: reference`: a usual scorer that is known to be wrong."""
+    scorer: Literal["correct", "reference"] = "correct"
     columns: dict[str, str] = field(default_factory=dict)
     """Column that the reward reads -> where the row has it."""
     reply: str = ""
     """What is judged, a template over the row and `completion`. Default: `prefill` and the completion."""
+    gold: str = ""
+    """A right reply, a template over `answer`, for `posttrain tasks check`. Default: one that the reward
+    reads."""
     stop: list[str] = field(default_factory=list)
     """The completion ends before the first of these texts."""
     thinking: Literal["keep", "strip"] = "keep"
@@ -55,9 +75,60 @@ class Generate(Sampled, FileTask):
     File: ClassVar[type[TaskFile]] = GenerateFile
 
     @cached_property
+    def judge(self) -> Reward:
+        """`reward` of the file, or `reference`. Raises RequestError."""
+        if self.spec.scorer == "correct":
+            return self.spec.reward
+        if self.spec.reference is None:
+            raise RequestError(f"{self.path.name}: scorer = reference, but the task has no key reference")
+        return self.spec.reference
+
+    @cached_property
     def reward(self) -> Bound:
-        given = self.spec.reward
-        return bind(given.name, given.options, f"{self.path.name}: reward")
+        """The reward; options that rows decide have their defaults."""
+        given = {key: value for key, value in self.judge.options.items() if key not in self._by_row}
+        return bind(self.judge.name, given, f"{self.path.name}: {self._at}")
+
+    def bound(self, problem: Problem, where: str = "") -> Bound:
+        """The reward with the options of a problem, which is from `where`."""
+        own = problem.extra.get(BY_ROW)
+        if not own:
+            return self.reward
+        return bind(
+            self.judge.name, self.judge.options | own, f"{where or problem.id}: {self.path.name}: {self._at}"
+        )
+
+    def verdicts(self, completions: list[str], problems: list[Problem]) -> list[Verdict]:
+        texts = [self.judged(text, problem) for text, problem in zip(completions, problems, strict=True)]
+        alike: dict[str, list[int]] = {}
+        for i, problem in enumerate(problems):
+            alike.setdefault(json.dumps(problem.extra.get(BY_ROW)), []).append(i)
+        found: dict[int, Verdict] = {}
+        for places in alike.values():
+            of = [problems[i] for i in places]
+            given = score_batch(self.bound(of[0]), [texts[i] for i in places], of)
+            found |= zip(places, given, strict=True)
+        return [found[i] for i in range(len(problems))]
+
+    def gold_reply(self, problem: Problem) -> str | None:
+        """The reference answer in the sentence `gold`, or in one that the reward reads; None where neither is
+        known."""
+        return self._saying(problem, problem.answer)
+
+    def spoiled_reply(self, problem: Problem) -> str | None:
+        """As `gold_reply`, with another number, letter or word."""
+        return self._saying(problem, spoiled(problem.answer, self.reward.name))
+
+    def _saying(self, problem: Problem, answer: str) -> str | None:
+        if not self.spec.gold:
+            return saying(self.reward, answer)
+        return str(self.expression("gold", self.spec.gold)(problem.extra, problem.id, answer=answer))
+
+    def scoring(self) -> str:
+        options = self.reward.options | self.judge.options
+        usual = bind(self.judge.name).options if self.judge.options else self.reward.options
+        given = ", ".join(f"{key}: {value}" for key, value in options.items() if value != usual.get(key))
+        return f"reward {self.reward.name}{' with ' * bool(given)}{given}"
 
     @property
     def stop(self) -> list[str]:
@@ -65,11 +136,12 @@ class Generate(Sampled, FileTask):
 
     @property
     def identity(self) -> dict[str, Any]:
-        found = super().identity | {"reward": {"name": self.reward.name, "options": self.reward.options}}
-        return {key: value for key, value in found.items() if key not in SAMPLED and key != "columns"}
+        found = super().identity | {"reply": self._reply_text}
+        found["reward"] = {"name": self.reward.name, "options": self.reward.options | self._templates}
+        return {key: value for key, value in found.items() if key not in NOT_IDENTITY}
 
     def check(self) -> None:
-        _ = self.reward, self._columns, self._reply
+        _ = self.reward, self._columns, self._reply, self._by_row
         super().check()
 
     def problem(self, row: TaskRow) -> Problem:
@@ -80,26 +152,53 @@ class Generate(Sampled, FileTask):
         declared = {name for column in self.reward.spec.columns for name in column.split("|")}
         named = declared or row.columns  # a reward that declares none may read any
         problem.extra = {name: row.columns[name] for name in named if name in row.columns} | problem.extra
+        if self._by_row:
+            problem.extra[BY_ROW] = {
+                key: found(row.columns, row.where, **row.known) for key, found in self._by_row.items()
+            }
         example = Example(prompt=problem.prompt, answer=problem.answer, where=row.where, extra=problem.extra)
-        self.reward.check_row(example)
+        self.bound(problem, row.where).check_row(example)
         return problem
 
     def judged(self, completion: str, problem: Problem) -> str:
         """What the reward sees of a completion."""
         text = problem.prefill + completion
         if self.spec.thinking == "strip":
-            text = THOUGHT.sub("", text).strip()
+            text = THOUGHT.sub("", text).lstrip()
         if self._reply is None:
             return text
         return str(self._reply(problem.extra, problem.id, completion=text, answer=problem.answer))
 
+    @property
+    def _at(self) -> str:
+        return "reference" if self.judge is self.spec.reference else "reward"
+
+    @property
+    def _reply_text(self) -> str:
+        own = self.judge.reply if isinstance(self.judge, Reference) else ""
+        return own or self.spec.reply
+
     @cached_property
     def _reply(self) -> Expression | None:
-        return self.expression("reply", self.spec.reply) if self.spec.reply else None
+        return self.expression("reply", self._reply_text) if self._reply_text else None
 
     @cached_property
     def _columns(self) -> dict[str, Expression]:
         return {key: self.expression(f"columns.{key}", text) for key, text in self.spec.columns.items()}
 
+    @property
+    def _templates(self) -> dict[str, str]:
+        return {key: value for key, value in self.judge.options.items() if is_template(value)}
 
-SAMPLED = ("samples", "k", "temperature", "top_p", "max_new_tokens")
+    @cached_property
+    def _by_row(self) -> dict[str, Expression]:
+        return {
+            key: self.expression(f"{self._at}.options.{key}", text) for key, text in self._templates.items()
+        }
+
+
+NOT_IDENTITY = (
+    *("samples", "k", "temperature", "top_p", "max_new_tokens"),  # part of the sampler
+    *("columns", "reference", "scorer", "gold"),
+)
+"""Keys of a file that the problems, the sampler or the reward show."""
