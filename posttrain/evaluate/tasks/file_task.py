@@ -105,6 +105,14 @@ class FileTask:
             group=str(group) if group is not None else "",
         )
 
+    def gold_reply(self, problem: Problem) -> str | None:
+        """A reply that is right, as a model writes it after `prefill`; None where none is known."""
+        return None
+
+    def spoiled_reply(self, problem: Problem) -> str | None:
+        """A reply like the right one that is wrong; None where none is known."""
+        return None
+
     def answer(self, row: TaskRow) -> str:
         """The reference answer."""
         return self.text("answer", row)

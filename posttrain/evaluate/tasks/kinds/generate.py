@@ -60,6 +60,11 @@ class Generate(Sampled, FileTask):
         return bind(given.name, given.options, f"{self.path.name}: reward")
 
     @property
+    def read_by_reward(self) -> set[str]:
+        """Columns that the reward reads, where a row has them; empty where it may read any."""
+        return {name for column in self.reward.spec.columns for name in column.split("|")}
+
+    @property
     def stop(self) -> list[str]:
         return self.spec.stop
 
@@ -77,8 +82,7 @@ class Generate(Sampled, FileTask):
         problem.extra = {
             key: found(row.columns, row.where, **row.known) for key, found in self._columns.items()
         }
-        declared = {name for column in self.reward.spec.columns for name in column.split("|")}
-        named = declared or row.columns  # a reward that declares none may read any
+        named = self.read_by_reward or row.columns
         problem.extra = {name: row.columns[name] for name in named if name in row.columns} | problem.extra
         example = Example(prompt=problem.prompt, answer=problem.answer, where=row.where, extra=problem.extra)
         self.reward.check_row(example)
