@@ -21,6 +21,7 @@ from posttrain.evaluate.tasks.catalogue import check_task, load_task, metrics
 from posttrain.evaluate.tasks.kinds.code import fenced, spoiled
 from posttrain.generation.base import Completion
 from posttrain.recipe.schema import Task
+from posttrain.report.score_tables import metric_text
 from posttrain.rewards import score_batch
 from posttrain.rewards.code.extract import blocks
 
@@ -330,6 +331,12 @@ def test_a_judge_without_its_endpoint_and_k_are_refused(tmp_path):
     assert "url" in check_task(task, "x")[0][1]
     task = judged_task(tmp_path, "http://host/v1", samples=4, k=[1, 4])
     assert "k = [1, 4] has no effect" in check_task(task, "x")[0][1]
+
+
+def test_shares_are_printed_as_shares():
+    every = {m for name in ("ifeval", "processbench") for m in metrics(Task(name))} | {"score"}
+    texts = {metric_text(metric, 0.5) for metric in every - {"tokens_mean"}}
+    assert texts == {".500"} and metric_text("tokens_mean", 0.5) == "0.5"
 
 
 # ---- values whose mean is no plain mean --------------------------------------------------------------------
