@@ -113,7 +113,7 @@ def _scores(
         if not known:
             log.warning("%s on %s: no problem has a value of %s", subject.checkpoint, task.name, metric)
             continue
-        method = "t" if metric in metrics.UNBOUNDED else "auto"
+        method = "t" if metric in metrics.UNBOUNDED else "share" if metric in metrics.SHARES else "auto"
         mean = interval([found[i] for i in known], [problems[i].group for i in known], method)
         scores.append(
             Score(
@@ -225,8 +225,9 @@ def _sampled(
             cut(completion, loaded.stop)
         verdicts = loaded.verdicts([each.text for each in drawn], of)
         rows = [asked[i] | {"completions": []} for i in batch]
-        for completion, verdict in zip(drawn, verdicts, strict=True):
-            rows[completion.prompt_index]["completions"].append(_completion(completion, verdict))
+        for completion, verdict, problem in zip(drawn, verdicts, of, strict=True):
+            row = _completion(completion, verdict) | loaded.noted(verdict, problem)
+            rows[completion.prompt_index]["completions"].append(row)
         return rows
 
     return [len(prompt) for prompt in ids], work

@@ -71,11 +71,18 @@ class EvalTask(Protocol):
         """That of each completion on the problem at its place. Sampled tasks only."""
         ...
 
+    def noted(self, verdict: Verdict, problem: Problem) -> dict[str, Any]:
+        """What the row of a completion keeps of its verdict beside the usual, as JSON, for `values`.
+        Sampled tasks only."""
+        ...
+
 
 class Sampled:
     """What is measured where completions are sampled."""
 
     kind: ClassVar[Literal["sampled"]] = "sampled"
+    votes: ClassVar[bool] = True
+    """Whether replies have answers that can be the same, which maj@k counts; programs have none."""
     reward: Bound
 
     def verdicts(self, completions: list[str], problems: list[Problem]) -> list[Verdict]:
@@ -83,11 +90,15 @@ class Sampled:
         return score_batch(self.reward, texts, problems)
 
     def metrics(self, task: Task) -> list[str]:
-        votes = [f"maj@{k}" for k in task.k or [] if k > 1]
+        votes = [f"maj@{k}" for k in task.k or [] if k > 1 and self.votes]
         return [*(f"pass@{k}" for k in task.k or []), *votes, "truncated", "parsed", "tokens_mean"]
 
     def values(self, rows: list[Row], task: Task, at: int) -> dict[str, list[float | None]]:
-        return sampled_values(rows, task)
+        found = sampled_values(rows, task)
+        return {key: value for key, value in found.items() if self.votes or not key.startswith("maj@")}
+
+    def noted(self, verdict: Verdict, problem: Problem) -> dict[str, Any]:
+        return {}
 
 
 class Exactly:

@@ -20,13 +20,24 @@ from posttrain.evaluate.tasks import (  # noqa: F401  (importing registers)
 from posttrain.evaluate.tasks.base import SAMPLER, TASKS, EvalTask
 from posttrain.evaluate.tasks.file_task import FileTask
 from posttrain.evaluate.tasks.files import load_file, shipped, task_path
+from posttrain.evaluate.tasks.kinds.code import Code
 from posttrain.evaluate.tasks.kinds.exact import Exact
+from posttrain.evaluate.tasks.kinds.first_error import FirstError
 from posttrain.evaluate.tasks.kinds.generate import Generate
+from posttrain.evaluate.tasks.kinds.instructions import Instructions
+from posttrain.evaluate.tasks.kinds.judge import Judge
 from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.reading import apply_override
 from posttrain.recipe.schema import Task
 
-KINDS: dict[str, type[FileTask]] = {"generate": Generate, "exact": Exact}
+KINDS: dict[str, type[FileTask]] = {
+    "generate": Generate,
+    "exact": Exact,
+    "code": Code,
+    "instructions": Instructions,
+    "first_error": FirstError,
+    "judge": Judge,
+}
 """Kind of a task file -> its class."""
 
 

@@ -111,6 +111,14 @@ class FileTask:
             group=str(group) if group is not None else "",
         )
 
+    def gold_reply(self, problem: Problem) -> str | None:
+        """A reply that is right, as a model writes it after `prefill`; None where none is known."""
+        return None
+
+    def spoiled_reply(self, problem: Problem) -> str | None:
+        """A reply like the right one that is wrong; None where none is known."""
+        return None
+
     def answer(self, row: TaskRow) -> str:
         """The reference answer: text, a number, a truth value, or a list of these."""
         return filled(self.value("answer", row), self.expressions["answer"], row, lists=True)

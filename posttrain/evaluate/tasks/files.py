@@ -56,6 +56,8 @@ class Shots(Source):
     """The part of `text` behind this mark."""
     form: Literal["turns", "text"] = "turns"
     """Each a question and a reply of the conversation, or all in one turn with the question."""
+    between: str = " "
+    """Between question and answer, in the form `text`."""
     prompt: str = ""
     """Default: that of the task."""
     answer: str = ""

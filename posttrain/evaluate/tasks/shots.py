@@ -38,7 +38,7 @@ class Shown:
             return [], _read(Path(str(self.text(row.columns, row.where, **row.known))), self.spec.after, row)
         chosen = self._chosen(row, problem)
         if self.spec.form == "text":
-            return [], "".join(f"{asked} {reply}\n\n" for _, asked, reply in chosen)
+            return [], "".join(f"{asked}{self.spec.between}{reply}\n\n" for _, asked, reply in chosen)
         turns = [
             ({"role": "user", "content": asked}, {"role": "assistant", "content": reply})
             for _, asked, reply in chosen

@@ -131,6 +131,11 @@ class Generate(Sampled, FileTask):
         return f"reward {self.reward.name}{' with ' * bool(given)}{given}"
 
     @property
+    def read_by_reward(self) -> set[str]:
+        """Columns that the reward reads, where a row has them; empty where it may read any."""
+        return {name for column in self.reward.spec.columns for name in column.split("|")}
+
+    @property
     def stop(self) -> list[str]:
         return self.spec.stop
 
@@ -149,8 +154,7 @@ class Generate(Sampled, FileTask):
         problem.extra = {
             key: found(row.columns, row.where, **row.known) for key, found in self._columns.items()
         }
-        declared = {name for column in self.reward.spec.columns for name in column.split("|")}
-        named = declared or row.columns  # a reward that declares none may read any
+        named = self.read_by_reward or row.columns
         problem.extra = {name: row.columns[name] for name in named if name in row.columns} | problem.extra
         if self._by_row:
             problem.extra[BY_ROW] = {
