@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike
 
-UNBOUNDED = ("nll", "tokens_mean")
+UNBOUNDED = ("nll", "tokens_mean", "bits_per_byte", "blank_perplexity")
 """Metrics of `score.py` whose values are not shares or probabilities."""
 
 

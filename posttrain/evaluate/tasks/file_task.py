@@ -34,6 +34,7 @@ class FileTask:
     File: ClassVar[type[TaskFile]] = TaskFile
     reads_path: ClassVar[bool] = True
     sampler: ClassVar[dict[str, Any]] = {}
+    macro: tuple[str, ...] = ()
 
     def __init__(self, task: schema.Task, spec: Any, path: Path) -> None:
         self.task, self.spec, self.path = task, spec, path
@@ -54,6 +55,10 @@ class FileTask:
         elif key in ("system", "prefill") and "{{" not in given:
             given = f"{{% raw %}}{given}{{% endraw %}}"
         return Expression(given, f"{self.path.name}: {key}")
+
+    @property
+    def clusters(self) -> bool:
+        return self.spec.clusters
 
     @property
     def identity(self) -> dict[str, Any]:

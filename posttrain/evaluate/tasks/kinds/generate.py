@@ -60,6 +60,10 @@ class Generate(Sampled, FileTask):
         return bind(given.name, given.options, f"{self.path.name}: reward")
 
     @property
+    def macro(self) -> tuple[str, ...]:
+        return tuple(f"pass@{k}" for k in self.task.k or self.spec.k) if self.spec.group else ()
+
+    @property
     def stop(self) -> list[str]:
         return self.spec.stop
 
