@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-UNBOUNDED = ("nll", "tokens_mean")
+UNBOUNDED = ("nll", "tokens_mean", "bits_per_byte", "blank_perplexity")
 """Metrics of `score.py` whose values are not shares or probabilities."""
 SHARES = ("inst_strict", "inst_loose", "f1")
 """Shares whose values, those of `weighted` and `harmonic`, may lie outside 0 to 1."""

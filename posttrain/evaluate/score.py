@@ -20,10 +20,10 @@ from posttrain.data.template import Template, known_as, load_template
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate import metrics
+from posttrain.evaluate.choice import answered, without_question
 from posttrain.evaluate.exact import answer_log_probs
-from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.settings import differences, measurements, problems_of, settings_hash, task_hash
+from posttrain.evaluate.summary import means
 from posttrain.evaluate.tasks.base import EvalTask
 from posttrain.evaluate.tasks.catalogue import load_task, resolved
 from posttrain.evaluate.values import Row
@@ -95,64 +95,39 @@ def score_task(
         settings = settings_hash(task_hash(one, problems), template, str(subject.model.dtype))
         values = loaded.values(rows, task, i)
         shared = {"settings": settings, "differs": differences(one, own or task) | subject.differs}
-        scores += _scores(subject, task, problems, values, shared)
+        scores += _scores(subject, task, loaded, problems, values, shared)
     return TaskResult(scores, rows)
 
 
 def _scores(
     subject: Subject,
     task: schema.Task,
+    loaded: EvalTask,
     problems: list[Problem],
     values: dict[str, list[float | None]],
     shared: dict[str, Any],
 ) -> list[Score]:
     """The mean of each metric with its interval; `shared` is the same in all of them."""
-    scores = []
-    for metric, found in values.items():
-        known = [i for i, value in enumerate(found) if value is not None]
-        if not known:
-            log.warning("%s on %s: no problem has a value of %s", subject.checkpoint, task.name, metric)
-            continue
-        method = "t" if metric in metrics.UNBOUNDED else "share" if metric in metrics.SHARES else "auto"
-        mean = interval([found[i] for i in known], [problems[i].group for i in known], method)
-        scores.append(
-            Score(
-                checkpoint=subject.checkpoint,
-                step=subject.step,
-                task=task.name,
-                metric=metric,
-                value=mean.value,
-                n=mean.n,
-                low=mean.low,
-                high=mean.high,
-                digest=subject.digest,
-                **shared,
-            )
-        )
-    return scores
+    at, groups = (subject.checkpoint, subject.step, task.name), [problem.group for problem in problems]
+    shared = {"digest": subject.digest} | shared
+    return [
+        Score(*at, metric, mean.value, mean.n, mean.low, mean.high, **shared)
+        for metric, mean in means(values, groups, loaded, f"{subject.checkpoint} on {task.name}").items()
+    ]
 
 
 def _rows(
     subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], share: Share
 ) -> list[Row]:
     """The rows of all problems, in their order: this rank's batches are computed, the others gathered."""
-
-    def template_for(problem: Problem) -> Template:
-        return plain if problem.plain else subject.template
-
-    plain = load_template("plain", subject.tokenizer)
     asked = [
-        {
-            "index": index,
-            "id": problem.id,
-            "group": problem.group,
-            "prompt": _prompt(problem, template_for(problem), task.name),
-            "answer": problem.answer,
-        }
-        for index, problem in enumerate(problems)
+        {"index": i, "id": problem.id, "group": problem.group, "prompt": prompt, "answer": problem.answer}
+        | ({} if loaded.clusters or not problem.group else {"independent": True})
+        for i, (problem, prompt) in enumerate(
+            zip(problems, _prompts(subject, problems, task.name), strict=True)
+        )
     ]
-    plan = _exact if loaded.kind == "exact" else _sampled
-    lengths, work = plan(subject, task, loaded, problems, asked)
+    lengths, work = PLANS[loaded.kind](subject, task, loaded, problems, asked)
     shares = batches(lengths, task.samples, task.batch_size)  # exact tasks take one sample
     mine: list[Row] = []
     for batch in shares[share.rank :: share.world_size]:
@@ -162,6 +137,12 @@ def _rows(
     if [row.pop("index") for row in rows] != list(range(len(problems))):
         raise WorkError(f"task {task.name}: the rows of all ranks do not cover each problem exactly once")
     return rows
+
+
+def _prompts(subject: Subject, problems: list[Problem], task: str) -> list[str]:
+    """The texts that the model continues. Raises as `_prompt`."""
+    plain = load_template("plain", subject.tokenizer)
+    return [_prompt(p, plain if p.plain else subject.template, task) for p in problems]
 
 
 def _prompt(problem: Problem, template: Template, task: str) -> str:
@@ -205,6 +186,22 @@ def _exact(
     return [len(prompt) for prompt, _ in tokens], work
 
 
+def _choice(
+    subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], asked: list[Row]
+) -> Plan:
+    """The log-probability of each option."""
+
+    def work(batch: list[int]) -> list[Row]:
+        some, others = [problems[i] for i in batch], [""] * len(batch)
+        if loaded.unconditional:
+            alone = [without_question(problem, loaded.unconditional) for problem in some]
+            others = _prompts(subject, alone, task.name)
+        rows = [asked[i] for i in batch]
+        return answered(subject.model, subject.tokenizer, task, loaded.space, some, rows, others)
+
+    return [len(row["prompt"]) for row in asked], work
+
+
 def _key(temperature: float) -> str:
     return str(float(temperature))  # what a reader looks for, whether the recipe says 2 or 2.0
 
@@ -231,6 +228,10 @@ def _sampled(
         return rows
 
     return [len(prompt) for prompt in ids], work
+
+
+PLANS = {"exact": _exact, "sampled": _sampled, "choice": _choice}
+"""Kind of a task -> how its problems are worked on."""
 
 
 def _answer_tokens(

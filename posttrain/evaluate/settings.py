@@ -22,7 +22,7 @@ NOT_MEASURED = ("batch_size", "temperatures")
 """Fields of a task that change no measurement, or only how many there are."""
 LATER = ("tools", "template_options", "plain", "prefill")
 """Fields of a problem that problems did not always have."""
-SCORER = {"exact": 1, "sampled": 2}
+SCORER = {"exact": 1, "sampled": 2, "choice": 1}
 """Kind of a task -> number, raised by one when a change of this package alters what such a task measures: old
 and new scores are then told apart. sampled 2: special tokens inside a completion are part of its text."""
 
@@ -38,7 +38,7 @@ def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
     loaded, task = load_task(task), resolved(task)
     problems = problems_of(task) if problems is None else problems
     sampler = {key: getattr(task, key) for key in SAMPLER if loaded.kind == "sampled"}
-    if loaded.kind == "exact" and task.temperature != 1:  # older scores keep their hash
+    if loaded.kind != "sampled" and task.temperature != 1:  # older scores keep their hash
         sampler = {"temperature": float(task.temperature)}
     asked = [_content(problem) for problem in problems]
     return _hash([SCORER[loaded.kind], task.name, loaded.identity, task.seed, sampler, asked])

@@ -99,7 +99,7 @@ def values(task: str, k: int, *sides: Sequence[Place]) -> list[Values] | None:
             by_id = problem_values(rows, k)
             if score is None or not by_id or abs(fmean(by_id.values()) - score.value) > SAME:
                 return None
-            groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
+            groups |= {str(r.get("id")): str(not r.get("independent") and r.get("group") or "") for r in rows}
             tables[-1].append(by_id)
     every = [table for side in tables for table in side]
     ids = [i for i in every[0] if all(i in table for table in every)] if every else []

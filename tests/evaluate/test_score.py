@@ -15,6 +15,7 @@ from posttrain.data.template import FOLDER, KNOWN_AS, load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import score as module
+from posttrain.evaluate import summary
 from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.metrics import maj_at_k, pass_at_k, pass_at_n
 from posttrain.evaluate.score import Share, Subject, score_task
@@ -95,7 +96,7 @@ def test_what_is_no_share_gets_students_interval(digits, llama, monkeypatch):
         asked.append(method)
         return interval(values, groups, method)
 
-    monkeypatch.setattr(module, "interval", noted)
+    monkeypatch.setattr(summary, "interval", noted)
     scores = score(llama, digits, SUMS).scores
     assert {s.metric for s, m in zip(scores, asked, strict=True) if m == "t"} == {"nll"}
 

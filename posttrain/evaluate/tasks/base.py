@@ -7,6 +7,7 @@ the recipe's `options`, and `__init__(task, options)`. All others are YAML files
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -29,14 +30,18 @@ SAMPLER: dict[str, Any] = {
 class EvalTask(Protocol):
     """Problems, and how replies to them are judged."""
 
-    kind: ClassVar[Literal["sampled", "exact"]]
+    kind: ClassVar[Literal["sampled", "exact", "choice"]]
     """`sampled`: completions are drawn and judged by `reward`. `exact`: the probability of the reference
-    answer, including the end of turn, is computed."""
+    answer, including the end of turn, is computed. `choice`: that of each option."""
     reads_path: ClassVar[bool]
     """Whether the task uses `path` of the recipe."""
+    clusters: bool
+    """Whether problems of one group are not independent."""
+    macro: Sequence[str]
+    """Metrics whose mean over groups is a metric too, `acc_macro` of `acc`."""
 
     def metrics(self, task: Task) -> list[str]:
-        """What scoring `task`, which is resolved, writes, in order."""
+        """The metrics of `values` for `task`, which is resolved, in order."""
         ...
 
     def values(self, rows: list[Row], task: Task, at: int) -> dict[str, list[float | None]]:
@@ -117,6 +122,8 @@ class Generated:
     """What generated tasks share. `options`: an instance of the class's `Options`."""
 
     reads_path = False
+    clusters = True
+    macro: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[list[str]] = []
     options: Any
 

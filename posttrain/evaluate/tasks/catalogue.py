@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from posttrain.base.resolved import plain_text
 from posttrain.errors import RequestError, did_you_mean
+from posttrain.evaluate.summary import MACRO
 from posttrain.evaluate.tasks import (  # noqa: F401  (importing registers)
     arithmetic,
     worked,
@@ -20,6 +21,7 @@ from posttrain.evaluate.tasks import (  # noqa: F401  (importing registers)
 from posttrain.evaluate.tasks.base import SAMPLER, TASKS, EvalTask
 from posttrain.evaluate.tasks.file_task import FileTask
 from posttrain.evaluate.tasks.files import load_file, shipped, task_path
+from posttrain.evaluate.tasks.kinds.choice import Choice
 from posttrain.evaluate.tasks.kinds.code import Code
 from posttrain.evaluate.tasks.kinds.exact import Exact
 from posttrain.evaluate.tasks.kinds.first_error import FirstError
@@ -32,6 +34,7 @@ from posttrain.recipe.schema import Task
 
 KINDS: dict[str, type[FileTask]] = {
     "generate": Generate,
+    "choice": Choice,
     "exact": Exact,
     "code": Code,
     "instructions": Instructions,
@@ -81,7 +84,7 @@ def check_task(task: Task, at: str) -> list[tuple[str, str]]:
     found = [(p.path, str(p)) for p in problems.found]
     plain = built or _build(replace(task, options={}), at, Problems())
     if plain is not None:
-        wrong = _sampler(_filled(task, plain)) if plain.kind == "sampled" else _exact(task)
+        wrong = _sampler(_filled(task, plain)) if plain.kind == "sampled" else _exact(task, plain.kind)
         found += [(f"{at}.{key}", f"{at}.{key} {message}") for key, message in wrong]
     for key in ("limit", "batch_size"):
         if getattr(task, key) is not None and getattr(task, key) < 1:
@@ -135,7 +138,7 @@ def metrics(task: Task) -> list[str]:
     """The metrics that scoring this task writes, in order; the ones that `keep_best` and gates may name.
     Raises as `resolved`."""
     built = known(task)
-    return built.metrics(_filled(task, built))
+    return [*built.metrics(_filled(task, built)), *(f"{metric}{MACRO}" for metric in built.macro)]
 
 
 def known(task: Task) -> Any:
@@ -175,8 +178,9 @@ def _sampler(task: Task) -> list[tuple[str, str]]:
     return found
 
 
-def _exact(task: Task) -> list[tuple[str, str]]:
-    """What is wrong with the settings of an exact task, and those that it would ignore silently."""
+def _exact(task: Task, kind: str) -> list[tuple[str, str]]:
+    """What is wrong with the settings of a task of probabilities, and those that it would ignore silently."""
+    greedy = "metric accuracy of an exact task" if kind == "exact" else "metric acc of a choice task"
     found = [
         (key, f"has no effect: {task.name} computes exact probabilities and does not sample")
         for key in SAMPLER
@@ -185,9 +189,7 @@ def _exact(task: Task) -> list[tuple[str, str]]:
     every = [1.0 if task.temperature is None else task.temperature, *task.temperatures]
     for key, value in zip(["temperature"] + ["temperatures"] * len(task.temperatures), every, strict=True):
         if value == 0:
-            found.append(
-                (key, "= 0 must be above 0; greedy decoding is the metric accuracy of an exact task")
-            )
+            found.append((key, f"= 0 must be above 0; greedy decoding is the {greedy}"))
         elif not 0 < value < float("inf"):
             found.append((key, f"= {value} must be positive"))
     if len(set(every)) < len(every):

@@ -35,6 +35,7 @@ class FileTask:
     File: ClassVar[type[TaskFile]] = TaskFile
     reads_path: ClassVar[bool] = True
     sampler: ClassVar[dict[str, Any]] = {}
+    macro: tuple[str, ...] = ()
 
     def __init__(self, task: schema.Task, spec: Any, path: Path) -> None:
         self.task, self.spec, self.path = task, spec, path
@@ -55,6 +56,10 @@ class FileTask:
         elif key in ("system", "prefill") and "{{" not in given:
             given = f"{{% raw %}}{given}{{% endraw %}}"
         return Expression(given, f"{self.path.name}: {key}")
+
+    @property
+    def clusters(self) -> bool:
+        return self.spec.clusters
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -126,14 +131,6 @@ class FileTask:
     def scoring(self) -> str:
         """What decides whether a reply is right, in a line."""
         return "the probability of the reference answer, its end included"
-
-    def gold_reply(self, problem: Problem) -> str | None:
-        """A reply that is judged right; None where nothing is sampled, or none is known."""
-        return None
-
-    def spoiled_reply(self, problem: Problem) -> str | None:
-        """A reply that is judged wrong; None as for `gold_reply`."""
-        return None
 
     def value(self, key: str, row: TaskRow) -> Any:
         """What the expression of `key` gives."""

@@ -70,6 +70,8 @@ def shots_of(task: Any) -> Shown:
         return Shown()
     if bool(spec.text) == bool(spec.n):
         raise RequestError(f"{task.path.name}: shots must have either n, the number of rows, or text, a file")
+    if spec.n and spec.form == "turns" and not task.spec.chat:
+        raise RequestError(f"{task.path.name}: shots.form = turns needs chat: true; set shots.form to text")
     if spec.text:
         root = place(Shots(file=spec.text), task.path, None, NAMED.format(task.task.name))
         return Shown(spec, text=Expression(root, f"{task.path.name}: shots.text"))

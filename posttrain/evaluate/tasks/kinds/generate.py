@@ -136,6 +136,10 @@ class Generate(Sampled, FileTask):
         return {name for column in self.reward.spec.columns for name in column.split("|")}
 
     @property
+    def macro(self) -> tuple[str, ...]:
+        return tuple(f"pass@{k}" for k in self.task.k or self.spec.k) if self.spec.group else ()
+
+    @property
     def stop(self) -> list[str]:
         return self.spec.stop
 
