@@ -133,7 +133,8 @@ def test_mbpp_is_asked_after_shots_that_are_not_scored(data_dir):
     assert [p.id for p in problems] == [str(number) for number in range(11, 511)]
     text = problems[0].prompt
     assert text.count("[BEGIN]\n") == 4 and text.count("\n[DONE]\n\n") == 3 and text.endswith("[BEGIN]\n")
-    assert "\r" not in text and text.startswith("Write a function to find the minimum cost path")
+    assert "[BEGIN]\nR = 3\nC = 3\n" in text and "\r" not in text
+    assert text.startswith("Write a function to find the minimum cost path")
 
 
 def test_text_that_is_continued_is_one_program(tmp_path, scored):
@@ -346,7 +347,8 @@ def test_weighted_and_harmonic_values_have_the_mean_and_the_spread_of_the_metric
     """Against the metric over 4,000 resamples of the problems."""
     random = np.random.default_rng(0)
     sizes = random.integers(1, 4, 300)
-    v, first = random.random(300) ** (1 / sizes), random.random(300) < 0.3
+    first = random.random(300) < 0.3
+    v = random.random(300) ** (1 / sizes) * np.where(first, 0.4, 1.0)
 
     def f1(at):
         a, b = v[at][first[at]].mean(), v[at][~first[at]].mean()
