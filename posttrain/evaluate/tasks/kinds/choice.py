@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from posttrain.data.json_rows import as_text
 from posttrain.errors import RequestError
-from posttrain.evaluate.tasks.expressions import LETTERS, text
+from posttrain.evaluate.tasks.expressions import LETTERS
 from posttrain.evaluate.tasks.file_task import FileTask
 from posttrain.evaluate.tasks.files import TaskFile
 from posttrain.evaluate.tasks.reading import TaskRow
@@ -105,7 +106,7 @@ class Choice(FileTask):
             raise RequestError(f"{row.where}: choices is {str(given)[:60]!r}; it must be a list ({at})")
         if not 2 <= len(given) <= len(LETTERS):
             raise RequestError(f"{row.where}: {len(given)} choices; there must be 2 to {len(LETTERS)} ({at})")
-        options = [text(option) for option in given]
+        options = [as_text(option) for option in given]
         if None in options:
             i = options.index(None)
             raise RequestError(
