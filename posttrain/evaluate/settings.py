@@ -52,6 +52,8 @@ def measurements(task: Task) -> list[Task]:
 
 def differences(task: Task, own: Task) -> dict[str, Any]:
     """Settings of `task` that differ from those of `own` in what is measured, and their values."""
+    if task == own:
+        return {}
     every = [asdict(resolved(one)) for one in (task, own)]
     mine, theirs = (given.pop("options") | given for given in every)
     keys = [k for k in {**theirs, **mine} if k not in NOT_MEASURED]
