@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from posttrain.errors import RequestError
 from posttrain.evaluate.settings import problems_of, task_hash
 from posttrain.evaluate.tasks.catalogue import check_task, load_task
+from posttrain.evaluate.tasks.files import shipped
 from posttrain.evaluate.tasks.replies import saying, spoiled
 from posttrain.recipe.schema import Task
 from posttrain.rewards import bind
@@ -253,3 +255,24 @@ def test_a_reply_of_each_reward_is_read(name, options, answer):
     if name not in ("contains", "f1"):  # which give a part, or find the answer in its denial
         assert call(reward, saying(reward, spoiled(answer, name)), example).value == 0
     assert saying(bind("regex", {"pattern": "x"}), answer) is None
+
+
+@pytest.mark.parametrize("path", shipped().values(), ids=lambda path: path.stem)
+def test_a_task_file_is_short_and_says_where_it_is_from(path):
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 25
+    assert given["about"] and given["published"] and given["source"]["licence"]
+    assert given["source"].get("hub") or given["source"].get("origin")
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"), [("Sucre", 1), ("La Paz.", 1), ("Sucre, La Paz", 0), ("Lima", 0), ("", 0)]
+)
+def test_one_of_several_right_answers(tmp_path, reply, value):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"q": "?", "a": "Sucre", "also": ["Sucre", "La Paz"]}))
+    (tmp_path / "mine.yaml").write_text(
+        "about: Capitals\nkind: generate\nsource: {file: rows.jsonl}\nprompt: q\nanswer: a\n"
+        "columns: {answers: also}\nreward: {name: exact}\n"
+    )
+    task = load_task(Task("mine", file=str(tmp_path / "mine.yaml")))
+    assert [v.value for v in task.verdicts([reply], task.problems())] == [value]

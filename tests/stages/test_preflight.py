@@ -200,6 +200,21 @@ def test_every_row_of_a_task_is_read(recipe, tmp_path):
         preflight(load_stage(recipe, [tasks], "sft"))
 
 
+def test_rows_of_a_task_are_read_once(recipe, tmp_path, monkeypatch):
+    """Each run of a sweep would read them again."""
+    from posttrain.evaluate.tasks.file_task import FileTask
+
+    rows, read, plain = tmp_path / "asked.jsonl", [], FileTask.problems
+    monkeypatch.setattr(FileTask, "problems", lambda task: read.append(task.task.name) or plain(task))
+    for answers in (("1", "2"), ("1", "2"), ("1", "3", "4")):
+        rows.write_text("".join(json.dumps({"question": "?", "answer": a}) + "\n" for a in answers))
+        for options in ("{}", "{system: Think.}"):
+            for _ in range(3):
+                task = f"evaluate.tasks=[{{name: gsm8k, path: {rows}, options: {options}}}]"
+                preflight(load_stage(recipe, [task], "sft"))
+    assert len(read) == 6
+
+
 # ---- the config of the start model -------------------------------------------------------------------------
 
 

@@ -70,14 +70,21 @@ class FileTask:
 
     def check(self) -> None:
         """Raises RequestError where an expression cannot be read or files are missing; reads no row."""
-        _ = self.expressions
-        list_files(as_source(self.task.name, self.spec.source, self.place))
+        _ = self.expressions, self._files()
         shots_of(self)
 
     @property
     def is_local(self) -> bool:
         """Whether the rows are files, not on the hub. Raises RequestError where they are not at hand."""
-        return bool(list_files(as_source(self.task.name, self.spec.source, self.place)))
+        return bool(self._files())
+
+    def stamps(self) -> list[tuple[str, int, int]]:
+        """(path, bytes, time of the last change) of each file of the rows."""
+        found = [(file["path"], file["bytes"], Path(file["path"])) for file in self._files()]
+        return [(at, n, path.stat().st_mtime_ns if path.exists() else 0) for at, n, path in found]
+
+    def _files(self) -> list[dict[str, Any]]:
+        return list_files(as_source(self.task.name, self.spec.source, self.place))
 
     @cached_property
     def place(self) -> str:
