@@ -1,7 +1,7 @@
 """MMLU by likelihood against lm-eval on the same model, row by row; skipped where lm-eval is not installed.
 
 Left out: tokenizers whose merges run across the end of the prompt. lm-eval splits the tokens of both by
-number, so that a continuation loses tokens or has none, which it refuses; `test_choice.py` has what ours does.
+number, so that a continuation loses tokens or has none, which it refuses; `test_choice.py` has what we do.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def ours(kind, name, subject, limit, **options):
 
 
 def compare(rows, samples):
-    """Every log-probability within 1e-4, every right and wrong equal."""
+    """Every log-probability within 1e-4, every right and wrong equal. What lm-eval calls acc_norm is a
+    character, its acc_bytes a byte."""
     values = choice_values(rows, 0)
     assert len(rows) == len(samples)
     for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
