@@ -41,13 +41,14 @@ def encode(tokenizer: Any, context: str, continuations: list[str], keep_space: b
     """The tokens of `context` and of each text that continues it.
 
     Where the tokens of the context begin those of both together, these are the tokens that lm-eval scores.
-    `keep_space`: white space at the end belongs to the context, as that of a chat template does.
+    Where no token of the context is left, the token before texts stands for it. `keep_space`: white space at
+    the end belongs to the context, as that of a chat template does.
     """
     kept = context if keep_space else context.rstrip() or context
     whole = [kept, *(context + text for text in continuations)]
     prompt, *both = tokenizer(whole, add_special_tokens=False)["input_ids"]
     shared = min(_common(prompt, each) for each in both)
-    return Question(prompt[:shared], [each[shared:] for each in both])
+    return Question(prompt[:shared] or begin(tokenizer), [each[shared:] for each in both])
 
 
 def _common(a: list[int], b: list[int]) -> int:
@@ -62,8 +63,14 @@ def filled(tokenizer: Any, text: str, option: str) -> Question | None:
     if len(BLANK.findall(text)) != 1:
         return None
     ids = tokenizer(BLANK.sub(lambda _: option, text), add_special_tokens=False)["input_ids"]
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    return Question(ids[:1], [ids[1:]]) if begin is None else Question([begin], [ids])
+    start = begin(tokenizer)
+    return Question(start, [ids]) if start else Question(ids[:1], [ids[1:]])
+
+
+def begin(tokenizer: Any) -> list[int]:
+    """The token before a text: begin of text, else end of text; empty where the tokenizer has neither."""
+    found = (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    return [token for token in found if token is not None][:1]
 
 
 @torch.inference_mode()

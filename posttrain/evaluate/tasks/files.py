@@ -173,7 +173,7 @@ def place(source: Source, path: Path, given: str | None, what: str) -> str:
     if given is not None:
         return given
     if source.file is not None:
-        if path.parent != HERE:
+        if path.parent != HERE or Path(source.file).is_absolute():
             return str(path.parent / source.file)
         root = os.environ.get(LOCAL)
         if root and ("{{" in source.file or any(Path(root).glob(source.file))):

@@ -77,9 +77,7 @@ class Choice(FileTask):
 
     def check(self) -> None:
         if "{}" not in self.spec.form:
-            raise RequestError(
-                f"{self.path.name}: form = {self.spec.form!r} must have {{}}, where the option goes"
-            )
+            raise RequestError(f"{self.path.name}: form = {self.spec.form!r} must contain {{}}")
         super().check()
 
     def problem(self, row: TaskRow) -> Problem:
