@@ -41,6 +41,9 @@ class Source:
     """Key under which a JSON file that is one object has its rows."""
     origin: str = ""
     """Where a local copy is to be had, if not from the hub."""
+    instances: int = 1
+    """Questions that are made of a row that is a template in the form of GSM-Symbolic."""
+    instances_seed: int = 0
     licence: str = "unknown"
 
 

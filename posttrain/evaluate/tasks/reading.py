@@ -1,4 +1,5 @@
-"""The rows of a task: every row of its files in order, with the stem of its file.
+"""The rows of a task: every row of its files in order, or the questions that a template stands for, with the
+stem of the file.
 
 Left out: what is made of them (`file_task.py`).
 """
@@ -17,6 +18,7 @@ from posttrain.data.paths import source_files
 from posttrain.data.sources import open_rows
 from posttrain.errors import RequestError, what_is_there
 from posttrain.evaluate.tasks.files import Source
+from posttrain.evaluate.tasks.symbolic.rows import questions
 from posttrain.recipe import schema
 
 
@@ -36,19 +38,25 @@ class TaskRow(NamedTuple):
 
 def read_rows(name: str, source: Source, path: str) -> Iterator[TaskRow]:
     """The rows of `path`, which is what `source` says or its replacement. Raises as `open_rows`."""
-    given = as_source(name, source, path)
-    files = source_files(given)
-    if files is None:
-        for index, (where, row) in enumerate(open_rows(given)):
-            yield TaskRow(index, where, str(source.subset or source.split), row)
-        return
     index = 0
-    for file in files:
-        for where, row in _rows(file, source):
-            yield TaskRow(index, where, _stem(file), row)
+    for where, stem, row in _written(as_source(name, source, path), source):
+        for each in questions(row, where, source.instances, source.instances_seed):
+            yield TaskRow(index, where, stem, each)
             index += 1
     if not index:
         raise RequestError(f"task {name}: {path} has no rows")
+
+
+def _written(given: schema.Source, source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """`file:line`, stem and columns of each row."""
+    files = source_files(given)
+    if files is None:
+        for where, row in open_rows(given):
+            yield where, str(source.subset or source.split), row
+        return
+    for file in files:
+        for where, row in _rows(file, source):
+            yield where, _stem(file), row
 
 
 def as_source(name: str, source: Source, path: str) -> schema.Source:
