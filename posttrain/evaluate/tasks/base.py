@@ -39,6 +39,8 @@ class EvalTask(Protocol):
     """Whether problems of one group are not independent."""
     macro: Sequence[str]
     """Metrics whose mean over groups is a metric too, `acc_macro` of `acc`."""
+    ends: Sequence[str]
+    """The first metric with these ends is a metric too, a number over sets or versions of problems."""
 
     def metrics(self, task: Task) -> list[str]:
         """The metrics of `values` for `task`, which is resolved, in order."""
@@ -124,6 +126,7 @@ class Generated:
     reads_path = False
     clusters = True
     macro: ClassVar[tuple[str, ...]] = ()
+    ends: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[list[str]] = []
     options: Any
 

@@ -21,6 +21,9 @@ from posttrain.evaluate.tasks.files import Source
 from posttrain.evaluate.tasks.symbolic.rows import questions
 from posttrain.recipe import schema
 
+ITSELF = "."
+"""As `rows` of a source: the one object of a JSON file is a row."""
+
 
 class TaskRow(NamedTuple):
     """A row, its number in the source, `file:line`, and the stem of its file."""
@@ -73,22 +76,23 @@ def _stem(file: File) -> str:
 def _rows(file: File, source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     if source.header:
         return _headed(file, source.header)
-    return _under(file, source.rows) if source.rows else readers.read(file)
+    whole = bool(source.rows) and readers.kind_of(file) == "json"
+    return _under(file, source.rows) if whole else readers.read(file)
 
 
 def _under(file: File, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file that is one JSON object, which has them under `key`."""
+    """Rows of a file that is one JSON object, which has them under `key` or is one."""
     with open_bytes(file) as raw:
         try:
             value, _ = parse_array(raw.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"{file}: broken JSON: {error}") from None
-    rows = value.get(key) if isinstance(value, dict) else None
+    rows = [value] if key == ITSELF else value.get(key) if isinstance(value, dict) else None
     if not isinstance(rows, list):
         near = what_is_there(key, value) if isinstance(value, dict) else ""
         raise RequestError(f"{file}: has no array of rows under {key!r}{near}; see source.rows of the task")
     for index, row in enumerate(rows):
-        where = f"{file}: {key}[{index}]"
+        where = f"{file}" if key == ITSELF else f"{file}: {key}[{index}]"
         if isinstance(found := row_of(row, where), Broken):
             raise RequestError(found.error)
         yield where, found

@@ -81,7 +81,8 @@ def _constant(node: ast.Constant, known: Any) -> Code:
 def _name(node: ast.Name, known: Any) -> Code:
     name = node.id
     if name not in known:
-        raise ValueError(f"{name!r} is not defined{what_is_there(name, known)}")
+        near = what_is_there(name, known, "the template")
+        raise ValueError(f"{name!r} is not defined{near}")
     return lambda names: names[name]
 
 

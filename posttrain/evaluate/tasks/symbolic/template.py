@@ -54,12 +54,13 @@ class Template:
         for key in ("init", "answer"):
             if key not in sections:
                 raise RequestError(f"{where}: the template has no #{key}")
-        lines = dict(map(self._init, _lines(sections["init"])))
-        self.names = frozenset(name for names in lines for name in names)
-        if len(self.names) < sum(map(len, lines)):
-            raise RequestError(f"{where}: #init defines a name twice")
+        lines = [self._init(line) for line in _once(sections["init"])]
+        names = [name for line in lines for name in line.names]
+        self.names = frozenset(names)
+        if len(self.names) < len(names):
+            raise RequestError(f"{where}: #init defines {max(names, key=names.count)!r} in two ways")
         conditions = [self._condition(line) for line in _lines(sections.get("conditions", ""))]
-        self._parts = joined([*lines.values()], conditions)
+        self._parts = joined(lines, conditions)
         if (final := FINAL.search(solution)) is None:
             raise RequestError(f"{where}: the solution does not end in '#### {{...}}'")
         self._answer = self._compile(_bare(sections["answer"]), "#answer")
@@ -137,12 +138,12 @@ class Template:
         except ValueError as error:
             raise RequestError(f"{self.where}: {section}: {error}") from None
 
-    def _init(self, line: str) -> tuple[tuple[str, ...], Drawn]:
+    def _init(self, line: str) -> Drawn:
         if (found := INIT.fullmatch(line)) is None:
             raise RequestError(f"{self.where}: #init: {short(line)!r} is not `- name = values`")
         names = tuple(re.split(r"\s*,\s*", found[1]))
         try:
-            return names, drawn(names, found[2])
+            return drawn(names, found[2])
         except ValueError as error:
             raise RequestError(f"{self.where}: #init: {names[0]}: {error}") from None
 
@@ -182,6 +183,11 @@ def _told(values: Mapping[str, Any]) -> str:
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _once(text: str) -> list[str]:
+    """Lines without those that say the same again, as one of the released templates has it."""
+    return [*{re.sub(r"\s", "", line): line for line in _lines(text)}.values()]
 
 
 def _bare(answer: str) -> str:
