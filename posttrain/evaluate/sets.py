@@ -87,5 +87,5 @@ def drop_rate(new: float, seed: float) -> float:
 
 
 def _chi_square(df: int, z: float) -> float:
-    """The quantile of chi-square at the normal quantile `z` (Wilson & Hilferty 1931); to 1 % from 7 on."""
+    """The quantile of chi-square at the normal quantile `z` (Wilson & Hilferty 1931); to 2 % from 7 on."""
     return df * (1 - 2 / (9 * df) + z * math.sqrt(2 / (9 * df))) ** 3

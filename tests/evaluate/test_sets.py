@@ -47,7 +47,7 @@ def test_the_interval_of_the_deviation_holds_the_true_one():
     for df in (7, 49):
         for tail in (0.025, 0.975):
             z = stats.norm.ppf(tail)
-            assert _chi_square(df, z) == pytest.approx(stats.chi2.ppf(tail, df), rel=0.01)
+            assert _chi_square(df, z) == pytest.approx(stats.chi2.ppf(tail, df), rel=0.02)
 
 
 def test_versions_of_a_problem():
@@ -80,7 +80,7 @@ def test_only_problems_that_have_sets_have_these_numbers():
 
 
 def test_a_task_with_sets_and_versions(tmp_path):
-    text = "about: Mine\nkind: generate\nsource: {file: rows.jsonl}\nprompt: q\nanswer: a\nsamples: 4\nk: [1, 4]\n"
+    text = "about: Mine\nkind: generate\nsource: {file: rows.jsonl}\nprompt: q\nanswer: a\nsamples: 4\n"
     rows = [{"q": f"{i}?", "a": "1", "of": i // 2, "set": i % 2} for i in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "mine.yaml"

@@ -170,7 +170,7 @@ def test_neighbours_and_different_ones():
     assert [len(each) for each in names] == [40] * 3 and len(set().union(*names)) == 120
 
 
-QUESTION = """{name,Ann} buys {n,3} {item,pen}s at {cur,$}{p,2.50}, {f,half} of them for Bo. What is left of 20?
+QUESTION = """{name,Ann} buys {n,3} {item,pen}s at {cur,$}{p,2.50}, {f,half} of them for Bo. What is left?
 
 #init:
 - name = sample(["Ann", "Eve"])
@@ -192,7 +192,7 @@ def test_a_question_and_its_solution():
     template = Template(QUESTION, SOLUTION, "t.json")
     values = {"name": "Eve", "item": "pen", "cur": "$", "n": 4, "p": Fraction(5, 4)}
     made = template.of(values | {"f": Worded("half", Fraction(1, 2))})
-    assert made.question == "Eve buys 4 pens at $1.25, half of them for Bo. What is left of 20?"
+    assert made.question == "Eve buys 4 pens at $1.25, half of them for Bo. What is left?"
     assert made.solution == "4 * 1.25 = <<4*1.25=5>>5; Bo gets 2, a 1/2.\n#### 15"
     assert made.answer == made.computed == 15
     first = template.instances(30, seed=3)
@@ -286,8 +286,8 @@ def original(text: str):
 
 
 def answers_of_the_original(row: dict, template: Template) -> set:
-    """What the solution gives with the values of the original question; one that the question does not have is
-    each whole number that fulfils the conditions about it."""
+    """What the solution gives with the values of the original question; one that it does not have is each
+    whole number that fulfils the conditions about it."""
     slots = re.findall(r"\{(\w+),([^{}]*)\}", row["question_annotated"].partition("#init")[0])
     values = {name: original(text) for name, text in reversed(slots)}
     every_line = [line for part in template._parts for line in part.lines]
