@@ -108,6 +108,16 @@ def of_known(
     return found
 
 
+def kendall_tau(scores: Sequence[float]) -> float:
+    """Kendall's tau-a of scores with their order: the share of pairs that rise less the share that fall, 1
+    where every later checkpoint is better. NaN below four scores, which say too little."""
+    n = len(scores)
+    if n < 4:
+        return math.nan
+    signs = [np.sign(scores[j] - scores[i]) for i in range(n) for j in range(i + 1, n)]
+    return float(sum(signs)) / len(signs)
+
+
 def log1mexp(logp: ArrayLike) -> np.ndarray:
     """log(1 - exp(logp)) for logp <= 0, to full precision at both ends; -inf at 0 (Maechler 2012).
 

@@ -22,6 +22,7 @@ from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate.choice import answered, without_question
 from posttrain.evaluate.exact import answer_log_probs
+from posttrain.evaluate.sets import summaries
 from posttrain.evaluate.settings import differences, measurements, problems_of, settings_hash, task_hash
 from posttrain.evaluate.summary import means
 from posttrain.evaluate.tasks.base import EvalTask
@@ -110,9 +111,11 @@ def _scores(
     """The mean of each metric with its interval; `shared` is the same in all of them."""
     at, groups = (subject.checkpoint, subject.step, task.name), [problem.group for problem in problems]
     shared = {"digest": subject.digest} | shared
+    found = means(values, groups, loaded, f"{subject.checkpoint} on {task.name}")
+    found |= summaries(values, problems, loaded.clusters)
     return [
-        Score(*at, metric, mean.value, mean.n, mean.low, mean.high, **shared)
-        for metric, mean in means(values, groups, loaded, f"{subject.checkpoint} on {task.name}").items()
+        Score(*at, metric, each.value, each.n, each.low, each.high, **shared)
+        for metric, each in found.items()
     ]
 
 

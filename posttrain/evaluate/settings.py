@@ -20,7 +20,7 @@ from posttrain.types import Problem
 
 NOT_MEASURED = ("batch_size", "temperatures")
 """Fields of a task that change no measurement, or only how many there are."""
-LATER = ("tools", "template_options", "plain", "prefill")
+LATER = ("tools", "template_options", "plain", "prefill", "set", "version_of")
 """Fields of a problem that problems did not always have."""
 SCORER = {"exact": 1, "sampled": 2, "choice": 1}
 """Kind of a task -> number, raised by one when a change of this package alters what such a task measures: old

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any, ClassVar, Literal, Protocol
 
 from posttrain.base.registry import Registry
+from posttrain.evaluate.draws import further, further_values
 from posttrain.evaluate.values import ATTEMPTS, Row, exact_values, sampled_values
 from posttrain.recipe.schema import Task
 from posttrain.rewards import Bound, score_batch
@@ -39,6 +40,8 @@ class EvalTask(Protocol):
     """Whether problems of one group are not independent."""
     macro: Sequence[str]
     """Metrics whose mean over groups is a metric too, `acc_macro` of `acc`."""
+    ends: Sequence[str]
+    """The first metric with these ends is a metric too, a number over sets or versions of problems."""
 
     def metrics(self, task: Task) -> list[str]:
         """The metrics of `values` for `task`, which is resolved, in order."""
@@ -86,6 +89,8 @@ class Sampled:
     """What is measured where completions are sampled."""
 
     kind: ClassVar[Literal["sampled"]] = "sampled"
+    also: Sequence[str] = ()
+    """Of `draws.FURTHER`: what else is measured."""
     votes: ClassVar[bool] = True
     """Whether replies have answers that can be the same, which maj@k counts; programs have none."""
     reward: Bound
@@ -96,10 +101,11 @@ class Sampled:
 
     def metrics(self, task: Task) -> list[str]:
         votes = [f"maj@{k}" for k in task.k or [] if k > 1 and self.votes]
-        return [*(f"pass@{k}" for k in task.k or []), *votes, "truncated", "parsed", "tokens_mean"]
+        found = [*(f"pass@{k}" for k in task.k or []), *votes, *further(self.also, task)]
+        return [*found, "truncated", "parsed", "tokens_mean"]
 
     def values(self, rows: list[Row], task: Task, at: int) -> dict[str, list[float | None]]:
-        found = sampled_values(rows, task)
+        found = sampled_values(rows, task) | further_values(rows, self.also, task)
         return {key: value for key, value in found.items() if self.votes or not key.startswith("maj@")}
 
     def noted(self, verdict: Verdict, problem: Problem) -> dict[str, Any]:
@@ -124,6 +130,7 @@ class Generated:
     reads_path = False
     clusters = True
     macro: ClassVar[tuple[str, ...]] = ()
+    ends: ClassVar[tuple[str, ...]] = ()
     stop: ClassVar[list[str]] = []
     options: Any
 

@@ -144,7 +144,8 @@ def metrics(task: Task) -> list[str]:
     """The metrics that scoring this task writes, in order; the ones that `keep_best` and gates may name.
     Raises as `resolved`."""
     built = known(task)
-    return [*built.metrics(_filled(task, built)), *(f"{metric}{MACRO}" for metric in built.macro)]
+    found = built.metrics(_filled(task, built))
+    return [*found, *(f"{metric}{MACRO}" for metric in built.macro), *(f"{found[0]}{e}" for e in built.ends)]
 
 
 def known(task: Task) -> Any:

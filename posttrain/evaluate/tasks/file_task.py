@@ -18,6 +18,7 @@ from posttrain.data.shapes.rows import options_of, tools_of
 from posttrain.data.sources import list_files
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
+from posttrain.evaluate.sets import SETS, VERSIONS
 from posttrain.evaluate.tasks.expressions import Expression
 from posttrain.evaluate.tasks.files import TaskFile, place
 from posttrain.evaluate.tasks.reading import TaskRow, as_source, read_rows
@@ -25,7 +26,10 @@ from posttrain.evaluate.tasks.shots import shots_of
 from posttrain.recipe import schema
 from posttrain.types import Message, Problem
 
-NOT_MEASURED = ("about", "source", "published", "tools", "prompt", "answer", "where", "id", "group", "system")
+NOT_MEASURED = (
+    *("about", "source", "published", "tools", "prompt", "answer", "where", "id", "group", "system"),
+    *("sets", "versions"),
+)
 """Keys that the problems show, or that change none of them."""
 
 
@@ -46,7 +50,9 @@ class FileTask:
         found = {key: getattr(self.spec, key) for key in self.keys}
         return {key: self.expression(key, given) for key, given in found.items() if given}
 
-    keys: ClassVar[tuple[str, ...]] = ("prompt", "answer", "where", "id", "group", "system", "prefill")
+    keys: ClassVar[tuple[str, ...]] = (
+        *("prompt", "answer", "where", "id", "group", "system", "prefill", "sets", "versions"),
+    )
     """Keys of the file that are expressions."""
 
     def expression(self, key: str, given: str) -> Expression:
@@ -60,6 +66,10 @@ class FileTask:
     @property
     def clusters(self) -> bool:
         return self.spec.clusters
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return SETS * bool(self.spec.sets) + VERSIONS * bool(self.spec.versions)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -121,6 +131,8 @@ class FileTask:
             answer=self.answer(row),
             prompt=self.text("prompt", row),
             group=str(group) if group is not None else "",
+            set=self.text("sets", row) if "sets" in self.expressions else "",
+            version_of=self.text("versions", row) if "versions" in self.expressions else "",
         )
 
     def gold_reply(self, problem: Problem) -> str | None:

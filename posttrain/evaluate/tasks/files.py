@@ -38,9 +38,12 @@ class Source:
     header: list[str] = field(default_factory=list)
     """Names of the columns of a CSV file that has no header."""
     rows: str = ""
-    """Key under which a JSON file that is one object has its rows."""
+    """Key under which a JSON file that is one object has its rows; `.`: the object is a row."""
     origin: str = ""
     """Where a local copy is to be had, if not from the hub."""
+    instances: int = 1
+    """Questions that are made of a row that is a template in the form of GSM-Symbolic."""
+    instances_seed: int = 0
     licence: str = "unknown"
 
 
@@ -89,6 +92,11 @@ class TaskFile:
     """Rows of one group are averaged together by macro metrics, and are a cluster of the intervals where they
     are not independent (`clusters`)."""
     clusters: bool = False
+    sets: str = ""
+    """The set that a row belongs to, one instance of every template; a column or template. The mean of each
+    set is taken, and mean and standard deviation over sets."""
+    versions: str = ""
+    """The problem that a row is a version of; a column or template."""
     system: str = ""
     chat: bool = True
     """Rendered by the chat template; else the model continues the text as it is."""

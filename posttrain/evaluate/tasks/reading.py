@@ -1,4 +1,5 @@
-"""The rows of a task: every row of its files in order, with the stem of its file.
+"""The rows of a task: every row of its files in order, or the questions that a template stands for, with the
+stem of the file.
 
 Left out: what is made of them (`file_task.py`).
 """
@@ -17,7 +18,11 @@ from posttrain.data.paths import source_files
 from posttrain.data.sources import open_rows
 from posttrain.errors import RequestError, what_is_there
 from posttrain.evaluate.tasks.files import Source
+from posttrain.evaluate.tasks.symbolic.rows import questions
 from posttrain.recipe import schema
+
+ITSELF = "."
+"""As `rows` of a source: the one object of a JSON file is a row."""
 
 
 class TaskRow(NamedTuple):
@@ -36,19 +41,25 @@ class TaskRow(NamedTuple):
 
 def read_rows(name: str, source: Source, path: str) -> Iterator[TaskRow]:
     """The rows of `path`, which is what `source` says or its replacement. Raises as `open_rows`."""
-    given = as_source(name, source, path)
-    files = source_files(given)
-    if files is None:
-        for index, (where, row) in enumerate(open_rows(given)):
-            yield TaskRow(index, where, str(source.subset or source.split), row)
-        return
     index = 0
-    for file in files:
-        for where, row in _rows(file, source):
-            yield TaskRow(index, where, _stem(file), row)
+    for where, stem, row in _written(as_source(name, source, path), source):
+        for each in questions(row, where, source.instances, source.instances_seed):
+            yield TaskRow(index, where, stem, each)
             index += 1
     if not index:
         raise RequestError(f"task {name}: {path} has no rows")
+
+
+def _written(given: schema.Source, source: Source) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """`file:line`, stem and columns of each row."""
+    files = source_files(given)
+    if files is None:
+        for where, row in open_rows(given):
+            yield where, str(source.subset or source.split), row
+        return
+    for file in files:
+        for where, row in _rows(file, source):
+            yield where, _stem(file), row
 
 
 def as_source(name: str, source: Source, path: str) -> schema.Source:
@@ -65,22 +76,23 @@ def _stem(file: File) -> str:
 def _rows(file: File, source: Source) -> Iterator[tuple[str, dict[str, Any]]]:
     if source.header:
         return _headed(file, source.header)
-    return _under(file, source.rows) if source.rows else readers.read(file)
+    whole = bool(source.rows) and readers.kind_of(file) == "json"
+    return _under(file, source.rows) if whole else readers.read(file)
 
 
 def _under(file: File, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a file that is one JSON object, which has them under `key`."""
+    """Rows of a file that is one JSON object, which has them under `key` or is one."""
     with open_bytes(file) as raw:
         try:
             value, _ = parse_array(raw.read().decode("utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"{file}: broken JSON: {error}") from None
-    rows = value.get(key) if isinstance(value, dict) else None
+    rows = [value] if key == ITSELF else value.get(key) if isinstance(value, dict) else None
     if not isinstance(rows, list):
         near = what_is_there(key, value) if isinstance(value, dict) else ""
         raise RequestError(f"{file}: has no array of rows under {key!r}{near}; see source.rows of the task")
     for index, row in enumerate(rows):
-        where = f"{file}: {key}[{index}]"
+        where = f"{file}" if key == ITSELF else f"{file}: {key}[{index}]"
         if isinstance(found := row_of(row, where), Broken):
             raise RequestError(found.error)
         yield where, found

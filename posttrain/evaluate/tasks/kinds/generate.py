@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
-from posttrain.errors import RequestError
+from posttrain.errors import RequestError, did_you_mean
+from posttrain.evaluate.draws import FURTHER
 from posttrain.evaluate.tasks.base import Sampled
 from posttrain.evaluate.tasks.expressions import Expression, is_template
 from posttrain.evaluate.tasks.file_task import FileTask
@@ -51,6 +52,10 @@ class GenerateFile(TaskFile):
     reference: Reference | None = None
     """Instead of `reward` and `reply` with `scorer: reference`: a usual scorer that is known to be wrong."""
     scorer: Literal["correct", "reference"] = "correct"
+    metrics: list[str] = field(default_factory=list)
+    """Measured besides: pass^k, avg@n, distinct@k, best_of@k."""
+    best_of: Reward | None = None
+    """The reward that chooses the completion of best_of@k."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column that the reward reads -> where the row has it."""
     reply: str = ""
@@ -108,7 +113,24 @@ class Generate(Sampled, FileTask):
             of = [problems[i] for i in places]
             given = score_batch(self.bound(of[0]), [texts[i] for i in places], of)
             found |= zip(places, given, strict=True)
+        if self.rater is not None:
+            for i, rating in enumerate(score_batch(self.rater, texts, problems)):
+                found[i].details["rated"] = rating.value
         return [found[i] for i in range(len(problems))]
+
+    @property
+    def also(self) -> list[str]:
+        return self.spec.metrics
+
+    @cached_property
+    def rater(self) -> Bound | None:
+        """The reward of best_of@k. Raises RequestError."""
+        if (given := self.spec.best_of) is None:
+            return None
+        return bind(given.name, given.options, f"{self.path.name}: best_of")
+
+    def noted(self, verdict: Verdict, problem: Problem) -> dict[str, Any]:
+        return {} if self.rater is None else {"rated": verdict.details["rated"]}
 
     def gold_reply(self, problem: Problem) -> str | None:
         """The reference answer in the sentence `gold`, or in one that the reward reads; None where neither is
@@ -147,10 +169,19 @@ class Generate(Sampled, FileTask):
     def identity(self) -> dict[str, Any]:
         found = super().identity | {"reply": self._reply_text}
         found["reward"] = {"name": self.reward.name, "options": self.reward.options | self._templates}
+        if self.spec.best_of is None:
+            del found["best_of"]
         return {key: value for key, value in found.items() if key not in NOT_IDENTITY}
 
     def check(self) -> None:
-        _ = self.reward, self._columns, self._reply, self._by_row
+        _ = self.reward, self._columns, self._reply, self._by_row, self.rater
+        for name in self.spec.metrics:
+            if name not in FURTHER:
+                raise RequestError(f"{self.path.name}: metrics: {name!r}{did_you_mean(name, FURTHER)}")
+        if ("best_of@k" in self.spec.metrics) != (self.rater is not None):
+            raise RequestError(
+                f"{self.path.name}: best_of@k in metrics and the reward best_of need each other"
+            )
         super().check()
 
     def problem(self, row: TaskRow) -> Problem:
@@ -166,6 +197,8 @@ class Generate(Sampled, FileTask):
             }
         example = Example(prompt=problem.prompt, answer=problem.answer, where=row.where, extra=problem.extra)
         self.bound(problem, row.where).check_row(example)
+        if self.rater is not None:
+            self.rater.check_row(example)
         return problem
 
     def judged(self, completion: str, problem: Problem) -> str:
@@ -207,6 +240,6 @@ class Generate(Sampled, FileTask):
 
 NOT_IDENTITY = (
     *("samples", "k", "temperature", "top_p", "max_new_tokens"),  # part of the sampler
-    *("columns", "reference", "scorer", "gold"),
+    *("columns", "reference", "scorer", "gold", "metrics"),
 )
 """Keys of a file that the problems, the sampler or the reward show."""

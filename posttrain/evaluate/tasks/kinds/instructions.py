@@ -66,10 +66,10 @@ class Instructions(Generate):
 
     def noted(self, verdict: Verdict, problem: Problem) -> dict[str, Any]:
         """Whether each instruction is followed; none is by a reply that is empty or too long to check."""
-        found = verdict.details.get("instructions")
+        found, rated = verdict.details.get("instructions"), super().noted(verdict, problem)
         if found is None:
-            return dict.fromkeys(MODES, [False] * len(problem.extra["instruction_id_list"]))
-        return {mode: [one[key] for one in found] for mode, key in MODES.items()}
+            return rated | dict.fromkeys(MODES, [False] * len(problem.extra["instruction_id_list"]))
+        return rated | {mode: [one[key] for one in found] for mode, key in MODES.items()}
 
     def values(self, rows: list[Row], task: schema.Task, at: int) -> dict[str, list[float | None]]:
         found = super().values(rows, task, at)
