@@ -18,7 +18,7 @@ from posttrain.base.files import refuse_unwritable
 from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
 from posttrain.evaluate.settings import measurements, task_hash, template_of
-from posttrain.evaluate.tasks.catalogue import changed
+from posttrain.evaluate.tasks.catalogue import changed, resolved
 from posttrain.recipe import load
 from posttrain.recipe.schema import Task
 from posttrain.report.score_tables import metric_text, shown_metrics
@@ -74,7 +74,7 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
         print(json.dumps([row for _, rows in found for row in rows]))
         return
     out = console()
-    for task in tasks:
+    for task in map(resolved, tasks):
         mine = [(one.temperature, rows) for one, rows in found if one.name == task.name]
         at = "" if task.temperature == 1 else f" at temperature {task.temperature:g}"
         out.print(_table(f"{task.name}{at}", checkpoint, mine[0][1]))

@@ -107,6 +107,8 @@ def changed(task: Task, overrides: list[str]) -> Task:
     given = {override.partition("=")[0].strip() for override in overrides}
     if given and "temperatures" not in given:  # the recipe's are controls of its own settings
         values.temperatures = []
+    if any(override.startswith("k.") for override in overrides):  # one of the list's own
+        values.k = resolved(task).k
     for override in overrides:
         apply_override(values, override, f"the settings of task {task.name}")
     problems = Problems()
