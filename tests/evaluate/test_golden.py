@@ -9,7 +9,7 @@ import pytest
 from tests.evaluate.golden import STORED, TASKS, scores
 
 WIDE = 1e-5
-"""A log-probability in float32 moves by less where kernels differ; a sample that flips moves a score by more."""
+"""A log-probability in float32 moves by less where kernels differ; a sample that flips moves a score more."""
 
 
 @pytest.mark.parametrize("batch_size", [5, 1, 64])
