@@ -76,7 +76,7 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
     out = console()
     for task in map(resolved, tasks):
         mine = [(one.temperature, rows) for one, rows in found if one.name == task.name]
-        at = "" if task.temperature == 1 else f" at temperature {task.temperature:g}"
+        at = "" if mine[0][0] == 1 else f" at temperature {mine[0][0]:g}"
         out.print(_table(f"{task.name}{at}", checkpoint, mine[0][1]))
         if len(mine) > 1:
             out.print(_by_temperature(mine))
@@ -84,12 +84,13 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
 
 
 def _by_temperature(found: list[tuple[float, list[dict[str, Any]]]]) -> Table:
-    """pass@k, one temperature a line."""
+    """pass@k, or all metrics of a task without, one temperature a line."""
     values = {
         t: {row["metric"]: row["value"] for row in rows}
         for t, rows in sorted(found, key=lambda item: item[0])
     }
-    metrics = shown_metrics(list({m for row in values.values() for m in row if pass_k(m) is not None}))
+    every = list({m: 0 for row in values.values() for m in row})
+    metrics = shown_metrics([m for m in every if pass_k(m) is not None] or every)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for head in ("temperature", *metrics):
         table.add_column(head, justify="right")

@@ -253,6 +253,7 @@ def test_letters_and_their_mass(own):
     assert metrics(own)[:4] == ["acc", "acc_norm", "acc_per_char", "valid_mass"]
     row = result.samples[1]
     assert [o["text"] for o in row["options"]] == ["A", "B", "C"] and row["answer"] == "C"
+    assert row["group"] == "x" and row["independent"], "the groups are no clusters"
     tokenizer = tokenizer_of("bytes")
     with torch.no_grad():
         last = model_of("bytes")(torch.tensor([ids(tokenizer, row["prompt"])])).logits[0, -1].softmax(-1)
