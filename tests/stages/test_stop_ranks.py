@@ -102,7 +102,7 @@ def scores(run: Path) -> bool:
         # a launcher passes it on to the whole process group, the workers that load rows included
         ("cpu2.yaml", "launcher", signal.SIGTERM, trains),
         ("cpu2.yaml", "0", signal.SIGUSR1, scores),
-        ("zero2.yaml", "1", signal.SIGUSR1, trains),
+        pytest.param("zero2.yaml", "1", signal.SIGUSR1, trains, marks=pytest.mark.exhaustive),
     ],
     ids=["launcher-trains", "rank0-scores", "zero2-rank1-trains"],
 )
