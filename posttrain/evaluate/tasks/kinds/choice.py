@@ -104,9 +104,9 @@ class Choice(FileTask):
             raise RequestError(f"{row.where}: choices is {str(given)[:60]!r}; it must be a list ({at})")
         if not 2 <= len(given) <= len(LETTERS):
             raise RequestError(f"{row.where}: {len(given)} choices; there must be 2 to {len(LETTERS)} ({at})")
-        options = [as_text(option) for option in given]
-        if None in options:
-            i = options.index(None)
+        options = [as_text(option) or "" for option in given]
+        if blank := [i for i, option in enumerate(options) if not option.strip()]:
+            i = blank[0]
             raise RequestError(
                 f"{row.where}: choice {LETTERS[i]} is {given[i]!r}; it must be text or a number ({at})"
             )
