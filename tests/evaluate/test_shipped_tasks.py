@@ -144,7 +144,7 @@ BBH = {"input": "?", "target": "(B)"}
     ],
 )
 def test_bbh_with_either_scorer(tmp_path, reply, correct, reference):
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "rows.json"
     path.write_text(json.dumps({"examples": [BBH]}))
     for scorer, value in (("correct", correct), ("reference", reference)):
         options = {"shots": None, "scorer": scorer, "id": "{{ index }}", "group": ""}
