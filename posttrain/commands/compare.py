@@ -203,7 +203,8 @@ def _table(pair: Pair) -> Table:
         table.add_column(head, justify="right")
     for line in pair.lines:
         d = line.difference
-        cells = [f"{line.k:,}", share(line.a), share(line.b), signed(d.mean)]
+        cells = [f"{line.k:,}"]
+        cells += [share(d.a), share(d.b), signed(d.mean)] if d.known else ["–"] * 3
         cells += [span(d).strip() or "–", _p(d.p), _p(line.adjusted), "–"]
         if d.detectable is not None:
             cells[-1] = share(d.detectable)

@@ -31,8 +31,9 @@ def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
     own temperature, or over both; of equals the last checkpoint, and its own temperature.
 
     k are those of the last checkpoint at its own temperature; empty where it has none. The start model (step
-    0) is no checkpoint of the run. A run that was measured at one temperature only has its own curve as the
-    envelope over `temperature`: `temperatures` tells.
+    0) is no checkpoint of the run, and a score of more or fewer problems is not compared. A run that was
+    measured at one temperature only has its own curve as the envelope over `temperature`: `temperatures`
+    tells.
     """
     own = own_settings(run, task)
     at = {own: curves(run, task, own)}
@@ -45,7 +46,8 @@ def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
     for settings, table in at.items():
         for checkpoint in reversed(table) if over != "temperature" else [last]:
             for k, score in table.get(checkpoint, {}).items():
-                if k in found and score.step > 0 and score.value > found[k].value:
+                alike = k in found and score.n == at[own][last][k].n
+                if alike and score.step > 0 and score.value > found[k].value:
                     found[k] = Best(score.value, checkpoint, settings)
     return found
 

@@ -16,7 +16,7 @@ from posttrain.report.measured import apart, beside, measured, renderings
 from posttrain.report.sides import Side, sides
 from posttrain.report.story import SMALL_CHANGE, Story, story
 from posttrain.report.swept import run_names, strangers
-from posttrain.report.text import loss_name, share, signed, span, unknown
+from posttrain.report.text import loss_name, share, shared, signed, span, unknown
 from posttrain.rundir.reading import RunData
 
 UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
@@ -85,23 +85,30 @@ def describe(s: Story) -> str:
     beside = f" ({one} {share(s.last_small.value)})" if two else ""
     if s.verdict == "single":
         return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
+    if s.verdict == "unranked":
+        why = "checks failed on other problems than at other checkpoints, so that no best one is named"
+        return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}; {why}."
     if s.verdict == "peaks last":
         noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else unknown(s.gain)
-        rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
+        rise = f"{share(s.gain.a)} → {share(s.gain.b)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
+        beside = "" if s.gain.left_out else beside  # of all problems
         return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
     if s.verdict in ("keeps", "unclear"):
         how = {"keeps": f"keeps {big} at", "unclear": f"{big} ends at"}[s.verdict]
         noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else unknown(s.change)
+        small = s.last_small.value if s.change_small is None else s.change_small.b
         return (
-            f"{s.label}: {how} {share(s.last.value)} (best {share(s.best.value)} at {best};"
+            f"{s.label}: {how} {share(s.change.b)} (best {share(s.change.a)} at {best};"
             f" {share(s.change.mean)}{span(s.change)}{noise})"
-            + (f", with {one} {share(s.last_small.value)}." if two else ".")
+            + (f", with {one} {share(small)}." if two else ".")
         )
-    move = f"{share(s.best.value)} → {share(s.last.value)} ({share(s.change.mean)}{span(s.change)})"
-    if not two or s.best_small is None:
+    move = f"{share(s.change.a)} → {share(s.change.b)} ({share(s.change.mean)}{span(s.change)})"
+    small = s.change_small
+    if not two or small is None or not small.known:
         return f"{s.label}: {big} falls {move} from its best at {best} to {last}."
+    on = shared(small) if small.problems != s.change.problems else ""
     return (
-        f"{s.label}: {one} {share(s.best_small.value)} → {share(s.last_small.value)} while {big} falls"
+        f"{s.label}: {one} {share(small.a)} → {share(small.b)}{on} while {big} falls"
         f" {move}, from its best at {best} to {last}."
     )
 

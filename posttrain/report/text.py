@@ -9,7 +9,8 @@ from collections import Counter
 
 from posttrain.base.files import number
 from posttrain.base.printable import printable
-from posttrain.report.differences import ROUNDING, Difference
+from posttrain.report.differences import Difference
+from posttrain.report.numbers import ROUNDING
 from posttrain.rundir.reading import RunData
 
 LOSSES = {
@@ -58,8 +59,12 @@ def span(d: Difference, sign: float = 1.0) -> str:
     if d.low is None or d.high is None:
         return ""
     low, high = sorted((sign * d.low, sign * d.high))
-    shared = f" on {d.problems:,} of {d.problems + d.left_out:,} problems" if d.left_out else ""
-    return f" [{share(low)}, {share(high)}]{shared}"
+    return f" [{share(low)}, {share(high)}]{shared(d)}"
+
+
+def shared(d: Difference) -> str:
+    """` on 30 of 60 problems`; empty where none were left out."""
+    return f" on {d.problems:,} of {d.problems + d.left_out:,} problems" if d.left_out else ""
 
 
 def unknown(d: Difference) -> str:
