@@ -19,6 +19,8 @@ from posttrain.report.swept import run_names, strangers
 from posttrain.report.text import loss_name, share, shared, signed, span, unknown
 from posttrain.rundir.reading import RunData
 
+MOST_UNREAD = 3
+"""Rows and files of a run that are named where they cannot be read; more are counted."""
 UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
 
 
@@ -164,7 +166,11 @@ def caveats(runs: list[RunData]) -> list[str]:
             if cut is not None and cut.value > 0.05:
                 found.append(f"{name}: {cut.value:.0%} of the {task} completions hit the length limit.")
         found += [f"{name}: {text}." for text in run.run.get("changed_rewards") or ()]
-        found += [f"{name}: {text}" for text in run.unread[:3]]
+        found += [f"{name}: {text}" for text in run.unread[:MOST_UNREAD]]
+        if (more := len(run.unread) - MOST_UNREAD) > 0:
+            found.append(
+                f"{name}: {more:,} more {'rows or files' if more > 1 else 'row or file'} cannot be read."
+            )
     return found
 
 

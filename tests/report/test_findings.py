@@ -188,6 +188,15 @@ def test_caveats(made, tmp_path, tables):
     assert "12% of the gsm8k completions hit the length limit" in " ".join(caveats([sampled]))
 
 
+def test_damaged_rows_beyond_three_are_counted(made):
+    run = made("a", CE, {10: {1: 0.1}})
+    run.unread = [f"scores.jsonl: {i}" for i in range(10)]
+    assert caveats([run])[-4:] == [
+        *(f"Cross-entropy: scores.jsonl: {i}" for i in range(3)),
+        "Cross-entropy: 7 more rows or files cannot be read.",
+    ]
+
+
 def test_share():
     values = [share(v) for v in (0.0, 0.0714, 0.9999, 1.0, -0.329, 0.0005)]
     assert values == [".000", ".071", "1.000", "1.000", "−.329", ".001"]
