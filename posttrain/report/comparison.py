@@ -59,7 +59,8 @@ def _leaders(told: list[Story]) -> list[str]:
     if not parts:
         return []
     chosen = f"chosen among {len(told)} on the problems shown, which flatters it"
-    return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
+    which = " that all seeds of a side have" * any(s.uneven for s in told)
+    return [f"Last checkpoints{which}: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
 
 
 def _highest(told: list[Story], k: int) -> tuple[Story, Story, Difference] | None:
@@ -86,9 +87,10 @@ def speaks_of(a: Story, b: Story) -> str:
     """The beginning of a sentence: what it holds for."""
     counts = len(a.side.runs), len(b.side.runs)
     what = "Last checkpoints"
-    if a.run is b.run:
-        return f"Step {a.last.step:,} and step {b.last.step:,} of one run"
-    if a.chosen or b.chosen:
+    if (same := {run.path.resolve() for run in a.side.runs}) == {r.path.resolve() for r in b.side.runs}:
+        runs = "one run" if len(same) == 1 else f"the same {len(same)} seeds"
+        return f"Step {a.last.step:,} and step {b.last.step:,} of {runs}"
+    if a.chosen or b.chosen or a.uneven or b.uneven:
         what = f"Step {a.last.step:,} of {a.label} and step {b.last.step:,} of {b.label}"
     if min(counts) > 1:
         seeds = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
 
@@ -176,6 +177,7 @@ def difference(
     means = mean_score(task, k, a), mean_score(task, k, b)
     if means[0] is None or means[1] is None:
         return None
+    b = b if by_seed else _in_order(b, a)
     found = values(task, k, a, b, *among)
     if not isinstance(found, str):
         first, second = found[:2]
@@ -201,7 +203,8 @@ def difference_of_changes(
     task: str, k: int, a: tuple[Sequence[Place], Sequence[Place]], b: tuple[Sequence[Place], Sequence[Place]]
 ) -> Difference | None:
     """How much more pass@k changed between the two places of `b` than between those of `a`."""
-    found = values(task, k, *a, *b)
+    start = _in_order(b[0], a[0])
+    found = values(task, k, a[0], _in_order(a[1], a[0]), start, _in_order(b[1], start))
     if isinstance(found, str):
         return None
     start_a, end_a, start_b, end_b = (v.table for v in found)
@@ -239,10 +242,20 @@ def _score(task: str, k: int, place: Place) -> Score | None:
     return curve(place.run, task, place.checkpoint, place.settings).get(k)
 
 
+def _paths(places: Sequence[Place]) -> list[Path]:
+    return [place.run.path.resolve() for place in places]
+
+
+def _in_order(places: Sequence[Place], others: Sequence[Place]) -> Sequence[Place]:
+    """`places` in the order of `others` where they are of the same runs, in any order."""
+    order = _paths(others)
+    if sorted(_paths(places)) != sorted(order):
+        return places
+    return sorted(places, key=lambda place: order.index(place.run.path.resolve()))
+
+
 def _same_runs(a: Sequence[Place], b: Sequence[Place]) -> bool:
-    return len(a) == len(b) and all(
-        x.run.path.resolve() == y.run.path.resolve() for x, y in zip(a, b, strict=True)
-    )
+    return sorted(_paths(a)) == sorted(_paths(b))
 
 
 def _between(a: np.ndarray, b: np.ndarray, groups: list[str], same: bool) -> Difference:

@@ -13,8 +13,9 @@ from posttrain.report.control_words import remains
 from posttrain.report.differences import unpaired
 from posttrain.report.facts import SAMPLING, headline
 from posttrain.report.measured import apart, beside, measured, renderings
+from posttrain.report.numbers import curves
 from posttrain.report.sides import Side, sides
-from posttrain.report.story import SMALL_CHANGE, Story, story
+from posttrain.report.story import SMALL_CHANGE, Story, mean_curves, story
 from posttrain.report.swept import run_names, strangers
 from posttrain.report.text import loss_name, share, shared, signed, span, unknown
 from posttrain.rundir.reading import RunData
@@ -156,7 +157,7 @@ def caveats(runs: list[RunData]) -> list[str]:
     found = strangers(runs)
     if any(s.low is not None for run in runs for s in run.scores):
         found.append(_intervals(sides(runs)))
-    found += _entropy(sides(runs)) + renderings(runs)
+    found += _entropy(sides(runs)) + _uneven(sides(runs)) + renderings(runs)
     for run, name in zip(runs, run_names(runs), strict=True):
         if run.status not in ("finished", "unknown"):
             found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
@@ -171,6 +172,24 @@ def caveats(runs: list[RunData]) -> list[str]:
             found.append(
                 f"{name}: {more:,} more {'rows or files' if more > 1 else 'row or file'} cannot be read."
             )
+    return found
+
+
+def _uneven(every: list[Side]) -> list[str]:
+    """Sides whose seeds were scored up to different steps."""
+    found = []
+    for side in [side.settled for side in every]:
+        for task in side.runs[0].tasks:
+            ends = [[*curves(run, task).values()][-1:] for run in side.runs]
+            steps = [next(iter(end[0].values())).step for end in ends if end]
+            common = [next(iter(points.values())).step for points in mean_curves(side.runs, task).values()]
+            if len(set(steps)) > 1:
+                last = f"step {common[-1]:,}, the last that all have, is" if common else ""
+                last = last or "no step is in all of them, and none is"
+                found.append(
+                    f"{side.title}: its seeds were scored on {task} up to different steps"
+                    f" ({', '.join(f'{step:,}' for step in steps)}); {last} compared."
+                )
     return found
 
 

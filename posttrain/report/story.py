@@ -45,6 +45,8 @@ class Story:
     """From the first checkpoint to the last one."""
     ranked: bool = True
     """Whether the checkpoints could be compared on the same problems; else `best` is the last one."""
+    uneven: bool = False
+    """Whether a seed was scored at a later checkpoint, which others lack."""
     chosen: bool = False
     """Whether `last` is a checkpoint that somebody chose."""
 
@@ -111,6 +113,7 @@ def story(side: Side, task: str) -> Story | None:
         change_small=None,
         gain=None,
         ranked=alike is not None,
+        uneven=any([*curves(run, task)][-1] != last for run in side.runs),
     )
     if first != last:
         found.gain = difference(task, large, found.at(first), found.end)

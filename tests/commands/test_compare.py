@@ -87,6 +87,7 @@ def test_checkpoints_can_be_chosen(call, two):
     )
     same = call("compare", "ce@step-000600", "ce@step-001800")
     assert same.code == 0 and "A: ce@step-000600" in same.out
+    assert "Step 600 and step 1,800 of one run: " in same.out and "these two runs" not in same.out
 
 
 def test_seeds(call, two):
@@ -109,6 +110,7 @@ def test_seeds(call, two):
     first, last = (",".join(f"ce-{i}@step-{step}" for i in range(3)) for step in ("000600", "001800"))
     same = call("compare", first, last)
     assert same.code == 0 and independent not in same.out, "these are compared seed by seed"
+    assert "Step 600 and step 1,800 of the same 3 seeds: " in same.out
     call("compare", "ce-0,cl-1", "cl-0").refuses("ce-0 and cl-1 are not seeds of one recipe: they differ in")
     call("compare", "ce-0,ce-0", "cl-0").refuses("one run is named twice")
     call("compare", "ce-0@step-000600,ce-1", "cl-0").refuses("compared at one checkpoint")
