@@ -145,13 +145,15 @@ def corrected(found: list[Pair]) -> str:
     if len(lines) < 2:
         return ""
     several = len({pair.task for pair in found}) > 1
+    many = len({id(entrant) for pair in found for entrant in (pair.a, pair.b)}) > 2
     names = []
     for pair, line in lines:
         if line.adjusted < 0.05:
-            ahead = pair.b if line.difference.mean > 0 else pair.a
+            ahead, behind = (pair.b, pair.a) if line.difference.mean > 0 else (pair.a, pair.b)
+            over = f" over {behind.side.title}" if many else ""
             where = f" of {pair.task}" if several else ""
             p = "p < .001" if line.adjusted < 0.001 else f"p = {share(line.adjusted)}"
-            names.append(f"{ahead.side.title} at pass@{line.k}{where} (adjusted {p})")
+            names.append(f"{ahead.side.title}{over} at pass@{line.k}{where} (adjusted {p})")
     start = f"After Holm's correction over {len(lines)} comparisons"
     return (
         f"{start} these leads remain: {'; '.join(names)}." if names else f"{start}, no difference is clear."

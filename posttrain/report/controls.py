@@ -26,6 +26,12 @@ class Best(NamedTuple):
     """Its hash; the run's own where no other temperature is better."""
 
 
+def options(run: RunData, task: str) -> list[str]:
+    """The checkpoints that a run may choose from: those after the start, at its own temperature."""
+    found = curves(run, task, own_settings(run, task))
+    return [checkpoint for checkpoint, points in found.items() if next(iter(points.values())).step > 0]
+
+
 def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
     """k -> the best pass@k, over the temperatures of the last checkpoint, over the checkpoints at the run's
     own temperature, or over both; of equals the last checkpoint, and its own temperature.
@@ -39,7 +45,7 @@ def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
     at = {own: curves(run, task, own)}
     if not at[own]:
         return {}
-    last = next(reversed(at[own]))
+    last, among = next(reversed(at[own])), options(run, task)
     if over != "checkpoint":
         at |= {s: curves(run, task, s) for s in controls(run, task).values() if s != own}
     found = {k: Best(score.value, last, own) for k, score in at[own][last].items()}
@@ -47,7 +53,7 @@ def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
         for checkpoint in reversed(table) if over != "temperature" else [last]:
             for k, score in table.get(checkpoint, {}).items():
                 alike = k in found and score.n == at[own][last][k].n
-                if alike and score.step > 0 and score.value > found[k].value:
+                if alike and checkpoint in among and score.value > found[k].value:
                     found[k] = Best(score.value, checkpoint, settings)
     return found
 

@@ -92,12 +92,11 @@ def objective(run: RunData) -> str:
     loss = str(section.get("name", ""))
     if loss in LOSSES:
         text, key = LOSSES[loss]
-        value = section.get(key) if key else None
-        if isinstance(value, (int, float)):
+        value = number(section.get(key)) if key else None
+        if value is not None:
             text += f" {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
         for control, name in (("label_smoothing", "smoothing"), ("entropy_bonus", "entropy bonus")):
-            weight = section.get(control)
-            if weight and isinstance(weight, (int, float)):
+            if weight := number(section.get(control)):
                 text += f", {name} {weight:g}"
         return text
     if run.stage == "dpo":

@@ -172,6 +172,8 @@ def test_labels_stay_distinct(made):
     assert labels([a, made("c", CL, value)]) == ["a", "c"]
     assert len(set(labels([a, a]))) == 2
     assert labels([made("d", {"name": "focal", "exponent": 2.0}, value)]) == ["Focal γ = 2"]
+    assert labels([made("e", CL | {"n": 10**400}, value)]) == ["Confidence-limited"]
+    assert labels([made("f", CE | {"label_smoothing": 10**400}, value)]) == ["Cross-entropy"]
 
 
 def test_caveats(made, tmp_path, tables):
