@@ -20,7 +20,7 @@ from posttrain.report.differences import (
     differences,
     reverse,
 )
-from posttrain.report.numbers import crossings, headline_k
+from posttrain.report.numbers import crossings, curve, headline_k
 from posttrain.report.story import Story
 from posttrain.report.text import loss_name, share, shared, signed, span, unknown
 
@@ -50,7 +50,8 @@ def _leaders(told: list[Story]) -> list[str]:
     several = any(len(s.side.runs) > 1 for s in told)
     name = {id(s): s.label + " (one run)" * (several and len(s.side.runs) == 1) for s in told}
     parts = []
-    for k in dict.fromkeys((told[0].small, told[0].large)):
+    ks = set.intersection(*({*curve(p.run, s.task, p.checkpoint)} for s in told for p in s.end))
+    for k in dict.fromkeys((min(ks), headline_k(ks)) if ks else ()):
         if (top := _highest(told, k)) is None:
             continue
         first, second, d = top

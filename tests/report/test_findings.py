@@ -149,6 +149,11 @@ def test_many_runs_name_the_leaders(made):
         " Confidence-limited N = 8 by .100 [.086, .114]);"
         " chosen among 5 on the problems shown, which flatters it."
     )
+    at = {1: 0.1, 16: 0.2, 64: 0.3}
+    less = [made(f"s{i}", CL | {"n": 2.0**i}, {10: at | {16: 0.2 + i / 10}}) for i in range(4)]
+    less.append(made("s4", CL, {10: {1: 0.1, 16: 0.99}}))
+    text = findings(less)[-1]
+    assert "pass@16 is highest for Confidence-limited N = 256 (.990; above" in text and "pass@64" not in text
     assert page_title(runs) == "5 runs" and page_title(runs[:2]) == "r0 against r1"
 
 
