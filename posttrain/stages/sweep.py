@@ -16,7 +16,7 @@ from typing import Any
 
 from posttrain.base.files import write_json
 from posttrain.errors import RequestError, WorkError
-from posttrain.recipe import Pipeline, Recipe
+from posttrain.recipe import Pipeline, Recipe, recipe_hash
 from posttrain.recipe.bounds import folder_name
 from posttrain.recipe.build import Problems
 from posttrain.recipe.recipes import PipelineStage
@@ -24,7 +24,7 @@ from posttrain.recipe.sweep import Sweep
 from posttrain.recipe.sweep_names import Naming
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.places import is_pipeline, is_run
-from posttrain.rundir.sweeps import FILE, SweepData, is_sweep
+from posttrain.rundir.sweeps import FILE, SweepData, is_sweep, sealed
 from posttrain.stages.grid import Grid
 from posttrain.stages.pipeline import stage_recipes
 
@@ -40,7 +40,7 @@ class SweepPlan:
     recipes: dict[str, Recipe]
     """Run -> its recipe, placed in the folder of the sweep."""
     facts: dict[str, Any]
-    """The content of sweep.json."""
+    """The content of sweep.json, but for its digest."""
     naming: Naming
 
     @property
@@ -72,7 +72,7 @@ class SweepPlan:
     def claim(self) -> None:
         """Writes sweep.json, the folder being locked. Raises `RequestError` as `check_folder`."""
         self.check_folder()
-        write_json(self.root / FILE, self.facts)
+        write_json(self.root / FILE, sealed(self.facts))
 
     def _before(self) -> SweepData | None:
         """The sweep that the folder has; None where it is new."""
@@ -83,6 +83,11 @@ class SweepPlan:
                 raise RequestError(f"{self.root} contains {found}; {other}")
             return None
         before = SweepData.load(self.root)
+        if not before.intact:
+            raise RequestError(
+                f"{self.root / FILE} was changed since it was written (its digest is not that of its "
+                f"content); restore it, or {other}"
+            )
         name, known = Path(self.facts["recipe"]).name, Path(before.recipe).name
         if known != name:
             raise RequestError(f"{self.root} contains a sweep of {known}, not of {name}; {other}")
@@ -111,15 +116,16 @@ def plan_sweep(sweep: Sweep, where: str) -> SweepPlan:
     output_dir = os.path.expanduser(sweep.output_dir or (grid.pipeline or grid.first).output_dir)
     parallel = sweep.parallel or (grid.pipeline.parallel if grid.pipeline else 1)
     pipeline = Pipeline(name, stages, parallel, output_dir)
+    recipes = stage_recipes(pipeline, grid.file)
     facts = {
         "sweep": name,
         "recipe": sweep.recipe,
         "keys": {axis.key: grid.values(a) for a, axis in enumerate(grid.axes) if len(axis.values) > 1},
         "fixed": {axis.key: grid.value(a, 0) for a, axis in enumerate(grid.axes) if len(axis.values) == 1},
         "seeds": seeds,
-        "runs": runs,
+        "runs": [run | {"recipe_hash": recipe_hash(recipes[run["run"]])} for run in runs],
     }
-    return SweepPlan(where, pipeline, stage_recipes(pipeline, grid.file), facts, grid.naming)
+    return SweepPlan(where, pipeline, recipes, facts, grid.naming)
 
 
 def _check_names(name: str, stages: list[PipelineStage], where: str) -> None:

@@ -217,6 +217,17 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(call, plain_recipe,
         " choose another --name"
     )
 
+    # a file that was changed
+    file = tmp_path / "swept" / "sweep.json"
+    whole = json.loads(file.read_text())
+    for changed in ({}, whole | {"seeds": [1]}, {k: v for k, v in whole.items() if k != "digest"}):
+        file.write_text(json.dumps(changed))
+        assert refused(RATES, "--name", "swept") == (
+            "swept/sweep.json was changed since it was written (its digest is not that of its content); "
+            "restore it, or choose another --name"
+        )
+    file.write_text(json.dumps(whole))
+
     # a run that has begun with another recipe
     run = RunDir(tmp_path / "swept" / "learning_rate-0.2")
     run.path.mkdir()
