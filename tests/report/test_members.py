@@ -194,3 +194,19 @@ def test_stages_outside_of_the_folder_are_said(small):
     change(small / "pipeline.json", stages=[*stages, {"name": ".."}])
     for text in forms(small):
         assert "pipeline.json: stages[4] names '..', which is not a folder in" in text
+
+
+def test_odd_names_of_stages_have_a_page(small):
+    names = [None, 3, ["a"], {"a": [1]}, "x" * 5000, "\x1b[31m", "<script>"]
+    stages = json.loads((small / "pipeline.json").read_text())["stages"]
+    odd = [{"name": name, "run": name, "status": ["odd"], "seconds": "x", "error": 3} for name in names]
+    for sweep in (True, False):
+        change(small / "pipeline.json", stages=[*stages, *odd])
+        for text in forms(small):
+            for said in (
+                "stages[4] is not a stage with a name",
+                "stages[5] names 3, which",
+                "names ['a'], which",
+            ):
+                assert said in text, sweep
+        (small / "sweep.json").unlink(missing_ok=True)
