@@ -160,7 +160,8 @@ def caveats(runs: list[RunData]) -> list[str]:
     found += _entropy(sides(runs)) + _uneven(sides(runs)) + renderings(runs)
     for run, name in zip(runs, run_names(runs), strict=True):
         if run.status not in ("finished", "unknown"):
-            found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
+            ended, step = UNENDED.get(run.status, run.status), _progress(run)
+            found.append(f"{name}: {ended if step else ended.rstrip(',')}{step}{_rest(run)}.")
         for task in run.tasks:
             found += [f"{name}: {text}" for text in [*beside(run, task), *unpaired(run, task)]]
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")

@@ -18,6 +18,7 @@ import yaml
 
 from posttrain.base.files import number, read_jsonl
 from posttrain.errors import PosttrainError, RequestError
+from posttrain.recipe.build import shown
 from posttrain.rundir.places import OUTCOMES, is_inside, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
@@ -278,14 +279,17 @@ class PipelineData:
             raise RequestError(f"{path / 'pipeline.json'}: cannot be read: {error}") from None
         if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
             raise RequestError(f"{path / 'pipeline.json'}: must contain a mapping with a list of stages")
-        stages = [stage for stage in info.get("stages", []) if isinstance(stage, dict)]
-        self = cls(path, str(info.get("pipeline") or path.resolve().name), info, stages, [])
-        for i, stage in enumerate(stages):
-            names = [stage[key] for key in ("run", "name") if stage.get(key)]
+        self = cls(path, str(info.get("pipeline") or path.resolve().name), info, [], [])
+        for i, stage in enumerate(info.get("stages", [])):
+            asked = stage if isinstance(stage, dict) else {}
+            names = [asked[key] for key in ("run", "name") if asked.get(key) is not None]
+            if not names:
+                self.unread.append(f"pipeline.json: stages[{i}] is not a stage with a name")
+                continue
+            self.stages.append(stage)
             self.unread += [
-                f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {path}"
-                for name in dict.fromkeys(map(str, names))
-                if not is_inside(name)
+                f"pipeline.json: stages[{i}] names {name}, which is not a folder in {path}"
+                for name in dict.fromkeys(shown(name) for name in names if not is_inside(name))
             ]
             places = [path / name for name in names if is_inside(name)]
             self.runs += [RunData.load(place) for place in places if is_run(place)][:1]

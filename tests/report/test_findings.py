@@ -14,7 +14,7 @@ from posttrain.report.findings import caveats, findings
 from posttrain.report.page import _attributed
 from posttrain.report.story import page_title
 from posttrain.report.text import labels, loss_name, share, signed, span
-from posttrain.rundir.reading import RunData
+from posttrain.rundir.reading import CheckpointInfo, RunData
 
 
 @pytest.fixture
@@ -202,6 +202,23 @@ def test_damaged_rows_beyond_three_are_counted(made):
         *(f"Cross-entropy: scores.jsonl: {i}" for i in range(3)),
         "Cross-entropy: 7 more rows or files cannot be read.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ([], "the run has not ended, or was killed; its last checkpoint is not its end."),
+        (
+            [{"step": 12}],
+            "the run has not ended, or was killed, at step 12 of 100; its last checkpoint is not its end.",
+        ),
+    ],
+)
+def test_a_run_that_was_killed_before_a_step_was_logged(made, metrics, sentence):
+    run = made("a", CE, {10: {1: 0.1}})
+    run.run, run.metrics = {"status": "running", "steps": 100}, {"train": metrics}
+    run.checkpoints = [CheckpointInfo("step-000010", 10, True, {})]
+    assert [text for text in caveats([run]) if "killed" in text] == [f"Cross-entropy: {sentence}"]
 
 
 def test_share():

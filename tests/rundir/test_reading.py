@@ -7,6 +7,7 @@ import json
 import pytest
 
 from posttrain.errors import RequestError
+from posttrain.recipe.build import shown
 from posttrain.rundir.reading import PipelineData, RunData, step_of
 from posttrain.rundir.rows import pass_k
 
@@ -149,9 +150,33 @@ def test_a_pipeline_reads_no_run_outside_of_its_folder(pipeline):
     data = PipelineData.load(pipeline)
     assert [run.name for run in data.runs] == ["ce"]
     assert data.unread == [
-        f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {pipeline}"
+        f"pipeline.json: stages[{i}] names {shown(name)}, which is not a folder in {pipeline}"
         for i, name in enumerate([*outside, "../ce"], start=1)
     ]
+
+
+def test_names_of_stages_that_are_none(pipeline):
+    """Said by their place in the file; the others are read, and none is looked for on disk."""
+    odd = [{"name": None}, {}, 7, None, [{"name": "ce"}]]
+    named = [3, ["ce"], {"a": 1}, True, "", "x" * 300, "ß" * 128]
+    stages = [
+        *odd,
+        *({"name": name} for name in named),
+        {"run": 0, "name": "cl-256"},
+        {"run": None, "name": "ce"},
+    ]
+    (pipeline / "pipeline.json").write_text(json.dumps({"stages": stages}))
+    data = PipelineData.load(pipeline)
+    assert [run.name for run in data.runs] == ["cl-256", "ce"]
+    texts = ["3", "['ce']", "{'a': 1}", "true", "''", f"'{'x' * 56}...", f"'{'ß' * 56}...", "0"]
+    assert data.unread == [
+        *(f"pipeline.json: stages[{i}] is not a stage with a name" for i in range(5)),
+        *(
+            f"pipeline.json: stages[{i}] names {text}, which is not a folder in {pipeline}"
+            for i, text in enumerate(texts, start=5)
+        ),
+    ]
+    assert len(data.stages) == 9
 
 
 def test_names():
