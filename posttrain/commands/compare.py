@@ -88,7 +88,7 @@ def _entrants(given: Sequence[str]) -> list[Entrant]:
     }
     for i, (runs, at) in enumerate(read):
         for others, there in read[:i]:
-            if at == there and {r.path.resolve() for r in runs} & {r.path.resolve() for r in others}:
+            if _places(runs, at) & _places(others, there):
                 raise RequestError(f"{runs[0].path} is on both sides; name two runs or two checkpoints")
     names = [labels[id(runs[0])] for runs, _ in read]
     places = {run.path.resolve() for runs, _ in read for run in runs}
@@ -97,9 +97,21 @@ def _entrants(given: Sequence[str]) -> list[Entrant]:
     return [Entrant(Side(name, runs), at) for name, (runs, at) in zip(names, read, strict=True)]
 
 
+def _places(runs: list[RunData], at: str | None) -> set[tuple[Path, str]]:
+    """The checkpoint of each run; where none is chosen the last."""
+    last = {run.path.resolve(): max(run.scores, key=lambda s: s.step).checkpoint for run in runs}
+    return {(path, at or checkpoint) for path, checkpoint in last.items()}
+
+
 def _side(text: str) -> tuple[list[RunData], str | None]:
     """The runs of a side, and the checkpoint that is named; None where the last one is meant."""
-    parts = [part for piece in text.split(",") for part in _expanded(piece)]
+    pieces = [piece.strip() for piece in text.split(",")]
+    if not all(pieces):
+        raise RequestError(
+            f"{text!r}: a run is missing beside a comma; seeds of a side are joined without spaces:"
+            " runs/a-0,runs/a-1"
+        )
+    parts = [part for piece in pieces for part in _expanded(piece)]
     runs, chosen = [], set()
     for part in parts:
         run, at = _run(part)
@@ -122,15 +134,15 @@ def _side(text: str) -> tuple[list[RunData], str | None]:
 
 
 def _expanded(piece: str) -> list[str]:
-    """The runs that a pattern stands for."""
-    if not any(mark in piece for mark in "*?[") or Path(piece).exists():
+    """The runs that a pattern stands for, each with the checkpoint behind it."""
+    place, at, choice = piece.partition("@")
+    if not any(mark in place for mark in "*?[") or Path(place).exists():
         return [piece]
-    found = [
-        p for p in sorted(glob.glob(str(Path(piece).expanduser()))) if is_run(Path(p))
-    ]  # logs lie beside
-    if not found:
-        raise RequestError(f"{piece}: no run matches")
-    return found
+    found = sorted(glob.glob(str(Path(place).expanduser())))
+    runs = [path + at + choice for path in found if is_run(Path(path))]  # logs lie beside
+    if not runs:
+        raise RequestError(f"{place}: no run matches")
+    return runs
 
 
 def _run(text: str) -> tuple[RunData, str | None]:
@@ -203,7 +215,8 @@ def _table(pair: Pair) -> Table:
         table.add_column(head, justify="right")
     for line in pair.lines:
         d = line.difference
-        cells = [f"{line.k:,}", share(line.a), share(line.b), signed(d.mean)]
+        cells = [f"{line.k:,}"]
+        cells += [share(d.a), share(d.b), signed(d.mean)] if d.known else ["–"] * 3
         cells += [span(d).strip() or "–", _p(d.p), _p(line.adjusted), "–"]
         if d.detectable is not None:
             cells[-1] = share(d.detectable)

@@ -23,7 +23,7 @@ from posttrain.recipe.build import Problems, to_dataclass
 from posttrain.recipe.load import describe
 from posttrain.recipe.reading import Unfit, apply_override, parsed, read
 from posttrain.recipe.recipes import KEYS
-from posttrain.recipe.written import flatten
+from posttrain.recipe.written import escaped, flatten
 
 MOST = 1000
 """Runs of a sweep."""
@@ -60,6 +60,8 @@ class Sweep:
     """Runs that may be made at the same time. Default: the pipeline's number; 1 for a recipe."""
     output_dir: str | None = None
     """Default: that of the recipe or pipeline."""
+    placed: list[str] = field(default_factory=list, init=False, compare=False)
+    """The override that sets `output_dir`; checked, and expressions resolved, with the recipe or pipeline."""
 
 
 def is_sweep(path: str | Path) -> bool:
@@ -84,17 +86,21 @@ def load_sweep(path: str | Path, overrides: list[str]) -> Sweep:
     sweep = to_dataclass(Sweep, values | keys, "", problems)
     if sweep is not None:
         folder_name("sweep", sweep.sweep, problems)
+        if not sweep.recipe.strip():
+            problems.add("recipe", "recipe is empty; it takes the path of a recipe or a pipeline")
         problems.require_above("parallel", sweep.parallel)
     if problems:
         raise RequestError(describe(problems, path, lines, overrides))
     sweep.recipe = str(path.parent / sweep.recipe)
+    if sweep.output_dir is not None:
+        sweep.placed = [override_of("output_dir", escaped(sweep.output_dir))]
     check_sweep(sweep, str(path))
     return sweep
 
 
 def _own(values: dict[str, Any], problems: Problems) -> dict[str, Any]:
     """`values` of a file and its overrides without those that are of the recipe, which become problems."""
-    own = [f.name for f in fields(Sweep)]
+    own = [f.name for f in fields(Sweep) if f.init]
     alien = [
         key for key in values if key not in (*own, "name") and (key in KEYS or isinstance(values[key], dict))
     ]
@@ -127,15 +133,18 @@ def sweep_of_words(recipe: str, words: list[str]) -> Sweep:
                 f"{word!r} opens a {error} that is not closed; close it with {end}, or put text that has it "
                 f"in {kind} quotes"
             ) from None
-        if not all(pieces):
+        place = normal(key) == "output_dir" and len(pieces) == 1  # where the sweep itself lies
+        if not all(pieces) and not place:
             empty = "an empty value" if text.strip() else "no value"
             raise RequestError(f"{word!r} has {empty}; write {key}=1,16,256, or {key}='\"\"' for empty text")
         try:
             values = [parsed(piece) for piece in pieces]
         except Unfit as unfit:
             raise RequestError(f"{word!r}: {unfit}") from None
-        if key.strip() == "output_dir" and len(values) == 1:  # where the sweep itself lies
-            sweep.output_dir = str(values[0])
+        if place:
+            if sweep.placed:
+                raise RequestError("command line: output_dir is given twice; a sweep lies in one folder")
+            sweep.placed = [override_of("output_dir", values[0])]
         else:
             swept = SweptKey(key.strip(), values)
             swept.texts = pieces
@@ -185,7 +194,11 @@ class Unclosed(ValueError):
 def check_sweep(sweep: Sweep, where: str) -> None:
     """Raises `RequestError` for what is wrong whatever the recipe is."""
     keys = [normal(swept.key) for swept in sweep.keys]
-    for key, swept in zip(keys, sweep.keys, strict=True):
+    for i, (key, swept) in enumerate(zip(keys, sweep.keys, strict=True)):
+        if not key:
+            raise RequestError(f"{where}: keys[{i}].key is empty; write a key of the recipe, such as loss.n")
+        if why := _misspelt(key):
+            raise RequestError(f"{where}: {swept.key}: {why}")
         if not swept.values:
             raise RequestError(f"{where}: {swept.key} has no values; list at least one")
         if keys.count(key) > 1:
@@ -208,8 +221,24 @@ def check_seeds(seeds: int | list[int] | None, where: str) -> None:
 
 
 def normal(key: str) -> str:
-    """`data.sources[0].weight` as `data.sources.0.weight`."""
-    return re.sub(r"\[(\d+)\]", r".\1", key.strip())
+    """`data.sources[0][weight]` as `data.sources.0.weight`."""
+    return re.sub(r"\[\s*([^][]*?)\s*\]", r".\1", key.strip()).removeprefix(".")
+
+
+def _misspelt(key: str) -> str:
+    """Why `key`, as `normal` gives it, is no key of a recipe or a second spelling of one; empty where it is
+    none."""
+    for part in key.split("."):
+        if not part.strip() or "[" in part or "]" in part:
+            return "its parts stand between single dots, as in data.sources.0.weight"
+        try:
+            number = int(part)
+        except ValueError:
+            continue
+        if str(abs(number)) != part:
+            near = f"; write {number}, not {part}" if number >= 0 else f", so {part} is none of them"
+            return f"the items of a list are numbered 0, 1, 2, ...{near}"
+    return ""
 
 
 def value_at(values: Any, key: str) -> Any:

@@ -15,7 +15,7 @@ from statistics import fmean
 from posttrain.report.differences import Difference, Place, difference
 from posttrain.report.numbers import Curve, curve
 from posttrain.report.story import Story
-from posttrain.report.text import share, signed, span, unknown
+from posttrain.report.text import share, shared, signed, span, unknown
 from posttrain.rundir.reading import RunData, step_of
 
 FOLLOWING = ("dpo", "rlvr")
@@ -120,7 +120,7 @@ def sentence(c: Chain, name: str | None) -> str:
     moves = " and ".join(_move(c, k) for k in ks)
     text = f"{s.label}: from {_start(c, name)} to its own step {s.last.step:,}, {moves}"
     if s.verdict == "falls" and s.best.step > 0:
-        text += f"; pass@{s.large} was best at step {s.best.step:,} ({share(s.best.value)})"
+        text += f"; pass@{s.large} was best at step {s.best.step:,} ({share(s.change.a)}{shared(s.change)})"
     return f"{text}."
 
 
@@ -138,8 +138,9 @@ def _start(c: Chain, name: str | None) -> str:
 def _move(c: Chain, k: int) -> str:
     d = difference(c.told.task, k, c.starts, c.told.end, by_seed=True)
     assert d is not None, "k is shared"
-    values = f"pass@{k} {share(c.before[k])} → {share(c.after[k])}"
-    return f"{values} ({signed(d.mean)}{span(d)}{_noise(d)})"
+    if not d.known:
+        return f"pass@{k} {share(c.after[k])}{unknown(d)}"
+    return f"pass@{k} {share(d.a)} → {share(d.b)} ({signed(d.mean)}{span(d)}{_noise(d)})"
 
 
 def _noise(d: Difference) -> str:

@@ -13,11 +13,11 @@ from itertools import combinations
 from typing import Any
 
 from posttrain.evaluate.intervals import holm
-from posttrain.report.comparison import compare
+from posttrain.report.comparison import compare, crossed
 from posttrain.report.control_words import remains
-from posttrain.report.differences import Difference, difference
+from posttrain.report.differences import Difference, differences
 from posttrain.report.measured import measured
-from posttrain.report.numbers import crossovers, headline_k
+from posttrain.report.numbers import headline_k
 from posttrain.report.sides import Side
 from posttrain.report.story import Story, mean_curves, story
 from posttrain.report.text import share
@@ -33,11 +33,10 @@ class Entrant:
 
 @dataclass(slots=True)
 class Line:
-    """pass@k of both sides. `adjusted` is Holm's p-value at the two k of the headlines, else None."""
+    """pass@k of both sides, `difference.a` and `difference.b`. `adjusted` is Holm's p-value at the two k of
+    the headlines, else None."""
 
     k: int
-    a: float
-    b: float
     difference: Difference
     adjusted: float | None = None
 
@@ -63,8 +62,8 @@ class Pair:
             "b": _side(self.b, self.checkpoints[1]),
             "problems": self.problems,
             "differences": [
-                {"k": line.k, "a": line.a, "b": line.b, "adjusted_p": line.adjusted}
-                | asdict(line.difference)
+                {"k": line.k, "adjusted_p": line.adjusted}
+                | {key: None if value != value else value for key, value in asdict(line.difference).items()}
                 | {"clear": line.difference.clear}
                 for line in self.lines
             ],
@@ -111,22 +110,20 @@ def _story(entrant: Entrant, task: str) -> Story | None:
 def _pair(title: str, a: Entrant, told_a: Story, b: Entrant, told_b: Story) -> Pair | None:
     task = told_a.task
     first, second = (mean_curves(s.side.runs, task)[s.last.checkpoint] for s in (told_a, told_b))
-    shared = [k for k in first if k in second]
-    if not shared:
+    gaps = differences(task, told_a.end, told_b.end)
+    if not gaps:
         return None
+    k = min(gaps)
     found = Pair(
         a,
         b,
         title,
         (told_a.last.checkpoint, told_b.last.checkpoint),
-        problems=min(first[shared[0]].n, second[shared[0]].n),
-        crossings=crossovers(first, second),
+        problems=min(first[k].n, second[k].n),
+        lines=[Line(k, d) for k, d in gaps.items()],
+        crossings=crossed(gaps),
         sentence=compare(told_a, told_b),
     )
-    for k in shared:
-        d = difference(task, k, told_a.end, told_b.end)
-        assert d is not None, "k is shared"
-        found.lines.append(Line(k, first[k].value, second[k].value, d))
     return found
 
 
@@ -148,13 +145,15 @@ def corrected(found: list[Pair]) -> str:
     if len(lines) < 2:
         return ""
     several = len({pair.task for pair in found}) > 1
+    many = len({id(entrant) for pair in found for entrant in (pair.a, pair.b)}) > 2
     names = []
     for pair, line in lines:
         if line.adjusted < 0.05:
-            ahead = pair.b if line.difference.mean > 0 else pair.a
+            ahead, behind = (pair.b, pair.a) if line.difference.mean > 0 else (pair.a, pair.b)
+            over = f" over {behind.side.title}" if many else ""
             where = f" of {pair.task}" if several else ""
             p = "p < .001" if line.adjusted < 0.001 else f"p = {share(line.adjusted)}"
-            names.append(f"{ahead.side.title} at pass@{line.k}{where} (adjusted {p})")
+            names.append(f"{ahead.side.title}{over} at pass@{line.k}{where} (adjusted {p})")
     start = f"After Holm's correction over {len(lines)} comparisons"
     return (
         f"{start} these leads remain: {'; '.join(names)}." if names else f"{start}, no difference is clear."

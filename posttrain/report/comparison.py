@@ -12,10 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from posttrain.report.differences import Difference, difference, difference_of_changes
-from posttrain.report.numbers import crossovers, headline_k
-from posttrain.report.story import Story, mean_curves
-from posttrain.report.text import loss_name, share, signed, span, unknown
+from posttrain.report.differences import (
+    Difference,
+    comparable,
+    difference,
+    difference_of_changes,
+    differences,
+    reverse,
+)
+from posttrain.report.numbers import crossings, curve, headline_k
+from posttrain.report.story import Story
+from posttrain.report.text import loss_name, share, shared, signed, span, unknown
 
 EFFECT = "The expected effect (cross-entropy loses pass@N at large N, the confidence-limited loss keeps it)"
 MOST_PAIRS = 3
@@ -43,14 +50,31 @@ def _leaders(told: list[Story]) -> list[str]:
     several = any(len(s.side.runs) > 1 for s in told)
     name = {id(s): s.label + " (one run)" * (several and len(s.side.runs) == 1) for s in told}
     parts = []
-    for pick in (lambda s: s.last_small, lambda s: s.last):
-        first, second = sorted(told, key=lambda s: -pick(s).value)[:2]
-        best = pick(first)
-        d = difference(first.task, int(best.metric.partition("@")[2]), second.end, first.end)
-        over = "" if d is None else _over(d, name[id(second)])
-        parts.append(f"{best.metric} is highest for {name[id(first)]} ({share(best.value)}{over})")
+    ks = set.intersection(*({*curve(p.run, s.task, p.checkpoint)} for s in told for p in s.end))
+    for k in dict.fromkeys((min(ks), headline_k(ks)) if ks else ()):
+        if (top := _highest(told, k)) is None:
+            continue
+        first, second, d = top
+        over = _over(d, name[id(second)])
+        parts.append(f"pass@{k} is highest for {name[id(first)]} ({share(d.b)}{over})")
+    if not parts:
+        return []
     chosen = f"chosen among {len(told)} on the problems shown, which flatters it"
-    return [f"Last checkpoints: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
+    which = " that all seeds of a side have" * any(s.uneven for s in told)
+    return [f"Last checkpoints{which}: {'; '.join(dict.fromkeys(parts))}; {chosen}."]
+
+
+def _highest(told: list[Story], k: int) -> tuple[Story, Story, Difference] | None:
+    """The side with the highest pass@k, the next one, and how far apart they are, over the problems that all
+    sides have a value of; None where not all have such a score, or they are of different problems."""
+    ends = [s.end for s in told]
+    found = comparable(told[0].task, k, ends)
+    if found is None:
+        return None
+    i, j = sorted(range(len(told)), key=lambda at: -found.means[at])[:2]
+    d = difference(told[0].task, k, ends[j], ends[i], among=ends if found.left_out else ())
+    assert d is not None, "all have a score"
+    return (told[i], told[j], d) if d.mean >= 0 or d.equal else (told[j], told[i], reverse(d))
 
 
 def _over(d: Difference, second: str) -> str:
@@ -64,9 +88,10 @@ def speaks_of(a: Story, b: Story) -> str:
     """The beginning of a sentence: what it holds for."""
     counts = len(a.side.runs), len(b.side.runs)
     what = "Last checkpoints"
-    if a.run is b.run:
-        return f"Step {a.last.step:,} and step {b.last.step:,} of one run"
-    if a.chosen or b.chosen:
+    if (same := {run.path.resolve() for run in a.side.runs}) == {r.path.resolve() for r in b.side.runs}:
+        runs = "one run" if len(same) == 1 else f"the same {len(same)} seeds"
+        return f"Step {a.last.step:,} and step {b.last.step:,} of {runs}"
+    if a.chosen or b.chosen or a.uneven or b.uneven:
         what = f"Step {a.last.step:,} of {a.label} and step {b.last.step:,} of {b.label}"
     if min(counts) > 1:
         seeds = f"{counts[0]}" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]}"
@@ -79,35 +104,36 @@ def speaks_of(a: Story, b: Story) -> str:
 
 def compare(a: Story, b: Story, against: str = "") -> str:
     """Which side is ahead at which N. `against`: which two of several are compared, for the beginning."""
-    first, second = (mean_curves(s.side.runs, s.task)[s.last.checkpoint] for s in (a, b))
-    shared = [k for k in first if k in second]
-    if not shared:
+    found = differences(a.task, a.end, b.end)
+    if not found:
         return f"{a.side.label} and {b.side.label} share no k, so they are not compared."
-    large = headline_k(shared)
+    large = headline_k(found)
     recipes = min(len(a.side.runs), len(b.side.runs)) > 1
     parts = []
-    for k in dict.fromkeys((shared[0], large)):
-        d = _last(a, b, k)
+    for k in dict.fromkeys((min(found), large)):
+        d = found[k]
         pair = f"{a.side.label} and {b.side.label}"
         if d.equal:
             parts.append(f"{pair} are equal at pass@{k} ({signed(d.mean)}{span(d)})")
         elif d.clear is None:
             why = d.reason or "no interval"
-            parts.append(f"whether {pair} differ at pass@{k} is not known ({why}; {signed(d.mean)})")
+            why += f"; {signed(d.mean)}{shared(d)}" if d.known else ""
+            parts.append(f"whether {pair} differ at pass@{k} is not known ({why})")
         elif not d.clear:
             parts.append(f"no clear difference between {pair} at pass@{k} ({signed(d.mean)}{span(d)})")
         else:
             ahead, sign = (b, 1.0) if d.mean > 0 else (a, -1.0)
             leads = "leads" if recipes else "is ahead at"
             parts.append(f"{ahead.side.label} {leads} pass@{k} by {share(sign * d.mean)}{span(d, sign)}")
-    gaps = {k: second[k].value - first[k].value for k in shared}
-    return f"{speaks_of(a, b)}{against}: {'; '.join(parts)}.{_where(a, b, gaps, crossovers(first, second))}"
+    return f"{speaks_of(a, b)}{against}: {'; '.join(parts)}.{_where(a, b, found)}"
 
 
-def _last(a: Story, b: Story, k: int) -> Difference:
-    found = difference(a.task, k, a.end, b.end)
-    assert found is not None, "k is shared"
-    return found
+def crossed(found: dict[int, Difference]) -> list[float]:
+    """Where the curves behind the differences `found` cross; empty where these are not all of the same
+    problems."""
+    alike = len({(d.problems, d.left_out) for d in found.values() if d.known}) == 1
+    known = all(d.known for d in found.values())
+    return crossings({k: d.mean for k, d in found.items()}) if alike and known else []
 
 
 def attempts(ns: Iterable[float]) -> str:
@@ -115,40 +141,39 @@ def attempts(ns: Iterable[float]) -> str:
     return ", ".join(f"{n:.2g}" if n < 10 else f"{float(f'{n:.2g}'):.0f}" for n in ns)
 
 
-def _where(a: Story, b: Story, gaps: dict[int, float], crossings: list[float]) -> str:
+def _where(a: Story, b: Story, found: dict[int, Difference]) -> str:
     """From which N on a side is ahead, where it clearly is at the larger k of the headline: one k of many
     that is clear may be chance. Empty where only one k is shared."""
-    shared = list(gaps)
-    large = headline_k(shared)
-    if len(crossings) > 1:
-        return f" The curves cross at N ≈ {attempts(crossings)}."
-    if crossings:
-        sign = 1.0 if next(g for g in reversed(gaps.values()) if g != 0.0) > 0 else -1.0
+    ks, at = list(found), crossed(found)
+    large = headline_k(ks)
+    if len(at) > 1:
+        return f" The curves cross at N ≈ {attempts(at)}."
+    if at:
+        sign = 1.0 if next(d for d in reversed(found.values()) if not d.equal).mean > 0 else -1.0
         winner = b if sign > 0 else a
-        beyond = [k for k in shared if k >= crossings[0] and sign * gaps[k] > 0]
-        clear = [k for k in beyond if _last(a, b, k).clear]
-        cross = f"urves cross at N ≈ {attempts(crossings)}"
+        beyond = [k for k in ks if k >= at[0] and sign * found[k].mean > 0]
+        clear = [k for k in beyond if found[k].clear]
+        cross = f"urves cross at N ≈ {attempts(at)}"
         if large not in clear:
-            known = all(_last(a, b, k).clear is not None for k in beyond)
+            known = all(found[k].clear is not None for k in beyond)
             what = "no clear difference beyond it" if known else "the noise is not known"
             if clear:
                 what = f"beyond it the difference is clear only at N = {', '.join(f'{k:,}' for k in clear)}"
             return f" The c{cross}; {what}."
-        since = max((k for k in shared if k < large and k not in clear), default=0)
-        until = min((k for k in shared if k > large and k not in clear), default=math.inf)
+        since = max((k for k in ks if k < large and k not in clear), default=0)
+        until = min((k for k in ks if k > large and k not in clear), default=math.inf)
         stretch = [k for k in clear if since < k < until]
-        till = "on" if stretch[-1] == shared[-1] else f"to {stretch[-1]:,}"
+        till = "on" if stretch[-1] == ks[-1] else f"to {stretch[-1]:,}"
         return f" From N = {stretch[0]:,} {till} {winner.side.label} is ahead (c{cross})."
     for winner, sign in ((a, -1.0), (b, 1.0)):
-        ahead = len(shared) > 1 and all(sign * gap > 0 for gap in gaps.values())
-        if ahead and all(_last(a, b, k).clear for k in shared):
-            return f" {winner.side.label} is ahead at every N from {shared[0]} to {shared[-1]}."
+        if len(ks) > 1 and all(sign * d.mean > 0 and d.clear for d in found.values()):
+            return f" {winner.side.label} is ahead at every N from {ks[0]} to {ks[-1]}."
     return ""
 
 
 def _expected_effect(entropy: list[Story], limited: list[Story]) -> list[str]:
     """Where it is not plain from the sentences about each side: a sentence for each pair."""
-    if any(s.verdict == "single" for s in [*entropy, *limited]):
+    if any(s.verdict in ("single", "unranked") for s in [*entropy, *limited]):
         return []
     found = []
     for ce in entropy:
@@ -167,9 +192,10 @@ def _falls(ce: Story, s: Story) -> str:
     """How the fall of one compares with that of the other."""
     pair = [(story.at(story.best.checkpoint), story.end) for story in (ce, s)]
     d = difference_of_changes(s.task, s.large, *pair)
-    losses = f"{share(-s.change.mean)} against {share(-ce.change.mean)} from its best"
+    changes = (ce.change.mean, s.change.mean) if d is None or not d.left_out else (d.a, d.b)
+    losses = f"{share(-changes[1])} against {share(-changes[0])} from its best"
     if d is None or d.clear is None:
-        why = "" if d is None or not d.reason else f" ({d.reason})"
+        why = "" if d is None or not d.reason else f" ({d.reason}{shared(d)})"
         return f"{s.label} loses {losses} of pass@{s.large}; the noise of the difference is not known{why}."
     if not d.clear:
         return (

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.report.controls import Over, envelope, last_by_temperature, pairs, temperatures
+from posttrain.report.controls import Over, envelope, last_by_temperature, options, pairs, temperatures
 from posttrain.report.measured import controls
 from posttrain.report.numbers import Curve, curves
 from posttrain.report.plots import attempts_axis, interval_band
@@ -68,24 +68,26 @@ def _against(
     figures = []
     last = {i: list(curves(run, task).values())[-1] for i, run in pair.items()}
     for over, (title, style) in CHOICES.items():
-        options = {i: _options(run, task, over) for i, run in pair.items()}
-        best = {i: envelope(run, task, over) for i, run in pair.items() if options[i]}
+        choices = {i: _options(run, task, over) for i, run in pair.items()}
+        best = {i: envelope(run, task, over) for i, run in pair.items() if choices[i]}
         if not best:
             continue
         lines = {i: {k: b.value for k, b in found.items()} for i, found in best.items()}
         svg = against(f"{prefix}{over}", title, {i: (names[i], last[i]) for i in pair}, lines, style, ks)
-        alike = len(set(options.values())) == 1
-        told = [f"{names[i]}: {text or 'as it is'}" for i, text in options.items()]
-        figures.append(figure(title, svg, options[next(iter(pair))] if alike else "; ".join(told)))
+        alike = len(set(choices.values())) == 1
+        told = [f"{names[i]}: {text or 'as it is'}" for i, text in choices.items()]
+        figures.append(figure(title, svg, choices[next(iter(pair))] if alike else "; ".join(told)))
     return figures
 
 
 def _options(run: RunData, task: str, over: Over) -> str:
     """What the run may choose from; empty where there is one only."""
-    ts, count = temperatures(run, task), len(curves(run, task))
+    ts, grid = temperatures(run, task), options(run, task)
+    count = len(grid)
     parts = [_listed(ts)] if over != "checkpoint" and len(ts) > 1 else []
     parts += [f"{count} checkpoints"] if over != "temperature" and count > 1 else []
-    scored = sum(len(run.rows(task, settings)) for settings in controls(run, task).values())
+    tables = [curves(run, task, settings) for settings in controls(run, task).values()]
+    scored = sum(checkpoint in table for table in tables for checkpoint in grid)
     whole = len(parts) < 2 or scored == len(ts) * count
     return " × ".join(parts) + ("" if whole else f", {scored} of them scored")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from posttrain.report.differences import Difference, Place, difference, mean_score
+from posttrain.report.differences import Difference, Place, comparable, difference, mean_score
 from posttrain.report.measured import controls
 from posttrain.report.story import Story, mean_curves
 from posttrain.report.text import loss_name, share, signed, span
@@ -31,7 +31,10 @@ def remains(told: list[Story]) -> list[str]:
         ]
         if loss_name(ce.run) != "cross_entropy" or not others:
             continue
-        best = max(others, key=lambda s: s.last.value)
+        alike = comparable(ce.task, ce.large, [s.end for s in others])
+        if alike is None:
+            continue
+        best = max(zip(alike.means, others, strict=True), key=lambda pair: pair[0])[1]
         lead = difference(ce.task, ce.large, ce.end, best.end)
         if lead is not None and lead.mean > 0 and lead.clear:
             found += _after_controls(ce, best)
@@ -41,30 +44,32 @@ def remains(told: list[Story]) -> list[str]:
 def _after_controls(ce: Story, other: Story) -> list[str]:
     k, last = ce.large, [ce.last.checkpoint]
     heated, stepped, both = _options(ce, last), _options(ce, own=True), _options(ce)
-    parts, best = [], 0.0
+    parts = []
     for name, options in (("its best temperature", heated), ("its best checkpoint", stepped)):
         if len(options.places) > 1:
-            value, chosen, at = options.best
             reaches = " reaches" if not parts else ""
-            d = difference(ce.task, k, at, other.end)
-            parts.append(f"at {name} ({chosen}){reaches} {share(value)}, {_distance(d)}")
-            best = max(best, value)
+            d = difference(ce.task, k, options.best[2], other.end)
+            parts.append(f"at {name} ({options.best[1]}){reaches} {_against(d)}")
     if min(len(heated.places), len(stepped.places)) > 1:
-        parts.append(_both(both, best, lambda at: difference(ce.task, k, at, other.end)))
+        singles = [heated.best[2], stepped.best[2]]
+        more = both.whole and all(_above(difference(ce.task, k, at, both.best[2])) for at in singles)
+        parts.append(_both(both, more, lambda at: difference(ce.task, k, at, other.end)))
     if not parts:
         return []
     ends = f"{other.label} {'is' if other.chosen else 'ends'} at {share(other.last.value)}"
     return [f"Controls at pass@{k} ({ends}): {ce.label} {'; '.join(parts)}.{_alike(ce, other, both)}"]
 
 
-def _both(options: Options, best: float, against: Callable[[list[Place]], Difference | None]) -> str:
-    """What the choice of both adds to the `best` of either."""
+def _above(d: Difference | None) -> bool:
+    return d is not None and d.mean > 0 and not d.equal
+
+
+def _both(options: Options, more: bool, against: Callable[[list[Place]], Difference | None]) -> str:
+    """What the choice of both adds to that of either; `more`: whether it is better."""
     if not options.whole:
         return "both together are not measured at every checkpoint"
-    value, chosen, at = options.best
-    if value <= best:
-        return "at both no more"
-    return f"at both ({chosen}) {share(value)}, {_distance(against(at))}"
+    _, chosen, at = options.best
+    return f"at both ({chosen}) {_against(against(at))}" if more else "at both no more"
 
 
 def _alike(ce: Story, other: Story, of_ce: Options) -> str:
@@ -73,9 +78,16 @@ def _alike(ce: Story, other: Story, of_ce: Options) -> str:
     same = of_ce.whole and of_other.whole and of_ce.heats == of_other.heats
     if not same or min(len(of_ce.places), len(of_other.places)) < 2:
         return ""
-    (best, chosen, at), (_, _, there) = of_other.best, of_ce.best
+    (_, chosen, at), (_, _, there) = of_other.best, of_ce.best
     d = difference(ce.task, ce.large, at, there)
-    return f" With the same choices {other.label} ({chosen}) reaches {share(best)}, {_distance(d)}."
+    return f" With the same choices {other.label} ({chosen}) reaches {_against(d)}."
+
+
+def _against(d: Difference | None) -> str:
+    """`.886, .084 [.070, .098] lower`; both values, where they are of a part of the problems only."""
+    if d is None or not d.known:
+        return "a score of other problems"
+    return f"{share(d.a)}{f' against {share(d.b)}' if d.left_out else ''}, {_distance(d)}"
 
 
 def _distance(d: Difference | None) -> str:
@@ -121,4 +133,8 @@ def _options(story: Story, checkpoints: list[str] | None = None, own: bool = Fal
                 parts = [f"T = {heat:g}"] if heat is not None else []
                 parts += [f"step {step:,}"] if checkpoints is None else []
                 found.append((value, ", ".join(parts), places))
+    alike = comparable(task, large, [places for _, _, places in found])
+    if alike is None:
+        return Options([], heats, False)
+    found = [(value, name, at) for value, (_, name, at) in zip(alike.means, found, strict=True)]
     return Options(found, heats, len(found) == len(steps) * max(len(heats), 1))

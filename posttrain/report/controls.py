@@ -26,26 +26,34 @@ class Best(NamedTuple):
     """Its hash; the run's own where no other temperature is better."""
 
 
+def options(run: RunData, task: str) -> list[str]:
+    """The checkpoints that a run may choose from: those after the start, at its own temperature."""
+    found = curves(run, task, own_settings(run, task))
+    return [checkpoint for checkpoint, points in found.items() if next(iter(points.values())).step > 0]
+
+
 def envelope(run: RunData, task: str, over: Over) -> dict[int, Best]:
     """k -> the best pass@k, over the temperatures of the last checkpoint, over the checkpoints at the run's
     own temperature, or over both; of equals the last checkpoint, and its own temperature.
 
     k are those of the last checkpoint at its own temperature; empty where it has none. The start model (step
-    0) is no checkpoint of the run. A run that was measured at one temperature only has its own curve as the
-    envelope over `temperature`: `temperatures` tells.
+    0) is no checkpoint of the run, and a score of more or fewer problems is not compared. A run that was
+    measured at one temperature only has its own curve as the envelope over `temperature`: `temperatures`
+    tells.
     """
     own = own_settings(run, task)
     at = {own: curves(run, task, own)}
     if not at[own]:
         return {}
-    last = next(reversed(at[own]))
+    last, among = next(reversed(at[own])), options(run, task)
     if over != "checkpoint":
         at |= {s: curves(run, task, s) for s in controls(run, task).values() if s != own}
     found = {k: Best(score.value, last, own) for k, score in at[own][last].items()}
     for settings, table in at.items():
         for checkpoint in reversed(table) if over != "temperature" else [last]:
             for k, score in table.get(checkpoint, {}).items():
-                if k in found and score.step > 0 and score.value > found[k].value:
+                alike = k in found and score.n == at[own][last][k].n
+                if alike and checkpoint in among and score.value > found[k].value:
                     found[k] = Best(score.value, checkpoint, settings)
     return found
 

@@ -13,12 +13,15 @@ from posttrain.report.control_words import remains
 from posttrain.report.differences import unpaired
 from posttrain.report.facts import SAMPLING, headline
 from posttrain.report.measured import apart, beside, measured, renderings
+from posttrain.report.numbers import curves
 from posttrain.report.sides import Side, sides
-from posttrain.report.story import SMALL_CHANGE, Story, story
+from posttrain.report.story import SMALL_CHANGE, Story, mean_curves, story
 from posttrain.report.swept import run_names, strangers
-from posttrain.report.text import loss_name, share, signed, span, unknown
+from posttrain.report.text import loss_name, share, shared, signed, span, unknown
 from posttrain.rundir.reading import RunData
 
+MOST_UNREAD = 3
+"""Rows and files of a run that are named where they cannot be read; more are counted."""
 UNCLEAR = f", within noise, which does not exclude a fall of {share(SMALL_CHANGE)}"
 
 
@@ -85,23 +88,30 @@ def describe(s: Story) -> str:
     beside = f" ({one} {share(s.last_small.value)})" if two else ""
     if s.verdict == "single":
         return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}, the only scored checkpoint."
+    if s.verdict == "unranked":
+        why = "checks failed on other problems than at other checkpoints, so that no best one is named"
+        return f"{s.label}: {big} {share(s.last.value)}{beside} at {last}; {why}."
     if s.verdict == "peaks last":
         noise = "" if s.gain.clear else ", within noise" if s.gain.low is not None else unknown(s.gain)
-        rise = f"{share(s.first.value)} → {share(s.last.value)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
+        rise = f"{share(s.gain.a)} → {share(s.gain.b)} ({signed(s.gain.mean)}{span(s.gain)}{noise})"
+        beside = "" if s.gain.left_out else beside  # of all problems
         return f"{s.label}: {big} {rise} from step {s.first.step:,} to {last}, its best{beside}."
     if s.verdict in ("keeps", "unclear"):
         how = {"keeps": f"keeps {big} at", "unclear": f"{big} ends at"}[s.verdict]
         noise = "" if s.verdict == "keeps" else UNCLEAR if s.change.low is not None else unknown(s.change)
+        small = s.last_small.value if s.change_small is None else s.change_small.b
         return (
-            f"{s.label}: {how} {share(s.last.value)} (best {share(s.best.value)} at {best};"
+            f"{s.label}: {how} {share(s.change.b)} (best {share(s.change.a)} at {best};"
             f" {share(s.change.mean)}{span(s.change)}{noise})"
-            + (f", with {one} {share(s.last_small.value)}." if two else ".")
+            + (f", with {one} {share(small)}." if two else ".")
         )
-    move = f"{share(s.best.value)} → {share(s.last.value)} ({share(s.change.mean)}{span(s.change)})"
-    if not two or s.best_small is None:
+    move = f"{share(s.change.a)} → {share(s.change.b)} ({share(s.change.mean)}{span(s.change)})"
+    small = s.change_small
+    if not two or small is None or not small.known:
         return f"{s.label}: {big} falls {move} from its best at {best} to {last}."
+    on = shared(small) if small.problems != s.change.problems else ""
     return (
-        f"{s.label}: {one} {share(s.best_small.value)} → {share(s.last_small.value)} while {big} falls"
+        f"{s.label}: {one} {share(small.a)} → {share(small.b)}{on} while {big} falls"
         f" {move}, from its best at {best} to {last}."
     )
 
@@ -147,17 +157,40 @@ def caveats(runs: list[RunData]) -> list[str]:
     found = strangers(runs)
     if any(s.low is not None for run in runs for s in run.scores):
         found.append(_intervals(sides(runs)))
-    found += _entropy(sides(runs)) + renderings(runs)
+    found += _entropy(sides(runs)) + _uneven(sides(runs)) + renderings(runs)
     for run, name in zip(runs, run_names(runs), strict=True):
         if run.status not in ("finished", "unknown"):
-            found.append(f"{name}: {UNENDED.get(run.status, run.status)}{_progress(run)}{_rest(run)}.")
+            ended, step = UNENDED.get(run.status, run.status), _progress(run)
+            found.append(f"{name}: {ended if step else ended.rstrip(',')}{step}{_rest(run)}.")
         for task in run.tasks:
             found += [f"{name}: {text}" for text in [*beside(run, task), *unpaired(run, task)]]
             cut = next(reversed(run.rows(task).values()), {}).get("truncated")
             if cut is not None and cut.value > 0.05:
                 found.append(f"{name}: {cut.value:.0%} of the {task} completions hit the length limit.")
         found += [f"{name}: {text}." for text in run.run.get("changed_rewards") or ()]
-        found += [f"{name}: {text}" for text in run.unread[:3]]
+        found += [f"{name}: {text}" for text in run.unread[:MOST_UNREAD]]
+        if (more := len(run.unread) - MOST_UNREAD) > 0:
+            found.append(
+                f"{name}: {more:,} more {'rows or files' if more > 1 else 'row or file'} cannot be read."
+            )
+    return found
+
+
+def _uneven(every: list[Side]) -> list[str]:
+    """Sides whose seeds were scored up to different steps."""
+    found = []
+    for side in [side.settled for side in every]:
+        for task in side.runs[0].tasks:
+            ends = [[*curves(run, task).values()][-1:] for run in side.runs]
+            steps = [next(iter(end[0].values())).step for end in ends if end]
+            common = [next(iter(points.values())).step for points in mean_curves(side.runs, task).values()]
+            if len(set(steps)) > 1:
+                last = f"step {common[-1]:,}, the last that all have, is" if common else ""
+                last = last or "no step is in all of them, and none is"
+                found.append(
+                    f"{side.title}: its seeds were scored on {task} up to different steps"
+                    f" ({', '.join(f'{step:,}' for step in steps)}); {last} compared."
+                )
     return found
 
 

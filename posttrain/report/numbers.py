@@ -21,6 +21,8 @@ from posttrain.types import Score
 
 Curve = dict[int, Score]
 """k -> score of pass@k, k ascending."""
+ROUNDING = 1e-12
+"""A difference of two means below this is rounding."""
 LARGE = 256
 """Headlines use the largest k that was measured, up to this one."""
 END = 0.1
@@ -84,16 +86,24 @@ def counts(row: dict[str, Any]) -> tuple[int, int]:
 
 
 def crossovers(a: Curve, b: Curve) -> list[float]:
-    """Every N where `b - a` changes sign, linear in log2 N between neighbouring k that both curves have.
+    """Every N where two curves cross; none where a score of one is of more problems than the other's."""
+    ks = [k for k in a if k in b]
+    alike = all(a[k].n == b[k].n for k in ks)
+    return crossings({k: b[k].value - a[k].value for k in ks}) if alike else []
 
-    A stretch of ties between two signs counts once, at its middle; ties at either end are not a crossing.
+
+def crossings(gaps: dict[int, float]) -> list[float]:
+    """Every N where the gap between two curves changes sign, linear in log2 N between neighbouring k.
+
+    A stretch of ties (of what is `ROUNDING`, too) between two signs counts once, at its middle; ties at
+    either end are not a crossing.
     """
-    signed = [(math.log2(k), b[k].value - a[k].value) for k in a if k in b]
-    apart = [(x, d) for x, d in signed if d != 0.0]
+    signed = [(math.log2(k), d) for k, d in gaps.items()]
+    apart = [(x, d) for x, d in signed if abs(d) >= ROUNDING]
     found = []
     for (x0, d0), (x1, d1) in zip(apart, apart[1:], strict=False):
         if (d0 < 0) != (d1 < 0):
-            ties = [x for x, d in signed if d == 0.0 and x0 < x < x1]
+            ties = [x for x, d in signed if abs(d) < ROUNDING and x0 < x < x1]
             x = (ties[0] + ties[-1]) / 2 if ties else x0 + (x1 - x0) * d0 / (d0 - d1)
             found.append(2.0**x)
     return found

@@ -86,6 +86,8 @@ def group_table(group: Group, task: str, runs: list[RunData]) -> SideTable | Non
         cell, known = cells[row.side.label], len(row.side.runs)
         values = cell.values if cell else {}
         names = [short(plain(values[k]), VALUE_SHOWN) if k in values else ABSENT for k in keys]
+        if cell is None:  # not sorted by its values: called by itself
+            names[:1] = [short(row.side.label, VALUE_SHOWN)]
         ended = all(run.status in ENDED for run in row.side.runs)
         count = f"{known} of {max(known, asked[row.side.label])}"
         seeds = str(known) if count == f"{known} of {known}" else count
@@ -93,7 +95,7 @@ def group_table(group: Group, task: str, runs: list[RunData]) -> SideTable | Non
         rows.append(replace(row, names=names if keys else row.names, seeds=seeds, whole=seeds == str(known)))
     parts = [table.note]
     if any(not row.whole for row in rows):
-        parts.append("seeds in red: not all that were asked for have ended")
+        parts.append("seeds in red: not all that were asked for are in the row and have ended")
     return replace(table, heads=keys or table.heads, rows=rows, note="; ".join(parts))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from posttrain.report.differences import Difference, Place, difference
+from posttrain.report.differences import Difference, Place, comparable, difference
 from posttrain.report.numbers import Curve, curves, headline_k
 from posttrain.report.sides import Side
 from posttrain.rundir.reading import RunData
@@ -24,8 +24,8 @@ class Story:
     """One side on one task: a run, or the mean over several seeds of it.
 
     `small` and `large` are the k of the headlines, `count` the number of checkpoints with pass@`large`.
-    `first`, `best` and `last` are their scores; `best_small` and `last_small` are pass@`small` of the best
-    and the last checkpoint.
+    `first`, `best` and `last` are their scores; `last_small` is pass@`small` of the last checkpoint. The best
+    is chosen on the problems that all checkpoints have a value of.
     """
 
     side: Side
@@ -36,12 +36,17 @@ class Story:
     first: Score
     best: Score
     last: Score
-    best_small: Score | None
     last_small: Score
     change: Difference | None
     """From the best checkpoint to the last one."""
+    change_small: Difference | None
+    """The same of pass@`small`."""
     gain: Difference | None
     """From the first checkpoint to the last one."""
+    ranked: bool = True
+    """Whether the checkpoints could be compared on the same problems; else `best` is the last one."""
+    uneven: bool = False
+    """Whether a seed was scored at a later checkpoint, which others lack."""
     chosen: bool = False
     """Whether `last` is a checkpoint that somebody chose."""
 
@@ -64,10 +69,13 @@ class Story:
 
     @property
     def verdict(self) -> str:
-        """`single` (one checkpoint), `peaks last` (the best is the last), `keeps` (the interval of the change
-        excludes a fall of `SMALL_CHANGE`), `falls` (it excludes no fall at all), `unclear` (neither)."""
+        """`single` (one checkpoint), `unranked` (of different problems), `peaks last` (the best is the last),
+        `keeps` (the interval of the change excludes a fall of `SMALL_CHANGE`), `falls` (it excludes no fall
+        at all), `unclear` (neither)."""
         if self.count == 1:
             return "single"
+        if not self.ranked:
+            return "unranked"
         if self.change is None or self.best.checkpoint == self.last.checkpoint:
             return "peaks last"
         low, high = self.change.low, self.change.high
@@ -87,7 +95,10 @@ def story(side: Side, task: str) -> Story | None:
     small = min(table[last])
     large = headline_k(table[last])
     having = [checkpoint for checkpoint in table if large in table[checkpoint]]
-    first, best = having[0], max(having, key=lambda c: table[c][large].value)
+    first = having[0]
+    ends = [[Place(run, checkpoint) for run in side.runs] for checkpoint in having]
+    alike = comparable(task, large, ends) if large in table[last] else None
+    best = last if alike is None else max(zip(alike.means, having, strict=True), key=lambda x: x[0])[1]
     found = Story(
         side,
         task,
@@ -97,15 +108,20 @@ def story(side: Side, task: str) -> Story | None:
         first=table[first][large],
         best=table[best][large],
         last=table[last][large],
-        best_small=table[best].get(small),
         last_small=table[last][small],
         change=None,
+        change_small=None,
         gain=None,
+        ranked=alike is not None,
+        uneven=any([*curves(run, task)][-1] != last for run in side.runs),
     )
     if first != last:
         found.gain = difference(task, large, found.at(first), found.end)
     if best != last:
         found.change = difference(task, large, found.at(best), found.end)
+        found.change_small = difference(task, small, found.at(best), found.end)
+        if found.change is not None and found.change.mean > 0:  # on the problems that both have
+            found.best, found.change, found.change_small = found.last, None, None
     return found
 
 

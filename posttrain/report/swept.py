@@ -1,7 +1,7 @@
 """The place of a run in its sweep: stage and values, from the sweep.json beside it; what the run is called in
 sentences; and how far a sweep is.
 
-Left out: whether sweep.json is right (`members.py`), sides and their numbers (`sides.py`,
+Left out: whether a run is the one that sweep.json lists (`members.py`), sides and their numbers (`sides.py`,
 `side_tables.py`), the page (`sweep_page.py`).
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from posttrain.base.printable import printable
 from posttrain.errors import RequestError
 from posttrain.recipe.sweep_names import short_keys, value_text
-from posttrain.report.members import contradicted
+from posttrain.report.members import doubted
 from posttrain.report.tables import described
 from posttrain.report.text import labels
 from posttrain.rundir.reading import PipelineData, RunData
@@ -24,6 +25,7 @@ from posttrain.rundir.sweeps import SweepData, SweptRun, is_sweep
 
 MOST_NAMED = 12
 """Runs named in one sentence; more are counted."""
+UNSORTED = "The runs are not sorted by their values."
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,36 +43,28 @@ class Cell:
 
 
 def load_sweep(pipeline: PipelineData | None) -> tuple[SweepData | None, list[str]]:
-    """The sweep that `pipeline` is, None where it is none that can be read, without the runs that it has
-    other values of than they have themselves (`strangers` says so); and what could not be read of either."""
-    if pipeline is None:
-        return None, []
+    """The sweep that `pipeline` is, None where it is none whose sweep.json can be read and is as it was
+    written; and what could not be read of either."""
+    if pipeline is None or not is_sweep(pipeline.path):
+        return None, pipeline.unread if pipeline else []
     try:
-        found = _members(pipeline.path, pipeline.runs)
+        found = SweepData.load(pipeline.path)
     except RequestError as error:
-        return None, [*pipeline.unread, f"{error}. The runs are not sorted by their values."]
-    return found, [*pipeline.unread, *(found.unread if found else [])]
+        return None, [*pipeline.unread, f"{error}. {UNSORTED}"]
+    if not found.intact:
+        return None, [*pipeline.unread, *(f"{text}. {UNSORTED}" for text in found.unread)]
+    return found, [*pipeline.unread, *found.unread]
 
 
 def cells(runs: list[RunData]) -> dict[int, Cell]:
     """id of each run that belongs to a sweep -> its cell."""
     found = {}
-    for folder, inside in _folders(runs).items():
-        with contextlib.suppress(RequestError):  # said by `load_sweep`
-            if data := _members(folder, inside):
-                known = cells_of(data)
-                at = {id(run): run.path.resolve().name for run in inside}
-                found |= {key: known[name] for key, name in at.items() if name in known}
+    for data, inside in _sweeps(runs):
+        wrong = doubted(data, inside)
+        known = {name: cell for name, cell in cells_of(data).items() if name not in wrong}
+        at = {id(run): run.path.resolve().name for run in inside}
+        found |= {key: known[name] for key, name in at.items() if name in known}
     return found
-
-
-def _members(folder: Path, runs: list[RunData]) -> SweepData | None:
-    """The sweep in `folder`, without those of `runs` that are not what it says; None where there is none."""
-    if not is_sweep(folder):
-        return None
-    found = SweepData.load(folder)
-    wrong = contradicted(found, runs)
-    return replace(found, runs=[run for run in found.runs if run.run not in wrong])
 
 
 def run_names(runs: list[RunData]) -> list[str]:
@@ -84,22 +78,22 @@ def run_names(runs: list[RunData]) -> list[str]:
 
 
 def strangers(runs: list[RunData]) -> list[str]:
-    """A sentence for each run that has not the values or the seed that the sweep.json beside it says."""
-    found: list[str] = []
-    for folder, inside in _folders(runs).items():
-        if is_sweep(folder):
-            with contextlib.suppress(RequestError):  # said by `load_sweep`
-                found += contradicted(SweepData.load(folder), inside).values()
+    """A sentence for each run that is not the one that the sweep.json beside it lists."""
+    found = [text for data, inside in _sweeps(runs) for text in doubted(data, inside).values()]
     left = len(found) - MOST_NAMED
-    return found[:MOST_NAMED] + ([f"{left} more runs contradict their sweep.json."] if left > 0 else [])
+    more = f"{left} more {'run is' if left == 1 else 'runs are'} not what sweep.json lists."
+    return found[:MOST_NAMED] + ([more] if left > 0 else [])
 
 
-def _folders(runs: list[RunData]) -> dict[Path, list[RunData]]:
-    """The folders in which `runs` lie, and those in each."""
+def _sweeps(runs: list[RunData]) -> Iterator[tuple[SweepData, list[RunData]]]:
+    """The sweeps in whose folders `runs` lie, and those in each."""
     found: dict[Path, list[RunData]] = {}
     for run in runs:
         found.setdefault(run.path.resolve().parent, []).append(run)
-    return found
+    for folder, inside in found.items():
+        if is_sweep(folder):
+            with contextlib.suppress(RequestError):  # said by `load_sweep`
+                yield SweepData.load(folder), inside
 
 
 def cells_of(data: SweepData) -> dict[str, Cell]:
@@ -146,23 +140,25 @@ def titles_of(keys: list[str]) -> dict[str, str]:
 
 
 def progress(pipeline: PipelineData, data: SweepData) -> tuple[list[str], list[str]]:
-    """(how far the sweep is, its failures): sentences, none where every run is finished."""
+    """(how far the sweep is, its failures): sentences, none where every run is finished and is the one that
+    sweep.json lists."""
     held = {run.path.resolve().name: run for run in pipeline.runs}
     stages = {str(stage.get("name")): stage for stage in pipeline.stages}
-    known = cells_of(data)
+    known, wrong = cells_of(data), doubted(data, pipeline.runs)
     where: dict[str, list[str]] = {}
     failures = []
     for run in data.runs:
         status, why = _status(held.get(run.run), stages.get(run.run, {}))
-        name = known[run.run].title
+        name = printable(run.run) if run.run in wrong else known[run.run].title
         where.setdefault(status, []).append(name)
         if status in ("failed", "missing"):
             failures.append(f"{name} {'failed' if status == 'failed' else 'is missing'}: {printable(why)}.")
     done = len(where.pop("finished", []))
+    apart = f"{len(wrong)} of them not sorted by {'its' if len(wrong) == 1 else 'their'} values"
     if not where:
-        return [], []
+        return [f"{len(data.runs)} runs, all finished, {apart}."] * bool(wrong), []
     counts = ", ".join(f"{len(names)} {status}" for status, names in where.items())
-    told = [f"{done} of {len(data.runs)} runs are finished; {counts}."]
+    told = [f"{done} of {len(data.runs)} runs are finished; {counts}{f'; {apart}' * bool(wrong)}."]
     for status, names in where.items():
         if status not in ("failed", "missing"):
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""

@@ -9,7 +9,8 @@ from collections import Counter
 
 from posttrain.base.files import number
 from posttrain.base.printable import printable
-from posttrain.report.differences import ROUNDING, Difference
+from posttrain.report.differences import Difference
+from posttrain.report.numbers import ROUNDING
 from posttrain.rundir.reading import RunData
 
 LOSSES = {
@@ -58,8 +59,12 @@ def span(d: Difference, sign: float = 1.0) -> str:
     if d.low is None or d.high is None:
         return ""
     low, high = sorted((sign * d.low, sign * d.high))
-    shared = f" on {d.problems:,} of {d.problems + d.left_out:,} problems" if d.left_out else ""
-    return f" [{share(low)}, {share(high)}]{shared}"
+    return f" [{share(low)}, {share(high)}]{shared(d)}"
+
+
+def shared(d: Difference) -> str:
+    """` on 30 of 60 problems`; empty where none were left out."""
+    return f" on {d.problems:,} of {d.problems + d.left_out:,} problems" if d.left_out else ""
 
 
 def unknown(d: Difference) -> str:
@@ -87,12 +92,11 @@ def objective(run: RunData) -> str:
     loss = str(section.get("name", ""))
     if loss in LOSSES:
         text, key = LOSSES[loss]
-        value = section.get(key) if key else None
-        if isinstance(value, (int, float)):
+        value = number(section.get(key)) if key else None
+        if value is not None:
             text += f" {SYMBOL['n' if key == 'n' else loss]} = {value:g}"
         for control, name in (("label_smoothing", "smoothing"), ("entropy_bonus", "entropy bonus")):
-            weight = section.get(control)
-            if weight and isinstance(weight, (int, float)):
+            if weight := number(section.get(control)):
                 text += f", {name} {weight:g}"
         return text
     if run.stage == "dpo":

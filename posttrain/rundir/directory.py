@@ -131,8 +131,9 @@ class RunDir:
             )
         return None
 
-    def check_same(self, recipe: Recipe) -> bool:
-        """Whether the directory contains a run of this recipe; a run of another recipe raises `RequestError`.
+    def check_same(self, recipe: Recipe, remedy: str = REMEDY) -> bool:
+        """Whether the directory contains a run of this recipe; a run of another recipe raises `RequestError`,
+        which ends with `remedy`.
 
         An attempt that failed before its first step left nothing to keep: a corrected recipe replaces it.
         """
@@ -150,14 +151,14 @@ class RunDir:
             if not isinstance(old, dict):
                 raise RequestError(
                     f"{self.path} contains a run of another recipe, and its recipe.yaml cannot be read;"
-                    f" {REMEDY}"
+                    f" {remedy}"
                 ) from None
             lines = _differences(old, recipe)
             if not lines:
                 raise RequestError(
                     f"{self.run} has another recipe_hash than that of the recipe.yaml beside it; {RESTORE}"
                 )
-            message = f"{self.path} contains a run of another recipe; {REMEDY}.\nKeys that differ:\n"
+            message = f"{self.path} contains a run of another recipe; {remedy}.\nKeys that differ:\n"
             raise RequestError(message + "\n".join(lines))
         return True
 

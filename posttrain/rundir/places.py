@@ -12,6 +12,8 @@ from posttrain.errors import did_you_mean
 
 OUTCOMES = ("pairs.json", "pass_rate.json")
 """The counts of a sampling stage."""
+LONGEST = 255
+"""Bytes of the name of a folder."""
 PARTS = (
     "run.json",
     "recipe.yaml",
@@ -36,8 +38,11 @@ def is_pipeline(path: Path) -> bool:
 
 
 def is_inside(name: object) -> bool:
-    """Whether `name` is one part of a path, so that a file that names it does not lead out of its folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+    """Whether `name` is one part of a path, so that a file that names it does not lead out of its folder, and
+    no longer than a file system allows."""
+    if not isinstance(name, str) or len(name.encode(errors="replace")) > LONGEST:
+        return False
+    return name not in ("", ".", "..") and Path(name).name == name
 
 
 def why_no_run(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ import yaml
 
 from posttrain.base.files import number, read_jsonl
 from posttrain.errors import PosttrainError, RequestError
+from posttrain.recipe.build import shown
 from posttrain.rundir.places import OUTCOMES, is_inside, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
-from posttrain.rundir.rows import is_sample, score_of
+from posttrain.rundir.rows import in_json, sample_fault, score_of, whole
 from posttrain.rundir.scores import Unscored, samples_file, unscored
 from posttrain.types import Score
 
@@ -175,10 +177,7 @@ class RunData:
 
     def _sampled(self, file: Path) -> list[dict[str, Any]]:
         if file not in self._samples:
-            every = self._jsonl(file)
-            rows = [row for row in every if is_sample(row)]
-            if len(rows) < len(every):
-                self.unread.append(f"{file}: {len(every) - len(rows)} of {len(every)} rows are damaged")
+            rows = self._jsonl(file, sample_fault)
             self._samples[file] = list({str(r.get("id", i)): r for i, r in enumerate(rows)}.values())
         return self._samples[file]
 
@@ -195,13 +194,20 @@ class RunData:
         self.unread.append(f"{name}: must contain a mapping")
         return {}
 
-    def _jsonl(self, name: str | Path) -> list[dict[str, Any]]:
+    def _jsonl(
+        self, name: str | Path, fault: Callable[[dict[str, Any]], str] = lambda row: ""
+    ) -> list[dict[str, Any]]:
+        """The rows of a file without those that are damaged: no objects, or with a `fault`."""
         try:
-            return [row for row in read_jsonl(self.path / name) if isinstance(row, dict)]
+            every = read_jsonl(self.path / name)
         except (OSError, ValueError, RecursionError, PosttrainError) as error:
             text = str(error)
             self.unread.append(text if str(name) in text else f"{name}: {text}")
             return []
+        found = [fault(row) if isinstance(row, dict) else f"{in_json(row)} is no object" for row in every]
+        if wrong := [text for text in found if text]:
+            self.unread.append(f"{name}: {len(wrong)} of {len(every)} rows are damaged: {wrong[0]}")
+        return [row for row, text in zip(every, found, strict=True) if not text]
 
     def _read_recipe(self) -> None:
         try:
@@ -216,8 +222,12 @@ class RunData:
     def _read_metrics(self) -> None:
         last: dict[tuple[str, int], dict[str, Any]] = {}
         for row in self._jsonl("metrics.jsonl"):
-            if isinstance(row.get("step"), int):
-                last[str(row.get("split", "train")), row["step"]] = row
+            if "step" in row and (step := whole(row["step"])) is None:
+                self.unread.append(
+                    f"metrics.jsonl: step is {in_json(row['step'])}, no integer from 0 to 2^53"
+                )
+            elif "step" in row:
+                last[str(row.get("split", "train")), step] = row | {"step": step}
         for (split, _), row in sorted(last.items(), key=lambda item: item[0]):
             self.metrics.setdefault(split, []).append(row)
 
@@ -271,14 +281,17 @@ class PipelineData:
             raise RequestError(f"{path / 'pipeline.json'}: cannot be read: {error}") from None
         if not isinstance(info, dict) or not isinstance(info.get("stages", []), list):
             raise RequestError(f"{path / 'pipeline.json'}: must contain a mapping with a list of stages")
-        stages = [stage for stage in info.get("stages", []) if isinstance(stage, dict)]
-        self = cls(path, str(info.get("pipeline") or path.resolve().name), info, stages, [])
-        for i, stage in enumerate(stages):
-            names = [stage[key] for key in ("run", "name") if stage.get(key)]
+        self = cls(path, str(info.get("pipeline") or path.resolve().name), info, [], [])
+        for i, stage in enumerate(info.get("stages", [])):
+            asked = stage if isinstance(stage, dict) else {}
+            names = [asked[key] for key in ("run", "name") if asked.get(key) is not None]
+            if not names:
+                self.unread.append(f"pipeline.json: stages[{i}] is not a stage with a name")
+                continue
+            self.stages.append(stage)
             self.unread += [
-                f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {path}"
-                for name in dict.fromkeys(map(str, names))
-                if not is_inside(name)
+                f"pipeline.json: stages[{i}] names {name}, which is not a folder in {path}"
+                for name in dict.fromkeys(shown(name) for name in names if not is_inside(name))
             ]
             places = [path / name for name in names if is_inside(name)]
             self.runs += [RunData.load(place) for place in places if is_run(place)][:1]

@@ -1,10 +1,11 @@
-"""A row of scores.jsonl, and one of samples/, checked: what a report computes with is a number.
+"""A row of scores.jsonl, and one of samples/, checked: a report computes with numbers that can be.
 
 Left out: reading the files, and reporting their damaged rows (`reading.py`).
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -12,6 +13,12 @@ from posttrain.base.files import number
 from posttrain.rundir.scores import SCORE_FIELDS
 from posttrain.types import Score
 
+LARGEST = 2**53
+"""Integers from here on are not all floats."""
+SHARE = re.compile(r"(pass|maj)@\d+|accuracy|truncated|parsed")
+"""Metrics whose values are shares or probabilities."""
+SLACK = 1e-6
+"""By how much rounding may take a value out of its bounds."""
 PASS_AT = re.compile(r"pass@([1-9]\d{0,8})")
 
 
@@ -19,6 +26,18 @@ def pass_k(metric: str) -> int | None:
     """k of a metric `pass@k`, None for any other metric."""
     match = PASS_AT.fullmatch(metric)
     return int(match[1]) if match else None
+
+
+def whole(value: Any, least: int = 0) -> int | None:
+    """`value` as an integer from `least` to `LARGEST`, else None."""
+    found = number(value)
+    return int(found) if found is not None and found.is_integer() and least <= found < LARGEST else None
+
+
+def in_json(value: Any) -> str:
+    """`value` as JSON has it, at most 40 characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def score_of(row: dict[str, Any]) -> Score:
@@ -33,28 +52,38 @@ def score_of(row: dict[str, Any]) -> Score:
         raise ValueError(str(error)) from None
     if not all(isinstance(text, str) for text in (*score.key(), score.checkpoint)):
         raise ValueError("checkpoint, task, metric, settings and digest must be texts")
-    value, step, n = number(score.value), number(score.step), number(score.n)
-    if value is None or step is None or n is None:
-        raise ValueError(
-            f"{score.task}/{score.metric} is {str(score.value)[:40]}, step {str(score.step)[:40]}"
-        )
-    if pass_k(score.metric) is not None and not -1e-9 <= value <= 1 + 1e-9:
-        raise ValueError(f"{score.task}/{score.metric} is {value:g}, no probability")
-    score.value, score.step, score.n = float(value), int(step), int(n)
+    name = f"{score.task}/{score.metric} of {score.checkpoint}"
+    value, step, n = number(score.value), whole(score.step), whole(score.n, 1)
+    if step is None:
+        raise ValueError(f"{name}: step is {in_json(score.step)}, no integer from 0 to 2^53")
+    if n is None:
+        raise ValueError(f"{name}: n is {in_json(score.n)}, no integer from 1 to 2^53")
+    if value is None:
+        raise ValueError(f"{name}: value is {in_json(score.value)}, no finite number")
+    if SHARE.fullmatch(score.metric) and not -SLACK <= value <= 1 + SLACK:
+        raise ValueError(f"{name}: value is {in_json(score.value)}, not between 0 and 1")
+    score.value, score.step, score.n = value, step, n
     score.low, score.high = number(score.low), number(score.high)
     if score.low is None or score.high is None:
         score.low = score.high = None
+    elif not score.low - SLACK <= value <= score.high + SLACK:
+        bounds = f"[{in_json(score.low)}, {shown(score.high)}]"
+        raise ValueError(f"{name}: value is {in_json(value)}, not within its interval {bounds}")
     if not isinstance(score.differs, dict):
         score.differs = {}
     return score
 
 
-def is_sample(row: dict[str, Any]) -> bool:
-    """Whether the log-probabilities and verdicts of a row of samples are numbers, where it has them."""
-    logps = [row.get("logp"), *(at.values() if isinstance(at := row.get("logp_at", {}), dict) else [""])]
-    if any(value is not None and number(value) is None for value in logps):
-        return False
+def sample_fault(row: dict[str, Any]) -> str:
+    """What is wrong with the log-probabilities and verdicts of a row of samples; empty where nothing is."""
+    heats = row.get("logp_at", {})
+    if not isinstance(heats, dict):
+        return f"logp_at is {in_json(heats)}"
+    for value in (row.get("logp"), *heats.values()):
+        if value is not None and ((found := number(value)) is None or found > SLACK):
+            return f"a logp is {in_json(value)}"
     drawn = row.get("completions") or []
     if not isinstance(drawn, list) or not all(isinstance(c, dict) for c in drawn):
-        return False
-    return all(c.get("value") is None or number(c["value"]) is not None for c in drawn)
+        return f"completions is {in_json(drawn)}"
+    wrong = [c["value"] for c in drawn if c.get("value") is not None and number(c["value"]) is None]
+    return f"a value is {in_json(wrong[0])}" if wrong else ""

@@ -20,7 +20,7 @@ from posttrain.recipe.reading import read
 from posttrain.recipe.recipes import PipelineStage
 from posttrain.recipe.sweep import MOST, Sweep, SweptKey, check_seeds, normal, override_of, value_at
 from posttrain.recipe.sweep_names import Naming
-from posttrain.recipe.written import escaped
+from posttrain.recipe.written import escaped, flatten
 from posttrain.stages.pipeline import Reference, references
 
 OF_THE_SWEEP = {
@@ -69,8 +69,8 @@ class Grid:
         text = read(self.file)[0]
         if "sweep" in text:
             raise RequestError(f"{where}: {self.file} is a sweep itself; sweep a recipe or a pipeline")
-        self.pipeline = load(self.file) if "pipeline" in text else None
-        alone = [PipelineStage("", self.file.name)]
+        self.pipeline = self._whole(sweep.placed) if "pipeline" in text else None
+        alone = [PipelineStage("", self.file.name, sweep.placed)]
         self.stages = self.pipeline.stages if self.pipeline else alone
         self.names = [stage.name for stage in self.stages]
         self.axes = [self._axis(swept, sweep) for swept in sweep.keys]
@@ -88,6 +88,12 @@ class Grid:
         self._values: dict[tuple[int, int], Any] = {}
         self.first = self.variant(0, (0,) * len(self.axes)).recipe
 
+    def _whole(self, overrides: list[str]) -> Recipe | Pipeline:
+        try:
+            return load(self.file, overrides)
+        except RequestError as error:
+            raise RequestError(self._placed(str(error), "", "")) from None
+
     def _axis(self, swept: SweptKey, sweep: Sweep) -> Axis:
         key, values = normal(swept.key), swept.values
         owners = [name for name in self.names if name and key.startswith(f"{name}.")]
@@ -95,11 +101,17 @@ class Grid:
         inner = key.removeprefix(f"{stage}.") if stage else key
         if why := OF_THE_SWEEP.get(inner):
             raise RequestError(f"{self.where}: {key} cannot be a key of a sweep: {why}")
+        if self.pipeline and key in self.names:
+            raise RequestError(
+                f"{self.where}: {key} is a stage; write keys of its recipe after it, such as {key}.model.init"
+            )
         if self.pipeline and not stage:
             near = did_you_mean(key.partition(".")[0], self.names)
             raise RequestError(f"{self.where}: {key} does not begin with a stage of {self.file}{near}")
-        if inner in ("train.seed", "seed") and (sweep.seeds is not None or len(values) > 1):
-            raise RequestError(f"{self.where}: {key} is what seeds set; list seeds instead, such as 0,1,2")
+        sets = {at for value in values for at in flatten(value, inner)} & {"train.seed", "seed"}
+        if sets and (sweep.seeds is not None or len(values) > 1):
+            at = key.removesuffix(inner) + min(sets)
+            raise RequestError(f"{self.where}: {at} is what seeds set; list seeds instead, such as 0,1,2")
         return Axis(key, stage, inner, values, swept.texts)
 
     def _refuse_many(self, count: int, unit: str = "runs", most: int = MOST) -> None:
@@ -129,16 +141,18 @@ class Grid:
             recipe = load(file, overrides)
         except RequestError as error:
             there = f"{self.file}: {place}" if place else ""
-            given = "command line: "
-            raise RequestError(
-                "\n".join(
-                    f"{self.where}: {place}{line[len(given) :]}" if line.startswith(given) else there + line
-                    for line in str(error).splitlines()
-                )
-            ) from None
+            raise RequestError(self._placed(str(error), place, there)) from None
         if isinstance(recipe, Pipeline):
             raise RequestError(f"{self.file}: {place}{file} is a pipeline itself; list its stages here")
         return recipe
+
+    def _placed(self, error: str, place: str, there: str) -> str:
+        """Lines of an error, those about overrides as from where the sweep is asked for."""
+        given = "command line: "
+        return "\n".join(
+            f"{self.where}: {place}{line[len(given) :]}" if line.startswith(given) else there + line
+            for line in error.splitlines()
+        )
 
     def _choices(self, i: int) -> Iterator[Cell]:
         """Cells with every choice of the values of stage `i`, and the first values of other stages."""

@@ -77,6 +77,9 @@ def test_json_and_holm_over_pairs(call, two):
     assert order[0]["adjusted_p"] == pytest.approx(6 * order[0]["p"])
     assert all(d["adjusted_p"] >= d["p"] and d["over"] == "problems" for d in asked)
     assert "over 6 comparisons" in found["corrected"]
+    assert "Cross-entropy over Confidence-limited N = 200 at pass@1 (adjusted" in found["corrected"]
+    both = json.loads(call("compare", "ce", "cl", "--json").out)["corrected"]
+    assert "these leads remain: Cross-entropy at pass@1 (adjusted" in both
 
 
 def test_checkpoints_can_be_chosen(call, two):
@@ -87,6 +90,7 @@ def test_checkpoints_can_be_chosen(call, two):
     )
     same = call("compare", "ce@step-000600", "ce@step-001800")
     assert same.code == 0 and "A: ce@step-000600" in same.out
+    assert "Step 600 and step 1,800 of one run: " in same.out and "these two runs" not in same.out
 
 
 def test_seeds(call, two):
@@ -109,7 +113,13 @@ def test_seeds(call, two):
     first, last = (",".join(f"ce-{i}@step-{step}" for i in range(3)) for step in ("000600", "001800"))
     same = call("compare", first, last)
     assert same.code == 0 and independent not in same.out, "these are compared seed by seed"
+    assert "Step 600 and step 1,800 of the same 3 seeds: " in same.out
     call("compare", "ce-0,cl-1", "cl-0").refuses("ce-0 and cl-1 are not seeds of one recipe: they differ in")
+    for pattern in ("ce-*@step-000600", "ce-0@step-000600, ce-1@step-000600,ce-2@step-000600"):
+        assert "step-000600 of ce-0, ce-1, ce-2" in call("compare", pattern, "cl-*").out
+    call("compare", "x-*@step-000600", "cl-0").refuses("x-*: no run matches")
+    for side in (",ce-0", "ce-0,", ","):
+        call("compare", side, "cl-0").refuses(f"{side!r}: a run is missing beside a comma")
     call("compare", "ce-0,ce-0", "cl-0").refuses("one run is named twice")
     call("compare", "ce-0@step-000600,ce-1", "cl-0").refuses("compared at one checkpoint")
 
@@ -117,6 +127,7 @@ def test_seeds(call, two):
 def test_what_cannot_be_compared(call, two):
     call("compare", "ce").refuses("needs at least two sides")
     call("compare", "ce", "ce").refuses("ce is on both sides")
+    call("compare", "ce", "ce@step-001800").refuses("ce is on both sides")
     call("compare", "ce", "clx").refuses("clx: no such run", "did you mean 'cl'")
     call("compare", "ce", "x-*").refuses("x-*: no run matches")
     call("compare", "ce", "cl@step-1").refuses("no scored checkpoint step-1")

@@ -80,6 +80,50 @@ WRONG = {
         ["train.seed=1,2"],
         "command line: train.seed is what seeds set; list seeds instead, such as 0,1,2",
     ),
+    "seeds in a section": (
+        ["train={seed: 5},{seed: 6}"],
+        "command line: train.seed is what seeds set; list seeds instead, such as 0,1,2",
+    ),
+    "seeds, and one in a section": (
+        ["train={max_steps: 2},{max_steps: 3, seed: 6}", "--seeds", "2"],
+        "command line: train.seed is what seeds set; list seeds instead, such as 0,1,2",
+    ),
+    "a key in brackets, twice": (
+        ["loss[n]=1,2", "loss.n=3,4"],
+        "command line: loss[n] is given twice; list all its values once",
+    ),
+    "an unknown key in brackets": (
+        ["data.sources[0][max_exampels]=1,2"],
+        "command line: data.sources[0].max_exampels: unknown key 'max_exampels' (did you mean "
+        "'max_examples'?)",
+    ),
+    "zeros before a number": (
+        ["data.sources.00.weight=1,2"],
+        "command line: data.sources.00.weight: the items of a list are numbered 0, 1, 2, ...; write 0, not "
+        "00",
+    ),
+    "an item from the end": (
+        ["data.sources[-1].weight=1,2"],
+        "command line: data.sources[-1].weight: the items of a list are numbered 0, 1, 2, ..., so -1 is none "
+        "of them",
+    ),
+    "two dots": (
+        ["loss..n=1,2"],
+        "command line: loss..n: its parts stand between single dots, as in data.sources.0.weight",
+    ),
+    "a bracket that is not closed": (
+        ["loss[n=1,2"],
+        "command line: loss[n: its parts stand between single dots, as in data.sources.0.weight",
+    ),
+    "a place that is a list": (
+        [RATES, "output_dir=[a]"],
+        "command line: output_dir must be text, not ['a']",
+    ),
+    "a place that is null": ([RATES, "output_dir=null"], "command line: output_dir must be text, not null"),
+    "two places": (
+        [RATES, "output_dir=a", "output_dir=b"],
+        "command line: output_dir is given twice; a sweep lies in one folder",
+    ),
     "seeds and their key": (
         [RATES, "train.seed=1", "--seeds", "2"],
         "command line: train.seed is what seeds set; list seeds instead, such as 0,1,2",
@@ -163,6 +207,19 @@ PIPELINE = "pipeline: both\nstages: [{name: one, recipe: case.yaml}, {name: two,
             "are equal; leave one out",
         ),
         (
+            ["two={},{train: {max_steps: 1}}"],
+            "command line: two is a stage; write keys of its recipe after it, such as two.model.init",
+        ),
+        (
+            ["two[train][seed]=1,2"],
+            "command line: two.train.seed is what seeds set; list seeds instead, such as 0,1,2",
+        ),
+        (
+            ["two.train={seed: 1},{seed: 2}"],
+            "command line: two.train.seed is what seeds set; list seeds instead, such as 0,1,2",
+        ),
+        (["two.train.max_steps=1,2", "output_dir=[a]"], "command line: output_dir must be text, not ['a']"),
+        (
             ["two.name=a,b"],
             "command line: two.name cannot be a key of a sweep: its runs are named by their values; name the "
             "sweep (--name, or sweep: in its file)",
@@ -203,7 +260,27 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(call, plain_recipe,
     assert refused("train.max_steps=1,2", "--name", "swept") == (
         "swept contains a sweep of other keys (train.learning_rate); choose another --name"
     )
-    assert "of other keys" in refused(RATES, "--seeds", "2", "--name", "swept"), "the names would differ"
+    assert refused(RATES, "--seeds", "2", "--name", "swept") == (
+        "swept contains a sweep without seeds; leave out --seeds, or choose another --name"
+    ), "the names would differ"
+    left = "has {}; give their values and seeds too, or choose another --name"
+    one = "a run that this sweep leaves out: learning_rate-0.1"
+    assert refused("train.learning_rate=0.2", "--seeds", "2", "--name", "swept") == (
+        f"swept {left.format(one)}"
+    ), "fewer values"
+    claim(RATES, "train.max_steps=1,2", seeds=[3, 5], sweep="seeded")
+    assert refused(RATES, "train.max_steps=1,2", "--name", "seeded") == (
+        "seeded contains a sweep of the seeds 3,5; give --seeds 3,5, or choose another --name"
+    )
+    assert refused("train.max_steps=1,2", RATES, "--seeds", "3,5", "--name", "seeded") == (
+        "seeded contains a sweep of its keys in another order (train.learning_rate, train.max_steps); choose "
+        "another --name"
+    )
+    fewer = [f"learning_rate-{rate}_max_steps-1_seed-{seed}" for seed in (3, 5) for rate in ("0.1", "0.2")]
+    some = f"4 runs that this sweep leaves out: {', '.join(fewer)}"
+    assert refused(RATES, "train.max_steps=2", "--seeds", "3,5", "--name", "seeded") == (
+        f"seeded {left.format(some)}"
+    )
     other = plain_recipe.with_name("other.yaml")
     other.write_text(plain_recipe.read_text())
     call("sweep", other, RATES, "--name", "swept").refuses(
@@ -217,6 +294,17 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(call, plain_recipe,
         " choose another --name"
     )
 
+    # a file that was changed
+    file = tmp_path / "swept" / "sweep.json"
+    whole = json.loads(file.read_text())
+    for changed in ({}, whole | {"seeds": [1]}, {k: v for k, v in whole.items() if k != "digest"}):
+        file.write_text(json.dumps(changed))
+        assert refused(RATES, "--name", "swept") == (
+            "swept/sweep.json was changed since it was written (its digest is not that of its content); "
+            "restore it, or choose another --name"
+        )
+    file.write_text(json.dumps(whole))
+
     # a run that has begun with another recipe
     run = RunDir(tmp_path / "swept" / "learning_rate-0.2")
     run.path.mkdir()
@@ -225,6 +313,7 @@ def test_a_folder_that_holds_something_else_is_left_as_it_is(call, plain_recipe,
     before = files()
     answer = call("sweep", plain_recipe, RATES, "--name", "swept")
     answer.refuses("run 'learning_rate-0.2':", "contains a run of another recipe", "train.seed: 1 -> 42")
+    assert "another recipe; choose another --name, or remove the folder.\n" in answer.err
     assert files() == before
 
 
@@ -284,6 +373,39 @@ def test_the_runs_are_listed(call, plain_recipe, sweep_file):
         f"{sweep_file} is a sweep; start it with posttrain sweep {sweep_file}"
     )
     call("sweep", sweep_file, "--json").refuses("--json: only with --dry-run")
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("${oc.env:PLACE}", "PLACE/case-sweep"),
+        ("", "case-sweep"),
+        ("''", "case-sweep"),
+        ("~/x", "HOME/x/case-sweep"),
+    ],
+)
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_the_place_is_read_as_that_of_a_run(
+    call, plain_recipe, tmp_path, monkeypatch, given, place, pipeline
+):
+    monkeypatch.setenv("PLACE", str(tmp_path / "there"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    plain_recipe.with_name("p.yaml").write_text(PIPELINE.replace("both", "case"))
+    words = ["p.yaml", "two.train.max_steps=1,2"] if pipeline else [plain_recipe, RATES]
+    answer = call("sweep", *words, f"output_dir={given}", "--dry-run")
+    place = place.replace("PLACE", str(tmp_path / "there")).replace("HOME", str(tmp_path / "home"))
+    assert (answer.code, answer.out.splitlines()[-1]) == (0, f"{3 if pipeline else 2} runs in {place}"), (
+        answer.err
+    )
+
+
+def test_a_key_in_another_spelling_is_the_key(call, plain_recipe):
+    found = {
+        key: json.loads(call("sweep", plain_recipe, f"{key}=1,2", "--dry-run", "--json").out)["runs"]
+        for key in ("data.sources.0.weight", "data.sources[0][weight]", "data[sources][ 0 ].weight")
+    }
+    one, *others = found.values()
+    assert [run["run"] for run in one] == ["weight-1", "weight-2"] and others == [one, one]
 
 
 def test_a_file_with_one_value_in_two_spellings(call, sweep_file):

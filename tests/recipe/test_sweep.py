@@ -197,6 +197,12 @@ WRONG = {
     "a seed twice": ("[0, 1]", "[0, 0]", ": seed 0 is listed twice; each run needs its own"),
     "a seed too large": ("[0, 1]", "[4294967296]", ": seed 4294967296 must be from 0 to 4,294,967,295"),
     "nothing at a time": ("parallel: 2", "parallel: 0", ":7: parallel = 0 must be above 0"),
+    "an empty recipe": (
+        "small.yaml",
+        "''",
+        ":2: recipe is empty; it takes the path of a recipe or a pipeline",
+    ),
+    "an empty key": ("loss.n", "''", ": keys[0].key is empty; write a key of the recipe, such as loss.n"),
     "no recipe": ("recipe: small.yaml\n", "", ": recipe is missing; it takes text"),
     "a name with a slash": ("sweep: ns", "sweep: a/b", ":1: sweep = 'a/b' cannot be a folder name: "),
 }

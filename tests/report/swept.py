@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from posttrain.rundir.sweeps import sealed
 from tests.rundir.written import lines, score
 
 NS, RATES, SEEDS = (1.0, 16.0, 256.0), (0.0003, 0.001), (0, 1, 2)
@@ -29,7 +31,7 @@ def write_sweep(
         stages.append({"name": name, "run": name, "status": "finished", "seconds": 12.0})
     keys = {"loss.n": [*ns]} | ({"train.learning_rate": [*rates]} if len(rates) > 1 else {})
     facts = {"sweep": root.name, "recipe": "r.yaml", "keys": keys, "fixed": {}, "seeds": [*seeds]}
-    (root / "sweep.json").write_text(json.dumps(facts | {"runs": entries}))
+    list_runs(root, facts, entries)
     (root / "pipeline.json").write_text(json.dumps({"pipeline": root.name, "stages": stages}))
     return root
 
@@ -71,7 +73,8 @@ def write_swept(path: Path, n: float, rate: float, seed: int, problems: int, ste
     }
     (path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     info = {"name": path.name, "stage": "sft", "status": "finished", "seconds": 12.0, "steps": 600}
-    (path / "run.json").write_text(json.dumps(info | {"started": "2026-01-14T10:00:00Z"}))
+    info |= {"started": "2026-01-14T10:00:00Z", "recipe_hash": hash_of(recipe)}
+    (path / "run.json").write_text(json.dumps(info))
     sources = [{"name": "tables", "path": "data/a.jsonl", "rows_read": 100, "rows_kept": 90}]
     (path / "mixture.json").write_text(json.dumps({"fingerprint": f"f{seed}", "sources": sources}))
 
@@ -89,14 +92,28 @@ def write_chains(root: Path, ks=(1, 8), seeds=(0, 1)) -> Path:
             recipe |= {"model": {"init": f"runs/{root.name}/sft_seed-{seed}@last"}, "train": {"seed": seed}}
             (path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
             info = json.loads((path / "run.json").read_text()) | {"stage": "rlvr"}
+            info["recipe_hash"] = hash_of(recipe)
             info["parent"] = {"run": f"runs/{root.name}/sft_seed-{seed}", "checkpoint": "step-000300"}
             (path / "run.json").write_text(json.dumps(info))
             entries.append({"run": path.name, "stage": "rlvr", "values": {"rlvr.policy.k": k}, "seed": seed})
     facts = {"sweep": root.name, "recipe": "p.yaml", "keys": {"rlvr.policy.k": [*ks]}, "seeds": [*seeds]}
-    (root / "sweep.json").write_text(json.dumps(facts | {"runs": entries}))
+    list_runs(root, facts, entries)
     stages = [{"name": e["run"], "run": e["run"], "status": "finished"} for e in entries]
     (root / "pipeline.json").write_text(json.dumps({"pipeline": root.name, "stages": stages}))
     return root
+
+
+def hash_of(recipe: dict) -> str:
+    """As `recipe_hash`, equal for runs that differ in their name only."""
+    decides = {key: value for key, value in recipe.items() if key not in ("name", "output_dir", "evaluate")}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def list_runs(root: Path, facts: dict, entries: list[dict]) -> None:
+    """Writes sweep.json, the runs with the hashes that they have."""
+    hashes = [json.loads((root / e["run"] / "run.json").read_text())["recipe_hash"] for e in entries]
+    runs = [entry | {"recipe_hash": found} for entry, found in zip(entries, hashes, strict=True)]
+    (root / "sweep.json").write_text(json.dumps(sealed(facts | {"runs": runs})))
 
 
 def change(path: Path, **values) -> None:

@@ -262,6 +262,21 @@ def test_unequal_freedom_is_said():
     ]
 
 
+def test_the_options_are_the_grid_without_the_start():
+    """Two checkpoints after the start, at two temperatures. Step 5 was scored hot alone, step 20 not: of the
+    grid of four, three are there, and a hot step 5 is no choice."""
+    own = {0: {1: 0.9, 4: 0.9}, 10: {1: 0.1, 4: 0.6}, 20: {1: 0.2, 4: 0.5}}
+    hot = {0: {1: 0.9, 4: 0.9}, 5: {1: 0.9, 4: 0.9}, 20: {1: 0.2, 4: 0.7}}
+    ce = made({"a-x": own, "b-x": hot}, differs={"b-x": HOT})
+    figures = control_parts({0: "A", 1: "B"}, [ce, two(CL, "cl")], "t", "p")[1]["figures"]
+    assert [f["note"] for f in figures] == [
+        "T 1, 2",
+        "2 checkpoints",
+        "A: T 1, 2 × 2 checkpoints, 3 of them scored; B: T 1, 2 × 2 checkpoints",
+    ]
+    assert envelope(ce, "t", "both")[1] == (0.2, "step-000020", "a-x")
+
+
 def test_no_control_no_part_and_many_pairs():
     assert control_parts({0: "A"}, [made({"a": {1: {1: 0.1, 2: 0.2}}})], "t", "p") == []
     runs = [two(), *(two(CL, f"cl{i}") for i in range(MOST_PAIRS + 2))]

@@ -14,7 +14,7 @@ from posttrain.report.findings import caveats, findings
 from posttrain.report.page import _attributed
 from posttrain.report.story import page_title
 from posttrain.report.text import labels, loss_name, share, signed, span
-from posttrain.rundir.reading import RunData
+from posttrain.rundir.reading import CheckpointInfo, RunData
 
 
 @pytest.fixture
@@ -149,6 +149,11 @@ def test_many_runs_name_the_leaders(made):
         " Confidence-limited N = 8 by .100 [.086, .114]);"
         " chosen among 5 on the problems shown, which flatters it."
     )
+    at = {1: 0.1, 16: 0.2, 64: 0.3}
+    less = [made(f"s{i}", CL | {"n": 2.0**i}, {10: at | {16: 0.2 + i / 10}}) for i in range(4)]
+    less.append(made("s4", CL, {10: {1: 0.1, 16: 0.99}}))
+    text = findings(less)[-1]
+    assert "pass@16 is highest for Confidence-limited N = 256 (.990; above" in text and "pass@64" not in text
     assert page_title(runs) == "5 runs" and page_title(runs[:2]) == "r0 against r1"
 
 
@@ -172,6 +177,8 @@ def test_labels_stay_distinct(made):
     assert labels([a, made("c", CL, value)]) == ["a", "c"]
     assert len(set(labels([a, a]))) == 2
     assert labels([made("d", {"name": "focal", "exponent": 2.0}, value)]) == ["Focal γ = 2"]
+    assert labels([made("e", CL | {"n": 10**400}, value)]) == ["Confidence-limited"]
+    assert labels([made("f", CE | {"label_smoothing": 10**400}, value)]) == ["Cross-entropy"]
 
 
 def test_caveats(made, tmp_path, tables):
@@ -186,6 +193,32 @@ def test_caveats(made, tmp_path, tables):
     assert "1.5" not in text, "a control is shown"
     sampled = RunData.load(tables["sampled"](tmp_path / "s", problems=4, text="x"))
     assert "12% of the gsm8k completions hit the length limit" in " ".join(caveats([sampled]))
+
+
+def test_damaged_rows_beyond_three_are_counted(made):
+    run = made("a", CE, {10: {1: 0.1}})
+    run.unread = [f"scores.jsonl: {i}" for i in range(10)]
+    assert caveats([run])[-4:] == [
+        *(f"Cross-entropy: scores.jsonl: {i}" for i in range(3)),
+        "Cross-entropy: 7 more rows or files cannot be read.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        ([], "the run has not ended, or was killed; its last checkpoint is not its end."),
+        (
+            [{"step": 12}],
+            "the run has not ended, or was killed, at step 12 of 100; its last checkpoint is not its end.",
+        ),
+    ],
+)
+def test_a_run_that_was_killed_before_a_step_was_logged(made, metrics, sentence):
+    run = made("a", CE, {10: {1: 0.1}})
+    run.run, run.metrics = {"status": "running", "steps": 100}, {"train": metrics}
+    run.checkpoints = [CheckpointInfo("step-000010", 10, True, {})]
+    assert [text for text in caveats([run]) if "killed" in text] == [f"Cross-entropy: {sentence}"]
 
 
 def test_share():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.report.differences import Place, difference
-from posttrain.report.numbers import crossovers, curve, problem_values
+from posttrain.report.numbers import ROUNDING, crossovers, curve, problem_values
 from posttrain.rundir.reading import RunData
 from posttrain.rundir.scores import samples_file
 from posttrain.types import Score
@@ -35,13 +35,17 @@ def test_crossover_ties_and_signs():
     twice = crossovers(a, points({1: 0.3, 4: 0.4, 16: 0.8, 64: 1.0}))
     assert twice == [pytest.approx(2.0), pytest.approx(8.0)]
     assert crossovers(a, points({2: 0.9})) == [], "no k in common"
+    rounded = points({1: 0.1, 4: 0.4, 16: 0.6, 64: 1.0 + 2e-16})
+    assert crossovers(a, rounded) == [], "two ways to add up to 1"
+    rounded[64].value, rounded[1].n = 1.1, 9
+    assert crossovers(a, rounded) == [], "of different problems"
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8))
 def test_crossovers_are_symmetric_and_counted_by_sign_changes(values):
     a = points({2**i: x for i, (x, _) in enumerate(values)})
     b = points({2**i: y for i, (_, y) in enumerate(values)})
-    signs = [y > x for x, y in values if x != y]
+    signs = [y > x for x, y in values if abs(y - x) >= ROUNDING]
     found = crossovers(a, b)
     assert len(found) == sum(s != t for s, t in zip(signs, signs[1:], strict=False))
     assert found == pytest.approx(crossovers(b, a))
@@ -95,13 +99,18 @@ def test_difference_is_paired_only_where_samples_reproduce_scores(runs):
     d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
     a, b = (curve(run, task, c)[256].value for c in ("step-000600", "step-001800"))
     assert d.mean == pytest.approx(b - a) and d.low < d.mean < d.high < 0 and d.clear
-    half = run.samples("step-001800", task)
-    run._samples[samples_file("step-001800", task)] = half[:50]
+    rows = run.samples("step-001800", task)
+    run._samples[samples_file("step-001800", task)] = rows[:50]
     d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
-    assert (d.mean, d.over, d.clear) == (pytest.approx(b - a), "scores", True), "part of the problems"
-    first = {row["id"] for row in half[:50]}
+    assert (d.over, d.problems, d.left_out) == ("problems", 50, 150), "part of the problems"
+    first = {row["id"] for row in rows[:50]}
     part = [row for row in run.samples("step-000600", task) if row["id"] in first]
     run._samples[samples_file("step-000600", task)] = part
     d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
-    assert d.over == "scores", "the same part on both sides is still not what was scored"
+    assert (d.problems, d.left_out) == (50, 150), "the same part on both sides is still not what was scored"
+    run._samples[samples_file("step-001800", task)] = [row | {"logp": -0.01} for row in rows[:150]]
+    d = difference(task, 256, [Place(run, "step-000600")], [Place(run, "step-001800")])
+    assert (d.mean, d.over, d.clear) == (pytest.approx(b - a), "scores", True), (
+        "150 right ones are .75, not .56"
+    )
     assert difference(task, 3, [Place(run, "step-000600")], [Place(other, "step-001800")]) is None

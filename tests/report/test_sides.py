@@ -206,6 +206,41 @@ def test_runs_that_are_loaded_twice_are_the_same_seeds(made, tmp_path):
     assert (d.over, d.clear) == ("seeds", True) and d.high - d.low < 0.2, "apart by .6, as independent ones"
 
 
+def test_the_order_of_seeds_does_not_matter(made):
+    """Seeds that are far apart, each .15 better: paired by run, the interval is narrow."""
+    rng, runs = np.random.default_rng(3), []
+    for n, m in enumerate((0.2, 0.5, 0.8)):
+        ps = np.array(drawn(rng, m, 40)).clip(0.01, 0.84)
+        runs.append(made(f"a{n}", of(CE, n), {5: [*ps], 9: [*(ps + 0.15)]}))
+    before, after = ([Place(run, f"step-{step:06d}") for run in runs] for step in (5, 9))
+    d, turned = difference("t", 1, before, after), difference("t", 1, before, after[::-1])
+    assert (turned.low, turned.high) == pytest.approx((d.low, d.high)) and d.high - d.low < 0.2
+    a, b = (before, after), (after[::-1], before[1:] + before[:1])
+    changes, same = difference_of_changes("t", 1, a, b), difference_of_changes("t", 1, a, (after, before))
+    assert (changes.low, changes.high) == pytest.approx((same.low, same.high))
+
+
+def test_seeds_that_end_at_different_steps_say_so(made):
+    """The last checkpoint that both seeds of a have is step 9, although one goes on to 20."""
+    rng = np.random.default_rng(4)
+    first, second = {5: drawn(rng, 0.2), 9: drawn(rng, 0.1)}, {5: drawn(rng, 0.2), 9: drawn(rng, 0.1)}
+    a = [made("a0", of(CE, 0), first), made("a1", of(CE, 1), second | {20: drawn(rng, 0.5)})]
+    b = [made(f"b{i}", of(CL, i), {9: drawn(rng, 0.3), 20: drawn(rng, 0.3)}) for i in range(2)]
+    text = next(text for text in findings([*a, *b]) if "2 seeds a side" in text)
+    assert text.startswith(
+        "Step 9 of Cross-entropy (2 seeds) and step 20 of Confidence-limited N = 256 (2 seeds), 2 seeds a"
+        " side:"
+    )
+    said = (
+        "Cross-entropy (2 seeds): its seeds were scored on t up to different steps (9, 20); step 9, the last"
+        " that all have, is compared."
+    )
+    assert said in caveats([*a, *b]) and not any("different steps" in text for text in caveats(b))
+    more = [made(f"f{i}", of({"name": "focal", "exponent": float(i)}, 0), {9: [0.1] * 60}) for i in range(3)]
+    told = findings([*a, *b, *more])
+    assert any(text.startswith("Last checkpoints that all seeds of a side have: ") for text in told)
+
+
 def test_problems_without_a_value_are_left_out_on_both_sides(made, tmp_path, tables):
     """Equal answers; in a, the checks of 20 wrong ones failed: no difference, on the 40 that both have."""
     a, b = made("a", of(CE, 0), {5: [0.5] * 60}), made("b", of(CL, 0), {5: [0.5] * 60})

@@ -24,12 +24,13 @@ from posttrain.report.sweep_page import averaged, sides_view
 from posttrain.report.swept import cells_of, load_sweep, progress, titles_of
 from posttrain.report.terminal import show
 from posttrain.rundir.reading import PipelineData
-from posttrain.rundir.sweeps import SweepData, SweptRun
+from posttrain.rundir.sweeps import SweepData, SweptRun, sealed
 from tests.report.conftest import add_controls
 from tests.report.swept import change, write_chains, write_sweep
 from tests.report.test_page import Parsed
 
 LAST = "step-000600"
+RUN = "n-1_learning_rate-0.001_seed-0"
 
 
 @pytest.fixture(scope="module")
@@ -293,10 +294,18 @@ DAMAGE = {
 }
 
 
+@pytest.mark.parametrize("sealing", [False, True], ids=["changed", "as written"])
 @pytest.mark.parametrize("text", DAMAGE.values(), ids=DAMAGE)
-def test_damaged_sweeps_have_a_page(tmp_path, text):
+def test_damaged_sweeps_have_a_page(tmp_path, text, sealing):
     small = write_sweep(tmp_path / "small", (1.0, 16.0), (0.001,), (0, 1), 6, (0, 600), (1, 16))
-    (small / "sweep.json").write_text(text.replace("RUN", "n-1_learning_rate-0.001_seed-0"))
+    text = text.replace("RUN", RUN)
+    if sealing and text.startswith("{") and text != "{":
+        facts = json.loads(text)
+        for run in facts.get("runs", []):
+            if isinstance(run, dict):  # else it would be left out for that
+                run["recipe_hash"] = json.loads((small / RUN / "run.json").read_text())["recipe_hash"]
+        text = json.dumps(sealed(facts))
+    (small / "sweep.json").write_text(text)
     runs, pipeline = load_runs([small])
     page, words, lines = render(runs, pipeline), markdown_report(runs, pipeline), shown(small)
     assert not {"script", "b>"} & set(Parsed(page).tags) and "<script" not in page + words

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from posttrain.errors import RequestError
+from posttrain.recipe.build import shown
 from posttrain.rundir.reading import PipelineData, RunData, step_of
 from posttrain.rundir.rows import pass_k
 
@@ -149,9 +150,33 @@ def test_a_pipeline_reads_no_run_outside_of_its_folder(pipeline):
     data = PipelineData.load(pipeline)
     assert [run.name for run in data.runs] == ["ce"]
     assert data.unread == [
-        f"pipeline.json: stages[{i}] names {name!r}, which is not a folder in {pipeline}"
+        f"pipeline.json: stages[{i}] names {shown(name)}, which is not a folder in {pipeline}"
         for i, name in enumerate([*outside, "../ce"], start=1)
     ]
+
+
+def test_names_of_stages_that_are_none(pipeline):
+    """Said by their place in the file; the others are read, and none is looked for on disk."""
+    odd = [{"name": None}, {}, 7, None, [{"name": "ce"}]]
+    named = [3, ["ce"], {"a": 1}, True, "", "x" * 300, "ß" * 128]
+    stages = [
+        *odd,
+        *({"name": name} for name in named),
+        {"run": 0, "name": "cl-256"},
+        {"run": None, "name": "ce"},
+    ]
+    (pipeline / "pipeline.json").write_text(json.dumps({"stages": stages}))
+    data = PipelineData.load(pipeline)
+    assert [run.name for run in data.runs] == ["cl-256", "ce"]
+    texts = ["3", "['ce']", "{'a': 1}", "true", "''", f"'{'x' * 56}...", f"'{'ß' * 56}...", "0"]
+    assert data.unread == [
+        *(f"pipeline.json: stages[{i}] is not a stage with a name" for i in range(5)),
+        *(
+            f"pipeline.json: stages[{i}] names {text}, which is not a folder in {pipeline}"
+            for i, text in enumerate(texts, start=5)
+        ),
+    ]
+    assert len(data.stages) == 9
 
 
 def test_names():
@@ -160,22 +185,64 @@ def test_names():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "wrong, said",
     [
-        {"value": "0.5"},
-        {"value": 5.0},
-        {"value": 10**400},
-        {"value": float("nan")},
-        {"n": float("inf")},
-        {"step": float("inf")},
-        {"settings": ["s"]},
+        ({"value": "0.5"}, 'value is "0.5", no finite number'),
+        ({"value": True}, "value is true, no finite number"),
+        ({"value": 5.0}, "value is 5.0, not between 0 and 1"),
+        ({"metric": "truncated", "value": 40.0}, "value is 40.0, not between 0 and 1"),
+        ({"metric": "maj@8", "value": -3.0}, "value is -3.0, not between 0 and 1"),
+        ({"metric": "accuracy", "value": 1e300}, "value is 1e+300, not between 0 and 1"),
+        ({"value": 10**400}, f"value is 1{'0' * 38}…, no finite number"),
+        ({"value": float("nan")}, "value is NaN, no finite number"),
+        ({"n": float("inf")}, "n is Infinity, no integer from 1 to 2^53"),
+        ({"n": 0}, "n is 0, no integer from 1 to 2^53"),
+        ({"n": 2.5}, "n is 2.5, no integer from 1 to 2^53"),
+        ({"n": 2**53}, "n is 9007199254740992, no integer from 1 to 2^53"),
+        ({"step": float("inf")}, "step is Infinity, no integer from 0 to 2^53"),
+        ({"step": 10**30}, f"step is 1{'0' * 30}, no integer from 0 to 2^53"),
+        ({"step": 9.5}, "step is 9.5, no integer from 0 to 2^53"),
+        ({"step": -4}, "step is -4, no integer from 0 to 2^53"),
+        ({"low": 0.9, "high": 0.1}, "value is 0.5, not within its interval [0.9, 0.1]"),
+        ({"low": 0.6, "high": 0.7}, "value is 0.5, not within its interval [0.6, 0.7]"),
+        ({"settings": ["s"]}, "must be texts"),
     ],
 )
-def test_a_score_that_is_no_number_is_unread(tmp_path, tables, wrong):
+def test_a_score_that_cannot_be_is_unread(tmp_path, tables, wrong, said):
     good = tables["score"]("step-000010", "t", "pass@1", 0.5, 5)
     tables["lines"](tmp_path / "run" / "scores.jsonl", [good | {"metric": "pass@2"} | wrong, good])
     run = RunData.load(tmp_path / "run")
-    assert [s.metric for s in run.scores] == ["pass@1"] and len(run.unread) == 1
+    assert [s.metric for s in run.scores] == ["pass@1"]
+    (text,) = run.unread
+    assert text.startswith("scores.jsonl: ") and text.endswith(said), text
+
+
+def test_bounds_hold_up_to_rounding_and_for_shares_alone(tmp_path, tables):
+    rows = [tables["score"]("step-000010", "t", m, v, 5) for m, v in (("pass@1", 1 + 1e-9), ("nll", 7.5))]
+    rows[0] |= {"low": 0.9, "high": 1.0, "step": 10.0}
+    tables["lines"](tmp_path / "run" / "scores.jsonl", rows)
+    run = RunData.load(tmp_path / "run")
+    assert [(s.metric, s.step) for s in run.scores] == [("pass@1", 10), ("nll", 10)] and run.unread == []
+
+
+@pytest.mark.parametrize("line", ["[1]", '"x"', "null", "5"])
+def test_lines_that_are_no_objects_are_named(tmp_path, tables, line):
+    score = json.dumps(tables["score"]("step-000010", "t", "pass@1", 0.5, 5))
+    for file, good in (("scores.jsonl", score), ("samples/step-000010/t.jsonl", '{"id": "a", "logp": -1.0}')):
+        path = tmp_path / "run" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{good}\n{line}\n")
+    run = RunData.load(tmp_path / "run")
+    assert len(run.samples("step-000010", "t")) == len(run.scores) == 1
+    said = f"1 of 2 rows are damaged: {line} is no object"
+    assert run.unread == [f"scores.jsonl: {said}", f"samples/step-000010/t.jsonl: {said}"]
+
+
+def test_a_step_of_metrics_that_cannot_be_is_unread(tmp_path, tables):
+    rows = [{"step": step, "split": "train", "loss": 1.0} for step in (10, 10**30, True)]
+    tables["lines"](tmp_path / "run" / "metrics.jsonl", rows)
+    run = RunData.load(tmp_path / "run")
+    assert [row["step"] for row in run.metrics["train"]] == [10] and len(run.unread) == 2
 
 
 @pytest.mark.parametrize("low, high", [(float("nan"), 0.9), ("x", None), (0.1, None), (10**400, 0.9)])
@@ -187,19 +254,20 @@ def test_bounds_that_are_no_numbers_are_unknown(tmp_path, tables, low, high):
 
 
 @pytest.mark.parametrize(
-    "damaged",
+    "damaged, said",
     [
-        {"logp": float("nan")},
-        {"logp": -(10**400)},
-        {"logp": "x"},
-        {"logp_at": {"1.5": "x"}},
-        {"logp_at": [1]},
-        {"completions": "abc"},
-        {"completions": [1]},
-        {"completions": [{"value": [1]}]},
+        ({"logp": float("nan")}, "a logp is NaN"),
+        ({"logp": -(10**400)}, f"a logp is -1{'0' * 37}…"),
+        ({"logp": 5.0}, "a logp is 5.0"),
+        ({"logp": "x"}, 'a logp is "x"'),
+        ({"logp_at": {"1.5": "x"}}, 'a logp is "x"'),
+        ({"logp_at": [1]}, "logp_at is [1]"),
+        ({"completions": "abc"}, 'completions is "abc"'),
+        ({"completions": [1]}, "completions is [1]"),
+        ({"completions": [{"value": [1]}]}, "a value is [1]"),
     ],
 )
-def test_samples_that_are_none_are_left_out(tmp_path, tables, damaged):
+def test_samples_that_are_none_are_left_out(tmp_path, tables, damaged, said):
     tables["lines"](
         tmp_path / "run" / "scores.jsonl", [tables["score"]("step-000010", "t", "pass@1", 0.5, 5)]
     )
@@ -207,4 +275,4 @@ def test_samples_that_are_none_are_left_out(tmp_path, tables, damaged):
     tables["lines"](tmp_path / "run" / "samples" / "step-000010" / "t.jsonl", rows)
     run = RunData.load(tmp_path / "run")
     assert [row["id"] for row in run.samples("step-000010", "t")] == ["a", "c"]
-    assert run.unread == ["samples/step-000010/t.jsonl: 1 of 3 rows are damaged"]
+    assert run.unread == [f"samples/step-000010/t.jsonl: 1 of 3 rows are damaged: {said}"]

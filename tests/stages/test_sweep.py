@@ -41,6 +41,8 @@ def test_a_sweep_is_made_gone_on_with_and_extended(recipe, environment):
     assert [run.run for run in data.runs] == names == [run.name for run in PipelineData.load(root).runs]
     base = to_dict(load(recipe, ["train.max_steps=2"]))
     for run in data.runs:
+        info = json.loads((root / run.run / "run.json").read_text())
+        assert (info["recipe_hash"], info["name"]) == (run.recipe_hash, run.run)
         made = yaml.safe_load((root / run.run / "recipe.yaml").read_text())
         changed = {"learning_rate": run.values["train.learning_rate"], "seed": run.seed}
         own = {"name": run.run, "output_dir": str(root)}

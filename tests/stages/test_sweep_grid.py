@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 
 from posttrain.errors import RequestError
-from posttrain.recipe import TrainRecipe
+from posttrain.recipe import TrainRecipe, load, recipe_hash, to_yaml
 from posttrain.recipe.sweep import sweep_of_words
+from posttrain.report.members import doubted
+from posttrain.report.swept import cells
+from posttrain.rundir.directory import RunDir
+from posttrain.rundir.reading import RunData
+from posttrain.rundir.sweeps import SweepData
 from posttrain.stages.pipeline import dependencies
 from posttrain.stages.sweep import plan_sweep
 
@@ -71,6 +76,7 @@ def test_the_first_seed_of_every_cell_comes_first(recipe):
                 "stage": "",
                 "values": {"train.learning_rate": 0.2, "train.optim": "adamw_torch"},
                 "seed": 43,
+                "recipe_hash": recipe_hash(last),
             }
         ],
     }
@@ -174,3 +180,36 @@ def test_a_long_grid_is_counted_before_it_is_read(recipe):
     words = [f"{key}={','.join(map(str, range(1, 102)))}" for key in ("train.max_steps", "data.max_length")]
     with pytest.raises(RequestError, match="10,201 runs are more than 1,000, the most of a sweep"):
         plan(recipe, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["other.model={init: sft},{init: CASE}", "sft.loss.n=1", "sft.train.learning_rate=1e-1,.2"],
+        ["sft.train.learning_rate=${oc.env:RATE},0.5", "sft.train.max_steps=3", "pairs.seed=7"],
+        [
+            "more.data.sources.0.path=${oc.env:ROWS},pairs/kept.jsonl",
+            "sft.evaluate.tasks=[]",
+            "sft.data.template_options={a: [1]},{a: [2]}",
+        ],
+    ],
+)
+def test_a_run_records_the_hash_that_its_entry_has(chain, rows_file, monkeypatch, words):
+    """Its process reads what it is given again: with references, seeds, expressions, lists, floats in another
+    spelling, lists."""
+    monkeypatch.setenv("RATE", "0.25")
+    monkeypatch.setenv("ROWS", str(rows_file))
+    words = [word.replace("CASE", str(chain.parent / "case")) for word in words]
+    found = plan(chain, *words, seeds=None if any("seed" in word for word in words) else [3, 4])
+    found.claim()
+    data = SweepData.load(found.root)
+    assert [run.run for run in data.runs] == list(found.recipes) and data.intact
+    for run in data.runs:
+        file = chain.parent / "made.yaml"
+        file.write_text(to_yaml(found.recipes[run.run]))
+        made = RunDir(found.root / run.run)
+        made.path.mkdir()
+        made.start(load(file), {})
+        assert made.info()["recipe_hash"] == run.recipe_hash
+    runs = [RunData.load(found.root / name) for name in found.recipes]
+    assert doubted(data, runs) == {} and len(cells(runs)) == len(runs) > 3
