@@ -22,7 +22,7 @@ from posttrain.recipe.build import shown
 from posttrain.rundir.places import OUTCOMES, is_inside, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
-from posttrain.rundir.rows import sample_fault, score_of, shown, whole
+from posttrain.rundir.rows import in_json, sample_fault, score_of, whole
 from posttrain.rundir.scores import Unscored, samples_file, unscored
 from posttrain.types import Score
 
@@ -204,7 +204,7 @@ class RunData:
             text = str(error)
             self.unread.append(text if str(name) in text else f"{name}: {text}")
             return []
-        found = [fault(row) if isinstance(row, dict) else f"{shown(row)} is no object" for row in every]
+        found = [fault(row) if isinstance(row, dict) else f"{in_json(row)} is no object" for row in every]
         if wrong := [text for text in found if text]:
             self.unread.append(f"{name}: {len(wrong)} of {len(every)} rows are damaged: {wrong[0]}")
         return [row for row, text in zip(every, found, strict=True) if not text]
@@ -223,7 +223,9 @@ class RunData:
         last: dict[tuple[str, int], dict[str, Any]] = {}
         for row in self._jsonl("metrics.jsonl"):
             if "step" in row and (step := whole(row["step"])) is None:
-                self.unread.append(f"metrics.jsonl: step is {shown(row['step'])}, no integer from 0 to 2^53")
+                self.unread.append(
+                    f"metrics.jsonl: step is {in_json(row['step'])}, no integer from 0 to 2^53"
+                )
             elif "step" in row:
                 last[str(row.get("split", "train")), step] = row | {"step": step}
         for (split, _), row in sorted(last.items(), key=lambda item: item[0]):

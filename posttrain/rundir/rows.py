@@ -34,7 +34,7 @@ def whole(value: Any, least: int = 0) -> int | None:
     return int(found) if found is not None and found.is_integer() and least <= found < LARGEST else None
 
 
-def shown(value: Any) -> str:
+def in_json(value: Any) -> str:
     """`value` as JSON has it, at most 40 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else f"{text[:39]}…"
@@ -55,20 +55,20 @@ def score_of(row: dict[str, Any]) -> Score:
     name = f"{score.task}/{score.metric} of {score.checkpoint}"
     value, step, n = number(score.value), whole(score.step), whole(score.n, 1)
     if step is None:
-        raise ValueError(f"{name}: step is {shown(score.step)}, no integer from 0 to 2^53")
+        raise ValueError(f"{name}: step is {in_json(score.step)}, no integer from 0 to 2^53")
     if n is None:
-        raise ValueError(f"{name}: n is {shown(score.n)}, no integer from 1 to 2^53")
+        raise ValueError(f"{name}: n is {in_json(score.n)}, no integer from 1 to 2^53")
     if value is None:
-        raise ValueError(f"{name}: value is {shown(score.value)}, no finite number")
+        raise ValueError(f"{name}: value is {in_json(score.value)}, no finite number")
     if SHARE.fullmatch(score.metric) and not -SLACK <= value <= 1 + SLACK:
-        raise ValueError(f"{name}: value is {shown(score.value)}, not between 0 and 1")
+        raise ValueError(f"{name}: value is {in_json(score.value)}, not between 0 and 1")
     score.value, score.step, score.n = value, step, n
     score.low, score.high = number(score.low), number(score.high)
     if score.low is None or score.high is None:
         score.low = score.high = None
     elif not score.low - SLACK <= value <= score.high + SLACK:
-        bounds = f"[{shown(score.low)}, {shown(score.high)}]"
-        raise ValueError(f"{name}: value is {shown(value)}, not within its interval {bounds}")
+        bounds = f"[{in_json(score.low)}, {shown(score.high)}]"
+        raise ValueError(f"{name}: value is {in_json(value)}, not within its interval {bounds}")
     if not isinstance(score.differs, dict):
         score.differs = {}
     return score
@@ -78,12 +78,12 @@ def sample_fault(row: dict[str, Any]) -> str:
     """What is wrong with the log-probabilities and verdicts of a row of samples; empty where nothing is."""
     heats = row.get("logp_at", {})
     if not isinstance(heats, dict):
-        return f"logp_at is {shown(heats)}"
+        return f"logp_at is {in_json(heats)}"
     for value in (row.get("logp"), *heats.values()):
         if value is not None and ((found := number(value)) is None or found > SLACK):
-            return f"a logp is {shown(value)}"
+            return f"a logp is {in_json(value)}"
     drawn = row.get("completions") or []
     if not isinstance(drawn, list) or not all(isinstance(c, dict) for c in drawn):
-        return f"completions is {shown(drawn)}"
+        return f"completions is {in_json(drawn)}"
     wrong = [c["value"] for c in drawn if c.get("value") is not None and number(c["value"]) is None]
-    return f"a value is {shown(wrong[0])}" if wrong else ""
+    return f"a value is {in_json(wrong[0])}" if wrong else ""
