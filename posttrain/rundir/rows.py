@@ -67,7 +67,7 @@ def score_of(row: dict[str, Any]) -> Score:
     if score.low is None or score.high is None:
         score.low = score.high = None
     elif not score.low - SLACK <= value <= score.high + SLACK:
-        bounds = f"[{in_json(score.low)}, {shown(score.high)}]"
+        bounds = f"[{in_json(score.low)}, {in_json(score.high)}]"
         raise ValueError(f"{name}: value is {in_json(value)}, not within its interval {bounds}")
     if not isinstance(score.differs, dict):
         score.differs = {}
