@@ -22,7 +22,7 @@ from posttrain.recipe.build import shown
 from posttrain.rundir.places import OUTCOMES, is_inside, is_run, why_no_run
 from posttrain.rundir.proof import SET_ASIDE
 from posttrain.rundir.rollouts import Rollouts
-from posttrain.rundir.rows import in_json, sample_fault, score_of, whole
+from posttrain.rundir.rows import in_json, sample_fault, score_of, step_fault, whole
 from posttrain.rundir.scores import Unscored, samples_file, unscored
 from posttrain.types import Score
 
@@ -221,12 +221,8 @@ class RunData:
 
     def _read_metrics(self) -> None:
         last: dict[tuple[str, int], dict[str, Any]] = {}
-        for row in self._jsonl("metrics.jsonl"):
-            if "step" in row and (step := whole(row["step"])) is None:
-                self.unread.append(
-                    f"metrics.jsonl: step is {in_json(row['step'])}, no integer from 0 to 2^53"
-                )
-            elif "step" in row:
+        for row in self._jsonl("metrics.jsonl", step_fault):
+            if (step := whole(row.get("step"))) is not None:
                 last[str(row.get("split", "train")), step] = row | {"step": step}
         for (split, _), row in sorted(last.items(), key=lambda item: item[0]):
             self.metrics.setdefault(split, []).append(row)

@@ -87,3 +87,9 @@ def sample_fault(row: dict[str, Any]) -> str:
         return f"completions is {in_json(drawn)}"
     wrong = [c["value"] for c in drawn if c.get("value") is not None and number(c["value"]) is None]
     return f"a value is {in_json(wrong[0])}" if wrong else ""
+
+
+def step_fault(row: dict[str, Any]) -> str:
+    """What is wrong with the step of a row of metrics.jsonl; empty if nothing, or it has none."""
+    wrong = "step" in row and whole(row["step"]) is None
+    return f"step is {in_json(row['step'])}, no integer from 0 to 2^53" if wrong else ""
