@@ -18,7 +18,7 @@ from posttrain.base.files import refuse_unwritable
 from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
 from posttrain.evaluate.settings import measurements, task_hash, template_of
-from posttrain.evaluate.tasks.catalogue import changed, resolved
+from posttrain.evaluate.tasks.catalogue import changed, named_task, resolved
 from posttrain.recipe import load
 from posttrain.recipe.schema import Task
 from posttrain.report.score_tables import metric_text, shown_metrics
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     run = Path(parent["run"]) if parent else None
     recipe = load(run / "recipe.yaml") if run and (run / "recipe.yaml").is_file() else None
     known = {t.name: t for t in recipe.evaluate.tasks} if recipe else {}
-    own = {name: known.get(name) or Task(name=name) for name in options.task or known}
+    own = {t.name: t for t in (known.get(name) or named_task(name) for name in options.task or known)}
     tasks = [changed(task, options.overrides) for task in own.values()]
     if not tasks:
         raise RequestError(f"{options.checkpoint} belongs to no run with tasks; name one with --task")

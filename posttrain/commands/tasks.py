@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -19,7 +18,7 @@ from posttrain.base.files import counted
 from posttrain.base.printable import printable
 from posttrain.commands.arguments import add_json, add_overrides, console, positive
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate.tasks.catalogue import changed, known, metrics, names, resolved
+from posttrain.evaluate.tasks.catalogue import changed, known, metrics, named_task, names, resolved
 from posttrain.evaluate.tasks.file_task import FileTask
 from posttrain.evaluate.tasks.files import HERE, LOCAL
 from posttrain.evaluate.tasks.kinds.generate import BY_ROW
@@ -49,8 +48,7 @@ def run(options: argparse.Namespace) -> None:
     """Does what `options.action` names. Raises `WorkError` where a check fails."""
     if options.action == "list":
         return _list(options.json)
-    own = not (options.name in names() or not options.name.endswith((".yaml", ".yml")))
-    given = Task(Path(options.name).stem, file=options.name) if own else Task(options.name)
+    given = named_task(options.name)
     given.path = options.path
     task = changed(given, options.overrides)
     if options.action == "show":

@@ -7,6 +7,7 @@ task is a module and a name in the import below.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -49,6 +50,12 @@ RIGHT: set[str] = set()
 def names() -> list[str]:
     """The tasks that a recipe can name without a file."""
     return sorted({*TASKS, *shipped()})
+
+
+def named_task(name: str) -> Task:
+    """The task that a command line names: a known one, or the path of a task file."""
+    own = name not in names() and name.endswith((".yaml", ".yml"))
+    return Task(Path(name).stem, file=name) if own else Task(name)
 
 
 def load_task(task: Task) -> EvalTask:

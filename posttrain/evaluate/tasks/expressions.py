@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from posttrain.errors import RequestError, what_is_there
@@ -49,8 +50,8 @@ def boxed(text: str) -> str:
 
 def lettered(options: list[str], form: str = "{letter}. {option}", between: str = "\n") -> str:
     """The options of a question in one text, each after its letter."""
-    pairs = zip(LETTERS, options, strict=False)
-    return between.join(form.format(letter=letter, option=option) for letter, option in pairs)
+    pairs = zip(LETTERS, map(str, options), strict=False)
+    return between.join(form.replace("{letter}", a).replace("{option}", option) for a, option in pairs)
 
 
 def letter(index: Any) -> str:
@@ -79,6 +80,13 @@ def is_template(value: Any) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
+FAULTS = (
+    *(TemplateError, ValueError, TypeError, LookupError, ArithmeticError),
+    *(MemoryError, RecursionError, re.error),
+)
+"""What a template of a task file may raise."""
+
+
 class Expression:
     """A column or a template. `at` is its place for messages: `gsm8k.yaml: prompt`.
 
@@ -91,8 +99,14 @@ class Expression:
         self.is_column = not is_template(text)
         try:
             _ = self.is_column or self._compiled
-        except TemplateSyntaxError as error:
-            raise RequestError(f"{at}: the template cannot be read: {error.message}") from None
+        except (TemplateSyntaxError, SyntaxError, OverflowError, MemoryError) as error:
+            said = getattr(error, "message", "") or type(error).__name__
+            raise RequestError(f"{at}: the template cannot be read: {said}") from None
+
+    @cached_property
+    def names(self) -> set[str]:
+        """Columns, and other names, that it reads."""
+        return {self.text} if self.is_column else find_undeclared_variables(ENVIRONMENT.parse(self.text))
 
     @cached_property
     def _compiled(self) -> Any:
@@ -111,13 +125,36 @@ class Expression:
             return row[self.text]
         try:
             value = self._compiled(**{**row, **known, "row": row})
-        except (TemplateError, ValueError, TypeError, KeyError, IndexError, ZeroDivisionError) as error:
-            raise RequestError(f"{where}: {self._why(error, row)} ({self.at})") from None
+        except FAULTS as error:
+            raise RequestError(f"{where}: {self._why(error, row, known)} ({self.at})") from None
         if isinstance(value, StrictUndefined):
             name = value._undefined_name
             raise RequestError(f"{where}: {name!r} is undefined{what_is_there(name, row)} ({self.at})")
         return value
 
-    def _why(self, error: Exception, row: dict[str, Any]) -> str:
-        name = re.match(r"'(\w+)' is undefined", str(error))
-        return f"{error}{what_is_there(name[1], row)}" if name else str(error)
+    def _why(self, error: Exception, row: dict[str, Any], known: dict[str, Any]) -> str:
+        if missing := sorted(self.names - {*row, *known, "row"}):
+            return f"{missing[0]!r} is undefined{what_is_there(missing[0], row)}"
+        return str(error) or type(error).__name__
+
+
+class Condition(Expression):
+    """An expression without braces that is true or false: `Picture is none`."""
+
+    def __init__(self, text: str, at: str) -> None:
+        if is_template(text):
+            raise RequestError(f"{at}: {text} is written without braces")
+        super().__init__(f"{{{{ {text} }}}}", at)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return ENVIRONMENT.compile_expression(self.text[2:-2].strip(), undefined_to_none=False)
+
+    def __call__(self, row: dict[str, Any], where: str, **known: Any) -> bool:
+        found = super().__call__(row, where, **known)
+        if not isinstance(found, bool):
+            what = f"{self.text[2:-2].strip()} is {str(found)[:40]!r}"
+            raise RequestError(
+                f"{where}: {what}, neither true nor false; compare it, as in x == 'yes' ({self.at})"
+            )
+        return found

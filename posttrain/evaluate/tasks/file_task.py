@@ -19,7 +19,7 @@ from posttrain.data.sources import list_files
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError
 from posttrain.evaluate.sets import SETS, VERSIONS
-from posttrain.evaluate.tasks.expressions import Expression
+from posttrain.evaluate.tasks.expressions import Condition, Expression
 from posttrain.evaluate.tasks.files import TaskFile, place
 from posttrain.evaluate.tasks.reading import TaskRow, as_source, read_rows
 from posttrain.evaluate.tasks.shots import shots_of
@@ -58,8 +58,8 @@ class FileTask:
     def expression(self, key: str, given: str) -> Expression:
         """`given` as an expression; `where`, `system` and `prefill` are no names of columns."""
         if key == "where":
-            given = f"{{{{ {given} }}}}"
-        elif key in ("system", "prefill") and "{{" not in given:
+            return Condition(given, f"{self.path.name}: {key}")
+        if key in ("system", "prefill") and "{{" not in given:
             given = f"{{% raw %}}{given}{{% endraw %}}"
         return Expression(given, f"{self.path.name}: {key}")
 
@@ -80,6 +80,10 @@ class FileTask:
 
     def check(self) -> None:
         """Raises RequestError where an expression cannot be read or files are missing; reads no row."""
+        if self.spec.clusters and not self.spec.group:
+            raise RequestError(
+                f"{self.path.name}: clusters = true needs group, which names the cluster of a row"
+            )
         _ = self.expressions, self._files()
         shots_of(self)
 
@@ -99,7 +103,11 @@ class FileTask:
     @cached_property
     def place(self) -> str:
         """The path or hub id of the rows. Raises RequestError where they are not at hand."""
-        return place(self.spec.source, self.path, self.task.path, f"the rows of task {self.task.name}")
+        given = self.task.options.get("source")
+        chosen = isinstance(given, dict) and "file" in given
+        return place(
+            self.spec.source, self.path, self.task.path, f"the rows of task {self.task.name}", chosen
+        )
 
     def rows(self) -> Iterator[TaskRow]:
         """The rows that are asked. Raises RequestError."""

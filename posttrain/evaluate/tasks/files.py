@@ -171,9 +171,9 @@ def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def place(source: Source, path: Path, given: str | None, what: str) -> str:
+def place(source: Source, path: Path, given: str | None, what: str, chosen: bool = False) -> str:
     """The path or hub id that rows of `source` are read from; `path` is the task file, `given` the recipe's
-    own choice.
+    own choice. `chosen`: whether a recipe names the file of `source`, which then must be there.
 
     Raises:
         RequestError: the rows are not at hand: where to get them, and under which licence.
@@ -184,6 +184,8 @@ def place(source: Source, path: Path, given: str | None, what: str) -> str:
         if path.parent != HERE or Path(source.file).is_absolute():
             return str(path.parent / source.file)
         root = os.environ.get(LOCAL)
+        if chosen and root and not any(Path(root).glob(source.file)):
+            raise RequestError(f"{Path(root) / source.file}: no such file, which options.source.file names")
         if root and ("{{" in source.file or any(Path(root).glob(source.file))):
             return str(Path(root) / source.file)
     if source.hub is None:

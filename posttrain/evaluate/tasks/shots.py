@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain.data.sources import list_files
 from posttrain.errors import RequestError
@@ -21,12 +21,22 @@ from posttrain.types import Message, Problem
 NAMED = "the shots of task {}"
 
 
+class Shot(NamedTuple):
+    """A solved row. `same`: its question as it is shown, and as the task would ask it, by which a scored row
+    is known."""
+
+    where: str
+    asked: str
+    reply: str
+    same: tuple[str, str]
+
+
 @dataclass
 class Shown:
-    """The shots of a task. `rows`: group ("" where it does not count) -> (file:line, question, reply)."""
+    """The shots of a task. `rows`: group ("" where it does not count) -> those that may be chosen."""
 
     spec: Shots | None = None
-    rows: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    rows: dict[str, list[Shot]] = field(default_factory=dict)
     text: Expression | None = None
     same_source: bool = False
 
@@ -38,27 +48,28 @@ class Shown:
             return [], _read(Path(str(self.text(row.columns, row.where, **row.known))), self.spec.after, row)
         chosen = self._chosen(row, problem)
         if self.spec.form == "text":
-            return [], "".join(f"{asked}{self.spec.between}{reply}\n\n" for _, asked, reply in chosen)
+            return [], "".join(f"{asked}{self.spec.between}{reply}\n\n" for _, asked, reply, _ in chosen)
         turns = [
             ({"role": "user", "content": asked}, {"role": "assistant", "content": reply})
-            for _, asked, reply in chosen
+            for _, asked, reply, _ in chosen
         ]
         return [message for pair in turns for message in pair], ""
 
-    def _chosen(self, row: TaskRow, problem: Problem) -> list[tuple[str, str, str]]:
+    def _chosen(self, row: TaskRow, problem: Problem) -> list[Shot]:
         group = problem.group if self.spec.of_group else ""
         there = self.rows.get(group, [])
-        others = (shot for shot in there if shot[0] != row.where and shot[1] != problem.prompt)
+        mine = squeezed(problem.prompt)
+        others = (shot for shot in there if shot.where != row.where and mine not in shot.same)
         chosen = list(islice(others, self.spec.n))
+        first = there[: self.spec.n]
+        if not self.same_source and (same := [shot for shot in first if mine in shot.same]):
+            raise RequestError(
+                f"{row.where}: this question is the shot {same[0].where} too; take the shots from other rows"
+            )
         if len(chosen) < self.spec.n:
             of = f" of group {group!r}" if group else ""
             raise RequestError(
                 f"{row.where}: {self.spec.n} shots are asked for, but there are {len(chosen)}{of}"
-            )
-        if not self.same_source and there[: self.spec.n] != chosen:
-            same = next(shot for shot in there if shot not in chosen)
-            raise RequestError(
-                f"{row.where}: this question is the shot {same[0]} too; take the shots from other rows"
             )
         return chosen
 
@@ -68,7 +79,7 @@ def shots_of(task: Any) -> Shown:
     spec = task.spec.shots
     if spec is None:
         return Shown()
-    if bool(spec.text) == bool(spec.n):
+    if spec.n < 0 or bool(spec.text) == bool(spec.n):
         raise RequestError(f"{task.path.name}: shots must have either n, the number of rows, or text, a file")
     if spec.n and spec.form == "turns" and not task.spec.chat:
         raise RequestError(f"{task.path.name}: shots.form = turns needs chat: true; set shots.form to text")
@@ -103,9 +114,20 @@ class _Lazy(dict):
         grouped = task.expressions.get("group") if spec.of_group else None
         for row in read_rows(task.task.name, self._source, self._path):
             question = str(asked(row.columns, row.where, **row.known))
+            try:
+                same = str(task.expressions["prompt"](row.columns, row.where, **row.known))
+            except RequestError:  # rows of another form: their own question tells
+                same = question
             reply = replied(row.columns, row.where, **row.known) if replied else task.answer(row)
             group = str(grouped(row.columns, row.where, **row.known)) if grouped else ""
-            self.setdefault(group, []).append((row.where, question, str(reply)))
+            self.setdefault(group, []).append(
+                Shot(row.where, question, str(reply), (squeezed(question), squeezed(same)))
+            )
+
+
+def squeezed(text: str | None) -> str:
+    """A question without what may differ where it is the same: white space."""
+    return " ".join(str(text).split())
 
 
 def _read(path: Path, after: str, row: TaskRow) -> str:

@@ -114,10 +114,16 @@ class Choice(FileTask):
 
     def _right(self, options: list[str], row: TaskRow) -> int:
         given = self.value("answer", row)
+        answer, at = self.expressions["answer"], self.expressions["answer"].at
         try:
-            return index_of(given, options)
+            right = index_of(given, options)
+            if answer.is_column and isinstance(given, int) and options[right] != str(given) in options:
+                raise ValueError(
+                    f"may be an index or the text of a choice; write '{{{{ {answer.text} }}}}' for the index, "
+                    f"'{{{{ {answer.text} | string }}}}' for the text"
+                )
+            return right
         except ValueError as error:
-            at = self.expressions["answer"].at
             raise RequestError(f"{row.where}: the answer {str(given)[:60]!r} {error} ({at})") from None
 
 

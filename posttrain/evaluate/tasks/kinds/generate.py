@@ -169,12 +169,18 @@ class Generate(Sampled, FileTask):
     def identity(self) -> dict[str, Any]:
         found = super().identity | {"reply": self._reply_text}
         found["reward"] = {"name": self.reward.name, "options": self.reward.options | self._templates}
+        if self.reward.spec.code is not None:
+            found["reward"]["code"] = self.reward.spec.code[1]
         if self.spec.best_of is None:
             del found["best_of"]
         return {key: value for key, value in found.items() if key not in NOT_IDENTITY}
 
     def check(self) -> None:
         _ = self.reward, self._columns, self._reply, self._by_row, self.rater
+        if "" in self.spec.stop:
+            raise RequestError(
+                f"{self.path.name}: stop has an empty text, which would end every completion at once"
+            )
         for name in self.spec.metrics:
             if name not in FURTHER:
                 raise RequestError(f"{self.path.name}: metrics: {name!r}{did_you_mean(name, FURTHER)}")
@@ -191,6 +197,8 @@ class Generate(Sampled, FileTask):
         }
         named = self.read_by_reward or row.columns
         problem.extra = {name: row.columns[name] for name in named if name in row.columns} | problem.extra
+        if self._reply is not None:
+            self._for_reply(problem, row)
         if self._by_row:
             problem.extra[BY_ROW] = {
                 key: found(row.columns, row.where, **row.known) for key, found in self._by_row.items()
@@ -200,6 +208,16 @@ class Generate(Sampled, FileTask):
         if self.rater is not None:
             self.rater.check_row(example)
         return problem
+
+    def _for_reply(self, problem: Problem, row: TaskRow) -> None:
+        """Keeps the columns that `reply` reads. Raises RequestError where one is missing."""
+        names = row.columns.keys() if "row" in self._reply.names else self._reply.names & row.columns.keys()
+        problem.extra = {name: row.columns[name] for name in names} | problem.extra
+        try:
+            self._reply(problem.extra, row.where, completion="", answer=problem.answer)
+        except RequestError as error:
+            if "undefined" in str(error):  # others may be of the empty completion
+                raise
 
     def judged(self, completion: str, problem: Problem) -> str:
         """What the reward sees of a completion."""
