@@ -119,8 +119,8 @@ class Choice(FileTask):
             right = index_of(given, options)
             if answer.is_column and isinstance(given, int) and options[right] != str(given) in options:
                 raise ValueError(
-                    f"may be an index or the text of a choice; write '{{{{ {answer.text} }}}}' for the index, "
-                    f"'{{{{ {answer.text} | string }}}}' for the text"
+                    f"may be an index or the text of a choice; write '{{{{ {answer.text} }}}}' for the index,"
+                    f" '{{{{ {answer.text} | string }}}}' for the text"
                 )
             return right
         except ValueError as error:
