@@ -39,6 +39,7 @@ COMMANDS = {
     "report": ("report", "write one HTML page about one or more runs"),
     "export": ("export", "write a checkpoint as a plain model: merged adapters, safetensors, model card"),
     "chat": ("chat", "chat with a checkpoint in the terminal"),
+    "tasks": ("tasks", "list the tasks, show what one asks, or check that right replies score 1.0"),
     "rewards": ("rewards", "list the rewards, check them against their corpora, or score a file with one"),
 }
 """Command -> (module of `posttrain/commands/`, one line of help). The module defines `arguments(parser)`,

@@ -89,6 +89,14 @@ class Problem:
     """As in `Example`."""
     template_options: dict[str, Any] = field(default_factory=dict)
     """As in `Example`."""
+    plain: bool = False
+    """The model continues `prompt` as it is, without a chat template."""
+    prefill: str = ""
+    """The first words of the reply, which the model continues."""
+    set: str = ""
+    """The set of instances that it belongs to; of each set the mean is taken."""
+    version_of: str = ""
+    """Problems with the same name here are versions of one."""
 
 
 @dataclass(slots=True)

@@ -6,25 +6,20 @@ Left out: the other checkpoints of the run; `posttrain show` and the scorecard l
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
 from posttrain.base.files import refuse_unwritable
-from posttrain.base.resolved import plain_text
 from posttrain.commands.arguments import CHECKPOINT, add_json, add_overrides, console
 from posttrain.errors import RequestError
 from posttrain.evaluate.settings import measurements, task_hash, template_of
-from posttrain.evaluate.tasks.catalogue import check_task
+from posttrain.evaluate.tasks.catalogue import changed, named_task, resolved
 from posttrain.recipe import load
-from posttrain.recipe.build import Problems, to_dataclass
-from posttrain.recipe.reading import apply_override
 from posttrain.recipe.schema import Task
 from posttrain.report.score_tables import metric_text, shown_metrics
 from posttrain.report.scorecard import write_scorecard
@@ -53,8 +48,8 @@ def run(options: argparse.Namespace) -> None:
     run = Path(parent["run"]) if parent else None
     recipe = load(run / "recipe.yaml") if run and (run / "recipe.yaml").is_file() else None
     known = {t.name: t for t in recipe.evaluate.tasks} if recipe else {}
-    own = {name: known.get(name) or Task(name=name) for name in options.task or known}
-    tasks = [_task(task, options.overrides) for task in own.values()]
+    own = {t.name: t for t in (known.get(name) or named_task(name) for name in options.task or known)}
+    tasks = [changed(task, options.overrides) for task in own.values()]
     if not tasks:
         raise RequestError(f"{options.checkpoint} belongs to no run with tasks; name one with --task")
     place = run or Path("eval") / re.sub(r"[^\w.-]+", "-", str(path)).strip("-")
@@ -79,9 +74,9 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
         print(json.dumps([row for _, rows in found for row in rows]))
         return
     out = console()
-    for task in tasks:
+    for task in map(resolved, tasks):
         mine = [(one.temperature, rows) for one, rows in found if one.name == task.name]
-        at = "" if task.temperature == 1 else f" at temperature {task.temperature:g}"
+        at = "" if mine[0][0] == 1 else f" at temperature {mine[0][0]:g}"
         out.print(_table(f"{task.name}{at}", checkpoint, mine[0][1]))
         if len(mine) > 1:
             out.print(_by_temperature(mine))
@@ -89,12 +84,13 @@ def _print(store: ScoreStore, tasks: list[Task], checkpoint: str, as_json: bool)
 
 
 def _by_temperature(found: list[tuple[float, list[dict[str, Any]]]]) -> Table:
-    """pass@k, one temperature a line."""
+    """pass@k, or all metrics of a task without, one temperature a line."""
     values = {
         t: {row["metric"]: row["value"] for row in rows}
         for t, rows in sorted(found, key=lambda item: item[0])
     }
-    metrics = shown_metrics(list({m for row in values.values() for m in row if pass_k(m) is not None}))
+    every = list({m: 0 for row in values.values() for m in row})
+    metrics = shown_metrics([m for m in every if pass_k(m) is not None] or every)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for head in ("temperature", *metrics):
         table.add_column(head, justify="right")
@@ -123,21 +119,3 @@ def _table(task: str, checkpoint: str, rows: list[dict[str, Any]]) -> Table:
         interval = "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
         table.add_row(*map(Text, (row["metric"], f"{row['value']:.4g}", interval)))
     return table
-
-
-def _task(task: Task, overrides: list[str]) -> Task:
-    """`task` with `overrides` applied and checked."""
-    values: Any = OmegaConf.create(plain_text(dataclasses.asdict(task)))
-    given = {override.partition("=")[0].strip() for override in overrides}
-    if given and "temperatures" not in given:  # the recipe's are controls of its own settings
-        values.temperatures = []
-    for override in overrides:
-        apply_override(values, override, f"the settings of task {task.name}")
-    problems = Problems()
-    built = to_dataclass(Task, OmegaConf.to_container(values), "", problems)
-    found = [str(p) for p in problems.found]
-    if built is not None:
-        found = [message for _, message in check_task(built, f"task {task.name}")]
-    if found:
-        raise RequestError("\n".join(found))
-    return built

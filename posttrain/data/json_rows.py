@@ -83,6 +83,18 @@ NAMES = {
 }
 
 
+def as_text(value: Any) -> str | None:
+    """An answer in a row as text: numbers as Python writes them, `True` and `False`, a list as its items,
+    joined by commas. None of null, an object, an empty or nested list."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list) and value and not any(isinstance(item, list | dict) for item in value):
+        return ", ".join(str(item) for item in value)
+    return None
+
+
 def type_name(value: Any) -> str:
     """What JSON calls the type of `value`; of other types, which Parquet and generators may have, its own
     name."""

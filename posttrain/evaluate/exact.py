@@ -78,7 +78,24 @@ def _batch(
     model: Any, prompts: list[list[int]], answers: list[list[int]], temperatures: Sequence[float]
 ) -> tuple[list[list[float]], list[list[int]]]:
     sizes = [len(answer) for answer in answers]
-    # the last token is predicted only, never read
+    chosen = answer_logits(model, prompts, answers)  # [answer tokens, V]
+    tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
+    most, predicted = chosen.max(1, keepdim=True)
+    below = chosen.sub_(most)  # no exponential overflows, at any temperature
+    target, buffer = below.gather(1, tokens[:, None])[:, 0], torch.empty_like(below)
+    totals = []
+    for temperature in temperatures:
+        normaliser = torch.div(below, temperature, out=buffer).exp_().sum(1).log_()
+        log_probs = target / temperature - normaliser
+        totals.append([float(part.sum()) for part in log_probs.double().cpu().split(sizes)])
+    return totals, [part.tolist() for part in predicted[:, 0].cpu().split(sizes)]
+
+
+def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]]) -> torch.Tensor:
+    """The logits that predict each token of each answer, in float32 [answer tokens, V]; one forward pass.
+
+    The last token of an answer is predicted only, never read.
+    """
     rows = [(prompt + answer)[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
@@ -90,18 +107,12 @@ def _batch(
         use_cache=False,
         logits_to_keep=longest - first,
     ).logits  # [B, longest - first, V]
-    row = torch.tensor([b for b, size in enumerate(sizes) for _ in range(size)])
+    row = torch.tensor([b for b, answer in enumerate(answers) for _ in answer])
     at = torch.tensor(
-        [len(p) - 1 - first + j for p, size in zip(prompts, sizes, strict=True) for j in range(size)]
+        [
+            len(p) - 1 - first + j
+            for p, answer in zip(prompts, answers, strict=True)
+            for j in range(len(answer))
+        ]
     )
-    chosen = logits[row.to(logits.device), at.to(logits.device)].float()  # [answer tokens, V]
-    tokens = torch.tensor([token for answer in answers for token in answer], device=chosen.device)
-    most, predicted = chosen.max(1, keepdim=True)
-    below = chosen.sub_(most)  # no exponential overflows, at any temperature
-    target, buffer = below.gather(1, tokens[:, None])[:, 0], torch.empty_like(below)
-    totals = []
-    for temperature in temperatures:
-        normaliser = torch.div(below, temperature, out=buffer).exp_().sum(1).log_()
-        log_probs = target / temperature - normaliser
-        totals.append([float(part.sum()) for part in log_probs.double().cpu().split(sizes)])
-    return totals, [part.tolist() for part in predicted[:, 0].cpu().split(sizes)]
+    return logits[row.to(logits.device), at.to(logits.device)].float()

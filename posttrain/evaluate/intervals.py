@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from posttrain.evaluate.student import t_quantile, t_tail
 
-Method = Literal["auto", "t", "wilson"]
+Method = Literal["auto", "t", "wilson", "share"]
 FEWEST = 8
 """Clusters below which no interval is given: for differences that mostly have one sign its coverage would
 fall below .9."""
@@ -78,6 +78,7 @@ def interval(
     - wilson: Wilson's 1927 interval of a proportion. Where values lie between 0 and 1, or are grouped, it
       takes as many trials as give the standard error (Korn & Graubard 1998) and Student's quantile. One more
       problem, right or wrong, is supposed in the variance, so that equal values do not seem certain.
+    - share: the same of values whose mean is a proportion, whatever they are: those of `metrics.weighted`.
     - t: the mean -+ Student's quantile times the standard error. For quantities without known limits.
 
     No interval, with a `reason`, for fewer than `FEWEST` clusters (ungrouped values of 0 and 1 need none, as
@@ -85,14 +86,19 @@ def interval(
 
     Raises:
         ValueError: no values, a value that is not finite, groups of another length, or values outside [0, 1]
-            for `wilson`.
+            for `wilson`, a mean outside it for `share`.
     """
     v = _finite(values)
     of = cluster_numbers(groups, len(v))
     within = bool(((v >= 0.0) & (v <= 1.0)).all())
     if method == "wilson" and not within:
         raise ValueError("wilson takes values between 0 and 1")
-    mean, wilsons = float(v.mean()), method != "t" and within
+    mean = float(v.mean())
+    if method == "share":
+        if not -1e-9 <= mean <= 1.0 + 1e-9:
+            raise ValueError("a share is between 0 and 1")
+        mean = min(max(mean, 0.0), 1.0)
+    wilsons = method == "share" or (method != "t" and within)
     if wilsons and bool(((v == 0.0) | (v == 1.0)).all()) and of[-1] == len(v) - 1:
         low, high = wilson(int(v.sum()), len(v), level)
         return Interval(mean, low, high, len(v), math.sqrt(mean * (1 - mean) / len(v)), math.inf, len(v))

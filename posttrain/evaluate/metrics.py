@@ -1,4 +1,5 @@
-"""From counts or log-probabilities of a problem to its pass@k, pass^k and maj@k, in closed form.
+"""From counts or log-probabilities of a problem to its pass@k, pass^k and maj@k, in closed form; and values
+whose mean is a weighted or a harmonic one.
 
 One value per problem; `intervals` has means and their intervals. Left out: calibration, diversity.
 """
@@ -6,14 +7,17 @@ One value per problem; `intervals` has means and their intervals. Left out: cali
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-UNBOUNDED = ("nll", "tokens_mean")
+UNBOUNDED = ("nll", "tokens_mean", "bits_per_byte", "blank_perplexity")
 """Metrics of `score.py` whose values are not shares or probabilities."""
+SHARES = ("inst_strict", "inst_loose", "f1")
+"""Shares whose values, those of `weighted` and `harmonic`, may lie outside 0 to 1."""
 
 
 def pass_at_k(correct: ArrayLike, n: ArrayLike, k: int) -> np.ndarray:
@@ -56,6 +60,62 @@ def _by_count(correct: ArrayLike, n: ArrayLike, k: int, table) -> np.ndarray:
     for size in np.unique(n):
         values[n == size] = table(int(size))[correct[n == size]]
     return values
+
+
+def weighted(values: ArrayLike, weights: ArrayLike) -> np.ndarray:
+    """Values whose mean is R = sum(w v) / sum(w) and whose spread is that of R; [M].
+
+    R + w (v - R) / mean(w): the mean is exact, the spread to first order. For a mean over the parts of
+    problems with the problem as the sampling unit: `values` [M] are means over the `weights` [M] parts.
+    """
+    v, w = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    ratio = float(w @ v / w.sum())
+    return ratio + w * (v - ratio) / w.mean()
+
+
+def harmonic(values: ArrayLike, first: ArrayLike) -> np.ndarray:
+    """Values whose mean is F = 2 a b / (a + b) and whose spread is that of F; [M]. 0 where a and b are 0.
+
+    a is the mean of the M_a of the `values` [M] where `first` [M] is true, b that of the others.
+    F + dF/da (v - a) M / M_a, or the same of b: the mean is exact, the spread to first order.
+
+    Raises:
+        ValueError: `first` is the same everywhere.
+    """
+    v, of = np.asarray(values, dtype=np.float64), np.asarray(first, dtype=bool)
+    if of.all() or not of.any():
+        raise ValueError("a harmonic mean needs values of both kinds")
+    a, b = float(v[of].mean()), float(v[~of].mean())
+    if a + b == 0.0:
+        return np.zeros(len(v))
+    slope_a, slope_b = 2 * (b / (a + b)) ** 2, 2 * (a / (a + b)) ** 2
+    away = np.where(of, slope_a * (v - a) / of.mean(), slope_b * (v - b) / (~of).mean())
+    return 2 * a * b / (a + b) + away
+
+
+def of_known(
+    change: Callable[[ArrayLike, ArrayLike], np.ndarray],
+    values: Sequence[float | None],
+    beside: Sequence[Any],
+) -> list[float | None]:
+    """`change(values, beside)` over the problems that have a value; None for the others."""
+    known = [i for i, value in enumerate(values) if value is not None]
+    found: list[float | None] = [None] * len(values)
+    if known:
+        changed = change([values[i] for i in known], [beside[i] for i in known]).tolist()
+        for i, value in zip(known, changed, strict=True):
+            found[i] = value
+    return found
+
+
+def kendall_tau(scores: Sequence[float]) -> float:
+    """Kendall's tau-a of scores with their order: the share of pairs that rise less the share that fall, 1
+    where every later checkpoint is better. NaN below four scores, which say too little."""
+    n = len(scores)
+    if n < 4:
+        return math.nan
+    signs = [np.sign(scores[j] - scores[i]) for i in range(n) for j in range(i + 1, n)]
+    return float(sum(signs)) / len(signs)
 
 
 def log1mexp(logp: ArrayLike) -> np.ndarray:

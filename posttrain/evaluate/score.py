@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 
 from posttrain.base.stop import check_stop
-from posttrain.data.template import Template, known_as
+from posttrain.data.template import Template, known_as, load_template
 from posttrain.data.tokenize import conversation, prompt_text, tokenize_example
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, WorkError
-from posttrain.evaluate import metrics
+from posttrain.evaluate.choice import answered, without_question
 from posttrain.evaluate.exact import answer_log_probs
-from posttrain.evaluate.intervals import interval
+from posttrain.evaluate.sets import summaries
 from posttrain.evaluate.settings import differences, measurements, problems_of, settings_hash, task_hash
+from posttrain.evaluate.summary import means
 from posttrain.evaluate.tasks.base import EvalTask
-from posttrain.evaluate.tasks.catalogue import load_task
-from posttrain.evaluate.values import Row, exact_values, sampled_values
+from posttrain.evaluate.tasks.catalogue import load_task, resolved
+from posttrain.evaluate.values import Row
 from posttrain.generation.base import Completion, Sampling, completion_text, end_tokens
 from posttrain.generation.local import TransformersGenerator, batches
 from posttrain.recipe import schema
-from posttrain.rewards import score_batch
 from posttrain.types import Example, Problem, Score, Verdict
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def score_task(
             completion.
         Stopped: this process was asked to stop.
     """
-    loaded, problems = load_task(task), problems_of(task)
+    task, loaded, problems = resolved(task), load_task(task), problems_of(task)
     if not problems:
         raise RequestError(f"task {task.name} has no problems")
     rows = _rows(subject, task, loaded, problems, share or Share())
@@ -94,43 +94,29 @@ def score_task(
     scores = []
     for i, one in enumerate(measurements(task)):
         settings = settings_hash(task_hash(one, problems), template, str(subject.model.dtype))
-        values = exact_values(rows, i) if loaded.kind == "exact" else sampled_values(rows, task)
+        values = loaded.values(rows, task, i)
         shared = {"settings": settings, "differs": differences(one, own or task) | subject.differs}
-        scores += _scores(subject, task, problems, values, shared)
+        scores += _scores(subject, task, loaded, problems, values, shared)
     return TaskResult(scores, rows)
 
 
 def _scores(
     subject: Subject,
     task: schema.Task,
+    loaded: EvalTask,
     problems: list[Problem],
     values: dict[str, list[float | None]],
     shared: dict[str, Any],
 ) -> list[Score]:
     """The mean of each metric with its interval; `shared` is the same in all of them."""
-    scores = []
-    for metric, found in values.items():
-        known = [i for i, value in enumerate(found) if value is not None]
-        if not known:
-            log.warning("%s on %s: no problem has a value of %s", subject.checkpoint, task.name, metric)
-            continue
-        method = "t" if metric in metrics.UNBOUNDED else "auto"
-        mean = interval([found[i] for i in known], [problems[i].group for i in known], method)
-        scores.append(
-            Score(
-                checkpoint=subject.checkpoint,
-                step=subject.step,
-                task=task.name,
-                metric=metric,
-                value=mean.value,
-                n=mean.n,
-                low=mean.low,
-                high=mean.high,
-                digest=subject.digest,
-                **shared,
-            )
-        )
-    return scores
+    at, groups = (subject.checkpoint, subject.step, task.name), [problem.group for problem in problems]
+    shared = {"digest": subject.digest} | shared
+    found = means(values, groups, loaded, f"{subject.checkpoint} on {task.name}")
+    found |= summaries(values, problems, loaded.clusters)
+    return [
+        Score(*at, metric, each.value, each.n, each.low, each.high, **shared)
+        for metric, each in found.items()
+    ]
 
 
 def _rows(
@@ -138,17 +124,13 @@ def _rows(
 ) -> list[Row]:
     """The rows of all problems, in their order: this rank's batches are computed, the others gathered."""
     asked = [
-        {
-            "index": index,
-            "id": problem.id,
-            "group": problem.group,
-            "prompt": _prompt(problem, subject.template, task.name),
-            "answer": problem.answer,
-        }
-        for index, problem in enumerate(problems)
+        {"index": i, "id": problem.id, "group": problem.group, "prompt": prompt, "answer": problem.answer}
+        | ({} if loaded.clusters or not problem.group else {"independent": True})
+        for i, (problem, prompt) in enumerate(
+            zip(problems, _prompts(subject, problems, task.name), strict=True)
+        )
     ]
-    plan = _exact if loaded.kind == "exact" else _sampled
-    lengths, work = plan(subject, task, loaded, problems, asked)
+    lengths, work = PLANS[loaded.kind](subject, task, loaded, problems, asked)
     shares = batches(lengths, task.samples, task.batch_size)  # exact tasks take one sample
     mine: list[Row] = []
     for batch in shares[share.rank :: share.world_size]:
@@ -160,6 +142,12 @@ def _rows(
     return rows
 
 
+def _prompts(subject: Subject, problems: list[Problem], task: str) -> list[str]:
+    """The texts that the model continues. Raises as `_prompt`."""
+    plain = load_template("plain", subject.tokenizer)
+    return [_prompt(p, plain if p.plain else subject.template, task) for p in problems]
+
+
 def _prompt(problem: Problem, template: Template, task: str) -> str:
     """The text that the model continues. Raises `RequestError` where the template leaves out something."""
     example = _example(problem)
@@ -168,7 +156,7 @@ def _prompt(problem: Problem, template: Template, task: str) -> str:
             f"task {task}, problem {problem.id}: template {template.name!r} does not render {left_out[1]!r}; "
             "score with another template, or remove it from the task's file"
         )
-    return prompt_text(example, template)
+    return prompt_text(example, template) + problem.prefill
 
 
 def _example(problem: Problem) -> Example:
@@ -201,6 +189,22 @@ def _exact(
     return [len(prompt) for prompt, _ in tokens], work
 
 
+def _choice(
+    subject: Subject, task: schema.Task, loaded: EvalTask, problems: list[Problem], asked: list[Row]
+) -> Plan:
+    """The log-probability of each option."""
+
+    def work(batch: list[int]) -> list[Row]:
+        some, others = [problems[i] for i in batch], [""] * len(batch)
+        if loaded.unconditional:
+            alone = [without_question(problem, loaded.unconditional) for problem in some]
+            others = _prompts(subject, alone, task.name)
+        rows = [asked[i] for i in batch]
+        return answered(subject.model, subject.tokenizer, task, loaded.space, some, rows, others)
+
+    return [len(row["prompt"]) for row in asked], work
+
+
 def _key(temperature: float) -> str:
     return str(float(temperature))  # what a reader looks for, whether the recipe says 2 or 2.0
 
@@ -217,13 +221,20 @@ def _sampled(
     def work(batch: list[int]) -> list[Row]:
         drawn = generator.generate([ids[i] for i in batch], task.samples, sampling, task.seed, streams=batch)
         of = [problems[batch[completion.prompt_index]] for completion in drawn]
-        verdicts = score_batch(loaded.reward, [completion.text for completion in drawn], of)
+        for completion in drawn:
+            cut(completion, loaded.stop)
+        verdicts = loaded.verdicts([each.text for each in drawn], of)
         rows = [asked[i] | {"completions": []} for i in batch]
-        for completion, verdict in zip(drawn, verdicts, strict=True):
-            rows[completion.prompt_index]["completions"].append(_completion(completion, verdict))
+        for completion, verdict, problem in zip(drawn, verdicts, of, strict=True):
+            row = _completion(completion, verdict) | loaded.noted(verdict, problem)
+            rows[completion.prompt_index]["completions"].append(row)
         return rows
 
     return [len(prompt) for prompt in ids], work
+
+
+PLANS = {"exact": _exact, "sampled": _sampled, "choice": _choice}
+"""Kind of a task -> how its problems are worked on."""
 
 
 def _answer_tokens(
@@ -237,8 +248,8 @@ def _answer_tokens(
         example.messages = [*example.messages, {"role": "assistant", "content": problem.answer}]
     data = schema.Data(
         [],
-        template=template.name,
-        template_options=template.options,
+        template="plain" if problem.plain else template.name,
+        template_options={} if problem.plain else template.options,
         train_on="last",
         max_length=2**31 - 1,
     )
@@ -263,6 +274,13 @@ def _greedy(answer: list[int], predicted: list[int], tokenizer: Any, stops: list
     ended = predicted[same] in stops
     text = completion_text(tokenizer, predicted[: same + 1], ended)
     return text if ended else text + "…"
+
+
+def cut(completion: Completion, stops: list[str]) -> None:
+    """Ends the text of a completion before the first of `stops`; its tokens stay, as they were sampled."""
+    ends = [at for stop in stops if (at := completion.text.find(stop)) >= 0]
+    if ends:
+        completion.text, completion.finish = completion.text[: min(ends)], "stop"
 
 
 def _completion(completion: Completion, verdict: Verdict) -> Row:

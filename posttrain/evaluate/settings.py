@@ -13,13 +13,16 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
-from posttrain.evaluate.tasks.catalogue import SAMPLER_FIELDS, load_task
+from posttrain.evaluate.tasks.base import SAMPLER
+from posttrain.evaluate.tasks.catalogue import load_task, resolved
 from posttrain.recipe.schema import Data, Task
 from posttrain.types import Problem
 
 NOT_MEASURED = ("batch_size", "temperatures")
 """Fields of a task that change no measurement, or only how many there are."""
-SCORER = {"exact": 1, "sampled": 2}
+LATER = ("tools", "template_options", "plain", "prefill", "set", "version_of")
+"""Fields of a problem that problems did not always have."""
+SCORER = {"exact": 1, "sampled": 2, "choice": 1}
 """Kind of a task -> number, raised by one when a change of this package alters what such a task measures: old
 and new scores are then told apart. sampled 2: special tokens inside a completion are part of its text."""
 
@@ -32,26 +35,27 @@ def problems_of(task: Task) -> list[Problem]:
 def task_hash(task: Task, problems: list[Problem] | None = None) -> str:
     """First half: the problems, and how replies are sampled and judged. `problems` spares reading them
     again."""
-    loaded = load_task(task)
+    loaded, task = load_task(task), resolved(task)
     problems = problems_of(task) if problems is None else problems
-    sampler = {key: getattr(task, key) for key in SAMPLER_FIELDS if loaded.kind == "sampled"}
-    if loaded.kind == "exact" and task.temperature != 1:  # older scores keep their hash
+    sampler = {key: getattr(task, key) for key in SAMPLER if loaded.kind == "sampled"}
+    if loaded.kind != "sampled" and task.temperature != 1:  # older scores keep their hash
         sampler = {"temperature": float(task.temperature)}
-    options = asdict(loaded.options)
-    options.pop("tools", None)  # a column; what it has is in the problems
     asked = [_content(problem) for problem in problems]
-    return _hash([SCORER[loaded.kind], task.name, options, task.seed, sampler, asked])
+    return _hash([SCORER[loaded.kind], task.name, loaded.identity, task.seed, sampler, asked])
 
 
 def measurements(task: Task) -> list[Task]:
     """One task a temperature, the first at `task.temperature`: what one pass over an exact task measures."""
-    alone = replace(task, temperatures=[])
+    alone = replace(resolved(task), temperatures=[])
     return [alone, *(replace(alone, temperature=float(t)) for t in task.temperatures)]
 
 
 def differences(task: Task, own: Task) -> dict[str, Any]:
     """Settings of `task` that differ from those of `own` in what is measured, and their values."""
-    mine, theirs = (given.pop("options") | given for given in (asdict(task), asdict(own)))
+    if task == own:
+        return {}
+    every = [asdict(resolved(one)) for one in (task, own)]
+    mine, theirs = (given.pop("options") | given for given in every)
     keys = [k for k in {**theirs, **mine} if k not in NOT_MEASURED]
     return {k: mine.get(k) for k in keys if mine.get(k) != theirs.get(k)}
 
@@ -70,7 +74,7 @@ def settings_hash(task_half: str, template: str, dtype: str) -> str:
 def _content(problem: Problem) -> dict[str, Any]:
     """A problem without what it does not have and problems did not always have: older scores keep their
     hash."""
-    return {k: v for k, v in asdict(problem).items() if v or k not in ("tools", "template_options")}
+    return {k: v for k, v in asdict(problem).items() if v or k not in LATER}
 
 
 def _hash(value: Any) -> str:

@@ -6,6 +6,7 @@ Left out: the formulas (`metrics.py`), means and intervals (`score.py`).
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from typing import Any
 
@@ -13,10 +14,15 @@ import numpy as np
 
 from posttrain.errors import WorkError
 from posttrain.evaluate import metrics
-from posttrain.evaluate.tasks.catalogue import ATTEMPTS
 from posttrain.recipe import schema
 
 log = logging.getLogger(__name__)
+ATTEMPTS = tuple(2**i for i in range(13))
+"""N of pass@N in exact tasks: 1, 2, 4 .. 4096."""
+CHOICE_METRICS = (
+    *("acc", "acc_norm", "acc_per_char", "acc_uncond", "acc_blank", "valid_mass"),
+    *("nll", "bits_per_byte", "blank_perplexity"),
+)
 Row = dict[str, Any]
 """A line of samples/<checkpoint>/<task>.jsonl."""
 
@@ -64,3 +70,38 @@ def _majority(judged: list[Row], k: int) -> float:
 
 def _share(completions: list[Row], key: str, value: str) -> float | None:
     return sum(c[key] == value for c in completions) / len(completions) if completions else None
+
+
+def choice_values(rows: list[Row], i: int) -> dict[str, list[float | None]]:
+    """metric -> one value per problem, at the task's temperature (`i` = 0) or number `i` of the others; None
+    where a question has no gap, or none of its options was asked for without it."""
+    found = [_chosen(row["options"] if not i else _heated(row["options"], i), row["right"]) for row in rows]
+    return {metric: [each.get(metric) for each in found] for metric in CHOICE_METRICS}
+
+
+def _heated(options: list[Row], i: int) -> list[Row]:
+    return [option | [*option["at"].values()][i - 1] for option in options]
+
+
+def _chosen(options: list[Row], right: int) -> dict[str, float]:
+    """The values of one question. Among equal options the first is chosen."""
+    logp = np.array([option["logp"] for option in options])
+    sizes = {key: np.array([option[key] for option in options]) for key in ("bytes", "characters")}
+    # the same text twice is one possibility
+    distinct = {option["text"]: option["logp"] for option in options}
+    found = {
+        "acc": logp.argmax() == right,
+        "acc_norm": (logp / sizes["bytes"]).argmax() == right,
+        "acc_per_char": (logp / sizes["characters"]).argmax() == right,
+        "valid_mass": min(1.0, math.fsum(map(math.exp, distinct.values()))),
+        "nll": -logp[right],
+        "bits_per_byte": -logp[right] / math.log(2) / sizes["bytes"][right],
+    }
+    if "unconditional" in options[0]:
+        alone = np.array([option["unconditional"] for option in options])
+        found["acc_uncond"] = (logp - alone).argmax() == right
+    if "filled" in options[0]:
+        each = [math.exp(-option["filled"] / option["filled_tokens"]) for option in options]
+        found["acc_blank"] = min(range(len(each)), key=each.__getitem__) == right
+        found["blank_perplexity"] = each[right]
+    return {metric: float(value) for metric, value in found.items()}

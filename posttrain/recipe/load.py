@@ -165,6 +165,16 @@ ADDED: dict[str, Any] = {
 without them, nor enter the hash, so that runs of an earlier version resume. `policy.kl` does what was done
 before; the two after it never enter the hash, as they decide no weight. What those of `data` change in the
 rows, the fingerprint of the data says."""
+OPEN: dict[str, Any] = {
+    "evaluate.tasks.samples": 1,
+    "evaluate.tasks.k": [1],
+    "evaluate.tasks.temperature": 1.0,
+    "evaluate.tasks.top_p": 1.0,
+    "evaluate.tasks.max_new_tokens": 512,
+    "evaluate.tasks.file": None,
+}
+"""Keys that a recipe may leave open (null) -> what they were before, when they could not be: neither is a
+difference from the other."""
 REREAD = {"dpo": {"data.train_on": {"last": "assistant", "assistant": "every assistant turn"}}}
 """Stage -> key that it once read otherwise -> value -> what the hash has in its place. A dpo stage took the
 last reply whatever `data.train_on` was, which was `assistant` unless set: the default keeps its hash, and a
@@ -204,9 +214,10 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def _without_added(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the values of a recipe, without the keys of `ADDED` that mean what was done before them."""
+    """A copy of the values of a recipe, without the keys of `ADDED` and `OPEN` that mean what was done before
+    them."""
     values = copy.deepcopy(values)
-    for path, before in ADDED.items():
+    for path, before in [*ADDED.items(), *OPEN.items(), *((path, None) for path in OPEN)]:
         _forget(values, path.split("."), before)
     return values
 

@@ -213,25 +213,27 @@ class Task:
 
     REFUSED: ClassVar[dict[str, str]] = TOOL_LOOPS
     name: str
-    """A registered task: gsm8k, arithmetic, ..."""
+    """gsm8k, arithmetic, ...: see `posttrain tasks list`. With `file`, what its scores are called."""
+    file: str | None = None
+    """A task file of your own, or a shipped task under another name."""
     path: str | None = None
-    """File of problems or hub id, for tasks that read one."""
+    """File of problems or hub id instead of the task's own."""
     limit: int | None = None
     """Use only the first `limit` problems."""
-    samples: int = 1
-    """Completions per problem. Choose 2-4 times the largest k."""
-    k: list[int] = field(default_factory=lambda: [1])
-    temperature: float = 1.0
+    samples: int | None = None
+    """Completions per problem. Choose 2-4 times the largest k. Default, as of the four below: the task's."""
+    k: list[int] | None = None
+    temperature: float | None = None
     """0: greedy decoding, with one sample per problem. Exact tasks: p is that of logits / temperature."""
     temperatures: list[float] = field(default_factory=list)
     """Exact tasks: also measured at these, in the same pass, as controls: `[1.5, 2]`."""
-    top_p: float = 1.0
-    max_new_tokens: int = 512
+    top_p: float | None = None
+    max_new_tokens: int | None = None
     batch_size: int = 64
     """Sequences that are generated together."""
     seed: int = 0
     options: dict[str, Any] = field(default_factory=dict)
-    """Settings of the task itself."""
+    """Keys of its task file with other values; of a generated task, its settings."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier")
+LOWER_IS_BETTER = ("nll", "truncated", "ece", "brier", "bits_per_byte", "blank_perplexity")
 """Metrics of tasks that fall as a model gets better."""
 
 

@@ -125,7 +125,7 @@ def values(task: str, k: int, *sides: Sequence[Place]) -> list[Values] | str:
             if not _fits([*by_id.values()], score):
                 return "the samples do not fit the scores"
             total = max(total, score.n)
-            groups |= {str(r.get("id")): str(r.get("group") or "") for r in rows}
+            groups |= {str(r.get("id")): str(not r.get("independent") and r.get("group") or "") for r in rows}
             tables[-1].append(by_id)
     every = [table for side in tables for table in side]
     ids = [i for i in every[0] if all(i in table for table in every)] if every else []

@@ -21,7 +21,7 @@ from posttrain.types import Score
 SHOWN_K = (1, 16, 256, 4096)
 NO_BEST = ("tokens_mean", "tokens_median")
 """Metrics without a best value."""
-UNIT = ("pass@", "maj@", "truncated", "parsed", "accuracy")
+UNIT = ("pass@", "maj@", "truncated", "parsed", "acc", "prompt_", "inst_", "f1", "score", "valid_mass")
 """Metrics in [0, 1], printed like .165."""
 MOST_TABLES, MOST_ROWS = 4, 24
 """Other ways of measuring a task, and rows by temperature, that are not folded."""

@@ -12,12 +12,15 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
+from posttrain.base.files import hash_of
 from posttrain.base.registry import Registry, import_path
 from posttrain.errors import RequestError, did_you_mean, what_is_there
 from posttrain.recipe.build import Problems, to_dataclass
@@ -60,6 +63,18 @@ class Spec:
     def about(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.fn) or "").partition("\n")[0]
+
+    @property
+    def built_in(self) -> bool:
+        return str(getattr(self.fn, "__module__", "")).startswith("posttrain.")
+
+    @property
+    def code(self) -> tuple[str, str] | None:
+        """Module and hash of the file of a reward of your own; None of a built-in one, whose version of the
+        package tells, and where there is no file."""
+        module = str(getattr(self.fn, "__module__", None) or "")
+        file = getattr(sys.modules.get(module), "__file__", None)
+        return (module, hash_of(Path(file))) if file and not self.built_in else None
 
     @property
     def lacks(self) -> str:

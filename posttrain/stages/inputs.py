@@ -8,12 +8,10 @@ that a reward's own module imports; judges, which are servers.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from posttrain.base.files import hash_of
 from posttrain.base.resolved import Resolved
 from posttrain.errors import RequestError
 from posttrain.models.load import commit_of
@@ -39,10 +37,8 @@ def inputs_of(recipe: Recipe) -> Inputs:
     """
     code = {}
     for key, spec, _ in _rewards(recipe):
-        module = getattr(spec.fn, "__module__", None) or ""
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if file and not _built_in(spec):
-            code[key] = {"module": module, "xxh3": hash_of(Path(file))}
+        if spec.code is not None:
+            code[key] = dict(zip(("module", "xxh3"), spec.code, strict=True))
     found = {"models": {m.key: _model(m) for m in _models(recipe)}, "reward_code": code}
     return {name: values for name, values in found.items() if values}
 
@@ -118,7 +114,7 @@ def _rewards(recipe: Recipe) -> Iterator[tuple[str, Spec, dict[str, Any]]]:
 def _within(key: str, name: str, options: dict[str, Any]) -> Iterator[tuple[str, Spec, dict[str, Any]]]:
     spec = find(name)
     yield key, spec, options
-    if not _built_in(spec):
+    if not spec.built_in:
         return
     for option, value in options.items():
         if option == "verifier" and isinstance(value, str):
@@ -127,7 +123,3 @@ def _within(key: str, name: str, options: dict[str, Any]) -> Iterator[tuple[str,
             if isinstance(part, dict) and isinstance(part.get("name"), str):
                 at = f"{key}.options.{option}" + (f"[{i}]" if isinstance(value, list) else "")
                 yield from _within(at, part["name"], part.get("options") or {})
-
-
-def _built_in(spec: Spec) -> bool:
-    return str(getattr(spec.fn, "__module__", "")).startswith("posttrain.")

@@ -2,7 +2,8 @@
 lengths.
 
 Imports neither torch nor transformers. `posttrain check` shows the result, every stage runs it first. Loggers
-are in `loggers.py`. Left out: whatever needs the hub or a tokenizer; only the first row of a source is read.
+are in `loggers.py`. Left out: whatever needs the hub or a tokenizer; of a source only the first row is read,
+of the files of a task all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from posttrain.data.shapes.prompts import Asked, columns_of
 from posttrain.data.sources import first_row, list_files, open_rows
 from posttrain.data.tokens import RowError
 from posttrain.errors import RequestError, did_you_mean
-from posttrain.evaluate.tasks.catalogue import TASKS, check_task, metrics
+from posttrain.evaluate.tasks.catalogue import check_task, metrics, read_task
 from posttrain.generation.cache_limits import across_switch
 from posttrain.generation.vllm_settings import refuse_cpu, wrong_adapters
 from posttrain.recipe import DpoRecipe, Recipe, RlvrRecipe, RolloutRecipe, TrainRecipe
@@ -85,7 +86,8 @@ def preflight(
         problems.add("model.attention", sentence)
     if isinstance(recipe, TrainRecipe):
         for i, task in enumerate(recipe.evaluate.tasks):
-            for path, message in check_task(task, f"evaluate.tasks[{i}]"):
+            at = f"evaluate.tasks[{i}]"
+            for path, message in check_task(task, at) or read_task(task, at):
                 problems.add(path, message)
         _metrics(recipe, problems)
         loggers(recipe.train.report_to, problems)
@@ -245,7 +247,7 @@ def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
     named = {f"evaluate.gates[{i}]": gate for i, gate in enumerate(recipe.evaluate.gates)}
     if recipe.checkpoints.keep_best is not None:
         named["checkpoints.keep_best"] = recipe.checkpoints.keep_best
-    tasks = {t.name: t for t in recipe.evaluate.tasks if t.name in TASKS}
+    tasks = {t.name: t for t in recipe.evaluate.tasks if not check_task(t, "")}
     for place, by in named.items():
         if by.task in tasks and by.metric not in metrics(tasks[by.task]):
             near = did_you_mean(by.metric, metrics(tasks[by.task]))

@@ -37,7 +37,7 @@ def file(tmp_path):
 
 
 def test_problems_and_verdicts(file):
-    task = Task("math", path=file, samples=4, k=[1, 4], options={"prompt": "Box it."})
+    task = Task("math", path=file, samples=4, k=[1, 4], options={"prompt": "{{ problem | trim }}\nBox it."})
     assert check_task(task, "x") == [] and metrics(task)[:2] == ["pass@1", "pass@4"]
     half, two = problems_of(task)
     assert half.messages == [{"role": "user", "content": "Half of 1?\nBox it."}]
@@ -143,8 +143,16 @@ def test_tools_that_cannot_be_read_name_the_option(tmp_path, beside, options, wo
 @pytest.mark.parametrize(
     ("row", "options", "words"),
     [
-        ({"question": "1?", "answer": "1"}, {}, "'problem' is missing.*options.question of task"),
-        ({"problem": "1?", "answer": None}, {}, "'answer' is None; set options.answer"),
+        (
+            {"question": "1?", "answer": "1"},
+            {},
+            "'problem' is missing; the row has answer, question .math.yaml: prompt",
+        ),
+        (
+            {"problem": "1?", "answer": None},
+            {},
+            "is None; it must be text, a number or a list of these .math.yaml: answer",
+        ),
         ({"problem": "1?", "answer": "\\boxed{"}, {}, "rows.jsonl:1: reward 'math'"),
     ],
 )
@@ -159,8 +167,8 @@ def test_what_a_task_refuses(file):
     assert at == "x" and "missing.jsonl" in words
     ((at, words),) = check_task(Task("direct_answers", path=file, samples=4), "x")
     assert at == "x.samples" and "does not sample" in words
-    ((at, words),) = check_task(Task("math", path=file, options={"questoin": "a"}), "x")
-    assert "did you mean 'question'" in words
+    ((at, words),) = check_task(Task("math", path=file, options={"promtp": "a"}), "x")
+    assert "did you mean 'prompt'" in words
 
 
 def test_math_500_can_be_asked(data_dir):

@@ -15,10 +15,12 @@ from posttrain.data.template import FOLDER, KNOWN_AS, load_template
 from posttrain.data.tokenizers import load_tokenizer
 from posttrain.errors import RequestError, WorkError
 from posttrain.evaluate import score as module
+from posttrain.evaluate import summary
 from posttrain.evaluate.intervals import interval
 from posttrain.evaluate.metrics import maj_at_k, pass_at_k, pass_at_n
 from posttrain.evaluate.score import Share, Subject, score_task
 from posttrain.evaluate.tasks.catalogue import metrics
+from posttrain.evaluate.tasks.kinds import generate
 from posttrain.evaluate.values import sampled_values
 from posttrain.recipe.schema import Task
 from posttrain.types import Verdict
@@ -94,7 +96,7 @@ def test_what_is_no_share_gets_students_interval(digits, llama, monkeypatch):
         asked.append(method)
         return interval(values, groups, method)
 
-    monkeypatch.setattr(module, "interval", noted)
+    monkeypatch.setattr(summary, "interval", noted)
     scores = score(llama, digits, SUMS).scores
     assert {s.metric for s, m in zip(scores, asked, strict=True) if m == "t"} == {"nll"}
 
@@ -270,7 +272,7 @@ def test_a_failed_check_is_not_a_wrong_answer(digits, llama, question_file, monk
         right, lost = Verdict(1.0), Verdict(None, "error", "lost")
         return [right if int(problem.answer) < 4 else lost for problem in problems]
 
-    monkeypatch.setattr(module, "score_batch", half)
+    monkeypatch.setattr(generate, "score_batch", half)
     by_metric = {s.metric: s for s in score(llama, digits, sampled(question_file)).scores}
     assert (by_metric["pass@1"].value, by_metric["pass@1"].n) == (1.0, 4)
     assert by_metric["truncated"].n == 9

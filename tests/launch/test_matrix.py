@@ -9,6 +9,9 @@ import pytest
 
 from tests.launch.matrix import ALL, ENGINES, FAMILIES, KINDS, PAGE, SLICE, Key, Matrix, page_cells
 
+RANKED = [name for name, config in ENGINES.items() if config is not None]
+LESS_OFTEN = {"ZeRO-2": [pytest.mark.exhaustive]}
+"""Engines whose launch the usual run leaves out: ZeRO-3 does what they do, and more."""
 PARTS = {"slice": SLICE, "kinds": [key for key in ALL if key[0] in KINDS and key not in SLICE]}
 
 
@@ -30,7 +33,7 @@ def shown(engine: str, keys: list[Key]) -> dict[Key, str]:
 
 @pytest.mark.slow
 @pytest.mark.ranks
-@pytest.mark.parametrize("engine", [name for name, config in ENGINES.items() if config is not None])
+@pytest.mark.parametrize("engine", [pytest.param(name, marks=LESS_OFTEN.get(name, [])) for name in RANKED])
 def test_a_family_of_each_kind(part, engine):
     matrix, keys = part
     assert matrix.cells(engine, keys) == shown(engine, keys)

@@ -90,7 +90,7 @@ def test_every_reward_says_what_it_judges_and_types_its_options():
         ({"whole": 1.5}, "whole must be a whole number, not 1.5"),
         ({"whole": "1"}, "whole must be a whole number, not '1'"),
         ({"share": "x"}, "share must be a number, not 'x'"),
-        ({"share": True}, "share must be a number, not True"),
+        ({"share": True}, "share must be a number, not true"),
         ({"names": "x"}, "names must be a list of text, not 'x'"),
         ({"names": [1]}, r"names\[0\] must be text, not 1"),
         ({"mode": "c"}, r"mode = 'c' \(one of: a, b\)"),

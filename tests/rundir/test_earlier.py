@@ -15,7 +15,7 @@ import yaml
 from posttrain.cli import main
 from posttrain.errors import RequestError
 from posttrain.recipe import changes, diff, flatten, load, recipe_hash, to_dict
-from posttrain.recipe.load import ADDED
+from posttrain.recipe.load import ADDED, OPEN
 from posttrain.rundir.directory import RunDir
 from posttrain.rundir.reading import RunData
 from tests.rundir.make_earlier import STAGES
@@ -38,9 +38,8 @@ def test_the_recipe_has_the_hash_and_the_values_that_it_had(earlier, name):
         assert recipe_hash(recipe) == kept
         assert changes(values, recipe) == reread
         new = diff(values, to_dict(recipe)).keys() - reread
-        assert {k: v for k, v in flatten(to_dict(recipe)).items() if k in new} == {
-            k: ADDED[re.sub(r"\[\d+\]", "", k)] for k in new
-        }
+        now = {re.sub(r"\[\d+\]", "", k): v for k, v in flatten(to_dict(recipe)).items() if k in new}
+        assert now == {key: (ADDED | dict.fromkeys(OPEN))[key] for key in now}
     if name == "dpo":
         asked = load(run / "recipe.yaml")
         assert recipe_hash(asked) != kept

@@ -187,6 +187,34 @@ def test_a_first_row_that_is_skipped_is_none_to_judge_by(recipe, tmp_path):
         preflight(load_stage(recipe, [skip], "sft"))
 
 
+def test_every_row_of_a_task_is_read(recipe, tmp_path):
+    """A missing answer far behind the first rows would end the run at its first score."""
+    rows = tmp_path / "asked.jsonl"
+    lines = [json.dumps({"question": f"{i}?", "answer": str(i)}) + "\n" for i in range(900)]
+    rows.write_text("".join(lines))
+    tasks = f"evaluate.tasks=[{{name: gsm8k, path: {rows}, limit: 5}}]"
+    preflight(load_stage(recipe, [tasks], "sft"))
+    lines[816] = json.dumps({"question": "816?", "answer": None}) + "\n"
+    rows.write_text("".join(lines))
+    with pytest.raises(RequestError, match=r"evaluate\.tasks\[0\]: .*asked\.jsonl:817: .*'None'"):
+        preflight(load_stage(recipe, [tasks], "sft"))
+
+
+def test_rows_of_a_task_are_read_once(recipe, tmp_path, monkeypatch):
+    """Each run of a sweep would read them again."""
+    from posttrain.evaluate.tasks.file_task import FileTask
+
+    rows, read, plain = tmp_path / "asked.jsonl", [], FileTask.problems
+    monkeypatch.setattr(FileTask, "problems", lambda task: read.append(task.task.name) or plain(task))
+    for answers in (("1", "2"), ("1", "2"), ("1", "3", "4")):
+        rows.write_text("".join(json.dumps({"question": "?", "answer": a}) + "\n" for a in answers))
+        for options in ("{}", "{system: Think.}"):
+            for _ in range(3):
+                task = f"evaluate.tasks=[{{name: gsm8k, path: {rows}, options: {options}}}]"
+                preflight(load_stage(recipe, [task], "sft"))
+    assert len(read) == 6
+
+
 # ---- the config of the start model -------------------------------------------------------------------------
 
 

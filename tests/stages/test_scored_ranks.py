@@ -61,7 +61,7 @@ def scores(run: Path) -> dict[tuple, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero2", marks=pytest.mark.exhaustive), "zero3"])
 def test_two_processes_score_as_one(cases, launch, tmp_path, engine):
     asked = [
         {

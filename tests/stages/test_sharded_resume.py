@@ -40,7 +40,7 @@ def starts(tied: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+@pytest.mark.parametrize("engine", [pytest.param("zero2", marks=pytest.mark.exhaustive), "zero3"])
 def test_a_run_is_resumed(recipe, launch, tiny, tied, engine):
     """FSDP2 is in `tests/training/test_fsdp2.py`, whose launch it shares."""
     models = starts(tied) | ({"earlier": []} if engine == "zero3" else {})

@@ -30,7 +30,7 @@ COMMON = [
     "checkpoints.keep_last=null",
 ]
 QUESTIONS = (
-    "evaluate.tasks=[{{name: math, path: {rows}, options: {{question: prompt}}, "
+    "evaluate.tasks=[{{name: math, path: {rows}, options: {{prompt: prompt}}, "
     "limit: 4, max_new_tokens: 24, batch_size: 2}}]"
 )
 """Answered in two batches."""

@@ -17,7 +17,7 @@ import numpy as np
 from posttrain.base.files import plain
 from posttrain.data.cells import with_messages
 from posttrain.data.encode import Asking, alone
-from posttrain.data.json_rows import type_name
+from posttrain.data.json_rows import as_text, type_name
 from posttrain.data.shapes.columns import column, form_of, refuse_shared, refuse_unanswered, usual_names
 from posttrain.data.shapes.hints import not_found
 from posttrain.data.shapes.messages import ROLES, TRANSCRIPT, listed, speaker
@@ -165,14 +165,19 @@ def tokenizing_prompt(example: Example, tokenizer: Any, data: schema.Data) -> As
 def reward_example(columns: dict[str, Any], where: str) -> Example:
     """A row as rewards take it: `answer` as text, `prompt` and `messages`, every column in `extra`.
 
-    A number as an answer becomes its text, true and false become `True` and `False`, and a list its items
-    joined by commas. Raises RequestError for an answer of another type.
+    Raises RequestError where the answer is of a type that `as_text` does not know.
     """
     prompt, messages = columns.get("prompt"), columns.get("messages")
+    given = columns.get("answer")
+    answer = as_text(given)
+    if answer is None and given is not None:
+        raise RequestError(
+            f"{where}: answer is {type_name(given)}; it must be text, a number or a list of these"
+        )
     return Example(
         prompt=prompt if isinstance(prompt, str) else None,
         messages=messages if isinstance(messages, list) else None,
-        answer=_text(columns.get("answer"), where),
+        answer=answer,
         where=where,
         extra={name: value for name, value in columns.items() if name != "answer"},
     )
@@ -284,15 +289,3 @@ def _beside(row: dict[str, Any], source: schema.Source) -> dict[str, Any]:
     """The columns of a prompt that are not messages."""
     names = {source.columns.system, source.columns.tools, *usual_names("system", *BESIDE)}
     return {name: row[name] for name in names if name in row}
-
-
-def _text(answer: Any, where: str) -> str | None:
-    if answer is None or isinstance(answer, str):
-        return answer
-    if isinstance(answer, bool | int | float):
-        return str(answer)
-    if isinstance(answer, list) and answer and not any(isinstance(a, list | dict) for a in answer):
-        return ", ".join(str(item) for item in answer)
-    raise RequestError(
-        f"{where}: answer is {type_name(answer)}; it must be text, a number or a list of these"
-    )

@@ -7,17 +7,15 @@ from typing import Any, ClassVar
 
 from posttrain.data.problems import catalogue
 from posttrain.data.problems.operands import ArithmeticOptions
-from posttrain.evaluate.tasks.base import TASKS
+from posttrain.evaluate.tasks.base import TASKS, Exactly, Generated
 from posttrain.recipe import schema
 from posttrain.types import Problem
 
 
 @TASKS.register("arithmetic")
-class Arithmetic:
+class Arithmetic(Exactly, Generated):
     """Products or sums of small numbers, answered directly: the exact probability of the answer."""
 
-    kind = "exact"
-    reads_path = False
     made: ClassVar[dict[str, Any]] = {}
     """Options of the generator that the task sets itself."""
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from posttrain.evaluate.tasks.arithmetic import Arithmetic
-from posttrain.evaluate.tasks.base import TASKS
+from posttrain.evaluate.tasks.base import TASKS, Sampled
 from posttrain.recipe import schema
 from posttrain.rewards import bind
 
 
 @TASKS.register("worked_arithmetic")
-class WorkedArithmetic(Arithmetic):
+class WorkedArithmetic(Sampled, Arithmetic):
     """Products or sums of small numbers, worked out before the answer; the final number, compared exactly."""
 
-    kind = "sampled"
     made = {"worked": True}
 
     def __init__(self, task: schema.Task, options: Any) -> None:

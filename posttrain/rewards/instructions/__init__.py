@@ -60,16 +60,16 @@ def instructions(
     completion: str,
     example: Example,
     mode: Mode = "compat",
-    strictness: Literal["strict", "loose"] = "strict",
+    strictness: Literal["strict", "loose", "both"] = "strict",
     grade: Literal["all", "fraction"] = "all",
 ) -> Verdict:
     """Whether the completion follows the instructions of its row (IFEval, IFBench).
 
     `mode`: `compat` agrees with the published checkers, including their known defects; `fixed` checks what
     the instruction says. `strictness`: `loose` also tries the text without its first line, its last line,
-    both, and each of these without asterisks. `grade`: `all` gives 1.0 when every instruction is followed,
-    `fraction` the share that is. `details["instructions"]` has, for each, whether it was followed and if not,
-    why.
+    both, and each of these without asterisks; `both` is strict, with `loosely` beside it in the details.
+    `grade`: `all` gives 1.0 when every instruction is followed, `fraction` the share that is.
+    `details["instructions"]` has, for each, whether it was followed and if not, why.
 
     An empty completion is `unparseable`; one of more than 200,000 characters is `limit`. The language is
     detected by langdetect with a fixed seed, so that equal texts get equal verdicts.
@@ -85,8 +85,11 @@ def instructions(
     for entry, kwargs in entries:
         reasons = (entry.follow(text, kwargs, mode == "fixed") for text in variants)
         first = next(reasons)
-        followed = not first or any(not reason for reason in reasons)
+        loosely = not first or any(not reason for reason in reasons)
+        followed = not first if strictness == "both" else loosely
         found.append({"id": entry.id, "followed": followed, "reason": "" if followed else first})
+        if strictness == "both":
+            found[-1]["loosely"] = loosely
     share = sum(one["followed"] for one in found) / len(found)
     value = share if grade == "fraction" else float(share == 1)
     reason = "; ".join(f"{one['id']}: {one['reason']}" for one in found if not one["followed"])

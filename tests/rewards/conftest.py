@@ -1,0 +1,3 @@
+"""Fixtures of this folder."""
+
+from tests.judging import server
