@@ -42,18 +42,21 @@ def remains(told: list[Story]) -> list[str]:
 
 
 def _after_controls(ce: Story, other: Story) -> list[str]:
+    """Its differences are at the problems of the lead, as far as each has a value of them."""
     k, last = ce.large, [ce.last.checkpoint]
     heated, stepped, both = _options(ce, last), _options(ce, own=True), _options(ce)
     parts = []
     for name, options in (("its best temperature", heated), ("its best checkpoint", stepped)):
         if len(options.places) > 1:
             reaches = " reaches" if not parts else ""
-            d = difference(ce.task, k, options.best[2], other.end)
+            d = difference(ce.task, k, options.best[2], other.end, among=[ce.end])
             parts.append(f"at {name} ({options.best[1]}){reaches} {_against(d)}")
     if min(len(heated.places), len(stepped.places)) > 1:
         singles = [heated.best[2], stepped.best[2]]
-        more = both.whole and all(_above(difference(ce.task, k, at, both.best[2])) for at in singles)
-        parts.append(_both(both, more, lambda at: difference(ce.task, k, at, other.end)))
+        ends = ce.end, other.end
+        above = [difference(ce.task, k, at, both.best[2], among=ends) for at in singles]
+        more = both.whole and all(map(_above, above))
+        parts.append(_both(both, more, lambda at: difference(ce.task, k, at, other.end, among=[ce.end])))
     if not parts:
         return []
     ends = f"{other.label} {'is' if other.chosen else 'ends'} at {share(other.last.value)}"
@@ -79,7 +82,7 @@ def _alike(ce: Story, other: Story, of_ce: Options) -> str:
     if not same or min(len(of_ce.places), len(of_other.places)) < 2:
         return ""
     (_, chosen, at), (_, _, there) = of_other.best, of_ce.best
-    d = difference(ce.task, ce.large, at, there)
+    d = difference(ce.task, ce.large, at, there, among=[ce.end, other.end])
     return f" With the same choices {other.label} ({chosen}) reaches {_against(d)}."
 
 

@@ -153,8 +153,9 @@ def comparable(task: str, k: int, sides: Sequence[Sequence[Place]]) -> Shared | 
     if not every or None in every:
         return None
     alike = len({score.n for score in every}) == 1
-    last = sides[-1][-1]
-    if not alike or len(last.run.samples(last.checkpoint, task, last.settings)) > every[-1].n:
+    places = [place for side in sides for place in side]
+    rows = [len(p.run.samples(p.checkpoint, task, p.settings)) for p in places]
+    if not alike or any(count != score.n for count, score in zip(rows, every, strict=True)):
         found = values(task, k, *sides)
         if not isinstance(found, str):
             return Shared([float(v.table.mean()) for v in found], found[0].left_out)

@@ -115,11 +115,13 @@ def story(side: Side, task: str) -> Story | None:
         ranked=alike is not None,
         uneven=any([*curves(run, task)][-1] != last for run in side.runs),
     )
+    # at the problems that the best was chosen on
+    among = ends if alike is not None and alike.left_out else ()
     if first != last:
-        found.gain = difference(task, large, found.at(first), found.end)
+        found.gain = difference(task, large, found.at(first), found.end, among=among)
     if best != last:
-        found.change = difference(task, large, found.at(best), found.end)
-        found.change_small = difference(task, small, found.at(best), found.end)
+        found.change = difference(task, large, found.at(best), found.end, among=among)
+        found.change_small = difference(task, small, found.at(best), found.end, among=among)
         if found.change is not None and found.change.mean > 0:  # on the problems that both have
             found.best, found.change, found.change_small = found.last, None, None
     return found

@@ -181,3 +181,39 @@ def test_scores_that_samples_do_not_fit_are_named_by_k(tmp_path, tables):
     ]
     two = difference("t", 16, [*end(a), *end(b)], [*end(b), *end(b)])
     assert (two.low, two.reason) == (None, "the samples do not fit the scores")
+
+
+NONE = [None] * 30
+
+
+def test_a_fall_on_the_problems_that_the_best_was_chosen_on_is_no_best(made):
+    """Of the first 30 problems, which all checkpoints have, the first is at 6 of 8, the last at 7; over all
+    60 the last is below the first by .4375: neither is said of the other."""
+    run = made("j", CE, {0: [6] * 30 + [8] * 30, 5: [3] * 30 + NONE, 9: [7] * 30 + [0] * 30}, ks=(1,))
+    (said,) = findings([run])
+    assert "pass@1 .750 → .875 (+.125 [−.003, .224] on 30 of 60 problems, within noise) from step 0" in said
+
+
+def test_missing_rows_of_one_checkpoint_make_no_fall_its_best(made):
+    run = made("m", CE, {0: [5] * 60, 9: [4] * 40 + [8] * 20}, ks=(1,))
+    file = run.path / "samples" / "step-000009" / "t.jsonl"
+    file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:40]))
+    (said,) = findings([RunData.load(run.path)])
+    assert "falls .625 → .500 (−.125 [−.202, −.026] on 40 of 60 problems) from its best at step 0" in said
+
+
+def test_samples_of_no_common_problem_give_no_nan(made):
+    run = made("u", CE, {5: [3] * 60, 9: [5] * 60})
+    for step, part in (("step-000005", slice(30, None)), ("step-000009", slice(0, 30))):
+        file = run.path / "samples" / step / "t.jsonl"
+        file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[part]))
+    assert "nan" not in " ".join(findings([RunData.load(run.path)]))
+
+
+def test_a_control_is_measured_on_the_problems_of_the_lead(made):
+    """On the 30 problems that both have at their ends, step 5 of ce is at 1 - 1/70 against 1."""
+    ce = made("ce", CE, {5: [4] * 30 + [8] * 30, 9: [4, 3, 2] * 10 + NONE})
+    cl = made("cl", CL, {5: [4] * 30 + [0] * 30, 9: [6] * 30 + [0] * 30})
+    (said,) = [text for text in findings([ce, cl]) if text.startswith("Controls")]
+    assert "at its best checkpoint (step 5) reaches .986 against 1.000" in said and "higher" not in said
+    assert "on 30 of 60 problems" in said
