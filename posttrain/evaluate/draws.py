@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from math import comb
 
 from posttrain.evaluate.metrics import pass_all_k
-from posttrain.evaluate.values import Row
+from posttrain.evaluate.values import Row, judged_of, mean_value
 from posttrain.recipe import schema
 
 FURTHER = ("pass^k", "avg@n", "distinct@k", "best_of@k")
@@ -31,7 +31,7 @@ def further(names: Iterable[str], task: schema.Task) -> list[str]:
 
 def further_values(rows: list[Row], names: Iterable[str], task: schema.Task) -> dict[str, list[float | None]]:
     """metric -> one value per problem; None where fewer than k samples could be judged or rated."""
-    judged = [[c for c in row["completions"] if c["value"] is not None] for row in rows]
+    judged = judged_of(rows)
     return {metric: [_value(metric, part) for part in judged] for metric in further(names, task)}
 
 
@@ -39,7 +39,7 @@ def _value(metric: str, judged: list[Row]) -> float | None:
     name = metric.rstrip("0123456789")
     k = int(metric.removeprefix(name))
     if name == "avg@":
-        return sum(c["value"] for c in judged) / len(judged) if judged else None
+        return mean_value(judged)
     if name == "best_of@":
         judged = [c for c in judged if c.get("rated") is not None]
     if len(judged) < k:

@@ -38,8 +38,7 @@ def exact_values(rows: list[Row], i: int) -> dict[str, list[float | None]]:
 
 def sampled_values(rows: list[Row], task: schema.Task) -> dict[str, list[float | None]]:
     """metric -> one value per problem; None where failed checks left fewer than k judged samples."""
-    drawn = [row["completions"] for row in rows]
-    judged = [[c for c in part if c["value"] is not None] for part in drawn]
+    drawn, judged = [row["completions"] for row in rows], judged_of(rows)
     failed = sum(map(len, drawn)) - sum(map(len, judged))
     if not any(judged):
         why = drawn[0][0]["reason"]
@@ -59,6 +58,16 @@ def sampled_values(rows: list[Row], task: schema.Task) -> dict[str, list[float |
     values["parsed"] = [_share(part, "status", "scored") for part in judged]
     values["tokens_mean"] = [sum(c["tokens"] for c in part) / len(part) for part in drawn]
     return values
+
+
+def judged_of(rows: list[Row]) -> list[list[Row]]:
+    """The completions of each problem whose check did not fail."""
+    return [[c for c in row["completions"] if c["value"] is not None] for row in rows]
+
+
+def mean_value(judged: list[Row]) -> float | None:
+    """The mean value of completions; None of none."""
+    return sum(c["value"] for c in judged) / len(judged) if judged else None
 
 
 def _majority(judged: list[Row], k: int) -> float:

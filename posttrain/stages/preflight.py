@@ -31,7 +31,7 @@ from posttrain.recipe.attention import lacking
 from posttrain.recipe.build import Problems
 from posttrain.recipe.optimizers import wanting
 from posttrain.recipe.plan import new_tokens, rows_alone, shape_of
-from posttrain.recipe.schema import Source
+from posttrain.recipe.schema import Source, Task
 from posttrain.recipe.stage_rules import NO_BALANCING
 from posttrain.rewards.compose import Composite
 from posttrain.rewards.registry import LacksColumn
@@ -85,11 +85,15 @@ def preflight(
     if sentence := lacking(recipe.model.attention):
         problems.add("model.attention", sentence)
     if isinstance(recipe, TrainRecipe):
+        sound: dict[str, Task] = {}
         for i, task in enumerate(recipe.evaluate.tasks):
             at = f"evaluate.tasks[{i}]"
-            for path, message in check_task(task, at) or read_task(task, at):
+            wrong = check_task(task, at)
+            if not wrong:
+                sound[task.name] = task
+            for path, message in wrong or read_task(task, at):
                 problems.add(path, message)
-        _metrics(recipe, problems)
+        _metrics(recipe, sound, problems)
         loggers(recipe.train.report_to, problems)
         for sentence in wanting(recipe.train.optim, on_cpu):
             problems.add("train.optim", sentence)
@@ -242,12 +246,11 @@ def _first_row(source: Source, shape: Shape) -> None:
     raise refused
 
 
-def _metrics(recipe: TrainRecipe, problems: Problems) -> None:
-    """Whether the tasks measure what `keep_best` and the gates name."""
+def _metrics(recipe: TrainRecipe, tasks: dict[str, Task], problems: Problems) -> None:
+    """Whether `tasks`, whose settings are right, measure what `keep_best` and the gates name."""
     named = {f"evaluate.gates[{i}]": gate for i, gate in enumerate(recipe.evaluate.gates)}
     if recipe.checkpoints.keep_best is not None:
         named["checkpoints.keep_best"] = recipe.checkpoints.keep_best
-    tasks = {t.name: t for t in recipe.evaluate.tasks if not check_task(t, "")}
     for place, by in named.items():
         if by.task in tasks and by.metric not in metrics(tasks[by.task]):
             near = did_you_mean(by.metric, metrics(tasks[by.task]))

@@ -38,7 +38,6 @@ class FileTask:
 
     File: ClassVar[type[TaskFile]] = TaskFile
     reads_path: ClassVar[bool] = True
-    sampler: ClassVar[dict[str, Any]] = {}
     macro: tuple[str, ...] = ()
 
     def __init__(self, task: schema.Task, spec: Any, path: Path) -> None:
@@ -179,11 +178,16 @@ class FileTask:
         problem.messages = [*asked, *before, {"role": "user", "content": question}]
         self._beside(problem, row)
 
+    @cached_property
+    def _told(self) -> schema.Source:
+        """The source, which says where rows have their tools."""
+        tools, source = self.spec.tools, as_source(self.task.name, self.spec.source, self.place)
+        source.columns.tools, source.ignore = tools or None, [*USUAL["tools"]] if tools == "" else []
+        return source
+
     def _beside(self, problem: Problem, row: TaskRow) -> None:
         """Columns with tools and values for the chat template, as in training rows."""
-        tools = self.spec.tools
-        source = as_source(self.task.name, self.spec.source, self.place)
-        source.columns.tools, source.ignore = tools or None, [*USUAL["tools"]] if tools == "" else []
+        source = self._told
         kept = {name: value for name, value in row.columns.items() if name not in source.ignore}
         try:
             problem.tools = tools_of(kept, source, row.where)

@@ -58,8 +58,9 @@ def _written(given: schema.Source, source: Source) -> Iterator[tuple[str, str, d
             yield where, str(source.subset or source.split), row
         return
     for file in files:
+        stem = Path(str(file)).name.partition(".")[0]
         for where, row in _rows(file, source):
-            yield where, _stem(file), row
+            yield where, stem, row
 
 
 def as_source(name: str, source: Source, path: str) -> schema.Source:
@@ -67,10 +68,6 @@ def as_source(name: str, source: Source, path: str) -> schema.Source:
     return schema.Source(
         name=name, path=path, subset=source.subset, split=source.split, revision=source.revision
     )
-
-
-def _stem(file: File) -> str:
-    return Path(str(file)).name.partition(".")[0]
 
 
 def _rows(file: File, source: Source) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from posttrain.evaluate import metrics
 from posttrain.evaluate.tasks.files import TaskFile
 from posttrain.evaluate.tasks.kinds.generate import Generate, GenerateFile, Reward
 from posttrain.evaluate.tasks.reading import TaskRow
-from posttrain.evaluate.values import Row
+from posttrain.evaluate.values import Row, judged_of, mean_value
 from posttrain.recipe import schema
 from posttrain.rewards import Bound
 from posttrain.rewards.registry import Spec
@@ -76,8 +76,7 @@ class FirstError(Generate):
 
     def values(self, rows: list[Row], task: schema.Task, at: int) -> dict[str, list[float | None]]:
         found = super().values(rows, task, at)
-        judged = [[c["value"] for c in row["completions"] if c["value"] is not None] for row in rows]
-        right = [sum(part) / len(part) if part else None for part in judged]
+        right = [*map(mean_value, judged_of(rows))]
         wrong_step = [row["answer"] != NONE for row in rows]
         found["acc_err"] = [v if err else None for v, err in zip(right, wrong_step, strict=True)]
         found["acc_cor"] = [None if err else v for v, err in zip(right, wrong_step, strict=True)]

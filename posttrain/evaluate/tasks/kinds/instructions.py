@@ -17,7 +17,7 @@ from posttrain.evaluate import metrics
 from posttrain.evaluate.tasks.files import TaskFile
 from posttrain.evaluate.tasks.kinds.generate import Generate, GenerateFile, Reward
 from posttrain.evaluate.tasks.reading import TaskRow
-from posttrain.evaluate.values import Row
+from posttrain.evaluate.values import Row, judged_of
 from posttrain.recipe import schema
 from posttrain.rewards import Bound, bind
 from posttrain.types import Problem, Verdict
@@ -73,7 +73,7 @@ class Instructions(Generate):
 
     def values(self, rows: list[Row], task: schema.Task, at: int) -> dict[str, list[float | None]]:
         found = super().values(rows, task, at)
-        judged = [[c for c in row["completions"] if c["value"] is not None] for row in rows]
+        judged = judged_of(rows)
         for mode in MODES:
             found[f"prompt_{mode}"] = [_mean([all(c[mode]) for c in part]) for part in judged]
             followed = [_mean([one for c in part for one in c[mode]]) for part in judged]

@@ -14,7 +14,7 @@ from posttrain.errors import RequestError
 from posttrain.evaluate.tasks.files import TaskFile
 from posttrain.evaluate.tasks.kinds.generate import Generate, GenerateFile, Reward
 from posttrain.evaluate.tasks.reading import TaskRow
-from posttrain.evaluate.values import Row
+from posttrain.evaluate.values import Row, judged_of, mean_value
 from posttrain.recipe import schema
 
 
@@ -46,6 +46,5 @@ class Judge(Generate):
 
     def values(self, rows: list[Row], task: schema.Task, at: int) -> dict[str, list[float | None]]:
         found = super().values(rows, task, at)
-        judged = [[c["value"] for c in row["completions"] if c["value"] is not None] for row in rows]
-        found["score"] = [sum(part) / len(part) if part else None for part in judged]
+        found["score"] = [*map(mean_value, judged_of(rows))]
         return {metric: found[metric] for metric in self.metrics(task)}

@@ -33,7 +33,7 @@ class Worded:
 
 
 def number(value: Any) -> int | Fraction:
-    """What `value` is in arithmetic. Raises ValueError where it is no number."""
+    """What `value` is in arithmetic. Raises ValueError if it is not a number."""
     kind = type(value)
     if kind is int or kind is Fraction or kind is bool:
         return value
@@ -43,7 +43,7 @@ def number(value: Any) -> int | Fraction:
 
 
 def truth(value: Any) -> bool:
-    """Whether a condition holds. Raises ValueError where it is no truth value."""
+    """Whether a condition holds. Raises ValueError if it is neither true nor false."""
     if not isinstance(value, bool):
         raise ValueError(f"{short(repr(value))} is neither true nor false")
     return value

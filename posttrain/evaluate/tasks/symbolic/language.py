@@ -53,7 +53,7 @@ def compiled(text: str, known: Mapping[str, Any] | frozenset[str] = frozenset())
 
 
 def parsed(text: str) -> ast.expr:
-    """The tree of an expression. Raises ValueError where it is none."""
+    """The tree of an expression. Raises ValueError if it is not an expression."""
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError):
